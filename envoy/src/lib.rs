@@ -1,0 +1,1 @@
+//! Tidegate as an Envoy filter.

@@ -1,0 +1,24 @@
+//! Tidegate keeps a service standing through a traffic spike, from in front of it.
+//!
+//! This crate is the core: every decision and every byte of state, and nothing of a host. It has no
+//! clock, no random generator, no log and no I/O; an adapter hands it the time, a random draw and a
+//! view of the request, and does what the answer says.
+//!
+//! A request goes `plan` → `decide` → `observe`, all three in [`engine`].
+
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods
+)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
+
+pub mod key;
+pub mod matching;
+pub mod policy;
+pub mod request;
+pub mod units;

@@ -1,0 +1,213 @@
+//! The validated policy: what the rest of the core works from. Its fields are always true.
+//!
+//! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
+
+use crate::units::{Permits, Span};
+
+/// A validated policy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    pub(crate) client: Client,
+    pub(crate) tiers: Vec<Name>,
+    pub(crate) max_keys: u32,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) response: Response,
+}
+
+/// A name in the policy: `[a-z0-9-]{1,64}`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(pub(crate) String);
+
+impl Name {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// How a request's client is told from others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Client {
+    /// Where the client's address stands.
+    pub(crate) address: AddressSource,
+    /// Where the client's tier stands; `None` when every client is of the default tier.
+    pub(crate) tier: Option<TierSource>,
+    /// The tier of a client that names none, or none that the policy knows: an index into the policy's tiers.
+    pub(crate) default_tier: TierIndex,
+    /// The request header that holds a verified JWT payload (base64url JSON), as Envoy's `jwt_authn` forwards it.
+    pub(crate) claims_header: Option<String>,
+}
+
+/// Where the client's address stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AddressSource {
+    /// A list header that trusted proxies append to, lower case, and how many entries from the right to count:
+    /// one is the last entry. `None` is the address of the connection.
+    pub(crate) header: Option<(String, u8)>,
+    /// How many leading bits of an IPv6 address make one client, `1..=128`.
+    pub(crate) ipv6_prefix: u8,
+}
+
+/// Where the client's tier stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TierSource {
+    /// The request header whose value is the name of a tier, lower case.
+    pub(crate) header: String,
+}
+
+/// A tier, as an index into the policy's list of tiers (at most 16).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TierIndex(pub(crate) u8);
+
+/// One limit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    pub(crate) name: Name,
+    pub(crate) matches: Match,
+    pub(crate) key: Vec<KeyPart>,
+    pub(crate) algorithm: Algorithm,
+    /// One quota for each of the policy's tiers, in their order. A policy without tiers has one.
+    pub(crate) quotas: Vec<Quota>,
+    pub(crate) on_exceed: OnExceed,
+    pub(crate) on_store_failure: OnStoreFailure,
+}
+
+/// Which requests a limit or a route is for. All conditions must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Match {
+    /// A glob over the normalised path; `None` is every path.
+    pub(crate) path: Option<PathGlob>,
+    /// Methods, upper case; empty is every method.
+    pub(crate) methods: Vec<String>,
+    /// Hosts, lower case and without a port; empty is every host.
+    pub(crate) hosts: Vec<HostGlob>,
+    /// Headers by lower-case name.
+    pub(crate) headers: Vec<(String, HeaderCondition)>,
+}
+
+/// A glob over a path. `*` stands for any run of bytes within one segment, also an empty one as part of a longer
+/// segment; a last segment of `**` stands for any number of segments, also none: `/api/**` is `/api` and all below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathGlob {
+    /// The segments before `**`.
+    pub(crate) segments: Vec<SegmentGlob>,
+    /// Whether the glob ends in `**`.
+    pub(crate) deep: bool,
+}
+
+/// One segment of a path glob, normalised as a path is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SegmentGlob {
+    /// This very segment.
+    Literal(Vec<u8>),
+    /// Any one segment that is not empty (`*`), or one with this beginning and this end (`a*b`).
+    Star {
+        /// What stands before the star.
+        prefix: Vec<u8>,
+        /// What stands after the star.
+        suffix: Vec<u8>,
+    },
+}
+
+/// A host, or `*.` and a host for all hosts below it (not that host itself).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostGlob {
+    /// This very host.
+    Exact(String),
+    /// Every host that ends in `.` and this.
+    Below(String),
+}
+
+/// A condition on one header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeaderCondition {
+    /// The header is absent (`null` in the document).
+    Absent,
+    /// The header's value, without surrounding blanks, is this very text.
+    Exact(String),
+    /// The header is present, its value beginning and ending with these (`"*"`, `"v2*"`, `"*beta"`, `"a*b"`).
+    Glob {
+        /// What the value begins with.
+        prefix: String,
+        /// What the value ends with.
+        suffix: String,
+    },
+}
+
+/// One part of what tells one client of a limit from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPart {
+    /// The client's address; IPv6 by prefix.
+    Address,
+    /// A request header, lower case.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+    /// A query parameter.
+    Query(String),
+    /// A claim of the verified JWT payload.
+    Claim(String),
+    /// The normalised path, without the query.
+    Path,
+    /// The method.
+    Method,
+    /// The host, lower case, without its port.
+    Host,
+    /// The client's tier.
+    Tier,
+    /// The client's country, where the host knows it.
+    Country,
+}
+
+/// How a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Two fixed windows, the earlier weighted by how much of it the sliding window still covers.
+    SlidingWindow,
+    /// A bucket of `burst` permits, refilled evenly at `permits` per `window`; computed by GCRA.
+    TokenBucket,
+    /// One counter per window, windows aligned to the Unix epoch.
+    FixedWindow,
+}
+
+/// How much one client may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Permits per window, `1..=Permits::MAX`.
+    pub(crate) permits: Permits,
+    /// The window, `10ms..=31d`, whole milliseconds.
+    pub(crate) window: Span,
+    /// Token bucket: what a bucket holds when full, `1..=Permits::MAX`, and filling it takes at most 31 days.
+    /// The same as `permits` for the others, and when the document does not say.
+    pub(crate) burst: Permits,
+}
+
+/// What happens to a request over the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExceed {
+    /// It is refused.
+    Reject,
+    /// It is counted as refused and goes on.
+    Observe,
+}
+
+/// What happens when the state of a limit cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// The limit counts with what this instance has in its own memory.
+    Local,
+    /// The request goes on.
+    Allow,
+    /// The request is refused.
+    Deny,
+}
+
+/// What answers say about limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Send `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers).
+    pub(crate) ratelimit: bool,
+    /// Send `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
+    pub(crate) x_ratelimit: bool,
+}

@@ -1,0 +1,30 @@
+//! What the core may ask of a request.
+
+use std::borrow::Cow;
+
+/// A borrowed view of one request, answered by the host.
+///
+/// Everything is bytes: what a client sends need not be UTF-8. The core asks only for what the policy
+/// needs, and for each thing at most a few times, so an adapter can answer straight from its host.
+pub trait RequestFacts {
+    /// The method, as in `GET`.
+    fn method(&self) -> Cow<'_, [u8]>;
+
+    /// The path as received, with its query, as in `/api/x?page=2`.
+    fn path(&self) -> Cow<'_, [u8]>;
+
+    /// The host that the request names (`:authority` or `Host`), with its port if it had one.
+    fn authority(&self) -> Cow<'_, [u8]>;
+
+    /// The address of the connection, with or without a port, as in `192.0.2.7:4711` or `[2001:db8::1]:80`.
+    /// `None` when the host does not know one.
+    fn peer(&self) -> Option<Cow<'_, [u8]>>;
+
+    /// The value of the header `name` (lower case); the values of a repeated header joined by `,`.
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
+
+    /// The client's country as two letters (ISO 3166-1), where the host knows it.
+    fn country(&self) -> Option<Cow<'_, [u8]>> {
+        None
+    }
+}
