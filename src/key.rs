@@ -1,1 +1,264 @@
-//! Who the client is.
+//! Who the client is: what tells one client of a limit from another, as a hash.
+//!
+//! No string of a client is kept anywhere, only [`KeyHash`]es: SipHash-1-3 under a secret [`Seed`] over the identity of
+//! the limit and the parts of its key. Parts are tagged and carry their length, so that no two lists of parts
+//! have the same bytes: `("ab", "c")` is not `("a", "bc")`, and an address is not a header that spells one.
+//!
+//! A part that the request does not have, or has in a way that cannot be told apart (a cookie that stands twice), makes
+//! the **whole key fall back to the client's address**, in a domain of its own: never to one counter that strangers
+//! share, and never to none.
+
+mod address;
+mod claim;
+mod cookie;
+mod query;
+
+pub use address::{Address, AddressFrom};
+
+use core::cell::OnceCell;
+use core::fmt;
+use core::hash::Hasher;
+use std::borrow::Cow;
+
+use siphasher::sip::SipHasher13;
+
+use crate::lookup::Lookup;
+use crate::policy::{self, Algorithm, KeyPart, Limit, Name, Policy, TierIndex};
+
+/// A client of one limit, known only by this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyHash(u64);
+
+impl KeyHash {
+    /// A hash made elsewhere.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The bits.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// What the hashes are keyed with, from the system's random source. Whoever knows it can choose keys that meet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Seed([u64; 2]);
+
+impl Seed {
+    /// A seed of these random bits.
+    #[must_use]
+    pub const fn new(bits: [u64; 2]) -> Self {
+        Self(bits)
+    }
+
+    /// A seed of these random bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        let bits = u128::from_le_bytes(bytes);
+        Self([bits as u64, (bits >> 64) as u64])
+    }
+
+    fn hasher(self, domain: u8) -> SipHasher13 {
+        let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
+        hasher.write(&[domain]);
+        hasher
+    }
+}
+
+/// Without its bits, which are a secret.
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(..)")
+    }
+}
+
+/// What makes a limit the same limit in another policy: a hash of its name, key and algorithm and of nothing else, so
+/// that a new policy keeps the counts of the limits in which these did not change.
+#[must_use]
+pub fn identity(limit: &Limit) -> u64 {
+    // Not keyed: it has to be the same in every instance, and a policy's author has nothing to gain by a collision.
+    let mut hasher = Seed([0, 0]).hasher(DOMAIN_IDENTITY);
+    write(&mut hasher, 0, limit.name.as_str().as_bytes());
+    let algorithm = match limit.algorithm {
+        Algorithm::SlidingWindow => 1,
+        Algorithm::TokenBucket => 2,
+        Algorithm::FixedWindow => 3,
+    };
+    hasher.write(&[algorithm]);
+    for part in &limit.key {
+        let (tag, name) = match part {
+            KeyPart::Address => (TAG_ADDRESS, ""),
+            KeyPart::Header(name) => (TAG_HEADER, name.as_str()),
+            KeyPart::Cookie(name) => (TAG_COOKIE, name.as_str()),
+            KeyPart::Query(name) => (TAG_QUERY, name.as_str()),
+            KeyPart::Claim(name) => (TAG_CLAIM_TEXT, name.as_str()),
+            KeyPart::Path => (TAG_PATH, ""),
+            KeyPart::Method => (TAG_METHOD, ""),
+            KeyPart::Host => (TAG_HOST, ""),
+            KeyPart::Tier => (TAG_TIER, ""),
+            KeyPart::Country => (TAG_COUNTRY, ""),
+        };
+        write(&mut hasher, tag, name.as_bytes());
+    }
+    hasher.finish()
+}
+
+/// What a client may be told of its key (`pk` of the `RateLimit` field): the same for the same key, and nothing from
+/// which the key's hash or its place in a table could be found.
+#[must_use]
+pub fn partition(seed: Seed, key: KeyHash) -> [u8; 8] {
+    let mut hasher = seed.hasher(DOMAIN_PARTITION);
+    hasher.write(&key.0.to_le_bytes());
+    hasher.finish().to_be_bytes()
+}
+
+/// The client of one request, whose address and tier are found once, and when they are first needed.
+pub struct Client<'r, 'a> {
+    request: &'r Lookup<'a>,
+    rules: &'a policy::Client,
+    tiers: &'a [Name],
+    address: OnceCell<(Address, AddressFrom)>,
+    tier: OnceCell<TierIndex>,
+    claims: OnceCell<Option<Vec<u8>>>,
+}
+
+/// The value of a key part that the request has.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Value<'v> {
+    /// The client's address.
+    Address,
+    /// Anything else: a tag that tells apart what could have the same text, and the text.
+    Text(u8, Cow<'v, [u8]>),
+}
+
+impl<'r, 'a> Client<'r, 'a> {
+    /// The client of `request`, as `policy` tells clients from each other.
+    #[must_use]
+    pub fn new(request: &'r Lookup<'a>, policy: &'a Policy) -> Self {
+        Self::told_by(request, &policy.client, &policy.tiers)
+    }
+
+    fn told_by(request: &'r Lookup<'a>, rules: &'a policy::Client, tiers: &'a [Name]) -> Self {
+        let (address, tier, claims) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { request, rules, tiers, address, tier, claims }
+    }
+
+    /// The client's address, and where it was found.
+    #[must_use]
+    pub fn address(&self) -> (Address, AddressFrom) {
+        *self.address.get_or_init(|| address::find(self.request, &self.rules.address))
+    }
+
+    /// The client's tier: the one that its header names, or the policy's default when it names none that there is.
+    #[must_use]
+    pub fn tier(&self) -> TierIndex {
+        *self.tier.get_or_init(|| self.named_tier().unwrap_or(self.rules.default_tier))
+    }
+
+    /// The key under which a limit of this `identity` (see [`identity`]) and key counts the client.
+    #[must_use]
+    pub fn key(&self, seed: Seed, identity: u64, parts: &'a [KeyPart]) -> KeyHash {
+        let whole = self.hash(seed, DOMAIN_KEY, identity, parts);
+        let hash = whole.or_else(|| self.hash(seed, DOMAIN_FALLBACK, identity, &[KeyPart::Address]));
+        // There is always a hash: an address is never absent, if only as the one for unknown addresses.
+        KeyHash(hash.unwrap_or(identity))
+    }
+
+    /// The first of `parts` that the request does not have, for want of which the key falls back to the address.
+    #[must_use]
+    pub fn missing(&self, parts: &'a [KeyPart]) -> Option<&'a KeyPart> {
+        parts.iter().find(|part| self.value(part).is_none())
+    }
+
+    /// The value of one part; `None` when the request does not have it.
+    pub(crate) fn value(&self, part: &'a KeyPart) -> Option<Value<'_>> {
+        let (tag, text) = match part {
+            KeyPart::Address => return Some(Value::Address),
+            KeyPart::Header(name) => (TAG_HEADER, Cow::Borrowed(self.request.header(name)?)),
+            KeyPart::Cookie(name) => (TAG_COOKIE, Cow::Borrowed(cookie::find(self.request.header("cookie")?, name)?)),
+            KeyPart::Query(name) => (TAG_QUERY, query::find(self.request.query()?, name)?),
+            KeyPart::Claim(name) => match claim::find(self.claims()?, name)? {
+                claim::Scalar::Text(text) => (TAG_CLAIM_TEXT, Cow::Owned(text.into_bytes())),
+                claim::Scalar::Other(text) => (TAG_CLAIM_OTHER, Cow::Owned(text.into_bytes())),
+            },
+            KeyPart::Path => (TAG_PATH, Cow::Borrowed(self.request.path())),
+            KeyPart::Method => (TAG_METHOD, Cow::Borrowed(self.request.method())),
+            KeyPart::Host => (TAG_HOST, Cow::Borrowed(self.request.host())),
+            // The name and not the index, so that a new order of the tiers keeps the counts.
+            KeyPart::Tier => return Some(Value::Text(TAG_TIER, Cow::Borrowed(self.tier_name()))),
+            KeyPart::Country => (TAG_COUNTRY, Cow::Borrowed(self.request.country()?)),
+        };
+        // An empty value tells nobody apart: it is as good as none.
+        (!text.is_empty()).then_some(Value::Text(tag, text))
+    }
+
+    fn hash(&self, seed: Seed, domain: u8, identity: u64, parts: &'a [KeyPart]) -> Option<u64> {
+        let mut hasher = seed.hasher(domain);
+        hasher.write(&identity.to_le_bytes());
+        for part in parts {
+            match self.value(part)? {
+                Value::Address => self.write_address(&mut hasher),
+                Value::Text(tag, text) => write(&mut hasher, tag, &text),
+            }
+        }
+        Some(hasher.finish())
+    }
+
+    fn write_address(&self, hasher: &mut SipHasher13) {
+        match self.address().0 {
+            Address::V4(address) => write(hasher, TAG_ADDRESS, &address.octets()),
+            Address::V6(address) => write(hasher, TAG_ADDRESS, &address.octets()),
+            Address::Peer => write(hasher, TAG_PEER, self.request.peer().unwrap_or_default()),
+            Address::Unknown => write(hasher, TAG_UNKNOWN, b""),
+        }
+    }
+
+    fn named_tier(&self) -> Option<TierIndex> {
+        let name = self.request.header(&self.rules.tier.as_ref()?.header)?;
+        let index = self.tiers.iter().position(|tier| tier.as_str().as_bytes() == name)?;
+        u8::try_from(index).ok().map(TierIndex)
+    }
+
+    fn tier_name(&self) -> &'a [u8] {
+        self.tiers.get(usize::from(self.tier().0)).map_or(b"", |tier| tier.as_str().as_bytes())
+    }
+
+    fn claims(&self) -> Option<&[u8]> {
+        let decode = || claim::decode(self.request.header(self.rules.claims_header.as_ref()?)?);
+        self.claims.get_or_init(decode).as_deref()
+    }
+}
+
+/// One part of what is hashed: its tag, its length and its bytes.
+fn write(hasher: &mut SipHasher13, tag: u8, bytes: &[u8]) {
+    let [b0, b1, b2, b3, b4, b5, b6, b7] = (bytes.len() as u64).to_le_bytes();
+    hasher.write(&[tag, b0, b1, b2, b3, b4, b5, b6, b7]);
+    hasher.write(bytes);
+}
+
+/// What a hash is for, the first byte that is hashed.
+const DOMAIN_IDENTITY: u8 = 1;
+const DOMAIN_KEY: u8 = 2;
+const DOMAIN_FALLBACK: u8 = 3;
+const DOMAIN_PARTITION: u8 = 4;
+
+/// What a part is. These numbers are in every key that is counted: a new kind gets a new number.
+const TAG_ADDRESS: u8 = 1;
+const TAG_PEER: u8 = 2;
+const TAG_UNKNOWN: u8 = 3;
+const TAG_HEADER: u8 = 4;
+const TAG_COOKIE: u8 = 5;
+const TAG_QUERY: u8 = 6;
+const TAG_CLAIM_TEXT: u8 = 7;
+const TAG_CLAIM_OTHER: u8 = 8;
+const TAG_PATH: u8 = 9;
+const TAG_METHOD: u8 = 10;
+const TAG_HOST: u8 = 11;
+const TAG_TIER: u8 = 12;
+const TAG_COUNTRY: u8 = 13;
+
+#[cfg(test)]
+mod tests;

@@ -17,8 +17,19 @@
 )]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+pub mod decision;
+pub mod engine;
+#[cfg(feature = "cli")]
+pub mod explain;
 pub mod key;
+pub mod limiter;
+pub mod lookup;
 pub mod matching;
+pub mod metrics;
+pub mod number;
+pub mod path;
 pub mod policy;
 pub mod request;
+pub mod store;
+pub mod table;
 pub mod units;

@@ -1,1 +1,156 @@
-//! Which limits a request meets.
+//! Which rules a request meets.
+//!
+//! Rules are compiled once into two tries, so that a request is looked up and never tried against rule after rule:
+//!
+//! 1. A trie over the segments of the path ([`Matcher`]). Each node has its children by literal segment (a binary
+//!    search) and by glob (one search for each shape of glob that stands there, see `values`), and points to the rules
+//!    that end there and to those that end there in `**`.
+//! 2. From there a trie over conditions (`conditions`): host, then method, then headers, exact values first. Rules of
+//!    a node differ in a *value*, and the request's value is searched among theirs: a thousand rules that
+//!    differ in one header's value cost one question to the host and ten comparisons.
+//!
+//! What is searched is asked of the host only when a rule still standing needs it, and once per request ([`Lookup`]).
+//!
+//! Bounds: each node is visited at most once per request, and only the depth of the deepest rule is ever looked at, so
+//! 8 KB of slashes or segments cost no more than a short path. What cannot be looked up is *which* headers a request
+//! has: rules that differ in the names of their headers cost one question for each name.
+
+mod conditions;
+mod mismatch;
+mod values;
+
+pub use mismatch::{Mismatch, mismatch};
+
+use self::conditions::Conditions;
+use self::values::Values;
+use crate::lookup::Lookup;
+use crate::policy::{Match, PathGlob, SegmentGlob};
+
+/// A list of [`Match`]es, compiled.
+#[derive(Debug, Default)]
+pub struct Matcher {
+    /// The trie over paths; its root is the first.
+    nodes: Vec<PathNode>,
+    conditions: Conditions,
+}
+
+/// A place in the trie over paths: what may follow, and the conditions of the rules that end here.
+#[derive(Debug, Default)]
+struct PathNode {
+    children: Values,
+    /// Rules whose glob ends here.
+    here: Option<u32>,
+    /// Rules whose glob ends here in `**`.
+    deep: Option<u32>,
+}
+
+impl Matcher {
+    /// Compiles `matches`; a rule is afterwards known by its place in them.
+    pub fn new<'m>(matches: impl IntoIterator<Item = &'m Match>) -> Self {
+        let mut matcher = Self { nodes: vec![PathNode::default()], conditions: Conditions::default() };
+        for (rule, matches) in (0..).zip(matches) {
+            let root = matcher.place(matches.path.as_ref());
+            matcher.conditions.insert(root, rule, matches);
+        }
+        matcher
+    }
+
+    /// Puts into `found` the rules that the request meets, ascending, in place of what it held.
+    pub fn find<'a>(&'a self, request: &Lookup<'a>, found: &mut Vec<u32>) {
+        found.clear();
+        if let Some(root) = self.nodes.first() {
+            self.walk(root, segments(request.path()), request, found);
+        }
+    }
+
+    /// Follows `rest` of the path from `node` as far as there are rules.
+    fn walk<'a>(&'a self, node: &'a PathNode, rest: Option<&[u8]>, request: &Lookup<'a>, found: &mut Vec<u32>) {
+        let (mut node, mut rest) = (node, rest);
+        loop {
+            self.conditions.collect(node.deep, request, found);
+            let Some(path) = rest else {
+                return self.conditions.collect(node.here, request, found);
+            };
+            if node.children.is_empty() {
+                return;
+            }
+            let (segment, after) = split_segment(path);
+            // The last child that fits is followed by this loop and only the others by recursion, whose depth is
+            // thereby at most the number of globs in one rule.
+            let mut last: Option<&PathNode> = None;
+            let mut follow = |child: u32| {
+                let Some(child) = self.nodes.get(child as usize) else {
+                    return;
+                };
+                if let Some(other) = last.replace(child) {
+                    self.walk(other, after, request, found);
+                }
+            };
+            // An empty segment is what follows a slash at the end, and no glob is for it.
+            if segment.is_empty() {
+                node.children.exact(segment).into_iter().for_each(follow);
+            } else {
+                node.children.each(segment, &mut follow);
+            }
+            let Some(child) = last else { return };
+            (node, rest) = (child, after);
+        }
+    }
+
+    /// The root of the conditions for rules with this path, made when there is none yet.
+    fn place(&mut self, path: Option<&PathGlob>) -> u32 {
+        let mut at = 0;
+        for segment in path.map_or(&[][..], significant) {
+            at = self.child(at, segment);
+        }
+        let Some(node) = self.nodes.get_mut(at as usize) else {
+            return at;
+        };
+        let place = if path.is_none_or(|path| path.deep) { &mut node.deep } else { &mut node.here };
+        *place.get_or_insert_with(|| self.conditions.add())
+    }
+
+    fn child(&mut self, at: u32, segment: &SegmentGlob) -> u32 {
+        let new = id(self.nodes.len());
+        let Some(node) = self.nodes.get_mut(at as usize) else {
+            return at;
+        };
+        let child = match segment {
+            SegmentGlob::Literal(text) => node.children.exact_or_insert(text, new),
+            SegmentGlob::Star { prefix, suffix } => node.children.glob_or_insert(prefix, suffix, new),
+        };
+        if child == new {
+            self.nodes.push(PathNode::default());
+        }
+        child
+    }
+}
+
+/// What of a normalised path is to be matched segment by segment: `None` for `/`, which has none.
+fn segments(path: &[u8]) -> Option<&[u8]> {
+    path.strip_prefix(b"/").filter(|rest| !rest.is_empty())
+}
+
+/// The first segment, and what follows its slash.
+fn split_segment(path: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match path.iter().position(|&byte| byte == b'/') {
+        Some(slash) => (path.get(..slash).unwrap_or(path), path.get(slash.saturating_add(1)..)),
+        None => (path, None),
+    }
+}
+
+/// The segments of a glob as they stand in the trie: the glob `/` has none, as the path `/` has none.
+fn significant(glob: &PathGlob) -> &[SegmentGlob] {
+    match glob.segments.as_slice() {
+        [SegmentGlob::Literal(text)] if text.is_empty() => &[],
+        segments => segments,
+    }
+}
+
+/// The id of the node that will be the `len`-th. A policy never has so many that it would not fit.
+fn id(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,21 @@
 //!
 //! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
 
+mod document;
+mod error;
+mod json;
+mod nearest;
+mod parse;
+mod path;
+mod read;
+mod routing;
+mod schema;
+mod shapes;
+mod text;
+mod value;
+
+pub use error::{Place, PolicyError, PolicyErrors};
+
 use crate::units::{Permits, Span};
 
 /// A validated policy.
@@ -12,6 +27,34 @@ pub struct Policy {
     pub(crate) max_keys: u32,
     pub(crate) limits: Vec<Limit>,
     pub(crate) response: Response,
+    /// The parts of the document that are checked, but on which no part of this version acts.
+    pub(crate) not_acted_on: Vec<&'static str>,
+}
+
+impl Policy {
+    /// Reads a policy document, JSON of at most one mebibyte, and answers with all of its errors at once.
+    ///
+    /// The order of fields means nothing, and `10.0` is the whole number `10`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the document, each with its place and with what would be right.
+    pub fn parse(text: &str) -> Result<Self, PolicyErrors> {
+        parse::policy(text)
+    }
+
+    /// The JSON Schema (draft 2020-12) of the policy document, made from the same declarations as its reader. It
+    /// knows everything but what lies between fields: unique names, references, and ranges of spans.
+    #[must_use]
+    pub fn json_schema() -> String {
+        schema::json_schema::<document::Document>()
+    }
+
+    /// The parts of the document that were checked, but on which no part of this version acts: a host says so in
+    /// its log, so that nobody relies on them.
+    #[must_use]
+    pub fn not_acted_on(&self) -> &[&'static str] {
+        &self.not_acted_on
+    }
 }
 
 /// A name in the policy: `[a-z0-9-]{1,64}`.
@@ -69,6 +112,8 @@ pub struct Limit {
     pub(crate) algorithm: Algorithm,
     /// One quota for each of the policy's tiers, in their order. A policy without tiers has one.
     pub(crate) quotas: Vec<Quota>,
+    /// Only requests with such an answer are charged, and when it comes; empty is every request, before it goes on.
+    pub(crate) only_on: Vec<Answers>,
     pub(crate) on_exceed: OnExceed,
     pub(crate) on_store_failure: OnStoreFailure,
 }
@@ -183,6 +228,21 @@ pub struct Quota {
     pub(crate) burst: Permits,
 }
 
+/// Answers by their status, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answers {
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+}
+
+impl Answers {
+    /// Whether an answer of this status is one of them.
+    #[must_use]
+    pub const fn contains(&self, status: u16) -> bool {
+        self.first <= status && status <= self.last
+    }
+}
+
 /// What happens to a request over the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnExceed {
@@ -210,4 +270,58 @@ pub struct Response {
     pub(crate) ratelimit: bool,
     /// Send `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
     pub(crate) x_ratelimit: bool,
+}
+
+impl Policy {
+    /// The tiers of clients, at most 16.
+    #[must_use]
+    pub fn tiers(&self) -> &[Name] {
+        &self.tiers
+    }
+
+    /// How many clients are remembered at once.
+    #[must_use]
+    pub fn max_keys(&self) -> u32 {
+        self.max_keys
+    }
+
+    /// The limits, in the document's order.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+}
+
+impl Limit {
+    /// The limit's name, unique in its policy.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// How it counts.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// What a client of this tier may have.
+    #[must_use]
+    pub fn quota(&self, tier: TierIndex) -> Option<&Quota> {
+        self.quotas.get(tier.get())
+    }
+}
+
+impl TierIndex {
+    /// The tier at this place of the policy's list, of which there are at most 16.
+    #[must_use]
+    pub fn new(place: usize) -> Option<Self> {
+        u8::try_from(place).ok().filter(|place| *place < 16).map(Self)
+    }
+
+    /// The place in the list.
+    #[must_use]
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
 }

@@ -1,1 +1,0 @@
-//! Tidegate as an Envoy filter.

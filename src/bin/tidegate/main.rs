@@ -1,2 +1,0 @@
-//! The command line of Tidegate.
-fn main() {}

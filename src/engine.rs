@@ -1,0 +1,285 @@
+//! A request's way: plan, decide, observe. The one place where the order of the stages stands.
+//!
+//! ```text
+//! plan      which limits apply, which keys they charge            needs the request
+//! decide    every limit is checked, then all or none is charged   needs state and the time
+//! observe   charge the limits that count certain answers only     needs the answer
+//! ```
+//!
+//! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
+
+mod charging;
+mod observing;
+
+pub use observing::Ticket;
+
+use charging::Charging;
+
+use crate::decision::{Cause, Decision, Refusal};
+use crate::key::{self, KeyHash, Seed};
+use crate::limiter::{Meter, Outcome, Standing, Verdict};
+use crate::lookup::Lookup;
+use crate::matching::Matcher;
+use crate::metrics::{Counters, Fate};
+use crate::policy::{Limit, OnExceed, Policy, TierIndex};
+use crate::request::RequestFacts;
+use crate::store::memory::MemoryStore;
+use crate::store::{MAX_ROUNDS, Store};
+use crate::table::{Probe, page_of};
+use crate::units::{Permits, Span, Timestamp};
+
+/// A policy made ready to decide.
+#[derive(Debug)]
+pub struct Engine {
+    policy: Policy,
+    seed: Seed,
+    matcher: Matcher,
+    limits: Vec<ReadyLimit>,
+}
+
+#[derive(Debug)]
+struct ReadyLimit {
+    identity: u64,
+    /// One for each tier.
+    meters: Vec<Meter>,
+}
+
+/// What one request is about to be charged, and what came of it. Kept and used again for the next request.
+#[derive(Debug, Default)]
+pub struct Plan {
+    found: Vec<u32>,
+    tier: TierIndex,
+    charges: Vec<Charge>,
+    refused: bool,
+    now: Timestamp,
+}
+
+/// One limit's part in a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Charge {
+    limit: u32,
+    key: KeyHash,
+    page: u32,
+    cost: Permits,
+    /// The limit charges when the answer comes, and then not every one: see [`Ticket`].
+    awaits_answer: bool,
+    stage: Stage,
+    outcome: Option<Outcome>,
+    probe: Option<Probe>,
+}
+
+/// How far a charge has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Still to be settled with the store.
+    Open,
+    /// Settled: published if the limit admits and charges now, left as it was otherwise.
+    Settled,
+    /// The store failed, and this instance's own memory counts.
+    Local,
+    /// The store failed, and the policy lets the request pass uncounted.
+    Waived,
+    /// The store failed, and the policy refuses the request.
+    Denied,
+}
+
+impl Charge {
+    /// The limit, as an index into the policy's limits.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit as usize
+    }
+
+    /// The key that is charged.
+    #[must_use]
+    pub fn key(&self) -> KeyHash {
+        self.key
+    }
+
+    /// What the limit said; `None` when no state could be had.
+    #[must_use]
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    fn admits(&self) -> bool {
+        self.outcome.is_some_and(|outcome| outcome.verdict == Verdict::Admit)
+    }
+
+    /// Whether the limit lets the request pass and charges it for that.
+    fn pays(&self) -> bool {
+        self.admits() && !self.awaits_answer
+    }
+
+    fn exceeds(&self) -> bool {
+        self.outcome.is_some_and(|outcome| outcome.verdict != Verdict::Admit)
+    }
+}
+
+impl Plan {
+    /// A plan that has not served yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The client's tier.
+    #[must_use]
+    pub fn tier(&self) -> TierIndex {
+        self.tier
+    }
+
+    /// The limits that apply, in the policy's order.
+    #[must_use]
+    pub fn charges(&self) -> &[Charge] {
+        &self.charges
+    }
+}
+
+impl Engine {
+    /// Makes a policy ready. `seed` must come from a random source: whoever knows it can choose keys that meet in one page.
+    #[must_use]
+    pub fn new(policy: Policy, seed: Seed) -> Self {
+        let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
+        let limits = policy.limits.iter().map(ReadyLimit::new).collect();
+        Self { policy, seed, matcher, limits }
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The seed of every key's hash.
+    #[must_use]
+    pub fn seed(&self) -> Seed {
+        self.seed
+    }
+
+    /// Which limits apply to the request, and which keys they charge.
+    pub fn plan(&self, facts: &dyn RequestFacts, plan: &mut Plan) {
+        let lookup = Lookup::new(facts);
+        plan.charges.clear();
+        self.matcher.find(&lookup, &mut plan.found);
+        if plan.found.is_empty() {
+            return;
+        }
+        let client = key::Client::new(&lookup, &self.policy);
+        plan.tier = client.tier();
+        for &index in &plan.found {
+            let (Some(limit), Some(ready)) = (self.policy.limits.get(index as usize), self.limits.get(index as usize))
+            else {
+                continue;
+            };
+            let key = client.key(self.seed, ready.identity, &limit.key);
+            plan.charges.push(Charge {
+                limit: index,
+                key,
+                page: 0,
+                cost: Permits::ONE,
+                awaits_answer: !limit.only_on.is_empty(),
+                stage: Stage::Open,
+                outcome: None,
+                probe: None,
+            });
+        }
+    }
+
+    /// Checks every limit of the plan, then charges all of them or none.
+    ///
+    /// What `store` cannot give is decided by each limit's `on_store_failure`; `local` is this instance's own memory for
+    /// those that count on.
+    pub fn decide<S: Store>(
+        &self,
+        plan: &mut Plan,
+        store: &mut S,
+        local: &mut MemoryStore,
+        counters: &mut Counters,
+        now: Timestamp,
+    ) -> Decision {
+        for charge in &mut plan.charges {
+            charge.page = page_of(charge.key, store.pages());
+        }
+        let mut charging = Charging { engine: self, tier: plan.tier, store, local, counters, now };
+        for _ in 0..MAX_ROUNDS {
+            charging.begin();
+            charging.check(&mut plan.charges);
+            if self.refuses(&plan.charges) || charging.charge(&mut plan.charges) {
+                break;
+            }
+            charging.conflict();
+        }
+        let refused = charging.settle(&mut plan.charges);
+        plan.refused = refused;
+        plan.now = now;
+        self.count(plan, counters, refused);
+        if refused { self.decline(&plan.charges) } else { Decision::ADMIT }
+    }
+
+    /// How the client of a decided plan stands with one of its limits; `None` when that limit's state could not be had.
+    #[must_use]
+    pub fn standing(&self, plan: &Plan, charge: &Charge) -> Option<Standing> {
+        let outcome = charge.outcome?;
+        // A limit that admits the request stands as before if another one refused it, or if it awaits the answer.
+        let uncharged = charge.admits() && (plan.refused || charge.awaits_answer);
+        let state = if uncharged { charge.probe?.state() } else { Some(outcome.state) };
+        Some(self.meter(charge, plan.tier)?.standing(state, plan.now))
+    }
+
+    fn refuses(&self, charges: &[Charge]) -> bool {
+        charges.iter().any(|charge| self.declines(charge))
+    }
+
+    /// Whether this charge alone refuses the request.
+    fn declines(&self, charge: &Charge) -> bool {
+        charge.stage == Stage::Denied || (charge.exceeds() && !self.observes(charge))
+    }
+
+    fn observes(&self, charge: &Charge) -> bool {
+        self.policy.limits.get(charge.limit()).is_some_and(|limit| limit.on_exceed == OnExceed::Observe)
+    }
+
+    fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<&Meter> {
+        self.limits.get(charge.limit())?.meters.get(tier.get())
+    }
+
+    /// The refusal of these charges: that of the limit that keeps the client waiting longest, so that waiting suffices
+    /// for every one of them.
+    fn decline(&self, charges: &[Charge]) -> Decision {
+        let refusals = charges.iter().filter(|charge| self.declines(charge)).map(|charge| {
+            let (cause, retry_after) = match charge.outcome.map(|outcome| outcome.verdict) {
+                Some(Verdict::Refuse { retry_after }) => (Cause::Exceeded, retry_after),
+                _ => (Cause::StoreFailed, Some(STORE_RETRY)),
+            };
+            Refusal { limit: charge.limit(), cause, retry_after }
+        });
+        // `None` is for ever, the longest wait of all.
+        Decision { refusal: refusals.max_by_key(|refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos)) }
+    }
+
+    fn count(&self, plan: &Plan, counters: &mut Counters, refused: bool) {
+        for charge in &plan.charges {
+            let fate = match (self.declines(charge), charge.exceeds()) {
+                (true, _) => Fate::Refused,
+                (false, true) => Fate::Observed,
+                // Another limit refused the request: nothing was charged here.
+                (false, false) if refused => continue,
+                (false, false) => Fate::Admitted,
+            };
+            counters.count(charge.limit(), plan.tier, fate);
+        }
+    }
+}
+
+impl ReadyLimit {
+    fn new(limit: &Limit) -> Self {
+        Self {
+            identity: key::identity(limit),
+            meters: limit.quotas.iter().map(|quota| Meter::new(limit.algorithm, quota)).collect(),
+        }
+    }
+}
+
+/// How soon a client refused for want of state may come again.
+const STORE_RETRY: Span = Span::from_secs(1);

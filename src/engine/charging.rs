@@ -1,0 +1,156 @@
+//! How the charges of one decision are made: all or none, whatever the store does meanwhile.
+
+use super::{Charge, Engine, Stage};
+use crate::key::KeyHash;
+use crate::metrics::{Counters, Total};
+use crate::policy::{OnStoreFailure, TierIndex};
+use crate::store::memory::MemoryStore;
+use crate::store::{MAX_ROUNDS, Store, StoreError};
+use crate::table::{Probe, page_of};
+use crate::units::Timestamp;
+
+/// What the charges of one decision are checked and made with.
+pub(super) struct Charging<'a, S> {
+    pub(super) engine: &'a Engine,
+    pub(super) tier: TierIndex,
+    pub(super) store: &'a mut S,
+    pub(super) local: &'a mut MemoryStore,
+    pub(super) counters: &'a mut Counters,
+    pub(super) now: Timestamp,
+}
+
+impl<S: Store> Charging<'_, S> {
+    /// Begins a round: what others have published meanwhile is seen from here on.
+    pub(super) fn begin(&mut self) {
+        self.store.begin();
+    }
+
+    /// Counts a round that has to be decided anew.
+    pub(super) fn conflict(&mut self) {
+        self.counters.add(Total::Conflicts, 1);
+    }
+
+    /// Asks every limit that is still open.
+    pub(super) fn check(&mut self, charges: &mut [Charge]) {
+        for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
+            match probe(self.store, charge.page, charge.key, self.now) {
+                Ok(probe) => self.ask(charge, probe),
+                Err(_) => self.fall_back(charge),
+            }
+        }
+    }
+
+    /// Charges every limit that is still open, page by page, and answers whether none is left open. A page that somebody
+    /// else published first stays open, as do all charges on it.
+    pub(super) fn charge(&mut self, charges: &mut [Charge]) -> bool {
+        let alone = charges.len() == 1;
+        for charge in charges.iter().filter(|charge| charge.stage == Stage::Open && charge.pays()) {
+            // An earlier charge on the same page may have taken the place that was found.
+            let again = if alone { charge.probe } else { None };
+            let (Some(outcome), Ok(page)) = (charge.outcome, self.store.write(charge.page)) else { continue };
+            let probe = again.unwrap_or_else(|| page.probe(charge.key, self.now));
+            page.write(&probe, charge.key, outcome.state);
+            self.counters.displaced(probe.displaces());
+        }
+        let mut settled = true;
+        for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
+            match if charge.pays() { self.store.publish(charge.page) } else { Ok(()) } {
+                Ok(()) => charge.stage = Stage::Settled,
+                Err(StoreError::Conflict) => settled = false,
+                Err(_) => self.fall_back(charge),
+            }
+        }
+        settled
+    }
+
+    /// Ends the decision: charges what this instance counts itself, or takes back what was already charged. Answers
+    /// whether the request is refused.
+    pub(super) fn settle(&mut self, charges: &mut [Charge]) -> bool {
+        if !self.engine.refuses(charges) {
+            for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
+                self.fall_back(charge);
+            }
+        }
+        let refused = self.engine.refuses(charges);
+        for charge in charges.iter().filter(|charge| charge.outcome.is_some()) {
+            let moved = charge.exceeds() && charge.outcome.is_some_and(|outcome| outcome.moved);
+            match charge.stage {
+                Stage::Local if moved || (charge.pays() && !refused) => self.charge_locally(charge),
+                Stage::Open if moved => self.move_with_clock(charge),
+                _ => {}
+            }
+        }
+        if refused {
+            for charge in charges.iter().filter(|charge| charge.stage == Stage::Settled && charge.pays()) {
+                self.refund(charge);
+            }
+        }
+        refused
+    }
+
+    fn ask(&self, charge: &mut Charge, probe: Probe) {
+        let meter = self.engine.meter(charge, self.tier);
+        charge.outcome = meter.map(|meter| meter.check(probe.state(), charge.cost, self.now));
+        charge.probe = Some(probe);
+    }
+
+    /// The store failed this charge: the policy says what then.
+    fn fall_back(&mut self, charge: &mut Charge) {
+        self.counters.add(Total::StoreFailures, 1);
+        charge.outcome = None;
+        let limit = self.engine.policy.limits.get(charge.limit());
+        charge.stage = match limit.map(|limit| limit.on_store_failure) {
+            Some(OnStoreFailure::Deny) => Stage::Denied,
+            Some(OnStoreFailure::Allow) | None => Stage::Waived,
+            Some(OnStoreFailure::Local) => {
+                charge.page = page_of(charge.key, self.local.pages());
+                if let Ok(probe) = probe(self.local, charge.page, charge.key, self.now) {
+                    self.ask(charge, probe);
+                }
+                Stage::Local
+            }
+        };
+    }
+
+    fn charge_locally(&mut self, charge: &Charge) {
+        if let (Some(outcome), Ok(page)) = (charge.outcome, self.local.write(charge.page)) {
+            let probe = page.probe(charge.key, self.now);
+            page.write(&probe, charge.key, outcome.state);
+            self.counters.displaced(probe.displaces());
+        }
+    }
+
+    /// Takes a published charge back, as often as others publish the page first.
+    fn refund(&mut self, charge: &Charge) {
+        let Some(meter) = self.engine.meter(charge, self.tier) else { return };
+        for _ in 0..MAX_ROUNDS {
+            self.store.begin();
+            let Ok(page) = self.store.write(charge.page) else { break };
+            let probe = page.probe(charge.key, self.now);
+            // Without an entry the charge is already forgotten.
+            let Some(state) = probe.state() else { return };
+            page.write(&probe, charge.key, meter.refund(state, charge.cost, self.now));
+            match self.store.publish(charge.page) {
+                Ok(()) => return,
+                Err(StoreError::Conflict) => self.conflict(),
+                Err(_) => break,
+            }
+        }
+        self.counters.add(Total::RefundsLost, 1);
+    }
+
+    /// Writes the state of a refused client that was moved to where the clock has stepped back to. If somebody else
+    /// publishes first, the client's next request does it.
+    fn move_with_clock(&mut self, charge: &Charge) {
+        if let (Some(outcome), Ok(page)) = (charge.outcome, self.store.write(charge.page)) {
+            let probe = page.probe(charge.key, self.now);
+            page.write(&probe, charge.key, outcome.state);
+            // A conflict leaves the older state: still refused, and moved again next time.
+            let _ = self.store.publish(charge.page);
+        }
+    }
+}
+
+fn probe<S: Store>(store: &mut S, page: u32, key: KeyHash, now: Timestamp) -> Result<Probe, StoreError> {
+    store.read(page).map(|page| page.probe(key, now))
+}

@@ -1,0 +1,205 @@
+//! What a policy makes of one request, in words.
+
+use core::fmt::{self, Write as _};
+use std::borrow::Cow;
+
+use crate::key::{Address, AddressFrom, Client, Value};
+use crate::lookup::Lookup;
+use crate::matching::{Mismatch, mismatch};
+use crate::policy::{
+    Algorithm, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Policy, SegmentGlob,
+};
+use crate::request::RequestFacts;
+
+/// What `policy` makes of the request of `facts`: who the client is, and for each limit whether it applies, which key
+/// it charges and what quota the client has, or which condition does not hold. Many lines, each ended.
+#[must_use]
+pub fn explain(policy: &Policy, facts: &dyn RequestFacts) -> String {
+    let request = Lookup::new(facts);
+    let client = Client::new(&request, policy);
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write_all(&mut text, policy, &request, &client);
+    text
+}
+
+fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, client: &Client<'_, 'a>) -> fmt::Result {
+    let (address, from) = client.address();
+    writeln!(text, "path     {}", shown(request.path()))?;
+    writeln!(text, "client   {}, from {}", address_words(address, request, policy), origin_words(from, policy))?;
+    if let Some(tier) = policy.tiers.get(usize::from(client.tier().0)) {
+        writeln!(text, "tier     {}{}", tier.as_str(), tier_words(policy, request, tier.as_str()))?;
+    }
+    for limit in &policy.limits {
+        match mismatch(&limit.matches, request) {
+            None => write_limit(text, policy, limit, request, client)?,
+            Some(reason) => {
+                writeln!(text, "\n{} does not apply: {}", limit.name.as_str(), unmet(&limit.matches, reason, request))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_limit<'a>(
+    text: &mut String,
+    policy: &Policy,
+    limit: &'a Limit,
+    request: &Lookup<'a>,
+    client: &Client<'_, 'a>,
+) -> fmt::Result {
+    writeln!(text, "\n{} applies", limit.name.as_str())?;
+    let address = || format!("address {}", address_words(client.address().0, request, policy));
+    match client.missing(&limit.key) {
+        _ if limit.key.is_empty() => writeln!(text, "  key    none: one counter for all")?,
+        Some(part) => {
+            writeln!(text, "  key    {}, since the request has no {}", address(), part_words(part))?;
+            if matches!(part, KeyPart::Cookie(_) | KeyPart::Query(_) | KeyPart::Claim(_)) {
+                writeln!(text, "         (what is empty or stands twice counts as absent)")?;
+            }
+        }
+        None => {
+            let words = limit.key.iter().map(|part| match client.value(part) {
+                Some(Value::Text(_, value)) => format!("{} {}", part_words(part), shown(&value)),
+                Some(Value::Address) | None => address(),
+            });
+            writeln!(text, "  key    {}", words.collect::<Vec<_>>().join(", "))?;
+        }
+    }
+    writeln!(text, "  quota  {}", quota_words(limit, client))?;
+    if !limit.only_on.is_empty() {
+        let answers = limit.only_on.iter().map(|answers| match (answers.first, answers.last) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first} to {last}"),
+        });
+        writeln!(text, "  counts requests answered with {}", answers.collect::<Vec<_>>().join(", "))?;
+    }
+    let over = match limit.on_exceed {
+        OnExceed::Reject => "refused with 429",
+        OnExceed::Observe => "counted as refused, and goes on",
+    };
+    writeln!(text, "  over   {over}")
+}
+
+fn address_words(address: Address, request: &Lookup<'_>, policy: &Policy) -> String {
+    match address {
+        Address::V4(address) => address.to_string(),
+        Address::V6(address) => format!("{address}/{}", policy.client.address.ipv6_prefix),
+        Address::Peer => shown(request.peer().unwrap_or_default()),
+        Address::Unknown => "unknown".to_owned(),
+    }
+}
+
+fn origin_words(from: AddressFrom, policy: &Policy) -> Cow<'static, str> {
+    let Some((header, hops)) = &policy.client.address.header else { return Cow::Borrowed("the connection") };
+    Cow::Owned(match from {
+        AddressFrom::Header => format!("{header}, entry {hops} from the right"),
+        AddressFrom::Connection => "the connection".to_owned(),
+        AddressFrom::NoHeader => format!("the connection: there is no {header}"),
+        AddressFrom::ShortList => format!("the connection: {header} has fewer than {hops} entries"),
+        AddressFrom::NoAddress => format!("the connection: entry {hops} from the right of {header} is no address"),
+    })
+}
+
+fn tier_words<'a>(policy: &'a Policy, request: &Lookup<'a>, tier: &str) -> String {
+    let Some(source) = &policy.client.tier else { return String::new() };
+    match request.header(&source.header) {
+        Some(value) if value == tier.as_bytes() => format!(", from {}", source.header),
+        Some(value) => format!(", the default: {} is {}, which is no tier", source.header, shown(value)),
+        None => format!(", the default: there is no {}", source.header),
+    }
+}
+
+fn part_words(part: &KeyPart) -> Cow<'static, str> {
+    Cow::Owned(match part {
+        KeyPart::Address => return Cow::Borrowed("address"),
+        KeyPart::Path => return Cow::Borrowed("path"),
+        KeyPart::Method => return Cow::Borrowed("method"),
+        KeyPart::Host => return Cow::Borrowed("host"),
+        KeyPart::Tier => return Cow::Borrowed("tier"),
+        KeyPart::Country => return Cow::Borrowed("country"),
+        KeyPart::Header(name) => format!("header {name}"),
+        KeyPart::Cookie(name) => format!("cookie {name}"),
+        KeyPart::Query(name) => format!("query parameter {name}"),
+        KeyPart::Claim(name) => format!("claim {name}"),
+    })
+}
+
+fn quota_words(limit: &Limit, client: &Client<'_, '_>) -> String {
+    let Some(quota) = limit.quotas.get(usize::from(client.tier().0)) else { return "none".to_owned() };
+    let (permits, window) = (quota.permits.get(), quota.window);
+    match limit.algorithm {
+        Algorithm::SlidingWindow => format!("{permits} in any {window} (sliding window)"),
+        Algorithm::TokenBucket => {
+            format!("{permits} per {window}, at most {} at once (token bucket)", quota.burst.get())
+        }
+        Algorithm::FixedWindow => format!("{permits} in each {window} (fixed window)"),
+    }
+}
+
+/// Why `reason` does not hold, with what would.
+fn unmet<'a>(rule: &'a Match, reason: Mismatch<'a>, request: &Lookup<'a>) -> String {
+    match reason {
+        Mismatch::Path => {
+            let glob = rule.path.as_ref().map(path_words).unwrap_or_default();
+            format!("the path {} is not {glob}", shown(request.path()))
+        }
+        Mismatch::Host => {
+            let hosts = rule.hosts.iter().map(|host| match host {
+                HostGlob::Exact(host) => host.clone(),
+                HostGlob::Below(host) => format!("*.{host}"),
+            });
+            format!("the host {} is not {}", shown(request.host()), or(hosts))
+        }
+        Mismatch::Method => {
+            format!("the method {} is not {}", shown(request.method()), or(rule.methods.iter().cloned()))
+        }
+        Mismatch::Header(name) => {
+            let wanted = rule.headers.iter().find(|(header, _)| header == name).map(|(_, condition)| condition);
+            match (request.header(name), wanted) {
+                (Some(value), Some(HeaderCondition::Exact(text))) => {
+                    format!("the header {name} is {} and not {}", shown(value), shown(text.as_bytes()))
+                }
+                (Some(value), Some(HeaderCondition::Glob { prefix, suffix })) => {
+                    format!("the header {name} is {} and not {prefix}*{suffix}", shown(value))
+                }
+                (Some(_), _) => format!("there is a header {name}"),
+                (None, _) => format!("there is no header {name}"),
+            }
+        }
+    }
+}
+
+fn path_words(glob: &PathGlob) -> String {
+    let mut words = String::new();
+    for segment in &glob.segments {
+        words.push('/');
+        match segment {
+            // A star that is no glob is written as an escape, as in the document.
+            SegmentGlob::Literal(text) => words.push_str(&String::from_utf8_lossy(text).replace('*', "%2A")),
+            SegmentGlob::Star { prefix, suffix } => {
+                words.push_str(&String::from_utf8_lossy(prefix));
+                words.push('*');
+                words.push_str(&String::from_utf8_lossy(suffix));
+            }
+        }
+    }
+    match (glob.deep, glob.segments.is_empty()) {
+        (true, _) => words + "/**",
+        (false, true) => "/".to_owned(),
+        (false, false) => words,
+    }
+}
+
+fn or(choices: impl Iterator<Item = String>) -> String {
+    choices.collect::<Vec<_>>().join(" or ")
+}
+
+/// What a client sent, so that a terminal shows it: as it is when it is plain, and else in quotes and escaped.
+fn shown(bytes: &[u8]) -> String {
+    let plain = !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
+    if plain { String::from_utf8_lossy(bytes).into_owned() } else { format!("\"{}\"", bytes.escape_ascii()) }
+}
+
+#[cfg(test)]
+mod tests;

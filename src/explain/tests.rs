@@ -1,0 +1,119 @@
+use super::*;
+use crate::lookup::recorded::Recorded;
+use crate::policy::{
+    AddressSource, Client as ClientRules, Name, OnStoreFailure, Quota, Response, TierIndex, TierSource,
+};
+use crate::units::{Permits, Span};
+
+#[test]
+fn a_request_is_explained_in_words() {
+    let request = Recorded::get("/api//x?page=2")
+        .on("Example.com:80")
+        .from("10.0.0.1:4711")
+        .with("x-forwarded-for", "203.0.113.9, 2001:db8:1:2:3::1")
+        .with("x-plan", "free");
+    assert_eq!(
+        explain(&policy(), &request),
+        "path     /api/x
+client   2001:db8:1:2::/64, from x-forwarded-for, entry 1 from the right
+tier     free, from x-plan
+
+api applies
+  key    address 2001:db8:1:2::/64, path /api/x
+  quota  100 in any 1m (sliding window)
+  over   refused with 429
+
+login does not apply: the path /api/x is not /login/*/**
+
+session applies
+  key    address 2001:db8:1:2::/64, since the request has no cookie sid
+         (what is empty or stands twice counts as absent)
+  quota  20 per 1s, at most 40 at once (token bucket)
+  over   counted as refused, and goes on
+
+all applies
+  key    none: one counter for all
+  quota  9 in each 1h (fixed window)
+  over   refused with 429
+"
+    );
+}
+
+#[test]
+fn what_does_not_hold_is_named_with_what_would() {
+    let rule = || Match::default();
+    for (rule, words) in [
+        (Match { methods: vec!["POST".into(), "PUT".into()], ..rule() }, "the method GET is not POST or PUT"),
+        (Match { hosts: vec![HostGlob::Below("b".into())], ..rule() }, "the host \"\" is not *.b"),
+        (headed(HeaderCondition::Exact("2".into())), "the header x is \"\\xff\" and not 2"),
+        (headed(HeaderCondition::Absent), "there is a header x"),
+        (
+            headed(HeaderCondition::Glob { prefix: "a".into(), suffix: String::new() }),
+            "the header x is \"\\xff\" and not a*",
+        ),
+        (Match { headers: vec![("y".into(), HeaderCondition::Exact("1".into()))], ..rule() }, "there is no header y"),
+    ] {
+        let facts = Recorded::get("/").with("x", b"\xff");
+        let request = Lookup::new(&facts);
+        assert_eq!(unmet(&rule, mismatch(&rule, &request).unwrap(), &request), words);
+    }
+}
+
+#[test]
+fn a_default_tier_and_a_connections_address_say_why() {
+    let request = Recorded::get("/").from("192.0.2.7").with("x-plan", "gold").with("x-forwarded-for", "unknown");
+    let text = explain(&policy(), &request);
+    assert!(text.contains("tier     anonymous, the default: x-plan is gold, which is no tier\n"), "{text}");
+    let origin = "192.0.2.7, from the connection: entry 1 from the right of x-forwarded-for is no address\n";
+    assert!(text.contains(origin), "{text}");
+}
+
+fn headed(condition: HeaderCondition) -> Match {
+    Match { headers: vec![("x".into(), condition)], ..Match::default() }
+}
+
+fn policy() -> Policy {
+    let star = SegmentGlob::Star { prefix: Vec::new(), suffix: Vec::new() };
+    let path = |segments: Vec<SegmentGlob>| Match { path: Some(PathGlob { segments, deep: true }), ..Match::default() };
+    Policy {
+        client: ClientRules {
+            address: AddressSource { header: Some(("x-forwarded-for".into(), 1)), ipv6_prefix: 64 },
+            tier: Some(TierSource { header: "x-plan".into() }),
+            default_tier: TierIndex(0),
+            claims_header: None,
+        },
+        tiers: vec![Name("anonymous".into()), Name("free".into())],
+        max_keys: 1_000,
+        limits: vec![
+            Limit {
+                key: vec![KeyPart::Address, KeyPart::Path],
+                ..limit("api", path(vec![SegmentGlob::Literal(b"api".to_vec())]), Algorithm::SlidingWindow, (100, 60))
+            },
+            limit("login", path(vec![SegmentGlob::Literal(b"login".to_vec()), star]), Algorithm::FixedWindow, (1, 1)),
+            Limit {
+                key: vec![KeyPart::Cookie("sid".into())],
+                only_on: Vec::new(),
+                on_exceed: OnExceed::Observe,
+                ..limit("session", Match::default(), Algorithm::TokenBucket, (20, 1))
+            },
+            limit("all", Match::default(), Algorithm::FixedWindow, (9, 3_600)),
+        ],
+        response: Response { ratelimit: true, x_ratelimit: false },
+        not_acted_on: Vec::new(),
+    }
+}
+
+fn limit(name: &str, matches: Match, algorithm: Algorithm, (permits, secs): (u32, u64)) -> Limit {
+    let quota =
+        Quota { permits: Permits::new(permits), window: Span::from_secs(secs), burst: Permits::new(permits * 2) };
+    Limit {
+        name: Name(name.into()),
+        matches,
+        key: Vec::new(),
+        algorithm,
+        quotas: vec![quota; 2],
+        only_on: Vec::new(),
+        on_exceed: OnExceed::Reject,
+        on_store_failure: OnStoreFailure::Local,
+    }
+}

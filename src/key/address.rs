@@ -1,0 +1,236 @@
+//! The client's address: from the list that trusted proxies keep, or the connection's own.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::str;
+
+use crate::lookup::{Lookup, trim_blanks};
+use crate::policy::AddressSource;
+
+/// Who a client is by its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An IPv4 address, also one that was written as an IPv6 address (`::ffff:192.0.2.7`).
+    V4(Ipv4Addr),
+    /// The leading bits of an IPv6 address, as many as the policy says; the rest is zero.
+    V6(Ipv6Addr),
+    /// The connection has a name that is no IP address, as a Unix socket has: that name.
+    Peer,
+    /// The host knows no address. All such clients are one.
+    Unknown,
+}
+
+/// Where a client's address was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressFrom {
+    /// In the header that the policy names.
+    Header,
+    /// It is the connection's: the policy names no header.
+    Connection,
+    /// It is the connection's: the header is absent.
+    NoHeader,
+    /// It is the connection's: the header's list is shorter than the number of trusted proxies, so that the request did
+    /// not come through all of them.
+    ShortList,
+    /// It is the connection's: what stands at the trusted place of the list is no address.
+    NoAddress,
+}
+
+/// The address of the client of `request`.
+///
+/// In the header's list each proxy appends whom it was called by, so only entries counted from the right, by as many
+/// as there are trusted proxies, were not written by the client. Whatever a client puts in front changes nothing.
+/// Empty entries count: no trusted proxy writes one, and skipping them would move the count into the client's part.
+pub(super) fn find<'a>(request: &Lookup<'a>, source: &'a AddressSource) -> (Address, AddressFrom) {
+    let from = match &source.header {
+        None => AddressFrom::Connection,
+        Some((header, hops)) => match request.header(header).map(|list| entry(list, *hops)) {
+            None => AddressFrom::NoHeader,
+            Some(None) => AddressFrom::ShortList,
+            Some(Some(entry)) => match parse(entry) {
+                Some(address) => return (grouped(address, source.ipv6_prefix), AddressFrom::Header),
+                None => AddressFrom::NoAddress,
+            },
+        },
+    };
+    let address = match request.peer().map(parse) {
+        Some(Some(address)) => grouped(address, source.ipv6_prefix),
+        Some(None) => Address::Peer,
+        None => Address::Unknown,
+    };
+    (address, from)
+}
+
+/// The entry of a comma-joined list that is the `hops`-th from the right.
+fn entry(list: &[u8], hops: u8) -> Option<&[u8]> {
+    list.rsplit(|&byte| byte == b',').nth(usize::from(hops).checked_sub(1)?)
+}
+
+/// An address with or without a port: `192.0.2.7`, `192.0.2.7:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`,
+/// an IPv6 address also with a zone (`fe80::1%eth0`), which is dropped.
+fn parse(text: &[u8]) -> Option<IpAddr> {
+    let text = trim_blanks(text);
+    if let Some(bracketed) = text.strip_prefix(b"[") {
+        let end = bracketed.iter().position(|&byte| byte == b']')?;
+        let (address, rest) = bracketed.split_at_checked(end)?;
+        let rest = rest.strip_prefix(b"]")?;
+        return (rest.is_empty() || is_port(rest)).then(|| parse_v6(address))?;
+    }
+    match text.iter().position(|&byte| byte == b':') {
+        Some(colon) if text.get(colon..).is_some_and(is_port) => parse_v4(text.get(..colon)?),
+        Some(_) => parse_v6(text),
+        None => parse_v4(text),
+    }
+}
+
+/// Whether `text` is a colon and a port. `:` alone is not; `::1` is an address and not the port of nothing.
+fn is_port(text: &[u8]) -> bool {
+    text.strip_prefix(b":").is_some_and(|port| matches!(port.len(), 1..=5) && port.iter().all(u8::is_ascii_digit))
+}
+
+fn parse_v4(text: &[u8]) -> Option<IpAddr> {
+    bounded(text)?.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+}
+
+fn parse_v6(text: &[u8]) -> Option<IpAddr> {
+    let address = text.split(|&byte| byte == b'%').next()?;
+    bounded(address)?.parse::<Ipv6Addr>().ok().map(|address| address.to_canonical())
+}
+
+fn bounded(text: &[u8]) -> Option<&str> {
+    (text.len() <= ADDRESS_MAX_LEN).then(|| str::from_utf8(text).ok())?
+}
+
+fn grouped(address: IpAddr, ipv6_prefix: u8) -> Address {
+    match address {
+        IpAddr::V4(address) => Address::V4(address),
+        IpAddr::V6(address) => {
+            let host_bits = u32::from(128_u8.saturating_sub(ipv6_prefix));
+            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+            Address::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
+        }
+    }
+}
+
+/// The longest spelling of an IPv6 address: eight groups of four digits, the last two as an IPv4 address.
+const ADDRESS_MAX_LEN: usize = 45;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lookup::recorded::Recorded;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_address_is_read_however_it_is_written() {
+        for (text, address) in [
+            ("192.0.2.7", Some("192.0.2.7")),
+            (" 192.0.2.7:80\t", Some("192.0.2.7")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:DB8::1]", Some("2001:db8::1")),
+            ("[2001:db8::1]:443", Some("2001:db8::1")),
+            ("::", Some("::")),
+            ("::1", Some("::1")),
+            ("1::", Some("1::")),
+            ("fe80::1%eth0", Some("fe80::1")),
+            ("[fe80::1%25eth0]:80", Some("fe80::1")),
+            ("::ffff:192.0.2.7", Some("192.0.2.7")),
+            ("[::ffff:192.0.2.7]:80", Some("192.0.2.7")),
+            ("0000:0000:0000:0000:0000:ffff:255.255.255.255", Some("255.255.255.255")),
+            ("", None),
+            ("-", None),
+            ("unknown", None),
+            ("192.0.2", None),
+            ("192.0.2.07", None),
+            ("192.0.2.7:", None),
+            ("192.0.2.7:x", None),
+            ("192.0.2.7:123456", None),
+            ("192.0.2.7%eth0", None),
+            ("[192.0.2.7]", None),
+            ("[::1", None),
+            ("[::1]x", None),
+            ("[::1]80", None),
+            ("/run/envoy.sock", None),
+            ("\u{ff11}.0.0.1", None),
+        ] {
+            assert_eq!(parse(text.as_bytes()), address.map(|address| address.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_trusted_proxies_wrote_is_believed() {
+        use AddressFrom::{Connection, Header, NoAddress, NoHeader, ShortList};
+        for (list, hops, address, from) in [
+            (Some("198.51.100.1"), 0, "192.0.2.7", Connection),
+            (None, 1, "192.0.2.7", NoHeader),
+            (Some("198.51.100.1"), 1, "198.51.100.1", Header),
+            (Some("203.0.113.1, 198.51.100.1"), 1, "198.51.100.1", Header),
+            (Some("203.0.113.1, 198.51.100.1"), 2, "203.0.113.1", Header),
+            (Some("203.0.113.1, 198.51.100.1"), 3, "192.0.2.7", ShortList),
+            (Some("203.0.113.1,, 198.51.100.1"), 2, "192.0.2.7", NoAddress),
+            (Some("203.0.113.1, garbage"), 1, "192.0.2.7", NoAddress),
+            (Some(""), 1, "192.0.2.7", NoAddress),
+            (Some(""), 2, "192.0.2.7", ShortList),
+        ] {
+            let mut facts = Recorded::get("/").from("192.0.2.7:4711");
+            if let Some(list) = list {
+                facts = facts.with("x-forwarded-for", list);
+            }
+            let expected = (Address::V4(address.parse().unwrap()), from);
+            assert_eq!(find(&Lookup::new(&facts), &source(hops, 64)), expected, "{list:?} {hops}");
+        }
+    }
+
+    #[test]
+    fn ipv6_clients_are_told_apart_by_their_prefix() {
+        for (address, prefix, masked) in [
+            ("2001:db8:1:2:3:4:5:6", 64, "2001:db8:1:2::"),
+            ("2001:db8:1:2ff:3:4:5:6", 56, "2001:db8:1:200::"),
+            ("2001:db8::1", 128, "2001:db8::1"),
+            ("ffff::", 1, "8000::"),
+        ] {
+            let facts = Recorded::get("/").from(address);
+            let (found, _) = find(&Lookup::new(&facts), &source(0, prefix));
+            assert_eq!(found, Address::V6(masked.parse().unwrap()), "{address}/{prefix}");
+        }
+    }
+
+    #[test]
+    fn a_connection_without_an_ip_address_is_known_by_its_name() {
+        let socket = Recorded::get("/").from("/run/app.sock");
+        assert_eq!(find(&Lookup::new(&socket), &source(0, 64)), (Address::Peer, AddressFrom::Connection));
+        let nothing = Recorded::get("/");
+        assert_eq!(find(&Lookup::new(&nothing), &source(1, 64)), (Address::Unknown, AddressFrom::NoHeader));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+        #[test]
+        fn a_forged_list_in_front_changes_nothing(
+            forged in prop::collection::vec(any::<u8>(), 0..64),
+            trusted in prop::array::uniform3(
+                prop::sample::select(vec!["198.51.100.1", " ::1", "[2001:db8::1]:80", "x", ""]),
+            ),
+            hops in 1_usize..4,
+        ) {
+            let source = source(u8::try_from(hops).unwrap(), 64);
+            let honest = Recorded::get("/").from("192.0.2.7").with("x-forwarded-for", trusted.join(","));
+            let list = [&forged, b",".as_slice(), trusted.join(",").as_bytes()].concat();
+            let lying = Recorded::get("/").from("192.0.2.7").with("x-forwarded-for", list);
+            prop_assert_eq!(find(&Lookup::new(&lying), &source), find(&Lookup::new(&honest), &source));
+        }
+
+        #[test]
+        fn every_address_is_read_as_it_is_printed(bits in any::<u128>(), v4 in any::<u32>(), port in any::<u16>()) {
+            let v6 = Ipv6Addr::from_bits(bits);
+            let v4 = Ipv4Addr::from_bits(v4);
+            prop_assert_eq!(parse(v6.to_string().as_bytes()), Some(v6.to_canonical()));
+            prop_assert_eq!(parse(format!("[{v6}]:{port}").as_bytes()), Some(v6.to_canonical()));
+            prop_assert_eq!(parse(format!("{v4}:{port}").as_bytes()), Some(IpAddr::V4(v4)));
+        }
+    }
+
+    fn source(hops: u8, ipv6_prefix: u8) -> AddressSource {
+        AddressSource { header: (hops > 0).then(|| ("x-forwarded-for".to_owned(), hops)), ipv6_prefix }
+    }
+}

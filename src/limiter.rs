@@ -1,0 +1,262 @@
+//! One client against one quota: pure functions of state, quota, cost and time.
+//!
+//! Every algorithm answers the same three questions from the same small [`State`]: may this request pass,
+//! what would the state be once it is charged, and after how long would a refused one pass. Nothing is
+//! charged here; the engine writes the state when every limit of a request has agreed.
+//!
+//! A clock that steps back neither admits more nor locks anyone out: what was used stays used, moved to
+//! where the clock now stands ([`Outcome::moved`]). Only a step of more than 140 days may forget it. A clock that
+//! steps forward is time that has passed.
+
+pub mod fixed_window;
+pub mod sliding_window;
+pub mod token_bucket;
+
+use crate::policy::{Algorithm, Quota};
+use crate::units::{Permits, Span, Timestamp};
+
+/// What one client has used of one limit, in 12 bytes.
+///
+/// The time after which it equals a fresh state and the share of the quota in use are the same for every
+/// algorithm, so that the key table can tell what an entry is worth without knowing its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    fresh_at: Timestamp,
+    used: UsedShare,
+    payload: u64,
+}
+
+impl State {
+    /// A state that equals a fresh one from `fresh_at` on, rounded up to a whole tick; `payload` is the
+    /// algorithm's own, 56 bits.
+    #[must_use]
+    pub const fn new(fresh_at: Timestamp, used: UsedShare, payload: u64) -> Self {
+        Self { fresh_at: Self::tick_after(fresh_at), used, payload: payload & Self::PAYLOAD_MASK }
+    }
+
+    /// From when on this state equals a fresh one: a whole tick.
+    #[must_use]
+    pub const fn fresh_at(&self) -> Timestamp {
+        self.fresh_at
+    }
+
+    /// The share of the quota in use when the state was last charged.
+    #[must_use]
+    pub const fn used(&self) -> UsedShare {
+        self.used
+    }
+
+    /// The algorithm's own 56 bits.
+    #[must_use]
+    pub const fn payload(&self) -> u64 {
+        self.payload
+    }
+
+    /// The first tick not before `at`.
+    #[must_use]
+    pub const fn tick_after(at: Timestamp) -> Timestamp {
+        Self::from_ticks(at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS))
+    }
+
+    /// Whole ticks of the resolution of `fresh_at` from the Unix epoch to `at`.
+    #[must_use]
+    pub const fn ticks(at: Timestamp) -> u64 {
+        at.as_nanos() >> Self::RESOLUTION_BITS
+    }
+
+    /// The moment `ticks` ticks after the Unix epoch.
+    #[must_use]
+    pub const fn from_ticks(ticks: u64) -> Timestamp {
+        Timestamp::from_nanos(ticks.saturating_mul(1 << Self::RESOLUTION_BITS))
+    }
+
+    /// `fresh_at` is kept in ticks of 2^23 ns, about 8.4 ms: below the shortest window (10 ms), so that a window's index
+    /// can be told from it.
+    const RESOLUTION_BITS: u32 = 23;
+
+    const PAYLOAD_MASK: u64 = (1 << 56) - 1;
+}
+
+/// How much of a quota is in use, in 255ths, rounded up, so that anything in use is at least one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UsedShare(u8);
+
+impl UsedShare {
+    /// The share from its stored byte.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Self {
+        Self(byte)
+    }
+
+    /// The share in 255ths.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+/// Makes [`UsedShare`]s of one quota, without dividing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShareScale {
+    quota: u64,
+    /// 255 quotas' worth of what one unit is, in fixed point.
+    factor: u64,
+}
+
+impl ShareScale {
+    /// The scale of `quota`, in whatever unit use is told in; at least one.
+    #[must_use]
+    pub const fn new(quota: u64) -> Self {
+        let quota = if quota == 0 { 1 } else { quota };
+        // `255 << 55` is the most that `of` can come to: it fits.
+        let factor = match (255_u64 << Self::POINT).checked_div(quota) {
+            Some(factor) => factor,
+            None => 0,
+        };
+        Self { quota, factor }
+    }
+
+    /// What share `used` is; all of it when it is more.
+    #[must_use]
+    pub const fn of(&self, used: u64) -> UsedShare {
+        if used >= self.quota {
+            return UsedShare(u8::MAX);
+        }
+        if used == 0 {
+            return UsedShare(0);
+        }
+        let share = used.saturating_mul(self.factor) >> Self::POINT;
+        UsedShare(if share < 254 { (share as u8).saturating_add(1) } else { u8::MAX })
+    }
+
+    const POINT: u32 = 55;
+}
+
+/// Whether a request may pass one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Admit,
+    /// It may not.
+    Refuse {
+        /// After this time the same request would pass, and not a nanosecond sooner, if nothing else were charged meanwhile.
+        /// `None` when it costs more than the whole quota and never passes.
+        retry_after: Option<Span>,
+    },
+}
+
+/// What one limit says of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether it may pass.
+    pub verdict: Verdict,
+    /// The state to write: charged when it may pass, otherwise as it was.
+    pub state: State,
+    /// The clock had stepped back and the state was moved to where it now stands; to be written even when
+    /// the request is refused, since the wait counts from there.
+    pub moved: bool,
+}
+
+/// How a client stands with one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Permits left.
+    pub remaining: Permits,
+    /// When the quota is next renewed: the end of the window, or when the bucket is full again.
+    pub reset_after: Span,
+}
+
+/// A quota made ready for its algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meter {
+    /// See [`sliding_window`].
+    SlidingWindow(sliding_window::Window),
+    /// See [`token_bucket`].
+    TokenBucket(token_bucket::Bucket),
+    /// See [`fixed_window`].
+    FixedWindow(fixed_window::Window),
+}
+
+impl Meter {
+    /// The meter of `quota` under `algorithm`.
+    #[must_use]
+    pub fn new(algorithm: Algorithm, quota: &Quota) -> Self {
+        match algorithm {
+            Algorithm::SlidingWindow => Self::SlidingWindow(sliding_window::Window::new(quota)),
+            Algorithm::TokenBucket => Self::TokenBucket(token_bucket::Bucket::new(quota)),
+            Algorithm::FixedWindow => Self::FixedWindow(fixed_window::Window::new(quota)),
+        }
+    }
+
+    /// What this quota says of a request of `cost` at `now`, given the client's `state` (`None` when fresh).
+    #[must_use]
+    pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
+        match self {
+            Self::SlidingWindow(window) => window.check(state, cost, now),
+            Self::TokenBucket(bucket) => bucket.check(state, cost, now),
+            Self::FixedWindow(window) => window.check(state, cost, now),
+        }
+    }
+
+    /// The state with `cost` charged whether or not there is room for it: what has happened has happened. A token bucket
+    /// is then empty at most; a window's count may exceed its quota, and passes with it.
+    #[must_use]
+    pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
+        match self {
+            Self::SlidingWindow(window) => window.charge(state, cost, now),
+            Self::TokenBucket(bucket) => bucket.charge(state, cost, now),
+            Self::FixedWindow(window) => window.charge(state, cost, now),
+        }
+    }
+
+    /// How a client of this `state` (`None` when fresh) stands at `now`.
+    #[must_use]
+    pub fn standing(&self, state: Option<State>, now: Timestamp) -> Standing {
+        match self {
+            Self::SlidingWindow(window) => window.standing(state, now),
+            Self::TokenBucket(bucket) => bucket.standing(state, now),
+            Self::FixedWindow(window) => window.standing(state, now),
+        }
+    }
+
+    /// The state with a charge of `cost` made at `charged_at` taken back: exactly what it was without the charge, if
+    /// the quota was not renewed in full since.
+    #[must_use]
+    pub fn refund(&self, state: State, cost: Permits, charged_at: Timestamp) -> State {
+        match self {
+            Self::SlidingWindow(window) => window.refund(state, cost, charged_at),
+            Self::TokenBucket(bucket) => bucket.refund(state, cost),
+            Self::FixedWindow(window) => window.refund(state, cost, charged_at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anything_in_use_has_a_share_and_only_all_of_it_is_all() {
+        for (used, quota, share) in [
+            (0, 10, 0),
+            (1, u64::from(Permits::MAX.get()), 1),
+            (1, 1 << 52, 1),
+            (5, 10, 128),
+            (9_900, 10_000, 253),
+            (9_999, 10_000, 255),
+            (10, 10, 255),
+            (12, 10, 255),
+            (1, 1, 255),
+            (3, 0, 255),
+        ] {
+            assert_eq!(ShareScale::new(quota).of(used).get(), share, "{used} of {quota}");
+        }
+    }
+
+    #[test]
+    fn a_state_is_never_fresh_early() {
+        for ns in [0, 1, (1 << 23) - 1, 1 << 23, (1 << 23) + 1] {
+            assert!(State::new(Timestamp::from_nanos(ns), UsedShare::default(), 0).fresh_at().as_nanos() >= ns);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The sliding window: a two-bucket weighted counter.
+//!
+//! Windows of the quota's length are aligned to the Unix epoch. What counts now is all of the current window and
+//! the previous one weighted by how much of it the sliding window still covers, on whole milliseconds, rounded so
+//! that nothing is admitted early:
+//!
+//! ```text
+//! used = current + previous * (window - elapsed) / window
+//! ```
+//!
+//! A request passes when `used + cost <= permits`. The counter is the one that Cloudflare describes in "How we built
+//! rate limiting capable of scaling to millions of domains" (2017); there 0.003% of decisions differed from an exact log.
+
+use super::{Outcome, ShareScale, Standing, State, Verdict};
+use crate::policy::Quota;
+use crate::units::{Permits, Span, Timestamp};
+
+/// A quota made ready for the sliding window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    permits: u64,
+    length_ms: u64,
+    /// `1 / length_ms`, in 64 bits of fraction.
+    reciprocal: u64,
+    shares: ShareScale,
+}
+
+/// What one client used, in which window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counts {
+    /// The window's number since the Unix epoch.
+    index: u64,
+    current: u64,
+    previous: u64,
+}
+
+/// Where `now` stands.
+#[derive(Clone, Copy)]
+struct Moment {
+    /// The number of the window it is in.
+    index: u64,
+    /// Milliseconds left of that window, rounded up: at least one, at most the whole window.
+    left_ms: u64,
+}
+
+impl Window {
+    /// The window of `quota`.
+    #[must_use]
+    pub fn new(quota: &Quota) -> Self {
+        let permits = u64::from(quota.permits.get());
+        let length_ms = (quota.window.as_nanos() / NANOS_PER_MILLI).max(1);
+        let reciprocal = u64::MAX.checked_div(length_ms).unwrap_or(0);
+        Self { permits, length_ms, reciprocal, shares: ShareScale::new(permits) }
+    }
+
+    /// What this quota says of a request of `cost` at `now`.
+    #[must_use]
+    pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
+        let moment = self.moment(now);
+        let (mut counts, moved) = self.counts_at(state, moment.index);
+        let cost = u64::from(cost.get());
+        let verdict = self.verdict(&counts, cost, moment.left_ms, now);
+        if verdict == Verdict::Admit {
+            counts.current = counts.current.saturating_add(cost);
+        }
+        let used = counts.current.saturating_add(self.roughly_weighted(counts.previous, moment.left_ms));
+        Outcome { verdict, state: self.state(&counts, used), moved }
+    }
+
+    /// The state with `cost` charged, room or not.
+    #[must_use]
+    pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
+        let moment = self.moment(now);
+        let (mut counts, _) = self.counts_at(state, moment.index);
+        counts.current = counts.current.saturating_add(u64::from(cost.get()));
+        let used = counts.current.saturating_add(self.roughly_weighted(counts.previous, moment.left_ms));
+        self.state(&counts, used)
+    }
+
+    /// How a client of this `state` stands at `now`.
+    #[must_use]
+    pub fn standing(&self, state: Option<State>, now: Timestamp) -> Standing {
+        let moment = self.moment(now);
+        let (counts, _) = self.counts_at(state, moment.index);
+        let used = counts.current.saturating_add(self.weighted(counts.previous, moment.left_ms));
+        let remaining = u32::try_from(self.permits.saturating_sub(used)).unwrap_or(u32::MAX);
+        Standing { remaining: Permits::new(remaining), reset_after: self.boundary(moment.index, 1).since(now) }
+    }
+
+    /// The state with a charge of `cost` made at `charged_at` taken back.
+    #[must_use]
+    pub fn refund(&self, state: State, cost: Permits, charged_at: Timestamp) -> State {
+        let mut counts = self.stored(state);
+        let cost = u64::from(cost.get());
+        match counts.index.checked_sub(self.moment(charged_at).index) {
+            Some(0) => counts.current = counts.current.saturating_sub(cost),
+            Some(1) => counts.previous = counts.previous.saturating_sub(cost),
+            // The window of the charge is gone, and the charge with it.
+            _ => return state,
+        }
+        self.state(&counts, counts.current.saturating_add(counts.previous))
+    }
+
+    fn verdict(&self, counts: &Counts, cost: u64, left_ms: u64, now: Timestamp) -> Verdict {
+        if cost > self.permits {
+            return Verdict::Refuse { retry_after: None };
+        }
+        let wanted = counts.current.saturating_add(cost);
+        let (base, bucket, room) = if wanted <= self.permits {
+            let room = self.permits.saturating_sub(wanted);
+            // The products fit: permits have 28 bits, a window at most 32 bits of milliseconds.
+            if counts.previous.saturating_mul(left_ms) <= room.saturating_mul(self.length_ms) {
+                return Verdict::Admit;
+            }
+            (self.boundary(counts.index, 0), counts.previous, room)
+        } else {
+            // Not within this window. In the next one its count is the previous one, and fades.
+            (self.boundary(counts.index, 1), counts.current, self.permits.saturating_sub(cost))
+        };
+        // The most milliseconds that may be left of the window for `bucket` to have faded into `room`: floor, since
+        // with one more it would not yet have.
+        let may_be_left = room.saturating_mul(self.length_ms).checked_div(bucket).unwrap_or(self.length_ms);
+        let fade_ms = self.length_ms.saturating_sub(may_be_left);
+        Verdict::Refuse { retry_after: Some(base.after(Span::from_millis(fade_ms)).since(now)) }
+    }
+
+    /// The counts as they stand in the window numbered `index`, and whether the clock had stepped back behind them.
+    fn counts_at(&self, state: Option<State>, index: u64) -> (Counts, bool) {
+        let fresh = Counts { index, current: 0, previous: 0 };
+        let Some(state) = state else { return (fresh, false) };
+        // Nearly always this window or the one before: told without dividing.
+        let stored =
+            if state.fresh_at() == State::tick_after(self.boundary(index, 2)) { index } else { self.index(state) };
+        let (current, previous) = counts_of(state);
+        match index.checked_sub(stored) {
+            Some(0) => (Counts { index, current, previous }, false),
+            Some(1) => (Counts { index, current: 0, previous: current }, false),
+            Some(_) => (fresh, false),
+            // All that counted counts as used in the window where the clock now stands, at most the whole quota.
+            None => (Counts { index, current: current.saturating_add(previous).min(self.permits), previous: 0 }, true),
+        }
+    }
+
+    fn stored(&self, state: State) -> Counts {
+        let (current, previous) = counts_of(state);
+        Counts { index: self.index(state), current, previous }
+    }
+
+    /// The number of the window that a state was written in: it is fresh two windows after that began, and the rounding
+    /// of `fresh_at` is shorter than a window.
+    fn index(&self, state: State) -> u64 {
+        self.moment(state.fresh_at()).index.saturating_sub(2)
+    }
+
+    fn state(&self, counts: &Counts, used: u64) -> State {
+        let payload = (counts.previous.min(COUNT_MASK) << COUNT_BITS) | counts.current.min(COUNT_MASK);
+        State::new(self.boundary(counts.index, 2), self.shares.of(used), payload)
+    }
+
+    /// What `previous` still weighs with `left_ms` of the window to come, rounded up.
+    fn weighted(&self, previous: u64, left_ms: u64) -> u64 {
+        if previous == 0 {
+            return 0;
+        }
+        previous.saturating_mul(left_ms).div_ceil(self.length_ms)
+    }
+
+    /// The same to within one permit, without dividing: good enough to rank entries by.
+    fn roughly_weighted(&self, previous: u64, left_ms: u64) -> u64 {
+        // `left_ms / length_ms` in 32 bits of fraction: a window has at most 32 bits of milliseconds.
+        let weight = (u128::from(left_ms << 32).saturating_mul(u128::from(self.reciprocal)) >> 64) as u64;
+        previous.saturating_mul(weight) >> 32
+    }
+
+    fn moment(&self, at: Timestamp) -> Moment {
+        let ms = at.as_nanos() / NANOS_PER_MILLI;
+        let index = ms.checked_div(self.length_ms).unwrap_or(0);
+        let elapsed_ms = ms.saturating_sub(index.saturating_mul(self.length_ms));
+        Moment { index, left_ms: self.length_ms.saturating_sub(elapsed_ms) }
+    }
+
+    /// When the window `ahead` windows after the one numbered `index` begins.
+    fn boundary(&self, index: u64, ahead: u64) -> Timestamp {
+        Timestamp::from_millis(index.saturating_add(ahead).saturating_mul(self.length_ms))
+    }
+}
+
+/// The current and the previous window's counts.
+fn counts_of(state: State) -> (u64, u64) {
+    (state.payload() & COUNT_MASK, (state.payload() >> COUNT_BITS) & COUNT_MASK)
+}
+
+const NANOS_PER_MILLI: u64 = 1_000_000;
+/// As many bits as [`Permits::MAX`] has; two counts fill a state's payload.
+const COUNT_BITS: u32 = 28;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;

@@ -1,0 +1,125 @@
+//! What is counted. Plain numbers in the instance's memory; the adapter exports them on a tick.
+
+use crate::limiter::UsedShare;
+use crate::policy::TierIndex;
+use crate::table::Displaces;
+
+/// What became of a request at one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It passed and was charged.
+    Admitted,
+    /// The limit refused it.
+    Refused,
+    /// The limit would have refused it, but only observes.
+    Observed,
+}
+
+impl Fate {
+    /// Every fate, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Admitted, Self::Refused, Self::Observed];
+
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Refused => "refused",
+            Self::Observed => "observed",
+        }
+    }
+}
+
+/// A plain counter: one number for the whole instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Total {
+    /// Rounds that were decided anew because another instance had published a page first.
+    Conflicts,
+    /// Charges decided by `on_store_failure`, because state could not be read or published.
+    StoreFailures,
+    /// Charges of a request that was refused in the end and that could not be taken back, because others kept
+    /// publishing the page. Errs on the side of refusing.
+    RefundsLost,
+    /// Entries that equalled a fresh one and whose slot went to a new key: nothing was lost.
+    FreshEvictions,
+    /// Live entries whose slot went to a new key: their clients start fresh.
+    LiveEvictions,
+    /// What those live entries forgave, in 255ths of a quota.
+    ForgivenDebt,
+}
+
+impl Total {
+    /// Every total, in the order of their numbers.
+    pub const ALL: [Self; 6] = [
+        Self::Conflicts,
+        Self::StoreFailures,
+        Self::RefundsLost,
+        Self::FreshEvictions,
+        Self::LiveEvictions,
+        Self::ForgivenDebt,
+    ];
+}
+
+/// All counters of one instance.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    tiers: usize,
+    requests: Vec<u64>,
+    totals: [u64; Total::ALL.len()],
+}
+
+impl Counters {
+    /// Counters for so many limits and tiers, all zero.
+    #[must_use]
+    pub fn new(limits: usize, tiers: usize) -> Self {
+        let tiers = tiers.max(1);
+        let cells = limits.saturating_mul(tiers).saturating_mul(Fate::ALL.len());
+        Self { tiers, requests: vec![0; cells], totals: [0; Total::ALL.len()] }
+    }
+
+    /// Counts one request's fate at the limit numbered `limit`.
+    pub fn count(&mut self, limit: usize, tier: TierIndex, fate: Fate) {
+        let cell = self.cell(limit, tier, fate);
+        if let Some(count) = self.requests.get_mut(cell) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// Adds `n` to a total.
+    pub fn add(&mut self, total: Total, n: u64) {
+        if let Some(count) = self.totals.get_mut(total as usize) {
+            *count = count.saturating_add(n);
+        }
+    }
+
+    /// Counts what a write displaced.
+    pub fn displaced(&mut self, displaced: Displaces) {
+        match displaced {
+            Displaces::Nothing => {}
+            Displaces::Fresh => self.add(Total::FreshEvictions, 1),
+            Displaces::Live(used) => {
+                self.add(Total::LiveEvictions, 1);
+                self.add(Total::ForgivenDebt, u64::from(UsedShare::get(used)));
+            }
+        }
+    }
+
+    /// Takes what was counted of one fate at one limit since the last taking.
+    pub fn take_requests(&mut self, limit: usize, tier: TierIndex, fate: Fate) -> u64 {
+        let cell = self.cell(limit, tier, fate);
+        self.requests.get_mut(cell).map_or(0, core::mem::take)
+    }
+
+    /// Takes what a total has come to since the last taking.
+    pub fn take_total(&mut self, total: Total) -> u64 {
+        self.totals.get_mut(total as usize).map_or(0, core::mem::take)
+    }
+
+    fn cell(&self, limit: usize, tier: TierIndex, fate: Fate) -> usize {
+        limit
+            .saturating_mul(self.tiers)
+            .saturating_add(tier.get())
+            .saturating_mul(Fate::ALL.len())
+            .saturating_add(fate as usize)
+    }
+}

@@ -1,0 +1,352 @@
+//! The policy document: every object of it, declared once.
+
+use super::json::Node;
+use super::schema::{document, words};
+use super::shapes::{Decimal, Int, List, Map, Set, SpanIn};
+use super::text::{AnyText, Body, Cluster, ContentType, Failure, HeaderName, Method, Url};
+use super::{Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob};
+
+document! {
+    /// What Tidegate does with the requests that pass it: who the clients are, what each may have, and where a
+    /// request goes when an upstream fails.
+    Document {
+        /// The address of the JSON Schema, for editors. Tidegate does not read it.
+        schema as "$schema": Option<AnyText>,
+        /// The version of this format.
+        version: Int<1, 1>,
+        /// How a request's client is told from others.
+        client: Client = NO_FIELDS,
+        /// The tiers of clients, at most 16. A client of no tier named here is of the default tier.
+        tiers: Set<Name, 0, 16> = [],
+        /// How much state is kept.
+        state: State = NO_FIELDS,
+        /// The limits. A request must be within all that match it, and is charged to all or none.
+        limits: List<Limit, 0, 4_096> = [],
+        /// Where requests can go, by name.
+        upstreams: Map<Name, Upstream, 1_024> = NO_FIELDS,
+        /// Circuit breakers, by name. Each upstream that names one has a breaker of its own made to that pattern.
+        breakers: Map<Name, Breaker, 1_024> = NO_FIELDS,
+        /// Which upstreams serve a request. The first route that matches is taken.
+        routes: List<Route, 0, 4_096> = [],
+        /// What answers say about limits.
+        response: Response = NO_FIELDS,
+    }
+}
+
+document! {
+    /// How a request's client is told from others.
+    Client {
+        /// Where the client's address stands. The address of the connection when absent.
+        address: Address = NO_FIELDS,
+        /// Where the client's tier stands.
+        tier: Option<Tier>,
+        /// Where the client's verified claims stand.
+        claims: Option<Claims>,
+    }
+}
+
+document! {
+    /// Where the client's address stands.
+    Address {
+        /// The list header to which proxies append the address that called them, as in `x-forwarded-for`.
+        header: Option<HeaderName>,
+        /// How many proxies of your own append to the header: the client's address is that many entries from the
+        /// right, and what stands further left is whatever the client wrote. 0 is the address of the connection.
+        trusted_hops: Option<Int<0, 16>>,
+        /// How many leading bits of an IPv6 address make one client. A household or server commonly has 64.
+        ipv6_prefix: Int<1, 128> = 64,
+    }
+}
+
+document! {
+    /// Where the client's tier stands.
+    Tier {
+        /// The request header whose value is the name of a tier. It must be one that clients cannot set themselves.
+        header: Option<HeaderName>,
+        /// The tier of a client that names none of the policy's tiers. The first of the tiers when absent.
+        default: Option<Name>,
+    }
+}
+
+document! {
+    /// Where the client's verified claims stand.
+    Claims {
+        /// The request header with the payload of a verified JWT in base64url, as Envoy's `jwt_authn` forwards it. It
+        /// must be one that clients cannot set themselves.
+        header: HeaderName,
+    }
+}
+
+document! {
+    /// How much state is kept.
+    State {
+        /// How many keys, each a client of a limit, are counted at one time; each takes 16 bytes. When there are more,
+        /// those nearest to having used nothing are forgotten first.
+        max_keys: Int<1_000, MAX_KEYS> = 100_000,
+    }
+}
+
+document! {
+    /// One limit.
+    Limit {
+        /// The name in headers, logs and metrics, unlike that of any other limit.
+        name: Name,
+        /// Which requests the limit is for. All requests when absent.
+        matches as "match": Match = NO_FIELDS,
+        /// What tells one client from another, all parts together. An empty list is one counter for all requests.
+        key: Set<KeyPart, 0, 8> = ["address"],
+        /// How the limit counts.
+        algorithm: Algorithm = "sliding-window",
+        /// How much each client may have.
+        quota: Quota,
+        /// The quota of clients of a tier, by tier. The others have `quota`.
+        by_tier: Map<Name, Quota, 16> = NO_FIELDS,
+        /// Only requests whose answer has one of these statuses are charged, when it comes: `401`, or `4xx` for all from
+        /// 400 to 499. A client over the limit is refused before. All requests, before they go on, when absent.
+        only_on: Option<Set<Answers, 1, 64>>,
+        /// Who counts together: `instance` is one Envoy with all its workers.
+        scope: Scope = "instance",
+        /// What happens to a request over the limit: `reject` refuses it, `observe` counts it and lets it pass.
+        on_exceed: OnExceed = "reject",
+        /// What happens when the state cannot be had: `local` counts in the memory of the instance, `allow` lets the
+        /// request pass, `deny` refuses it.
+        on_store_failure: OnStoreFailure = "local",
+    }
+    later "max_delay" "mode"
+}
+
+document! {
+    /// Which requests are meant. All conditions must hold.
+    Match {
+        /// A pattern for the path without the query: `*` is any text within one segment, a last segment `**` is any
+        /// number of segments.
+        path: Option<PathGlob>,
+        /// The methods, any of them.
+        methods: Option<Set<Method, 1, 32>>,
+        /// The hosts, any of them, without a port: `api.example.com`, or `*.example.com` for all below one.
+        hosts: Option<Set<HostGlob, 1, 256>>,
+        /// Conditions on headers by name, all of them: the value, a pattern with one `*`, or null for a header that
+        /// must be absent.
+        headers: Map<HeaderName, HeaderCondition, 32> = NO_FIELDS,
+    }
+}
+
+document! {
+    /// How much one client may have.
+    Quota {
+        /// Permits per window. A request costs one.
+        permits: Int<1, MAX_PERMITS>,
+        /// The window.
+        window: SpanIn<10, MONTH_MS>,
+        /// For the token bucket: how many permits a client can save up. The same as `permits` when absent.
+        burst: Option<Int<1, MAX_PERMITS>>,
+    }
+}
+
+document! {
+    /// Where requests can go.
+    Upstream {
+        /// The name of the cluster in Envoy.
+        cluster: Option<Cluster>,
+        /// The base URL, for Cloudflare Workers.
+        url: Option<Url>,
+        /// How long an answer may take.
+        timeout: Option<SpanIn<1, HOUR_MS>>,
+        /// The breaker to which this upstream's is made.
+        breaker: Option<Name>,
+    }
+}
+
+document! {
+    /// When to stop calling an upstream, and how to begin again.
+    Breaker {
+        /// Over which calls the rates are taken.
+        window: Window,
+        /// How many calls a window must have before its rates count.
+        min_calls: Int<1, 1_000_000> = 20,
+        /// The share of failed calls, in percent, at which the breaker opens.
+        failure_rate_percent: Decimal<1, 10_000> = 50,
+        /// From which duration on a call is slow.
+        slow_call: Option<SpanIn<1, HOUR_MS>>,
+        /// The share of slow calls, in percent, at which the breaker opens.
+        slow_rate_percent: Option<Decimal<1, 10_000>>,
+        /// How many failures without a success between them open the breaker.
+        consecutive_failures: Option<Int<1, 1_000_000>>,
+        /// How long the breaker stays open.
+        open: Open = NO_FIELDS,
+        /// What the half-open breaker admits.
+        half_open: HalfOpen = NO_FIELDS,
+        /// How the closed breaker returns to admitting everything. At once when absent.
+        ramp: Option<Ramp>,
+        /// Whether the breaker acts: `enforce` refuses, `observe` only counts what it would have refused.
+        mode: BreakerMode = "enforce",
+    }
+}
+
+document! {
+    /// Over which calls the rates are taken.
+    Window {
+        /// The calls of the last so much time.
+        time: SpanIn<1_000, HOUR_MS>,
+    }
+}
+
+document! {
+    /// How long a breaker stays open.
+    Open {
+        /// The first time.
+        initial: SpanIn<100, HOUR_MS> = "5s",
+        /// By how much each further time without a recovery is longer.
+        factor: Decimal<100, 1_000> = 2,
+        /// At most, not less than `initial`.
+        max: SpanIn<100, DAY_MS> = "5m",
+        /// How much of the time is left to chance, in percent, so that instances do not probe in step.
+        jitter_percent: Decimal<0, 10_000> = 20,
+    }
+}
+
+document! {
+    /// What a half-open breaker admits.
+    HalfOpen {
+        /// How many calls, all of which must succeed.
+        probes: Int<1, 1_000> = 5,
+    }
+}
+
+document! {
+    /// How a breaker that has just closed returns to admitting everything.
+    Ramp {
+        /// The share of calls admitted at first, in percent.
+        from_percent: Decimal<1, 10_000>,
+        /// After how long all are admitted.
+        over: SpanIn<1_000, HOUR_MS>,
+    }
+}
+
+document! {
+    /// Which upstreams serve which requests.
+    Route {
+        /// The name in logs and metrics, unlike that of any other route.
+        name: Name,
+        /// Which requests the route is for. All requests when absent.
+        matches as "match": Match = NO_FIELDS,
+        /// The upstreams, in the order of preference.
+        upstreams: Set<Name, 1, 16>,
+        /// What happens when an upstream fails.
+        fallback: Option<Fallback>,
+        /// What is kept of good answers.
+        cache: Option<Cache>,
+    }
+}
+
+document! {
+    /// What happens when an upstream fails.
+    Fallback {
+        /// What counts as a failure: `connect`, `timeout`, `reset`, `5xx`, or single statuses such as `429`.
+        on: Set<Failure, 1, 64>,
+        /// How many upstreams are tried at most. All of the route's when absent.
+        attempts: Option<Int<1, 16>>,
+        /// How old a kept answer may be to serve when all upstreams fail.
+        stale: Option<SpanIn<1_000, MONTH_MS>>,
+        /// The answer when nothing else is left.
+        fixed as "static": Option<Static>,
+    }
+}
+
+document! {
+    /// An answer that needs no upstream.
+    Static {
+        /// Its status.
+        status: Int<200, 599>,
+        /// Its content type.
+        content_type: ContentType = "text/plain; charset=utf-8",
+        /// Its body.
+        body: Body = "",
+    }
+}
+
+document! {
+    /// What is kept of good answers.
+    Cache {
+        /// For how long an answer is fresh.
+        ttl: SpanIn<1_000, MONTH_MS>,
+    }
+}
+
+document! {
+    /// What answers say about limits.
+    Response {
+        /// Send `RateLimit` and `RateLimit-Policy`.
+        ratelimit: bool = true,
+        /// Send `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
+        x_ratelimit: bool = false,
+    }
+}
+
+words! {
+    Algorithm {
+        "sliding-window" => Algorithm::SlidingWindow,
+        "token-bucket" => Algorithm::TokenBucket,
+        "fixed-window" => Algorithm::FixedWindow,
+    }
+    later "concurrency"
+}
+
+words! {
+    OnExceed {
+        "reject" => OnExceed::Reject,
+        "observe" => OnExceed::Observe,
+    }
+    later "delay"
+}
+
+words! {
+    OnStoreFailure {
+        "local" => OnStoreFailure::Local,
+        "allow" => OnStoreFailure::Allow,
+        "deny" => OnStoreFailure::Deny,
+    }
+}
+
+/// Who counts together.
+#[derive(Clone, Copy)]
+pub(super) enum Scope {
+    /// One instance.
+    Instance,
+}
+
+words! {
+    Scope { "instance" => Scope::Instance }
+    later "global"
+}
+
+/// Whether a breaker acts.
+#[derive(Clone, Copy)]
+#[allow(dead_code, reason = "breakers are checked before a version acts on them")]
+pub(super) enum BreakerMode {
+    /// It refuses.
+    Enforce,
+    /// It counts what it would have refused.
+    Observe,
+}
+
+words! {
+    BreakerMode {
+        "enforce" => BreakerMode::Enforce,
+        "observe" => BreakerMode::Observe,
+    }
+}
+
+/// An object without fields, whose fields all have their defaults.
+const NO_FIELDS: Node = Node::Object(Vec::new());
+
+/// A key takes 16 bytes of the table, so these take 160 MB: what a proxy can spare at most.
+const MAX_KEYS: u32 = 10_000_000;
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// The longest window; the table counts and forgets within it.
+const MONTH_MS: u64 = 31 * DAY_MS;
+
+const MAX_PERMITS: u32 = crate::units::Permits::MAX.get();

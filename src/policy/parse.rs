@@ -1,0 +1,328 @@
+//! From the document to the policy: what no single field can tell.
+//!
+//! Every check runs on what could be read, so that one error hides no other. What is missing here has been reported
+//! where it was read, and the `?` of this file only pass that on.
+
+use super::document::{self, Document};
+use super::error::{Path, PolicyErrors, Problems};
+use super::json::{Node, quoted};
+use super::nearest;
+use super::routing;
+use super::schema::Document as _;
+use super::value::{Items, Of};
+use super::{
+    AddressSource, Algorithm, Client, KeyPart, Limit, Match, Name, Policy, Quota, Response, TierIndex, TierSource,
+};
+use crate::units::{Permits, Span};
+
+/// Reads the text of a policy document.
+pub(super) fn policy(text: &str) -> Result<Policy, PolicyErrors> {
+    let node = Node::parse(text)?;
+    let mut problems = Problems::default();
+    duplicates(&node, &Path::Root, &mut problems);
+    let document = Document::SHAPE.read(&node, &Path::Root, &mut problems);
+    let policy = Of::seen(&document).and_then(|document| checked(document, &mut problems));
+    problems.or_errors(policy)
+}
+
+/// Reports every field that an object has twice.
+fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
+    match node {
+        Node::List(nodes) => {
+            nodes.iter().enumerate().for_each(|(index, node)| duplicates(node, &at.item(index), problems));
+        }
+        Node::Object(fields) => {
+            let mut seen: Vec<&str> = Vec::new();
+            for (index, (name, node)) in fields.iter().enumerate() {
+                let at = at.field(name);
+                match seen.binary_search(&name.as_str()) {
+                    Ok(_) => {
+                        let problem = &["the field ", &quoted(name), " stands here twice"];
+                        problems.report(&at, problem, &["remove one of them"]);
+                    }
+                    Err(place) if index < MAX_COMPARED => seen.insert(place, name),
+                    Err(_) => {}
+                }
+                duplicates(node, &at, problems);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy> {
+    let root = Path::Root;
+    routing::check(document, problems);
+    // When none of the tiers could be read, nothing can be said of what refers to them.
+    let tiers = document.tiers().filter(|set| set.is_empty() || set.known().next().is_some());
+    let tiers: Option<Vec<Name>> = tiers.map(|set| set.known().cloned().collect());
+    let claims = document.client().is_none_or(|client| !matches!(client.claims(), Some(None)));
+    let client = document.client().and_then(|it| client(it, tiers.as_deref(), &root.field("client"), problems));
+    let at = root.field("limits");
+    let mut names = Taken::default();
+    let mut limits = Some(Vec::new());
+    for (index, item) in document.limits()?.iter().enumerate() {
+        let at = at.item(index);
+        if let Some(name) = item.and_then(Of::<document::Limit>::name) {
+            names.take(name, index, &at.field("name"), problems);
+        }
+        let limit = item.and_then(|item| limit(item, tiers.as_deref(), claims, &at, problems));
+        limits = limits.zip(limit).map(|(mut limits, limit)| {
+            limits.push(limit);
+            limits
+        });
+    }
+    let response = document.response()?;
+    Some(Policy {
+        client: client?,
+        tiers: tiers?,
+        max_keys: document.state()?.max_keys()?,
+        limits: limits?,
+        response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
+        not_acted_on: not_acted_on(document),
+    })
+}
+
+fn not_acted_on(document: Of<'_, Document>) -> Vec<&'static str> {
+    let present = [
+        ("upstreams", document.upstreams().is_some_and(|map| !map.is_empty())),
+        ("breakers", document.breakers().is_some_and(|map| !map.is_empty())),
+        ("routes", document.routes().is_some_and(|list| !list.is_empty())),
+    ];
+    present.into_iter().filter_map(|(part, present)| present.then_some(part)).collect()
+}
+
+fn client(
+    document: Of<'_, document::Client>,
+    tiers: Option<&[Name]>,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Client> {
+    let address = document.address().and_then(|it| address(it, &at.field("address"), problems));
+    let at = at.field("tier");
+    let tier = document.tier()?;
+    if tier.is_some() {
+        expect_tiers(tiers, &at, problems);
+    }
+    let (header, default) = tier.map_or((Some(None), Some(None)), |tier| (tier.header(), tier.default()));
+    let default_tier = match (default?, tiers) {
+        (Some(name), Some(tiers)) if !tiers.is_empty() => {
+            tier_index(name, tiers, &at.field("default"), problems).unwrap_or_default()
+        }
+        _ => TierIndex::default(),
+    };
+    Some(Client {
+        address: address?,
+        tier: header?.map(|header| TierSource { header: header.to_ascii_lowercase() }),
+        default_tier,
+        claims_header: match document.claims()? {
+            Some(claims) => Some(claims.header()?.to_ascii_lowercase()),
+            None => None,
+        },
+    })
+}
+
+fn address(document: Of<'_, document::Address>, at: &Path<'_>, problems: &mut Problems) -> Option<AddressSource> {
+    let header = match (document.header()?, document.trusted_hops()?) {
+        (Some(header), Some(hops)) if hops > 0 => Some((header.to_ascii_lowercase(), u8::try_from(hops).ok()?)),
+        (Some(_), None) => {
+            problems.report(
+                &at.field("trusted_hops"),
+                &["a header without trusted hops would be whatever the client wrote"],
+                &["write how many proxies of your own append to the header, 1 to 16, or 0 for the connection's address"],
+            );
+            None
+        }
+        (None, Some(hops)) if hops > 0 => {
+            problems.report(
+                &at.field("header"),
+                &["trusted hops are counted in a header, and none is named"],
+                &["write the header to which your proxies append, as in \"x-forwarded-for\""],
+            );
+            None
+        }
+        _ => None,
+    };
+    Some(AddressSource { header, ipv6_prefix: u8::try_from(document.ipv6_prefix()?).ok()? })
+}
+
+/// Reports what refers to tiers when the policy has none.
+fn expect_tiers(tiers: Option<&[Name]>, at: &Path<'_>, problems: &mut Problems) {
+    if tiers.is_some_and(<[_]>::is_empty) {
+        problems.report(at, &["the policy has no tiers"], &["name them in \"tiers\", or remove this"]);
+    }
+}
+
+/// The tier of this name; one that does not exist is reported.
+fn tier_index(name: &Name, tiers: &[Name], at: &Path<'_>, problems: &mut Problems) -> Option<TierIndex> {
+    let index = tiers.iter().position(|tier| tier == name);
+    if index.is_none() {
+        let known: Vec<_> = tiers.iter().collect();
+        unknown("tier", name, &known, at, problems);
+    }
+    index.and_then(|index| u8::try_from(index).ok()).map(TierIndex)
+}
+
+fn limit(
+    document: Of<'_, document::Limit>,
+    tiers: Option<&[Name]>,
+    claims: bool,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Limit> {
+    let algorithm = document.algorithm();
+    let matches = document.matches().and_then(|it| matches(it, &at.field("match"), problems));
+    let key = document.key().map(|set| key(&set, tiers, claims, &at.field("key"), problems));
+    let base = document.quota().and_then(|it| quota(it, algorithm, &at.field("quota"), problems));
+    let at_tiers = at.field("by_tier");
+    let by_tier = document.by_tier()?;
+    let mut quotas = vec![base; tiers.map_or(1, |tiers| tiers.len().max(1))];
+    if !by_tier.is_empty() {
+        expect_tiers(tiers, &at_tiers, problems);
+    }
+    for (name, item) in by_tier.iter() {
+        let at = at_tiers.field(name.as_str());
+        let index = match tiers {
+            Some(tiers) if !tiers.is_empty() => tier_index(name, tiers, &at, problems),
+            _ => None,
+        };
+        let quota = item.and_then(|item| quota(item, algorithm, &at, problems));
+        if let Some(place) = index.and_then(|index| quotas.get_mut(usize::from(index.0))) {
+            *place = quota;
+        }
+    }
+    document.scope()?;
+    Some(Limit {
+        name: document.name()?.clone(),
+        matches: matches?,
+        key: key?,
+        algorithm: algorithm?,
+        quotas: quotas.into_iter().collect::<Option<_>>()?,
+        only_on: document.only_on()?.map(|answers| answers.known().copied().collect()).unwrap_or_default(),
+        on_exceed: document.on_exceed()?,
+        on_store_failure: document.on_store_failure()?,
+    })
+}
+
+fn key(
+    parts: &Items<'_, KeyPart>,
+    tiers: Option<&[Name]>,
+    claims: bool,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Vec<KeyPart> {
+    for (index, part) in parts.iter().enumerate() {
+        match part {
+            Some(KeyPart::Claim(_)) if !claims => problems.report(
+                &at.item(index),
+                &["the policy does not say where claims stand"],
+                &["name the header with the verified JWT payload in \"client\": {\"claims\": {\"header\": \"...\"}}"],
+            ),
+            Some(KeyPart::Tier) => expect_tiers(tiers, &at.item(index), problems),
+            _ => {}
+        }
+    }
+    parts.known().cloned().collect()
+}
+
+fn quota(
+    document: Of<'_, document::Quota>,
+    algorithm: Option<Algorithm>,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Quota> {
+    let is_bucket = algorithm == Some(Algorithm::TokenBucket);
+    if matches!(document.burst(), Some(Some(_))) && algorithm.is_some() && !is_bucket {
+        let hint = "use the algorithm \"token-bucket\", or remove this";
+        problems.report(&at.field("burst"), &["only a token bucket has a burst"], &[hint]);
+    }
+    let (permits, window) = (document.permits()?, document.window()?);
+    let burst = document.burst()?.unwrap_or(permits);
+    let window_ns = u128::from(window.as_nanos());
+    if is_bucket
+        && u128::from(permits).saturating_mul(NANOS_PER_SEC) > window_ns.saturating_mul(MAX_PERMITS_PER_SEC.into())
+    {
+        problems.report(
+            &at.field("permits"),
+            &[&format!("{permits} permits in {window} are more than a token bucket can count")],
+            &[&format!("write at most {MAX_PERMITS_PER_SEC} permits per second, or use \"fixed-window\"")],
+        );
+    }
+    let most = u128::from(MAX_FILL.as_nanos()).saturating_mul(permits.into()).checked_div(window_ns).unwrap_or(0);
+    // More than any burst, and short of it the same.
+    let most = u64::try_from(most).unwrap_or(u64::MAX);
+    if is_bucket && u64::from(burst) > most {
+        problems.report(
+            &at.field("burst"),
+            &[&format!("at {permits} permits in {window}, a burst of {burst} takes more than {MAX_FILL} to fill")],
+            &["write at most ", &most.to_string()],
+        );
+    }
+    Some(Quota { permits: Permits::new(permits), window, burst: Permits::new(burst) })
+}
+
+fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
+    let at = at.field("headers");
+    let mut headers: Vec<(String, Option<_>)> = Vec::new();
+    for (name, condition) in document.headers()?.iter() {
+        let lower = name.to_ascii_lowercase();
+        if headers.iter().any(|(other, _)| *other == lower) {
+            problems.report(
+                &at.field(name),
+                &["the header ", &quoted(&lower), " stands here twice, in letters of different case"],
+                &["remove one of them: the case of a header's name means nothing"],
+            );
+        }
+        headers.push((lower, condition.cloned()));
+    }
+    Some(Match {
+        path: document.path()?.cloned(),
+        methods: document.methods()?.iter().flat_map(|set| set.known()).map(str::to_owned).collect(),
+        hosts: document.hosts()?.iter().flat_map(|set| set.known()).cloned().collect(),
+        headers: headers.into_iter().map(|(name, condition)| Some((name, condition?))).collect::<Option<_>>()?,
+    })
+}
+
+/// The names that items of a list have taken, in order, each with its item.
+#[derive(Default)]
+pub(super) struct Taken<'v>(Vec<(&'v Name, usize)>);
+
+impl<'v> Taken<'v> {
+    /// Takes a name for the item at `index`; one that an earlier item has is reported.
+    pub(super) fn take(&mut self, name: &'v Name, index: usize, at: &Path<'_>, problems: &mut Problems) {
+        match self.0.binary_search_by(|(taken, _)| taken.as_str().cmp(name.as_str())) {
+            Err(place) => self.0.insert(place, (name, index)),
+            Ok(place) => {
+                let first = self.0.get(place).map_or(0, |(_, first)| *first).to_string();
+                let problem = &["item ", &first, " has the name ", &quoted(name.as_str()), " already"];
+                problems.report(at, problem, &["give every item a name of its own"]);
+            }
+        }
+    }
+}
+
+/// Reports a name that refers to nothing.
+pub(super) fn unknown(what: &str, name: &Name, known: &[&Name], at: &Path<'_>, problems: &mut Problems) {
+    if problems.is_full() {
+        return;
+    }
+    let known: Vec<_> = known.iter().map(|name| name.as_str()).collect();
+    let hint = match known.as_slice() {
+        [] => ["the policy has no ", what, "s: add one of this name"].concat(),
+        known => nearest::hint(name.as_str(), &["the ", what, "s are"].concat(), known),
+    };
+    problems.report(at, &["there is no ", what, " ", &quoted(name.as_str())], &[&hint]);
+}
+
+/// Names are kept in order to find one that stands twice, and putting one in its place costs moving those behind it.
+/// No object may have as many fields as this, and the many of one that does are reported in any case.
+const MAX_COMPARED: usize = 4_096;
+
+/// Filling a bucket takes at most as long as the longest window.
+const MAX_FILL: Span = Span::from_secs(31 * 86_400);
+
+/// A token bucket counts in nanoseconds: at a million a second a permit is a thousand of them, so that what division
+/// rounds away stays under a tenth of a percent.
+const MAX_PERMITS_PER_SEC: u32 = 1_000_000;
+
+const NANOS_PER_SEC: u128 = 1_000_000_000;

@@ -1,0 +1,305 @@
+//! Reads a value of the document by its declaration, and reports everything that is wrong with it.
+
+use super::error::{Path, Problems};
+use super::json::{Node, quoted};
+use super::nearest;
+use super::value::Value;
+use crate::number::Number;
+use crate::units::{SPAN_UNITS, Span};
+
+/// What a value must be.
+pub(super) enum Shape {
+    /// True or false.
+    Bool,
+    /// A number, both ends in the range. It must be a multiple of `unit` millionths, and is kept as how many.
+    Number {
+        /// The least, in units.
+        min: u32,
+        /// The most, in units.
+        max: u32,
+        /// The unit, in millionths: [`WHOLE`] or [`HUNDREDTH`].
+        unit: u32,
+    },
+    /// A span such as `"60s"`, both ends in the range.
+    Span {
+        /// The shortest, in milliseconds.
+        min_ms: u64,
+        /// The longest, in milliseconds.
+        max_ms: u64,
+    },
+    /// One of some words.
+    Word {
+        /// These.
+        known: &'static [&'static str],
+        /// Words of the document that no part of this version acts on: they are refused.
+        later: &'static [&'static str],
+    },
+    /// A text with a form of its own.
+    Text(&'static Form),
+    /// The same, or `null`.
+    TextOrNull(&'static Form),
+    /// A list.
+    List {
+        /// What each item must be.
+        of: &'static Shape,
+        /// The fewest items.
+        min: u32,
+        /// The most items.
+        max: u32,
+        /// Whether no two may be equal.
+        distinct: bool,
+    },
+    /// An object whose fields have names by its author.
+    Map {
+        /// The form of the names.
+        names: &'static Form,
+        /// What each value must be.
+        of: &'static Shape,
+        /// The most fields.
+        max: u32,
+    },
+    /// An object with declared fields.
+    Object {
+        /// These.
+        fields: &'static [Field],
+        /// Fields of the document that no part of this version acts on: they are refused.
+        later: &'static [&'static str],
+    },
+}
+
+/// The form of a text.
+pub(super) struct Form {
+    /// What it is, with its article: `a name`.
+    pub(super) what: &'static str,
+    /// The fewest and the most characters.
+    pub(super) chars: (u32, u32),
+    /// What would be right: `write 1 to 64 of a-z, 0-9 and "-"`.
+    pub(super) right: &'static str,
+    /// Reads a text of an allowed length. The error is a hint when there is a better one than `right`.
+    pub(super) parse: fn(&str) -> Result<Value, Option<String>>,
+}
+
+/// A declared field of an object.
+pub(super) struct Field {
+    /// Its name in the document.
+    pub(super) name: &'static str,
+    /// What its value must be.
+    pub(super) shape: &'static Shape,
+    /// Whether it may be absent without having a default.
+    pub(super) optional: bool,
+    /// What stands for it when it is absent.
+    pub(super) default: Option<fn() -> Node>,
+}
+
+/// The unit of whole numbers.
+pub(super) const WHOLE: u32 = 1_000_000;
+/// The unit of numbers with two decimals.
+pub(super) const HUNDREDTH: u32 = 10_000;
+
+impl Shape {
+    /// Reads the value that `node` stands for.
+    pub(super) fn read(&self, node: &Node, at: &Path<'_>, problems: &mut Problems) -> Value {
+        let problem = match (self, node) {
+            (Self::Bool, Node::Bool(value)) => return Value::Bool(*value),
+            (Self::Bool, _) => "is not true or false",
+            (Self::Number { min, max, unit }, Node::Number(number)) => match in_units(*number, *min, *max, *unit) {
+                Ok(units) => return Value::Number(units),
+                Err(problem) => problem,
+            },
+            (Self::Number { .. }, _) => "is not a number",
+            (Self::Span { min_ms, max_ms }, Node::Text(text)) => match span(text) {
+                Some(span) if (Span::from_millis(*min_ms)..=Span::from_millis(*max_ms)).contains(&span) => {
+                    return Value::Span(span);
+                }
+                Some(_) => "is out of range",
+                None => "is not a span",
+            },
+            (Self::Span { .. }, _) => "is not a span",
+            (Self::Word { known, later }, Node::Text(text)) => return word(text, known, later, at, problems),
+            (Self::Word { .. }, _) => "is not a text",
+            (Self::TextOrNull(_), Node::Null) => return Value::Null,
+            (Self::Text(form) | Self::TextOrNull(form), Node::Text(text)) => return form.read(text, at, problems),
+            (Self::Text(form) | Self::TextOrNull(form), _) => {
+                problems.report(at, &[&node.described(), " is not ", form.what], &[form.right]);
+                return Value::Wrong;
+            }
+            (Self::List { of, min, max, distinct }, Node::List(nodes)) => {
+                if counted(nodes.len(), *min, *max) {
+                    return Value::Items(items(of, nodes, *distinct, at, problems));
+                }
+                problems.report(at, &["the list has ", &nodes.len().to_string(), " items"], &[&self.right()]);
+                return Value::Wrong;
+            }
+            (Self::List { .. }, _) => "is not a list",
+            (Self::Map { names, of, max }, Node::Object(fields)) => {
+                if counted(fields.len(), 0, *max) {
+                    return Value::Entries(entries(names, of, fields, at, problems));
+                }
+                let problem = &["the object has ", &fields.len().to_string(), " fields"];
+                problems.report(at, problem, &["write at most ", &max.to_string()]);
+                return Value::Wrong;
+            }
+            (Self::Object { fields, later }, Node::Object(given)) => {
+                unknown_fields(given, fields, later, at, problems);
+                return Value::Fields(fields.iter().map(|field| field.read(given, at, problems)).collect());
+            }
+            (Self::Map { .. } | Self::Object { .. }, _) => "is not an object",
+        };
+        problems.report(at, &[&node.described(), " ", problem], &[&self.right()]);
+        Value::Wrong
+    }
+
+    /// What would be right, as a hint: `write a whole number from 1 to 16`.
+    fn right(&self) -> String {
+        match self {
+            Self::Bool => "write true or false, without quotes".to_owned(),
+            Self::Number { min, max, .. } if min == max => format!("write {min}"),
+            Self::Number { min, max, unit: WHOLE } => format!("write a whole number from {min} to {max}"),
+            Self::Number { min, max, .. } => {
+                let (min, max) = (Number::hundredths(*min), Number::hundredths(*max));
+                format!("write a number from {min} to {max} with at most two decimals")
+            }
+            Self::Span { min_ms, max_ms } => {
+                let (min, max) = (Span::from_millis(*min_ms), Span::from_millis(*max_ms));
+                format!("write a whole number and a unit (ms, s, m, h, d) as one text, from \"{min}\" to \"{max}\"")
+            }
+            Self::Word { known, .. } => one_of(known),
+            Self::Text(form) | Self::TextOrNull(form) => form.right.to_owned(),
+            Self::List { min: 0, max, .. } => format!("write a list, in brackets, of at most {max} items"),
+            Self::List { min, max, .. } => format!("write a list, in brackets, of {min} to {max} items"),
+            Self::Map { .. } => "write an object, in braces".to_owned(),
+            Self::Object { fields, .. } => {
+                nearest::hint("", "write an object, in braces, with fields from", &names(fields))
+            }
+        }
+    }
+}
+
+impl Field {
+    /// Reads the field from those given, or its default, or what its absence means.
+    fn read(&self, given: &[(String, Node)], at: &Path<'_>, problems: &mut Problems) -> Value {
+        let at = at.field(self.name);
+        // The last of duplicates, which are reported, as most readers of JSON take it.
+        if let Some((_, node)) = given.iter().rfind(|(name, _)| name == self.name) {
+            return self.shape.read(node, &at, problems);
+        }
+        if let Some(default) = self.default {
+            return self.shape.read(&default(), &at, problems);
+        }
+        if self.optional {
+            return Value::Absent;
+        }
+        problems.report(&at, &["this field is missing"], &[&self.shape.right()]);
+        Value::Wrong
+    }
+}
+
+impl Form {
+    /// Reads any text.
+    fn read(&self, text: &str, at: &Path<'_>, problems: &mut Problems) -> Value {
+        let chars = u32::try_from(text.chars().count()).unwrap_or(u32::MAX);
+        let (min, max) = self.chars;
+        if (min..=max).contains(&chars) {
+            let hint = match (self.parse)(text) {
+                Ok(value) => return value,
+                Err(hint) => hint,
+            };
+            problems.report(at, &[&quoted(text), " is not ", self.what], &[hint.as_deref().unwrap_or(self.right)]);
+        } else if chars < min {
+            problems.report(at, &[&quoted(text), " is too short"], &[self.right]);
+        } else {
+            let (chars, max) = (chars.to_string(), max.to_string());
+            problems.report(at, &[&quoted(text), " has ", &chars, " characters, more than ", &max], &[self.right]);
+        }
+        Value::Wrong
+    }
+}
+
+/// How many units the number is.
+fn in_units(number: Number, min: u32, max: u32, unit: u32) -> Result<u32, &'static str> {
+    let micros = |units: u32| u64::from(units).saturating_mul(u64::from(unit));
+    match number.in_micros() {
+        Some(value) if (micros(min)..=micros(max)).contains(&value) => {
+            if number.is_exact() && value.is_multiple_of(u64::from(unit)) {
+                return Ok(value.checked_div(u64::from(unit)).and_then(|units| units.try_into().ok()).unwrap_or(max));
+            }
+            Err(if unit == WHOLE { "is not a whole number" } else { "has more than two decimals" })
+        }
+        _ if min == max => Err("is not supported by this version"),
+        _ => Err("is out of range"),
+    }
+}
+
+/// The span that the text writes. Twelve digits of milliseconds are 31 years, and of days still no overflow.
+fn span(text: &str) -> Option<Span> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).filter(|_| (1..=12).contains(&digits))?;
+    let (_, unit_ns) = SPAN_UNITS.iter().find(|(name, _)| *name == unit)?;
+    Some(Span::from_nanos(number.parse::<u64>().ok()?.saturating_mul(*unit_ns)))
+}
+
+fn word(word: &str, known: &[&str], later: &[&str], at: &Path<'_>, problems: &mut Problems) -> Value {
+    if let Some(place) = known.iter().position(|other| *other == word) {
+        return Value::Word(place);
+    }
+    if later.contains(&word) {
+        problems.report(at, &[&quoted(word), " is not supported by this version yet"], &[&one_of(known)]);
+    } else {
+        let hint = nearest::meant(word, known).unwrap_or_else(|| one_of(known));
+        problems.report(at, &[&quoted(word), " is not a word known here"], &[&hint]);
+    }
+    Value::Wrong
+}
+
+fn items(of: &Shape, nodes: &[Node], distinct: bool, at: &Path<'_>, problems: &mut Problems) -> Vec<Value> {
+    let mut items = Vec::with_capacity(nodes.len());
+    for (index, node) in nodes.iter().enumerate() {
+        let at = at.item(index);
+        let item = of.read(node, &at, problems);
+        if distinct && item != Value::Wrong && items.contains(&item) {
+            problems.report(&at, &[&node.described(), " stands here twice"], &["remove one of them"]);
+        }
+        items.push(item);
+    }
+    items
+}
+
+fn entries(
+    names: &Form,
+    of: &Shape,
+    fields: &[(String, Node)],
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Vec<(Value, Value)> {
+    let read = |(name, node): &(String, Node)| {
+        let at = at.field(name);
+        (names.read(name, &at, problems), of.read(node, &at, problems))
+    };
+    fields.iter().map(read).collect()
+}
+
+/// Reports the fields that are not among those declared.
+fn unknown_fields(given: &[(String, Node)], fields: &[Field], later: &[&str], at: &Path<'_>, problems: &mut Problems) {
+    for (name, _) in given {
+        if later.contains(&name.as_str()) {
+            let problem = &["the field ", &quoted(name), " is not supported by this version yet"];
+            problems.report(&at.field(name), problem, &["remove it"]);
+        } else if !fields.iter().any(|field| field.name == name) {
+            let hint = nearest::hint(name, "the fields here are", &names(fields));
+            problems.report(&at.field(name), &["there is no field ", &quoted(name)], &[&hint]);
+        }
+    }
+}
+
+fn names(fields: &[Field]) -> Vec<&'static str> {
+    fields.iter().map(|field| field.name).collect()
+}
+
+/// The hint that lists all words.
+fn one_of(words: &[&str]) -> String {
+    nearest::hint("", if words.len() == 1 { "write" } else { "write one of" }, words)
+}
+
+fn counted(count: usize, min: u32, max: u32) -> bool {
+    u32::try_from(count).is_ok_and(|count| (min..=max).contains(&count))
+}

@@ -1,0 +1,262 @@
+//! One declaration for each object of the policy document, from which come its table for the reader, its typed view and
+//! its JSON Schema, so that they cannot drift apart.
+
+use super::json::Node;
+use super::read::Shape;
+use super::value::Value;
+
+/// A value of the policy document.
+pub(super) trait Document {
+    /// What the value must be.
+    const SHAPE: Shape;
+    /// Whether a field of this type may be absent without having a default.
+    const OPTIONAL: bool = false;
+
+    /// The value as checks see it.
+    type Seen<'v>;
+
+    /// The value as it was read; `None` when it was wrong.
+    fn seen(value: &Value) -> Option<Self::Seen<'_>>;
+
+    /// The JSON Schema of the value.
+    fn schema() -> Node;
+}
+
+/// Declares an object of the document, `Limit` for example, which is then seen as `Of<Limit>`.
+///
+/// Every field is a method that answers `None` for what could not be read and has been reported, so that checks across
+/// fields still see the rest. A field may be absent when it is declared as `Option` or has a default. `later` are fields
+/// of the document that no part of this version acts on: they are refused.
+macro_rules! document {
+    (
+        $(#[doc = $about:literal])+
+        $name:ident {
+            $($(#[doc = $doc:literal])+ $field:ident $(as $key:literal)?: $type:ty $(= $default:expr)?,)+
+        }
+        $(later $($later:literal)+)?
+    ) => {
+        $(#[doc = $about])+
+        pub(super) enum $name {}
+
+        const _: () = {
+            use $crate::policy::schema;
+
+            /// The fields in the order of their declaration, for their places.
+            #[allow(non_camel_case_types, reason = "the fields' own names")]
+            enum Place {
+                $($field,)+
+            }
+
+            #[allow(clippy::wrong_self_convention, reason = "the fields' own names")]
+            impl<'v> $crate::policy::value::Of<'v, $name> {
+                $(
+                    $(#[doc = $doc])+
+                    #[allow(dead_code, reason = "a field is declared, and so checked, before a version acts on it")]
+                    pub(super) fn $field(self) -> Option<<$type as schema::Document>::Seen<'v>> {
+                        <$type as schema::Document>::seen(self.field(Place::$field as usize))
+                    }
+                )+
+            }
+
+            impl schema::Document for $name {
+                const SHAPE: $crate::policy::read::Shape = $crate::policy::read::Shape::Object {
+                    fields: &[$($crate::policy::read::Field {
+                        name: schema::key!($field $($key)?),
+                        shape: &<$type as schema::Document>::SHAPE,
+                        optional: <$type as schema::Document>::OPTIONAL,
+                        default: schema::default!($($default)?),
+                    }),+],
+                    later: &[$($($later),+)?],
+                };
+
+                type Seen<'v> = $crate::policy::value::Of<'v, $name>;
+
+                fn seen(value: &$crate::policy::value::Value) -> Option<Self::Seen<'_>> {
+                    $crate::policy::value::Of::seen(value)
+                }
+
+                fn schema() -> $crate::policy::json::Node {
+                    schema::object_schema(concat!($($about, "\n"),+), vec![
+                        $(schema::FieldSchema {
+                            name: schema::key!($field $($key)?),
+                            about: concat!($($doc, "\n"),+),
+                            schema: <$type as schema::Document>::schema(),
+                            optional: <$type as schema::Document>::OPTIONAL,
+                            default: schema::default!($($default)?),
+                        }),+
+                    ])
+                }
+            }
+        };
+    };
+}
+
+/// Declares the words that stand for the values of a type. `later` are words of the document that no part of this
+/// version acts on: they are refused.
+macro_rules! words {
+    ($type:ty { $($word:literal => $value:expr),+ $(,)? } $(later $($later:literal)+)?) => {
+        impl $crate::policy::schema::Document for $type {
+            const SHAPE: $crate::policy::read::Shape =
+                $crate::policy::read::Shape::Word { known: &[$($word),+], later: &[$($($later),+)?] };
+
+            type Seen<'v> = Self;
+
+            fn seen(value: &$crate::policy::value::Value) -> Option<Self> {
+                match value {
+                    $crate::policy::value::Value::Word(place) => [$($value),+].get(*place).copied(),
+                    _ => None,
+                }
+            }
+
+            fn schema() -> $crate::policy::json::Node {
+                $crate::policy::json::Node::object([("enum", [$($word),+].into())])
+            }
+        }
+    };
+}
+
+/// The name of a field in the document: that of the declaration's field unless declared otherwise.
+macro_rules! key {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $key:literal) => {
+        $key
+    };
+}
+
+/// The declared default of a field, if any.
+macro_rules! default {
+    () => {
+        None
+    };
+    ($default:expr) => {
+        Some(|| $crate::policy::json::Node::from($default))
+    };
+}
+
+pub(super) use {default, document, key, words};
+
+/// A field as its object's schema needs it.
+pub(super) struct FieldSchema {
+    /// Its name in the document.
+    pub(super) name: &'static str,
+    /// Its documentation.
+    pub(super) about: &'static str,
+    /// The schema of its type.
+    pub(super) schema: Node,
+    /// Whether its type has a meaning for absence.
+    pub(super) optional: bool,
+    /// Its default.
+    pub(super) default: Option<fn() -> Node>,
+}
+
+/// The schema of an object with these fields and no others.
+pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>) -> Node {
+    let mut required = Vec::new();
+    let mut properties = Vec::new();
+    for field in fields {
+        if !field.optional && field.default.is_none() {
+            required.push(Node::from(field.name));
+        }
+        // The field's own description says more than that of its type.
+        let mut schema = vec![("description".to_owned(), flowed(field.about))];
+        if let Node::Object(of_type) = field.schema {
+            schema.extend(of_type.into_iter().filter(|(name, _)| name != "description"));
+        }
+        schema.extend(field.default.map(|default| ("default".to_owned(), default())));
+        properties.push((field.name.to_owned(), Node::Object(schema)));
+    }
+    Node::object([
+        ("description", flowed(about)),
+        ("type", "object".into()),
+        ("properties", Node::Object(properties)),
+        ("required", Node::List(required)),
+        ("additionalProperties", false.into()),
+    ])
+}
+
+/// Documentation as one line.
+fn flowed(about: &str) -> Node {
+    Node::Text(about.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// The JSON Schema (draft 2020-12) of the policy document `T`, as text that ends with a line break.
+pub(super) fn json_schema<T: Document>() -> String {
+    let mut schema = vec![
+        ("$schema".to_owned(), "https://json-schema.org/draft/2020-12/schema".into()),
+        ("$id".to_owned(), SCHEMA_ID.into()),
+        ("title".to_owned(), "Tidegate policy".into()),
+    ];
+    if let Node::Object(of_type) = T::schema() {
+        schema.extend(of_type);
+    }
+    // A tree of texts, numbers and lists always has a JSON text.
+    serde_json::to_string_pretty(&Node::Object(schema)).unwrap_or_default() + "\n"
+}
+
+/// A name for the schema; nothing is fetched from there.
+const SCHEMA_ID: &str = "urn:tidegate:policy:1";
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::{Path, Problems};
+    use super::super::shapes::Int;
+    use super::super::value::Of;
+    use super::*;
+
+    document! {
+        /// A thing
+        /// of two lines.
+        Thing {
+            /// How many.
+            count as "match": Int<1, 9>,
+            /// Perhaps more.
+            more: Option<Int<1, 9>>,
+            /// Whether.
+            whether: bool = true,
+        }
+        later "soon"
+    }
+
+    fn read(text: &str) -> (Value, String) {
+        let mut problems = Problems::default();
+        let value = Thing::SHAPE.read(&Node::parse(text).unwrap(), &Path::Root, &mut problems);
+        (value, problems.or_errors(None::<()>).unwrap_err().to_string())
+    }
+
+    #[test]
+    fn what_can_be_read_is_read_although_the_rest_is_wrong() {
+        let (value, errors) = read(r#"{"match": 10, "whether": false, "soon": 1, "mroe": 2}"#);
+        let thing = Of::<Thing>::seen(&value).unwrap();
+        assert_eq!(thing.count(), None);
+        assert_eq!(thing.more(), Some(None));
+        assert_eq!(thing.whether(), Some(false));
+        assert_eq!(
+            errors,
+            "/soon: the field \"soon\" is not supported by this version yet; remove it\n\
+             /mroe: there is no field \"mroe\"; did you mean \"more\"?\n\
+             /match: 10 is out of range; write a whole number from 1 to 9"
+        );
+    }
+
+    #[test]
+    fn an_absent_field_has_its_default_or_is_missing() {
+        let (value, errors) = read("{}");
+        assert_eq!(Of::<Thing>::seen(&value).unwrap().whether(), Some(true));
+        assert_eq!(errors, "/match: this field is missing; write a whole number from 1 to 9");
+    }
+
+    #[test]
+    fn the_schema_has_what_the_declaration_has() {
+        let schema = serde_json::to_string(&Thing::schema()).unwrap();
+        let expected = concat!(
+            r#"{"description":"A thing of two lines.","type":"object","properties":{"#,
+            r#""match":{"description":"How many.","type":"integer","minimum":1,"maximum":9},"#,
+            r#""more":{"description":"Perhaps more.","type":"integer","minimum":1,"maximum":9},"#,
+            r#""whether":{"description":"Whether.","type":"boolean","default":true}},"#,
+            r#""required":["match"],"additionalProperties":false}"#,
+        );
+        assert_eq!(schema, expected);
+    }
+}

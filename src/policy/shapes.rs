@@ -1,0 +1,270 @@
+//! The shapes that values of the document have: numbers and spans in a range, texts, lists, maps.
+
+use core::marker::PhantomData;
+
+use super::json::Node;
+use super::read::{Form, HUNDREDTH, Shape, WHOLE};
+use super::schema::Document;
+use super::value::{Entries, Items, Kept, Value};
+use crate::number::Number;
+use crate::units::Span;
+
+/// A whole number, `MIN..=MAX`. `10.0` is one, since Envoy makes every number of its configuration a double.
+pub(super) enum Int<const MIN: u32, const MAX: u32> {}
+
+impl<const MIN: u32, const MAX: u32> Document for Int<MIN, MAX> {
+    const SHAPE: Shape = Shape::Number { min: MIN, max: MAX, unit: WHOLE };
+
+    type Seen<'v> = u32;
+
+    fn seen(value: &Value) -> Option<u32> {
+        number(value)
+    }
+
+    fn schema() -> Node {
+        Node::object([("type", "integer".into()), ("minimum", MIN.into()), ("maximum", MAX.into())])
+    }
+}
+
+/// A number with at most two decimals, in hundredths, `MIN..=MAX`.
+pub(super) enum Decimal<const MIN: u32, const MAX: u32> {}
+
+impl<const MIN: u32, const MAX: u32> Document for Decimal<MIN, MAX> {
+    const SHAPE: Shape = Shape::Number { min: MIN, max: MAX, unit: HUNDREDTH };
+
+    type Seen<'v> = u32;
+
+    fn seen(value: &Value) -> Option<u32> {
+        number(value)
+    }
+
+    fn schema() -> Node {
+        let [min, max] = [MIN, MAX].map(|end| Node::Number(Number::hundredths(end)));
+        Node::object([("type", "number".into()), ("minimum", min), ("maximum", max)])
+    }
+}
+
+fn number(value: &Value) -> Option<u32> {
+    match value {
+        Value::Number(number) => Some(*number),
+        _ => None,
+    }
+}
+
+impl Document for bool {
+    const SHAPE: Shape = Shape::Bool;
+
+    type Seen<'v> = Self;
+
+    fn seen(value: &Value) -> Option<Self> {
+        match value {
+            Value::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    fn schema() -> Node {
+        Node::object([("type", "boolean".into())])
+    }
+}
+
+/// A span such as `"60s"`, from `MIN_MS` to `MAX_MS` milliseconds.
+pub(super) enum SpanIn<const MIN_MS: u64, const MAX_MS: u64> {}
+
+impl<const MIN_MS: u64, const MAX_MS: u64> Document for SpanIn<MIN_MS, MAX_MS> {
+    const SHAPE: Shape = Shape::Span { min_ms: MIN_MS, max_ms: MAX_MS };
+
+    type Seen<'v> = Span;
+
+    fn seen(value: &Value) -> Option<Span> {
+        match value {
+            Value::Span(span) => Some(*span),
+            _ => None,
+        }
+    }
+
+    fn schema() -> Node {
+        Node::object([("type", "string".into()), ("pattern", "^[0-9]{1,12}(ms|s|m|h|d)$".into())])
+    }
+}
+
+/// A text with a form of its own.
+pub(super) trait Text {
+    /// What it is, with its article: `a name`.
+    const WHAT: &str;
+    /// The form as a regular expression that JSON Schema knows (ECMA-262), when it can say more than the length.
+    const PATTERN: Option<&str>;
+    /// The fewest and the most characters.
+    const CHARS: (u32, u32);
+    /// What would be right: `write 1 to 64 of a-z, 0-9 and "-"`.
+    const RIGHT: &str;
+    /// The form in a table.
+    const FORM: Form = Form { what: Self::WHAT, chars: Self::CHARS, right: Self::RIGHT, parse: Self::parse };
+
+    /// As what the text is kept.
+    type Kept: Kept + ?Sized + 'static;
+
+    /// Reads a text of an allowed length. The error is a hint when there is a better one than [`Text::RIGHT`].
+    fn parse(text: &str) -> Result<Value, Option<String>>;
+}
+
+impl<T: Text> Document for T {
+    const SHAPE: Shape = Shape::Text(&T::FORM);
+
+    type Seen<'v> = &'v T::Kept;
+
+    fn seen(value: &Value) -> Option<&T::Kept> {
+        T::Kept::kept(value)
+    }
+
+    fn schema() -> Node {
+        let mut schema = vec![
+            ("type".to_owned(), Node::from("string")),
+            ("minLength".to_owned(), T::CHARS.0.into()),
+            ("maxLength".to_owned(), T::CHARS.1.into()),
+        ];
+        schema.extend(T::PATTERN.map(|pattern| ("pattern".to_owned(), pattern.into())));
+        Node::Object(schema)
+    }
+}
+
+impl<T: Document> Document for Option<T> {
+    const SHAPE: Shape = T::SHAPE;
+    const OPTIONAL: bool = true;
+
+    type Seen<'v> = Option<T::Seen<'v>>;
+
+    fn seen(value: &Value) -> Option<Self::Seen<'_>> {
+        match value {
+            Value::Absent => Some(None),
+            value => T::seen(value).map(Some),
+        }
+    }
+
+    fn schema() -> Node {
+        T::schema()
+    }
+}
+
+/// A list of `MIN..=MAX` objects.
+pub(super) struct List<T, const MIN: u32, const MAX: u32>(PhantomData<T>);
+
+impl<T: Document + 'static, const MIN: u32, const MAX: u32> Document for List<T, MIN, MAX> {
+    const SHAPE: Shape = Shape::List { of: &T::SHAPE, min: MIN, max: MAX, distinct: false };
+
+    type Seen<'v> = Items<'v, T>;
+
+    fn seen(value: &Value) -> Option<Items<'_, T>> {
+        Items::seen(value)
+    }
+
+    fn schema() -> Node {
+        Node::object([
+            ("type", "array".into()),
+            ("minItems", MIN.into()),
+            ("maxItems", MAX.into()),
+            ("items", T::schema()),
+        ])
+    }
+}
+
+/// A list of `MIN..=MAX` plain values, no two of them equal.
+pub(super) struct Set<T, const MIN: u32, const MAX: u32>(PhantomData<T>);
+
+impl<T: Document + 'static, const MIN: u32, const MAX: u32> Document for Set<T, MIN, MAX> {
+    const SHAPE: Shape = Shape::List { of: &T::SHAPE, min: MIN, max: MAX, distinct: true };
+
+    type Seen<'v> = Items<'v, T>;
+
+    fn seen(value: &Value) -> Option<Items<'_, T>> {
+        Items::seen(value)
+    }
+
+    fn schema() -> Node {
+        Node::object([
+            ("type", "array".into()),
+            ("minItems", MIN.into()),
+            ("maxItems", MAX.into()),
+            ("uniqueItems", true.into()),
+            ("items", T::schema()),
+        ])
+    }
+}
+
+/// An object with at most `MAX` fields, named by its author.
+pub(super) struct Map<K, V, const MAX: u32>(PhantomData<(K, V)>);
+
+impl<K: Text + 'static, V: Document + 'static, const MAX: u32> Document for Map<K, V, MAX> {
+    const SHAPE: Shape = Shape::Map { names: &K::FORM, of: &V::SHAPE, max: MAX };
+
+    type Seen<'v> = Entries<'v, K, V>;
+
+    fn seen(value: &Value) -> Option<Entries<'_, K, V>> {
+        Entries::seen(value)
+    }
+
+    fn schema() -> Node {
+        Node::object([
+            ("type", "object".into()),
+            ("maxProperties", MAX.into()),
+            ("propertyNames", K::schema()),
+            ("additionalProperties", V::schema()),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::{Path, Problems};
+    use super::*;
+
+    fn read<T: Document>(text: &str) -> Value {
+        T::SHAPE.read(&Node::parse(text).unwrap(), &Path::Root, &mut Problems::default())
+    }
+
+    #[test]
+    fn a_span_is_a_whole_number_and_a_unit() {
+        for (text, span) in [
+            ("10ms", Some(Span::from_millis(10))),
+            ("007s", Some(Span::from_secs(7))),
+            ("1m", Some(Span::from_secs(60))),
+            ("1h", Some(Span::from_secs(3_600))),
+            ("1d", None),
+            ("9ms", None),
+            ("3601s", None),
+            ("10", None),
+            ("s", None),
+            ("1.5s", None),
+            ("1 s", None),
+            ("1S", None),
+            ("1s ", None),
+            ("999999999999d", None),
+            ("9999999999999ms", None),
+        ] {
+            let value = read::<SpanIn<10, 3_600_000>>(&format!("\"{text}\""));
+            assert_eq!(SpanIn::<10, 3_600_000>::seen(&value), span, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_decimal_is_exact_to_the_hundredth() {
+        for (text, hundredths) in
+            [("0.07", 7), ("12.5", 1_250), ("1e1", 1_000), ("100", 10_000), ("0.29", 29), ("0.070000000000000007", 7)]
+        {
+            assert_eq!(read::<Decimal<1, 10_000>>(text), Value::Number(hundredths), "{text}");
+        }
+        for text in ["0", "0.001", "12.345", "100.01", "-1", "\"1\"", "1e300"] {
+            assert_eq!(read::<Decimal<1, 10_000>>(text), Value::Wrong, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_set_with_a_wrong_item_keeps_the_others() {
+        let value = read::<Set<Int<1, 9>, 1, 3>>("[1, 10, 2]");
+        let set = Set::<Int<1, 9>, 1, 3>::seen(&value).unwrap();
+        assert_eq!(set.iter().collect::<Vec<_>>(), [Some(1), None, Some(2)]);
+        assert_eq!(set.known().collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(read::<Set<Int<1, 9>, 1, 3>>("[]"), Value::Wrong);
+        assert_eq!(read::<Set<Int<1, 9>, 1, 3>>("[1, 2, 3, 4]"), Value::Wrong);
+    }
+}
