@@ -1,0 +1,105 @@
+//! `tidegate check`: what is wrong with a policy document, with the line where it stands.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::string::FromUtf8Error;
+
+use tidegate::policy::{Policy, PolicyError, PolicyErrors};
+
+use crate::locate::Located;
+
+/// Check policy documents and say, with line and path, everything that is wrong with them
+///
+/// The exit status is 0 when all are right, 1 when one is wrong, 2 when one cannot be read.
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    /// The documents; `-` is the standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+impl Check {
+    /// Checks all documents, in their order.
+    pub fn run(self) -> ExitCode {
+        let worst = self.files.iter().map(|file| check(file)).max().unwrap_or(Outcome::Right);
+        ExitCode::from(worst as u8)
+    }
+}
+
+/// What became of a document, as the exit status says it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Right = 0,
+    Wrong = 1,
+    Unreadable = 2,
+}
+
+fn check(file: &Path) -> Outcome {
+    let name = name(file);
+    let bytes = match read(file) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            // Nobody to tell when this cannot be written either: the status still says it.
+            let _ = writeln!(io::stderr(), "tidegate: cannot read {name}: {error}");
+            return Outcome::Unreadable;
+        }
+    };
+    let (outcome, report) = match String::from_utf8(bytes) {
+        Ok(text) => match Policy::parse(&text) {
+            Ok(policy) => (Outcome::Right, approval(&name, &policy)),
+            Err(errors) => (Outcome::Wrong, listing(&name, &text, &errors)),
+        },
+        Err(error) => (Outcome::Wrong, Ok(not_utf8(&name, &error))),
+    };
+    let _ = io::stdout().write_all(report.unwrap_or_default().as_bytes());
+    outcome
+}
+
+/// What a document is called in reports.
+pub fn name(file: &Path) -> Cow<'_, str> {
+    if file == Path::new("-") { "stdin".into() } else { file.to_string_lossy() }
+}
+
+/// The bytes of a document; `-` is the standard input.
+pub fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if file == Path::new("-") {
+        io::stdin().read_to_end(&mut bytes)?;
+        Ok(bytes)
+    } else {
+        std::fs::read(file)
+    }
+}
+
+/// Where a document stops being text.
+pub fn not_utf8(name: &str, error: &FromUtf8Error) -> String {
+    let right = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+    let line = right.iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("{name}:{line}: the text is not UTF-8 here; save it as UTF-8\n")
+}
+
+/// One line for each error, in the order of the text.
+pub fn listing(name: &str, text: &str, errors: &PolicyErrors) -> Result<String, fmt::Error> {
+    let located = Located::new(text);
+    let line = |error: &PolicyError| error.place.map_or_else(|| located.line(&error.path), |place| place.line);
+    let mut errors: Vec<_> = errors.iter().map(|error| (line(error), error)).collect();
+    errors.sort_by_key(|(line, _)| *line);
+    let mut listing = String::new();
+    for (line, error) in errors {
+        writeln!(listing, "{name}:{line}: {error}")?;
+    }
+    Ok(listing)
+}
+
+fn approval(name: &str, policy: &Policy) -> Result<String, fmt::Error> {
+    let count = |count: usize, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
+    let mut approval = format!("{name}: ok ({}, {})\n", count(limits, "limit"), count(tiers, "tier"));
+    for part in policy.not_acted_on() {
+        writeln!(approval, "{name}: note: \"{part}\" is checked, but this version does not act on it yet")?;
+    }
+    Ok(approval)
+}

@@ -1,0 +1,110 @@
+//! `tidegate explain`: what a policy makes of one request.
+
+use std::borrow::Cow;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tidegate::explain::explain;
+use tidegate::policy::Policy;
+use tidegate::request::RequestFacts;
+
+use crate::check;
+
+/// Say which limits a request meets, which keys it charges and which quotas it has
+///
+/// The request is the one that the options describe; nothing is sent anywhere. The exit status is 1 when the policy is
+/// wrong, 2 when it cannot be read.
+#[derive(Debug, clap::Args)]
+pub struct Explain {
+    /// The policy document; `-` is the standard input
+    file: PathBuf,
+
+    /// The request's method
+    #[arg(long, default_value = "GET")]
+    method: String,
+
+    /// The request's path, with its query if it has one
+    #[arg(long, default_value = "/")]
+    path: String,
+
+    /// The host that the request names
+    #[arg(long, default_value = "")]
+    host: String,
+
+    /// The address of the connection, with or without a port
+    #[arg(long)]
+    address: Option<String>,
+
+    /// The client's country, two letters, where the host would know it
+    #[arg(long)]
+    country: Option<String>,
+
+    /// A request header, as in 'x-plan: free'; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    headers: Vec<Header>,
+}
+
+/// A header's name in lower case, and its value.
+#[derive(Clone, Debug)]
+struct Header {
+    name: String,
+    value: String,
+}
+
+impl Explain {
+    /// Prints the explanation, or what is wrong with the policy.
+    pub fn run(self) -> ExitCode {
+        let name = check::name(&self.file);
+        let bytes = match check::read(&self.file) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // Nobody to tell when this cannot be written either: the status still says it.
+                let _ = writeln!(io::stderr(), "tidegate: cannot read {name}: {error}");
+                return ExitCode::from(2);
+            }
+        };
+        let (status, words) = match String::from_utf8(bytes) {
+            Err(error) => (1, check::not_utf8(&name, &error)),
+            Ok(text) => match Policy::parse(&text) {
+                Ok(policy) => (0, explain(&policy, &self)),
+                Err(errors) => (1, check::listing(&name, &text, &errors).unwrap_or_default()),
+            },
+        };
+        let _ = io::stdout().write_all(words.as_bytes());
+        ExitCode::from(status)
+    }
+}
+
+impl RequestFacts for Explain {
+    fn method(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.method.as_bytes())
+    }
+
+    fn path(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.path.as_bytes())
+    }
+
+    fn authority(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.host.as_bytes())
+    }
+
+    fn peer(&self) -> Option<Cow<'_, [u8]>> {
+        self.address.as_ref().map(|address| Cow::Borrowed(address.as_bytes()))
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        let values = self.headers.iter().filter(|header| header.name == name).map(|header| header.value.as_str());
+        let values: Vec<&str> = values.collect();
+        (!values.is_empty()).then(|| Cow::Owned(values.join(",").into_bytes()))
+    }
+
+    fn country(&self) -> Option<Cow<'_, [u8]>> {
+        self.country.as_ref().map(|country| Cow::Borrowed(country.as_bytes()))
+    }
+}
+
+fn header(text: &str) -> Result<Header, String> {
+    let (name, value) = text.split_once(':').ok_or("write a name, a colon and a value, as in 'x-plan: free'")?;
+    Ok(Header { name: name.trim().to_ascii_lowercase(), value: value.trim().to_owned() })
+}

@@ -1,0 +1,113 @@
+//! The way of an ordinary request through the core allocates nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::borrow::Cow;
+use std::cell::Cell;
+
+use tidegate::engine::{Engine, Plan};
+use tidegate::key::Seed;
+use tidegate::policy::Policy;
+use tidegate::request::RequestFacts;
+
+/// The system's allocator, counting for each thread, since tests run beside each other.
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes on to the system's allocator as it came; the counter neither allocates nor has a destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promises are the system allocator's own.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are the system allocator's own.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[test]
+fn planning_an_ordinary_request_allocates_nothing() {
+    let policy = Policy::parse(POLICY).unwrap();
+    let engine = Engine::new(policy, Seed::new([1, 2]));
+    let mut plan = Plan::new();
+    let plan_once = |plan: &mut Plan| engine.plan(&Ordinary, plan);
+    // The first request makes room for what later ones put into the plan.
+    plan_once(&mut plan);
+    assert_eq!(plan.charges().len(), 4);
+
+    let before = ALLOCATIONS.get();
+    for _ in 0..100 {
+        plan_once(&mut plan);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+}
+
+/// A request whose path is normal, as most are, from a host that lends what it has.
+struct Ordinary;
+
+impl RequestFacts for Ordinary {
+    fn method(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(b"GET")
+    }
+
+    fn path(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(b"/api/users/17?page=2&key=k1")
+    }
+
+    fn authority(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(b"example.com:443")
+    }
+
+    fn peer(&self) -> Option<Cow<'_, [u8]>> {
+        Some(Cow::Borrowed(b"10.0.0.1:4711"))
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        match name {
+            "x-forwarded-for" => Some(Cow::Borrowed(b"203.0.113.9, 2001:db8::1")),
+            "x-plan" => Some(Cow::Borrowed(b"free")),
+            "cookie" => Some(Cow::Borrowed(b"a=b; sid=s1")),
+            _ => None,
+        }
+    }
+}
+
+const POLICY: &str = r#"{
+    "version": 1,
+    "client": {
+        "address": { "header": "x-forwarded-for", "trusted_hops": 1, "ipv6_prefix": 64 },
+        "tier": { "header": "x-plan", "default": "anonymous" }
+    },
+    "tiers": ["anonymous", "free"],
+    "limits": [
+        {
+            "name": "address", "match": { "path": "/api/**", "hosts": ["example.com"] }, "key": ["address"],
+            "algorithm": "sliding-window", "quota": { "permits": 10, "window": "60s" }
+        },
+        {
+            "name": "session", "match": { "path": "/api/users/*", "methods": ["GET"] },
+            "key": ["cookie:sid", "query:key"],
+            "algorithm": "token-bucket", "quota": { "permits": 10, "window": "60s" }
+        },
+        {
+            "name": "plan", "match": { "headers": { "x-plan": "free" } }, "key": ["tier", "path", "method", "host"],
+            "algorithm": "fixed-window", "quota": { "permits": 10, "window": "60s" }
+        },
+        {
+            "name": "absent", "key": ["header:x-absent"],
+            "algorithm": "fixed-window", "quota": { "permits": 10, "window": "60s" }
+        },
+        {
+            "name": "other", "match": { "path": "/other" }, "key": ["address"],
+            "algorithm": "fixed-window", "quota": { "permits": 10, "window": "60s" }
+        }
+    ]
+}"#;

@@ -1,0 +1,331 @@
+//! The engine over stores that misbehave: all or none, under conflicts, failures and a clock that moves.
+
+use crate::harness::{Request, engine, engine_of, ms};
+use tidegate::decision::Cause;
+use tidegate::engine::{Engine, Plan};
+use tidegate::metrics::{Counters, Fate, Total};
+use tidegate::policy::TierIndex;
+use tidegate::store::memory::MemoryStore;
+use tidegate::store::{Store, StoreError};
+use tidegate::table::Page;
+
+/// A store whose publishing fails as a script says, and behind whose back others publish.
+struct Unruly {
+    shared: MemoryStore,
+    round: Vec<Read>,
+    /// What the next calls of `publish` answer; afterwards all is well.
+    publish: Vec<Result<(), StoreError>>,
+    read: Result<(), StoreError>,
+    publishes: u32,
+}
+
+struct Read {
+    number: u32,
+    page: Page,
+    published: Option<Result<(), StoreError>>,
+}
+
+impl Unruly {
+    fn new(publish: Vec<Result<(), StoreError>>) -> Self {
+        Self { shared: MemoryStore::new(1_000), round: Vec::new(), publish, read: Ok(()), publishes: 0 }
+    }
+
+    fn at(&mut self, page: u32) -> Result<usize, StoreError> {
+        self.read?;
+        if let Some(at) = self.round.iter().position(|read| read.number == page) {
+            return Ok(at);
+        }
+        self.round.push(Read { number: page, page: self.shared.read(page)?.clone(), published: None });
+        Ok(self.round.len() - 1)
+    }
+}
+
+impl Store for Unruly {
+    fn pages(&self) -> u32 {
+        self.shared.pages()
+    }
+
+    fn begin(&mut self) {
+        self.round.clear();
+    }
+
+    fn read(&mut self, page: u32) -> Result<&Page, StoreError> {
+        self.at(page).map(|at| &self.round[at].page)
+    }
+
+    fn write(&mut self, page: u32) -> Result<&mut Page, StoreError> {
+        self.at(page).map(|at| &mut self.round[at].page)
+    }
+
+    fn publish(&mut self, page: u32) -> Result<(), StoreError> {
+        let at = self.at(page)?;
+        if let Some(answer) = self.round[at].published {
+            return answer;
+        }
+        self.publishes += 1;
+        let answer = if self.publish.is_empty() { Ok(()) } else { self.publish.remove(0) };
+        if answer.is_ok() {
+            *self.shared.write(page)? = self.round[at].page.clone();
+        }
+        self.round[at].published = Some(answer);
+        answer
+    }
+}
+
+struct Bench<S> {
+    engine: Engine,
+    store: S,
+    local: MemoryStore,
+    counters: Counters,
+    plan: Plan,
+}
+
+impl<S: Store> Bench<S> {
+    fn new(policy: &str, store: S) -> Self {
+        let engine = engine(policy);
+        let counters = Counters::new(engine.policy().limits().len(), engine.policy().tiers().len());
+        Self { engine, store, local: MemoryStore::new(1_000), counters, plan: Plan::new() }
+    }
+
+    /// Sends a request; answers the name of the limit that refused it, and the cause.
+    fn send(&mut self, request: &Request, at_ms: u64) -> Result<(), (String, Cause)> {
+        self.engine.plan(request, &mut self.plan);
+        let decision =
+            self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.counters, ms(at_ms));
+        match decision.refusal {
+            None => Ok(()),
+            Some(refusal) => {
+                let name = self.engine.policy().limits()[refusal.limit].name().as_str().to_owned();
+                Err((name, refusal.cause))
+            }
+        }
+    }
+
+    /// Permits left at the limit numbered `limit` for the request, told by sending it to a limit that has room.
+    fn left(&mut self, request: &Request, limit: usize, at_ms: u64) -> u32 {
+        self.engine.plan(request, &mut self.plan);
+        let key = self.plan.charges()[limit].key();
+        let page = tidegate::table::page_of(key, self.store.pages());
+        self.store.begin();
+        let state = self.store.read(page).unwrap().probe(key, ms(at_ms)).state();
+        let policy = self.engine.policy();
+        let (rule, tier) = (&policy.limits()[limit], self.plan.tier());
+        let meter = tidegate::limiter::Meter::new(rule.algorithm(), rule.quota(tier).unwrap());
+        meter.standing(state, ms(at_ms)).remaining.get()
+    }
+
+    fn total(&mut self, total: Total) -> u64 {
+        self.counters.take_total(total)
+    }
+}
+
+const WIDE_AND_NARROW: &str = r#"{
+  "version": 1,
+  "limits": [
+    { "name": "wide", "key": ["address"], "algorithm": "fixed-window", "quota": { "permits": 100, "window": "1h" } },
+    { "name": "narrow", "key": ["address"], "algorithm": "token-bucket", "quota": { "permits": 3, "window": "1h" } }
+  ]
+}"#;
+
+fn deciding(on_store_failure: &str) -> String {
+    format!(
+        r#"{{ "version": 1, "limits": [ {{ "name": "api", "key": ["address"], "algorithm": "fixed-window",
+        "quota": {{ "permits": 2, "window": "1h" }}, "on_store_failure": "{on_store_failure}" }} ] }}"#
+    )
+}
+
+#[test]
+fn a_request_refused_by_one_limit_is_charged_to_none() {
+    let mut bench = Bench::new(WIDE_AND_NARROW, MemoryStore::new(1_000));
+    let request = Request::get("/").from("192.0.2.1");
+    for _ in 0..3 {
+        assert_eq!(bench.send(&request, 0), Ok(()));
+    }
+    for _ in 0..5 {
+        assert_eq!(bench.send(&request, 0), Err(("narrow".to_owned(), Cause::Exceeded)));
+    }
+    assert_eq!(bench.left(&request, 0, 0), 97);
+}
+
+#[test]
+fn a_conflict_is_decided_anew_and_nothing_is_charged_twice() {
+    use StoreError::Conflict;
+    // The first page goes through and the second does not, then the other way round; each twice.
+    let script = vec![Ok(()), Err(Conflict), Err(Conflict), Ok(()), Err(Conflict), Ok(()), Ok(()), Ok(())];
+    let mut bench = Bench::new(WIDE_AND_NARROW, Unruly::new(script));
+    let request = Request::get("/").from("192.0.2.1");
+    for _ in 0..3 {
+        assert_eq!(bench.send(&request, 0), Ok(()));
+    }
+    assert_eq!(bench.left(&request, 0, 0), 97);
+    assert_eq!(bench.left(&request, 1, 0), 0);
+    assert!(bench.total(Total::Conflicts) >= 2);
+}
+
+#[test]
+fn a_charge_is_taken_back_when_a_later_round_refuses() {
+    let mut bench = Bench::new(WIDE_AND_NARROW, Unruly::new(vec![]));
+    let request = Request::get("/").from("192.0.2.1");
+    for _ in 0..2 {
+        assert_eq!(bench.send(&request, 0), Ok(()));
+    }
+    // `wide` is published, `narrow` is not: somebody else takes its last permit first.
+    let mut other = Bench::new(WIDE_AND_NARROW, Unruly::new(vec![]));
+    std::mem::swap(&mut bench.store.shared, &mut other.store.shared);
+    assert_eq!(other.send(&request, 0), Ok(()));
+    std::mem::swap(&mut bench.store.shared, &mut other.store.shared);
+    bench.store.publish = vec![Ok(())];
+    assert_eq!(bench.send(&request, 0), Err(("narrow".to_owned(), Cause::Exceeded)));
+    assert_eq!(bench.left(&request, 0, 0), 97);
+    assert_eq!(bench.total(Total::RefundsLost), 0);
+}
+
+#[test]
+fn endless_conflicts_end_as_the_policy_says() {
+    let request = Request::get("/").from("192.0.2.1");
+    let endless = || Unruly::new(vec![Err(StoreError::Conflict); 1_000]);
+    let mut local = Bench::new(&deciding("local"), endless());
+    assert_eq!(local.send(&request, 0), Ok(()));
+    assert_eq!(local.send(&request, 0), Ok(()));
+    assert_eq!(local.send(&request, 0), Err(("api".to_owned(), Cause::Exceeded)));
+    assert!(local.store.publishes <= 100, "{} publishes for three requests", local.store.publishes);
+    let mut allow = Bench::new(&deciding("allow"), endless());
+    for _ in 0..5 {
+        assert_eq!(allow.send(&request, 0), Ok(()));
+    }
+    let mut deny = Bench::new(&deciding("deny"), endless());
+    assert_eq!(deny.send(&request, 0), Err(("api".to_owned(), Cause::StoreFailed)));
+    assert_eq!(deny.total(Total::StoreFailures), 1);
+}
+
+#[test]
+fn damaged_state_is_a_store_failure_and_no_panic() {
+    for (policy, expected) in
+        [("local", Ok(())), ("allow", Ok(())), ("deny", Err(("api".to_owned(), Cause::StoreFailed)))]
+    {
+        let mut bench = Bench::new(&deciding(policy), Unruly::new(vec![]));
+        bench.store.read = Err(StoreError::Corrupt);
+        assert_eq!(bench.send(&Request::get("/").from("192.0.2.1"), 0), expected, "{policy}");
+        assert_eq!(bench.total(Total::StoreFailures), 1);
+    }
+}
+
+#[test]
+fn a_limit_that_observes_counts_and_changes_nothing() {
+    let policy = r#"{ "version": 1, "limits": [ { "name": "api", "key": ["address"], "algorithm": "fixed-window",
+        "quota": { "permits": 2, "window": "1h" }, "on_exceed": "observe" } ] }"#;
+    let mut bench = Bench::new(policy, MemoryStore::new(1_000));
+    let request = Request::get("/").from("192.0.2.1");
+    for _ in 0..5 {
+        assert_eq!(bench.send(&request, 0), Ok(()));
+    }
+    let tier = TierIndex::new(0).unwrap();
+    assert_eq!(bench.counters.take_requests(0, tier, Fate::Admitted), 2);
+    assert_eq!(bench.counters.take_requests(0, tier, Fate::Observed), 3);
+    assert_eq!(bench.counters.take_requests(0, tier, Fate::Refused), 0);
+}
+
+/// Five failed logins in an hour.
+const LOGINS: &str = r#"{ "version": 1, "limits": [ { "name": "logins", "key": ["address"], "algorithm": "sliding-window",
+    "quota": { "permits": 5, "window": "1h" }, "only_on": ["401", "5xx"] } ] }"#;
+
+impl<S: Store> Bench<S> {
+    /// Sends a request and, if it is admitted, answers it with this status.
+    fn answer(&mut self, request: &Request, status: u16) -> bool {
+        let admitted = self.send(request, 0).is_ok();
+        if let Some(ticket) = self.plan.ticket().filter(|_| admitted) {
+            self.engine.observe(&ticket, status, &mut self.store, &mut self.local, &mut self.counters, ms(0));
+        }
+        admitted
+    }
+}
+
+#[test]
+fn a_limit_on_certain_answers_counts_no_others_and_refuses_before_them() {
+    let mut bench = Bench::new(LOGINS, MemoryStore::new(1_000));
+    let request = Request::get("/").from("192.0.2.1");
+    for status in [200, 401, 204, 500, 404, 401, 302, 599, 403] {
+        assert!(bench.answer(&request, status));
+    }
+    assert_eq!(bench.left(&request, 0, 0), 1);
+    assert!(bench.answer(&request, 401));
+    assert!(!bench.answer(&request, 200));
+    assert!(bench.answer(&Request::get("/").from("192.0.2.2"), 401));
+}
+
+#[test]
+fn answers_that_come_after_the_quota_is_used_up_are_charged_all_the_same() {
+    let mut bench = Bench::new(LOGINS, MemoryStore::new(1_000));
+    let request = Request::get("/").from("192.0.2.1");
+    // Ten logins under way at once: each was admitted, and each fails.
+    let tickets: Vec<_> = (0..10)
+        .map(|_| {
+            assert_eq!(bench.send(&request, 0), Ok(()));
+            bench.plan.ticket().unwrap()
+        })
+        .collect();
+    for ticket in &tickets {
+        bench.engine.observe(ticket, 401, &mut bench.store, &mut bench.local, &mut bench.counters, ms(0));
+    }
+    // All ten count, and fade with their window: half of them weigh five, half-way through the next hour.
+    assert!(bench.send(&request, 3_600_000 + 1_799_999).is_err());
+    assert!(bench.send(&request, 3_600_000 + 2_160_000).is_ok());
+}
+
+#[test]
+fn an_answer_is_charged_in_spite_of_conflicts_or_in_local_memory() {
+    use StoreError::Conflict;
+    let request = Request::get("/").from("192.0.2.1");
+    let mut bench = Bench::new(LOGINS, Unruly::new(vec![Err(Conflict), Err(Conflict), Ok(())]));
+    assert!(bench.answer(&request, 401));
+    assert_eq!((bench.left(&request, 0, 0), bench.total(Total::Conflicts)), (4, 2));
+    let mut bench = Bench::new(LOGINS, Unruly::new(vec![]));
+    bench.store.read = Err(StoreError::Unavailable);
+    for _ in 0..5 {
+        assert!(bench.answer(&request, 401));
+    }
+    assert!(!bench.answer(&request, 401));
+}
+
+#[test]
+fn a_refused_client_whose_clock_stepped_back_is_admitted_after_its_wait() {
+    let mut bench = Bench::new(&deciding("local"), MemoryStore::new(1_000));
+    let request = Request::get("/").from("192.0.2.1");
+    let day = 86_400_000;
+    assert_eq!(bench.send(&request, 10 * day), Ok(()));
+    assert_eq!(bench.send(&request, 10 * day), Ok(()));
+    // Nine days back: still refused, but for the rest of this window only.
+    assert!(bench.send(&request, day).is_err());
+    assert_eq!(bench.send(&request, day + 3_600_000), Ok(()));
+}
+
+#[test]
+fn a_request_that_meets_no_limit_touches_no_state() {
+    let policy = r#"{ "version": 1, "limits": [ { "name": "api", "match": { "path": "/api/**" }, "key": [],
+        "quota": { "permits": 1, "window": "1h" } } ] }"#;
+    let mut bench = Bench::new(policy, Unruly::new(vec![]));
+    for _ in 0..3 {
+        assert_eq!(bench.send(&Request::get("/other"), 0), Ok(()));
+    }
+    assert_eq!(bench.store.publishes, 0);
+}
+
+#[test]
+fn counts_are_kept_when_a_new_policy_keeps_name_key_and_algorithm() {
+    let old = engine(&deciding("local"));
+    let mut bench = Bench::new(&deciding("local"), MemoryStore::new(1_000));
+    let request = Request::get("/").from("192.0.2.1");
+    assert_eq!(bench.send(&request, 0), Ok(()));
+    assert_eq!(bench.send(&request, 0), Ok(()));
+    // A limit before it, another quota, another way to fail: still the same counter.
+    let new = r#"{ "version": 1, "limits": [
+        { "name": "first", "key": ["host"], "quota": { "permits": 5, "window": "1s" } },
+        { "name": "api", "key": ["address"], "algorithm": "fixed-window", "quota": { "permits": 3, "window": "1h" },
+          "on_store_failure": "allow" } ] }"#;
+    bench.engine = engine_of(new, old.seed());
+    assert_eq!(bench.send(&request, 0), Ok(()));
+    assert_eq!(bench.send(&request, 0), Err(("api".to_owned(), Cause::Exceeded)));
+    // Another algorithm counts anew.
+    bench.engine = engine_of(&deciding("local").replace("fixed-window", "token-bucket"), old.seed());
+    assert_eq!(bench.send(&request, 0), Ok(()));
+}

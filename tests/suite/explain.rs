@@ -1,0 +1,75 @@
+//! `tidegate explain`, as a shell sees it.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+#[test]
+fn a_request_is_explained_as_the_options_describe_it() {
+    let options = ["--method", "POST", "--path", "/api//x?page=2", "--host", "Example.com:80", "--address", "[::1]:80"];
+    let headers = ["--header", "X-Forwarded-For: 192.0.2.66", "--header", "x-forwarded-for: 198.51.100.4"];
+    let out = explain(&[&options[..], &headers[..]].concat(), POLICY.as_bytes());
+    assert_eq!(out.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8_lossy(&out.stdout),
+        "path     /api/x
+client   198.51.100.4, from x-forwarded-for, entry 1 from the right
+
+api applies
+  key    address 198.51.100.4, query parameter page 2
+  quota  10 in any 1m (sliding window)
+  over   refused with 429
+
+reads does not apply: the method POST is not GET
+"
+    );
+}
+
+#[test]
+fn a_bad_policy_is_named_and_fails() {
+    for (policy, error) in [
+        (POLICY.replace("60s", "60").into_bytes(), "stdin:7: /limits/0/quota/window: "),
+        (POLICY.replace("api", "\u{0}").into_bytes(), "stdin:"),
+        (b"{\n\xff".to_vec(), "stdin:2: the text is not UTF-8 here"),
+    ] {
+        let out = explain(&[], &policy);
+        let words = String::from_utf8_lossy(&out.stdout);
+        assert_eq!(out.status.code(), Some(1), "{words}");
+        assert!(words.starts_with(error), "{words}");
+    }
+}
+
+#[test]
+fn a_header_needs_a_colon() {
+    let out = explain(&["--header", "x-plan"], POLICY.as_bytes());
+    assert_eq!(out.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("write a name, a colon and a value"));
+}
+
+fn explain(options: &[&str], policy: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["explain", "-"])
+        .args(options)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command line");
+    // It may end before it has read all, when the options are wrong.
+    let _ = child.stdin.take().expect("a pipe").write_all(policy);
+    child.wait_with_output().expect("an end")
+}
+
+const POLICY: &str = r#"{
+    "version": 1,
+    "client": { "address": { "header": "x-forwarded-for", "trusted_hops": 1 } },
+    "limits": [
+        {
+            "name": "api", "match": { "path": "/api/**" }, "key": ["address", "query:page"],
+            "algorithm": "sliding-window", "quota": { "permits": 10, "window": "60s" }
+        },
+        {
+            "name": "reads", "match": { "methods": ["GET"] }, "key": [],
+            "algorithm": "fixed-window", "quota": { "permits": 1, "window": "1h" }
+        }
+    ]
+}"#;

@@ -1,0 +1,83 @@
+//! What the suite's parts share: a request as plain data, and short ways to an engine.
+
+use std::borrow::Cow;
+use tidegate::engine::Engine;
+use tidegate::key::Seed;
+use tidegate::limiter::Meter;
+use tidegate::policy::{Policy, TierIndex};
+use tidegate::request::RequestFacts;
+use tidegate::units::Timestamp;
+
+/// A request as plain data.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    path: String,
+    peer: Option<String>,
+    headers: Vec<(String, String)>,
+}
+
+impl Request {
+    pub fn get(path: &str) -> Self {
+        Self { path: path.to_owned(), ..Self::default() }
+    }
+
+    pub fn from(mut self, peer: &str) -> Self {
+        self.peer = Some(peer.to_owned());
+        self
+    }
+
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+impl RequestFacts for Request {
+    fn method(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(b"GET")
+    }
+
+    fn path(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.path.as_bytes())
+    }
+
+    fn authority(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(b"example.com")
+    }
+
+    fn peer(&self) -> Option<Cow<'_, [u8]>> {
+        self.peer.as_deref().map(|peer| Cow::Borrowed(peer.as_bytes()))
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        Some(Cow::Borrowed(value.as_bytes()))
+    }
+}
+
+/// The engine of a good policy, with a seed that tests can rely on.
+pub fn engine(policy: &str) -> Engine {
+    engine_of(policy, Seed::from_bytes([7; 16]))
+}
+
+/// The engine of a good policy.
+pub fn engine_of(policy: &str, seed: Seed) -> Engine {
+    match Policy::parse(policy) {
+        Ok(policy) => Engine::new(policy, seed),
+        Err(errors) => panic!("a policy of the suite is bad: {errors:?}\n{policy}"),
+    }
+}
+
+/// The meter of one quota, by way of a policy document.
+pub fn limit(algorithm: &str, quota: &str) -> Meter {
+    let document =
+        format!(r#"{{"version":1,"limits":[{{"name":"a","key":[],"algorithm":"{algorithm}","quota":{quota}}}]}}"#);
+    let policy = Policy::parse(&document).unwrap_or_else(|errors| panic!("{errors:?}\n{document}"));
+    let limit = &policy.limits()[0];
+    Meter::new(limit.algorithm(), limit.quota(TierIndex::default()).unwrap())
+}
+
+/// A moment of the suite's: so many milliseconds after noon of some day.
+pub fn ms(ms: u64) -> Timestamp {
+    Timestamp::from_millis(1_800_014_400_000 + ms)
+}

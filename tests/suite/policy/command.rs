@@ -1,0 +1,80 @@
+//! `tidegate check` and `tidegate schema`, the real binary.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use super::policies;
+use tidegate::policy::Policy;
+
+#[test]
+fn check_lists_errors_in_the_order_of_the_text_with_their_lines() {
+    for policy in policies("bad") {
+        let file = policy.path.to_str().expect("a path in UTF-8");
+        let output = tidegate(&["check", file], "");
+        let expected: Vec<_> =
+            policy.expected().iter().map(|(line, error)| format!("{file}:{line}: {error}")).collect();
+        assert_eq!(text(&output.stdout).lines().collect::<Vec<_>>(), expected);
+        assert_eq!(output.status.code(), Some(1), "{file}");
+        assert_eq!(text(&output.stderr), "", "{file}");
+    }
+}
+
+#[test]
+fn check_approves_of_good_policies() {
+    for policy in policies("good") {
+        let file = policy.path.to_str().expect("a path in UTF-8");
+        let output = tidegate(&["check", file], "");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+        assert!(text(&output.stdout).starts_with(&format!("{file}: ok (")), "{}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn check_notes_what_is_not_acted_on() {
+    let policy = r#"{ "version": 1, "tiers": ["a"], "upstreams": { "origin": { "cluster": "origin" } } }"#;
+    let output = tidegate(&["check", "-"], policy);
+    assert_eq!(
+        text(&output.stdout),
+        "stdin: ok (0 limits, 1 tier)\n\
+         stdin: note: \"upstreams\" is checked, but this version does not act on it yet\n"
+    );
+}
+
+#[test]
+fn check_ends_with_the_worst_of_its_files() {
+    let output = tidegate(&["check", "-", "no-such-file.json"], "{}");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text(&output.stdout), "stdin:1: /version: this field is missing; write 1\n");
+    assert!(text(&output.stderr).starts_with("tidegate: cannot read no-such-file.json: "));
+}
+
+#[test]
+fn check_says_where_a_text_is_not_utf8() {
+    let output = tidegate(&["check", "-"], b"{\n\"version\": \"\xff\"}");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "stdin:2: the text is not UTF-8 here; save it as UTF-8\n");
+}
+
+#[test]
+fn schema_prints_the_schema() {
+    let output = tidegate(&["schema"], "");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout), Policy::json_schema());
+}
+
+fn tidegate(arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary");
+    // It need not read what it is not asked to read.
+    let _ = child.stdin.take().expect("its input").write_all(input.as_ref());
+    child.wait_with_output().expect("its output")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
