@@ -1,13 +1,24 @@
-//! The one integration binary: the core through its public face.
+//! The one integration binary: the core through its public face, and the filter in the real Envoy.
 
 #![allow(clippy::disallowed_methods, reason = "the suite drives real servers by the real clock")]
+
+// The rig is the demo's: what the tests drive is what the demo shows.
+#[path = "../../src/bin/tidegate/demo/bootstrap.rs"]
+mod bootstrap;
+#[path = "../../src/bin/tidegate/demo/envoy.rs"]
+mod envoy;
+#[path = "../../src/bin/tidegate/demo/origin.rs"]
+mod origin;
 
 mod allocation;
 mod core_is_pure;
 mod decision;
+mod demo;
 mod engine;
 mod explain;
+mod filter;
 mod harness;
 mod limiter;
 mod policy;
+mod rig;
 mod table;

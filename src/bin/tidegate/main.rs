@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the command line lives by the real clock")]
 
 mod check;
+mod demo;
 mod explain;
 mod locate;
 mod schema;
@@ -22,6 +23,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Demo),
     Check(check::Check),
     Explain(explain::Explain),
     Schema(schema::Schema),
@@ -29,6 +31,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Demo(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::Schema(command) => command.run(),

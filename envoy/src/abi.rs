@@ -1,0 +1,105 @@
+//! What Envoy calls: the exports of proxy-wasm ABI 0.2.1 that the filter needs, and no others.
+//!
+//! Written out here, and not taken from the SDK, because each export that a module has costs every request a call into
+//! the VM, and the SDK exports them all; and because its dispatcher panics on what it does not expect.
+
+#![allow(unsafe_code, reason = "an export's name must be exempt from mangling")]
+
+use crate::filter::{Filter, Next};
+use crate::root::Root;
+use crate::streams::Streams;
+use core::cell::RefCell;
+
+/// Everything in this VM, by the numbers that Envoy gives. Envoy calls from one thread, one call at a time: a host call
+/// never calls back into anything here but [`proxy_on_memory_allocate`].
+struct Vm {
+    /// As many as there are plugins of this `vm_id`, two while one of them gets a new configuration: a few.
+    roots: Vec<(u32, Root)>,
+    streams: Streams,
+}
+
+thread_local! {
+    static VM: RefCell<Vm> = const { RefCell::new(Vm { roots: Vec::new(), streams: Streams::new() }) };
+}
+
+impl Vm {
+    fn root(&mut self, id: u32) -> Option<&mut Root> {
+        self.roots.iter_mut().find(|(other, _)| *other == id).map(|(_, root)| root)
+    }
+}
+
+/// Says which ABI this is, by its name alone.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_abi_version_0_2_1() {}
+
+#[unsafe(no_mangle)]
+extern "C" fn _initialize() {
+    unsafe extern "C" {
+        fn __wasm_call_ctors();
+    }
+    // Made by the linker; to be called once, before anything else.
+    unsafe { __wasm_call_ctors() }
+}
+
+/// Memory for what the host is about to hand over: `host` takes it as a boxed slice of this size.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
+    let slice: Box<[u8]> = vec![0; size].into_boxed_slice();
+    Box::into_raw(slice).cast()
+}
+
+/// A root when it has no parent, a stream of that root otherwise.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_context_create(id: u32, parent: u32) {
+    VM.with_borrow_mut(|vm| {
+        if parent == 0 {
+            vm.roots.push((id, Root::default()));
+        } else if let Some(filter) = vm.root(parent).and_then(|root| root.stream()) {
+            vm.streams.insert(id, filter);
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_vm_start(_root: u32, _size: usize) -> u32 {
+    TRUE
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_configure(root: u32, _size: usize) -> u32 {
+    VM.with_borrow_mut(|vm| vm.root(root).map_or(FALSE, |root| u32::from(root.configure())))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_tick(root: u32) {
+    VM.with_borrow_mut(|vm| {
+        if let Some(root) = vm.root(root) {
+            root.export();
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_headers(stream: u32, _count: u32, _end: u32) -> u32 {
+    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, Filter::request_headers) as u32)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_headers(stream: u32, _count: u32, _end: u32) -> u32 {
+    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, Filter::response_headers) as u32)
+}
+
+/// Forgets a stream, or a root after exporting what it has counted last.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_delete(id: u32) {
+    VM.with_borrow_mut(|vm| {
+        if vm.streams.remove(id).is_none()
+            && let Some(at) = vm.roots.iter().position(|(other, _)| *other == id)
+        {
+            vm.roots.swap_remove(at).1.export();
+        }
+    });
+}
+
+const TRUE: u32 = 1;
+const FALSE: u32 = 0;

@@ -1,0 +1,106 @@
+//! One request through the core.
+
+use crate::facts::Facts;
+use crate::host::{self, Map};
+use crate::instance::Instance;
+use std::rc::Rc;
+use tidegate::decision::{Refusal, quota_headers};
+use tidegate::engine::Ticket;
+use tidegate::units::Timestamp;
+
+/// Whether Envoy goes on with a stream. The numbers are the ABI's.
+#[derive(Clone, Copy)]
+pub enum Next {
+    Continue = 0,
+    Pause = 1,
+}
+
+/// One stream.
+pub struct Filter {
+    instance: Rc<Instance>,
+    /// What the answer says about limits, until it is sent.
+    headers: Vec<(&'static str, String)>,
+    /// What the answer may still change.
+    ticket: Option<Ticket>,
+}
+
+impl Filter {
+    /// A stream under this policy.
+    pub fn new(instance: Rc<Instance>) -> Self {
+        Self { instance, headers: Vec::new(), ticket: None }
+    }
+
+    /// Decides on the request.
+    pub fn request_headers(&mut self) -> Next {
+        let instance = Rc::clone(&self.instance);
+        // Whatever the routes read: a client does not choose the upstream.
+        let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+        let work = &mut *instance.work.borrow_mut();
+        instance.engine.plan(&Facts, &mut work.plan);
+        if work.plan.charges().is_empty() {
+            return Next::Continue;
+        }
+        let now = Timestamp::from_nanos(host::now_ns());
+        let decision =
+            instance.engine.decide(&mut work.plan, &mut work.store, &mut work.local, &mut work.counters, now);
+        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
+            self.headers.push((name, value.to_owned()));
+        });
+        match decision.refusal {
+            None => {
+                self.ticket = work.plan.ticket();
+                Next::Continue
+            }
+            Some(refusal) => {
+                self.refuse(&instance, &refusal);
+                Next::Pause
+            }
+        }
+    }
+
+    /// Lets the limits learn from the answer, and tells the client how it stands with them.
+    pub fn response_headers(&mut self) -> Next {
+        if let Some(ticket) = self.ticket.take() {
+            self.observe(&ticket);
+        }
+        // Nothing is left here for the filter's own refusals, which come by here too.
+        for (name, value) in self.headers.drain(..) {
+            // The structured fields are lists, to which an upstream with limits of its own may have contributed.
+            let sent = if name.starts_with("x-") {
+                host::replace_header(Map::Response, name, &value)
+            } else {
+                host::add_header(Map::Response, name, &value)
+            };
+            if let Err(error) = sent {
+                host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
+            }
+        }
+        Next::Continue
+    }
+
+    fn observe(&self, ticket: &Ticket) {
+        let status = host::header(Map::Response, ":status").ok().flatten();
+        let Some(status) = status.and_then(|status| str::from_utf8(&status).ok()?.parse().ok()) else { return };
+        let work = &mut *self.instance.work.borrow_mut();
+        let now = Timestamp::from_nanos(host::now_ns());
+        let engine = &self.instance.engine;
+        engine.observe(ticket, status, &mut work.store, &mut work.local, &mut work.counters, now);
+    }
+
+    fn refuse(&mut self, instance: &Instance, refusal: &Refusal) {
+        let reply = refusal.reply(&instance.engine, &Facts);
+        let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
+        let quota = core::mem::take(&mut self.headers);
+        let mut headers: Vec<(&str, &str)> = vec![("content-type", reply.content_type), ("cache-control", "no-store")];
+        headers.extend(retry_after.as_deref().map(|secs| ("retry-after", secs)));
+        headers.extend(quota.iter().map(|(name, value)| (*name, value.as_str())));
+        if let Err(error) =
+            host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
+        {
+            host::log(host::Level::Error, format_args!("cannot refuse a request: {error}"));
+        }
+    }
+}
+
+/// The header by which the filter tells Envoy's routes the upstream.
+const UPSTREAM_HEADER: &str = "x-tidegate-upstream";

@@ -1,0 +1,253 @@
+//! Every call into Envoy, bytes in and bytes out, none of which can panic.
+//!
+//! The wrappers of the proxy-wasm SDK unwrap what the host answers and turn header values into strings: one value that
+//! is not UTF-8, or one missing buffer, takes the whole VM down. Here each call returns what the host said.
+
+#![allow(unsafe_code, reason = "the ABI is raw pointers; this is the one file that handles them")]
+
+use core::fmt;
+use core::ptr;
+
+/// A status other than OK, as the host gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostError(u32);
+
+impl HostError {
+    const NOT_FOUND: Self = Self(1);
+    /// Somebody else has changed the shared value since it was read.
+    pub const CAS_MISMATCH: Self = Self(8);
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the host answered with status {}", self.0)
+    }
+}
+
+/// Which headers.
+#[derive(Clone, Copy)]
+pub enum Map {
+    Request = 0,
+    Response = 2,
+}
+
+/// How loud a log line is.
+#[derive(Clone, Copy)]
+pub enum Level {
+    Info = 2,
+    Warn = 3,
+    Error = 4,
+}
+
+/// What a metric counts.
+#[derive(Clone, Copy)]
+pub enum MetricKind {
+    Counter = 0,
+    Gauge = 1,
+}
+
+/// A metric that has been defined.
+#[derive(Clone, Copy)]
+pub struct MetricId(u32);
+
+/// A shared value, and the token that a change of it must present.
+pub struct SharedValue {
+    pub bytes: Vec<u8>,
+    pub cas: u32,
+}
+
+/// Writes one log line; every line of the filter begins with `tidegate:`.
+pub fn log(level: Level, message: fmt::Arguments<'_>) {
+    let line = format!("tidegate: {message}");
+    // A line that cannot be logged cannot be reported either.
+    let _ = unsafe { proxy_log(level as u32, line.as_ptr(), line.len()) };
+}
+
+/// Nanoseconds since the Unix epoch; zero if the host has no clock.
+pub fn now_ns() -> u64 {
+    let mut now = 0;
+    let _ = unsafe { proxy_get_current_time_nanoseconds(&raw mut now) };
+    now
+}
+
+/// The plugin's `configuration`, as JSON text.
+pub fn configuration() -> Result<Option<Vec<u8>>, HostError> {
+    const PLUGIN_CONFIGURATION: u32 = 7;
+    received(|data, size| unsafe { proxy_get_buffer_bytes(PLUGIN_CONFIGURATION, 0, usize::MAX, data, size) })
+}
+
+/// The value of a header; several of the same name joined by `,`. `None` when it is absent or empty.
+pub fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+    received(|data, size| unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) })
+}
+
+/// Adds a header beside those of the same name.
+pub fn add_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
+    done(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+}
+
+/// Sets a header in place of those of the same name.
+pub fn replace_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
+    done(unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+}
+
+/// Removes all headers of a name, if there are any.
+pub fn remove_header(map: Map, name: &str) -> Result<(), HostError> {
+    done(unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) })
+}
+
+/// The address of the connection, with its port.
+pub fn source_address() -> Result<Option<Vec<u8>>, HostError> {
+    // The path of a property is its parts, with a zero between them.
+    const PATH: &[u8] = b"source\0address";
+    received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) })
+}
+
+/// A value shared by all workers; `None` when nobody has set it.
+pub fn shared(key: &[u8]) -> Result<Option<SharedValue>, HostError> {
+    let mut cas = 0;
+    let bytes =
+        received(|data, size| unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut cas) })?;
+    Ok(bytes.map(|bytes| SharedValue { bytes, cas }))
+}
+
+/// Sets a value shared by all workers if it is still the one that `cas` came with; `None` if nobody has set it yet.
+///
+/// # Errors
+/// [`HostError::CAS_MISMATCH`] when somebody else was first.
+pub fn set_shared(key: &[u8], value: &[u8], cas: Option<u32>) -> Result<(), HostError> {
+    // The host takes any token for an absent key, and no value ever carries this one; zero would mean "whatever is there".
+    let cas = cas.unwrap_or(u32::MAX);
+    done(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) })
+}
+
+/// Calls `on_tick` every so often; zero for never.
+pub fn set_tick_period_ms(period_ms: u32) -> Result<(), HostError> {
+    done(unsafe { proxy_set_tick_period_milliseconds(period_ms) })
+}
+
+/// Defines a metric, or finds it when it is there already.
+pub fn define_metric(kind: MetricKind, name: &str) -> Result<MetricId, HostError> {
+    let mut id = 0;
+    done(unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) })?;
+    Ok(MetricId(id))
+}
+
+/// Adds to a counter.
+pub fn increment(metric: MetricId, by: u64) -> Result<(), HostError> {
+    done(unsafe { proxy_increment_metric(metric.0, i64::try_from(by).unwrap_or(i64::MAX)) })
+}
+
+/// Sets a gauge.
+pub fn record(metric: MetricId, value: u64) -> Result<(), HostError> {
+    done(unsafe { proxy_record_metric(metric.0, value) })
+}
+
+/// Answers the request in the upstream's place. gRPC clients get `grpc_status`, others the HTTP status and the body.
+pub fn respond(
+    status: u16,
+    grpc_status: u8,
+    details: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<(), HostError> {
+    let headers = pairs(headers);
+    done(unsafe {
+        proxy_send_local_response(
+            u32::from(status),
+            details.as_ptr(),
+            details.len(),
+            body.as_ptr(),
+            body.len(),
+            headers.as_ptr(),
+            headers.len(),
+            i32::from(grpc_status),
+        )
+    })
+}
+
+/// Headers as the ABI wants them: their number, the sizes of each name and value, then each name and value and a zero.
+fn pairs(headers: &[(&str, &str)]) -> Vec<u8> {
+    let word = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
+    let mut bytes = Vec::with_capacity(256);
+    bytes.extend_from_slice(&word(headers.len()));
+    for (name, value) in headers {
+        bytes.extend_from_slice(&word(name.len()));
+        bytes.extend_from_slice(&word(value.len()));
+    }
+    for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.push(0);
+    }
+    bytes
+}
+
+/// What the host answers by allocating in this VM: `None` when it has nothing, or nothing but an empty value.
+fn received(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Option<Vec<u8>>, HostError> {
+    let mut data = ptr::null_mut();
+    let mut size = 0;
+    match done(call(&raw mut data, &raw mut size)) {
+        Err(HostError::NOT_FOUND) => Ok(None),
+        Err(error) => Err(error),
+        Ok(()) if data.is_null() => Ok(None),
+        // The host took the memory from `proxy_on_memory_allocate`, a boxed slice of just this size, and gave
+        // it away with this call.
+        Ok(()) => Ok(Some(unsafe { Vec::from_raw_parts(data, size, size) })),
+    }
+}
+
+fn done(status: u32) -> Result<(), HostError> {
+    if status == 0 { Ok(()) } else { Err(HostError(status)) }
+}
+
+#[link(wasm_import_module = "env")]
+unsafe extern "C" {
+    fn proxy_log(level: u32, message: *const u8, size: usize) -> u32;
+    fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
+    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+    fn proxy_get_buffer_bytes(kind: u32, start: usize, max: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_add_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
+    fn proxy_remove_header_map_value(map: u32, name: *const u8, name_size: usize) -> u32;
+    fn proxy_get_property(path: *const u8, path_size: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+        cas: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(key: *const u8, key_size: usize, value: *const u8, value_size: usize, cas: u32) -> u32;
+    fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
+    fn proxy_increment_metric(id: u32, by: i64) -> u32;
+    fn proxy_send_local_response(
+        status: u32,
+        details: *const u8,
+        details_size: usize,
+        body: *const u8,
+        body_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        grpc_status: i32,
+    ) -> u32;
+}

@@ -1,0 +1,70 @@
+//! One policy in force in one VM: what its streams share.
+
+use crate::host;
+use crate::metrics::Metrics;
+use crate::store::SharedStore;
+use core::cell::RefCell;
+use tidegate::engine::{Engine, Plan};
+use tidegate::key::Seed;
+use tidegate::metrics::Counters;
+use tidegate::policy::Policy;
+use tidegate::store::memory::MemoryStore;
+use tidegate::table::Survey;
+
+/// A policy in force, and the memory that its decisions work in.
+pub struct Instance {
+    pub engine: Engine,
+    pub work: RefCell<Work>,
+}
+
+/// What a decision works with. Envoy calls a VM from one thread, one call at a time, and no borrow outlives a call.
+pub struct Work {
+    pub store: SharedStore,
+    pub local: MemoryStore,
+    pub counters: Counters,
+    pub metrics: Metrics,
+    pub survey: Survey,
+    pub plan: Plan,
+    pub text: String,
+}
+
+impl Instance {
+    /// Puts a policy in force.
+    pub fn new(policy: Policy) -> Self {
+        let max_keys = policy.max_keys();
+        let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
+        Self {
+            engine: Engine::new(policy, shared_seed()),
+            work: RefCell::new(Work {
+                store: SharedStore::new(max_keys),
+                local: MemoryStore::new(max_keys),
+                counters: Counters::new(limits, tiers),
+                metrics: Metrics::default(),
+                survey: Survey::default(),
+                plan: Plan::new(),
+                text: String::new(),
+            }),
+        }
+    }
+}
+
+/// The seed of every key's hash: drawn by the first VM, shared by all, since they must find the same pages.
+fn shared_seed() -> Seed {
+    const KEY: &[u8] = b"tg/seed";
+    let stored =
+        || host::shared(KEY).ok().flatten().and_then(|value| value.bytes.try_into().ok().map(Seed::from_bytes));
+    if let Some(seed) = stored() {
+        return seed;
+    }
+    let mut bytes = [0; 16];
+    if getrandom::fill(&mut bytes).is_err() {
+        // The clock is a poor secret, but still none that a client knows to the nanosecond.
+        bytes = (u128::from(host::now_ns()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)).to_le_bytes();
+        host::log(host::Level::Warn, format_args!("no random source: keys are hashed with a seed from the clock"));
+    }
+    match host::set_shared(KEY, &bytes, None) {
+        Ok(()) => Seed::from_bytes(bytes),
+        // Another VM was first.
+        Err(_) => stored().unwrap_or(Seed::from_bytes(bytes)),
+    }
+}

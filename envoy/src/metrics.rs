@@ -1,0 +1,100 @@
+//! What was counted, exported to Envoy's statistics.
+//!
+//! Envoy shows a metric as `wasmcustom.NAME`. Labels are written into the name as `.label=value`, from where the
+//! `stats_tags` of the shipped bootstrap take them.
+
+use crate::host::{self, MetricId, MetricKind};
+use tidegate::metrics::{Counters, Fate, Total};
+use tidegate::policy::{Policy, TierIndex};
+
+/// The metrics of one policy, defined as they are first needed.
+#[derive(Default)]
+pub struct Metrics {
+    /// By place: the totals, then the gauges, then the requests by limit, tier and fate.
+    ids: Vec<Option<MetricId>>,
+}
+
+/// A number that goes up and down.
+#[derive(Clone, Copy)]
+pub enum Gauge {
+    /// How many keys are live in the table.
+    LiveKeys = 0,
+    /// How many keys the policy lets the table hold.
+    MaxKeys = 1,
+}
+
+impl Metrics {
+    /// Adds what was counted since the last time to Envoy's counters.
+    pub fn export(&mut self, policy: &Policy, counters: &mut Counters) {
+        let tiers = policy.tiers().len().max(1);
+        let mut place = FIRST_REQUESTS;
+        for (index, limit) in policy.limits().iter().enumerate() {
+            for tier in (0..tiers).filter_map(TierIndex::new) {
+                for fate in Fate::ALL {
+                    let count = counters.take_requests(index, tier, fate);
+                    if count > 0 {
+                        let tier = policy.tiers().get(tier.get()).map_or("default", |tier| tier.as_str());
+                        let (limit, decision) = (limit.name().as_str(), fate.as_str());
+                        self.add(place, count, || {
+                            format!("tidegate_requests_total.limit={limit}.decision={decision}.tier={tier}")
+                        });
+                    }
+                    place = place.saturating_add(1);
+                }
+            }
+        }
+        for total in Total::ALL {
+            self.add(total as usize, counters.take_total(total), || total_name(total).to_owned());
+        }
+    }
+
+    /// Sets a gauge.
+    pub fn record(&mut self, gauge: Gauge, value: u64) {
+        let place = FIRST_GAUGE.saturating_add(gauge as usize);
+        if let Some(id) = self.id(place, MetricKind::Gauge, || gauge_name(gauge).to_owned()) {
+            // A metric that was defined is there; there is nobody to tell otherwise.
+            let _ = host::record(id, value);
+        }
+    }
+
+    /// A total is defined even while it is zero, so that it can be watched.
+    fn add(&mut self, place: usize, count: u64, name: impl FnOnce() -> String) {
+        if let Some(id) = self.id(place, MetricKind::Counter, name)
+            && count > 0
+        {
+            let _ = host::increment(id, count);
+        }
+    }
+
+    fn id(&mut self, place: usize, kind: MetricKind, name: impl FnOnce() -> String) -> Option<MetricId> {
+        if place >= self.ids.len() {
+            self.ids.resize(place.saturating_add(1), None);
+        }
+        let id = self.ids.get_mut(place)?;
+        if id.is_none() {
+            *id = host::define_metric(kind, &name()).ok();
+        }
+        *id
+    }
+}
+
+const FIRST_GAUGE: usize = Total::ALL.len();
+const FIRST_REQUESTS: usize = FIRST_GAUGE + 2;
+
+fn gauge_name(gauge: Gauge) -> &'static str {
+    match gauge {
+        Gauge::LiveKeys => "tidegate_table_live_keys",
+        Gauge::MaxKeys => "tidegate_table_max_keys",
+    }
+}
+
+fn total_name(total: Total) -> &'static str {
+    match total {
+        Total::Conflicts => "tidegate_conflicts_total",
+        Total::StoreFailures => "tidegate_store_failures_total",
+        Total::RefundsLost => "tidegate_refunds_lost_total",
+        Total::FreshEvictions => "tidegate_evictions_total.kind=fresh",
+        Total::LiveEvictions => "tidegate_evictions_total.kind=live",
+        Total::ForgivenDebt => "tidegate_forgiven_debt_255ths_total",
+    }
+}

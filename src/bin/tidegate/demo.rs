@@ -1,0 +1,222 @@
+//! `tidegate demo`: a traffic spike against a real Envoy, with the filter and without.
+
+mod bootstrap;
+mod envoy;
+mod load;
+mod origin;
+mod population;
+mod summary;
+mod tally;
+mod view;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, fs, io};
+
+use bootstrap::{Bootstrap, BootstrapError};
+use clap::Args;
+use envoy::Envoy;
+use load::Load;
+use origin::{Origin, Settings};
+use population::{ACTS, Act};
+use summary::Outcome;
+use tally::Tally;
+use tokio::signal::unix::{SignalKind, signal};
+use view::View;
+
+/// Show a traffic spike against a real Envoy, with the filter and without.
+///
+/// Starts an origin that can carry only so much, Envoy before it, and three acts of traffic; everything on the loopback,
+/// every number measured as it happens.
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// How long each act lasts, in seconds.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
+    act_seconds: u64,
+    /// Leave all of it up after the acts, with commands to try, until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+    /// A line a second instead of a view that is redrawn; so it is anyway where the output is no terminal.
+    #[arg(long)]
+    plain: bool,
+    /// The filter, as `make build` makes it.
+    #[arg(long, default_value = "dist/envoy/tidegate.wasm", value_name = "FILE")]
+    wasm: PathBuf,
+    /// The policy.
+    #[arg(long, default_value = "tests/policies/demo.json", value_name = "FILE")]
+    policy: PathBuf,
+}
+
+impl Demo {
+    /// Runs the demo to its end, or until Ctrl-C.
+    pub fn run(self) -> ExitCode {
+        let runtime = match tokio::runtime::Runtime::new() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(&error.to_string()),
+        };
+        let ended = runtime.block_on(async {
+            tokio::select! {
+                ended = self.play() => ended,
+                interrupted = interrupted() => interrupted.and(Err(Error::Interrupted)),
+            }
+        });
+        match ended {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Error::Interrupted) => {
+                println!();
+                // As a shell reports it: 128 and the number of SIGINT.
+                ExitCode::from(130)
+            }
+            Err(error) => fail(&error.to_string()),
+        }
+    }
+
+    async fn play(&self) -> Result<(), Error> {
+        let stage = Stage::set_up(self).await?;
+        println!(
+            "An origin that works on {} requests at once, {} ms each, so {} a second; before it Envoy with {WORKERS} workers.",
+            ORIGIN.capacity,
+            ORIGIN.latency.as_millis(),
+            ORIGIN.capacity as u128 * 1_000 / ORIGIN.latency.as_millis().max(1),
+        );
+        let mut outcomes = Vec::new();
+        for (number, act) in (1..).zip(ACTS) {
+            outcomes.push(self.play_act(&stage, act, number).await?);
+        }
+        summary::print(&outcomes, &stage.envoy.stats().await.map_err(Error::Envoy)?);
+        if self.keep {
+            stage.print_commands();
+            interrupted().await?;
+            println!();
+        }
+        Ok(())
+    }
+
+    async fn play_act(&self, stage: &Stage, act: Act, number: usize) -> Result<Outcome, Error> {
+        let lasting = Duration::from_secs(self.act_seconds);
+        let tallies: Option<Vec<Arc<Tally>>> = act.groups.iter().map(|_| Tally::new().map(Arc::new)).collect();
+        let tallies = tallies.ok_or(Error::Histogram)?;
+        let load = Load::new();
+        stage.origin.reset_peaks();
+        let before = stage.origin.stats();
+        let mut view = View::new(self.plain, act, number, lasting, before);
+        let run = load.run(if act.filtered { stage.http } else { stage.bypass }, act.groups, &tallies, lasting);
+        tokio::pin!(run);
+        let mut redraw = tokio::time::interval(view.period());
+        // The first tick is at once, and there is nothing to see yet.
+        redraw.tick().await;
+        let latest = loop {
+            tokio::select! {
+                latest = &mut run => break latest,
+                _ = redraw.tick() => view.draw(&tallies, stage.origin.stats(), &ORIGIN),
+            }
+        };
+        view.draw(&tallies, stage.origin.stats(), &ORIGIN);
+        let counts = tallies.iter().map(|tally| tally.counts()).collect();
+        Ok(Outcome { act, counts, latest, origin: stage.origin.stats().since(&before) })
+    }
+}
+
+/// Everything that runs while the acts are played. Dropping it ends all of it.
+struct Stage {
+    origin: Origin,
+    envoy: Envoy,
+    http: SocketAddr,
+    bypass: SocketAddr,
+}
+
+impl Stage {
+    async fn set_up(demo: &Demo) -> Result<Self, Error> {
+        if !demo.wasm.is_file() {
+            return Err(Error::NoFilter(demo.wasm.clone()));
+        }
+        let policy = fs::read_to_string(&demo.policy).map_err(|e| Error::Policy(demo.policy.clone(), e))?;
+        let origin = Origin::start(ORIGIN).map_err(Error::Origin)?;
+        let bootstrap = Bootstrap::shipped()
+            .and_then(|shipped| shipped.wasm(&demo.wasm))
+            .and_then(|shipped| shipped.policy(&policy))
+            .and_then(|shipped| shipped.upstream(origin.addr))
+            .and_then(Bootstrap::with_bypass_listener)
+            .map_err(Error::Bootstrap)?;
+        let options = envoy::Options { concurrency: WORKERS, ..envoy::Options::new(bootstrap.text()) };
+        let envoy = Envoy::start(options).await.map_err(Error::Envoy)?;
+        let http = envoy.listener("http").map_err(Error::Envoy)?;
+        let bypass = envoy.listener("bypass").map_err(Error::Envoy)?;
+        Ok(Self { origin, envoy, http, bypass })
+    }
+
+    fn print_commands(&self) {
+        let (http, bypass, admin) = (self.http, self.bypass, self.envoy.admin());
+        println!(
+            "\nStill up, until Ctrl-C. Try:\n
+  One request of an anonymous client, and its RateLimit fields:
+    curl -i -H 'x-forwarded-for: 203.0.113.7' http://{http}/api/items\n
+  Thirty of them: the first twenty pass.
+    for i in $(seq 30); do curl -s -o /dev/null -w '%{{http_code}} ' -H 'x-forwarded-for: 203.0.113.7' http://{http}/api/items; done; echo\n
+  The same from a client of the premium tier: all pass.
+    for i in $(seq 30); do curl -s -o /dev/null -w '%{{http_code}} ' -H 'x-plan: premium' -H 'x-forwarded-for: 203.0.113.8' http://{http}/api/items; done; echo\n
+  What the origin receives:
+    curl -s http://{http}/echo\n
+  Past the filter:
+    curl -i http://{bypass}/api/items\n
+  The filter's metrics:
+    curl -s http://{admin}/stats/prometheus | grep ^tidegate"
+        );
+    }
+}
+
+/// Why the demo could not be played to its end.
+#[derive(Debug)]
+enum Error {
+    NoFilter(PathBuf),
+    Policy(PathBuf, io::Error),
+    Origin(io::Error),
+    Bootstrap(BootstrapError),
+    Envoy(envoy::Error),
+    Histogram,
+    Signals(io::Error),
+    Interrupted,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFilter(path) => write!(f, "no filter at {}: run `make setup build`", path.display()),
+            Self::Policy(path, error) => write!(f, "cannot read the policy {}: {error}", path.display()),
+            Self::Origin(error) => write!(f, "cannot start the origin: {error}"),
+            Self::Bootstrap(error) => error.fmt(f),
+            Self::Envoy(error) => error.fmt(f),
+            Self::Histogram => write!(f, "cannot make a histogram of latencies"),
+            Self::Signals(error) => write!(f, "cannot listen for signals: {error}"),
+            Self::Interrupted => write!(f, "interrupted"),
+        }
+    }
+}
+
+async fn interrupted() -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt.map_err(Error::Signals),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+fn fail(problem: &str) -> ExitCode {
+    eprintln!("tidegate demo: {problem}");
+    ExitCode::FAILURE
+}
+
+const WORKERS: u32 = 2;
+/// 500 requests a second, and a queue worth 0.8 s of them: more than a small laptop's share of the load is left for Envoy
+/// and the clients, which run on the same machine.
+const ORIGIN: Settings = Settings {
+    capacity: 25,
+    queue: 400,
+    queue_timeout: Duration::from_secs(2),
+    latency: Duration::from_millis(50),
+    failure_basis_points: 0,
+    echo: false,
+};

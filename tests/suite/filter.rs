@@ -1,0 +1,19 @@
+//! The filter as shipped, in the real Envoy, under real requests. Each test has an Envoy of its own.
+
+mod client;
+mod http2;
+mod stage;
+
+mod addresses;
+mod answers;
+mod bad_policy;
+mod counting;
+mod flood;
+mod keys;
+mod metrics;
+mod protocols;
+mod refusal;
+mod reload;
+mod sliding;
+mod strange;
+mod upstream;
