@@ -27,7 +27,7 @@ WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
 say = @printf '\033[1m== %s\033[0m\n' "$(1)"
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help setup build filter demo test check clean
+.PHONY: help setup build filter demo test check bench clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -106,6 +106,9 @@ check: ## the quick inner loop: format, lints, unit tests
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --features cli -- -D warnings
 	@cargo test --quiet --features cli --lib --bins
+
+bench: ## what a decision costs, as ratios to what one would use instead
+	@cargo bench --bench core
 
 clean: ## remove what was built and fetched
 	@rm -rf target dist .tools

@@ -20,5 +20,6 @@ mod filter;
 mod harness;
 mod limiter;
 mod policy;
+mod readme;
 mod rig;
 mod table;

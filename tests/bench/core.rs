@@ -1,0 +1,211 @@
+//! One decision of the core against what a Rust program would pick instead: a million keys in random order, one thread,
+//! virtual time.
+//!
+//! `make bench` runs it. Everything is measured in turn, in the same process, and reported as a median of rounds and its
+//! ratio to governor's keyed limiter. With the name of one contender it runs that one alone, for callgrind.
+
+#![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
+#![allow(missing_docs, reason = "a program, not a library")]
+
+use core::hash::Hasher;
+use governor::clock::FakeRelativeClock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::keyed::{DefaultKeyedStateStore, HashMapStateStore, KeyedStateStore};
+use governor::{Quota, RateLimiter};
+use pingora_limits::rate::Rate;
+use siphasher::sip::SipHasher13;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tidegate::key::KeyHash;
+use tidegate::limiter::{Meter, Verdict};
+use tidegate::policy::{Policy, TierIndex};
+use tidegate::store::Store;
+use tidegate::store::memory::MemoryStore;
+use tidegate::table::page_of;
+use tidegate::units::{Permits, Timestamp};
+
+/// One decision for a key; time moves by [`Limiter::advance`].
+trait Limiter {
+    fn decide(&mut self, key: u64) -> bool;
+    fn advance(&mut self, by: Duration);
+}
+
+/// What the engine does for one limit: hash the key, find its page and slot, check, and write the charge.
+struct Ours {
+    meter: Meter,
+    store: MemoryStore,
+    now_ns: u64,
+}
+
+impl Ours {
+    fn boxed(algorithm: &str) -> Box<dyn Limiter> {
+        let quota = format!(r#"{{"permits":{PERMITS},"window":"{WINDOW_S}s"}}"#);
+        let document =
+            format!(r#"{{"version":1,"limits":[{{"name":"a","algorithm":"{algorithm}","quota":{quota}}}]}}"#);
+        let policy = Policy::parse(&document).expect("a good policy");
+        let limit = &policy.limits()[0];
+        let meter = Meter::new(limit.algorithm(), limit.quota(TierIndex::default()).expect("a quota"));
+        Box::new(Self { meter, store: MemoryStore::new(KEYS as u32), now_ns: START_NS })
+    }
+}
+
+impl Limiter for Ours {
+    fn decide(&mut self, key: u64) -> bool {
+        let mut hasher = SipHasher13::new_with_keys(1, 2);
+        hasher.write_u64(key);
+        let key = KeyHash::from_bits(hasher.finish());
+        let now = Timestamp::from_nanos(self.now_ns);
+        let pages = self.store.pages();
+        let page = self.store.write(page_of(key, pages)).expect("memory does not fail");
+        let probe = page.probe(key, now);
+        let outcome = self.meter.check(probe.state(), Permits::ONE, now);
+        let admit = outcome.verdict == Verdict::Admit;
+        if admit {
+            page.write(&probe, key, outcome.state);
+        }
+        admit
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now_ns += by.as_nanos() as u64;
+    }
+}
+
+struct Governor<S: KeyedStateStore<u64>> {
+    limiter: RateLimiter<u64, S, FakeRelativeClock, NoOpMiddleware<Nanos>>,
+    clock: FakeRelativeClock,
+}
+
+impl<S: KeyedStateStore<u64> + 'static> Governor<S> {
+    fn boxed(store: S) -> Box<dyn Limiter> {
+        let clock = FakeRelativeClock::default();
+        let quota = Quota::with_period(Duration::from_secs(WINDOW_S) / PERMITS).expect("a period");
+        let quota = quota.allow_burst(NonZeroU32::new(PERMITS).expect("permits"));
+        Box::new(Self { limiter: RateLimiter::new(quota, store, clock.clone()), clock })
+    }
+}
+
+impl<S: KeyedStateStore<u64>> Limiter for Governor<S> {
+    fn decide(&mut self, key: u64) -> bool {
+        self.limiter.check_key(&key).is_ok()
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.clock.advance(by);
+    }
+}
+
+/// An estimate of the rate by a count-min sketch; it has its own, real clock.
+struct Pingora(Rate);
+
+impl Limiter for Pingora {
+    fn decide(&mut self, key: u64) -> bool {
+        self.0.observe(&key, 1) <= PERMITS as isize
+    }
+
+    fn advance(&mut self, _by: Duration) {}
+}
+
+type Make = fn() -> Box<dyn Limiter>;
+
+const CONTENDERS: [(&str, Make); 6] = [
+    ("tidegate-sliding-window", || Ours::boxed("sliding-window")),
+    ("tidegate-token-bucket", || Ours::boxed("token-bucket")),
+    ("tidegate-fixed-window", || Ours::boxed("fixed-window")),
+    ("governor-dashmap", || Governor::boxed(DefaultKeyedStateStore::<u64>::default())),
+    ("governor-hashmap", || Governor::boxed(HashMapStateStore::<u64>::default())),
+    ("pingora-rate", || Box::new(Pingora(Rate::new(Duration::from_secs(WINDOW_S))))),
+];
+
+/// The contender that ratios are to: what a program gets that asks governor for a keyed limiter.
+const PEER: usize = 3;
+
+/// Decides for keys in a random order that is the same for everyone; answers how many were admitted.
+fn run(limiter: &mut dyn Limiter, decisions: u64, random: &mut u64) -> u64 {
+    let mut admitted = 0;
+    for step in 0..decisions {
+        // SplitMix64.
+        *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = *random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        admitted += u64::from(limiter.decide((mixed ^ (mixed >> 31)) % KEYS));
+        if step % 1_000 == 999 {
+            limiter.advance(Duration::from_millis(1));
+        }
+    }
+    admitted
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    if let [name, decisions] = &arguments[..] {
+        let (_, make) = CONTENDERS.iter().find(|(known, _)| known == name).expect("a contender's name");
+        let admitted = run(&mut *make(), decisions.parse().expect("a number of decisions"), &mut 1);
+        println!("{name}: {admitted} admitted");
+        return;
+    }
+    // `cargo test --benches` asks for one short run that everything still works.
+    let smoke = !std::env::args().any(|argument| argument == "--bench");
+    let (rounds, decisions) = if smoke { (1, 20_000) } else { (ROUNDS, KEYS) };
+    let mut contenders = Vec::new();
+    for (name, make) in CONTENDERS {
+        let before = LIVE.load(Ordering::Relaxed);
+        let mut limiter = make();
+        for key in 0..KEYS {
+            limiter.decide(key);
+        }
+        let bytes = LIVE.load(Ordering::Relaxed).saturating_sub(before);
+        contenders.push((name, limiter, bytes as f64 / KEYS as f64, Vec::new()));
+    }
+    for round in 0..rounds {
+        for (_, limiter, _, times) in &mut contenders {
+            let began = Instant::now();
+            run(&mut **limiter, decisions, &mut (round + 1).wrapping_mul(0x1234_5678_9abc_def1));
+            times.push(began.elapsed().as_nanos() as f64 / decisions as f64);
+        }
+    }
+    let median = |times: &[f64]| {
+        let mut sorted = times.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    };
+    let (peer_ns, peer_bytes) = (median(&contenders[PEER].3), contenders[PEER].2);
+    println!(
+        "{KEYS} keys in random order, {rounds} rounds of {decisions} decisions, medians; ratios to governor-dashmap"
+    );
+    println!("{:<26}{:>12}{:>8}{:>14}{:>8}", "", "ns/decision", "ratio", "bytes/key", "ratio");
+    for (name, _, bytes, times) in &contenders {
+        let ns = median(times);
+        println!("{name:<26}{ns:>12.1}{:>8.2}{bytes:>14.1}{:>8.2}", ns / peer_ns, bytes / peer_bytes);
+    }
+}
+
+/// Counts what is allocated, so that bytes per key are measured.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const KEYS: u64 = 1_000_000;
+const PERMITS: u32 = 10;
+const WINDOW_S: u64 = 10;
+const ROUNDS: u64 = 15;
+const START_NS: u64 = 1_800_000_000_000_000_000;

@@ -1,0 +1,75 @@
+//! The README holds: its policies are good, its commands run, and what it names is there.
+
+use std::path::Path;
+use std::process::Command;
+use tidegate::policy::Policy;
+
+const README: &str = include_str!("../../README.md");
+
+/// The README's code blocks of one language.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let blocks = README.split("```").skip(1).step_by(2);
+    blocks.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).collect()
+}
+
+#[test]
+fn policies_of_the_readme_are_good() {
+    let policies = blocks("json");
+    assert_eq!(policies.len(), 2);
+    for policy in policies {
+        assert!(Policy::parse(policy).is_ok(), "{:?}\n{policy}", Policy::parse(policy));
+    }
+}
+
+#[test]
+fn commands_of_the_readme_run_on_its_larger_policy() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("policy.json"), blocks("json")[1]).unwrap();
+    let commands: Vec<&str> = blocks("sh").iter().flat_map(|block| block.lines()).collect();
+    assert_eq!(commands.len(), 2);
+    for command in commands {
+        let arguments = command.strip_prefix("cargo run --features cli --").expect("a command of ours");
+        let shell = format!("{} {arguments}", env!("CARGO_BIN_EXE_tidegate"));
+        let output = Command::new("sh").args(["-c", &shell]).current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+}
+
+#[test]
+fn places_and_targets_that_the_readme_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let quoted = README.split('`').skip(1).step_by(2).filter(|text| !text.contains([' ', '\n', '{', '*']));
+    let linked = README.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let places: Vec<&str> = quoted
+        .chain(linked)
+        .filter(|text| ["src/", "envoy/", "tests/"].iter().any(|top| text.starts_with(top)))
+        .collect();
+    assert!(places.len() > 20, "{places:?}");
+    for place in places {
+        assert!(root.join(place).exists(), "{place}");
+    }
+    let makefile = std::fs::read_to_string(root.join("Makefile")).unwrap();
+    for target in README.split("make ").skip(1).filter_map(|rest| rest.split([' ', '`', '\n', ')']).next()) {
+        let known = target.is_empty()
+            || makefile.contains(&format!("\n{target}:"))
+            || !target.chars().all(char::is_alphanumeric);
+        assert!(known, "make {target}");
+    }
+}
+
+#[test]
+fn metrics_of_the_readme_are_those_of_the_filter_and_the_other_way_round() {
+    let source = include_str!("../../envoy/src/metrics.rs").to_owned() + include_str!("../../envoy/src/root.rs");
+    let names = |text: &str| -> std::collections::BTreeSet<String> {
+        let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        text.split(word).filter(|name| name.starts_with("tidegate_") && name.len() > 12).map(str::to_owned).collect()
+    };
+    let counted: Vec<String> = names(&source).into_iter().filter(|name| !name.starts_with("tidegate_limit")).collect();
+    let told = names(README);
+    for name in &counted {
+        assert!(told.contains(name), "the README does not tell of {name}");
+    }
+    for name in told.iter().filter(|name| name.ends_with("_total") || name.starts_with("tidegate_table")) {
+        assert!(counted.contains(name), "the filter has no {name}");
+    }
+}
