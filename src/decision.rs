@@ -3,7 +3,7 @@
 use crate::engine::{Charge, Engine, Plan};
 use crate::key;
 use crate::limiter::Verdict;
-use crate::policy::{Limit, OnExceed, Quota};
+use crate::policy::{OnExceed, Quota};
 use crate::request::RequestFacts;
 use crate::units::Span;
 use base64::Engine as _;
@@ -27,6 +27,8 @@ impl Decision {
 pub struct Refusal {
     /// The limit that keeps the client waiting longest, as an index into the policy's limits.
     pub limit: usize,
+    /// The window of that limit's quota, where it has several.
+    pub window: Option<Span>,
     /// Why.
     pub cause: Cause,
     /// After how long the request would pass; `None` when it never would.
@@ -104,7 +106,8 @@ impl Refusal {
         write!(
             body,
             "{{\"type\":\"https://iana.org/assignments/http-problem-types#{kind}\",\"title\":\"{title}\",\
-             \"status\":{status},\"violated-policies\":[\"{name}\"]"
+             \"status\":{status},\"violated-policies\":[\"{name}\"]",
+            name = PolicyName(name, self.window)
         )
     }
 
@@ -120,7 +123,8 @@ impl Refusal {
 /// Calls `add` with each header that tells the client how it stands with the limits of this plan, admitted or not.
 ///
 /// `RateLimit-Policy` and `RateLimit` as draft-ietf-httpapi-ratelimit-headers has them: structured fields (RFC 9651), an
-/// item a limit, in the policy's order; quotas in requests; the partition key a hash of the client's key. A window that
+/// item a quota, in the policy's order, by the limit's name, and where a limit has several by the name and the window, as
+/// in `api/1h`, which is the name of no other limit; quotas in requests; the partition key a hash of the client's key. A window that
 /// is no whole number of seconds is rounded up. `X-RateLimit-*`, if the policy asks for them, tell of the limit with
 /// the fewest permits left, the reset in seconds from now. Limits that only observe are not told of.
 pub fn quota_headers(engine: &Engine, plan: &Plan, text: &mut String, add: &mut dyn FnMut(&'static str, &str)) {
@@ -150,9 +154,20 @@ pub fn quota_headers(engine: &Engine, plan: &Plan, text: &mut String, add: &mut 
     }
 }
 
-/// What a client is told of one limit.
+/// The name of a quota policy for clients: that of the limit, and the window where the limit has several quotas.
+struct PolicyName<'a>(&'a str, Option<Span>);
+
+impl fmt::Display for PolicyName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(name, window) = self;
+        f.write_str(name)?;
+        window.map_or(Ok(()), |window| write!(f, "/{window}"))
+    }
+}
+
+/// What a client is told of one quota.
 struct Told<'a> {
-    limit: &'a Limit,
+    name: PolicyName<'a>,
     quota: &'a Quota,
     remaining: u64,
     reset_secs: u64,
@@ -171,8 +186,8 @@ impl<'a> Told<'a> {
             _ => standing.reset_after,
         };
         Some(Self {
-            limit,
-            quota: limit.quotas.get(plan.tier().get())?,
+            name: PolicyName(limit.name.as_str(), engine.window(charge, plan.tier())),
+            quota: limit.quotas(plan.tier()).get(charge.quota())?,
             remaining: u64::from(standing.remaining.get()),
             reset_secs: reset.as_secs_ceil(),
             partition: key::partition(engine.seed(), charge.key()),
@@ -181,11 +196,11 @@ impl<'a> Told<'a> {
 
     fn write_policy(&self, text: &mut String) -> fmt::Result {
         let Quota { permits, window, .. } = self.quota;
-        write!(text, "\"{}\";q={};w={}", self.limit.name.as_str(), permits.get(), window.as_secs_ceil())
+        write!(text, "\"{}\";q={};w={}", self.name, permits.get(), window.as_secs_ceil())
     }
 
     fn write_limit(&self, text: &mut String) -> fmt::Result {
-        write!(text, "\"{}\";r={};t={};pk=:", self.limit.name.as_str(), self.remaining, self.reset_secs)?;
+        write!(text, "\"{}\";r={};t={};pk=:", self.name, self.remaining, self.reset_secs)?;
         BASE64.encode_string(self.partition, text);
         text.write_char(':')
     }

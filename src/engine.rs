@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! plan      which limits apply, which keys they charge            needs the request
-//! decide    every limit is checked, then all or none is charged   needs state and the time
+//! decide    every quota is checked, then all or none is charged   needs state and the time
 //! observe   charge the limits that wait for the answer            needs the answer
 //! ```
 //!
@@ -39,9 +39,10 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct ReadyLimit {
-    identity: u64,
-    /// One for each tier.
-    meters: Vec<Meter>,
+    /// One for each quota, as many as a tier has at most.
+    identities: Vec<u64>,
+    /// One for each quota, for each tier.
+    meters: Vec<Vec<Meter>>,
 }
 
 /// What one request is about to be charged, and what came of it. Kept and used again for the next request.
@@ -54,15 +55,19 @@ pub struct Plan {
     now: Timestamp,
 }
 
-/// One limit's part in a request.
+/// One quota's part in a request. Those of one limit stand side by side.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge {
     limit: u32,
+    /// The quota's place among those of the limit.
+    quota: u8,
     key: KeyHash,
     page: u32,
     cost: Permits,
     /// The limit charges when the answer comes, if at all: see [`Ticket`].
     awaits_answer: bool,
+    /// Another quota of the limit is exceeded: this one is not charged, also when the limit only observes.
+    held: bool,
     stage: Stage,
     outcome: Option<Outcome>,
     probe: Option<Probe>,
@@ -73,7 +78,9 @@ pub struct Charge {
 enum Stage {
     /// Still to be settled with the store.
     Open,
-    /// Settled: published if the limit admits and charges now, left as it was otherwise.
+    /// Published.
+    Charged,
+    /// Left as it was: there was no room, or nothing to be charged now.
     Settled,
     /// The store failed, and this instance's own memory counts.
     Local,
@@ -88,6 +95,12 @@ impl Charge {
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit as usize
+    }
+
+    /// The quota, as an index into those that the limit has for the client's tier.
+    #[must_use]
+    pub fn quota(&self) -> usize {
+        usize::from(self.quota)
     }
 
     /// How many permits the request needs. One when its answer is yet to say what it costs.
@@ -114,7 +127,7 @@ impl Charge {
 
     /// Whether the limit lets the request pass and charges it for that. What is free touches no state.
     fn pays(&self) -> bool {
-        self.admits() && !self.awaits_answer && self.cost > Permits::ZERO
+        self.admits() && !self.awaits_answer && !self.held && self.cost > Permits::ZERO
     }
 
     fn exceeds(&self) -> bool {
@@ -135,7 +148,7 @@ impl Plan {
         self.tier
     }
 
-    /// The limits that apply, in the policy's order.
+    /// What is charged: the quotas of the limits that apply, in the policy's order.
     #[must_use]
     pub fn charges(&self) -> &[Charge] {
         &self.charges
@@ -178,17 +191,23 @@ impl Engine {
             else {
                 continue;
             };
-            let key = client.key(self.seed, ready.identity, &limit.key);
-            plan.charges.push(Charge {
-                limit: index,
-                key,
-                page: 0,
-                cost: cost_of(&limit.cost, &lookup),
-                awaits_answer: limit.awaits_answer(),
-                stage: Stage::Open,
-                outcome: None,
-                probe: None,
-            });
+            let cost = cost_of(&limit.cost, &lookup);
+            // One quota, nearly always.
+            let quotas = limit.quotas(plan.tier).len();
+            for (quota, identity) in (0..).zip(&ready.identities).take(quotas) {
+                plan.charges.push(Charge {
+                    limit: index,
+                    quota,
+                    key: client.key(self.seed, *identity, &limit.key),
+                    page: 0,
+                    cost,
+                    awaits_answer: limit.awaits_answer(),
+                    held: false,
+                    stage: Stage::Open,
+                    outcome: None,
+                    probe: None,
+                });
+            }
         }
     }
 
@@ -220,15 +239,15 @@ impl Engine {
         plan.refused = refused;
         plan.now = now;
         self.count(plan, counters, refused);
-        if refused { self.decline(&plan.charges) } else { Decision::ADMIT }
+        if refused { self.decline(&plan.charges, plan.tier) } else { Decision::ADMIT }
     }
 
-    /// How the client of a decided plan stands with one of its limits; `None` when that limit's state could not be had.
+    /// How the client of a decided plan stands with one of its quotas; `None` when its state could not be had.
     #[must_use]
     pub fn standing(&self, plan: &Plan, charge: &Charge) -> Option<Standing> {
         let outcome = charge.outcome?;
-        // A limit that admits the request stands as before if another one refused it, or if it awaits the answer.
-        let uncharged = charge.admits() && (plan.refused || charge.awaits_answer);
+        // A quota with room stands as before if another one had none, or if it awaits the answer.
+        let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
         let state = if uncharged { charge.probe?.state() } else { Some(outcome.state) };
         Some(self.meter(charge, plan.tier)?.standing(state, plan.now))
     }
@@ -247,42 +266,57 @@ impl Engine {
     }
 
     fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<&Meter> {
-        self.limits.get(charge.limit())?.meters.get(tier.get())
+        self.limits.get(charge.limit())?.meters.get(tier.get())?.get(charge.quota())
     }
 
-    /// The refusal of these charges: that of the limit that keeps the client waiting longest, so that waiting suffices
+    /// The window by which the client knows the quota, where the limit has several.
+    pub(crate) fn window(&self, charge: &Charge, tier: TierIndex) -> Option<Span> {
+        match self.policy.limits.get(charge.limit())?.quotas(tier) {
+            [_] => None,
+            quotas => quotas.get(charge.quota()).map(|quota| quota.window),
+        }
+    }
+
+    /// The refusal of these charges: that of the quota that keeps the client waiting longest, so that waiting suffices
     /// for every one of them.
-    fn decline(&self, charges: &[Charge]) -> Decision {
+    fn decline(&self, charges: &[Charge], tier: TierIndex) -> Decision {
         let refusals = charges.iter().filter(|charge| self.declines(charge)).map(|charge| {
             let (cause, retry_after) = match charge.outcome.map(|outcome| outcome.verdict) {
                 Some(Verdict::Refuse { retry_after }) => (Cause::Exceeded, retry_after),
                 _ => (Cause::StoreFailed, Some(STORE_RETRY)),
             };
-            Refusal { limit: charge.limit(), cause, retry_after }
+            Refusal { limit: charge.limit(), window: self.window(charge, tier), cause, retry_after }
         });
         // `None` is for ever, the longest wait of all.
         Decision { refusal: refusals.max_by_key(|refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos)) }
     }
 
+    /// Counts the request once at each limit, however many quotas it has.
     fn count(&self, plan: &Plan, counters: &mut Counters, refused: bool) {
-        for charge in &plan.charges {
-            let fate = match (self.declines(charge), charge.exceeds()) {
-                (true, _) => Fate::Refused,
-                (false, true) => Fate::Observed,
+        for charges in plan.charges.chunk_by(|one, other| one.limit == other.limit) {
+            let Some(first) = charges.first() else { continue };
+            let fate = if charges.iter().any(|charge| self.declines(charge)) {
+                Fate::Refused
+            } else if charges.iter().any(Charge::exceeds) {
+                Fate::Observed
+            } else if refused {
                 // Another limit refused the request: nothing was charged here.
-                (false, false) if refused => continue,
-                (false, false) => Fate::Admitted,
+                continue;
+            } else {
+                Fate::Admitted
             };
-            counters.count(charge.limit(), plan.tier, fate);
+            counters.count(first.limit(), plan.tier, fate);
         }
     }
 }
 
 impl ReadyLimit {
     fn new(limit: &Limit) -> Self {
+        let meters = |quotas: &Vec<_>| quotas.iter().map(|quota| Meter::new(limit.algorithm, quota)).collect();
+        let most = limit.quotas.iter().map(Vec::len).max().unwrap_or(0);
         Self {
-            identity: key::identity(limit),
-            meters: limit.quotas.iter().map(|quota| Meter::new(limit.algorithm, quota)).collect(),
+            identities: (0..).take(most).map(|place| key::identity(limit, place)).collect(),
+            meters: limit.quotas.iter().map(meters).collect(),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::key::{Address, AddressFrom, Client, Value};
 use crate::lookup::Lookup;
 use crate::matching::{Mismatch, mismatch};
 use crate::policy::{
-    Algorithm, Cost, CostHeader, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Policy,
+    Algorithm, Cost, CostHeader, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Policy, Quota,
     SegmentGlob,
 };
 use crate::request::RequestFacts;
@@ -68,7 +68,10 @@ fn write_limit<'a>(
             writeln!(text, "  key    {}", words.collect::<Vec<_>>().join(", "))?;
         }
     }
-    writeln!(text, "  quota  {}", quota_words(limit, client))?;
+    for (place, quota) in limit.quotas(client.tier()).iter().enumerate() {
+        let label = if place == 0 { "quota" } else { "and  " };
+        writeln!(text, "  {label}  {}", quota_words(limit.algorithm, quota))?;
+    }
     if let Some(words) = cost_words(&limit.cost, request) {
         writeln!(text, "  cost   {words}")?;
     }
@@ -130,10 +133,9 @@ fn part_words(part: &KeyPart) -> Cow<'static, str> {
     })
 }
 
-fn quota_words(limit: &Limit, client: &Client<'_, '_>) -> String {
-    let Some(quota) = limit.quotas.get(usize::from(client.tier().0)) else { return "none".to_owned() };
+fn quota_words(algorithm: Algorithm, quota: &Quota) -> String {
     let (permits, window) = (quota.permits.get(), quota.window);
-    match limit.algorithm {
+    match algorithm {
         Algorithm::SlidingWindow => format!("{permits} in any {window} (sliding window)"),
         Algorithm::TokenBucket => {
             format!("{permits} per {window}, at most {} at once (token bucket)", quota.burst.get())

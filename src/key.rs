@@ -76,9 +76,10 @@ impl fmt::Debug for Seed {
 }
 
 /// What makes a limit the same limit in another policy: a hash of its name, key and algorithm and of nothing else, so
-/// that a new policy keeps the counts of the limits in which these did not change.
+/// that a new policy keeps the counts of the limits in which these did not change. Of several quotas each has an identity
+/// by its `place`, from 0; the first has that of a limit with one quota.
 #[must_use]
-pub fn identity(limit: &Limit) -> u64 {
+pub fn identity(limit: &Limit, place: u8) -> u64 {
     // Not keyed: it has to be the same in every instance, and a policy's author has nothing to gain by a collision.
     let mut hasher = Seed([0, 0]).hasher(DOMAIN_IDENTITY);
     write(&mut hasher, 0, limit.name.as_str().as_bytes());
@@ -88,6 +89,9 @@ pub fn identity(limit: &Limit) -> u64 {
         Algorithm::FixedWindow => 3,
     };
     hasher.write(&[algorithm]);
+    if place > 0 {
+        write(&mut hasher, TAG_PLACE, &[place]);
+    }
     for part in &limit.key {
         let (tag, name) = match part {
             KeyPart::Address => (TAG_ADDRESS, ""),
@@ -259,6 +263,7 @@ const TAG_METHOD: u8 = 10;
 const TAG_HOST: u8 = 11;
 const TAG_TIER: u8 = 12;
 const TAG_COUNTRY: u8 = 13;
+const TAG_PLACE: u8 = 14;
 
 #[cfg(test)]
 mod tests;

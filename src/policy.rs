@@ -9,6 +9,7 @@ mod json;
 mod nearest;
 mod parse;
 mod path;
+mod quota;
 mod read;
 mod routing;
 mod schema;
@@ -112,8 +113,9 @@ pub struct Limit {
     pub(crate) matches: Match,
     pub(crate) key: Vec<KeyPart>,
     pub(crate) algorithm: Algorithm,
-    /// One quota for each of the policy's tiers, in their order. A policy without tiers has one.
-    pub(crate) quotas: Vec<Quota>,
+    /// The quotas, at least one and of different windows, for each of the policy's tiers, in their order. A policy without
+    /// tiers has them once.
+    pub(crate) quotas: Vec<Vec<Quota>>,
     pub(crate) cost: Cost,
     /// Only requests with such an answer are charged, and when it comes; empty is every request, before it goes on.
     pub(crate) only_on: Vec<Answers>,
@@ -320,10 +322,10 @@ impl Limit {
         !self.only_on.is_empty() || matches!(self.cost, Cost::Response(_))
     }
 
-    /// What a client of this tier may have.
+    /// What a client of this tier may have: all of these at once.
     #[must_use]
-    pub fn quota(&self, tier: TierIndex) -> Option<&Quota> {
-        self.quotas.get(tier.get())
+    pub fn quotas(&self, tier: TierIndex) -> &[Quota] {
+        self.quotas.get(tier.get()).map_or(&[], Vec::as_slice)
     }
 }
 

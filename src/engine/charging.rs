@@ -30,7 +30,7 @@ impl<S: Store> Charging<'_, S> {
         self.counters.add(Total::Conflicts, 1);
     }
 
-    /// Asks every limit that is still open.
+    /// Asks every quota that is still open.
     pub(super) fn check(&mut self, charges: &mut [Charge]) {
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
             match probe(self.store, charge.page, charge.key, self.now) {
@@ -38,9 +38,10 @@ impl<S: Store> Charging<'_, S> {
                 Err(_) => self.fall_back(charge),
             }
         }
+        hold(charges);
     }
 
-    /// Charges every limit that is still open, page by page, and answers whether none is left open. A page that somebody
+    /// Charges every quota that is still open, page by page, and answers whether none is left open. A page that somebody
     /// else published first stays open, as do all charges on it.
     pub(super) fn charge(&mut self, charges: &mut [Charge]) -> bool {
         let alone = charges.len() == 1;
@@ -54,8 +55,12 @@ impl<S: Store> Charging<'_, S> {
         }
         let mut settled = true;
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
-            match if charge.pays() { self.store.publish(charge.page) } else { Ok(()) } {
-                Ok(()) => charge.stage = Stage::Settled,
+            if !charge.pays() {
+                charge.stage = Stage::Settled;
+                continue;
+            }
+            match self.store.publish(charge.page) {
+                Ok(()) => charge.stage = Stage::Charged,
                 Err(StoreError::Conflict) => settled = false,
                 Err(_) => self.fall_back(charge),
             }
@@ -71,6 +76,7 @@ impl<S: Store> Charging<'_, S> {
                 self.fall_back(charge);
             }
         }
+        hold(charges);
         let refused = self.engine.refuses(charges);
         for charge in charges.iter().filter(|charge| charge.outcome.is_some()) {
             let moved = charge.exceeds() && charge.outcome.is_some_and(|outcome| outcome.moved);
@@ -80,10 +86,8 @@ impl<S: Store> Charging<'_, S> {
                 _ => {}
             }
         }
-        if refused {
-            for charge in charges.iter().filter(|charge| charge.stage == Stage::Settled && charge.pays()) {
-                self.refund(charge);
-            }
+        for charge in charges.iter().filter(|charge| charge.stage == Stage::Charged && (refused || charge.held)) {
+            self.refund(charge);
         }
         refused
     }
@@ -147,6 +151,20 @@ impl<S: Store> Charging<'_, S> {
             page.write(&probe, charge.key, outcome.state);
             // A conflict leaves the older state: still refused, and moved again next time.
             let _ = self.store.publish(charge.page);
+        }
+    }
+}
+
+/// Holds back what would be charged to a limit of which another quota is exceeded. Where the request is refused for that,
+/// nothing is charged anyway; a limit that only observes counts as if it was.
+fn hold(charges: &mut [Charge]) {
+    if charges.len() == 1 {
+        return;
+    }
+    for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
+        let exceeded = charges.iter().any(Charge::exceeds);
+        for charge in charges {
+            charge.held = exceeded && !charge.exceeds();
         }
     }
 }

@@ -23,6 +23,7 @@ pub struct Ticket {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     limit: u32,
+    quota: u8,
     key: KeyHash,
     /// What the request costs, if the answer does not say.
     cost: Permits,
@@ -30,7 +31,7 @@ struct Open {
 
 impl From<&Charge> for Open {
     fn from(charge: &Charge) -> Self {
-        Self { limit: charge.limit, key: charge.key, cost: charge.cost }
+        Self { limit: charge.limit, quota: charge.quota, key: charge.key, cost: charge.cost }
     }
 }
 
@@ -62,7 +63,8 @@ impl Engine {
         let status = answer.status();
         for open in &ticket.charges {
             let Some(limit) = self.policy.limits.get(open.limit as usize) else { continue };
-            let meter = self.limits.get(open.limit as usize).and_then(|limit| limit.meters.get(ticket.tier.get()));
+            let meters = self.limits.get(open.limit as usize).and_then(|limit| limit.meters.get(ticket.tier.get()));
+            let meter = meters.and_then(|meters| meters.get(usize::from(open.quota)));
             let (true, Some(meter)) = (counts(limit, status), meter) else { continue };
             let cost = match &limit.cost {
                 Cost::Response(header) => header.read(answer.header(&header.name).as_deref()),

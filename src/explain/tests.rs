@@ -37,6 +37,7 @@ session applies
 all applies
   key    none: one counter for all
   quota  9 in each 1h (fixed window)
+  and    90 in each 1d (fixed window)
   cost   what x-spent of the answer says, 1 to 7; 2 when it says nothing
   over   refused with 429
 "
@@ -103,6 +104,7 @@ fn policy() -> Policy {
             },
             Limit {
                 cost: Cost::Response(costly("x-spent")),
+                quotas: vec![vec![quota((9, 3_600)), quota((90, 86_400))]; 2],
                 ..limit("all", Match::default(), Algorithm::FixedWindow, (9, 3_600))
             },
         ],
@@ -116,15 +118,17 @@ fn costly(header: &str) -> CostHeader {
     CostHeader { name: header.into(), default, min, max }
 }
 
-fn limit(name: &str, matches: Match, algorithm: Algorithm, (permits, secs): (u32, u64)) -> Limit {
-    let quota =
-        Quota { permits: Permits::new(permits), window: Span::from_secs(secs), burst: Permits::new(permits * 2) };
+fn quota((permits, secs): (u32, u64)) -> Quota {
+    Quota { permits: Permits::new(permits), window: Span::from_secs(secs), burst: Permits::new(permits * 2) }
+}
+
+fn limit(name: &str, matches: Match, algorithm: Algorithm, permits_and_secs: (u32, u64)) -> Limit {
     Limit {
         name: Name(name.into()),
         matches,
         key: Vec::new(),
         algorithm,
-        quotas: vec![quota; 2],
+        quotas: vec![vec![quota(permits_and_secs)]; 2],
         cost: Cost::Fixed(Permits::ONE),
         only_on: Vec::new(),
         on_exceed: OnExceed::Reject,

@@ -119,7 +119,7 @@ fn a_limit_is_the_same_as_long_as_its_name_key_and_algorithm_are() {
     let quota = Quota { permits: Permits::ONE, window: Span::from_secs(1), burst: Permits::ONE };
     let methods = vec!["GET".to_owned()];
     let same = [
-        Limit { quotas: vec![quota], ..limit() },
+        Limit { quotas: vec![vec![quota]], ..limit() },
         Limit { matches: Match { methods, ..Match::default() }, ..limit() },
         Limit { on_exceed: OnExceed::Observe, on_store_failure: OnStoreFailure::Deny, ..limit() },
     ];
@@ -131,10 +131,12 @@ fn a_limit_is_the_same_as_long_as_its_name_key_and_algorithm_are() {
         Limit { key: vec![KeyPart::Header("a".into()), KeyPart::Cookie("bc".into())], ..limit() },
         Limit { key: vec![KeyPart::Header("ab".into()), KeyPart::Query("c".into())], ..limit() },
     ];
-    assert!(same.iter().all(|same| identity(same) == identity(&limit())));
-    assert!(others.iter().all(|other| identity(other) != identity(&limit())));
+    assert!(same.iter().all(|same| identity(same, 0) == identity(&limit(), 0)));
+    assert!(others.iter().all(|other| identity(other, 0) != identity(&limit(), 0)));
     // Counts in a shared store outlive an upgrade only as long as this number stays.
-    assert_eq!(identity(&limit()), 11_179_654_023_555_695_583, "the identity of limits has changed");
+    assert_eq!(identity(&limit(), 0), 11_179_654_023_555_695_583, "the identity of limits has changed");
+    let places: std::collections::BTreeSet<_> = (0..4).map(|place| identity(&limit(), place)).collect();
+    assert_eq!(places.len(), 4, "quotas of a limit are counted apart");
 }
 
 #[test]

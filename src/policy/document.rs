@@ -81,7 +81,7 @@ document! {
 document! {
     /// How much state is kept.
     State {
-        /// How many keys, each a client of a limit, are counted at one time; each takes 16 bytes. When there are more,
+        /// How many keys, each a client of a quota, are counted at one time; each takes 16 bytes. When there are more,
         /// those nearest to having used nothing are forgotten first.
         max_keys: Int<1_000, MAX_KEYS> = 100_000,
     }
@@ -99,9 +99,12 @@ document! {
         /// How the limit counts.
         algorithm: Algorithm = "sliding-window",
         /// How much each client may have.
-        quota: Quota,
-        /// The quota of clients of a tier, by tier. The others have `quota`.
-        by_tier: Map<Name, Quota, 16> = NO_FIELDS,
+        quota: Option<Quota>,
+        /// Several quotas of different windows in place of the one: a request must be within all of them, and is charged
+        /// to all or none.
+        quotas: Option<Quotas>,
+        /// The quota of clients of a tier, or a list of several, by tier. The others have `quota` or `quotas`.
+        by_tier: Map<Name, Either<Quota, Quotas>, 16> = NO_FIELDS,
         /// What a request costs: a number of permits, or the header that says it. A request that costs more than a
         /// whole quota is never admitted.
         cost: Either<Int<1, MAX_PERMITS>, CostHeader> = 1,
@@ -116,6 +119,7 @@ document! {
         /// request pass, `deny` refuses it.
         on_store_failure: OnStoreFailure = "local",
     }
+    one_of "quota" "quotas"
     later "max_delay" "mode"
 }
 
@@ -134,6 +138,9 @@ document! {
         headers: Map<HeaderName, HeaderCondition, 32> = NO_FIELDS,
     }
 }
+
+/// As many as there are useful ones, of a second, a minute, an hour and a day: each takes a place in the key table.
+pub(super) type Quotas = List<Quota, 1, 4>;
 
 document! {
     /// How much one client may have.

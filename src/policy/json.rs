@@ -62,6 +62,12 @@ impl Node {
         Self::Object(fields.into_iter().map(|(name, node)| (name.to_owned(), node)).collect())
     }
 
+    /// The field of an object.
+    pub(super) fn field(&self, name: &str) -> Option<&Self> {
+        let Self::Object(fields) = self else { return None };
+        fields.iter().find(|(field, _)| field == name).map(|(_, value)| value)
+    }
+
     /// The value in a few words, for an error: `"tomorrow"`, `12.5`, `a list`.
     pub(super) fn described(&self) -> String {
         match self {

@@ -8,13 +8,12 @@ use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
 use super::json::{Node, quoted};
 use super::nearest;
+use super::quota;
 use super::routing;
 use super::schema::Document as _;
+use super::shapes::OneOf;
 use super::value::{Items, Of};
-use super::{
-    AddressSource, Algorithm, Client, KeyPart, Limit, Match, Name, Policy, Quota, Response, TierIndex, TierSource,
-};
-use crate::units::{Permits, Span};
+use super::{AddressSource, Client, KeyPart, Limit, Match, Name, Policy, Response, TierIndex, TierSource};
 
 /// Reads the text of a policy document.
 pub(super) fn policy(text: &str) -> Result<Policy, PolicyErrors> {
@@ -174,7 +173,10 @@ fn limit(
     let algorithm = document.algorithm();
     let matches = document.matches().and_then(|it| matches(it, &at.field("match"), problems));
     let key = document.key().map(|set| key(&set, tiers, claims, &at.field("key"), problems));
-    let base = document.quota().and_then(|it| quota(it, algorithm, &at.field("quota"), problems));
+    let one = document.quota().flatten().and_then(|it| quota::one(it, algorithm, &at.field("quota"), problems));
+    let several = document.quotas().flatten();
+    let several = several.and_then(|it| quota::several(&it, algorithm, &at.field("quotas"), problems));
+    let base = one.map(|quota| vec![quota]).or(several);
     let at_tiers = at.field("by_tier");
     let by_tier = document.by_tier()?;
     let mut quotas = vec![base; tiers.map_or(1, |tiers| tiers.len().max(1))];
@@ -187,14 +189,18 @@ fn limit(
             Some(tiers) if !tiers.is_empty() => tier_index(name, tiers, &at, problems),
             _ => None,
         };
-        let quota = item.and_then(|item| quota(item, algorithm, &at, problems));
+        let of_tier = match item {
+            Some(OneOf::First(item)) => quota::one(item, algorithm, &at, problems).map(|quota| vec![quota]),
+            Some(OneOf::Second(items)) => quota::several(&items, algorithm, &at, problems),
+            None => None,
+        };
         if let Some(place) = index.and_then(|index| quotas.get_mut(usize::from(index.0))) {
-            *place = quota;
+            *place = of_tier;
         }
     }
     let cost = document.cost().and_then(|it| cost(it, &at.field("cost"), problems));
     if let Some(cost) = &cost {
-        affordable(cost.least(), &quotas, &at.field("cost"), problems);
+        quota::affordable(cost.least(), &quotas, &at.field("cost"), problems);
     }
     document.scope()?;
     Some(Limit {
@@ -229,53 +235,6 @@ fn key(
         }
     }
     parts.known().cloned().collect()
-}
-
-fn quota(
-    document: Of<'_, document::Quota>,
-    algorithm: Option<Algorithm>,
-    at: &Path<'_>,
-    problems: &mut Problems,
-) -> Option<Quota> {
-    let is_bucket = algorithm == Some(Algorithm::TokenBucket);
-    if matches!(document.burst(), Some(Some(_))) && algorithm.is_some() && !is_bucket {
-        let hint = "use the algorithm \"token-bucket\", or remove this";
-        problems.report(&at.field("burst"), &["only a token bucket has a burst"], &[hint]);
-    }
-    let (permits, window) = (document.permits()?, document.window()?);
-    let burst = document.burst()?.unwrap_or(permits);
-    let window_ns = u128::from(window.as_nanos());
-    if is_bucket
-        && u128::from(permits).saturating_mul(NANOS_PER_SEC) > window_ns.saturating_mul(MAX_PERMITS_PER_SEC.into())
-    {
-        problems.report(
-            &at.field("permits"),
-            &[&format!("{permits} permits in {window} are more than a token bucket can count")],
-            &[&format!("write at most {MAX_PERMITS_PER_SEC} permits per second, or use \"fixed-window\"")],
-        );
-    }
-    let most = u128::from(MAX_FILL.as_nanos()).saturating_mul(permits.into()).checked_div(window_ns).unwrap_or(0);
-    // More than any burst, and short of it the same.
-    let most = u64::try_from(most).unwrap_or(u64::MAX);
-    if is_bucket && u64::from(burst) > most {
-        problems.report(
-            &at.field("burst"),
-            &[&format!("at {permits} permits in {window}, a burst of {burst} takes more than {MAX_FILL} to fill")],
-            &["write at most ", &most.to_string()],
-        );
-    }
-    Some(Quota { permits: Permits::new(permits), window, burst: Permits::new(burst) })
-}
-
-/// Reports a cost that leaves a quota of no use.
-fn affordable(cost: Permits, quotas: &[Option<Quota>], at: &Path<'_>, problems: &mut Problems) {
-    if let Some(least) =
-        quotas.iter().flatten().map(|quota| quota.burst.get()).min().filter(|least| *least < cost.get())
-    {
-        let (cost, least) = (cost.get().to_string(), least.to_string());
-        let problem = &["every request costs ", &cost, " or more, and a quota has only ", &least];
-        problems.report(at, problem, &["write at most ", &least, ", or a larger quota"]);
-    }
 }
 
 fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
@@ -334,12 +293,3 @@ pub(super) fn unknown(what: &str, name: &Name, known: &[&Name], at: &Path<'_>, p
 /// Names are kept in order to find one that stands twice, and putting one in its place costs moving those behind it.
 /// No object may have as many fields as this, and the many of one that does are reported in any case.
 const MAX_COMPARED: usize = 4_096;
-
-/// Filling a bucket takes at most as long as the longest window.
-const MAX_FILL: Span = Span::from_secs(31 * 86_400);
-
-/// A token bucket counts in nanoseconds: at a million a second a permit is a thousand of them, so that what division
-/// rounds away stays under a tenth of a percent.
-const MAX_PERMITS_PER_SEC: u32 = 1_000_000;
-
-const NANOS_PER_SEC: u128 = 1_000_000_000;

@@ -145,8 +145,9 @@ impl Shape {
             }
             (Self::Object { fields, one_of, later }, Node::Object(given)) => {
                 unknown_fields(given, fields, later, at, problems);
+                let values = fields.iter().map(|field| field.read(given, at, problems)).collect();
                 exactly_one(given, one_of, at, problems);
-                return Value::Fields(fields.iter().map(|field| field.read(given, at, problems)).collect());
+                return Value::Fields(values);
             }
             (Self::Map { .. } | Self::Object { .. }, _) => "is not an object",
             (Self::Either(one, other), node) => {

@@ -231,8 +231,11 @@ impl<A: Document + 'static, B: Document + 'static> Document for Either<A, B> {
         A::seen(value).map(OneOf::First).or_else(|| B::seen(value).map(OneOf::Second))
     }
 
+    /// By the kind that the value is of, and not `anyOf`, with which a validator cannot say where in it something is wrong.
     fn schema() -> Node {
-        Node::object([("anyOf", Node::List(vec![A::schema(), B::schema()]))])
+        let (one, other) = (A::schema(), B::schema());
+        let kind = other.field("type").cloned().unwrap_or(Node::Null);
+        Node::object([("if", Node::object([("type", kind)])), ("then", other), ("else", one)])
     }
 }
 

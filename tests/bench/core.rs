@@ -47,7 +47,7 @@ impl Ours {
             format!(r#"{{"version":1,"limits":[{{"name":"a","algorithm":"{algorithm}","quota":{quota}}}]}}"#);
         let policy = Policy::parse(&document).expect("a good policy");
         let limit = &policy.limits()[0];
-        let meter = Meter::new(limit.algorithm(), limit.quota(TierIndex::default()).expect("a quota"));
+        let meter = Meter::new(limit.algorithm(), &limit.quotas(TierIndex::default())[0]);
         Box::new(Self { meter, store: MemoryStore::new(KEYS as u32), now_ns: START_NS })
     }
 }

@@ -122,6 +122,30 @@ fn a_limit_that_only_observes_is_not_told_of() {
 }
 
 #[test]
+fn several_quotas_of_a_limit_are_told_of_by_their_windows() {
+    let policy = r#"{ "version": 1, "response": { "x_ratelimit": true }, "limits": [ { "name": "api", "key": ["address"],
+        "algorithm": "fixed-window",
+        "quotas": [ { "permits": 2, "window": "1500ms" }, { "permits": 3, "window": "3600s" } ] } ] }"#;
+    let mut client = Client::new(policy);
+    let request = Request::get("/").from("192.0.2.1").with("accept", "application/problem+json");
+    let (_, headers) = client.send(&request, 0);
+    assert_eq!(header(&headers, "ratelimit-policy"), r#""api/1500ms";q=2;w=2, "api/1h";q=3;w=3600"#);
+    let standing = header(&headers, "ratelimit");
+    let items: Vec<&str> = standing.split(", ").collect();
+    assert!(items[0].starts_with(r#""api/1500ms";r=1;t=2;pk=:"#), "{standing}");
+    assert!(items[1].starts_with(r#""api/1h";r=2;t=3600;pk=:"#), "{standing}");
+    assert_eq!(header(&headers, "x-ratelimit-limit"), "2");
+    for (at_ms, policy, wait) in [(0, "api/1500ms", Some(2)), (1_500, "api/1h", Some(3_599))] {
+        client.send(&request, at_ms);
+        let (reply, _) = client.send(&request, at_ms);
+        let reply = reply.expect("refused");
+        assert_eq!((reply.details.as_str(), reply.retry_after_secs), ("tidegate_limit_api", wait));
+        let body: serde_json::Value = serde_json::from_str(&reply.body).expect("the body is JSON");
+        assert_eq!(body["violated-policies"], serde_json::json!([policy]));
+    }
+}
+
+#[test]
 fn the_partition_key_tells_clients_apart_and_nothing_of_who_they_are() {
     let mut client = Client::new(TWO_LIMITS);
     let pk = |headers: &[(String, String)]| header(headers, "ratelimit").split(':').nth(1).map(str::to_owned);

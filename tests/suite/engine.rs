@@ -1,6 +1,7 @@
 //! The engine over stores that misbehave: all or none, under conflicts, failures and a clock that moves.
 
 mod costs;
+mod quotas;
 
 use crate::harness::{Answer, Request, engine, engine_of, ms};
 use tidegate::decision::Cause;
@@ -19,7 +20,11 @@ struct Unruly {
     publish: Vec<Result<(), StoreError>>,
     read: Result<(), StoreError>,
     publishes: u32,
+    /// What somebody else does to the pages when a publishing first fails.
+    meanwhile: Option<Meanwhile>,
 }
+
+type Meanwhile = Box<dyn FnOnce(&mut MemoryStore)>;
 
 struct Read {
     number: u32,
@@ -29,7 +34,14 @@ struct Read {
 
 impl Unruly {
     fn new(publish: Vec<Result<(), StoreError>>) -> Self {
-        Self { shared: MemoryStore::new(1_000), round: Vec::new(), publish, read: Ok(()), publishes: 0 }
+        Self {
+            shared: MemoryStore::new(1_000),
+            round: Vec::new(),
+            publish,
+            read: Ok(()),
+            publishes: 0,
+            meanwhile: None,
+        }
     }
 
     fn at(&mut self, page: u32) -> Result<usize, StoreError> {
@@ -68,6 +80,8 @@ impl Store for Unruly {
         let answer = if self.publish.is_empty() { Ok(()) } else { self.publish.remove(0) };
         if answer.is_ok() {
             *self.shared.write(page)? = self.round[at].page.clone();
+        } else if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile(&mut self.shared);
         }
         self.round[at].published = Some(answer);
         answer
@@ -103,16 +117,17 @@ impl<S: Store> Bench<S> {
         }
     }
 
-    /// Permits left at the limit numbered `limit` for the request, told by sending it to a limit that has room.
-    fn left(&mut self, request: &Request, limit: usize, at_ms: u64) -> u32 {
+    /// Permits left at the quota of the charge of this number in the request's plan.
+    fn left(&mut self, request: &Request, charge: usize, at_ms: u64) -> u32 {
         self.engine.plan(request, &mut self.plan);
-        let key = self.plan.charges()[limit].key();
+        let charge = self.plan.charges()[charge];
+        let key = charge.key();
         let page = tidegate::table::page_of(key, self.store.pages());
         self.store.begin();
         let state = self.store.read(page).unwrap().probe(key, ms(at_ms)).state();
         let policy = self.engine.policy();
-        let (rule, tier) = (&policy.limits()[limit], self.plan.tier());
-        let meter = tidegate::limiter::Meter::new(rule.algorithm(), rule.quota(tier).unwrap());
+        let (rule, tier) = (&policy.limits()[charge.limit()], self.plan.tier());
+        let meter = tidegate::limiter::Meter::new(rule.algorithm(), &rule.quotas(tier)[charge.quota()]);
         meter.standing(state, ms(at_ms)).remaining.get()
     }
 

@@ -13,6 +13,7 @@ mod flood;
 mod keys;
 mod metrics;
 mod protocols;
+mod quotas;
 mod refusal;
 mod reload;
 mod sliding;

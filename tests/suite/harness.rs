@@ -108,7 +108,7 @@ pub fn limit(algorithm: &str, quota: &str) -> Meter {
         format!(r#"{{"version":1,"limits":[{{"name":"a","key":[],"algorithm":"{algorithm}","quota":{quota}}}]}}"#);
     let policy = Policy::parse(&document).unwrap_or_else(|errors| panic!("{errors:?}\n{document}"));
     let limit = &policy.limits()[0];
-    Meter::new(limit.algorithm(), limit.quota(TierIndex::default()).unwrap())
+    Meter::new(limit.algorithm(), &limit.quotas(TierIndex::default())[0])
 }
 
 /// A moment of the suite's: so many milliseconds after noon of some day.

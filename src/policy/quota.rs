@@ -1,0 +1,86 @@
+//! From the document to quotas: what lies between their fields, and between them.
+
+use super::document;
+use super::error::{Path, Problems};
+use super::value::{Items, Of};
+use super::{Algorithm, Quota};
+use crate::units::{Permits, Span};
+
+/// The quotas of a list, of which no two may have the same window: clients are told of each by its window.
+pub(super) fn several(
+    documents: &Items<'_, document::Quota>,
+    algorithm: Option<Algorithm>,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Vec<Quota>> {
+    let mut quotas: Vec<Option<Quota>> = Vec::new();
+    for (index, item) in documents.iter().enumerate() {
+        let at = at.item(index);
+        let quota = item.and_then(|item| one(item, algorithm, &at, problems));
+        if let Some(quota) = &quota
+            && quotas.iter().flatten().any(|other| other.window == quota.window)
+        {
+            let problem = &["another quota of this list has the window ", &quota.window.to_string(), " already"];
+            problems.report(&at.field("window"), problem, &["keep one of them"]);
+        }
+        quotas.push(quota);
+    }
+    quotas.into_iter().collect()
+}
+
+/// One quota.
+pub(super) fn one(
+    document: Of<'_, document::Quota>,
+    algorithm: Option<Algorithm>,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Quota> {
+    let is_bucket = algorithm == Some(Algorithm::TokenBucket);
+    if matches!(document.burst(), Some(Some(_))) && algorithm.is_some() && !is_bucket {
+        let hint = "use the algorithm \"token-bucket\", or remove this";
+        problems.report(&at.field("burst"), &["only a token bucket has a burst"], &[hint]);
+    }
+    let (permits, window) = (document.permits()?, document.window()?);
+    let burst = document.burst()?.unwrap_or(permits);
+    let window_ns = u128::from(window.as_nanos());
+    if is_bucket
+        && u128::from(permits).saturating_mul(NANOS_PER_SEC) > window_ns.saturating_mul(MAX_PERMITS_PER_SEC.into())
+    {
+        problems.report(
+            &at.field("permits"),
+            &[&format!("{permits} permits in {window} are more than a token bucket can count")],
+            &[&format!("write at most {MAX_PERMITS_PER_SEC} permits per second, or use \"fixed-window\"")],
+        );
+    }
+    let most = u128::from(MAX_FILL.as_nanos()).saturating_mul(permits.into()).checked_div(window_ns).unwrap_or(0);
+    // More than any burst, and short of it the same.
+    let most = u64::try_from(most).unwrap_or(u64::MAX);
+    if is_bucket && u64::from(burst) > most {
+        problems.report(
+            &at.field("burst"),
+            &[&format!("at {permits} permits in {window}, a burst of {burst} takes more than {MAX_FILL} to fill")],
+            &["write at most ", &most.to_string()],
+        );
+    }
+    Some(Quota { permits: Permits::new(permits), window, burst: Permits::new(burst) })
+}
+
+/// Reports a cost that leaves a quota of no use.
+pub(super) fn affordable(cost: Permits, quotas: &[Option<Vec<Quota>>], at: &Path<'_>, problems: &mut Problems) {
+    if let Some(least) =
+        quotas.iter().flatten().flatten().map(|quota| quota.burst.get()).min().filter(|least| *least < cost.get())
+    {
+        let (cost, least) = (cost.get().to_string(), least.to_string());
+        let problem = &["every request costs ", &cost, " or more, and a quota has only ", &least];
+        problems.report(at, problem, &["write at most ", &least, ", or a larger quota"]);
+    }
+}
+
+/// Filling a bucket takes at most as long as the longest window.
+const MAX_FILL: Span = Span::from_secs(31 * 86_400);
+
+/// A token bucket counts in nanoseconds: at a million a second a permit is a thousand of them, so that what division
+/// rounds away stays under a tenth of a percent.
+const MAX_PERMITS_PER_SEC: u32 = 1_000_000;
+
+const NANOS_PER_SEC: u128 = 1_000_000_000;
