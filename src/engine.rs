@@ -1,7 +1,8 @@
 //! A request's way: plan, decide, observe. The one place where the order of the stages stands.
 //!
 //! ```text
-//! plan      which limits apply, which keys they charge            needs the request
+//! plan      the mode's door; then which limits apply, and to      needs the request
+//!           which keys
 //! decide    every limit is checked, then all or none is charged   needs state and the time
 //! observe   charge the limits that count certain answers only     needs the answer
 //! ```
@@ -20,7 +21,8 @@ use crate::key::{self, KeyHash, Seed};
 use crate::limiter::{Meter, Outcome, Standing, Verdict};
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
-use crate::metrics::{Counters, Fate};
+use crate::metrics::{Counters, Fate, Total};
+use crate::mode::{Door, Mode};
 use crate::policy::{Limit, OnExceed, Policy, TierIndex};
 use crate::request::RequestFacts;
 use crate::store::memory::MemoryStore;
@@ -35,6 +37,8 @@ pub struct Engine {
     seed: Seed,
     matcher: Matcher,
     limits: Vec<ReadyLimit>,
+    /// Under maintenance: who is let in.
+    door: Option<Door>,
 }
 
 #[derive(Debug)]
@@ -50,6 +54,8 @@ pub struct Plan {
     found: Vec<u32>,
     tier: TierIndex,
     charges: Vec<Charge>,
+    /// Why the request is turned away, whatever the limits say.
+    turned_away: Option<Cause>,
     refused: bool,
     now: Timestamp,
 }
@@ -129,6 +135,12 @@ impl Plan {
         self.tier
     }
 
+    /// Whether the request goes on, and nothing has to be decided.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.charges.is_empty() && self.turned_away.is_none()
+    }
+
     /// The limits that apply, in the policy's order.
     #[must_use]
     pub fn charges(&self) -> &[Charge] {
@@ -139,10 +151,14 @@ impl Plan {
 impl Engine {
     /// Makes a policy ready. `seed` must come from a random source: whoever knows it can choose keys that meet in one page.
     #[must_use]
-    pub fn new(policy: Policy, seed: Seed) -> Self {
+    pub fn new(mut policy: Policy, seed: Seed) -> Self {
+        for quota in policy.limits.iter_mut().flat_map(|limit| &mut limit.quotas) {
+            *quota = policy.mode.in_force(*quota);
+        }
+        let door = policy.mode.maintenance().map(Door::new);
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
         let limits = policy.limits.iter().map(ReadyLimit::new).collect();
-        Self { policy, seed, matcher, limits }
+        Self { policy, seed, matcher, limits, door }
     }
 
     /// The policy in force.
@@ -157,15 +173,19 @@ impl Engine {
         self.seed
     }
 
-    /// Which limits apply to the request, and which keys they charge.
+    /// Whether the request is let in at all; then which limits apply to it, and which keys they charge.
     pub fn plan(&self, facts: &dyn RequestFacts, plan: &mut Plan) {
         let lookup = Lookup::new(facts);
+        let client = key::Client::new(&lookup, &self.policy);
         plan.charges.clear();
+        plan.turned_away = self.turns_away(&lookup, &client, &mut plan.found);
+        if plan.turned_away.is_some() {
+            return;
+        }
         self.matcher.find(&lookup, &mut plan.found);
         if plan.found.is_empty() {
             return;
         }
-        let client = key::Client::new(&lookup, &self.policy);
         plan.tier = client.tier();
         for &index in &plan.found {
             let (Some(limit), Some(ready)) = (self.policy.limits.get(index as usize), self.limits.get(index as usize))
@@ -198,6 +218,9 @@ impl Engine {
         counters: &mut Counters,
         now: Timestamp,
     ) -> Decision {
+        if let Some(cause) = plan.turned_away {
+            return self.turn_away(cause, counters);
+        }
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
         }
@@ -215,6 +238,33 @@ impl Engine {
         plan.now = now;
         self.count(plan, counters, refused);
         if refused { self.decline(&plan.charges) } else { Decision::ADMIT }
+    }
+
+    /// The stages before the limits.
+    fn turns_away<'a>(
+        &'a self,
+        request: &Lookup<'a>,
+        client: &key::Client<'_, 'a>,
+        found: &mut Vec<u32>,
+    ) -> Option<Cause> {
+        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, || client.ip())) {
+            return Some(Cause::Maintenance);
+        }
+        None
+    }
+
+    fn turn_away(&self, cause: Cause, counters: &mut Counters) -> Decision {
+        counters.add(Total::Maintenance, 1);
+        let retry_after = self.policy.mode.maintenance().map(|maintenance| maintenance.retry_after);
+        self.refuse(Refusal { limit: None, cause, retry_after })
+    }
+
+    /// The decision to refuse, unless the policy only observes.
+    fn refuse(&self, refusal: Refusal) -> Decision {
+        match self.policy.mode {
+            Mode::Observe => Decision { refusal: None, observed: Some(refusal) },
+            _ => Decision { refusal: Some(refusal), observed: None },
+        }
     }
 
     /// How the client of a decided plan stands with one of its limits; `None` when that limit's state could not be had.
@@ -252,15 +302,17 @@ impl Engine {
                 Some(Verdict::Refuse { retry_after }) => (Cause::Exceeded, retry_after),
                 _ => (Cause::StoreFailed, Some(STORE_RETRY)),
             };
-            Refusal { limit: charge.limit(), cause, retry_after }
+            Refusal { limit: Some(charge.limit()), cause, retry_after }
         });
         // `None` is for ever, the longest wait of all.
-        Decision { refusal: refusals.max_by_key(|refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos)) }
+        let longest = refusals.max_by_key(|refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos));
+        longest.map_or(Decision::ADMIT, |refusal| self.refuse(refusal))
     }
 
     fn count(&self, plan: &Plan, counters: &mut Counters, refused: bool) {
         for charge in &plan.charges {
             let fate = match (self.declines(charge), charge.exceeds()) {
+                (true, _) if self.policy.mode == Mode::Observe => Fate::Observed,
                 (true, _) => Fate::Refused,
                 (false, true) => Fate::Observed,
                 // Another limit refused the request: nothing was charged here.

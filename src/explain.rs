@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use crate::key::{Address, AddressFrom, Client, Value};
 use crate::lookup::Lookup;
 use crate::matching::{Mismatch, mismatch};
+use crate::mode::Mode;
 use crate::policy::{
     Algorithm, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Policy, SegmentGlob,
 };
@@ -30,6 +31,7 @@ fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, cl
     if let Some(tier) = policy.tiers.get(usize::from(client.tier().0)) {
         writeln!(text, "tier     {}{}", tier.as_str(), tier_words(policy, request, tier.as_str()))?;
     }
+    write_mode(text, policy, request, client)?;
     for limit in &policy.limits {
         match mismatch(&limit.matches, request) {
             None => write_limit(text, policy, limit, request, client)?,
@@ -39,6 +41,25 @@ fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, cl
         }
     }
     Ok(())
+}
+
+/// What the policy's mode makes of the request.
+fn write_mode<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, client: &Client<'_, 'a>) -> fmt::Result {
+    match &policy.mode {
+        Mode::Enforce => Ok(()),
+        Mode::Observe => writeln!(text, "mode     observe: all is counted as below, and every request goes on"),
+        Mode::Strict(percent) => writeln!(text, "mode     strict: quotas are {percent}% of what the policy says"),
+        Mode::Maintenance(maintenance) => {
+            let let_in = maintenance.allow_paths.iter().any(|path| mismatch(path, request).is_none())
+                || client.ip().is_some_and(|address| maintenance.allow_addresses.contain(address));
+            if let_in {
+                writeln!(text, "mode     maintenance, but this request is let in")
+            } else {
+                let (status, wait) = (maintenance.status, maintenance.retry_after);
+                writeln!(text, "mode     maintenance: refused with {status}, and to come back in {wait}")
+            }
+        }
+    }
 }
 
 fn write_limit<'a>(
@@ -66,7 +87,7 @@ fn write_limit<'a>(
             writeln!(text, "  key    {}", words.collect::<Vec<_>>().join(", "))?;
         }
     }
-    writeln!(text, "  quota  {}", quota_words(limit, client))?;
+    writeln!(text, "  quota  {}", quota_words(policy, limit, client))?;
     if !limit.only_on.is_empty() {
         let answers = limit.only_on.iter().map(|answers| match (answers.first, answers.last) {
             (first, last) if first == last => first.to_string(),
@@ -125,8 +146,9 @@ fn part_words(part: &KeyPart) -> Cow<'static, str> {
     })
 }
 
-fn quota_words(limit: &Limit, client: &Client<'_, '_>) -> String {
+fn quota_words(policy: &Policy, limit: &Limit, client: &Client<'_, '_>) -> String {
     let Some(quota) = limit.quotas.get(usize::from(client.tier().0)) else { return "none".to_owned() };
+    let quota = policy.mode.in_force(*quota);
     let (permits, window) = (quota.permits.get(), quota.window);
     match limit.algorithm {
         Algorithm::SlidingWindow => format!("{permits} in any {window} (sliding window)"),

@@ -11,6 +11,7 @@ mod counting;
 mod flood;
 mod keys;
 mod metrics;
+mod modes;
 mod protocols;
 mod refusal;
 mod reload;
