@@ -7,6 +7,7 @@ mod stage;
 mod addresses;
 mod answers;
 mod bad_policy;
+mod costs;
 mod counting;
 mod flood;
 mod keys;
