@@ -3,30 +3,35 @@
 use crate::engine::{Charge, Engine, Plan};
 use crate::key;
 use crate::limiter::Verdict;
+use crate::mode::Mode;
 use crate::policy::{OnExceed, Quota};
 use crate::request::RequestFacts;
 use crate::units::Span;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use core::fmt::{self, Write};
+use std::borrow::Cow;
 
 /// What is decided of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Why the request is refused; `None` when it goes on to its upstream.
     pub refusal: Option<Refusal>,
+    /// Why it would be refused, were the policy not in the mode `observe`.
+    pub observed: Option<Refusal>,
 }
 
 impl Decision {
     /// The request goes on.
-    pub const ADMIT: Self = Self { refusal: None };
+    pub const ADMIT: Self = Self { refusal: None, observed: None };
 }
 
 /// A refused request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The limit that keeps the client waiting longest, as an index into the policy's limits.
-    pub limit: usize,
+    /// The limit that keeps the client waiting longest, as an index into the policy's limits; `None` when no limit was
+    /// asked.
+    pub limit: Option<usize>,
     /// The window of that limit's quota, where it has several.
     pub window: Option<Span>,
     /// Why.
@@ -42,6 +47,8 @@ pub enum Cause {
     Exceeded,
     /// The limit's state could not be had, and the policy refuses then: 503.
     StoreFailed,
+    /// The policy is in the mode `maintenance`, and has the status and the page.
+    Maintenance,
 }
 
 /// What a refused client gets, and in which form.
@@ -51,10 +58,10 @@ pub struct Reply {
     pub status: u16,
     /// The gRPC status, for a client that speaks gRPC: RESOURCE_EXHAUSTED (8) or UNAVAILABLE (14).
     pub grpc_status: u8,
-    /// Why, as one word for logs: `tidegate_limit_NAME` or `tidegate_store_NAME`.
+    /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_store_NAME` or `tidegate_maintenance`.
     pub details: String,
     /// The body's media type.
-    pub content_type: &'static str,
+    pub content_type: Cow<'static, str>,
     /// The body.
     pub body: String,
     /// Seconds for `Retry-After` (RFC 9110 section 10.2.3), rounded up so that waiting it always suffices; `None`
@@ -67,17 +74,25 @@ impl Refusal {
     /// `application/json` otherwise.
     #[must_use]
     pub fn reply(&self, engine: &Engine, facts: &dyn RequestFacts) -> Reply {
-        let name = engine.policy().limits.get(self.limit).map_or("", |limit| limit.name.as_str());
         // At least one: a client told to wait 0 s would come back at once, within the same second.
         let retry_after_secs = self.retry_after.map(|span| span.as_secs_ceil().max(1));
-        let (status, grpc_status, reason) = match self.cause {
-            Cause::Exceeded => (429, 8, "limit"),
-            Cause::StoreFailed => (503, 14, "store"),
+        let maintenance = engine.policy().mode.maintenance();
+        let (status, grpc_status) = match self.cause {
+            Cause::Exceeded => (429, 8),
+            Cause::StoreFailed => (503, 14),
+            Cause::Maintenance => (maintenance.map_or(503, |maintenance| maintenance.status), 14),
         };
+        let details = self.details(engine);
+        if let (Cause::Maintenance, Some((content_type, page))) =
+            (self.cause, maintenance.and_then(|it| it.page.clone()))
+        {
+            let content_type = Cow::Owned(content_type);
+            return Reply { status, grpc_status, details, content_type, body: page, retry_after_secs };
+        }
         let problem = facts.header("accept").is_some_and(|accept| accepts_problem(&accept));
         let mut body = String::new();
         // Writing to a string cannot fail. Names need no escapes in JSON: `[a-z0-9-]`.
-        let _ = if problem { self.problem(&mut body, status, name) } else { self.error(&mut body) };
+        let _ = if problem { self.problem(&mut body, status, self.limit_name(engine)) } else { self.error(&mut body) };
         if let Some(secs) = retry_after_secs {
             let _ = write!(body, ",\"retryAfter\":{secs}");
         }
@@ -85,11 +100,26 @@ impl Refusal {
         Reply {
             status,
             grpc_status,
-            details: format!("tidegate_{reason}_{name}"),
-            content_type: if problem { "application/problem+json" } else { "application/json" },
+            details,
+            content_type: Cow::Borrowed(if problem { "application/problem+json" } else { "application/json" }),
             body,
             retry_after_secs,
         }
+    }
+
+    /// Why, as one word for logs: see [`Reply::details`].
+    #[must_use]
+    pub fn details(&self, engine: &Engine) -> String {
+        let (reason, name) = match self.cause {
+            Cause::Exceeded => ("tidegate_limit_", self.limit_name(engine)),
+            Cause::StoreFailed => ("tidegate_store_", self.limit_name(engine)),
+            Cause::Maintenance => ("tidegate_maintenance", ""),
+        };
+        [reason, name].concat()
+    }
+
+    fn limit_name<'e>(&self, engine: &'e Engine) -> &'e str {
+        self.limit.and_then(|limit| engine.policy().limits.get(limit)).map_or("", |limit| limit.name.as_str())
     }
 
     fn error(&self, body: &mut String) -> fmt::Result {
@@ -97,18 +127,21 @@ impl Refusal {
     }
 
     /// The problem types are those of draft-ietf-httpapi-ratelimit-headers.
-    fn problem(&self, body: &mut String, status: u16, name: &str) -> fmt::Result {
+    fn problem(&self, body: &mut String, status: u16, limit: &str) -> fmt::Result {
         let kind = match self.cause {
             Cause::Exceeded => "quota-exceeded",
-            Cause::StoreFailed => "temporary-reduced-capacity",
+            Cause::StoreFailed | Cause::Maintenance => "temporary-reduced-capacity",
         };
         let title = self.title();
         write!(
             body,
             "{{\"type\":\"https://iana.org/assignments/http-problem-types#{kind}\",\"title\":\"{title}\",\
-             \"status\":{status},\"violated-policies\":[\"{name}\"]",
-            name = PolicyName(name, self.window)
-        )
+             \"status\":{status}"
+        )?;
+        if limit.is_empty() {
+            return Ok(());
+        }
+        write!(body, ",\"violated-policies\":[\"{}\"]", PolicyName(limit, self.window))
     }
 
     fn title(&self) -> &'static str {
@@ -116,6 +149,7 @@ impl Refusal {
             (Cause::Exceeded, Some(_)) => "rate limit exceeded",
             (Cause::Exceeded, None) => "request costs more than its rate limit allows",
             (Cause::StoreFailed, _) => "rate limit cannot be checked",
+            (Cause::Maintenance, _) => "the service is under maintenance",
         }
     }
 }
@@ -124,13 +158,14 @@ impl Refusal {
 ///
 /// `RateLimit-Policy` and `RateLimit` as draft-ietf-httpapi-ratelimit-headers has them: structured fields (RFC 9651), an
 /// item a quota, in the policy's order, by the limit's name, and where a limit has several by the name and the window, as
-/// in `api/1h`, which is the name of no other limit; quotas in requests; the partition key a hash of the client's key. A window that
-/// is no whole number of seconds is rounded up. `X-RateLimit-*`, if the policy asks for them, tell of the limit with
-/// the fewest permits left, the reset in seconds from now. Limits that only observe are not told of.
+/// in `api/1h`, which is the name of no other limit; quotas in requests; the partition key a hash of the client's key. A
+/// window that is no whole number of seconds is rounded up. `X-RateLimit-*`, if the policy asks for them, tell of the quota
+/// with the fewest permits left, the reset in seconds from now. Limits that only observe are not told of, and under a
+/// policy that does none.
 pub fn quota_headers(engine: &Engine, plan: &Plan, text: &mut String, add: &mut dyn FnMut(&'static str, &str)) {
     let response = &engine.policy().response;
     let told = || plan.charges().iter().filter_map(|charge| Told::of(engine, plan, charge));
-    if told().next().is_none() {
+    if engine.policy().mode == Mode::Observe || told().next().is_none() {
         return;
     }
     if response.ratelimit {

@@ -1,7 +1,8 @@
 //! A request's way: plan, decide, observe. The one place where the order of the stages stands.
 //!
 //! ```text
-//! plan      which limits apply, which keys they charge            needs the request
+//! plan      the mode's door; then which limits apply, and to      needs the request
+//!           which keys
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! observe   charge the limits that wait for the answer            needs the answer
 //! ```
@@ -20,7 +21,8 @@ use crate::key::{self, KeyHash, Seed};
 use crate::limiter::{Meter, Outcome, Standing, Verdict};
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
-use crate::metrics::{Counters, Fate};
+use crate::metrics::{Counters, Fate, Total};
+use crate::mode::{Door, Mode};
 use crate::policy::{Cost, Limit, OnExceed, Policy, TierIndex};
 use crate::request::RequestFacts;
 use crate::store::memory::MemoryStore;
@@ -35,6 +37,8 @@ pub struct Engine {
     seed: Seed,
     matcher: Matcher,
     limits: Vec<ReadyLimit>,
+    /// Under maintenance: who is let in.
+    door: Option<Door>,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub struct Plan {
     found: Vec<u32>,
     tier: TierIndex,
     charges: Vec<Charge>,
+    /// Why the request is turned away, whatever the limits say.
+    turned_away: Option<Cause>,
     refused: bool,
     now: Timestamp,
 }
@@ -148,6 +154,12 @@ impl Plan {
         self.tier
     }
 
+    /// Whether the request goes on, and nothing has to be decided.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.charges.is_empty() && self.turned_away.is_none()
+    }
+
     /// What is charged: the quotas of the limits that apply, in the policy's order.
     #[must_use]
     pub fn charges(&self) -> &[Charge] {
@@ -158,10 +170,14 @@ impl Plan {
 impl Engine {
     /// Makes a policy ready. `seed` must come from a random source: whoever knows it can choose keys that meet in one page.
     #[must_use]
-    pub fn new(policy: Policy, seed: Seed) -> Self {
+    pub fn new(mut policy: Policy, seed: Seed) -> Self {
+        for quota in policy.limits.iter_mut().flat_map(|limit| &mut limit.quotas).flatten() {
+            *quota = policy.mode.in_force(*quota);
+        }
+        let door = policy.mode.maintenance().map(Door::new);
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
         let limits = policy.limits.iter().map(ReadyLimit::new).collect();
-        Self { policy, seed, matcher, limits }
+        Self { policy, seed, matcher, limits, door }
     }
 
     /// The policy in force.
@@ -176,15 +192,19 @@ impl Engine {
         self.seed
     }
 
-    /// Which limits apply to the request, and which keys they charge.
+    /// Whether the request is let in at all; then which limits apply to it, and which keys they charge.
     pub fn plan(&self, facts: &dyn RequestFacts, plan: &mut Plan) {
         let lookup = Lookup::new(facts);
+        let client = key::Client::new(&lookup, &self.policy);
         plan.charges.clear();
+        plan.turned_away = self.turns_away(&lookup, &client, &mut plan.found);
+        if plan.turned_away.is_some() {
+            return;
+        }
         self.matcher.find(&lookup, &mut plan.found);
         if plan.found.is_empty() {
             return;
         }
-        let client = key::Client::new(&lookup, &self.policy);
         plan.tier = client.tier();
         for &index in &plan.found {
             let (Some(limit), Some(ready)) = (self.policy.limits.get(index as usize), self.limits.get(index as usize))
@@ -223,6 +243,9 @@ impl Engine {
         counters: &mut Counters,
         now: Timestamp,
     ) -> Decision {
+        if let Some(cause) = plan.turned_away {
+            return self.turn_away(cause, counters);
+        }
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
         }
@@ -240,6 +263,33 @@ impl Engine {
         plan.now = now;
         self.count(plan, counters, refused);
         if refused { self.decline(&plan.charges, plan.tier) } else { Decision::ADMIT }
+    }
+
+    /// The stages before the limits.
+    fn turns_away<'a>(
+        &'a self,
+        request: &Lookup<'a>,
+        client: &key::Client<'_, 'a>,
+        found: &mut Vec<u32>,
+    ) -> Option<Cause> {
+        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, || client.ip())) {
+            return Some(Cause::Maintenance);
+        }
+        None
+    }
+
+    fn turn_away(&self, cause: Cause, counters: &mut Counters) -> Decision {
+        counters.add(Total::Maintenance, 1);
+        let retry_after = self.policy.mode.maintenance().map(|maintenance| maintenance.retry_after);
+        self.refuse(Refusal { limit: None, window: None, cause, retry_after })
+    }
+
+    /// The decision to refuse, unless the policy only observes.
+    fn refuse(&self, refusal: Refusal) -> Decision {
+        match self.policy.mode {
+            Mode::Observe => Decision { refusal: None, observed: Some(refusal) },
+            _ => Decision { refusal: Some(refusal), observed: None },
+        }
     }
 
     /// How the client of a decided plan stands with one of its quotas; `None` when its state could not be had.
@@ -285,10 +335,11 @@ impl Engine {
                 Some(Verdict::Refuse { retry_after }) => (Cause::Exceeded, retry_after),
                 _ => (Cause::StoreFailed, Some(STORE_RETRY)),
             };
-            Refusal { limit: charge.limit(), window: self.window(charge, tier), cause, retry_after }
+            Refusal { limit: Some(charge.limit()), window: self.window(charge, tier), cause, retry_after }
         });
         // `None` is for ever, the longest wait of all.
-        Decision { refusal: refusals.max_by_key(|refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos)) }
+        let longest = refusals.max_by_key(|refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos));
+        longest.map_or(Decision::ADMIT, |refusal| self.refuse(refusal))
     }
 
     /// Counts the request once at each limit, however many quotas it has.
@@ -296,7 +347,7 @@ impl Engine {
         for charges in plan.charges.chunk_by(|one, other| one.limit == other.limit) {
             let Some(first) = charges.first() else { continue };
             let fate = if charges.iter().any(|charge| self.declines(charge)) {
-                Fate::Refused
+                if self.policy.mode == Mode::Observe { Fate::Observed } else { Fate::Refused }
             } else if charges.iter().any(Charge::exceeds) {
                 Fate::Observed
             } else if refused {

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use crate::key::{Address, AddressFrom, Client, Value};
 use crate::lookup::Lookup;
 use crate::matching::{Mismatch, mismatch};
+use crate::mode::Mode;
 use crate::policy::{
     Algorithm, Cost, CostHeader, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Policy, Quota,
     SegmentGlob,
@@ -32,6 +33,7 @@ fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, cl
     if let Some(tier) = policy.tiers.get(usize::from(client.tier().0)) {
         writeln!(text, "tier     {}{}", tier.as_str(), tier_words(policy, request, tier.as_str()))?;
     }
+    write_mode(text, policy, request, client)?;
     for limit in &policy.limits {
         match mismatch(&limit.matches, request) {
             None => write_limit(text, policy, limit, request, client)?,
@@ -41,6 +43,25 @@ fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, cl
         }
     }
     Ok(())
+}
+
+/// What the policy's mode makes of the request.
+fn write_mode<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, client: &Client<'_, 'a>) -> fmt::Result {
+    match &policy.mode {
+        Mode::Enforce => Ok(()),
+        Mode::Observe => writeln!(text, "mode     observe: all is counted as below, and every request goes on"),
+        Mode::Strict(percent) => writeln!(text, "mode     strict: quotas are {percent}% of what the policy says"),
+        Mode::Maintenance(maintenance) => {
+            let let_in = maintenance.allow_paths.iter().any(|path| mismatch(path, request).is_none())
+                || client.ip().is_some_and(|address| maintenance.allow_addresses.contain(address));
+            if let_in {
+                writeln!(text, "mode     maintenance, but this request is let in")
+            } else {
+                let (status, wait) = (maintenance.status, maintenance.retry_after);
+                writeln!(text, "mode     maintenance: refused with {status}, and to come back in {wait}")
+            }
+        }
+    }
 }
 
 fn write_limit<'a>(
@@ -70,7 +91,7 @@ fn write_limit<'a>(
     }
     for (place, quota) in limit.quotas(client.tier()).iter().enumerate() {
         let label = if place == 0 { "quota" } else { "and  " };
-        writeln!(text, "  {label}  {}", quota_words(limit.algorithm, quota))?;
+        writeln!(text, "  {label}  {}", quota_words(limit.algorithm, policy.mode.in_force(*quota)))?;
     }
     if let Some(words) = cost_words(&limit.cost, request) {
         writeln!(text, "  cost   {words}")?;
@@ -133,7 +154,7 @@ fn part_words(part: &KeyPart) -> Cow<'static, str> {
     })
 }
 
-fn quota_words(algorithm: Algorithm, quota: &Quota) -> String {
+fn quota_words(algorithm: Algorithm, quota: Quota) -> String {
     let (permits, window) = (quota.permits.get(), quota.window);
     match algorithm {
         Algorithm::SlidingWindow => format!("{permits} in any {window} (sliding window)"),

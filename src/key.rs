@@ -18,6 +18,7 @@ pub use address::{Address, AddressFrom};
 use core::cell::OnceCell;
 use core::fmt;
 use core::hash::Hasher;
+use core::net::IpAddr;
 use std::borrow::Cow;
 
 use siphasher::sip::SipHasher13;
@@ -124,7 +125,7 @@ pub struct Client<'r, 'a> {
     request: &'r Lookup<'a>,
     rules: &'a policy::Client,
     tiers: &'a [Name],
-    address: OnceCell<(Address, AddressFrom)>,
+    address: OnceCell<(Option<IpAddr>, AddressFrom)>,
     tier: OnceCell<TierIndex>,
     claims: OnceCell<Option<Vec<u8>>>,
 }
@@ -153,6 +154,17 @@ impl<'r, 'a> Client<'r, 'a> {
     /// The client's address, and where it was found.
     #[must_use]
     pub fn address(&self) -> (Address, AddressFrom) {
+        let (address, from) = self.located();
+        (address::client(address, self.request, self.rules.address.ipv6_prefix), from)
+    }
+
+    /// The client's whole address, if it has one.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.located().0
+    }
+
+    fn located(&self) -> (Option<IpAddr>, AddressFrom) {
         *self.address.get_or_init(|| address::find(self.request, &self.rules.address))
     }
 

@@ -26,6 +26,8 @@ pub mod limiter;
 pub mod lookup;
 pub mod matching;
 pub mod metrics;
+pub mod mode;
+pub mod network;
 pub mod number;
 pub mod path;
 pub mod policy;

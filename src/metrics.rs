@@ -46,17 +46,20 @@ pub enum Total {
     LiveEvictions,
     /// What those live entries forgave, in 255ths of a quota.
     ForgivenDebt,
+    /// Requests that got the page of maintenance.
+    Maintenance,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
         Self::FreshEvictions,
         Self::LiveEvictions,
         Self::ForgivenDebt,
+        Self::Maintenance,
     ];
 }
 

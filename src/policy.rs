@@ -6,6 +6,7 @@ mod cost;
 mod document;
 mod error;
 mod json;
+mod mode;
 mod nearest;
 mod parse;
 mod path;
@@ -20,6 +21,7 @@ mod value;
 pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
 
+use crate::mode::Mode;
 use crate::units::{Permits, Span};
 
 /// A validated policy.
@@ -29,6 +31,7 @@ pub struct Policy {
     pub(crate) tiers: Vec<Name>,
     pub(crate) max_keys: u32,
     pub(crate) limits: Vec<Limit>,
+    pub(crate) mode: Mode,
     pub(crate) response: Response,
     /// The parts of the document that are checked, but on which no part of this version acts.
     pub(crate) not_acted_on: Vec<&'static str>,
@@ -288,6 +291,12 @@ impl Policy {
     #[must_use]
     pub fn max_keys(&self) -> u32 {
         self.max_keys
+    }
+
+    /// How the policy acts as a whole.
+    #[must_use]
+    pub fn mode(&self) -> &Mode {
+        &self.mode
     }
 
     /// The limits, in the document's order.

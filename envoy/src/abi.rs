@@ -44,8 +44,8 @@ extern "C" fn _initialize() {
 /// Memory for what the host is about to hand over: `host` takes it as a boxed slice of this size.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
-    let slice: Box<[u8]> = vec![0; size].into_boxed_slice();
-    Box::into_raw(slice).cast()
+    // The host writes all of it before anything here reads it.
+    Box::into_raw(Box::<[u8]>::new_uninit_slice(size)).cast()
 }
 
 /// A root when it has no parent, a stream of that root otherwise.

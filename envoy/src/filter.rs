@@ -38,7 +38,7 @@ impl Filter {
         let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
         let work = &mut *instance.work.borrow_mut();
         instance.engine.plan(&Facts, &mut work.plan);
-        if work.plan.charges().is_empty() {
+        if work.plan.is_clear() {
             return Next::Continue;
         }
         let now = Timestamp::from_nanos(host::now_ns());
@@ -47,6 +47,10 @@ impl Filter {
         quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
             self.headers.push((name, value.to_owned()));
         });
+        if let Some(refusal) = decision.observed {
+            // Not at a level that is on by default: there is one for each request that would be refused.
+            host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
+        }
         match decision.refusal {
             None => {
                 self.ticket = work.plan.ticket();
@@ -97,7 +101,7 @@ impl Filter {
         let reply = refusal.reply(&instance.engine, &Facts);
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
         let quota = core::mem::take(&mut self.headers);
-        let mut headers: Vec<(&str, &str)> = vec![("content-type", reply.content_type), ("cache-control", "no-store")];
+        let mut headers: Vec<(&str, &str)> = vec![("content-type", &reply.content_type), ("cache-control", "no-store")];
         headers.extend(retry_after.as_deref().map(|secs| ("retry-after", secs)));
         headers.extend(quota.iter().map(|(name, value)| (*name, value.as_str())));
         if let Err(error) =

@@ -34,6 +34,7 @@ pub enum Map {
 /// How loud a log line is.
 #[derive(Clone, Copy)]
 pub enum Level {
+    Debug = 1,
     Info = 2,
     Warn = 3,
     Error = 4,

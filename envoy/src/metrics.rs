@@ -96,5 +96,6 @@ fn total_name(total: Total) -> &'static str {
         Total::FreshEvictions => "tidegate_evictions_total.kind=fresh",
         Total::LiveEvictions => "tidegate_evictions_total.kind=live",
         Total::ForgivenDebt => "tidegate_forgiven_debt_255ths_total",
+        Total::Maintenance => "tidegate_maintenance_total",
     }
 }

@@ -1,5 +1,7 @@
 use super::*;
 use crate::lookup::recorded::Recorded;
+use crate::mode::{Maintenance, Mode};
+use crate::network::{Network, Networks};
 use crate::policy::{
     AddressSource, Answers, Client as ClientRules, Name, OnStoreFailure, Quota, Response, TierIndex, TierSource,
 };
@@ -73,6 +75,28 @@ fn a_default_tier_and_a_connections_address_say_why() {
     assert!(text.contains(origin), "{text}");
 }
 
+#[test]
+fn the_mode_is_told_before_the_limits() {
+    let request = Recorded::get("/api/x").from("192.0.2.7");
+    let told = |mode| explain(&Policy { mode, ..policy() }, &request);
+    let text = told(Mode::Strict(10));
+    assert!(text.contains("mode     strict: quotas are 10% of what the policy says\n"), "{text}");
+    assert!(text.contains("quota  10 in any 1m (sliding window)\n"), "{text}");
+    let text = told(Mode::Observe);
+    assert!(text.contains("mode     observe: all is counted as below, and every request goes on\n"), "{text}");
+    let maintenance = |network: &str| Maintenance {
+        status: 503,
+        retry_after: Span::from_secs(300),
+        page: None,
+        allow_paths: Vec::new(),
+        allow_addresses: Networks::new(Network::parse(network)),
+    };
+    let text = told(Mode::Maintenance(maintenance("192.0.2.0/24")));
+    assert!(text.contains("mode     maintenance, but this request is let in\n"), "{text}");
+    let text = told(Mode::Maintenance(maintenance("10.0.0.0/8")));
+    assert!(text.contains("mode     maintenance: refused with 503, and to come back in 5m\n"), "{text}");
+}
+
 fn headed(condition: HeaderCondition) -> Match {
     Match { headers: vec![("x".into(), condition)], ..Match::default() }
 }
@@ -108,6 +132,7 @@ fn policy() -> Policy {
                 ..limit("all", Match::default(), Algorithm::FixedWindow, (9, 3_600))
             },
         ],
+        mode: Mode::Enforce,
         response: Response { ratelimit: true, x_ratelimit: false },
         not_acted_on: Vec::new(),
     }

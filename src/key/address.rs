@@ -40,24 +40,28 @@ pub enum AddressFrom {
 /// In the header's list each proxy appends whom it was called by, so only entries counted from the right, by as many
 /// as there are trusted proxies, were not written by the client. Whatever a client puts in front changes nothing.
 /// Empty entries count: no trusted proxy writes one, and skipping them would move the count into the client's part.
-pub(super) fn find<'a>(request: &Lookup<'a>, source: &'a AddressSource) -> (Address, AddressFrom) {
+pub(super) fn find<'a>(request: &Lookup<'a>, source: &'a AddressSource) -> (Option<IpAddr>, AddressFrom) {
     let from = match &source.header {
         None => AddressFrom::Connection,
         Some((header, hops)) => match request.header(header).map(|list| entry(list, *hops)) {
             None => AddressFrom::NoHeader,
             Some(None) => AddressFrom::ShortList,
             Some(Some(entry)) => match parse(entry) {
-                Some(address) => return (grouped(address, source.ipv6_prefix), AddressFrom::Header),
+                Some(address) => return (Some(address), AddressFrom::Header),
                 None => AddressFrom::NoAddress,
             },
         },
     };
-    let address = match request.peer().map(parse) {
-        Some(Some(address)) => grouped(address, source.ipv6_prefix),
-        Some(None) => Address::Peer,
+    (request.peer().and_then(parse), from)
+}
+
+/// Who the client at this address is.
+pub(super) fn client(address: Option<IpAddr>, request: &Lookup<'_>, ipv6_prefix: u8) -> Address {
+    match address {
+        Some(address) => grouped(address, ipv6_prefix),
+        None if request.peer().is_some() => Address::Peer,
         None => Address::Unknown,
-    };
-    (address, from)
+    }
 }
 
 /// The entry of a comma-joined list that is the `hops`-th from the right.
@@ -176,7 +180,7 @@ mod tests {
                 facts = facts.with("x-forwarded-for", list);
             }
             let expected = (Address::V4(address.parse().unwrap()), from);
-            assert_eq!(find(&Lookup::new(&facts), &source(hops, 64)), expected, "{list:?} {hops}");
+            assert_eq!(found(&facts, &source(hops, 64)), expected, "{list:?} {hops}");
         }
     }
 
@@ -189,17 +193,17 @@ mod tests {
             ("ffff::", 1, "8000::"),
         ] {
             let facts = Recorded::get("/").from(address);
-            let (found, _) = find(&Lookup::new(&facts), &source(0, prefix));
-            assert_eq!(found, Address::V6(masked.parse().unwrap()), "{address}/{prefix}");
+            let (address_found, _) = found(&facts, &source(0, prefix));
+            assert_eq!(address_found, Address::V6(masked.parse().unwrap()), "{address}/{prefix}");
         }
     }
 
     #[test]
     fn a_connection_without_an_ip_address_is_known_by_its_name() {
         let socket = Recorded::get("/").from("/run/app.sock");
-        assert_eq!(find(&Lookup::new(&socket), &source(0, 64)), (Address::Peer, AddressFrom::Connection));
+        assert_eq!(found(&socket, &source(0, 64)), (Address::Peer, AddressFrom::Connection));
         let nothing = Recorded::get("/");
-        assert_eq!(find(&Lookup::new(&nothing), &source(1, 64)), (Address::Unknown, AddressFrom::NoHeader));
+        assert_eq!(found(&nothing, &source(1, 64)), (Address::Unknown, AddressFrom::NoHeader));
     }
 
     proptest! {
@@ -228,6 +232,12 @@ mod tests {
             prop_assert_eq!(parse(format!("[{v6}]:{port}").as_bytes()), Some(v6.to_canonical()));
             prop_assert_eq!(parse(format!("{v4}:{port}").as_bytes()), Some(IpAddr::V4(v4)));
         }
+    }
+
+    fn found(facts: &Recorded, source: &AddressSource) -> (Address, AddressFrom) {
+        let request = Lookup::new(facts);
+        let (address, from) = find(&request, source);
+        (client(address, &request, source.ipv6_prefix), from)
     }
 
     fn source(hops: u8, ipv6_prefix: u8) -> AddressSource {

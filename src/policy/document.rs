@@ -6,6 +6,7 @@ use super::shapes::{Decimal, Either, Int, List, Map, OneOf, Set, SpanIn};
 use super::text::{AnyText, Body, Cluster, ContentType, Failure, HeaderName, Method, Url};
 use super::value::Of;
 use super::{Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob};
+use crate::network::Network;
 
 document! {
     /// What Tidegate does with the requests that pass it: who the clients are, what each may have, and where a
@@ -31,6 +32,39 @@ document! {
         routes: List<Route, 0, 4_096> = [],
         /// What answers say about limits.
         response: Response = NO_FIELDS,
+        /// How all of this acts: `enforce` does as it says, `observe` counts what it would have done and lets every request
+        /// pass, `strict` lowers every quota by the factor in `strict`, `maintenance` answers with the page in `maintenance`.
+        mode: ModeWord = "enforce",
+        /// What the mode `strict` does. It stands ready under any other mode.
+        strict: Strict = NO_FIELDS,
+        /// What the mode `maintenance` does. It stands ready under any other mode.
+        maintenance: Maintenance = NO_FIELDS,
+    }
+}
+
+document! {
+    /// What the mode `strict` does.
+    Strict {
+        /// What share of every quota and burst is in force, in percent, rounded down, but at least one permit.
+        factor_percent: Int<1, 100> = 50,
+    }
+}
+
+document! {
+    /// What the mode `maintenance` does.
+    Maintenance {
+        /// The status of the answer that everybody gets.
+        status: Int<200, 599> = 503,
+        /// When clients are told to come back.
+        retry_after: SpanIn<1_000, MONTH_MS> = "5m",
+        /// The content type of the body.
+        content_type: ContentType = "text/html; charset=utf-8",
+        /// The body: a page for people. An error in JSON, as limits send it, when absent.
+        body: Option<Body>,
+        /// Paths at which requests are let in, and meet the limits, as if there were no maintenance.
+        allow_paths: Set<PathGlob, 0, 1_000> = [],
+        /// Clients that are let in, by address or network.
+        allow_addresses: List<Network, 0, 10_000> = [],
     }
 }
 
@@ -366,6 +400,28 @@ words! {
     BreakerMode {
         "enforce" => BreakerMode::Enforce,
         "observe" => BreakerMode::Observe,
+    }
+}
+
+/// How the policy acts.
+#[derive(Clone, Copy)]
+pub(super) enum ModeWord {
+    /// As it says.
+    Enforce,
+    /// By watching only.
+    Observe,
+    /// With lower quotas.
+    Strict,
+    /// Closed.
+    Maintenance,
+}
+
+words! {
+    ModeWord {
+        "enforce" => ModeWord::Enforce,
+        "observe" => ModeWord::Observe,
+        "strict" => ModeWord::Strict,
+        "maintenance" => ModeWord::Maintenance,
     }
 }
 

@@ -7,6 +7,7 @@ use super::cost::cost;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
 use super::json::{Node, quoted};
+use super::mode;
 use super::nearest;
 use super::quota;
 use super::routing;
@@ -72,12 +73,14 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
             limits
         });
     }
+    let mode = mode::mode(document);
     let response = document.response()?;
     Some(Policy {
         client: client?,
         tiers: tiers?,
         max_keys: document.state()?.max_keys()?,
         limits: limits?,
+        mode: mode?,
         response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
         not_acted_on: not_acted_on(document),
     })

@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 
 use super::schema::Document;
 use super::{Answers, HeaderCondition, HostGlob, KeyPart, Name, PathGlob};
+use crate::network::Network;
 use crate::units::Span;
 
 /// A value of the document that fits its declaration.
@@ -40,6 +41,8 @@ pub(super) enum Value {
     Header(HeaderCondition),
     /// Statuses of answers.
     Answers(Answers),
+    /// A network of addresses.
+    Network(Network),
     /// The items of a list.
     Items(Vec<Value>),
     /// An object whose fields have names by its author.
@@ -159,4 +162,5 @@ macro_rules! kept {
     };
 }
 
-kept! { str => Text, Name => Name, PathGlob => Path, HostGlob => Host, KeyPart => Key, HeaderCondition => Header, Answers => Answers }
+kept! { str => Text, Name => Name, PathGlob => Path, HostGlob => Host, KeyPart => Key, HeaderCondition => Header, Answers => Answers,
+Network => Network }

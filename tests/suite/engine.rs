@@ -111,7 +111,7 @@ impl<S: Store> Bench<S> {
         match decision.refusal {
             None => Ok(()),
             Some(refusal) => {
-                let name = self.engine.policy().limits()[refusal.limit].name().as_str().to_owned();
+                let name = self.engine.policy().limits()[refusal.limit.expect("a limit")].name().as_str().to_owned();
                 Err((name, refusal.cause))
             }
         }

@@ -12,6 +12,7 @@ mod counting;
 mod flood;
 mod keys;
 mod metrics;
+mod modes;
 mod protocols;
 mod quotas;
 mod refusal;

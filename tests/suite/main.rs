@@ -19,6 +19,7 @@ mod explain;
 mod filter;
 mod harness;
 mod limiter;
+mod modes;
 mod policy;
 mod readme;
 mod rig;

@@ -1,0 +1,130 @@
+//! How a policy acts as a whole: as it says, by watching only, more strictly, or closed for maintenance.
+
+use core::net::IpAddr;
+
+use crate::lookup::Lookup;
+use crate::matching::Matcher;
+use crate::network::Networks;
+use crate::policy::{Match, Quota};
+use crate::units::{Permits, Span};
+
+/// How a policy acts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Mode {
+    /// As it says.
+    #[default]
+    Enforce,
+    /// Everything is decided and counted as it would be, and every request goes on.
+    Observe,
+    /// Every quota is this share of what the policy says, in percent, `1..=100`.
+    Strict(u8),
+    /// Nobody goes on but those let in.
+    Maintenance(Maintenance),
+}
+
+/// What everybody gets during maintenance, and who does not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Maintenance {
+    /// The status, `200..=599`.
+    pub(crate) status: u16,
+    /// When to come back.
+    pub(crate) retry_after: Span,
+    /// The page's media type and the page; `None` for an error as limits send it.
+    pub(crate) page: Option<(String, String)>,
+    /// Requests that are let in, any of these.
+    pub(crate) allow_paths: Vec<Match>,
+    /// Clients that are let in.
+    pub(crate) allow_addresses: Networks,
+}
+
+impl Mode {
+    /// The quota that is in force for one that the policy says: permits and burst rounded down, but at least one.
+    pub(crate) fn in_force(&self, quota: Quota) -> Quota {
+        let Self::Strict(percent) = *self else { return quota };
+        let share = |permits: Permits| {
+            let share = u64::from(permits.get()).saturating_mul(percent.into()).checked_div(100).unwrap_or(0);
+            u32::try_from(share.max(1)).unwrap_or(u32::MAX)
+        };
+        let permits = share(quota.permits);
+        // Permits that are rounded down fill the bucket more slowly than its share would take, and what no bucket may
+        // take to fill is more than its state can hold.
+        let most = u128::from(MAX_FILL.as_nanos())
+            .saturating_mul(permits.into())
+            .checked_div(quota.window.as_nanos().into())
+            .map_or(1, |most| u32::try_from(most).unwrap_or(u32::MAX).max(1));
+        Quota {
+            permits: Permits::new(permits),
+            window: quota.window,
+            burst: Permits::new(share(quota.burst).min(most)),
+        }
+    }
+
+    /// The maintenance in force.
+    pub(crate) fn maintenance(&self) -> Option<&Maintenance> {
+        match self {
+            Self::Maintenance(maintenance) => Some(maintenance),
+            _ => None,
+        }
+    }
+}
+
+/// Whom maintenance lets in, made ready to be asked.
+#[derive(Debug)]
+pub(crate) struct Door {
+    paths: Matcher,
+    addresses: Networks,
+}
+
+impl Door {
+    /// The door of this maintenance.
+    pub(crate) fn new(maintenance: &Maintenance) -> Self {
+        Self { paths: Matcher::new(&maintenance.allow_paths), addresses: maintenance.allow_addresses.clone() }
+    }
+
+    /// Whether a request is let in. `found` is room for the search; `address` is asked for only when there are networks.
+    pub(crate) fn lets_in<'a>(
+        &'a self,
+        request: &Lookup<'a>,
+        found: &mut Vec<u32>,
+        address: impl FnOnce() -> Option<IpAddr>,
+    ) -> bool {
+        self.paths.find(request, found);
+        !found.is_empty()
+            || (!self.addresses.is_empty() && address().is_some_and(|address| self.addresses.contain(address)))
+    }
+}
+
+/// Filling a bucket takes at most as long as the longest window.
+const MAX_FILL: Span = Span::from_secs(31 * 86_400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strict_quota_is_its_share_rounded_down_and_at_least_one() {
+        let quota = |permits, burst| Quota {
+            permits: Permits::new(permits),
+            window: Span::from_secs(60),
+            burst: Permits::new(burst),
+        };
+        for (percent, said, in_force) in [
+            (50, quota(100, 30), quota(50, 15)),
+            (50, quota(5, 5), quota(2, 2)),
+            (1, quota(99, 1), quota(1, 1)),
+            (100, quota(7, 9), quota(7, 9)),
+        ] {
+            assert_eq!(Mode::Strict(percent).in_force(said), in_force);
+            assert_eq!(Mode::Observe.in_force(said), said);
+        }
+    }
+
+    #[test]
+    fn a_strict_bucket_takes_no_longer_to_fill_than_any_may() {
+        let said = Quota { permits: Permits::new(199), window: MAX_FILL, burst: Permits::new(199) };
+        let in_force = Mode::Strict(1).in_force(said);
+        assert_eq!((in_force.permits.get(), in_force.burst.get()), (1, 1));
+        let said = Quota { permits: Permits::new(199), window: Span::from_secs(86_400), burst: Permits::new(6_000) };
+        assert_eq!(Mode::Strict(1).in_force(said).burst.get(), 31);
+    }
+}

@@ -1,0 +1,59 @@
+//! The mode of a document, with what belongs to it, and the networks that it names.
+
+use super::document::{self, Document};
+use super::shapes::Text;
+use super::value::{Of, Value};
+use super::{Match, PathGlob};
+use crate::mode::{Maintenance, Mode};
+use crate::network::{Network, Networks, NotANetwork};
+
+/// The mode that the document's word names. What belongs to the other modes stands ready and has been checked as well.
+pub(super) fn mode(document: Of<'_, Document>) -> Option<Mode> {
+    let strict = document.strict().and_then(Of::<document::Strict>::factor_percent);
+    let maintenance = document.maintenance().and_then(maintenance);
+    let (strict, maintenance) = (u8::try_from(strict?).ok()?, maintenance?);
+    Some(match document.mode()? {
+        document::ModeWord::Enforce => Mode::Enforce,
+        document::ModeWord::Observe => Mode::Observe,
+        document::ModeWord::Strict => Mode::Strict(strict),
+        document::ModeWord::Maintenance => Mode::Maintenance(maintenance),
+    })
+}
+
+fn maintenance(document: Of<'_, document::Maintenance>) -> Option<Maintenance> {
+    let at_path = |path: &PathGlob| Match { path: Some(path.clone()), ..Match::default() };
+    let content_type = document.content_type()?.to_owned();
+    Some(Maintenance {
+        status: u16::try_from(document.status()?).ok()?,
+        retry_after: document.retry_after()?,
+        page: document.body()?.map(|body| (content_type, body.to_owned())),
+        allow_paths: document.allow_paths()?.known().map(at_path).collect(),
+        allow_addresses: Networks::new(document.allow_addresses()?.known().copied()),
+    })
+}
+
+impl Text for Network {
+    const WHAT: &str = "an address or a network";
+    const PATTERN: Option<&str> = Some("^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$");
+    const CHARS: (u32, u32) = (2, 49);
+    const RIGHT: &str = "write an address or a network, as in \"192.0.2.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"";
+
+    type Kept = Self;
+
+    fn parse(text: &str) -> Result<Value, Option<String>> {
+        Self::parse(text).map(Value::Network).map_err(|error| match error {
+            NotANetwork::Address => None,
+            NotANetwork::Prefix(longest) => {
+                Some(["write a prefix length from 0 to ", &longest.to_string(), " after the slash"].concat())
+            }
+            NotANetwork::HostBits(network) => {
+                let address = text.split('/').next().unwrap_or_default();
+                let network = network.to_string();
+                Some(
+                    ["write \"", &network, "\" for the whole network, or \"", address, "\" for the one address"]
+                        .concat(),
+                )
+            }
+        })
+    }
+}
