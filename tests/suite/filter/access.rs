@@ -27,7 +27,10 @@ async fn denied_clients_are_refused_and_allowed_ones_meet_no_limits() {
         (key("192.0.2.2", "trusted"), [200; 3]),
         (key("192.0.2.2", "stolen"), [403; 3]),
         (key("198.51.100.7", "stolen"), [403; 3]),
+        // Whoever adds a value must not win by it: in a list, or in a header that stands twice.
         (key("192.0.2.3", "trusted, stolen"), [403; 3]),
+        (key("192.0.2.3", "trusted").with("x-api-key", "stolen"), [403; 3]),
+        (key("192.0.2.4", "trusted").with("x-api-key", "other"), [200, 200, 429]),
     ] {
         for status in statuses {
             let answer = connection.send(&request).await;
@@ -41,7 +44,7 @@ async fn denied_clients_are_refused_and_allowed_ones_meet_no_limits() {
     let call = connection.call(&Request::get("/service/Method").from("203.0.113.9")).await;
     assert_eq!((call.trailers_only, &call.headers["grpc-status"]), (true, &"7".parse().unwrap()));
     assert!(stage.envoy.access_logged("GET / 403 tidegate_denied").await, "{}", stage.envoy.access_log());
-    assert_shows(&stage, "tidegate_denied_total", &[], 6 * 3 + 1).await;
+    assert_shows(&stage, "tidegate_denied_total", &[], 7 * 3 + 1).await;
     assert_shows(&stage, "tidegate_allowed_total", &[], 2 * 3).await;
     stage.end().await;
 }
