@@ -107,8 +107,13 @@ check: ## the quick inner loop: format, lints, unit tests
 	@cargo clippy --workspace --all-targets --features cli -- -D warnings
 	@cargo test --quiet --features cli --lib --bins
 
-bench: ## what a decision costs, as ratios to what one would use instead
+bench: build ## what a decision and a request cost, as ratios to what one would use instead
 	@cargo bench --bench core
+	$(call say,building the filter that does nothing)
+	@cargo build --package tidegate-bench-nothing --target wasm32-wasip1 --profile wasm
+	@mkdir -p target/bench
+	@$(WASM_OPT) target/wasm32-wasip1/wasm/tidegate_bench_nothing.wasm --output target/bench/nothing.wasm
+	@cargo bench --features cli --bench filter
 
 clean: ## remove what was built and fetched
 	@rm -rf target dist .tools

@@ -4,7 +4,7 @@
 //! plan      maintenance, then the lists deny and allow, then      needs the request
 //!           which limits apply and which keys they charge
 //! decide    every limit is checked, then all or none is charged   needs state and the time
-//! observe   charge the limits that count certain answers only     needs the answer
+//! observe   charge the limits that wait for the answer            needs the answer
 //! ```
 //!
 //! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
@@ -23,7 +23,7 @@ use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Fate, Total};
 use crate::mode::{Door, Mode};
-use crate::policy::{Limit, OnExceed, Policy, TierIndex};
+use crate::policy::{Cost, Limit, OnExceed, Policy, TierIndex};
 use crate::request::RequestFacts;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
@@ -78,7 +78,7 @@ pub struct Charge {
     key: KeyHash,
     page: u32,
     cost: Permits,
-    /// The limit charges when the answer comes, and then not every one: see [`Ticket`].
+    /// The limit charges when the answer comes, if at all: see [`Ticket`].
     awaits_answer: bool,
     stage: Stage,
     outcome: Option<Outcome>,
@@ -107,6 +107,12 @@ impl Charge {
         self.limit as usize
     }
 
+    /// How many permits the request needs. One when its answer is yet to say what it costs.
+    #[must_use]
+    pub fn cost(&self) -> Permits {
+        self.cost
+    }
+
     /// The key that is charged.
     #[must_use]
     pub fn key(&self) -> KeyHash {
@@ -123,9 +129,9 @@ impl Charge {
         self.outcome.is_some_and(|outcome| outcome.verdict == Verdict::Admit)
     }
 
-    /// Whether the limit lets the request pass and charges it for that.
+    /// Whether the limit lets the request pass and charges it for that. What is free touches no state.
     fn pays(&self) -> bool {
-        self.admits() && !self.awaits_answer
+        self.admits() && !self.awaits_answer && self.cost > Permits::ZERO
     }
 
     fn exceeds(&self) -> bool {
@@ -208,8 +214,8 @@ impl Engine {
                 limit: index,
                 key,
                 page: 0,
-                cost: Permits::ONE,
-                awaits_answer: !limit.only_on.is_empty(),
+                cost: cost_of(&limit.cost, &lookup),
+                awaits_answer: limit.awaits_answer(),
                 stage: Stage::Open,
                 outcome: None,
                 probe: None,
@@ -352,6 +358,14 @@ impl ReadyLimit {
             identity: key::identity(limit),
             meters: limit.quotas.iter().map(|quota| Meter::new(limit.algorithm, quota)).collect(),
         }
+    }
+}
+
+/// What the request needs room for.
+fn cost_of<'a>(cost: &'a Cost, request: &Lookup<'a>) -> Permits {
+    match cost {
+        Cost::Request(header) => header.read(request.header(&header.name)),
+        cost => cost.least(),
     }
 }
 

@@ -9,9 +9,11 @@ use crate::lookup::Lookup;
 use crate::matching::{Mismatch, mismatch};
 use crate::mode::Mode;
 use crate::policy::{
-    Algorithm, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Policy, SegmentGlob,
+    Algorithm, Cost, CostHeader, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Policy,
+    SegmentGlob,
 };
 use crate::request::RequestFacts;
+use crate::units::Permits;
 
 /// What `policy` makes of the request of `facts`: who the client is, and for each limit whether it applies, which key
 /// it charges and what quota the client has, or which condition does not hold. Many lines, each ended.
@@ -113,6 +115,9 @@ fn write_limit<'a>(
         }
     }
     writeln!(text, "  quota  {}", quota_words(policy, limit, client))?;
+    if let Some(words) = cost_words(&limit.cost, request) {
+        writeln!(text, "  cost   {words}")?;
+    }
     if !limit.only_on.is_empty() {
         let answers = limit.only_on.iter().map(|answers| match (answers.first, answers.last) {
             (first, last) if first == last => first.to_string(),
@@ -182,6 +187,25 @@ fn quota_words(policy: &Policy, limit: &Limit, client: &Client<'_, '_>) -> Strin
         }
         Algorithm::FixedWindow => format!("{permits} in each {window} (fixed window)"),
     }
+}
+
+/// What the request costs; `None` when that is one permit as ever.
+fn cost_words<'a>(cost: &'a Cost, request: &Lookup<'a>) -> Option<String> {
+    Some(match cost {
+        Cost::Fixed(Permits::ONE) => return None,
+        Cost::Fixed(cost) => cost.get().to_string(),
+        Cost::Request(header) => {
+            let (value, cost) = (request.header(&header.name), header.read(request.header(&header.name)).get());
+            match value {
+                Some(value) => format!("{cost}, as {} is {}", header.name, shown(value)),
+                None => format!("{cost}, since there is no {}", header.name),
+            }
+        }
+        Cost::Response(CostHeader { name, default, min, max }) => {
+            let [default, min, max] = [default, min, max].map(|cost| cost.get());
+            format!("what {name} of the answer says, {min} to {max}; {default} when it says nothing")
+        }
+    })
 }
 
 /// Why `reason` does not hold, with what would.

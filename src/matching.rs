@@ -58,7 +58,11 @@ impl Matcher {
     /// Puts into `found` the rules that the request meets, ascending, in place of what it held.
     pub fn find<'a>(&'a self, request: &Lookup<'a>, found: &mut Vec<u32>) {
         found.clear();
-        if let Some(root) = self.nodes.first() {
+        let Some(root) = self.nodes.first() else { return };
+        if root.children.is_empty() && root.here.is_none() {
+            // No rule has a condition on the path: it need not be asked for.
+            self.conditions.collect(root.deep, request, found);
+        } else {
             self.walk(root, segments(request.path()), request, found);
         }
     }

@@ -3,6 +3,7 @@
 //! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
 
 mod access;
+mod cost;
 mod document;
 mod error;
 mod json;
@@ -16,6 +17,7 @@ mod shapes;
 mod text;
 mod value;
 
+pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
 
 use crate::access::AccessList;
@@ -120,6 +122,7 @@ pub struct Limit {
     pub(crate) algorithm: Algorithm,
     /// One quota for each of the policy's tiers, in their order. A policy without tiers has one.
     pub(crate) quotas: Vec<Quota>,
+    pub(crate) cost: Cost,
     /// Only requests with such an answer are charged, and when it comes; empty is every request, before it goes on.
     pub(crate) only_on: Vec<Answers>,
     pub(crate) on_exceed: OnExceed,
@@ -317,6 +320,18 @@ impl Limit {
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    /// What a request costs.
+    #[must_use]
+    pub fn cost(&self) -> &Cost {
+        &self.cost
+    }
+
+    /// Whether a request is charged when its answer comes, and not before it goes on.
+    #[must_use]
+    pub fn awaits_answer(&self) -> bool {
+        !self.only_on.is_empty() || matches!(self.cost, Cost::Response(_))
     }
 
     /// What a client of this tier may have.

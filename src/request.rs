@@ -1,4 +1,4 @@
-//! What the core may ask of a request.
+//! What the core may ask of a request and of its answer.
 
 use std::borrow::Cow;
 
@@ -27,4 +27,13 @@ pub trait RequestFacts {
     fn country(&self) -> Option<Cow<'_, [u8]>> {
         None
     }
+}
+
+/// A borrowed view of what came of one request, answered by the host.
+pub trait ResponseFacts {
+    /// The answer's status; `None` when there is no answer, since the client went away or the upstream did.
+    fn status(&self) -> Option<u16>;
+
+    /// The value of the answer's header `name` (lower case); the values of a repeated header joined by `,`.
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
 }

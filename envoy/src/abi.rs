@@ -44,8 +44,8 @@ extern "C" fn _initialize() {
 /// Memory for what the host is about to hand over: `host` takes it as a boxed slice of this size.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
-    let slice: Box<[u8]> = vec![0; size].into_boxed_slice();
-    Box::into_raw(slice).cast()
+    // The host writes all of it before anything here reads it.
+    Box::into_raw(Box::<[u8]>::new_uninit_slice(size)).cast()
 }
 
 /// A root when it has no parent, a stream of that root otherwise.
@@ -89,13 +89,13 @@ extern "C" fn proxy_on_response_headers(stream: u32, _count: u32, _end: u32) -> 
     VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, Filter::response_headers) as u32)
 }
 
-/// Forgets a stream, or a root after exporting what it has counted last.
+/// Ends a stream, or forgets a root after exporting what it has counted last.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(id: u32) {
     VM.with_borrow_mut(|vm| {
-        if vm.streams.remove(id).is_none()
-            && let Some(at) = vm.roots.iter().position(|(other, _)| *other == id)
-        {
+        if let Some(filter) = vm.streams.remove(id) {
+            filter.end();
+        } else if let Some(at) = vm.roots.iter().position(|(other, _)| *other == id) {
             vm.roots.swap_remove(at).1.export();
         }
     });

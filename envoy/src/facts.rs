@@ -1,8 +1,8 @@
-//! What Envoy knows of a request, in the core's terms.
+//! What Envoy knows of a request and of its answer, in the core's terms.
 
 use crate::host::{self, Map};
 use std::borrow::Cow;
-use tidegate::request::RequestFacts;
+use tidegate::request::{RequestFacts, ResponseFacts};
 
 /// The request of the stream that Envoy is working on. A fact that Envoy cannot give counts as absent.
 pub struct Facts;
@@ -31,6 +31,32 @@ impl RequestFacts for Facts {
             return host::request_header(name).ok().flatten().map(Cow::Owned);
         }
         host::header(Map::Request, name).ok().flatten().map(Cow::Owned)
+    }
+}
+
+/// The answer of the stream that Envoy is working on.
+pub struct Answer;
+
+impl ResponseFacts for Answer {
+    fn status(&self) -> Option<u16> {
+        str::from_utf8(&self.header(":status")?).ok()?.parse().ok()
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        host::header(Map::Response, name).ok().flatten().map(Cow::Owned)
+    }
+}
+
+/// What a stream has in place of an answer when its client went away before.
+pub struct NoAnswer;
+
+impl ResponseFacts for NoAnswer {
+    fn status(&self) -> Option<u16> {
+        None
+    }
+
+    fn header(&self, _name: &str) -> Option<Cow<'_, [u8]>> {
+        None
     }
 }
 

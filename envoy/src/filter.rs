@@ -1,11 +1,12 @@
 //! One request through the core.
 
-use crate::facts::Facts;
+use crate::facts::{Answer, Facts, NoAnswer};
 use crate::host::{self, Map};
 use crate::instance::Instance;
 use std::rc::Rc;
 use tidegate::decision::{Refusal, quota_headers};
 use tidegate::engine::Ticket;
+use tidegate::request::ResponseFacts;
 use tidegate::units::Timestamp;
 
 /// Whether Envoy goes on with a stream. The numbers are the ABI's.
@@ -65,7 +66,7 @@ impl Filter {
     /// Lets the limits learn from the answer, and tells the client how it stands with them.
     pub fn response_headers(&mut self) -> Next {
         if let Some(ticket) = self.ticket.take() {
-            self.observe(&ticket);
+            self.observe(&ticket, &Answer);
         }
         // Nothing is left here for the filter's own refusals, which come by here too.
         for (name, value) in self.headers.drain(..) {
@@ -82,13 +83,18 @@ impl Filter {
         Next::Continue
     }
 
-    fn observe(&self, ticket: &Ticket) {
-        let status = host::header(Map::Response, ":status").ok().flatten();
-        let Some(status) = status.and_then(|status| str::from_utf8(&status).ok()?.parse().ok()) else { return };
+    /// Ends the stream. One that had no answer, since its client went away, is told to the limits that await it.
+    pub fn end(self) {
+        if let Some(ticket) = &self.ticket {
+            self.observe(ticket, &NoAnswer);
+        }
+    }
+
+    fn observe(&self, ticket: &Ticket, answer: &dyn ResponseFacts) {
         let work = &mut *self.instance.work.borrow_mut();
         let now = Timestamp::from_nanos(host::now_ns());
         let engine = &self.instance.engine;
-        engine.observe(ticket, status, &mut work.store, &mut work.local, &mut work.counters, now);
+        engine.observe(ticket, answer, &mut work.store, &mut work.local, &mut work.counters, now);
     }
 
     fn refuse(&mut self, instance: &Instance, refusal: &Refusal) {

@@ -4,9 +4,9 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Client as ClientRules, Name, OnStoreFailure, Quota, Response, TierIndex, TierSource,
+    AddressSource, Answers, Client as ClientRules, Name, OnStoreFailure, Quota, Response, TierIndex, TierSource,
 };
-use crate::units::{Permits, Span};
+use crate::units::Span;
 
 #[test]
 fn a_request_is_explained_in_words() {
@@ -14,7 +14,8 @@ fn a_request_is_explained_in_words() {
         .on("Example.com:80")
         .from("10.0.0.1:4711")
         .with("x-forwarded-for", "203.0.113.9, 2001:db8:1:2:3::1")
-        .with("x-plan", "free");
+        .with("x-plan", "free")
+        .with("x-cost", "40");
     assert_eq!(
         explain(&policy(), &request),
         "path     /api/x
@@ -32,11 +33,14 @@ session applies
   key    address 2001:db8:1:2::/64, since the request has no cookie sid
          (what is empty or stands twice counts as absent)
   quota  20 per 1s, at most 40 at once (token bucket)
+  cost   7, as x-cost is 40
+  counts requests answered with 401, 500 to 599
   over   counted as refused, and goes on
 
 all applies
   key    none: one counter for all
   quota  9 in each 1h (fixed window)
+  cost   what x-spent of the answer says, 1 to 7; 2 when it says nothing
   over   refused with 429
 "
     );
@@ -129,11 +133,15 @@ fn policy() -> Policy {
             limit("login", path(vec![SegmentGlob::Literal(b"login".to_vec()), star]), Algorithm::FixedWindow, (1, 1)),
             Limit {
                 key: vec![KeyPart::Cookie("sid".into())],
-                only_on: Vec::new(),
+                cost: Cost::Request(costly("x-cost")),
+                only_on: vec![Answers { first: 401, last: 401 }, Answers { first: 500, last: 599 }],
                 on_exceed: OnExceed::Observe,
                 ..limit("session", Match::default(), Algorithm::TokenBucket, (20, 1))
             },
-            limit("all", Match::default(), Algorithm::FixedWindow, (9, 3_600)),
+            Limit {
+                cost: Cost::Response(costly("x-spent")),
+                ..limit("all", Match::default(), Algorithm::FixedWindow, (9, 3_600))
+            },
         ],
         mode: Mode::Enforce,
         deny: AccessList::default(),
@@ -141,6 +149,11 @@ fn policy() -> Policy {
         response: Response { ratelimit: true, x_ratelimit: false },
         not_acted_on: Vec::new(),
     }
+}
+
+fn costly(header: &str) -> CostHeader {
+    let [default, min, max] = [2, 1, 7].map(Permits::new);
+    CostHeader { name: header.into(), default, min, max }
 }
 
 fn limit(name: &str, matches: Match, algorithm: Algorithm, (permits, secs): (u32, u64)) -> Limit {
@@ -152,6 +165,7 @@ fn limit(name: &str, matches: Match, algorithm: Algorithm, (permits, secs): (u32
         key: Vec::new(),
         algorithm,
         quotas: vec![quota; 2],
+        cost: Cost::Fixed(Permits::ONE),
         only_on: Vec::new(),
         on_exceed: OnExceed::Reject,
         on_store_failure: OnStoreFailure::Local,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::lookup::recorded::Recorded;
-use crate::policy::{AddressSource, Match, OnExceed, OnStoreFailure, Quota, TierSource};
+use crate::policy::{AddressSource, Cost, Match, OnExceed, OnStoreFailure, Quota, TierSource};
 use crate::units::{Permits, Span};
 use proptest::prelude::*;
 
@@ -111,6 +111,7 @@ fn a_limit_is_the_same_as_long_as_its_name_key_and_algorithm_are() {
         key: vec![KeyPart::Header("ab".into()), KeyPart::Cookie("c".into())],
         algorithm: Algorithm::SlidingWindow,
         quotas: Vec::new(),
+        cost: Cost::Fixed(Permits::ONE),
         only_on: Vec::new(),
         on_exceed: OnExceed::Reject,
         on_store_failure: OnStoreFailure::Local,

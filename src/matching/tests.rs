@@ -47,6 +47,15 @@ fn hosts_methods_and_headers_all_have_to_hold() {
 }
 
 #[test]
+fn the_path_is_not_asked_for_when_no_rule_is_for_one() {
+    let matcher =
+        Matcher::new(&[Match::default(), rule("/**"), Match { methods: vec!["GET".into()], ..Match::default() }]);
+    let request = Recorded::get("/a");
+    assert_eq!(find(&matcher, &request), [0, 1, 2]);
+    assert_eq!(request.asked(), ["method"]);
+}
+
+#[test]
 fn nothing_is_asked_that_no_rule_standing_needs() {
     let rules = [
         Match { hosts: vec![HostGlob::Exact("h".into())], ..rule("/host") },

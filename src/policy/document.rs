@@ -3,11 +3,11 @@
 use super::access::HeaderValue;
 use super::json::Node;
 use super::schema::{document, words};
-use super::shapes::{Decimal, Int, List, Map, Set, SpanIn};
+use super::shapes::{Decimal, Either, Int, List, Map, OneOf, Set, SpanIn};
 use super::text::{AnyText, Body, Cluster, ContentType, Failure, HeaderName, Method, Url};
-use crate::network::Network;
-
+use super::value::Of;
 use super::{Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob};
+use crate::network::Network;
 
 document! {
     /// What Tidegate does with the requests that pass it: who the clients are, what each may have, and where a
@@ -152,6 +152,9 @@ document! {
         quota: Quota,
         /// The quota of clients of a tier, by tier. The others have `quota`.
         by_tier: Map<Name, Quota, 16> = NO_FIELDS,
+        /// What a request costs: a number of permits, or the header that says it. A request that costs more than a
+        /// whole quota is never admitted.
+        cost: Either<Int<1, MAX_PERMITS>, CostHeader> = 1,
         /// Only requests whose answer has one of these statuses are charged, when it comes: `401`, or `4xx` for all from
         /// 400 to 499. A client over the limit is refused before. All requests, before they go on, when absent.
         only_on: Option<Set<Answers, 1, 64>>,
@@ -185,7 +188,7 @@ document! {
 document! {
     /// How much one client may have.
     Quota {
-        /// Permits per window. A request costs one.
+        /// Permits per window. A request costs one unless the limit says otherwise.
         permits: Int<1, MAX_PERMITS>,
         /// The window.
         window: SpanIn<10, MONTH_MS>,
@@ -193,6 +196,27 @@ document! {
         burst: Option<Int<1, MAX_PERMITS>>,
     }
 }
+
+document! {
+    /// The header that says what a request costs: one of the request, or one of the answer.
+    CostHeader {
+        /// A header of the request, set by whoever knows: a client that can set it says the least.
+        request_header: Option<HeaderName>,
+        /// A header of the answer. The request is admitted if one permit is left, and charged when its answer comes,
+        /// room or not: a window's count may exceed the quota and passes with it, a token bucket is empty at most.
+        response_header: Option<HeaderName>,
+        /// The cost when the header is absent or is no whole number.
+        default: Int<0, MAX_PERMITS> = 1,
+        /// The least: what the header says below it is this. 0 lets a request be free.
+        min: Int<0, MAX_PERMITS> = 1,
+        /// The most: what the header says above it is this.
+        max: Int<1, MAX_PERMITS> = MAX_PERMITS,
+    }
+    one_of "request_header" "response_header"
+}
+
+/// What a request costs, as checks see it.
+pub(super) type SeenCost<'v> = OneOf<u32, Of<'v, CostHeader>>;
 
 document! {
     /// Where requests can go.

@@ -4,6 +4,7 @@
 //! where it was read, and the `?` of this file only pass that on.
 
 use super::access;
+use super::cost::cost;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
 use super::json::{Node, quoted};
@@ -197,6 +198,10 @@ fn limit(
             *place = quota;
         }
     }
+    let cost = document.cost().and_then(|it| cost(it, &at.field("cost"), problems));
+    if let Some(cost) = &cost {
+        affordable(cost.least(), &quotas, &at.field("cost"), problems);
+    }
     document.scope()?;
     Some(Limit {
         name: document.name()?.clone(),
@@ -204,6 +209,7 @@ fn limit(
         key: key?,
         algorithm: algorithm?,
         quotas: quotas.into_iter().collect::<Option<_>>()?,
+        cost: cost?,
         only_on: document.only_on()?.map(|answers| answers.known().copied().collect()).unwrap_or_default(),
         on_exceed: document.on_exceed()?,
         on_store_failure: document.on_store_failure()?,
@@ -265,6 +271,17 @@ fn quota(
         );
     }
     Some(Quota { permits: Permits::new(permits), window, burst: Permits::new(burst) })
+}
+
+/// Reports a cost that leaves a quota of no use.
+fn affordable(cost: Permits, quotas: &[Option<Quota>], at: &Path<'_>, problems: &mut Problems) {
+    if let Some(least) =
+        quotas.iter().flatten().map(|quota| quota.burst.get()).min().filter(|least| *least < cost.get())
+    {
+        let (cost, least) = (cost.get().to_string(), least.to_string());
+        let problem = &["every request costs ", &cost, " or more, and a quota has only ", &least];
+        problems.report(at, problem, &["write at most ", &least, ", or a larger quota"]);
+    }
 }
 
 fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {

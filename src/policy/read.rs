@@ -62,9 +62,13 @@ pub(super) enum Shape {
     Object {
         /// These.
         fields: &'static [Field],
+        /// Of these there must be exactly one; none when any may be absent.
+        one_of: &'static [&'static str],
         /// Fields of the document that no part of this version acts on: they are refused.
         later: &'static [&'static str],
     },
+    /// One of two, which are of different kinds.
+    Either(&'static Shape, &'static Shape),
 }
 
 /// The form of a text.
@@ -139,14 +143,31 @@ impl Shape {
                 problems.report(at, problem, &["write at most ", &max.to_string()]);
                 return Value::Wrong;
             }
-            (Self::Object { fields, later }, Node::Object(given)) => {
+            (Self::Object { fields, one_of, later }, Node::Object(given)) => {
                 unknown_fields(given, fields, later, at, problems);
+                exactly_one(given, one_of, at, problems);
                 return Value::Fields(fields.iter().map(|field| field.read(given, at, problems)).collect());
             }
             (Self::Map { .. } | Self::Object { .. }, _) => "is not an object",
+            (Self::Either(one, other), node) => {
+                if let Some(shape) = [one, other].into_iter().find(|shape| shape.is_kind_of(node)) {
+                    return shape.read(node, at, problems);
+                }
+                "does not fit here"
+            }
         };
         problems.report(at, &[&node.described(), " ", problem], &[&self.right()]);
         Value::Wrong
+    }
+
+    /// Whether the value is of this kind, right or wrong.
+    fn is_kind_of(&self, node: &Node) -> bool {
+        matches!(
+            (self, node),
+            (Self::Number { .. }, Node::Number(_))
+                | (Self::Object { .. }, Node::Object(_))
+                | (Self::List { .. }, Node::List(_))
+        )
     }
 
     /// What would be right, as a hint: `write a whole number from 1 to 16`.
@@ -171,6 +192,7 @@ impl Shape {
             Self::Object { fields, .. } => {
                 nearest::hint("", "write an object, in braces, with fields from", &names(fields))
             }
+            Self::Either(one, other) => [one.right(), other.right()].join(", or "),
         }
     }
 }
@@ -288,6 +310,22 @@ fn unknown_fields(given: &[(String, Node)], fields: &[Field], later: &[&str], at
             let hint = nearest::hint(name, "the fields here are", &names(fields));
             problems.report(&at.field(name), &["there is no field ", &quoted(name)], &[&hint]);
         }
+    }
+}
+
+/// Reports when of some fields there is none, or more than one.
+fn exactly_one(given: &[(String, Node)], one_of: &[&str], at: &Path<'_>, problems: &mut Problems) {
+    let mut there = one_of.iter().filter(|name| given.iter().any(|(other, _)| other == *name));
+    match (there.next(), there.next(), one_of) {
+        (None, _, [first, others @ ..]) => {
+            let hint = nearest::hint("", "write this, or", others);
+            problems.report(&at.field(first), &["this field is missing"], &[&hint]);
+        }
+        (Some(first), Some(second), _) => {
+            let problem = &["there is ", &quoted(first), " already"];
+            problems.report(&at.field(second), problem, &["remove one of the two"]);
+        }
+        _ => {}
     }
 }
 

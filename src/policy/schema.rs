@@ -25,14 +25,16 @@ pub(super) trait Document {
 /// Declares an object of the document, `Limit` for example, which is then seen as `Of<Limit>`.
 ///
 /// Every field is a method that answers `None` for what could not be read and has been reported, so that checks across
-/// fields still see the rest. A field may be absent when it is declared as `Option` or has a default. `later` are fields
-/// of the document that no part of this version acts on: they are refused.
+/// fields still see the rest. A field may be absent when it is declared as `Option` or has a default. `one_of` are fields
+/// of which there must be exactly one; `later` are fields of the document that no part of this version acts on: they are
+/// refused.
 macro_rules! document {
     (
         $(#[doc = $about:literal])+
         $name:ident {
             $($(#[doc = $doc:literal])+ $field:ident $(as $key:literal)?: $type:ty $(= $default:expr)?,)+
         }
+        $(one_of $($choice:literal)+)?
         $(later $($later:literal)+)?
     ) => {
         $(#[doc = $about])+
@@ -66,6 +68,7 @@ macro_rules! document {
                         optional: <$type as schema::Document>::OPTIONAL,
                         default: schema::default!($($default)?),
                     }),+],
+                    one_of: &[$($($choice),+)?],
                     later: &[$($($later),+)?],
                 };
 
@@ -84,7 +87,7 @@ macro_rules! document {
                             optional: <$type as schema::Document>::OPTIONAL,
                             default: schema::default!($($default)?),
                         }),+
-                    ])
+                    ], &[$($($choice),+)?])
                 }
             }
         };
@@ -151,8 +154,8 @@ pub(super) struct FieldSchema {
     pub(super) default: Option<fn() -> Node>,
 }
 
-/// The schema of an object with these fields and no others.
-pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>) -> Node {
+/// The schema of an object with these fields and no others, and with exactly one of those in `one_of`, if any.
+pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>, one_of: &[&str]) -> Node {
     let mut required = Vec::new();
     let mut properties = Vec::new();
     for field in fields {
@@ -167,13 +170,18 @@ pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>) -> Node {
         schema.extend(field.default.map(|default| ("default".to_owned(), default())));
         properties.push((field.name.to_owned(), Node::Object(schema)));
     }
-    Node::object([
-        ("description", flowed(about)),
-        ("type", "object".into()),
-        ("properties", Node::Object(properties)),
-        ("required", Node::List(required)),
-        ("additionalProperties", false.into()),
-    ])
+    let mut schema = vec![
+        ("description".to_owned(), flowed(about)),
+        ("type".to_owned(), "object".into()),
+        ("properties".to_owned(), Node::Object(properties)),
+        ("required".to_owned(), Node::List(required)),
+        ("additionalProperties".to_owned(), false.into()),
+    ];
+    if !one_of.is_empty() {
+        let choices = one_of.iter().map(|name| Node::object([("required", [*name].into())]));
+        schema.push(("oneOf".to_owned(), Node::List(choices.collect())));
+    }
+    Node::Object(schema)
 }
 
 /// Documentation as one line.

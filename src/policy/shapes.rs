@@ -213,6 +213,29 @@ impl<K: Text + 'static, V: Document + 'static, const MAX: u32> Document for Map<
     }
 }
 
+/// A value of one of two kinds: a number or an object, say.
+pub(super) struct Either<A, B>(PhantomData<(A, B)>);
+
+/// Which of the two kinds a value is.
+pub(super) enum OneOf<A, B> {
+    First(A),
+    Second(B),
+}
+
+impl<A: Document + 'static, B: Document + 'static> Document for Either<A, B> {
+    const SHAPE: Shape = Shape::Either(&A::SHAPE, &B::SHAPE);
+
+    type Seen<'v> = OneOf<A::Seen<'v>, B::Seen<'v>>;
+
+    fn seen(value: &Value) -> Option<Self::Seen<'_>> {
+        A::seen(value).map(OneOf::First).or_else(|| B::seen(value).map(OneOf::Second))
+    }
+
+    fn schema() -> Node {
+        Node::object([("anyOf", Node::List(vec![A::schema(), B::schema()]))])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::error::{Path, Problems};

@@ -1,6 +1,8 @@
 //! The engine over stores that misbehave: all or none, under conflicts, failures and a clock that moves.
 
-use crate::harness::{Request, engine, engine_of, ms};
+mod costs;
+
+use crate::harness::{Answer, Request, engine, engine_of, ms};
 use tidegate::decision::Cause;
 use tidegate::engine::{Engine, Plan};
 use tidegate::metrics::{Counters, Fate, Total};
@@ -232,9 +234,13 @@ const LOGINS: &str = r#"{ "version": 1, "limits": [ { "name": "logins", "key": [
 impl<S: Store> Bench<S> {
     /// Sends a request and, if it is admitted, answers it with this status.
     fn answer(&mut self, request: &Request, status: u16) -> bool {
+        self.answer_with(request, &Answer::of(status))
+    }
+
+    fn answer_with(&mut self, request: &Request, answer: &Answer) -> bool {
         let admitted = self.send(request, 0).is_ok();
         if let Some(ticket) = self.plan.ticket().filter(|_| admitted) {
-            self.engine.observe(&ticket, status, &mut self.store, &mut self.local, &mut self.counters, ms(0));
+            self.engine.observe(&ticket, answer, &mut self.store, &mut self.local, &mut self.counters, ms(0));
         }
         admitted
     }
@@ -265,7 +271,8 @@ fn answers_that_come_after_the_quota_is_used_up_are_charged_all_the_same() {
         })
         .collect();
     for ticket in &tickets {
-        bench.engine.observe(ticket, 401, &mut bench.store, &mut bench.local, &mut bench.counters, ms(0));
+        let answer = Answer::of(401);
+        bench.engine.observe(ticket, &answer, &mut bench.store, &mut bench.local, &mut bench.counters, ms(0));
     }
     // All ten count, and fade with their window: half of them weigh five, half-way through the next hour.
     assert!(bench.send(&request, 3_600_000 + 1_799_999).is_err());

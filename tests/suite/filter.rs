@@ -8,6 +8,7 @@ mod access;
 mod addresses;
 mod answers;
 mod bad_policy;
+mod costs;
 mod counting;
 mod flood;
 mod keys;

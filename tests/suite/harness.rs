@@ -5,7 +5,7 @@ use tidegate::engine::Engine;
 use tidegate::key::Seed;
 use tidegate::limiter::Meter;
 use tidegate::policy::{Policy, TierIndex};
-use tidegate::request::RequestFacts;
+use tidegate::request::{RequestFacts, ResponseFacts};
 use tidegate::units::Timestamp;
 
 /// A request as plain data.
@@ -47,6 +47,40 @@ impl RequestFacts for Request {
 
     fn peer(&self) -> Option<Cow<'_, [u8]>> {
         self.peer.as_deref().map(|peer| Cow::Borrowed(peer.as_bytes()))
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        Some(Cow::Borrowed(value.as_bytes()))
+    }
+}
+
+/// What came of a request, as plain data.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    status: Option<u16>,
+    headers: Vec<(String, String)>,
+}
+
+impl Answer {
+    /// The client went away before it.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    pub fn of(status: u16) -> Self {
+        Self { status: Some(status), ..Self::default() }
+    }
+
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+impl ResponseFacts for Answer {
+    fn status(&self) -> Option<u16> {
+        self.status
     }
 
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {

@@ -1,0 +1,162 @@
+//! What a request costs Envoy's CPU with the filter, over plain Envoy: beside a wasm filter that does nothing, and beside
+//! Envoy's own per-client limit in C++.
+//!
+//! `make bench` runs it. Each contender is an Envoy of its own with one worker; they are measured in turn, round after round,
+//! and what is told are medians over the rounds of what each added to plain Envoy in the same round. CPU is the process's own,
+//! as the kernel counts it, so that load and upstream do not count; still, run it on a machine that does little else.
+
+#![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
+#![allow(missing_docs, reason = "a program, not a library")]
+
+#[path = "../../src/bin/tidegate/demo/bootstrap.rs"]
+mod bootstrap;
+#[path = "../../src/bin/tidegate/demo/envoy.rs"]
+mod envoy;
+
+use bootstrap::Bootstrap;
+use envoy::{Envoy, Options};
+use serde_json::{Value, json};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+
+/// Limits each client address; so high that nobody is refused, so that all contenders carry the same requests.
+const POLICY: &str = r#"{"version":1,"limits":[{"name":"api","quota":{"permits":100000000,"window":"60s"}}]}"#;
+
+fn contenders(upstream: SocketAddr) -> Result<Vec<(&'static str, Bootstrap)>, Box<dyn std::error::Error>> {
+    let shipped = Bootstrap::shipped()?.upstream(upstream)?.set(ACCESS_LOG, json!([]))?;
+    let ours = shipped.clone().wasm(Path::new("dist/envoy/tidegate.wasm"))?.policy(POLICY)?;
+    let silent = POLICY.replacen('{', r#"{"response":{"ratelimit":false},"#, 1);
+    Ok(vec![
+        ("plain Envoy", shipped.clone().without_filter()?),
+        ("wasm, does nothing", shipped.clone().wasm(Path::new(NOTHING))?),
+        ("Envoy's local_ratelimit", shipped.clone().set(FILTER, local_ratelimit())?),
+        ("Tidegate", ours.clone()),
+        ("Tidegate, no RateLimit fields", ours.policy(&silent)?),
+    ])
+}
+
+/// Envoy's own limit in C++, one token bucket for each client address, made on demand.
+fn local_ratelimit() -> Value {
+    let bucket = json!({ "max_tokens": 100_000_000, "tokens_per_fill": 100_000_000, "fill_interval": "60s" });
+    let all = json!({ "numerator": 100, "denominator": "HUNDRED" });
+    json!({ "name": "envoy.filters.http.local_ratelimit", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+        "stat_prefix": "local",
+        "token_bucket": bucket,
+        "filter_enabled": { "default_value": all },
+        "filter_enforced": { "default_value": all },
+        "max_dynamic_descriptors": 1_000,
+        "rate_limits": [{ "actions": [{ "remote_address": {} }] }],
+        "descriptors": [{ "entries": [{ "key": "remote_address" }], "token_bucket": bucket }],
+    } })
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let smoke = !std::env::args().any(|argument| argument == "--bench");
+    let (rounds, requests) = if smoke { (1, 200) } else { (ROUNDS, REQUESTS) };
+    let mut running = Vec::new();
+    for (name, bootstrap) in contenders(upstream()?)? {
+        let options = Options { concurrency: 1, log_level: "error".to_owned(), ..Options::new(bootstrap.text()) };
+        let envoy = Envoy::start(options).await?;
+        let mut load = Load::open(envoy.listener("http")?)?;
+        load.run(requests / 4)?;
+        running.push((name, envoy, load, Vec::new()));
+    }
+    for _ in 0..rounds {
+        for (_, envoy, load, costs) in &mut running {
+            let before = cpu_us(envoy.pid())?;
+            load.run(requests)?;
+            costs.push((cpu_us(envoy.pid())? - before) / requests as f64);
+        }
+    }
+    let plain = running[0].3.clone();
+    let added = |costs: &[f64]| median(costs.iter().zip(&plain).map(|(cost, plain)| cost - plain).collect());
+    let nothing = added(&running[1].3);
+    println!("CPU of one Envoy worker, {rounds} rounds of {requests} requests, medians");
+    println!("{:<32}{:>14}{:>12}{:>20}", "", "us/request", "added us", "ratio to nothing");
+    for (name, _, _, costs) in &running {
+        let (all, added) = (median(costs.clone()), added(costs));
+        println!("{name:<32}{all:>14.2}{added:>12.2}{:>20.2}", added / nothing);
+    }
+    Ok(())
+}
+
+/// Connections that each have one request under way.
+struct Load(Vec<BufReader<TcpStream>>);
+
+impl Load {
+    fn open(to: SocketAddr) -> io::Result<Self> {
+        let connections = (0..CONNECTIONS).map(|_| {
+            let stream = TcpStream::connect(to)?;
+            stream.set_nodelay(true)?;
+            Ok(BufReader::new(stream))
+        });
+        connections.collect::<io::Result<_>>().map(Self)
+    }
+
+    fn run(&mut self, requests: usize) -> io::Result<()> {
+        for _ in 0..requests.div_ceil(CONNECTIONS) {
+            for connection in &mut self.0 {
+                connection.get_mut().write_all(b"GET /api/x HTTP/1.1\r\nhost: bench.example\r\n\r\n")?;
+            }
+            for connection in &mut self.0 {
+                let head = read_head(connection)?;
+                assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+                connection.read_exact(&mut [0; BODY.len()])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A server that answers every request with the same bytes, as cheaply as can be.
+fn upstream() -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || serve(BufReader::new(stream)));
+        }
+    });
+    Ok(address)
+}
+
+fn serve(mut connection: BufReader<TcpStream>) -> io::Result<()> {
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{BODY}", BODY.len());
+    while !read_head(&mut connection)?.is_empty() {
+        connection.get_mut().write_all(answer.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The lines up to the empty one; empty at the end of the connection.
+fn read_head(connection: &mut BufReader<TcpStream>) -> io::Result<String> {
+    let mut head = String::new();
+    while connection.read_line(&mut head)? > 0 && !head.ends_with("\r\n\r\n") {}
+    Ok(head)
+}
+
+/// The CPU time that a process's threads have used, in microseconds, to the nanosecond.
+fn cpu_us(pid: u32) -> io::Result<f64> {
+    let mut sum_ns = 0.0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        sum_ns += stat.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or_default();
+    }
+    Ok(sum_ns / 1_000.0)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+const FILTER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0";
+const ACCESS_LOG: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/access_log";
+const NOTHING: &str = "target/bench/nothing.wasm";
+const BODY: &str = "ok";
+const CONNECTIONS: usize = 16;
+const ROUNDS: usize = 15;
+const REQUESTS: usize = 8_000;
