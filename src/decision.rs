@@ -49,6 +49,8 @@ pub enum Cause {
     StoreFailed,
     /// The policy is in the mode `maintenance`, and has the status and the page.
     Maintenance,
+    /// The client is on the policy's list `deny`: 403.
+    Denied,
 }
 
 /// What a refused client gets, and in which form.
@@ -56,9 +58,11 @@ pub enum Cause {
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
-    /// The gRPC status, for a client that speaks gRPC: RESOURCE_EXHAUSTED (8) or UNAVAILABLE (14).
+    /// The gRPC status, for a client that speaks gRPC: PERMISSION_DENIED (7), RESOURCE_EXHAUSTED (8) or
+    /// UNAVAILABLE (14).
     pub grpc_status: u8,
-    /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_store_NAME` or `tidegate_maintenance`.
+    /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_store_NAME`, `tidegate_maintenance` or
+    /// `tidegate_denied`.
     pub details: String,
     /// The body's media type.
     pub content_type: Cow<'static, str>,
@@ -81,6 +85,7 @@ impl Refusal {
             Cause::Exceeded => (429, 8),
             Cause::StoreFailed => (503, 14),
             Cause::Maintenance => (maintenance.map_or(503, |maintenance| maintenance.status), 14),
+            Cause::Denied => (403, 7),
         };
         let details = self.details(engine);
         if let (Cause::Maintenance, Some((content_type, page))) =
@@ -114,6 +119,7 @@ impl Refusal {
             Cause::Exceeded => ("tidegate_limit_", self.limit_name(engine)),
             Cause::StoreFailed => ("tidegate_store_", self.limit_name(engine)),
             Cause::Maintenance => ("tidegate_maintenance", ""),
+            Cause::Denied => ("tidegate_denied", ""),
         };
         [reason, name].concat()
     }
@@ -129,13 +135,17 @@ impl Refusal {
     /// The problem types are those of draft-ietf-httpapi-ratelimit-headers.
     fn problem(&self, body: &mut String, status: u16, limit: &str) -> fmt::Result {
         let kind = match self.cause {
-            Cause::Exceeded => "quota-exceeded",
-            Cause::StoreFailed | Cause::Maintenance => "temporary-reduced-capacity",
+            Cause::Exceeded => "https://iana.org/assignments/http-problem-types#quota-exceeded",
+            Cause::StoreFailed | Cause::Maintenance => {
+                "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+            }
+            // Nothing more than the status says: RFC 9457 section 4.2.1.
+            Cause::Denied => "about:blank",
         };
         let title = self.title();
         write!(
             body,
-            "{{\"type\":\"https://iana.org/assignments/http-problem-types#{kind}\",\"title\":\"{title}\",\
+            "{{\"type\":\"{kind}\",\"title\":\"{title}\",\
              \"status\":{status}"
         )?;
         if limit.is_empty() {
@@ -149,6 +159,7 @@ impl Refusal {
             (Cause::Exceeded, Some(_)) => "rate limit exceeded",
             (Cause::Exceeded, None) => "request costs more than its rate limit allows",
             (Cause::StoreFailed, _) => "rate limit cannot be checked",
+            (Cause::Denied, _) => "Forbidden",
             (Cause::Maintenance, _) => "the service is under maintenance",
         }
     }

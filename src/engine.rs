@@ -1,8 +1,8 @@
 //! A request's way: plan, decide, observe. The one place where the order of the stages stands.
 //!
 //! ```text
-//! plan      the mode's door; then which limits apply, and to      needs the request
-//!           which keys
+//! plan      maintenance, then the lists deny and allow, then      needs the request
+//!           which limits apply and which keys they charge
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! observe   charge the limits that wait for the answer            needs the answer
 //! ```
@@ -55,10 +55,21 @@ pub struct Plan {
     found: Vec<u32>,
     tier: TierIndex,
     charges: Vec<Charge>,
-    /// Why the request is turned away, whatever the limits say.
-    turned_away: Option<Cause>,
+    entry: Entry,
     refused: bool,
     now: Timestamp,
+}
+
+/// What the stages before the limits say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Entry {
+    /// The limits decide.
+    #[default]
+    Limited,
+    /// The request meets no limits.
+    Allowed,
+    /// The request is refused, whatever the limits say.
+    TurnedAway(Cause),
 }
 
 /// One quota's part in a request. Those of one limit stand side by side.
@@ -157,7 +168,7 @@ impl Plan {
     /// Whether the request goes on, and nothing has to be decided.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        self.charges.is_empty() && self.turned_away.is_none()
+        self.charges.is_empty() && self.entry == Entry::Limited
     }
 
     /// What is charged: the quotas of the limits that apply, in the policy's order.
@@ -197,8 +208,8 @@ impl Engine {
         let lookup = Lookup::new(facts);
         let client = key::Client::new(&lookup, &self.policy);
         plan.charges.clear();
-        plan.turned_away = self.turns_away(&lookup, &client, &mut plan.found);
-        if plan.turned_away.is_some() {
+        plan.entry = self.entry(&lookup, &client, &mut plan.found);
+        if plan.entry != Entry::Limited {
             return;
         }
         self.matcher.find(&lookup, &mut plan.found);
@@ -243,8 +254,13 @@ impl Engine {
         counters: &mut Counters,
         now: Timestamp,
     ) -> Decision {
-        if let Some(cause) = plan.turned_away {
-            return self.turn_away(cause, counters);
+        match plan.entry {
+            Entry::Limited => {}
+            Entry::Allowed => {
+                counters.add(Total::Allowed, 1);
+                return Decision::ADMIT;
+            }
+            Entry::TurnedAway(cause) => return self.turn_away(cause, counters),
         }
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
@@ -266,21 +282,27 @@ impl Engine {
     }
 
     /// The stages before the limits.
-    fn turns_away<'a>(
-        &'a self,
-        request: &Lookup<'a>,
-        client: &key::Client<'_, 'a>,
-        found: &mut Vec<u32>,
-    ) -> Option<Cause> {
-        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, || client.ip())) {
-            return Some(Cause::Maintenance);
+    fn entry<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Entry {
+        let address = || client.ip();
+        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, address)) {
+            return Entry::TurnedAway(Cause::Maintenance);
         }
-        None
+        // To allow somebody is to free him of limits, and not of a ban: deny comes first.
+        if self.policy.deny.find(request, address, true).is_some() {
+            return Entry::TurnedAway(Cause::Denied);
+        }
+        if self.policy.allow.find(request, address, false).is_some() {
+            return Entry::Allowed;
+        }
+        Entry::Limited
     }
 
     fn turn_away(&self, cause: Cause, counters: &mut Counters) -> Decision {
-        counters.add(Total::Maintenance, 1);
-        let retry_after = self.policy.mode.maintenance().map(|maintenance| maintenance.retry_after);
+        let (total, retry_after) = match self.policy.mode.maintenance() {
+            Some(maintenance) if cause == Cause::Maintenance => (Total::Maintenance, Some(maintenance.retry_after)),
+            _ => (Total::Denied, None),
+        };
+        counters.add(total, 1);
         self.refuse(Refusal { limit: None, window: None, cause, retry_after })
     }
 

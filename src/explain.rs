@@ -3,6 +3,7 @@
 use core::fmt::{self, Write as _};
 use std::borrow::Cow;
 
+use crate::access::Entry;
 use crate::key::{Address, AddressFrom, Client, Value};
 use crate::lookup::Lookup;
 use crate::matching::{Mismatch, mismatch};
@@ -33,7 +34,9 @@ fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, cl
     if let Some(tier) = policy.tiers.get(usize::from(client.tier().0)) {
         writeln!(text, "tier     {}{}", tier.as_str(), tier_words(policy, request, tier.as_str()))?;
     }
-    write_mode(text, policy, request, client)?;
+    if !write_entry(text, policy, request, client)? {
+        return Ok(());
+    }
     for limit in &policy.limits {
         match mismatch(&limit.matches, request) {
             None => write_limit(text, policy, limit, request, client)?,
@@ -45,22 +48,44 @@ fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, cl
     Ok(())
 }
 
-/// What the policy's mode makes of the request.
-fn write_mode<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, client: &Client<'_, 'a>) -> fmt::Result {
+/// What the stages before the limits make of the request, and whether the limits are asked.
+fn write_entry<'a>(
+    text: &mut String,
+    policy: &'a Policy,
+    request: &Lookup<'a>,
+    client: &Client<'_, 'a>,
+) -> Result<bool, fmt::Error> {
     match &policy.mode {
-        Mode::Enforce => Ok(()),
-        Mode::Observe => writeln!(text, "mode     observe: all is counted as below, and every request goes on"),
-        Mode::Strict(percent) => writeln!(text, "mode     strict: quotas are {percent}% of what the policy says"),
+        Mode::Enforce => {}
+        Mode::Observe => writeln!(text, "mode     observe: all is counted as below, and every request goes on")?,
+        Mode::Strict(percent) => writeln!(text, "mode     strict: quotas are {percent}% of what the policy says")?,
         Mode::Maintenance(maintenance) => {
             let let_in = maintenance.allow_paths.iter().any(|path| mismatch(path, request).is_none())
                 || client.ip().is_some_and(|address| maintenance.allow_addresses.contain(address));
             if let_in {
-                writeln!(text, "mode     maintenance, but this request is let in")
+                writeln!(text, "mode     maintenance, but this request is let in")?;
             } else {
                 let (status, wait) = (maintenance.status, maintenance.retry_after);
-                writeln!(text, "mode     maintenance: refused with {status}, and to come back in {wait}")
+                writeln!(text, "mode     maintenance: refused with {status}, and to come back in {wait}")?;
+                return Ok(false);
             }
         }
+    }
+    if let Some(entry) = policy.deny.find(request, || client.ip(), true) {
+        writeln!(text, "deny     {} is on the list: refused with 403", entry_words(entry))?;
+        return Ok(false);
+    }
+    if let Some(entry) = policy.allow.find(request, || client.ip(), false) {
+        writeln!(text, "allow    {} is on the list: meets no limits", entry_words(entry))?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+fn entry_words(entry: Entry<'_>) -> String {
+    match entry {
+        Entry::Address => "its address".to_owned(),
+        Entry::Header(name) => format!("its header {name}"),
     }
 }
 

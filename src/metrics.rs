@@ -48,11 +48,15 @@ pub enum Total {
     ForgivenDebt,
     /// Requests that got the page of maintenance.
     Maintenance,
+    /// Requests of clients on the list `deny`.
+    Denied,
+    /// Requests of clients on the list `allow`, who met no limits.
+    Allowed,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -60,6 +64,8 @@ impl Total {
         Self::LiveEvictions,
         Self::ForgivenDebt,
         Self::Maintenance,
+        Self::Denied,
+        Self::Allowed,
     ];
 }
 

@@ -2,11 +2,11 @@
 //!
 //! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
 
+mod access;
 mod cost;
 mod document;
 mod error;
 mod json;
-mod mode;
 mod nearest;
 mod parse;
 mod path;
@@ -21,6 +21,7 @@ mod value;
 pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
 
+use crate::access::AccessList;
 use crate::mode::Mode;
 use crate::units::{Permits, Span};
 
@@ -32,6 +33,10 @@ pub struct Policy {
     pub(crate) max_keys: u32,
     pub(crate) limits: Vec<Limit>,
     pub(crate) mode: Mode,
+    /// Who is refused.
+    pub(crate) deny: AccessList,
+    /// Who meets no limits.
+    pub(crate) allow: AccessList,
     pub(crate) response: Response,
     /// The parts of the document that are checked, but on which no part of this version acts.
     pub(crate) not_acted_on: Vec<&'static str>,

@@ -77,7 +77,14 @@ pub fn configuration() -> Result<Option<Vec<u8>>, HostError> {
     received(|data, size| unsafe { proxy_get_buffer_bytes(PLUGIN_CONFIGURATION, 0, usize::MAX, data, size) })
 }
 
-/// The value of a header; several of the same name joined by `,`. `None` when it is absent or empty.
+/// The value of a request header; several of the same name joined by `,`. `None` when it is absent or empty.
+pub fn request_header(name: &str) -> Result<Option<Vec<u8>>, HostError> {
+    const PREFIX: &[u8] = b"request\0headers\0";
+    let path = [PREFIX, name.as_bytes()].concat();
+    received(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
+}
+
+/// The first value of a header. `None` when it is absent or empty.
 pub fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>, HostError> {
     received(|data, size| unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) })
 }

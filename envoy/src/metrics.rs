@@ -97,5 +97,7 @@ fn total_name(total: Total) -> &'static str {
         Total::LiveEvictions => "tidegate_evictions_total.kind=live",
         Total::ForgivenDebt => "tidegate_forgiven_debt_255ths_total",
         Total::Maintenance => "tidegate_maintenance_total",
+        Total::Denied => "tidegate_denied_total",
+        Total::Allowed => "tidegate_allowed_total",
     }
 }

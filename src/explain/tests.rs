@@ -1,4 +1,5 @@
 use super::*;
+use crate::access::{AccessList, HeaderValues};
 use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
@@ -97,6 +98,18 @@ fn the_mode_is_told_before_the_limits() {
     assert!(text.contains("mode     maintenance: refused with 503, and to come back in 5m\n"), "{text}");
 }
 
+#[test]
+fn a_client_on_a_list_is_told_which_and_of_no_limits() {
+    let request = Recorded::get("/api/x").from("192.0.2.7").with("x-api-key", "k1");
+    let by_header =
+        || AccessList { headers: vec![HeaderValues::new("x-api-key", ["k1".to_owned()])], ..AccessList::default() };
+    let text = explain(&Policy { allow: by_header(), ..policy() }, &request);
+    assert!(text.ends_with("allow    its header x-api-key is on the list: meets no limits\n"), "{text}");
+    let deny = AccessList { addresses: Networks::new(Network::parse("192.0.2.7")), ..AccessList::default() };
+    let text = explain(&Policy { allow: by_header(), deny, ..policy() }, &request);
+    assert!(text.ends_with("deny     its address is on the list: refused with 403\n"), "{text}");
+}
+
 fn headed(condition: HeaderCondition) -> Match {
     Match { headers: vec![("x".into(), condition)], ..Match::default() }
 }
@@ -133,6 +146,8 @@ fn policy() -> Policy {
             },
         ],
         mode: Mode::Enforce,
+        deny: AccessList::default(),
+        allow: AccessList::default(),
         response: Response { ratelimit: true, x_ratelimit: false },
         not_acted_on: Vec::new(),
     }

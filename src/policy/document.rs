@@ -1,5 +1,6 @@
 //! The policy document: every object of it, declared once.
 
+use super::access::HeaderValue;
 use super::json::Node;
 use super::schema::{document, words};
 use super::shapes::{Decimal, Either, Int, List, Map, OneOf, Set, SpanIn};
@@ -39,6 +40,21 @@ document! {
         strict: Strict = NO_FIELDS,
         /// What the mode `maintenance` does. It stands ready under any other mode.
         maintenance: Maintenance = NO_FIELDS,
+        /// Clients that are refused with 403, whatever else holds of them.
+        deny: AccessList = NO_FIELDS,
+        /// Clients that meet no limits. One that is denied as well is refused.
+        allow: AccessList = NO_FIELDS,
+    }
+}
+
+document! {
+    /// A list of clients. A request is in it that fits any of the entries.
+    AccessList {
+        /// Addresses and networks, compared with the client's whole address.
+        addresses: List<Network, 0, 10_000> = [],
+        /// Values of request headers, by the header's name. A list that allows must name headers that clients cannot guess
+        /// or set themselves.
+        headers: Map<HeaderName, List<HeaderValue, 1, 10_000>, 16> = NO_FIELDS,
     }
 }
 

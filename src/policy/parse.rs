@@ -3,11 +3,11 @@
 //! Every check runs on what could be read, so that one error hides no other. What is missing here has been reported
 //! where it was read, and the `?` of this file only pass that on.
 
+use super::access;
 use super::cost::cost;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
 use super::json::{Node, quoted};
-use super::mode;
 use super::nearest;
 use super::quota;
 use super::routing;
@@ -73,7 +73,8 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
             limits
         });
     }
-    let mode = mode::mode(document);
+    let mode = access::mode(document);
+    let (deny, allow) = (document.deny().and_then(access::list), document.allow().and_then(access::list));
     let response = document.response()?;
     Some(Policy {
         client: client?,
@@ -81,6 +82,8 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         max_keys: document.state()?.max_keys()?,
         limits: limits?,
         mode: mode?,
+        deny: deny?,
+        allow: allow?,
         response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
         not_acted_on: not_acted_on(document),
     })

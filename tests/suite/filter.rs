@@ -4,6 +4,7 @@ mod client;
 mod http2;
 mod stage;
 
+mod access;
 mod addresses;
 mod answers;
 mod bad_policy;

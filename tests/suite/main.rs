@@ -10,6 +10,7 @@ mod envoy;
 #[path = "../../src/bin/tidegate/demo/origin.rs"]
 mod origin;
 
+mod access;
 mod allocation;
 mod core_is_pure;
 mod decision;

@@ -1,9 +1,10 @@
-//! The mode of a document, with what belongs to it, and the networks that it names.
+//! Who is let in at all: the mode of a document with what belongs to it, and its lists of clients.
 
 use super::document::{self, Document};
 use super::shapes::Text;
 use super::value::{Of, Value};
 use super::{Match, PathGlob};
+use crate::access::{AccessList, HeaderValues};
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks, NotANetwork};
 
@@ -30,6 +31,32 @@ fn maintenance(document: Of<'_, document::Maintenance>) -> Option<Maintenance> {
         allow_paths: document.allow_paths()?.known().map(at_path).collect(),
         allow_addresses: Networks::new(document.allow_addresses()?.known().copied()),
     })
+}
+
+/// A list of clients. Two spellings of one header's name are two lists, and a client may stand in either.
+pub(super) fn list(document: Of<'_, document::AccessList>) -> Option<AccessList> {
+    let mut headers = Vec::new();
+    for (name, values) in document.headers()?.iter() {
+        headers.push(HeaderValues::new(name, values?.known().map(str::to_owned)));
+    }
+    Some(AccessList { addresses: Networks::new(document.addresses()?.known().copied()), headers })
+}
+
+/// A header's value, as it stands.
+pub(super) enum HeaderValue {}
+
+impl Text for HeaderValue {
+    const WHAT: &str = "a header's value";
+    const PATTERN: Option<&str> = Some(r"^(?![ ])[^\x00-\x1f\x7f-\x9f]+$(?<![ ])");
+    const CHARS: (u32, u32) = (1, 1_024);
+    const RIGHT: &str = "write the value without blanks around it; a \"*\" stands for itself here";
+
+    type Kept = str;
+
+    fn parse(text: &str) -> Result<Value, Option<String>> {
+        let right = text.trim_matches(' ') == text && !text.chars().any(char::is_control);
+        right.then(|| Value::Text(text.to_owned())).ok_or(None)
+    }
 }
 
 impl Text for Network {
