@@ -60,5 +60,5 @@ impl ResponseFacts for NoAnswer {
     }
 }
 
-/// Headers of which Envoy keeps one line, or of which the first line is enough.
-const ONE_LINE: [&str; 6] = [":method", ":path", ":authority", "x-forwarded-for", "cookie", "accept"];
+/// Headers of which Envoy keeps one line: it joins those of a repeated `x-forwarded-for` itself.
+const ONE_LINE: [&str; 4] = [":method", ":path", ":authority", "x-forwarded-for"];

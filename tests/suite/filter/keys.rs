@@ -34,7 +34,7 @@ async fn each_kind_of_key_tells_clients_apart_and_is_not_fooled_by_another_guise
         ),
         (
             get("/cookie/").with("cookie", "a=b; sid=one"),
-            get("/cookie/").with("cookie", "sid=one").with("cookie", "c=d"),
+            get("/cookie/").with("cookie", "c=d").with("cookie", "sid=one"),
             get("/cookie/").with("cookie", "sid=two; a=b"),
         ),
         (get("/query/?token=one&x=1"), get("/query/?x=2&token=%6fne"), get("/query/?token=two")),
@@ -77,6 +77,19 @@ async fn key_that_a_request_does_not_have_falls_back_to_the_address_and_not_to_o
         )
         .await;
     }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn cookie_sent_on_two_lines_is_ambiguous_and_no_way_to_a_new_account() {
+    let stage = Stage::start(&policy([limit("cookie", "/**", &["cookie:sid"], 3)])).await;
+    let mut admitted = 0;
+    for n in 0..10 {
+        let other = Request::get("/").with("cookie", format!("sid=random-{n}"));
+        let twice = other.with("cookie", "sid=real").from("192.0.2.1");
+        admitted += usize::from(stage.ask(&twice).await.status == 200);
+    }
+    assert_eq!(admitted, 3);
     stage.end().await;
 }
 
