@@ -18,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod access;
+pub mod breaker;
 pub mod decision;
 pub mod engine;
 #[cfg(feature = "cli")]

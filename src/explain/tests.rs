@@ -4,7 +4,8 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Answers, Client as ClientRules, Name, OnStoreFailure, Quota, Response, TierIndex, TierSource,
+    AddressSource, Answers, Client as ClientRules, Name, OnStoreFailure, Quota, Response, Routing, TierIndex,
+    TierSource,
 };
 use crate::units::Span;
 
@@ -148,6 +149,7 @@ fn policy() -> Policy {
         mode: Mode::Enforce,
         deny: AccessList::default(),
         allow: AccessList::default(),
+        routing: Routing::default(),
         response: Response { ratelimit: true, x_ratelimit: false },
         not_acted_on: Vec::new(),
     }
