@@ -23,6 +23,7 @@ pub mod decision;
 pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;
+pub mod fallback;
 pub mod key;
 pub mod limiter;
 pub mod lookup;

@@ -14,6 +14,7 @@ mod parse;
 mod path;
 mod quota;
 mod read;
+mod retries;
 mod routing;
 mod schema;
 mod shapes;
@@ -24,6 +25,7 @@ pub use breaker::{Breaker, BreakerMode, HalfOpen, OpenFor, Ramp, SlowCalls, Wind
 pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
 pub use failures::{CallEnd, Failures};
+pub use retries::{Backoff, Retries};
 pub use routing::{Cache, Fallback, Route, Routing, Static, Upstream};
 
 use crate::access::AccessList;

@@ -61,6 +61,11 @@ impl Breakers {
         self.breakers.get_mut(place).map(|named| &mut named.local)
     }
 
+    /// The breaker at this place with its name; see [`Breakers::identity`].
+    pub fn named(&mut self, place: usize) -> Option<(&str, &mut Local)> {
+        self.breakers.get_mut(place).map(|named| (named.identity.as_str(), &mut named.local))
+    }
+
     /// The name of the breaker at this place, by which its state is published: `origin`, or `origin/assets` for that of
     /// one route. It is the same in every policy that has this upstream and route.
     #[must_use]

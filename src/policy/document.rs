@@ -342,10 +342,27 @@ document! {
         on: Set<Failure, 1, 64>,
         /// How many upstreams are tried at most. All of the route's when absent.
         attempts: Option<Int<1, 16>>,
+        /// The methods of requests that may be sent again. One with a body never is: it is gone.
+        methods: Set<Method, 0, 32> = ["GET", "HEAD", "OPTIONS"],
+        /// How many further tries there may be at most, in percent of the requests of the last ten seconds; three a second may
+        /// be in any case.
+        budget_percent: Int<0, 100> = 20,
+        /// How long a request waits before a further try.
+        backoff: Backoff = NO_FIELDS,
         /// How old a kept answer may be to serve when all upstreams fail.
         stale: Option<SpanIn<1_000, MONTH_MS>>,
         /// The answer when nothing else is left.
         fixed as "static": Option<Static>,
+    }
+}
+
+document! {
+    /// How long a request waits before a further try: a part, left to chance, of a time that doubles with each.
+    Backoff {
+        /// The most before the second try; 0 is not to wait.
+        initial: SpanIn<0, MINUTE_MS> = "25ms",
+        /// The most before any try, not less than `initial`.
+        max: SpanIn<0, MINUTE_MS> = "250ms",
     }
 }
 
@@ -453,6 +470,7 @@ const NO_FIELDS: Node = Node::Object(Vec::new());
 /// A key takes 16 bytes of the table, so these take 160 MB: what a proxy can spare at most.
 const MAX_KEYS: u32 = 10_000_000;
 
+const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 

@@ -4,6 +4,7 @@ use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::failures::Failures;
 use super::parse::{Taken, matches, unknown};
+use super::retries::{Retries, retries};
 use super::value::Of;
 use super::{Breaker, Match, Name, breaker};
 use crate::units::Span;
@@ -51,6 +52,7 @@ pub struct Fallback {
     pub(crate) on: Failures,
     /// How many upstreams are tried at most, `1..=16`.
     pub(crate) attempts: u32,
+    pub(crate) retries: Retries,
     /// How old a kept answer may be to serve when all upstreams fail.
     pub(crate) stale: Option<Span>,
     /// The answer when nothing else is left.
@@ -209,7 +211,7 @@ fn route(
         });
     }
     let fallback = match document.fallback() {
-        Some(Some(it)) => fallback(it).map(Some),
+        Some(Some(it)) => fallback(it, &at.field("fallback"), problems).map(Some),
         other => other.map(|_| None),
     };
     document.upstreams()?;
@@ -225,7 +227,8 @@ fn route(
     })
 }
 
-fn fallback(document: Of<'_, document::Fallback>) -> Option<Fallback> {
+fn fallback(document: Of<'_, document::Fallback>, at: &Path<'_>, problems: &mut Problems) -> Option<Fallback> {
+    let retries = retries(document, at, problems);
     let fixed = match document.fixed()? {
         Some(fixed) => Some(Static {
             status: u16::try_from(fixed.status()?).ok()?,
@@ -235,7 +238,7 @@ fn fallback(document: Of<'_, document::Fallback>) -> Option<Fallback> {
         None => None,
     };
     let attempts = document.attempts()?.unwrap_or(MAX_ATTEMPTS);
-    Some(Fallback { on: Failures::of(&document.on()?), attempts, stale: document.stale()?, fixed })
+    Some(Fallback { on: Failures::of(&document.on()?), attempts, retries: retries?, stale: document.stale()?, fixed })
 }
 
 /// The place of a name among those known, in order; one that is not there is reported.
