@@ -4,6 +4,7 @@
 //! plan      maintenance, then the lists deny and allow, then      needs the request
 //!           which limits apply and which keys they charge
 //! decide    every quota is checked, then all or none is charged   needs state and the time
+//! (send)    the route's upstreams, one after another: fallback    needs breakers, and how the last call ended
 //! observe   charge the limits that wait for the answer            needs the answer
 //! ```
 //!
@@ -36,6 +37,7 @@ pub struct Engine {
     policy: Policy,
     seed: Seed,
     matcher: Matcher,
+    routes: Matcher,
     limits: Vec<ReadyLimit>,
     /// Under maintenance: who is let in.
     door: Option<Door>,
@@ -56,6 +58,7 @@ pub struct Plan {
     tier: TierIndex,
     charges: Vec<Charge>,
     entry: Entry,
+    route: Option<usize>,
     refused: bool,
     now: Timestamp,
 }
@@ -168,7 +171,13 @@ impl Plan {
     /// Whether the request goes on, and nothing has to be decided.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        self.charges.is_empty() && self.entry == Entry::Limited
+        self.charges.is_empty() && self.entry == Entry::Limited && self.route.is_none()
+    }
+
+    /// The route that the request takes if it is admitted, as an index into the policy's; `None` where the host chooses.
+    #[must_use]
+    pub fn route(&self) -> Option<usize> {
+        self.route
     }
 
     /// What is charged: the quotas of the limits that apply, in the policy's order.
@@ -187,8 +196,9 @@ impl Engine {
         }
         let door = policy.mode.maintenance().map(Door::new);
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
+        let routes = Matcher::new(policy.routes().iter().map(|route| &route.matches));
         let limits = policy.limits.iter().map(ReadyLimit::new).collect();
-        Self { policy, seed, matcher, limits, door }
+        Self { policy, seed, matcher, routes, limits, door }
     }
 
     /// The policy in force.
@@ -208,8 +218,14 @@ impl Engine {
         let lookup = Lookup::new(facts);
         let client = key::Client::new(&lookup, &self.policy);
         plan.charges.clear();
+        plan.route = None;
         plan.entry = self.entry(&lookup, &client, &mut plan.found);
-        if plan.entry != Entry::Limited {
+        if matches!(plan.entry, Entry::TurnedAway(_)) {
+            return;
+        }
+        self.routes.find(&lookup, &mut plan.found);
+        plan.route = plan.found.first().map(|route| *route as usize);
+        if plan.entry == Entry::Allowed {
             return;
         }
         self.matcher.find(&lookup, &mut plan.found);
