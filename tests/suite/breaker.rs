@@ -1,11 +1,13 @@
 //! Circuit breakers: cases one by one, then against a naive model and in a simulation of many workers.
 
 mod model;
+mod published;
+mod set;
 mod simulation;
 
 use crate::harness::ms;
 use std::collections::HashMap;
-use tidegate::breaker::{Admission, Breakers, Ledger, Local, Outcome, Part, State, Ticket};
+use tidegate::breaker::{Admission, Ledger, Local, Outcome, Part, State, Ticket};
 use tidegate::policy::{Breaker, CallEnd, Policy};
 use tidegate::store::StoreError;
 use tidegate::units::{Draw, Span, Timestamp};
@@ -396,119 +398,4 @@ fn modes_observe_force_and_disable() {
     disabled.calls(&[FAILURE; 50]);
     assert_eq!(disabled.state(), State::Closed);
     assert_eq!(disabled.local.statistics().calls, 0);
-}
-
-#[test]
-fn a_closed_breaker_asks_the_store_for_nothing_but_on_ticks() {
-    let mut bench = Bench::new(PLAIN);
-    for _ in 0..1_000 {
-        bench.calls(&[SUCCESS, SUCCESS, FAILURE]);
-        bench.wait(7);
-    }
-    assert_eq!((bench.ledger.memory.reads, bench.ledger.memory.published), (0, 0));
-    bench.tick();
-    assert_eq!((bench.ledger.memory.reads, bench.ledger.memory.published), (2, 1));
-    bench.tick();
-    assert_eq!((bench.ledger.memory.reads, bench.ledger.memory.published), (3, 1));
-}
-
-#[test]
-fn without_its_store_a_worker_goes_on_alone_and_joins_again() {
-    for (deaf, mute) in [(true, true), (true, false), (false, true)] {
-        let mut bench = Bench::new(PLAIN);
-        (bench.ledger.memory.deaf, bench.ledger.memory.mute) = (deaf, mute);
-        bench.open();
-        bench.wait(5_000);
-        let probes = [bench.pass(), bench.pass(), bench.pass()];
-        for _ in 0..50 {
-            bench.tick();
-            bench.refused();
-        }
-        probes.iter().for_each(|probe| bench.end(*probe, SUCCESS, 1));
-        bench.tick();
-        assert_eq!(bench.state(), State::Closed);
-        bench.open();
-        (bench.ledger.memory.deaf, bench.ledger.memory.mute) = (false, false);
-        bench.tick();
-        assert_eq!(bench.state(), State::Open);
-        let mut other = Bench { local: Local::new(bench.local.rules()), ..bench };
-        other.tick();
-        assert_eq!(other.state(), State::Open, "deaf {deaf}, mute {mute}");
-    }
-}
-
-#[test]
-fn published_nonsense_does_no_harm() {
-    for bytes in [vec![9_u8; 60], vec![1], vec![1, 7, 0], vec![0; 400]] {
-        let mut bench = Bench::new(PLAIN);
-        for part in [Part::Transitions, Part::Calls] {
-            bench.ledger.memory.parts.insert(part, (1, bytes.clone()));
-        }
-        bench.tick();
-        bench.call(SUCCESS);
-        bench.tick();
-        bench.open();
-        bench.wait(5_000);
-        bench.calls(&[SUCCESS; 3]);
-        assert_eq!(bench.state(), State::Closed, "{bytes:?}");
-    }
-}
-
-#[test]
-fn a_new_policy_keeps_the_state_and_no_probe_count_locks_it() {
-    let mut bench = Bench::new(PLAIN);
-    bench.open();
-    bench.wait(5_000);
-    bench.calls(&[SUCCESS; 2]);
-    let fewer = rules(&PLAIN.replace(r#""probes": 3"#, r#""probes": 1"#).replace("30s", "60s"));
-    let mut bench = Bench { local: Local::new(&fewer), ..bench };
-    bench.tick();
-    assert_eq!(bench.state(), State::Closed);
-    bench.calls(&[SUCCESS; 3]);
-    bench.tick();
-    assert_eq!(bench.local.tally().calls, 3);
-}
-
-#[test]
-fn a_policy_has_one_breaker_for_each_upstream_or_route() {
-    let policy = policy(
-        r#""breakers": { "shared": { "window": { "count": 9 } }, "own": { "window": { "count": 9 }, "per_route": true } },
-        "upstreams": { "b": { "cluster": "b", "breaker": "shared" }, "a": { "cluster": "a", "breaker": "own" },
-                       "c": { "cluster": "c" } },
-        "routes": [{ "name": "r0", "upstreams": ["c", "a", "b"] }, { "name": "r1", "upstreams": ["b", "a"] }]"#,
-    );
-    let mut breakers = Breakers::new(&policy);
-    let mut name = |route, upstream| {
-        let place = breakers.place(route, upstream)?;
-        assert!(breakers.get(place).is_some());
-        breakers.identity(place).map(str::to_owned)
-    };
-    assert_eq!(name(0, 0), None);
-    assert_eq!(name(0, 1).as_deref(), Some("a/r0"));
-    assert_eq!(name(0, 2).as_deref(), Some("b"));
-    assert_eq!(name(1, 0).as_deref(), Some("b"));
-    assert_eq!(name(1, 1).as_deref(), Some("a/r1"));
-    assert_eq!(name(2, 0), None);
-    assert_eq!(breakers.len(), 3);
-}
-
-#[test]
-fn the_number_of_breakers_is_bounded() {
-    let routes = |count: usize| {
-        let routes: Vec<String> =
-            (0..count).map(|index| format!(r#"{{ "name": "r{index}", "upstreams": ["a", "b"] }}"#)).collect();
-        let upstream = r#"{ "cluster": "x", "breaker": "own" }"#;
-        let breakers = r#"{ "own": { "window": { "count": 9 }, "per_route": true } }"#;
-        let upstreams = format!(r#"{{ "a": {upstream}, "b": {upstream} }}"#);
-        Policy::parse(&format!(
-            r#"{{ "version": 1, "breakers": {breakers}, "upstreams": {upstreams}, "routes": [{}] }}"#,
-            routes.join(",")
-        ))
-    };
-    assert!(routes(2_048).is_ok());
-    assert_eq!(
-        routes(2_049).unwrap_err().to_string(),
-        "/breakers: upstreams and routes together have 4098 breakers, more than 4096; leave out \"per_route\" where many \
-         routes lead to one upstream"
-    );
 }
