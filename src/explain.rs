@@ -9,8 +9,8 @@ use crate::lookup::Lookup;
 use crate::matching::{Mismatch, mismatch};
 use crate::mode::Mode;
 use crate::policy::{
-    Algorithm, Cost, CostHeader, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Policy, Quota,
-    SegmentGlob,
+    Algorithm, Ban, Cost, CostHeader, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Penalty,
+    Policy, Quota, SegmentGlob,
 };
 use crate::request::RequestFacts;
 use crate::units::Permits;
@@ -132,7 +132,15 @@ fn write_limit<'a>(
         OnExceed::Reject => "refused with 429",
         OnExceed::Observe => "counted as refused, and goes on",
     };
-    writeln!(text, "  over   {over}")
+    writeln!(text, "  over   {over}")?;
+    if let Some(Penalty { cost, max }) = limit.penalty {
+        let (cost, max) = (cost.get(), max.get());
+        writeln!(text, "         and charged {cost} for each refusal, at most {max} in a window of the quota")?;
+    }
+    if let Some(Ban { after, within, lasts }) = limit.ban {
+        writeln!(text, "         and banned for {lasts} after {after} refusals within {within}")?;
+    }
+    Ok(())
 }
 
 fn address_words(address: Address, request: &Lookup<'_>, policy: &Policy) -> String {

@@ -42,6 +42,24 @@ impl KeyHash {
     pub const fn get(self) -> u64 {
         self.0
     }
+
+    /// The key of what is kept beside the client's account: on the same page, where the search for it begins at the same
+    /// slot, and known by another tag.
+    #[must_use]
+    pub const fn companion(self, of: Companion) -> Self {
+        Self(self.0 ^ (of as u32 as u64))
+    }
+}
+
+/// What may be kept of a client beside its account. The numbers change the tag of a key, its 32 lowest bits; like every
+/// tag, such a one is another client's by a chance of one in four thousand million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Companion {
+    /// How often it was refused, or how long it is banned.
+    Ban = 0x9e37_79b9,
+    /// What it was charged for refused requests.
+    Penalty = 0x85eb_ca6b,
 }
 
 /// What the hashes are keyed with, from the system's random source. Whoever knows it can choose keys that meet.

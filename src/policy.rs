@@ -12,6 +12,7 @@ mod parse;
 mod path;
 mod quota;
 mod read;
+mod refusal;
 mod routing;
 mod schema;
 mod shapes;
@@ -128,6 +129,8 @@ pub struct Limit {
     /// Only requests with such an answer are charged, and when it comes; empty is every request, before it goes on.
     pub(crate) only_on: Vec<Answers>,
     pub(crate) on_exceed: OnExceed,
+    pub(crate) penalty: Option<Penalty>,
+    pub(crate) ban: Option<Ban>,
     pub(crate) on_store_failure: OnStoreFailure,
 }
 
@@ -263,6 +266,26 @@ pub enum OnExceed {
     Reject,
     /// It is counted as refused and goes on.
     Observe,
+}
+
+/// What a refused request is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Penalty {
+    /// For each request, at least one permit and at most `max`.
+    pub(crate) cost: Permits,
+    /// At most, in a window. Less than any quota of the limit by at least what a request costs.
+    pub(crate) max: Permits,
+}
+
+/// When a client is refused for a time, whatever it has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// After so many refusals, at least one.
+    pub(crate) after: u32,
+    /// Within this span, `1s..=31d`.
+    pub(crate) within: Span,
+    /// For so long, `1s..=31d`.
+    pub(crate) lasts: Span,
 }
 
 /// What happens when the state of a limit cannot be had.

@@ -165,12 +165,40 @@ document! {
         scope: Scope = "instance",
         /// What happens to a request over the limit: `reject` refuses it, `observe` counts it and lets it pass.
         on_exceed: OnExceed = "reject",
+        /// What a refused request is charged. Nothing when absent.
+        penalty: Option<Penalty>,
+        /// When a client that keeps being refused is refused for a time, whatever it has used. Never when absent.
+        ban: Option<Ban>,
         /// What happens when the state cannot be had: `local` counts in the memory of the instance, `allow` lets the
         /// request pass, `deny` refuses it.
         on_store_failure: OnStoreFailure = "local",
     }
     one_of "quota" "quotas"
     later "max_delay" "mode"
+}
+
+document! {
+    /// What a refused request is charged, so that to keep trying makes the wait longer.
+    Penalty {
+        /// What each refused request is charged, as long as `max` is not exceeded.
+        cost: Int<1, MAX_PERMITS> = 1,
+        /// How many permits may be charged so within a window of the quota that refused. What is left of the quota must
+        /// suffice for a request: whoever keeps trying is still served so much.
+        max: Int<1, MAX_PERMITS>,
+    }
+}
+
+document! {
+    /// When a client that keeps being refused is refused for a time, without counting, with 429 and the rest of that time
+    /// as `Retry-After`.
+    Ban {
+        /// How many refusals by this limit begin a ban.
+        after: Int<1, 1_000_000>,
+        /// Within which span, from the first of them.
+        within: SpanIn<1_000, MONTH_MS>,
+        /// How long a ban takes. Nothing makes it longer.
+        lasts as "for": SpanIn<1_000, MONTH_MS>,
+    }
 }
 
 document! {

@@ -10,6 +10,7 @@ use super::error::{Path, PolicyErrors, Problems};
 use super::json::{Node, quoted};
 use super::nearest;
 use super::quota;
+use super::refusal;
 use super::routing;
 use super::schema::Document as _;
 use super::shapes::OneOf;
@@ -208,6 +209,8 @@ fn limit(
     if let Some(cost) = &cost {
         quota::affordable(cost.least(), &quotas, &at.field("cost"), problems);
     }
+    let penalty = refusal::penalty(document, cost.as_ref(), &quotas, &at.field("penalty"), problems);
+    let ban = refusal::ban(document, key.as_deref(), &at.field("ban"), problems);
     document.scope()?;
     Some(Limit {
         name: document.name()?.clone(),
@@ -218,6 +221,8 @@ fn limit(
         cost: cost?,
         only_on: document.only_on()?.map(|answers| answers.known().copied().collect()).unwrap_or_default(),
         on_exceed: document.on_exceed()?,
+        penalty: penalty?,
+        ban: ban?,
         on_store_failure: document.on_store_failure()?,
     })
 }

@@ -8,6 +8,7 @@ mod access;
 mod addresses;
 mod answers;
 mod bad_policy;
+mod bans;
 mod costs;
 mod counting;
 mod flood;
