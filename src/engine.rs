@@ -299,15 +299,14 @@ impl Engine {
 
     /// The stages before the limits.
     fn entry<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Entry {
-        let address = || client.ip();
-        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, address)) {
+        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, || client.ip())) {
             return Entry::TurnedAway(Cause::Maintenance);
         }
         // To allow somebody is to free him of limits, and not of a ban: deny comes first.
-        if self.policy.deny.find(request, address, true).is_some() {
+        if self.policy.deny.find(client, true).is_some() {
             return Entry::TurnedAway(Cause::Denied);
         }
-        if self.policy.allow.find(request, address, false).is_some() {
+        if self.policy.allow.find(client, false).is_some() {
             return Entry::Allowed;
         }
         Entry::Limited

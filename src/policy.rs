@@ -3,6 +3,7 @@
 //! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
 
 mod access;
+mod client;
 mod cost;
 mod document;
 mod error;
@@ -23,6 +24,7 @@ pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
 
 use crate::access::AccessList;
+use crate::api_key::ApiKeys;
 use crate::mode::Mode;
 use crate::units::{Permits, Span};
 
@@ -92,6 +94,8 @@ pub struct Client {
     pub(crate) default_tier: TierIndex,
     /// The request header that holds a verified JWT payload (base64url JSON), as Envoy's `jwt_authn` forwards it.
     pub(crate) claims_header: Option<String>,
+    /// The request header that holds an API key, lower case.
+    pub(crate) api_key_header: Option<String>,
 }
 
 /// Where the client's address stands.
@@ -106,9 +110,13 @@ pub struct AddressSource {
 
 /// Where the client's tier stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TierSource {
-    /// The request header whose value is the name of a tier, lower case.
-    pub(crate) header: String,
+pub enum TierSource {
+    /// The request header whose value is the name of a tier, lower case, set by a trusted proxy.
+    Header(String),
+    /// The claim whose text is the name of a tier.
+    Claim(String),
+    /// The tiers of API keys.
+    ApiKeys(ApiKeys),
 }
 
 /// A tier, as an index into the policy's list of tiers (at most 16).

@@ -123,9 +123,10 @@ fn policy() -> Policy {
     Policy {
         client: ClientRules {
             address: AddressSource { header: Some(("x-forwarded-for".into(), 1)), ipv6_prefix: 64 },
-            tier: Some(TierSource { header: "x-plan".into() }),
+            tier: Some(TierSource::Header("x-plan".into())),
             default_tier: TierIndex(0),
             claims_header: None,
+            api_key_header: Some("x-api-key".into()),
         },
         tiers: vec![Name("anonymous".into()), Name("free".into())],
         max_keys: 1_000,

@@ -245,9 +245,10 @@ fn client<'r, 'a>(lookup: &'r Lookup<'a>, rules: &'a (policy::Client, Vec<Name>)
 fn rules() -> (policy::Client, Vec<Name>) {
     let client = policy::Client {
         address: AddressSource { header: None, ipv6_prefix: 64 },
-        tier: Some(TierSource { header: "x-plan".to_owned() }),
+        tier: Some(TierSource::Header("x-plan".to_owned())),
         default_tier: TierIndex(0),
         claims_header: Some("x-jwt-payload".to_owned()),
+        api_key_header: Some("x-api-key".into()),
     };
     (client, ["anonymous", "free", "premium"].map(|tier| Name(tier.to_owned())).to_vec())
 }

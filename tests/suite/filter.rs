@@ -21,4 +21,5 @@ mod refusal;
 mod reload;
 mod sliding;
 mod strange;
+mod tiers;
 mod upstream;
