@@ -71,9 +71,10 @@ impl Local {
         draw: Draw,
         now: Timestamp,
     ) {
+        let seems_due = self.record(ticket, outcome, took, now);
         if ticket.is_probe() {
             self.transit(ledger, |local| local.settle(ticket, outcome, took, draw, now));
-        } else if self.record(ticket, outcome, took, now) {
+        } else if seems_due {
             // The calls of others may have come to say otherwise.
             self.share(ledger, now);
             self.open_if_due(ledger, draw, now);

@@ -58,7 +58,7 @@ enum Kind {
 /// What happened at one worker, since these numbers were last taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Calls that ended, but for probes and for those that told nothing.
+    /// Calls that ended, also probes, but for those that told nothing or too late.
     pub calls: u64,
     /// Those of them that failed.
     pub failures: u64,
@@ -201,19 +201,24 @@ impl Local {
     }
 
     /// Counts the outcome of a call that ended at `now` and took so long, not counting what the client took to send it.
-    /// Answers whether the breaker should open by what this worker has seen.
+    /// Answers whether the breaker should open by what this worker has seen. A probe is in the statistics alone, and its
+    /// outcome is for [`Local::settle`].
     pub fn record(&mut self, ticket: Ticket, outcome: Outcome, took: Span, now: Timestamp) -> bool {
         let slow = self.rules.is_slow(took);
-        if ticket.kind != Kind::Call || (outcome == Outcome::Ignored && !slow) {
+        if ticket.kind == Kind::Untracked || (outcome == Outcome::Ignored && !slow) {
             return false;
         }
+        let statistics = &mut self.statistics;
         if ticket.generation != self.shared.generation {
-            self.statistics.late = self.statistics.late.saturating_add(1);
+            statistics.late = statistics.late.saturating_add(1);
             return false;
         }
-        self.statistics.calls = self.statistics.calls.saturating_add(1);
-        self.statistics.failures = self.statistics.failures.saturating_add(u64::from(outcome == Outcome::Failure));
-        self.statistics.slow = self.statistics.slow.saturating_add(u64::from(slow));
+        statistics.calls = statistics.calls.saturating_add(1);
+        statistics.failures = statistics.failures.saturating_add(u64::from(outcome == Outcome::Failure));
+        statistics.slow = statistics.slow.saturating_add(u64::from(slow));
+        if ticket.kind == Kind::Probe {
+            return false;
+        }
         self.view.record(outcome, slow, now);
         self.pending.record(outcome, slow, now);
         self.opens()
