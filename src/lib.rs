@@ -19,6 +19,7 @@
 
 pub mod access;
 pub mod decision;
+pub mod delay;
 pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;

@@ -11,13 +11,15 @@ pub enum Fate {
     Admitted,
     /// The limit refused it.
     Refused,
-    /// The limit would have refused it, but only observes.
+    /// The limit would have refused it, or let it wait, but only observes.
     Observed,
+    /// It waited at the limit, passed and was charged.
+    Delayed,
 }
 
 impl Fate {
     /// Every fate, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Admitted, Self::Refused, Self::Observed];
+    pub const ALL: [Self; 4] = [Self::Admitted, Self::Refused, Self::Observed, Self::Delayed];
 
     /// The word for it in metrics.
     #[must_use]
@@ -26,6 +28,7 @@ impl Fate {
             Self::Admitted => "admitted",
             Self::Refused => "refused",
             Self::Observed => "observed",
+            Self::Delayed => "delayed",
         }
     }
 }
@@ -52,11 +55,19 @@ pub enum Total {
     Denied,
     /// Requests of clients on the list `allow`, who met no limits.
     Allowed,
+    /// Requests that could have waited, and were refused since too many did.
+    RoomFull,
+    /// Requests refused since more important ones, or those of other clients, took their place among those who wait.
+    Displaced,
+    /// Requests refused since more important ones went ahead of them until they had waited as long as they may.
+    Overdue,
+    /// Requests whose client went away while they waited.
+    Abandoned,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -66,6 +77,10 @@ impl Total {
         Self::Maintenance,
         Self::Denied,
         Self::Allowed,
+        Self::RoomFull,
+        Self::Displaced,
+        Self::Overdue,
+        Self::Abandoned,
     ];
 }
 

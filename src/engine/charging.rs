@@ -2,12 +2,13 @@
 
 use super::{Charge, Engine, Stage};
 use crate::key::KeyHash;
+use crate::limiter::{Meter, State};
 use crate::metrics::{Counters, Total};
 use crate::policy::{OnStoreFailure, TierIndex};
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store, StoreError};
 use crate::table::{Probe, page_of};
-use crate::units::Timestamp;
+use crate::units::{Permits, Timestamp};
 
 /// What the charges of one decision are checked and made with.
 pub(super) struct Charging<'a, S> {
@@ -38,6 +39,7 @@ impl<S: Store> Charging<'_, S> {
                 Err(_) => self.fall_back(charge),
             }
         }
+        one_takes_over(charges);
         hold(charges);
     }
 
@@ -94,7 +96,10 @@ impl<S: Store> Charging<'_, S> {
 
     fn ask(&self, charge: &mut Charge, probe: Probe) {
         let meter = self.engine.meter(charge, self.tier);
-        charge.outcome = meter.map(|meter| meter.check(probe.state(), charge.cost, self.now));
+        charge.outcome = meter.map(|meter| {
+            let outcome = meter.check(probe.state(), charge.cost, self.now);
+            self.engine.with_room(charge, meter, outcome, self.now)
+        });
         charge.probe = Some(probe);
     }
 
@@ -124,23 +129,11 @@ impl<S: Store> Charging<'_, S> {
         }
     }
 
-    /// Takes a published charge back, as often as others publish the page first.
     fn refund(&mut self, charge: &Charge) {
-        let Some(meter) = self.engine.meter(charge, self.tier) else { return };
-        for _ in 0..MAX_ROUNDS {
-            self.store.begin();
-            let Ok(page) = self.store.write(charge.page) else { break };
-            let probe = page.probe(charge.key, self.now);
-            // Without an entry the charge is already forgotten.
-            let Some(state) = probe.state() else { return };
-            page.write(&probe, charge.key, meter.refund(state, charge.cost, self.now));
-            match self.store.publish(charge.page) {
-                Ok(()) => return,
-                Err(StoreError::Conflict) => self.conflict(),
-                Err(_) => break,
-            }
+        if let (Some(meter), Some(outcome)) = (self.engine.meter(charge, self.tier), charge.outcome) {
+            let at = (self.now, self.now);
+            take_back(meter, (charge.page, charge.key, charge.cost), outcome.state, at, self.store, self.counters);
         }
-        self.counters.add(Total::RefundsLost, 1);
     }
 
     /// Writes the state of a refused client that was moved to where the clock has stepped back to. If somebody else
@@ -155,6 +148,34 @@ impl<S: Store> Charging<'_, S> {
     }
 }
 
+/// Takes a charge of a page, a key and a cost back that had led to the state `charged`, as often as others publish the page
+/// first. `at` is when it was made and what time it is.
+pub(super) fn take_back<S: Store>(
+    meter: &Meter,
+    (number, key, cost): (u32, KeyHash, Permits),
+    charged: State,
+    (charged_at, now): (Timestamp, Timestamp),
+    store: &mut S,
+    counters: &mut Counters,
+) {
+    for _ in 0..MAX_ROUNDS {
+        store.begin();
+        let Ok(page) = store.write(number) else { break };
+        let probe = page.probe(key, now);
+        // Without an entry the charge is already forgotten.
+        let Some(state) = probe.state() else { return };
+        // Others were promised what comes later.
+        let Some(state) = meter.give_back(state, cost, charged, charged_at, now) else { break };
+        page.write(&probe, key, state);
+        match store.publish(number) {
+            Ok(()) => return,
+            Err(StoreError::Conflict) => counters.add(Total::Conflicts, 1),
+            Err(_) => break,
+        }
+    }
+    counters.add(Total::RefundsLost, 1);
+}
+
 /// Holds back what would be charged to a limit of which another quota is exceeded. Where the request is refused for that,
 /// nothing is charged anyway; a limit that only observes counts as if it was.
 fn hold(charges: &mut [Charge]) {
@@ -166,6 +187,14 @@ fn hold(charges: &mut [Charge]) {
         for charge in charges {
             charge.held = exceeded && !charge.exceeds();
         }
+    }
+}
+
+/// A request takes over one turn at most, so that one other leaves for it: where two quotas have none, it is refused.
+fn one_takes_over(charges: &mut [Charge]) {
+    let taking = |charge: &&mut Charge| charge.chance.taken_over;
+    for charge in charges.iter_mut().filter(taking).skip(1) {
+        charge.decline_turn();
     }
 }
 

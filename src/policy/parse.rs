@@ -5,6 +5,7 @@
 
 use super::access;
 use super::cost::cost;
+use super::delay::delays;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
 use super::json::{Node, quoted};
@@ -14,7 +15,7 @@ use super::routing;
 use super::schema::Document as _;
 use super::shapes::OneOf;
 use super::value::{Items, Of};
-use super::{AddressSource, Client, KeyPart, Limit, Match, Name, Policy, Response, TierIndex, TierSource};
+use super::{AddressSource, Client, KeyPart, Limit, Match, Name, Policy, Priority, Response, TierIndex, TierSource};
 
 /// Reads the text of a policy document.
 pub(super) fn policy(text: &str) -> Result<Policy, PolicyErrors> {
@@ -59,6 +60,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
     let tiers: Option<Vec<Name>> = tiers.map(|set| set.known().cloned().collect());
     let claims = document.client().is_none_or(|client| !matches!(client.claims(), Some(None)));
     let client = document.client().and_then(|it| client(it, tiers.as_deref(), &root.field("client"), problems));
+    let priorities = priorities(document, tiers.as_deref(), &root.field("priorities"), problems);
     let at = root.field("limits");
     let mut names = Taken::default();
     let mut limits = Some(Vec::new());
@@ -79,6 +81,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
     Some(Policy {
         client: client?,
         tiers: tiers?,
+        priorities: priorities?,
         max_keys: document.state()?.max_keys()?,
         limits: limits?,
         mode: mode?,
@@ -152,6 +155,30 @@ fn address(document: Of<'_, document::Address>, at: &Path<'_>, problems: &mut Pr
     Some(AddressSource { header, ipv6_prefix: u8::try_from(document.ipv6_prefix()?).ok()? })
 }
 
+/// The priority of each tier, where the document says.
+fn priorities(
+    document: Of<'_, Document>,
+    tiers: Option<&[Name]>,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Vec<Option<Priority>>> {
+    let by_tier = document.priorities()?;
+    let mut priorities = vec![None; tiers.map_or(0, <[_]>::len)];
+    if !by_tier.is_empty() {
+        expect_tiers(tiers, at, problems);
+    }
+    for (name, priority) in by_tier.iter() {
+        let index = match tiers {
+            Some(tiers) if !tiers.is_empty() => tier_index(name, tiers, &at.field(name.as_str()), problems),
+            _ => None,
+        };
+        if let Some(place) = index.and_then(|index| priorities.get_mut(index.get())) {
+            *place = priority;
+        }
+    }
+    Some(priorities)
+}
+
 /// Reports what refers to tiers when the policy has none.
 fn expect_tiers(tiers: Option<&[Name]>, at: &Path<'_>, problems: &mut Problems) {
     if tiers.is_some_and(<[_]>::is_empty) {
@@ -208,6 +235,7 @@ fn limit(
     if let Some(cost) = &cost {
         quota::affordable(cost.least(), &quotas, &at.field("cost"), problems);
     }
+    let delays = delays(document, &quotas, at, problems);
     document.scope()?;
     Some(Limit {
         name: document.name()?.clone(),
@@ -218,6 +246,8 @@ fn limit(
         cost: cost?,
         only_on: document.only_on()?.map(|answers| answers.known().copied().collect()).unwrap_or_default(),
         on_exceed: document.on_exceed()?,
+        delays: delays?,
+        priority: document.priority()?,
         on_store_failure: document.on_store_failure()?,
     })
 }

@@ -10,6 +10,7 @@ mod answers;
 mod bad_policy;
 mod costs;
 mod counting;
+mod delays;
 mod flood;
 mod keys;
 mod metrics;

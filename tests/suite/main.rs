@@ -14,6 +14,7 @@ mod access;
 mod allocation;
 mod core_is_pure;
 mod decision;
+mod delay;
 mod demo;
 mod engine;
 mod explain;
