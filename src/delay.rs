@@ -12,6 +12,10 @@
 //!
 //! Time goes by the host's clock, but never back: what waits has waited.
 
+mod queue;
+
+use queue::{Queue, Turn, Waiter};
+
 use crate::key::KeyHash;
 use crate::limiter::State;
 use crate::policy::Priority;
@@ -105,34 +109,6 @@ pub enum Why {
     Displaced,
     /// Its client is gone.
     Gone,
-}
-
-#[derive(Debug)]
-struct Queue<T> {
-    limit: u32,
-    capacity: usize,
-    /// The most important first, of those as important the earliest.
-    waiters: Vec<Waiter<T>>,
-    /// The turns of the waiters, the earliest first: as many of a line as waiters there wait for one.
-    turns: Vec<Turn>,
-}
-
-#[derive(Debug)]
-struct Waiter<T> {
-    id: u32,
-    priority: Priority,
-    line: Line,
-    waits_for_turn: bool,
-    not_before: Timestamp,
-    deadline: Timestamp,
-    held: T,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    at: Timestamp,
-    line: Line,
-    charged: State,
 }
 
 impl<T> WaitingRoom<T> {
@@ -273,102 +249,6 @@ impl<T> WaitingRoom<T> {
     fn time_at(&self, now: Timestamp) -> Timestamp {
         self.time.after(now.since(self.seen))
     }
-}
-
-impl<T> Queue<T> {
-    /// Takes out whom it is time for, in their order.
-    fn due(&mut self, time: Timestamp, most: usize, left: &mut Vec<Left<T>>) {
-        let mut at = 0;
-        while let Some(waiter) = self.waiters.get(at).filter(|_| left.len() < most) {
-            let turn = if waiter.waits_for_turn { self.turn_of(&waiter.line, time) } else { None };
-            if waiter.not_before <= time && (turn.is_some() || !waiter.waits_for_turn) {
-                left.push(self.remove(at, Why::Released, turn));
-            } else if waiter.deadline <= time {
-                left.push(self.leave(at, Why::Overdue));
-            } else {
-                at = at.saturating_add(1);
-            }
-        }
-    }
-
-    /// The first turn of a line that has come.
-    fn turn_of(&self, line: &Line, time: Timestamp) -> Option<usize> {
-        self.turns.iter().take_while(|turn| turn.at <= time).position(|turn| turn.line == *line)
-    }
-
-    fn next_due(&self) -> Option<Timestamp> {
-        let turn = self.turns.first().map(|turn| turn.at);
-        let next = |waiter: &Waiter<T>| match turn.filter(|_| waiter.waits_for_turn) {
-            // No earlier than this; that another line's turn is first makes it a look too many.
-            Some(turn) => waiter.deadline.min(turn.max(waiter.not_before)),
-            None => waiter.not_before,
-        };
-        self.waiters.iter().map(next).min()
-    }
-
-    /// The last to go of a line.
-    fn last_of(&self, line: &Line) -> Option<&Waiter<T>> {
-        self.waiters.iter().rfind(|waiter| waiter.is_in(line))
-    }
-
-    /// Takes out a waiter together with the last turn of his line.
-    fn leave(&mut self, at: usize, why: Why) -> Left<T> {
-        let line = self.waiters.get(at).filter(|waiter| waiter.waits_for_turn).map(|waiter| waiter.line);
-        let turn = line.and_then(|line| self.turns.iter().rposition(|turn| turn.line == line));
-        self.remove(at, why, turn)
-    }
-
-    /// Takes out a waiter, who must be there, and this turn.
-    fn remove(&mut self, at: usize, why: Why, turn: Option<usize>) -> Left<T> {
-        let turn = turn.map(|turn| self.turns.remove(turn));
-        let Waiter { id, line, held, .. } = self.waiters.remove(at);
-        let spare = turn.filter(|_| why != Why::Released).map(|turn| turn.charged);
-        Left { id, limit: self.limit, line, why, spare, held }
-    }
-
-    /// Whether a request of this client and this importance would have to leave a full queue as soon as it came.
-    fn would_leave(&self, key: KeyHash, priority: Priority) -> bool {
-        let Some(least) = self.waiters.last().map(|waiter| waiter.priority) else { return true };
-        match priority.cmp(&least) {
-            core::cmp::Ordering::Less => false,
-            core::cmp::Ordering::Greater => true,
-            core::cmp::Ordering::Equal => {
-                let crowd = crowd(self.of_priority(least));
-                let own = crowd.iter().find(|(other, _)| *other == key).map_or(0, |(_, count)| *count);
-                crowd.iter().all(|(_, count)| *count <= own.saturating_add(1))
-            }
-        }
-    }
-
-    /// Who has to leave.
-    fn to_leave(&self) -> Option<usize> {
-        let least = self.waiters.last()?.priority;
-        let crowd = crowd(self.of_priority(least));
-        let most = crowd.iter().map(|(_, count)| *count).max()?;
-        let has_most = |key: KeyHash| {
-            let at = crowd.binary_search_by_key(&key.get(), |(key, _)| key.get()).ok();
-            at.and_then(|at| crowd.get(at)).is_some_and(|(_, count)| *count == most)
-        };
-        self.waiters.iter().rposition(|waiter| waiter.priority == least && has_most(waiter.line.key))
-    }
-
-    fn of_priority(&self, priority: Priority) -> impl Iterator<Item = KeyHash> {
-        self.waiters.iter().rev().take_while(move |waiter| waiter.priority == priority).map(|waiter| waiter.line.key)
-    }
-}
-
-impl<T> Waiter<T> {
-    /// Whether it waits for a turn of the line.
-    fn is_in(&self, line: &Line) -> bool {
-        self.waits_for_turn && self.line == *line
-    }
-}
-
-/// How often each of these keys is there, in the order of the keys.
-fn crowd(keys: impl Iterator<Item = KeyHash>) -> Vec<(KeyHash, usize)> {
-    let mut keys: Vec<KeyHash> = keys.collect();
-    keys.sort_unstable_by_key(|key| key.get());
-    keys.chunk_by(|one, other| one == other).filter_map(|same| Some((*same.first()?, same.len()))).collect()
 }
 
 /// As many as may be displaced until a host asks who was. It does within milliseconds; beyond that newcomers are refused.

@@ -32,7 +32,7 @@ impl Root {
                 self.instance = Some(Rc::new(Instance::new(policy)));
                 if let Some(instance) = &self.instance {
                     let now = Timestamp::from_nanos(host::now_ns());
-                    instance.work.borrow_mut().alarm.set(None, false, now);
+                    instance.work.borrow_mut().alarm.start(now);
                 }
                 true
             }

@@ -19,6 +19,12 @@ pub struct Alarm {
 }
 
 impl Alarm {
+    /// Has the root called for the first time.
+    pub fn start(&mut self, now: Timestamp) {
+        self.exported = now;
+        self.set(None, false, now);
+    }
+
     /// Whether it is time to export what was counted.
     pub fn exports(&mut self, now: Timestamp) -> bool {
         // A clock that has stepped back would be waited for.
@@ -88,10 +94,11 @@ pub fn finish_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     work.left = left;
 }
 
-/// Envoy does what a tick asked of it one inside the other: some 270 streams overflow its stack.
+/// Envoy does what a tick asked of it after the tick, and where streams are answered at once, by a refusal or without an
+/// upstream, one inside the other: some hundreds overflow the stack.
 const MOST_AT_ONCE: usize = 64;
 
 /// How often counters reach Envoy's statistics.
-pub const EXPORT_PERIOD: Span = Span::from_secs(1);
+const EXPORT_PERIOD: Span = Span::from_secs(1);
 
 const NANOS_PER_MILLI: u64 = 1_000_000;

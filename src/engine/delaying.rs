@@ -175,8 +175,7 @@ impl Engine {
             }
             (Verdict::Delay { wait }, _) if charge.chance.full => {
                 charge.chance.crowded = true;
-                let retry_after = if delays.slow_down.is_some() { Span::ZERO } else { wait };
-                outcome.verdict = Verdict::Refuse { retry_after: Some(retry_after) };
+                outcome.verdict = Verdict::Refuse { retry_after: Some(wait) };
                 outcome.state = meter.refund(outcome.state, charge.cost, now);
             }
             _ => {}

@@ -3,6 +3,7 @@
 //! Nothing is ever released early, and that is asserted to the millisecond. How late it may be depends on the machine, so
 //! that side has room.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -219,8 +220,13 @@ fn all_wait(max_delay: &str) -> Value {
 
 #[tokio::test]
 async fn hundreds_that_are_due_at_once_are_all_released() {
-    let stage = one_worker(&policy([all_wait("3s")])).await;
-    assert_eq!(stage.ask(&api()).await.status, 200);
+    // Envoy answers by itself: each is answered before the next one is let go, one inside the other.
+    let routes =
+        "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes";
+    let answered = json!([{ "match": { "prefix": "/" }, "direct_response": { "status": 204 } }]);
+    let stage =
+        Stage::of_workers(1, &policy([all_wait("4s")]), |bootstrap| bootstrap.set(routes, answered).unwrap()).await;
+    assert_eq!(stage.ask(&api()).await.status, 204);
     let mut streams = Vec::new();
     for _ in 0..6 {
         let connection = http2::Connection::open(stage.http).await;
@@ -229,9 +235,14 @@ async fn hundreds_that_are_due_at_once_are_all_released() {
             tokio::spawn(async move { connection.send(&api()).await.status })
         }));
     }
-    assert_shows(&stage, "tidegate_waiting", &[], 600).await;
+    until_under_way(&stage, 600).await;
+    // An Envoy that gets no time: when it does again, all of them are due.
+    for (signal, pause) in [("-STOP", Duration::from_secs(5)), ("-CONT", Duration::ZERO)] {
+        assert!(Command::new("kill").args([signal, &stage.envoy.pid().to_string()]).status().unwrap().success());
+        tokio::time::sleep(pause).await;
+    }
     for stream in streams {
-        assert_eq!(stream.await.unwrap(), 200);
+        assert_eq!(stream.await.unwrap(), 204);
     }
     stage.end().await;
 }
@@ -306,6 +317,39 @@ async fn those_who_wait_under_an_old_policy_end_as_it_said() {
     .await;
     assert!(next.passed_after(start).await >= Duration::from_secs(2));
     assert!(last.passed_after(start).await >= Duration::from_secs(4));
+    assert_shows(&stage, "tidegate_waiting", &[], 0).await;
+    stage.assert_no_vm_failed().await;
+}
+
+#[tokio::test]
+async fn those_who_wait_at_a_listener_that_goes_are_released_or_cut_off_and_nobody_hangs() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("listeners.json");
+    let stage =
+        Stage::of_workers(1, &policy([one_in("2s", "60s")]), |bootstrap| bootstrap.listeners_from(&file).unwrap())
+            .await;
+    assert_eq!(stage.ask(&api()).await.status, 200);
+    let mut waiting = Vec::new();
+    for count in 1..=8 {
+        let mut connection = Connection::open(stage.http).await.unwrap();
+        connection.write(&api().bytes()).await.unwrap();
+        waiting.push(connection);
+        until_under_way(&stage, count).await;
+    }
+    shipped(&policy([])).upstream(stage.origin.addr).unwrap().publish_listeners(&file).unwrap();
+    let mut passed = 0;
+    for mut waiting in waiting {
+        match waiting.answer("GET").await {
+            Ok(answer) => {
+                assert_eq!(answer.status, 200, "{answer:?}");
+                passed += 1;
+            }
+            // What is under way when the listener has drained, five seconds here, Envoy cuts off.
+            Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::TimedOut),
+        }
+    }
+    assert!((1..8).contains(&passed), "{passed} of those with two seconds between them");
+    assert_eq!(stage.ask(&api()).await.status, 200);
     assert_shows(&stage, "tidegate_waiting", &[], 0).await;
     stage.assert_no_vm_failed().await;
 }
