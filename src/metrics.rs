@@ -13,13 +13,15 @@ pub enum Fate {
     Refused,
     /// The limit would have refused it, or let it wait, but only observes.
     Observed,
+    /// The limit refused it because of a ban, without looking at the quota.
+    Banned,
     /// It waited at the limit, passed and was charged.
     Delayed,
 }
 
 impl Fate {
     /// Every fate, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Admitted, Self::Refused, Self::Observed, Self::Delayed];
+    pub const ALL: [Self; 5] = [Self::Admitted, Self::Refused, Self::Observed, Self::Banned, Self::Delayed];
 
     /// The word for it in metrics.
     #[must_use]
@@ -28,6 +30,7 @@ impl Fate {
             Self::Admitted => "admitted",
             Self::Refused => "refused",
             Self::Observed => "observed",
+            Self::Banned => "banned",
             Self::Delayed => "delayed",
         }
     }
@@ -55,6 +58,10 @@ pub enum Total {
     Denied,
     /// Requests of clients on the list `allow`, who met no limits.
     Allowed,
+    /// Bans that began.
+    Bans,
+    /// Permits that refused requests were charged as penalties.
+    PenaltyPermits,
     /// Requests that could have waited, and were refused since too many did.
     RoomFull,
     /// Requests refused since more important ones, or those of other clients, took their place among those who wait.
@@ -67,7 +74,7 @@ pub enum Total {
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -77,6 +84,8 @@ impl Total {
         Self::Maintenance,
         Self::Denied,
         Self::Allowed,
+        Self::Bans,
+        Self::PenaltyPermits,
         Self::RoomFull,
         Self::Displaced,
         Self::Overdue,

@@ -102,6 +102,10 @@ fn can_delay(document: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Pr
         let hint = "use the algorithm \"token-bucket\", or \"slow_down\" in place of this";
         problems.report(at, &["only a token bucket can let waiting requests go evenly"], &[hint]);
     }
+    if matches!(document.penalty(), Some(Some(_))) {
+        let hint = "remove the penalty, or use \"ban\"";
+        problems.report(at, &["a client that is refused here owes more already than a penalty could add"], &[hint]);
+    }
     let awaits_answer = matches!(document.only_on(), Some(Some(_)))
         || matches!(document.cost(), Some(super::shapes::OneOf::Second(header)) if matches!(header.response_header(), Some(Some(_))));
     if awaits_answer {

@@ -107,7 +107,7 @@ impl Site {
 
     fn counted(&mut self, limit: usize) -> [u64; 4] {
         let tier = TierIndex::default();
-        Fate::ALL.map(|fate| {
+        [Fate::Admitted, Fate::Refused, Fate::Observed, Fate::Delayed].map(|fate| {
             self.instances.iter_mut().map(|instance| instance.counters.take_requests(limit, tier, fate)).sum()
         })
     }
@@ -117,7 +117,7 @@ impl Site {
 fn paced(more: &str, limits: &str) -> String {
     format!(
         r#"{{ "version": 1, "tiers": ["plain", "gold", "bulk"], "priorities": {{ "gold": "high", "bulk": "low" }},
-        "client": {{ "tier": {{ "header": "x-plan" }} }}, "limits": [{{ "name": "paced", "algorithm": "token-bucket",
+        "client": {{ "tier": {{ "header": "x-plan" }}, "trusted_headers": ["x-plan"] }}, "limits": [{{ "name": "paced", "algorithm": "token-bucket",
         "quota": {{ "permits": 10, "window": "1s", "burst": 2 }}, "on_exceed": "delay"{more} }}{limits}] }}"#
     )
 }
@@ -244,6 +244,24 @@ fn a_full_room_refuses_before_anything_is_charged() {
     assert_eq!(site.total(Total::RoomFull), 5);
     assert_eq!([100, 200].map(|now| site.due(0, now).len()), [1, 1]);
     assert_eq!(site.send(0, 9, &client(), 300), Sent::Passed);
+}
+
+#[test]
+fn what_is_refused_for_want_of_room_brings_no_ban_and_what_is_refused_for_being_too_much_does() {
+    let more = r#", "max_delay": "500ms", "max_waiting": 2, "ban": { "after": 3, "within": "1m", "for": "1m" }"#;
+    let mut site = Site::new(&paced(more, ""), 2);
+    for id in 0..20 {
+        site.send(0, id, &client(), 0);
+    }
+    // There is room elsewhere, and three turns are left.
+    for id in 20..23 {
+        assert_eq!(site.send(1, id, &client(), 0), if id < 22 { Sent::Waits(0) } else { Sent::Refused(Some(1)) });
+    }
+    site.leave(1, 0, 20, 0);
+    site.leave(1, 0, 21, 0);
+    let mut three = Site::new(&paced(&more.replace(r#""max_waiting": 2"#, r#""max_waiting": 9"#), ""), 1);
+    let sent: Vec<_> = (0..10).map(|id| three.send(0, id, &client(), 0)).collect();
+    assert_eq!((&sent[7], &sent[9]), (&Sent::Refused(Some(1)), &Sent::Refused(Some(60))), "{sent:?}");
 }
 
 #[test]
