@@ -1,7 +1,7 @@
 //! Requests that wait: their turns are exact over several instances, all or none are charged, and what is not used is
 //! given back.
 
-use crate::harness::{Request, engine, ms};
+use crate::harness::{Answer, Request, engine, ms};
 use proptest::prelude::*;
 use tidegate::decision::{Decision, quota_headers};
 use tidegate::delay::Why;
@@ -168,6 +168,22 @@ fn who_waits_for_one_limit_is_charged_to_all_or_none() {
     assert_eq!(site.due(0, 100).len(), 1);
     assert_eq!(site.counted(1), [3, 1, 0, 0]);
     assert_eq!((site.total(Total::Abandoned), site.total(Total::RefundsLost)), (1, 0));
+}
+
+#[test]
+fn who_has_waited_is_charged_by_his_answer_where_a_limit_counts_answers() {
+    let other = r#", { "name": "login", "algorithm": "fixed-window", "quota": { "permits": 1, "window": "1h" },
+        "only_on": ["401"] }"#;
+    let mut site = Site::new(&paced(r#", "max_delay": "1s""#, other), 1);
+    for id in 0..3 {
+        site.send(0, id, &client(), 0);
+    }
+    let due = site.due(0, 100);
+    assert_eq!(due, [(2, true, r#""paced";r=0;t=1, "login";r=1;t=3600"#.to_owned())]);
+    let Instance { local, counters, plan, .. } = &mut site.instances[0];
+    let ticket = plan.ticket().expect("awaits its answer");
+    site.engine.observe(&ticket, &Answer::of(401), &mut site.store, local, counters, ms(200));
+    assert_eq!(site.send(0, 3, &client(), 200), Sent::Refused(Some(3_600)));
 }
 
 #[test]
