@@ -5,7 +5,7 @@ use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
     AddressSource, Answers, Ban, Client as ClientRules, Name, OnStoreFailure, Penalty, Priority, Quota, Response,
-    TierIndex, TierSource,
+    Routing, TierIndex, TierSource,
 };
 use crate::units::Span;
 
@@ -182,6 +182,7 @@ fn policy() -> Policy {
         mode: Mode::Enforce,
         deny: AccessList::default(),
         allow: AccessList::default(),
+        routing: Routing::default(),
         response: Response { ratelimit: true, x_ratelimit: false },
         not_acted_on: Vec::new(),
     }
