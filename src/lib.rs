@@ -21,6 +21,7 @@ pub mod access;
 pub mod api_key;
 pub mod breaker;
 pub mod decision;
+pub mod delay;
 pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;

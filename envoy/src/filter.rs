@@ -2,7 +2,8 @@
 
 use crate::facts::{Answer, Facts, NoAnswer};
 use crate::host::{self, Map};
-use crate::instance::Instance;
+use crate::instance::{Instance, Work};
+use crate::waiting;
 use std::rc::Rc;
 use tidegate::decision::{Refusal, quota_headers};
 use tidegate::engine::Ticket;
@@ -19,6 +20,9 @@ pub enum Next {
 /// One stream.
 pub struct Filter {
     instance: Rc<Instance>,
+    id: u32,
+    /// The limit at which the request waits.
+    waits_at: Option<u32>,
     /// What the answer says about limits, until it is sent.
     headers: Vec<(&'static str, String)>,
     /// What the answer may still change.
@@ -27,8 +31,8 @@ pub struct Filter {
 
 impl Filter {
     /// A stream under this policy.
-    pub fn new(instance: Rc<Instance>) -> Self {
-        Self { instance, headers: Vec::new(), ticket: None }
+    pub fn new(instance: Rc<Instance>, id: u32) -> Self {
+        Self { instance, id, waits_at: None, headers: Vec::new(), ticket: None }
     }
 
     /// Decides on the request.
@@ -42,11 +46,16 @@ impl Filter {
             return Next::Continue;
         }
         let now = Timestamp::from_nanos(host::now_ns());
+        if work.plan.may_wait() {
+            instance.engine.offer(&mut work.plan, &work.room, now);
+        }
         let decision =
             instance.engine.decide(&mut work.plan, &mut work.store, &mut work.local, &mut work.counters, now);
-        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
-            self.headers.push((name, value.to_owned()));
-        });
+        if decision.delay.is_some() {
+            self.waits_at = waiting::enter(&instance, work, self.id, now);
+            return if self.waits_at.is_some() { Next::Pause } else { Next::Continue };
+        }
+        self.tell(&instance, work);
         if let Some(refusal) = decision.observed {
             // Not at a level that is on by default: there is one for each request that would be refused.
             host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
@@ -61,6 +70,27 @@ impl Filter {
                 Next::Pause
             }
         }
+    }
+
+    /// Goes on after a wait, or is refused.
+    pub fn go_on(&mut self, instance: &Instance, work: &mut Work, refusal: Option<&Refusal>) {
+        self.waits_at = None;
+        self.tell(instance, work);
+        if let Some(refusal) = refusal {
+            self.refuse(instance, refusal);
+            return;
+        }
+        self.ticket = work.plan.ticket();
+        if let Err(error) = host::resume_request() {
+            host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
+        }
+    }
+
+    /// Keeps what the answer says of the plan's limits.
+    fn tell(&mut self, instance: &Instance, work: &mut Work) {
+        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
+            self.headers.push((name, value.to_owned()));
+        });
     }
 
     /// Lets the limits learn from the answer, and tells the client how it stands with them.
@@ -87,6 +117,9 @@ impl Filter {
     pub fn end(self) {
         if let Some(ticket) = &self.ticket {
             self.observe(ticket, &NoAnswer);
+        }
+        if let Some(limit) = self.waits_at {
+            waiting::leave(&self.instance, limit, self.id);
         }
     }
 

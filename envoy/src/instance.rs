@@ -3,7 +3,10 @@
 use crate::host;
 use crate::metrics::Metrics;
 use crate::store::SharedStore;
+use crate::waiting::Alarm;
 use core::cell::RefCell;
+use tidegate::delay::Left;
+use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
 use tidegate::key::Seed;
 use tidegate::metrics::Counters;
@@ -26,6 +29,10 @@ pub struct Work {
     pub survey: Survey,
     pub plan: Plan,
     pub text: String,
+    pub room: Room,
+    /// Room for those who leave it.
+    pub left: Vec<Left<Held>>,
+    pub alarm: Alarm,
 }
 
 impl Instance {
@@ -33,8 +40,10 @@ impl Instance {
     pub fn new(policy: Policy) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
+        let engine = Engine::new(policy, shared_seed());
+        let room = engine.waiting_room();
         Self {
-            engine: Engine::new(policy, shared_seed()),
+            engine,
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
@@ -43,6 +52,9 @@ impl Instance {
                 survey: Survey::default(),
                 plan: Plan::new(),
                 text: String::new(),
+                room,
+                left: Vec::new(),
+                alarm: Alarm::default(),
             }),
         }
     }

@@ -4,7 +4,8 @@ use crate::filter::Filter;
 use crate::host::{self, Level};
 use crate::instance::Instance;
 use crate::metrics::Gauge;
-use crate::structure;
+use crate::streams::Streams;
+use crate::{structure, waiting};
 use std::rc::Rc;
 use tidegate::policy::Policy;
 use tidegate::units::Timestamp;
@@ -29,8 +30,9 @@ impl Root {
                 }
                 host::log(Level::Info, format_args!("policy in force, limits: {}", policy.limits().len()));
                 self.instance = Some(Rc::new(Instance::new(policy)));
-                if let Err(error) = host::set_tick_period_ms(EXPORT_PERIOD_MS) {
-                    host::log(Level::Warn, format_args!("no ticks, so no statistics: {error}"));
+                if let Some(instance) = &self.instance {
+                    let now = Timestamp::from_nanos(host::now_ns());
+                    instance.work.borrow_mut().alarm.start(now);
                 }
                 true
             }
@@ -44,8 +46,20 @@ impl Root {
     }
 
     /// A new stream under the policy in force.
-    pub fn stream(&self) -> Option<Filter> {
-        self.instance.clone().map(Filter::new)
+    pub fn stream(&self, id: u32) -> Option<Filter> {
+        self.instance.clone().map(|instance| Filter::new(instance, id))
+    }
+
+    /// Ends the waits that are due, and now and then exports what was counted.
+    pub fn tick(&mut self, streams: &mut Streams) {
+        let Some(instance) = self.instance.clone() else { return };
+        let now = Timestamp::from_nanos(host::now_ns());
+        waiting::finish_due(&instance, streams, now);
+        if instance.work.borrow_mut().alarm.exports(now) {
+            self.export();
+        }
+        let work = &mut *instance.work.borrow_mut();
+        work.alarm.set(work.room.next_due(now), true, now);
     }
 
     /// Adds what was counted since the last time to Envoy's statistics.
@@ -54,6 +68,7 @@ impl Root {
         let work = &mut *instance.work.borrow_mut();
         work.metrics.export(instance.engine.policy(), &mut work.counters);
         let live = work.survey.step(&mut work.store, Timestamp::from_nanos(host::now_ns()));
+        work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(instance.engine.policy().max_keys()));
     }
@@ -76,6 +91,3 @@ fn read_policy() -> Result<Policy, Vec<String>> {
     };
     Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
-
-/// How often counters reach Envoy's statistics.
-const EXPORT_PERIOD_MS: u32 = 1_000;

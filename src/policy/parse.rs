@@ -6,6 +6,7 @@
 use super::access;
 use super::client::{Trusted, client, expect_api_keys_of_lists, expect_tiers, no_claims, tier_index};
 use super::cost::cost;
+use super::delay::delays;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
 use super::json::{Node, quoted};
@@ -16,7 +17,7 @@ use super::routing;
 use super::schema::Document as _;
 use super::shapes::OneOf;
 use super::value::{Items, Of};
-use super::{KeyPart, Limit, Match, Name, Policy, Response};
+use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
 
 /// Reads the text of a policy document.
 pub(super) fn policy(text: &str) -> Result<Policy, PolicyErrors> {
@@ -61,6 +62,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
     let tiers: Option<Vec<Name>> = tiers.map(|set| set.known().cloned().collect());
     let claims = document.client().is_none_or(|client| !matches!(client.claims(), Some(None)));
     let client = document.client().and_then(|it| client(it, tiers.as_deref(), &root.field("client"), problems));
+    let priorities = priorities(document, tiers.as_deref(), &root.field("priorities"), problems);
     let trusted = document.client().map(Trusted::of);
     let at = root.field("limits");
     let mut names = Taken::default();
@@ -86,6 +88,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
     Some(Policy {
         client: client?,
         tiers: tiers?,
+        priorities: priorities?,
         max_keys: document.state()?.max_keys()?,
         limits: limits?,
         mode: mode?,
@@ -104,6 +107,30 @@ fn not_acted_on(document: Of<'_, Document>) -> Vec<&'static str> {
         ("routes", document.routes().is_some_and(|list| !list.is_empty())),
     ];
     present.into_iter().filter_map(|(part, present)| present.then_some(part)).collect()
+}
+
+/// The priority of each tier, where the document says.
+fn priorities(
+    document: Of<'_, Document>,
+    tiers: Option<&[Name]>,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Vec<Option<Priority>>> {
+    let by_tier = document.priorities()?;
+    let mut priorities = vec![None; tiers.map_or(0, <[_]>::len)];
+    if !by_tier.is_empty() {
+        expect_tiers(tiers, at, problems);
+    }
+    for (name, priority) in by_tier.iter() {
+        let index = match tiers {
+            Some(tiers) if !tiers.is_empty() => tier_index(name, tiers, &at.field(name.as_str()), problems),
+            _ => None,
+        };
+        if let Some(place) = index.and_then(|index| priorities.get_mut(index.get())) {
+            *place = priority;
+        }
+    }
+    Some(priorities)
 }
 
 fn limit(
@@ -145,6 +172,7 @@ fn limit(
     if let Some(cost) = &cost {
         quota::affordable(cost.least(), &quotas, &at.field("cost"), problems);
     }
+    let delays = delays(document, &quotas, at, problems);
     let penalty = refusal::penalty(document, cost.as_ref(), &quotas, &at.field("penalty"), problems);
     let ban = refusal::ban(document, key.as_deref(), &at.field("ban"), problems);
     document.scope()?;
@@ -157,6 +185,8 @@ fn limit(
         cost: cost?,
         only_on: document.only_on()?.map(|answers| answers.known().copied().collect()).unwrap_or_default(),
         on_exceed: document.on_exceed()?,
+        delays: delays?,
+        priority: document.priority()?,
         penalty: penalty?,
         ban: ban?,
         on_store_failure: document.on_store_failure()?,

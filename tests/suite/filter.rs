@@ -11,6 +11,7 @@ mod bad_policy;
 mod bans;
 mod costs;
 mod counting;
+mod delays;
 mod flood;
 mod keys;
 mod metrics;

@@ -15,6 +15,7 @@ mod allocation;
 mod breaker;
 mod core_is_pure;
 mod decision;
+mod delay;
 mod demo;
 mod engine;
 mod explain;
