@@ -12,6 +12,7 @@ mod bans;
 mod costs;
 mod counting;
 mod flood;
+mod hostile;
 mod keys;
 mod metrics;
 mod modes;
