@@ -5,6 +5,7 @@
 mod access;
 mod cost;
 mod document;
+mod document_answers;
 mod error;
 mod json;
 mod nearest;
@@ -14,12 +15,14 @@ mod quota;
 mod read;
 mod routing;
 mod schema;
+mod serving;
 mod shapes;
 mod text;
 mod value;
 
 pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
+pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 
 use crate::access::AccessList;
 use crate::mode::Mode;
@@ -37,6 +40,9 @@ pub struct Policy {
     pub(crate) deny: AccessList,
     /// Who meets no limits.
     pub(crate) allow: AccessList,
+    /// What routes say of their answers, in the order of the routes.
+    pub(crate) serving: Vec<Serving>,
+    pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
     /// The parts of the document that are checked, but on which no part of this version acts.
     pub(crate) not_acted_on: Vec<&'static str>,
@@ -302,6 +308,18 @@ impl Policy {
     #[must_use]
     pub fn mode(&self) -> &Mode {
         &self.mode
+    }
+
+    /// What each route says of its answers, in the document's order.
+    #[must_use]
+    pub fn serving(&self) -> &[Serving] {
+        &self.serving
+    }
+
+    /// How much is kept of good answers.
+    #[must_use]
+    pub fn kept(&self) -> KeptBytes {
+        self.kept
     }
 
     /// The limits, in the document's order.

@@ -4,7 +4,8 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Answers, Client as ClientRules, Name, OnStoreFailure, Quota, Response, TierIndex, TierSource,
+    AddressSource, Answers, Client as ClientRules, KeptBytes, Name, OnStoreFailure, Quota, Response, TierIndex,
+    TierSource,
 };
 use crate::units::Span;
 
@@ -126,6 +127,8 @@ fn policy() -> Policy {
         },
         tiers: vec![Name("anonymous".into()), Name("free".into())],
         max_keys: 1_000,
+        serving: Vec::new(),
+        kept: KeptBytes { max_object: 1_024, max_bytes: 32_768 },
         limits: vec![
             Limit {
                 key: vec![KeyPart::Address, KeyPart::Path],

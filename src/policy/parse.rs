@@ -12,6 +12,7 @@ use super::nearest;
 use super::quota;
 use super::routing;
 use super::schema::Document as _;
+use super::serving;
 use super::shapes::OneOf;
 use super::value::{Items, Of};
 use super::{AddressSource, Client, KeyPart, Limit, Match, Name, Policy, Response, TierIndex, TierSource};
@@ -54,6 +55,8 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
 fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy> {
     let root = Path::Root;
     routing::check(document, problems);
+    let serving = serving::serving(document, problems);
+    let kept = serving::kept_bytes(document, problems);
     // When none of the tiers could be read, nothing can be said of what refers to them.
     let tiers = document.tiers().filter(|set| set.is_empty() || set.known().next().is_some());
     let tiers: Option<Vec<Name>> = tiers.map(|set| set.known().cloned().collect());
@@ -84,6 +87,8 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         mode: mode?,
         deny: deny?,
         allow: allow?,
+        serving: serving?,
+        kept: kept?,
         response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
         not_acted_on: not_acted_on(document),
     })
@@ -243,7 +248,7 @@ fn key(
     parts.known().cloned().collect()
 }
 
-fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
+pub(super) fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
     let at = at.field("headers");
     let mut headers: Vec<(String, Option<_>)> = Vec::new();
     for (name, condition) in document.headers()?.iter() {
