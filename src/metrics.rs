@@ -52,11 +52,17 @@ pub enum Total {
     Denied,
     /// Requests of clients on the list `allow`, who met no limits.
     Allowed,
+    /// Answers that were kept.
+    Kept,
+    /// Answers that might have been kept, but for want of room or state, or since they did not come whole.
+    NotKept,
+    /// Kept answers that went for others.
+    KeptEvictions,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -66,6 +72,9 @@ impl Total {
         Self::Maintenance,
         Self::Denied,
         Self::Allowed,
+        Self::Kept,
+        Self::NotKept,
+        Self::KeptEvictions,
     ];
 }
 

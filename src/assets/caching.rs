@@ -24,13 +24,7 @@ pub(super) fn cache_control(rule: &Caching, answer: &Answer<'_>) -> Option<Edit>
     if !matches!(answer.status, 200 | 203 | 206 | 301 | 304 | 308) || answer.first("set-cookie").is_some() {
         return None;
     }
-    let mut value = format!("max-age={}", rule.ttl.as_secs());
-    if let Some(span) = rule.stale_while_revalidate {
-        value.push_str(&format!(", stale-while-revalidate={}", span.as_secs()));
-    }
-    if rule.immutable {
-        value.push_str(", immutable");
-    }
+    let mut value = rule.to_string();
     for directive in answer.values("cache-control").flat_map(directives) {
         if ["no-store", "private", "no-cache"].iter().any(|name| directive.is(name)) {
             return None;

@@ -10,6 +10,7 @@ use super::parse::matches;
 use super::value::Of;
 use super::{KeyPart, Match, Name};
 use crate::units::Span;
+use core::fmt;
 
 /// What a route says of its answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +127,17 @@ impl Serving {
     }
 }
 
+/// As `Cache-Control` has it, in whole seconds, rounded down.
+impl fmt::Display for Caching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "max-age={}", self.ttl.as_secs())?;
+        if let Some(span) = self.stale_while_revalidate {
+            write!(f, ", stale-while-revalidate={}", span.as_secs())?;
+        }
+        f.write_str(if self.immutable { ", immutable" } else { "" })
+    }
+}
+
 /// What the routes of the document say, in their order.
 pub(super) fn serving(document: Of<'_, Document>, problems: &mut Problems) -> Option<Vec<Serving>> {
     let at = Path::Root.field("routes");
@@ -239,10 +251,12 @@ fn variants(document: Of<'_, answers::Variants>, at: &Path<'_>, problems: &mut P
             None => {}
         }
     }
-    let rewrite = pieces(document.rewrite()?);
+    let rewrite = pieces(document.rewrite()?)?;
     let formats: Vec<_> = document.formats()?.known().map(str::to_owned).collect();
-    let mut widths: Vec<u32> = document.widths()?.known().collect();
-    widths.sort_unstable();
+    let mut widths = Vec::new();
+    for width in document.widths()?.known() {
+        widths.insert(widths.partition_point(|other| *other < width), width);
+    }
     for (piece, word, field, is_empty) in [
         (Piece::Format, "{format}", "formats", formats.is_empty()),
         (Piece::Width, "{width}", "widths", widths.is_empty()),
@@ -275,22 +289,23 @@ fn variants(document: Of<'_, answers::Variants>, at: &Path<'_>, problems: &mut P
     })
 }
 
-/// The pieces of a template, which has been read as one.
-fn pieces(template: &str) -> Vec<Piece> {
+/// The pieces of a template; `None` when a brace stands there that is none of the words.
+fn pieces(template: &str) -> Option<Vec<Piece>> {
     let mut pieces = Vec::new();
-    for part in template.split_inclusive('}') {
-        let (text, piece) = match part.strip_suffix('}').and_then(|part| part.rsplit_once('{')) {
-            Some((text, "format")) => (text, Some(Piece::Format)),
-            Some((text, "width")) => (text, Some(Piece::Width)),
-            Some((text, "path")) => (text, Some(Piece::Path)),
-            _ => (part, None),
-        };
-        if !text.is_empty() {
-            pieces.push(Piece::Text(text.to_owned()));
-        }
-        pieces.extend(piece);
+    let mut rest = template;
+    while let Some((text, word)) = rest.split_once('{') {
+        let (word, after) = word.split_once('}')?;
+        pieces.push(Piece::Text(text.to_owned()));
+        pieces.push(match word {
+            "format" => Piece::Format,
+            "width" => Piece::Width,
+            "path" => Piece::Path,
+            _ => return None,
+        });
+        rest = after;
     }
-    pieces
+    pieces.push(Piece::Text(rest.to_owned()));
+    Some(pieces)
 }
 
 fn preload(document: Of<'_, answers::Preload>) -> Option<String> {

@@ -2,7 +2,9 @@
 
 use super::AnswerKey;
 use super::record::seal;
+use super::shelf::{self, Kept, Shelf};
 use crate::key::Seed;
+use crate::store::StoreError;
 use crate::units::Timestamp;
 
 /// An answer that is being collected, as the record that it will be. Never larger than it may become.
@@ -25,6 +27,16 @@ pub struct Collected {
     pub until: Timestamp,
     /// The record.
     pub bytes: Vec<u8>,
+}
+
+impl Collected {
+    /// Puts the answer on the shelf, see [`shelf::keep`].
+    ///
+    /// # Errors
+    /// Those of [`shelf::keep`].
+    pub fn keep<S: Shelf>(&self, shelf: &mut S, now: Timestamp, max_bytes: u32) -> Result<Kept, StoreError> {
+        shelf::keep(shelf, self.key, &self.bytes, self.until, now, max_bytes)
+    }
 }
 
 impl Collecting {

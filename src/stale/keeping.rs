@@ -2,9 +2,11 @@
 
 use super::freshness::Freshness;
 use super::record::Head;
+use super::shelf::{self, Shelf};
 use super::{AnswerKey, Collecting};
 use crate::assets::Answer;
 use crate::lookup::trim_blanks;
+use crate::store::StoreError;
 use crate::units::{Span, Timestamp};
 
 /// What keeping goes by, for one request.
@@ -29,6 +31,7 @@ pub struct Draft {
     bytes: Vec<u8>,
     /// How long the body is, if the answer says.
     length: Option<u64>,
+    stale: Span,
 }
 
 impl Keeping<'_> {
@@ -78,7 +81,7 @@ impl Keeping<'_> {
                 && !nominated.iter().any(|other| other.eq_ignore_ascii_case(name))
         };
         let bytes = head.begin(answer.lines().filter(|(name, _)| kept(name)))?;
-        Some(Draft { head, bytes, length })
+        Some(Draft { head, bytes, length, stale: self.stale })
     }
 
     fn varies_by_key(&self, answer: &Answer<'_>) -> bool {
@@ -100,6 +103,14 @@ impl Draft {
     #[must_use]
     pub fn until(&self) -> Timestamp {
         self.head.until
+    }
+
+    /// Whether the answer is to be kept: none is on the shelf under its key, or an older one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
+    pub fn is_wanted<S: Shelf>(&self, shelf: &mut S, now: Timestamp) -> Result<bool, StoreError> {
+        shelf::is_wanted(shelf, self.head.key, self.stale, now)
     }
 
     /// Begins to collect the body; `None` when it is known already that it would be larger than `max_object` bytes.

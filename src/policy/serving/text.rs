@@ -2,6 +2,7 @@
 
 use super::super::shapes::Text;
 use super::super::value::Value;
+use super::{Piece, pieces};
 
 /// The name of an image format, or the ending of an image's path.
 pub(in crate::policy) enum ImageFormat {}
@@ -34,12 +35,11 @@ impl Text for Rewrite {
     type Kept = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
-        let mut rest = text.to_owned();
-        for word in ["{format}", "{width}", "{path}"] {
-            rest = rest.replace(word, "");
-        }
-        let plain = rest.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'#'));
-        let right = text.starts_with('/') && plain && text.matches("{path}").count() == 1;
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'#');
+        let pieces = pieces(text).ok_or(None)?;
+        let plain = pieces.iter().all(|piece| !matches!(piece, Piece::Text(text) if !text.bytes().all(is_plain)));
+        let paths = pieces.iter().filter(|piece| **piece == Piece::Path).count();
+        let right = text.starts_with('/') && plain && paths == 1;
         right.then(|| Value::Text(text.to_owned())).ok_or(None)
     }
 }

@@ -88,19 +88,19 @@ impl Page {
         }
         let own = own.map(|(slot, _)| slot);
         let slot = own.or_else(|| self.entries.iter().position(Entry::is_free));
-        let mut others: Vec<(usize, &Entry)> = self.entries.iter().enumerate().collect();
-        others.retain(|(slot, entry)| Some(*slot) != own && !entry.is_free() && !entry.is_locked(now));
-        others.sort_by_key(|(_, entry)| entry.rank(now));
+        let mut going = Going { page: self, now_secs: now, left: [true; SLOTS] };
+        if let Some(place) = own.and_then(|own| going.left.get_mut(own)) {
+            *place = false;
+        }
         // Without a free slot the first to go gives its own, and is written over.
-        let Some(slot) = slot.or_else(|| others.first().map(|(slot, _)| *slot)) else { return Move::NoRoom };
+        let Some(slot) = slot.or_else(|| going.clone().next().map(|(slot, _)| slot)) else { return Move::NoRoom };
         let held = self.entries.get(slot).map_or(0, |entry| entry.charge);
-        let charged = self.charged();
-        let mut then = charged.saturating_add(u64::from(bytes.saturating_sub(held)));
+        let mut then = self.charged().saturating_add(u64::from(bytes.saturating_sub(held)));
         if then <= share {
             return Move::Fill(slot);
         }
         let mut emptied = Vec::new();
-        for (other, entry) in others {
+        for (other, entry) in going {
             // Emptying the slot that is to be written over frees only what it has more than the answer needs.
             let freed = if other == slot { entry.charge.saturating_sub(bytes) } else { entry.charge };
             then = then.saturating_sub(u64::from(freed));
@@ -114,13 +114,9 @@ impl Page {
 
     /// The slots to be emptied so that the rest is within `share`.
     pub(super) fn excess(&self, share: u64, now: Timestamp) -> Vec<usize> {
-        let now = secs(now);
         let mut charged = self.charged();
-        let mut others: Vec<(usize, &Entry)> = self.entries.iter().enumerate().collect();
-        others.retain(|(_, entry)| entry.charge > 0 && !entry.is_locked(now));
-        others.sort_by_key(|(_, entry)| entry.rank(now));
         let mut emptied = Vec::new();
-        for (slot, entry) in others {
+        for (slot, entry) in (Going { page: self, now_secs: secs(now), left: [true; SLOTS] }) {
             if charged <= share {
                 break;
             }
@@ -225,6 +221,35 @@ impl Entry {
     /// Whether the answer was kept or is being kept so lately, or not that long before a clock was set back.
     pub(super) fn is_younger_than(&self, span: Span, now: Timestamp) -> bool {
         u64::from(self.touched_secs.abs_diff(secs(now))) < span.as_secs()
+    }
+}
+
+/// The slots that may be emptied, in the order in which they go. Each step searches the page: sorting it would take more
+/// code than all else here.
+#[derive(Clone)]
+struct Going<'p> {
+    page: &'p Page,
+    now_secs: u32,
+    left: [bool; SLOTS],
+}
+
+impl<'p> Iterator for Going<'p> {
+    type Item = (usize, &'p Entry);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut first: Option<((bool, bool, u32), usize, &Entry)> = None;
+        for (slot, (entry, left)) in self.page.entries.iter().zip(self.left).enumerate() {
+            if !left || entry.is_free() || entry.is_locked(self.now_secs) {
+                continue;
+            }
+            let rank = entry.rank(self.now_secs);
+            if first.is_none_or(|(other, _, _)| rank < other) {
+                first = Some((rank, slot, entry));
+            }
+        }
+        let (_, slot, entry) = first?;
+        *self.left.get_mut(slot)? = false;
+        Some((slot, entry))
     }
 }
 
