@@ -109,6 +109,7 @@ check: ## the quick inner loop: format, lints, unit tests
 
 bench: build ## what a decision and a request cost, as ratios to what one would use instead
 	@cargo bench --bench core
+	@cargo bench --bench breaker
 	$(call say,building the filter that does nothing)
 	@cargo build --package tidegate-bench-nothing --target wasm32-wasip1 --profile wasm
 	@mkdir -p target/bench

@@ -15,7 +15,7 @@ pub use caching::Edit;
 use crate::key::Seed;
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
-use crate::policy::{Policy, Serving};
+use crate::policy::{Policy, Route};
 use crate::request::RequestFacts;
 use crate::stale::{AnswerKey, Keeping};
 
@@ -23,7 +23,7 @@ use crate::stale::{AnswerKey, Keeping};
 #[derive(Debug)]
 pub struct Assets {
     matcher: Matcher,
-    routes: Vec<Serving>,
+    routes: Vec<Route>,
     /// Whether any route says anything.
     serves: bool,
     seed: Seed,
@@ -47,9 +47,9 @@ impl Assets {
     /// The routes of `policy`, whose answers are kept under keys of `seed`.
     #[must_use]
     pub fn new(policy: &Policy, seed: Seed) -> Self {
-        let routes = policy.serving().to_vec();
+        let routes = policy.routes().to_vec();
         let matcher = Matcher::new(routes.iter().map(|route| &route.matches));
-        let serves = routes.iter().any(Serving::says_something);
+        let serves = routes.iter().any(|route| route.serving.says_something());
         Self { matcher, routes, serves, seed }
     }
 
@@ -62,7 +62,7 @@ impl Assets {
     /// Whether answers are kept at all.
     #[must_use]
     pub fn keeps(&self) -> bool {
-        self.routes.iter().any(|route| route.stale.is_some())
+        self.routes.iter().any(|route| route.serving.stale.is_some())
     }
 
     /// What is to be done for the request; `None` when its route, the first that matches, says nothing of its answers.
@@ -77,18 +77,19 @@ impl Assets {
         let mut found = Vec::new();
         self.matcher.find(&request, &mut found);
         let index = usize::try_from(*found.first()?).ok()?;
-        let route = self.routes.get(index).filter(|route| route.says_something())?;
+        let route = self.routes.get(index).filter(|route| route.serving.says_something())?;
+        let serving = &route.serving;
         let is_get = request.method() == b"GET";
         if !is_get && request.method() != b"HEAD" {
             return None;
         }
-        let variants = route.variants.as_ref().filter(|variants| variants.is_for(request.path()));
+        let variants = serving.variants.as_ref().filter(|variants| variants.is_for(request.path()));
         let target = variants.and_then(|variants| variants.target(&request));
-        let key = route.stale.filter(|_| may_be_kept(&request)).map(|_| {
+        let key = serving.stale.filter(|_| may_be_kept(&request)).map(|_| {
             let of_client = facts.path();
             let target = target.as_deref().unwrap_or(&of_client);
-            let version = route.version.as_deref().unwrap_or_default();
-            AnswerKey::new(self.seed, route.name.as_str(), version, &request, target, &route.vary)
+            let version = serving.version.as_deref().unwrap_or_default();
+            AnswerKey::new(self.seed, route.name.as_str(), version, &request, target, &serving.vary)
         });
         let has_cookie = key.is_some() && request.header("cookie").is_some();
         Some(AssetRequest { route: index, target, key, varies: variants.is_some(), is_get, has_cookie })
@@ -98,7 +99,7 @@ impl Assets {
     #[must_use]
     pub fn edits(&self, request: &AssetRequest, answer: &Answer<'_>) -> Vec<Edit> {
         let mut edits = Vec::new();
-        let Some(route) = self.routes.get(request.route) else { return edits };
+        let Some(route) = self.route(request).map(|route| &route.serving) else { return edits };
         if let Some(rule) = &route.caching {
             edits.extend(caching::cache_control(rule, answer));
         }
@@ -112,7 +113,7 @@ impl Assets {
     /// By what the request's answer is kept; `None` when none is. The answer is to be shown to it after the edits.
     #[must_use]
     pub fn keeping(&self, request: &AssetRequest) -> Option<Keeping<'_>> {
-        let route = self.routes.get(request.route)?;
+        let route = &self.route(request)?.serving;
         let variants = route.variants.as_ref().filter(|_| request.varies);
         Some(Keeping {
             key: request.key.filter(|_| request.is_get)?,
@@ -124,9 +125,9 @@ impl Assets {
         })
     }
 
-    /// The route's name.
+    /// The request's route.
     #[must_use]
-    pub fn route(&self, request: &AssetRequest) -> Option<&Serving> {
+    pub fn route(&self, request: &AssetRequest) -> Option<&Route> {
         self.routes.get(request.route)
     }
 }

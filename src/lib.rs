@@ -19,6 +19,7 @@
 
 pub mod access;
 pub mod assets;
+pub mod breaker;
 pub mod decision;
 pub mod engine;
 #[cfg(feature = "cli")]

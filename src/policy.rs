@@ -3,10 +3,12 @@
 //! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
 
 mod access;
+mod breaker;
 mod cost;
 mod document;
 mod document_answers;
 mod error;
+mod failures;
 mod json;
 mod nearest;
 mod parse;
@@ -20,8 +22,11 @@ mod shapes;
 mod text;
 mod value;
 
+pub use breaker::{Breaker, BreakerMode, HalfOpen, OpenFor, Ramp, SlowCalls, WindowOf};
 pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
+pub use failures::{CallEnd, Failures};
+pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 
 use crate::access::AccessList;
@@ -40,8 +45,8 @@ pub struct Policy {
     pub(crate) deny: AccessList,
     /// Who meets no limits.
     pub(crate) allow: AccessList,
-    /// What routes say of their answers, in the order of the routes.
-    pub(crate) serving: Vec<Serving>,
+    /// Upstreams, their breakers, and the routes that lead to them.
+    pub(crate) routing: Routing,
     pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
     /// The parts of the document that are checked, but on which no part of this version acts.
@@ -310,16 +315,28 @@ impl Policy {
         &self.mode
     }
 
-    /// What each route says of its answers, in the document's order.
-    #[must_use]
-    pub fn serving(&self) -> &[Serving] {
-        &self.serving
-    }
-
     /// How much is kept of good answers.
     #[must_use]
     pub fn kept(&self) -> KeptBytes {
         self.kept
+    }
+
+    /// Where requests can go, by name.
+    #[must_use]
+    pub fn upstreams(&self) -> &[Upstream] {
+        &self.routing.upstreams
+    }
+
+    /// The patterns to which upstreams' breakers are made, by name.
+    #[must_use]
+    pub fn breakers(&self) -> &[Breaker] {
+        &self.routing.breakers
+    }
+
+    /// Which upstreams serve which requests, in the document's order.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routing.routes
     }
 
     /// The limits, in the document's order.

@@ -10,7 +10,7 @@ use tidegate::engine::{Engine, Plan};
 use tidegate::key::Seed;
 use tidegate::metrics::Counters;
 use tidegate::policy::{KeptBytes, Policy};
-use tidegate::stale::shelf;
+use tidegate::stale::{AnswerKey, shelf};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
 use tidegate::units::Timestamp;
@@ -32,6 +32,8 @@ pub struct Work {
     pub survey: Survey,
     pub plan: Plan,
     pub text: String,
+    /// The answers that streams of this VM are collecting.
+    pub collected: Vec<AnswerKey>,
 }
 
 impl Instance {
@@ -57,6 +59,7 @@ impl Instance {
                 survey: Survey::default(),
                 plan: Plan::new(),
                 text: String::new(),
+                collected: Vec::new(),
             }),
         }
     }

@@ -7,7 +7,7 @@ use crate::shelf::SharedShelf;
 use tidegate::assets::{Answer, AssetRequest};
 use tidegate::metrics::Total;
 use tidegate::stale::shelf::Kept;
-use tidegate::stale::{Collecting, Draft};
+use tidegate::stale::{AnswerKey, Collecting, Draft};
 use tidegate::units::Timestamp;
 
 /// What is still to be done to the answer of a stream.
@@ -73,7 +73,7 @@ impl Serving {
         let pushed = size == 0
             || (collecting.has_room(size) && host::body_piece(size).is_ok_and(|piece| collecting.push(&piece)));
         if !pushed {
-            self.collecting = None;
+            self.stop(instance);
             not_kept(instance);
         } else if is_last {
             self.keep(instance);
@@ -81,26 +81,42 @@ impl Serving {
     }
 
     /// Ends the stream: an answer that did not come to its end is not kept.
-    pub fn end(self, instance: &Instance) {
-        if self.collecting.is_some() {
+    pub fn end(mut self, instance: &Instance) {
+        if self.stop(instance).is_some() {
             not_kept(instance);
         }
     }
 
     fn collect(&mut self, instance: &Instance, draft: Draft, is_whole: bool) {
-        match draft.collect(instance.kept.max_object) {
-            None => not_kept(instance),
-            Some(collecting) => {
-                self.collecting = Some(Box::new(collecting));
-                if is_whole {
-                    self.keep(instance);
-                }
+        let key = draft.key();
+        {
+            let collected = &mut instance.work.borrow_mut().collected;
+            // One stream of this VM brings it; a thousand that ask for it at once would hold it a thousand times.
+            if collected.contains(&key) {
+                return;
             }
+            if collected.len() < MAX_COLLECTED
+                && let Some(collecting) = draft.collect(instance.kept.max_object)
+            {
+                collected.push(key);
+                self.collecting = Some(Box::new(collecting));
+            }
+        }
+        if self.collecting.is_none() {
+            not_kept(instance);
+        } else if is_whole {
+            self.keep(instance);
         }
     }
 
+    fn stop(&mut self, instance: &Instance) -> Option<Box<Collecting>> {
+        let collecting = self.collecting.take()?;
+        instance.work.borrow_mut().collected.retain(|key: &AnswerKey| *key != collecting.key());
+        Some(collecting)
+    }
+
     fn keep(&mut self, instance: &Instance) {
-        let Some(collected) = self.collecting.take().and_then(|it| it.finish(instance.engine.seed())) else {
+        let Some(collected) = self.stop(instance).and_then(|it| it.finish(instance.engine.seed())) else {
             return not_kept(instance);
         };
         let now = Timestamp::from_nanos(host::now_ns());
@@ -120,3 +136,6 @@ impl Serving {
 fn not_kept(instance: &Instance) {
     instance.work.borrow_mut().counters.add(Total::NotKept, 1);
 }
+
+/// How many answers a VM collects at one time, so that a slow upstream does not fill its memory.
+const MAX_COLLECTED: usize = 64;

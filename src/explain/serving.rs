@@ -14,6 +14,7 @@ pub(super) fn write_serving(text: &mut String, policy: &Policy, facts: &dyn Requ
     let Some(request) = assets.plan(facts) else { return Ok(()) };
     let Some(route) = assets.route(&request) else { return Ok(()) };
     writeln!(text, "\nroute {} serves it", route.name().as_str())?;
+    let route = route.serving();
     if let Some(target) = &request.target {
         writeln!(text, "  image  the upstream is asked for {}", shown(target))?;
     }

@@ -4,8 +4,8 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Answers, Client as ClientRules, KeptBytes, Name, OnStoreFailure, Quota, Response, TierIndex,
-    TierSource,
+    AddressSource, Answers, Client as ClientRules, KeptBytes, Name, OnStoreFailure, Quota, Response, Routing,
+    TierIndex, TierSource,
 };
 use crate::units::Span;
 
@@ -127,7 +127,6 @@ fn policy() -> Policy {
         },
         tiers: vec![Name("anonymous".into()), Name("free".into())],
         max_keys: 1_000,
-        serving: Vec::new(),
         kept: KeptBytes { max_object: 1_024, max_bytes: 32_768 },
         limits: vec![
             Limit {
@@ -151,6 +150,7 @@ fn policy() -> Policy {
         mode: Mode::Enforce,
         deny: AccessList::default(),
         allow: AccessList::default(),
+        routing: Routing::default(),
         response: Response { ratelimit: true, x_ratelimit: false },
         not_acted_on: Vec::new(),
     }

@@ -54,8 +54,7 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
 
 fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy> {
     let root = Path::Root;
-    routing::check(document, problems);
-    let serving = serving::serving(document, problems);
+    let routing = routing::routing(document, problems);
     let kept = serving::kept_bytes(document, problems);
     // When none of the tiers could be read, nothing can be said of what refers to them.
     let tiers = document.tiers().filter(|set| set.is_empty() || set.known().next().is_some());
@@ -87,7 +86,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         mode: mode?,
         deny: deny?,
         allow: allow?,
-        serving: serving?,
+        routing: routing?,
         kept: kept?,
         response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
         not_acted_on: not_acted_on(document),

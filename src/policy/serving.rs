@@ -2,21 +2,18 @@
 
 pub(super) mod text;
 
+use super::KeyPart;
 use super::document::{self, Document};
 use super::document_answers as answers;
 use super::error::{Path, Problems};
 use super::json::quoted;
-use super::parse::matches;
 use super::value::Of;
-use super::{KeyPart, Match, Name};
 use crate::units::Span;
 use core::fmt;
 
 /// What a route says of its answers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Serving {
-    pub(crate) name: Name,
-    pub(crate) matches: Match,
     /// How old a kept answer may be; `None` when none is kept.
     pub(crate) stale: Option<Span>,
     pub(crate) fixed: Option<Fixed>,
@@ -108,12 +105,6 @@ impl Serving {
         self.stale.is_some() || self.caching.is_some() || self.variants.is_some() || !self.preload.is_empty()
     }
 
-    /// The route's name.
-    #[must_use]
-    pub fn name(&self) -> &Name {
-        &self.name
-    }
-
     /// How old a kept answer may be to be served; `None` when none is kept.
     #[must_use]
     pub fn stale(&self) -> Option<Span> {
@@ -138,20 +129,6 @@ impl fmt::Display for Caching {
     }
 }
 
-/// What the routes of the document say, in their order.
-pub(super) fn serving(document: Of<'_, Document>, problems: &mut Problems) -> Option<Vec<Serving>> {
-    let at = Path::Root.field("routes");
-    let mut all = Some(Vec::new());
-    for (index, route) in document.routes()?.iter().enumerate() {
-        let route = route.and_then(|it| route_serving(it, &at.item(index), problems));
-        all = all.zip(route).map(|(mut all, route)| {
-            all.push(route);
-            all
-        });
-    }
-    all
-}
-
 /// How much is kept.
 pub(super) fn kept_bytes(document: Of<'_, Document>, problems: &mut Problems) -> Option<KeptBytes> {
     let kept = document.state()?.kept()?;
@@ -166,9 +143,8 @@ pub(super) fn kept_bytes(document: Of<'_, Document>, problems: &mut Problems) ->
     Some(KeptBytes { max_object, max_bytes })
 }
 
-fn route_serving(route: Of<'_, document::Route>, at: &Path<'_>, problems: &mut Problems) -> Option<Serving> {
-    // What is wrong with the conditions is reported where routes are read.
-    let matches = route.matches().and_then(|it| matches(it, &at.field("match"), &mut Problems::default()));
+/// What a route of the document says of its answers.
+pub(super) fn serving(route: Of<'_, document::Route>, at: &Path<'_>, problems: &mut Problems) -> Option<Serving> {
     let at_fallback = at.field("fallback");
     let fallback = match route.fallback()? {
         Some(fallback) => {
@@ -184,8 +160,6 @@ fn route_serving(route: Of<'_, document::Route>, at: &Path<'_>, problems: &mut P
         None => (None, vec!["accept-encoding".to_owned()], None),
     };
     Some(Serving {
-        name: route.name()?.clone(),
-        matches: matches?,
         stale: stale?,
         fixed: match fixed {
             Some(fixed) => Some(fixed?),

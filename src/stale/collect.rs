@@ -53,6 +53,12 @@ impl Collecting {
         (length.unwrap_or(0) <= room).then_some(Self { key, until, bytes, missing: length, max_object })
     }
 
+    /// Under which key the answer will be kept.
+    #[must_use]
+    pub fn key(&self) -> AnswerKey {
+        self.key
+    }
+
     /// Whether so many more bytes of body have room, so that an adapter need not copy what will not be kept.
     #[must_use]
     pub fn has_room(&self, size: usize) -> bool {
