@@ -18,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod access;
+pub mod api_key;
 pub mod assets;
 pub mod breaker;
 pub mod decision;
@@ -35,6 +36,7 @@ pub mod number;
 pub mod path;
 pub mod policy;
 pub mod request;
+mod sorted;
 pub mod stale;
 pub mod store;
 pub mod table;

@@ -4,6 +4,7 @@
 
 mod access;
 mod breaker;
+mod client;
 mod cost;
 mod document;
 mod document_answers;
@@ -15,6 +16,7 @@ mod parse;
 mod path;
 mod quota;
 mod read;
+mod refusal;
 mod routing;
 mod schema;
 mod serving;
@@ -30,6 +32,7 @@ pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 
 use crate::access::AccessList;
+use crate::api_key::ApiKeys;
 use crate::mode::Mode;
 use crate::units::{Permits, Span};
 
@@ -102,6 +105,8 @@ pub struct Client {
     pub(crate) default_tier: TierIndex,
     /// The request header that holds a verified JWT payload (base64url JSON), as Envoy's `jwt_authn` forwards it.
     pub(crate) claims_header: Option<String>,
+    /// The request header that holds an API key, lower case.
+    pub(crate) api_key_header: Option<String>,
 }
 
 /// Where the client's address stands.
@@ -116,9 +121,13 @@ pub struct AddressSource {
 
 /// Where the client's tier stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TierSource {
-    /// The request header whose value is the name of a tier, lower case.
-    pub(crate) header: String,
+pub enum TierSource {
+    /// The request header whose value is the name of a tier, lower case, set by a trusted proxy.
+    Header(String),
+    /// The claim whose text is the name of a tier.
+    Claim(String),
+    /// The tiers of API keys.
+    ApiKeys(ApiKeys),
 }
 
 /// A tier, as an index into the policy's list of tiers (at most 16).
@@ -139,6 +148,8 @@ pub struct Limit {
     /// Only requests with such an answer are charged, and when it comes; empty is every request, before it goes on.
     pub(crate) only_on: Vec<Answers>,
     pub(crate) on_exceed: OnExceed,
+    pub(crate) penalty: Option<Penalty>,
+    pub(crate) ban: Option<Ban>,
     pub(crate) on_store_failure: OnStoreFailure,
 }
 
@@ -274,6 +285,26 @@ pub enum OnExceed {
     Reject,
     /// It is counted as refused and goes on.
     Observe,
+}
+
+/// What a refused request is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Penalty {
+    /// For each request, at least one permit and at most `max`.
+    pub(crate) cost: Permits,
+    /// At most, in a window. Less than any quota of the limit by at least what a request costs.
+    pub(crate) max: Permits,
+}
+
+/// When a client is refused for a time, whatever it has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// After so many refusals, at least one.
+    pub(crate) after: u32,
+    /// Within this span, `1s..=31d`.
+    pub(crate) within: Span,
+    /// For so long, `1s..=31d`.
+    pub(crate) lasts: Span,
 }
 
 /// What happens when the state of a limit cannot be had.

@@ -43,7 +43,8 @@ impl Keeping<'_> {
     ///   what the policy, `must-revalidate` (or its like) and `stale-if-error` allow.
     /// - No `Set-Cookie`. To a request with a cookie, only an answer that says it is for all.
     /// - It varies by nothing that is not in the key.
-    /// - It says where its body ends: one that ends with its connection may have been cut short.
+    /// - It says where its body ends: one that ends with its connection may have been cut short. It is no stream of events,
+    ///   which never ends.
     #[must_use]
     pub fn draft(&self, answer: &Answer<'_>, now: Timestamp) -> Option<Draft> {
         if !matches!(answer.status, 200 | 301 | 308) || FORBIDDEN.iter().any(|name| answer.first(name).is_some()) {
@@ -51,6 +52,9 @@ impl Keeping<'_> {
         }
         let freshness = Freshness::of(answer, now.since(Timestamp::EPOCH).as_secs());
         if freshness.forbids || (self.personal && !freshness.shared) || !self.varies_by_key(answer) {
+            return None;
+        }
+        if answer.first("content-type").is_some_and(|kind| kind.starts_with(b"text/event-stream")) {
             return None;
         }
         let length = answer.first("content-length").map(|text| str::from_utf8(text).ok()?.parse::<u64>().ok());
@@ -198,6 +202,7 @@ mod tests {
             (200, &[("vary", "Accept-Encoding, X-Market")], Some(3_600)),
             (200, &[("vary", "Accept-Encoding"), ("vary", "Cookie")], None),
             (200, &[("vary", "*")], None),
+            (200, &[("content-type", "text/event-stream; charset=utf-8")], None),
         ] {
             assert_eq!(kept_secs(status, lines, &keeping), secs, "{status} {lines:?}");
         }
