@@ -7,6 +7,7 @@ mod stage;
 mod access;
 mod addresses;
 mod answers;
+mod assets;
 mod bad_policy;
 mod bans;
 mod costs;
