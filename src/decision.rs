@@ -56,6 +56,8 @@ pub enum Cause {
     Maintenance,
     /// The client is on the policy's list `deny`: 403.
     Denied,
+    /// No upstream of the route could be asked, or none has answered: 503 (RFC 9110 section 15.6.4).
+    Unavailable,
 }
 
 /// What a refused client gets, and in which form.
@@ -66,8 +68,8 @@ pub struct Reply {
     /// The gRPC status, for a client that speaks gRPC: PERMISSION_DENIED (7), RESOURCE_EXHAUSTED (8) or
     /// UNAVAILABLE (14).
     pub grpc_status: u8,
-    /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_ban_NAME`, `tidegate_store_NAME`, `tidegate_maintenance` or
-    /// `tidegate_denied`.
+    /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_ban_NAME`, `tidegate_store_NAME`, `tidegate_maintenance`,
+    /// `tidegate_denied` or `tidegate_unavailable`.
     pub details: String,
     /// The body's media type.
     pub content_type: Cow<'static, str>,
@@ -88,7 +90,7 @@ impl Refusal {
         let maintenance = engine.policy().mode.maintenance();
         let (status, grpc_status) = match self.cause {
             Cause::Exceeded | Cause::Banned => (429, 8),
-            Cause::StoreFailed => (503, 14),
+            Cause::StoreFailed | Cause::Unavailable => (503, 14),
             Cause::Maintenance => (maintenance.map_or(503, |maintenance| maintenance.status), 14),
             Cause::Denied => (403, 7),
         };
@@ -126,6 +128,7 @@ impl Refusal {
             Cause::StoreFailed => ("tidegate_store_", self.limit_name(engine)),
             Cause::Maintenance => ("tidegate_maintenance", ""),
             Cause::Denied => ("tidegate_denied", ""),
+            Cause::Unavailable => ("tidegate_unavailable", ""),
         };
         [reason, name].concat()
     }
@@ -143,7 +146,7 @@ impl Refusal {
         let kind = match self.cause {
             Cause::Exceeded => "https://iana.org/assignments/http-problem-types#quota-exceeded",
             Cause::Banned => "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
-            Cause::StoreFailed | Cause::Maintenance => {
+            Cause::StoreFailed | Cause::Maintenance | Cause::Unavailable => {
                 "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
             }
             // Nothing more than the status says: RFC 9457 section 4.2.1.
@@ -169,6 +172,7 @@ impl Refusal {
             (Cause::StoreFailed, _) => "rate limit cannot be checked",
             (Cause::Denied, _) => "Forbidden",
             (Cause::Maintenance, _) => "the service is under maintenance",
+            (Cause::Unavailable, _) => "the service is unavailable",
         }
     }
 }

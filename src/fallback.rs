@@ -11,12 +11,18 @@
 //! Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). When all of that is over it is served what was
 //! kept, or the policy's static answer, or the failure itself, or 503.
 
+mod asking;
 mod budget;
+pub mod forwarding;
+mod served;
 
+pub use asking::TICK;
 pub use budget::Budget;
+pub use served::{By, Served};
 
-use crate::breaker::{Admission, Breakers, Ledger, Local, Ticket};
-use crate::policy::{CallEnd, Policy, Route, Static};
+use crate::breaker::{Breakers, Ledger, Ticket};
+use crate::mode::Mode;
+use crate::policy::{CallEnd, Fallback, Fixed, Policy, Route};
 use crate::units::{Draw, Span, Timestamp};
 
 /// Where the breakers of a worker are published.
@@ -29,8 +35,25 @@ pub trait Ledgers {
 #[derive(Debug)]
 pub struct Upstreams {
     breakers: Breakers,
+    /// For each breaker, when it was last asked.
+    asked: Vec<Timestamp>,
+    /// A breaker was asked that nobody had asked for long.
+    woken: bool,
     /// One for each route.
     budgets: Vec<Budget>,
+    /// For each upstream, until when it has asked not to be tried again.
+    resting: Vec<Timestamp>,
+    served: Served,
+}
+
+/// Where a worker finds what all know, and what it decides with.
+pub struct Around<'a, L> {
+    /// Where breakers are published.
+    pub ledgers: &'a mut L,
+    /// One draw for each request.
+    pub draw: Draw,
+    /// The time.
+    pub now: Timestamp,
 }
 
 /// One request's way along its route, kept until it is answered.
@@ -46,16 +69,35 @@ pub struct Way {
     answered: bool,
     /// The shortest time after which a breaker may admit.
     retry_after: Option<Span>,
+    /// What the client is served by, once that is known.
+    by: Option<By>,
 }
 
 /// A call that has not ended.
 #[derive(Clone, Copy, Debug)]
 struct Call {
+    /// The upstream's place in the route.
+    place: usize,
     /// The upstream's place in the policy.
     upstream: usize,
     /// Its breaker and what the outcome is told with.
     breaker: Option<(usize, Ticket)>,
     began: Timestamp,
+}
+
+/// How a call ended, and what was said of the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How it ended.
+    pub end: CallEnd,
+    /// After how long the upstream wants to be tried again (`Retry-After`, RFC 9110 section 10.2.3).
+    pub retry_after: Option<Span>,
+}
+
+impl From<CallEnd> for Ended {
+    fn from(end: CallEnd) -> Self {
+        Self { end, retry_after: None }
+    }
 }
 
 /// What is to be done with a request.
@@ -75,7 +117,7 @@ pub enum Step<'p> {
     /// The client gets what was kept of an earlier answer, if that is not older than this. Otherwise [`Upstreams::last`].
     Stale(Span),
     /// The client gets this.
-    Static(&'p Static),
+    Static(&'p Fixed),
     /// The client gets 503 (RFC 9110 section 15.6.4).
     Unavailable {
         /// When a breaker may admit again; `None` where nobody knows.
@@ -108,7 +150,15 @@ impl Upstreams {
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
         let budget = |route: &Route| Budget::new(route.fallback.as_ref().map_or(0, |it| it.retries.budget_percent));
-        Self { breakers: Breakers::new(policy), budgets: policy.routes().iter().map(budget).collect() }
+        let breakers = Breakers::new(policy);
+        Self {
+            asked: vec![Timestamp::EPOCH; breakers.len()],
+            woken: false,
+            breakers,
+            budgets: policy.routes().iter().map(budget).collect(),
+            resting: vec![Timestamp::EPOCH; policy.upstreams().len()],
+            served: Served::new(policy),
+        }
     }
 
     /// The breakers.
@@ -116,34 +166,53 @@ impl Upstreams {
         &mut self.breakers
     }
 
-    /// Begins the way of a request along this route. `method` is as received, and `has_body` whether more than headers came.
+    /// What clients were served by.
+    pub fn served(&mut self) -> &mut Served {
+        &mut self.served
+    }
+
+    /// Whether requests of this route may be sent again, those without a body.
+    #[must_use]
+    pub fn repeats(policy: &Policy, route: usize) -> bool {
+        let several = policy.routes().get(route).is_some_and(|route| route.upstreams.len() > 1);
+        let methods = |it: &Fallback| it.attempts > 1 && !it.retries.methods.is_empty();
+        several && fallback(policy, route).is_some_and(methods)
+    }
+
+    /// Begins the way of a request along this route. `method` is as received; `None` for a request that cannot be sent
+    /// again, since more than headers came, or will come.
     pub fn begin<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
         route: usize,
-        (method, has_body): (&[u8], bool),
-        ledgers: &mut L,
-        draw: Draw,
-        now: Timestamp,
+        method: Option<&[u8]>,
+        around: &mut Around<'_, L>,
     ) -> (Way, Step<'p>) {
-        let fallback = policy.routes().get(route).and_then(|route| route.fallback.as_ref());
-        let repeats =
-            |method: &[u8]| fallback.is_some_and(|it| it.retries.methods.iter().any(|it| it.as_bytes() == method));
+        let fallback = fallback(policy, route);
+        let repeats = |method| fallback.is_some_and(|it| it.retries.methods.iter().any(|it| it.as_bytes() == method));
         let mut way = Way {
             route,
             tried: 0,
             attempts: 0,
-            repeatable: !has_body && repeats(method),
+            repeatable: method.is_some_and(repeats),
             call: None,
             answered: false,
             retry_after: None,
+            by: None,
         };
-        if let Some(budget) = self.budgets.get_mut(route) {
-            budget.request(now);
+        if let Some(budget) = self.budgets.get_mut(route).filter(|_| fallback.is_some()) {
+            budget.request(around.now);
         }
-        let step = self.next(policy, &mut way, Span::ZERO, ledgers, draw, now);
-        let step = step.unwrap_or_else(|| Self::end(policy, &way));
+        let step = self.next(policy, &mut way, Span::ZERO, around);
+        let step = step.unwrap_or_else(|| self.end(policy, &mut way));
         (way, step)
+    }
+
+    /// Takes in that the client has sent more of its request: what it takes for that is not the upstream's.
+    pub fn sent(way: &mut Way, now: Timestamp) {
+        if let Some(call) = &mut way.call {
+            call.began = now;
+        }
     }
 
     /// Takes in how the call at hand ended, before any of the answer's body went to the client, and says what comes next.
@@ -151,121 +220,75 @@ impl Upstreams {
         &mut self,
         policy: &'p Policy,
         way: &mut Way,
-        end: CallEnd,
-        ledgers: &mut L,
-        draw: Draw,
-        now: Timestamp,
+        ended: Ended,
+        around: &mut Around<'_, L>,
     ) -> Step<'p> {
-        self.observe(way, end, ledgers, draw, now);
-        let Some(fallback) = policy.routes().get(way.route).and_then(|route| route.fallback.as_ref()) else {
+        let Ended { end, retry_after } = ended;
+        let call = self.observe(way, end, around);
+        let answered = matches!(end, CallEnd::Answered(_));
+        way.answered |= answered;
+        let fails = fallback(policy, way.route).filter(|it| end != CallEnd::Abandoned && it.on.contain(end));
+        let Some(fallback) = fails else {
+            let by = call.filter(|_| answered).map_or(By::Failure, |call| By::Upstream(call.place));
+            self.serve(way, by);
             return Step::Deliver;
         };
-        way.answered |= matches!(end, CallEnd::Answered(_));
-        if end == CallEnd::Abandoned || !fallback.on.contain(end) {
-            return Step::Deliver;
+        if let (Some(call), Some(wait)) = (call, retry_after)
+            && let Some(resting) = self.resting.get_mut(call.upstream)
+        {
+            // What an upstream says is believed for so long, and no longer.
+            *resting = around.now.after(wait.min(LONGEST_REST));
         }
-        let wait = fallback.retries.backoff.wait(way.attempts, draw);
+        let wait = fallback.retries.backoff.wait(way.attempts, around.draw);
         let may = way.repeatable && way.attempts < fallback.attempts;
-        let next = if may { self.retry(policy, way, wait, ledgers, draw, now) } else { None };
-        next.unwrap_or_else(|| Self::end(policy, way))
+        let next = if may { self.retry(policy, way, wait, around) } else { None };
+        next.unwrap_or_else(|| self.end(policy, way))
     }
 
     /// Takes in that the client went away while an upstream was being asked.
-    pub fn abandoned<L: Ledgers>(&mut self, way: &mut Way, ledgers: &mut L, draw: Draw, now: Timestamp) {
-        self.observe(way, CallEnd::Abandoned, ledgers, draw, now);
+    pub fn abandoned<L: Ledgers>(&mut self, way: &mut Way, around: &mut Around<'_, L>) {
+        self.observe(way, CallEnd::Abandoned, around);
+    }
+
+    /// Takes in that the client gets what was kept.
+    pub fn kept(&mut self, way: &mut Way) {
+        self.serve(way, By::Stale);
     }
 
     /// What a client gets for whom nothing was kept.
-    #[must_use]
-    pub fn last<'p>(policy: &'p Policy, way: &Way) -> Step<'p> {
-        let fallback = policy.routes().get(way.route).and_then(|route| route.fallback.as_ref());
-        match fallback.and_then(|fallback| fallback.fixed.as_ref()) {
-            Some(fixed) => Step::Static(fixed),
+    pub fn last<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
+        let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
+        let (by, step) = match route.and_then(|route| route.serving.fixed.as_ref()) {
+            Some(fixed) => (By::Static, Step::Static(fixed)),
             // An upstream's own words say more than ours.
-            None if way.answered => Step::Deliver,
-            None => Step::Unavailable { retry_after: way.retry_after },
-        }
+            None if way.answered => (By::Failure, Step::Deliver),
+            None => (By::Unavailable, Step::Unavailable { retry_after: way.retry_after }),
+        };
+        self.serve(way, by);
+        step
     }
 
-    fn end<'p>(policy: &'p Policy, way: &Way) -> Step<'p> {
-        let fallback = policy.routes().get(way.route).and_then(|route| route.fallback.as_ref());
-        match fallback.and_then(|fallback| fallback.stale) {
+    fn end<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
+        let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
+        match route.and_then(|route| route.serving.stale) {
             Some(age) => Step::Stale(age),
-            None => Self::last(policy, way),
+            None => self.last(policy, way),
         }
     }
 
-    /// The next upstream, if the budget lasts for one more try.
-    fn retry<'p, L: Ledgers>(
-        &mut self,
-        policy: &'p Policy,
-        way: &mut Way,
-        wait: Span,
-        ledgers: &mut L,
-        draw: Draw,
-        now: Timestamp,
-    ) -> Option<Step<'p>> {
-        if !self.budgets.get_mut(way.route)?.allows(now) {
-            return None;
-        }
-        let step = self.next(policy, way, wait, ledgers, draw, now)?;
-        self.budgets.get_mut(way.route)?.retry(now);
-        Some(step)
-    }
-
-    /// The next of the route's upstreams that was not asked and whose breaker admits.
-    fn next<'p, L: Ledgers>(
-        &mut self,
-        policy: &'p Policy,
-        way: &mut Way,
-        wait: Span,
-        ledgers: &mut L,
-        draw: Draw,
-        now: Timestamp,
-    ) -> Option<Step<'p>> {
-        let route = policy.routes().get(way.route)?;
-        for (place, upstream) in route.upstreams.iter().enumerate() {
-            let bit = 1_u16.checked_shl(u32::try_from(place).unwrap_or(u32::MAX)).unwrap_or(0);
-            if way.tried & bit != 0 {
-                continue;
-            }
-            way.tried |= bit;
-            let breaker = self.breakers.place(way.route, place);
-            let ticket = match breaker.map(|at| (at, self.admit(at, ledgers, draw, now))) {
-                None => None,
-                Some((at, Admission::Pass(ticket))) => Some((at, ticket)),
-                Some((_, Admission::Observe { .. })) => None,
-                Some((_, Admission::Refuse { retry_after })) => {
-                    let soonest = way.retry_after.into_iter().chain(retry_after).min();
-                    way.retry_after = soonest;
-                    continue;
-                }
-            };
-            way.attempts = way.attempts.saturating_add(1);
-            way.call = Some(Call { upstream: *upstream, breaker: ticket, began: now.after(wait) });
-            let timeout = policy.upstreams().get(*upstream)?.timeout;
-            return Some(Step::Send { upstream: *upstream, timeout, wait });
-        }
-        None
-    }
-
-    fn admit<L: Ledgers>(&mut self, at: usize, ledgers: &mut L, draw: Draw, now: Timestamp) -> Admission {
-        match self.breaker(at) {
-            Some((identity, breaker)) => breaker.admit(ledgers.of(identity), draw, now),
-            None => Admission::Refuse { retry_after: None },
-        }
-    }
-
-    fn observe<L: Ledgers>(&mut self, way: &mut Way, end: CallEnd, ledgers: &mut L, draw: Draw, now: Timestamp) {
-        let Some(call) = way.call.take() else { return };
-        let Some((at, ticket)) = call.breaker else { return };
-        if let Some((identity, breaker)) = self.breaker(at) {
-            let outcome = breaker.outcome(end);
-            breaker.observe(ledgers.of(identity), ticket, outcome, now.since(call.began), draw, now);
-        }
-    }
-
-    fn breaker(&mut self, at: usize) -> Option<(&str, &mut Local)> {
-        self.breakers.named(at)
+    fn serve(&mut self, way: &mut Way, by: By) {
+        way.by = Some(by);
+        self.served.count(way.route, by);
     }
 }
+
+/// What a route does when an upstream fails. A policy that only observes lets all pass as it is.
+fn fallback(policy: &Policy, route: usize) -> Option<&Fallback> {
+    policy.routes().get(route)?.fallback.as_ref().filter(|_| policy.mode != Mode::Observe)
+}
+
+/// How long an upstream may keep further tries away from itself.
+const LONGEST_REST: Span = Span::from_secs(60);
+
+#[cfg(test)]
+mod tests;

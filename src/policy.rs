@@ -8,6 +8,7 @@ mod client;
 mod cost;
 mod delay;
 mod document;
+mod document_answers;
 mod error;
 mod failures;
 mod json;
@@ -20,6 +21,7 @@ mod refusal;
 mod retries;
 mod routing;
 mod schema;
+mod serving;
 mod shapes;
 mod text;
 mod value;
@@ -30,7 +32,8 @@ pub use delay::{Delays, Priority, SlowDown};
 pub use error::{Place, PolicyError, PolicyErrors};
 pub use failures::{CallEnd, Failures};
 pub use retries::{Backoff, Retries};
-pub use routing::{Cache, Fallback, Route, Routing, Static, Upstream};
+pub use routing::{Fallback, Route, Routing, Upstream};
+pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
@@ -53,9 +56,8 @@ pub struct Policy {
     pub(crate) allow: AccessList,
     /// Upstreams, their breakers, and the routes that lead to them.
     pub(crate) routing: Routing,
+    pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
-    /// The parts of the document that are checked, but on which no part of this version acts.
-    pub(crate) not_acted_on: Vec<&'static str>,
 }
 
 impl Policy {
@@ -74,13 +76,6 @@ impl Policy {
     #[must_use]
     pub fn json_schema() -> String {
         schema::json_schema::<document::Document>()
-    }
-
-    /// The parts of the document that were checked, but on which no part of this version acts: a host says so in
-    /// its log, so that nobody relies on them.
-    #[must_use]
-    pub fn not_acted_on(&self) -> &[&'static str] {
-        &self.not_acted_on
     }
 }
 
@@ -333,6 +328,8 @@ pub struct Response {
     pub(crate) ratelimit: bool,
     /// Send `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
     pub(crate) x_ratelimit: bool,
+    /// Send `x-tidegate`: the upstream, the step of the way, and how the route's breakers stand.
+    pub(crate) x_tidegate: bool,
 }
 
 impl Policy {
@@ -354,10 +351,27 @@ impl Policy {
         &self.mode
     }
 
+    /// How much is kept of good answers.
+    #[must_use]
+    pub fn kept(&self) -> KeptBytes {
+        self.kept
+    }
+
     /// Where requests can go, by name.
     #[must_use]
     pub fn upstreams(&self) -> &[Upstream] {
         &self.routing.upstreams
+    }
+
+    /// The upstreams that routes lead to, as often as they do.
+    pub fn routed_upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.routes().iter().flat_map(|route| &route.upstreams).filter_map(|upstream| self.upstreams().get(*upstream))
+    }
+
+    /// Whether answers say which upstream gave them.
+    #[must_use]
+    pub fn tells_upstreams(&self) -> bool {
+        self.response.x_tidegate
     }
 
     /// The patterns to which upstreams' breakers are made, by name.

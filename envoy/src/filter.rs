@@ -1,12 +1,21 @@
 //! One request through the core.
 
+mod answering;
+
+pub use answering::{call_answered, try_due};
+
+use answering::Fate;
+
+use crate::chain::{Chain, UPSTREAM_HEADER};
 use crate::facts::{Answer, Facts, NoAnswer};
 use crate::host::{self, Map};
 use crate::instance::{Instance, Work};
+use crate::serving::Serving;
 use crate::waiting;
 use std::rc::Rc;
-use tidegate::decision::{Refusal, quota_headers};
+use tidegate::decision::{Refusal, Reply, quota_headers};
 use tidegate::engine::Ticket;
+use tidegate::fallback::Step;
 use tidegate::request::ResponseFacts;
 use tidegate::units::Timestamp;
 
@@ -27,25 +36,43 @@ pub struct Filter {
     headers: Vec<(&'static str, String)>,
     /// What the answer may still change.
     ticket: Option<Ticket>,
+    /// What the route says of the answer.
+    serving: Serving,
+    /// The route, while the request waits.
+    route: Option<usize>,
+    chain: Chain,
+    /// Whether the answer that Envoy has ends with its header.
+    is_answer_whole: bool,
 }
 
 impl Filter {
     /// A stream under this policy.
     pub fn new(instance: Rc<Instance>, id: u32) -> Self {
-        Self { instance, id, waits_at: None, headers: Vec::new(), ticket: None }
+        Self {
+            instance,
+            id,
+            waits_at: None,
+            headers: Vec::new(),
+            ticket: None,
+            serving: Serving::default(),
+            route: None,
+            chain: Chain::default(),
+            is_answer_whole: false,
+        }
     }
 
-    /// Decides on the request.
-    pub fn request_headers(&mut self) -> Next {
+    /// Decides on the request. `is_whole`: nothing comes after its header.
+    pub fn request_headers(&mut self, is_whole: bool) -> Next {
         let instance = Rc::clone(&self.instance);
-        // Whatever the routes read: a client does not choose the upstream.
-        let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+        self.chain.is_whole = is_whole;
         let work = &mut *instance.work.borrow_mut();
         instance.engine.plan(&Facts, &mut work.plan);
+        self.route = work.plan.route();
         if work.plan.is_clear() {
+            self.forward(&instance, work, Timestamp::EPOCH);
             return Next::Continue;
         }
-        let now = Timestamp::from_nanos(host::now_ns());
+        let now = now();
         if work.plan.may_wait() {
             instance.engine.offer(&mut work.plan, &work.room, now);
         }
@@ -53,7 +80,8 @@ impl Filter {
             instance.engine.decide(&mut work.plan, &mut work.store, &mut work.local, &mut work.counters, now);
         if decision.delay.is_some() {
             self.waits_at = waiting::enter(&instance, work, self.id, now);
-            return if self.waits_at.is_some() { Next::Pause } else { Next::Continue };
+            let goes_on = self.waits_at.is_none() && self.forward(&instance, work, now);
+            return if goes_on { Next::Continue } else { Next::Pause };
         }
         self.tell(&instance, work);
         if let Some(refusal) = decision.observed {
@@ -63,7 +91,7 @@ impl Filter {
         match decision.refusal {
             None => {
                 self.ticket = work.plan.ticket();
-                Next::Continue
+                if self.forward(&instance, work, now) { Next::Continue } else { Next::Pause }
             }
             Some(refusal) => {
                 self.refuse(&instance, &refusal);
@@ -81,9 +109,29 @@ impl Filter {
             return;
         }
         self.ticket = work.plan.ticket();
-        if let Err(error) = host::resume_request() {
+        if self.forward(instance, work, now())
+            && let Err(error) = host::resume_request()
+        {
             host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
         }
+    }
+
+    /// Sends an admitted request on its way. `false` when it was answered instead.
+    fn forward(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
+        self.serving.request(instance);
+        let Some(route) = self.route else {
+            // Whatever Envoy's routes read: a client does not choose the upstream.
+            let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+            return true;
+        };
+        let step = self.chain.begin(instance.engine.policy(), work, route, now);
+        if !matches!(step, Step::Send { .. }) {
+            return !self.conclude(instance, work, step, false);
+        }
+        if !self.chain.awaits_answer() {
+            self.sign(instance, work);
+        }
+        true
     }
 
     /// Keeps what the answer says of the plan's limits.
@@ -93,11 +141,34 @@ impl Filter {
         });
     }
 
-    /// Lets the limits learn from the answer, and tells the client how it stands with them.
-    pub fn response_headers(&mut self) -> Next {
-        if let Some(ticket) = self.ticket.take() {
-            self.observe(&ticket, &Answer);
+    /// Sees a piece of the request's body pass: how long a client takes to send it is not how long its upstream takes.
+    pub fn request_body(&mut self) -> Next {
+        if self.chain.awaits_answer() {
+            self.chain.sent(now());
         }
+        Next::Continue
+    }
+
+    /// Asks another upstream if the answer is a failure; otherwise the client gets it.
+    pub fn response_headers(&mut self, is_whole: bool) -> Next {
+        let instance = Rc::clone(&self.instance);
+        if self.chain.awaits_answer() && self.upstream_answered(&instance, is_whole) != Fate::Delivered {
+            return Next::Pause;
+        }
+        self.is_answer_whole = is_whole;
+        self.finish_answer(&instance);
+        Next::Continue
+    }
+
+    /// Lets the limits learn from the answer, and tells the client how it stands with them.
+    fn finish_answer(&mut self, instance: &Instance) {
+        self.learn(instance, &mut instance.work.borrow_mut(), &Answer);
+        // Before what is said to this client alone.
+        self.serving.answer(instance, self.is_answer_whole);
+        self.add_headers();
+    }
+
+    fn add_headers(&mut self) {
         // Nothing is left here for the filter's own refusals, which come by here too.
         for (name, value) in self.headers.drain(..) {
             // The structured fields are lists, to which an upstream with limits of its own may have contributed.
@@ -110,40 +181,56 @@ impl Filter {
                 host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
             }
         }
+    }
+
+    /// Sees a piece of the answer's body pass.
+    pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
+        self.serving.body(&self.instance, size, is_last);
         Next::Continue
     }
 
-    /// Ends the stream. One that had no answer, since its client went away, is told to the limits that await it.
-    pub fn end(self) {
-        if let Some(ticket) = &self.ticket {
-            self.observe(ticket, &NoAnswer);
-        }
+    /// Ends the stream. One that had no answer, since its client went away, is told to the limits and the breaker that
+    /// await it.
+    pub fn end(mut self) {
+        let instance = Rc::clone(&self.instance);
+        self.learn(&instance, &mut instance.work.borrow_mut(), &NoAnswer);
         if let Some(limit) = self.waits_at {
-            waiting::leave(&self.instance, limit, self.id);
+            waiting::leave(&instance, limit, self.id);
         }
+        if self.chain.awaits_answer() {
+            self.chain.end(&mut instance.work.borrow_mut(), self.id, now());
+        }
+        self.serving.end(&instance);
     }
 
-    fn observe(&self, ticket: &Ticket, answer: &dyn ResponseFacts) {
-        let work = &mut *self.instance.work.borrow_mut();
-        let now = Timestamp::from_nanos(host::now_ns());
-        let engine = &self.instance.engine;
-        engine.observe(ticket, answer, &mut work.store, &mut work.local, &mut work.counters, now);
+    /// Lets the limits that await the answer learn from it.
+    fn learn(&mut self, instance: &Instance, work: &mut Work, answer: &dyn ResponseFacts) {
+        if let Some(ticket) = self.ticket.take() {
+            let Work { store, local, counters, .. } = work;
+            instance.engine.observe(&ticket, answer, store, local, counters, now());
+        }
     }
 
     fn refuse(&mut self, instance: &Instance, refusal: &Refusal) {
-        let reply = refusal.reply(&instance.engine, &Facts);
+        self.reply(&refusal.reply(&instance.engine, &Facts));
+    }
+
+    /// Answers in the upstream's place.
+    fn reply(&mut self, reply: &Reply) {
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
         let quota = core::mem::take(&mut self.headers);
-        let mut headers: Vec<(&str, &str)> = vec![("content-type", &reply.content_type), ("cache-control", "no-store")];
-        headers.extend(retry_after.as_deref().map(|secs| ("retry-after", secs)));
-        headers.extend(quota.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut headers: Vec<(&[u8], &[u8])> =
+            vec![(b"content-type", reply.content_type.as_bytes()), (b"cache-control", b"no-store")];
+        headers.extend(retry_after.iter().map(|secs| (b"retry-after".as_slice(), secs.as_bytes())));
+        headers.extend(quota.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
         {
-            host::log(host::Level::Error, format_args!("cannot refuse a request: {error}"));
+            host::log(host::Level::Error, format_args!("cannot answer a request: {error}"));
         }
     }
 }
 
-/// The header by which the filter tells Envoy's routes the upstream.
-const UPSTREAM_HEADER: &str = "x-tidegate-upstream";
+fn now() -> Timestamp {
+    Timestamp::from_nanos(host::now_ns())
+}

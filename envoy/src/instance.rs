@@ -1,22 +1,31 @@
 //! One policy in force in one VM: what its streams share.
 
 use crate::host;
-use crate::metrics::Metrics;
+use crate::ledger::SharedLedgers;
+use crate::metrics::{Metrics, UpstreamMetrics};
+use crate::random::Random;
+use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use crate::waiting::Alarm;
 use core::cell::RefCell;
+use tidegate::assets::Assets;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
+use tidegate::fallback::{Around, TICK, Upstreams};
 use tidegate::key::Seed;
 use tidegate::metrics::Counters;
-use tidegate::policy::Policy;
+use tidegate::policy::{KeptBytes, Policy};
+use tidegate::stale::{AnswerKey, shelf};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
+use tidegate::units::{Span, Timestamp};
 
 /// A policy in force, and the memory that its decisions work in.
 pub struct Instance {
     pub engine: Engine,
+    pub assets: Assets,
+    pub kept: KeptBytes,
     pub work: RefCell<Work>,
 }
 
@@ -26,6 +35,7 @@ pub struct Work {
     pub local: MemoryStore,
     pub counters: Counters,
     pub metrics: Metrics,
+    pub upstream_metrics: UpstreamMetrics,
     pub survey: Survey,
     pub plan: Plan,
     pub text: String,
@@ -33,6 +43,17 @@ pub struct Work {
     /// Room for those who leave it.
     pub left: Vec<Left<Held>>,
     pub alarm: Alarm,
+    pub random: Random,
+    pub upstreams: Upstreams,
+    ledgers: SharedLedgers,
+    /// When breakers were last ticked.
+    ticked: Timestamp,
+    /// The streams that wait to ask a further upstream, and until when.
+    pub retries: Vec<(Timestamp, u32)>,
+    /// The calls that are under way, by their number, and for which stream.
+    pub calls: Vec<(u32, u32)>,
+    /// The answers that streams of this VM are collecting.
+    pub collected: Vec<AnswerKey>,
 }
 
 impl Instance {
@@ -40,23 +61,68 @@ impl Instance {
     pub fn new(policy: Policy) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
-        let engine = Engine::new(policy, shared_seed());
+        let (kept, seed) = (policy.kept(), shared_seed());
+        let assets = Assets::new(&policy, seed);
+        if assets.keeps() {
+            // Should it fail, the next answer that is kept makes its page fit.
+            let _ = shelf::trim(&mut SharedShelf, kept.max_bytes, Timestamp::from_nanos(host::now_ns()));
+        }
+        let engine = Engine::new(policy, seed);
         let room = engine.waiting_room();
+        let upstreams = Upstreams::new(engine.policy());
         Self {
             engine,
+            assets,
+            kept,
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
                 counters: Counters::new(limits, tiers),
                 metrics: Metrics::default(),
+                upstream_metrics: UpstreamMetrics::default(),
                 survey: Survey::default(),
                 plan: Plan::new(),
                 text: String::new(),
                 room,
                 left: Vec::new(),
                 alarm: Alarm::default(),
+                random: Random::new(),
+                upstreams,
+                ledgers: SharedLedgers::default(),
+                ticked: Timestamp::EPOCH,
+                retries: Vec::new(),
+                calls: Vec::new(),
+                collected: Vec::new(),
             }),
         }
+    }
+}
+
+impl Work {
+    /// Does something with the upstreams.
+    pub fn upstreams_around<T>(
+        &mut self,
+        now: Timestamp,
+        act: impl FnOnce(&mut Upstreams, &mut Around<'_, SharedLedgers>) -> T,
+    ) -> T {
+        let mut around = Around { ledgers: &mut self.ledgers, draw: self.random.draw(), now };
+        act(&mut self.upstreams, &mut around)
+    }
+
+    /// Ticks the breakers, if it is time to.
+    pub fn tick_breakers(&mut self, now: Timestamp) {
+        let due = now < self.ticked || now >= self.ticked.after(TICK);
+        if due && self.upstreams.ticks(now) {
+            self.ticked = now;
+            self.upstreams_around(now, |upstreams, around| upstreams.tick(around));
+        }
+    }
+
+    /// After how long the root has to be called, for whoever waits and for the breakers.
+    pub fn next_due(&self, now: Timestamp) -> Option<Span> {
+        let retries = self.retries.iter().map(|(at, _)| at.since(now)).min();
+        let tick = self.upstreams.ticks(now).then(|| self.ticked.after(TICK).since(now).min(TICK));
+        [self.room.next_due(now), retries, tick].into_iter().flatten().min()
     }
 }
 

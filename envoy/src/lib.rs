@@ -1,18 +1,27 @@
 //! Tidegate as an Envoy filter: a thin adapter between the proxy-wasm ABI and the core.
 //!
 //! `abi` is what Envoy calls, `host` what is called of Envoy. `root` reads the policy (`structure` where it is YAML) and
-//! exports what was counted, `filter` takes one request through the core, `waiting` lets it wait, `streams` finds the filter of a
-//! stream, and `store` keeps the key table in Envoy's shared data.
+//! exports what was counted, `filter` takes one request through the core, `waiting` lets it wait, `chain` goes its way to the
+//! upstreams with it (`saved` is the request that is sent again, `ends` how a call ended), `serving` does to its answer what its
+//! route says, `streams` finds the filter of a stream. In Envoy's shared data, `store` keeps the key table, `shelf` good answers,
+//! and `ledger` what all workers know of breakers.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod abi;
+mod chain;
+mod ends;
 mod facts;
 mod filter;
 mod host;
 mod instance;
+mod ledger;
 mod metrics;
+mod random;
 mod root;
+mod saved;
+mod serving;
+mod shelf;
 mod store;
 mod streams;
 mod structure;

@@ -1,13 +1,13 @@
 //! The plugin: reads the policy, makes the streams, exports on a tick.
 
-use crate::filter::Filter;
+use crate::filter::{self, Filter};
 use crate::host::{self, Level};
 use crate::instance::Instance;
 use crate::metrics::Gauge;
 use crate::streams::Streams;
 use crate::{structure, waiting};
 use std::rc::Rc;
-use tidegate::policy::Policy;
+use tidegate::policy::{Policy, Upstream};
 use tidegate::units::Timestamp;
 
 /// One configuration of the plugin in one VM. A new policy comes as a new root; the old one goes on with the old
@@ -22,12 +22,6 @@ impl Root {
     pub fn configure(&mut self) -> bool {
         match read_policy() {
             Ok(policy) => {
-                for part in policy.not_acted_on() {
-                    host::log(
-                        Level::Warn,
-                        format_args!("\"{part}\" is checked, but this version does not act on it yet"),
-                    );
-                }
                 host::log(Level::Info, format_args!("policy in force, limits: {}", policy.limits().len()));
                 self.instance = Some(Rc::new(Instance::new(policy)));
                 if let Some(instance) = &self.instance {
@@ -50,16 +44,25 @@ impl Root {
         self.instance.clone().map(|instance| Filter::new(instance, id))
     }
 
-    /// Ends the waits that are due, and now and then exports what was counted.
+    /// Ends the waits that are due, lets workers learn of each other's breakers, and now and then exports what was counted.
     pub fn tick(&mut self, streams: &mut Streams) {
         let Some(instance) = self.instance.clone() else { return };
         let now = Timestamp::from_nanos(host::now_ns());
         waiting::finish_due(&instance, streams, now);
+        filter::try_due(&instance, streams, now);
+        instance.work.borrow_mut().tick_breakers(now);
         if instance.work.borrow_mut().alarm.exports(now) {
             self.export();
         }
         let work = &mut *instance.work.borrow_mut();
-        work.alarm.set(work.room.next_due(now), true, now);
+        work.alarm.set(work.next_due(now), true, now);
+    }
+
+    /// Hands the answer to a call to the stream that it was made for.
+    pub fn call_answered(&mut self, streams: &mut Streams, token: u32, lines: u32, size: usize) {
+        if let Some(instance) = &self.instance {
+            filter::call_answered(instance, streams, token, lines, size);
+        }
     }
 
     /// Adds what was counted since the last time to Envoy's statistics.
@@ -69,6 +72,8 @@ impl Root {
         work.metrics.export(instance.engine.policy(), &mut work.counters);
         let live = work.survey.step(&mut work.store, Timestamp::from_nanos(host::now_ns()));
         work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
+        let now = Timestamp::from_nanos(host::now_ns());
+        work.upstream_metrics.export(instance.engine.policy(), &mut work.upstreams, now);
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(instance.engine.policy().max_keys()));
     }
@@ -89,5 +94,16 @@ fn read_policy() -> Result<Policy, Vec<String>> {
         None => String::from_utf8(bytes)
             .map_err(|error| vec![format!("the configuration is no Struct, and as a text not UTF-8: {error}")])?,
     };
-    Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    let policy =
+        Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let nowhere: Vec<String> = policy.routed_upstreams().filter(|it| it.cluster().is_none()).map(no_cluster).collect();
+    if nowhere.is_empty() { Ok(policy) } else { Err(nowhere) }
+}
+
+fn no_cluster(upstream: &Upstream) -> String {
+    format!(
+        "/upstreams/{}/cluster: a route leads to this upstream, and Envoy knows upstreams by their clusters; write the name \
+         of one",
+        upstream.name().as_str()
+    )
 }

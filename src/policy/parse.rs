@@ -15,6 +15,7 @@ use super::quota;
 use super::refusal;
 use super::routing;
 use super::schema::Document as _;
+use super::serving;
 use super::shapes::OneOf;
 use super::value::{Items, Of};
 use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
@@ -57,6 +58,7 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
 fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy> {
     let root = Path::Root;
     let routing = routing::routing(document, problems);
+    let kept = serving::kept_bytes(document, problems);
     // When none of the tiers could be read, nothing can be said of what refers to them.
     let tiers = document.tiers().filter(|set| set.is_empty() || set.known().next().is_some());
     let tiers: Option<Vec<Name>> = tiers.map(|set| set.known().cloned().collect());
@@ -95,18 +97,13 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         deny: deny?,
         allow: allow?,
         routing: routing?,
-        response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
-        not_acted_on: not_acted_on(document),
+        kept: kept?,
+        response: Response {
+            ratelimit: response.ratelimit()?,
+            x_ratelimit: response.x_ratelimit()?,
+            x_tidegate: response.x_tidegate()?,
+        },
     })
-}
-
-fn not_acted_on(document: Of<'_, Document>) -> Vec<&'static str> {
-    let present = [
-        ("upstreams", document.upstreams().is_some_and(|map| !map.is_empty())),
-        ("breakers", document.breakers().is_some_and(|map| !map.is_empty())),
-        ("routes", document.routes().is_some_and(|list| !list.is_empty())),
-    ];
-    present.into_iter().filter_map(|(part, present)| present.then_some(part)).collect()
 }
 
 /// The priority of each tier, where the document says.

@@ -1,18 +1,22 @@
 //! The filter as shipped, in the real Envoy, under real requests. Each test has an Envoy of its own.
 
 mod client;
+mod failing;
 mod http2;
 mod stage;
 
 mod access;
 mod addresses;
 mod answers;
+mod assets;
 mod bad_policy;
 mod bans;
+mod chain;
 mod costs;
 mod counting;
 mod delays;
 mod flood;
+mod hostile;
 mod keys;
 mod metrics;
 mod modes;
