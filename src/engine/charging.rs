@@ -1,13 +1,13 @@
 //! How the charges of one decision are made: all or none, whatever the store does meanwhile.
 
+use super::holding::estimate_of;
 use super::{Charge, Engine, Stage};
-use crate::key::KeyHash;
 use crate::metrics::{Counters, Total};
 use crate::policy::{OnStoreFailure, TierIndex};
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store, StoreError};
 use crate::table::{Probe, page_of};
-use crate::units::Timestamp;
+use crate::units::{Permits, Timestamp};
 
 /// What the charges of one decision are checked and made with.
 pub(super) struct Charging<'a, S> {
@@ -33,8 +33,8 @@ impl<S: Store> Charging<'_, S> {
     /// Asks every quota that is still open.
     pub(super) fn check(&mut self, charges: &mut [Charge]) {
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
-            match probe(self.store, charge.page, charge.key, self.now) {
-                Ok(probe) => self.ask(charge, probe),
+            match look(self.engine, self.tier, self.store, charge, self.now) {
+                Ok(seen) => self.ask(charge, seen),
                 Err(_) => self.fall_back(charge),
             }
         }
@@ -92,7 +92,8 @@ impl<S: Store> Charging<'_, S> {
         refused
     }
 
-    fn ask(&self, charge: &mut Charge, probe: Probe) {
+    fn ask(&self, charge: &mut Charge, (probe, found): (Probe, Option<Permits>)) {
+        charge.found = found;
         let meter = self.engine.meter(charge, self.tier);
         charge.outcome = meter.map(|meter| meter.check(probe.state(), charge.cost, self.now));
         charge.probe = Some(probe);
@@ -108,8 +109,8 @@ impl<S: Store> Charging<'_, S> {
             Some(OnStoreFailure::Allow) | None => Stage::Waived,
             Some(OnStoreFailure::Local) => {
                 charge.page = page_of(charge.key, self.local.pages());
-                if let Ok(probe) = probe(self.local, charge.page, charge.key, self.now) {
-                    self.ask(charge, probe);
+                if let Ok(seen) = look(self.engine, self.tier, self.local, charge, self.now) {
+                    self.ask(charge, seen);
                 }
                 Stage::Local
             }
@@ -169,6 +170,17 @@ fn hold(charges: &mut [Charge]) {
     }
 }
 
-fn probe<S: Store>(store: &mut S, page: u32, key: KeyHash, now: Timestamp) -> Result<Probe, StoreError> {
-    store.read(page).map(|page| page.probe(key, now))
+/// Where the charge's key is, and how many permits it has, if that is found out.
+fn look<S: Store>(
+    engine: &Engine,
+    tier: TierIndex,
+    store: &mut S,
+    charge: &Charge,
+    now: Timestamp,
+) -> Result<(Probe, Option<Permits>), StoreError> {
+    let page = store.read(charge.page)?;
+    let adaptive = if charge.holds { engine.said_meter(charge.limit, tier, charge.quota) } else { None };
+    let adaptive = adaptive.and_then(|meter| meter.slots()?.adaptive());
+    let found = adaptive.map(|adaptive| adaptive.permits(page.probe(estimate_of(charge.key), now).state()));
+    Ok((page.probe(charge.key, now), found))
 }

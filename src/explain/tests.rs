@@ -159,7 +159,12 @@ fn costly(header: &str) -> CostHeader {
 }
 
 fn quota((permits, secs): (u32, u64)) -> Quota {
-    Quota { permits: Permits::new(permits), window: Span::from_secs(secs), burst: Permits::new(permits * 2) }
+    Quota {
+        permits: Permits::new(permits),
+        window: Span::from_secs(secs),
+        burst: Permits::new(permits * 2),
+        least: None,
+    }
 }
 
 fn limit(name: &str, matches: Match, algorithm: Algorithm, permits_and_secs: (u32, u64)) -> Limit {

@@ -4,6 +4,7 @@
 //! where it was read, and the `?` of this file only pass that on.
 
 use super::access;
+use super::concurrency;
 use super::cost::cost;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
@@ -208,13 +209,14 @@ fn limit(
     if let Some(cost) = &cost {
         quota::affordable(cost.least(), &quotas, &at.field("cost"), problems);
     }
+    let lease = concurrency::check(document, algorithm, at, problems);
     document.scope()?;
     Some(Limit {
         name: document.name()?.clone(),
         matches: matches?,
         key: key?,
         algorithm: algorithm?,
-        quotas: quotas.into_iter().collect::<Option<_>>()?,
+        quotas: concurrency::leased(quotas.into_iter().collect::<Option<_>>()?, lease?),
         cost: cost?,
         only_on: document.only_on()?.map(|answers| answers.known().copied().collect()).unwrap_or_default(),
         on_exceed: document.on_exceed()?,

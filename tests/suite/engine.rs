@@ -254,8 +254,8 @@ impl<S: Store> Bench<S> {
 
     fn answer_with(&mut self, request: &Request, answer: &Answer) -> bool {
         let admitted = self.send(request, 0).is_ok();
-        if let Some(ticket) = self.plan.ticket().filter(|_| admitted) {
-            self.engine.observe(&ticket, answer, &mut self.store, &mut self.local, &mut self.counters, ms(0));
+        if let Some(mut ticket) = self.plan.ticket().filter(|_| admitted) {
+            self.engine.observe(&mut ticket, answer, &mut self.store, &mut self.local, &mut self.counters, ms(0));
         }
         admitted
     }
@@ -279,13 +279,13 @@ fn answers_that_come_after_the_quota_is_used_up_are_charged_all_the_same() {
     let mut bench = Bench::new(LOGINS, MemoryStore::new(1_000));
     let request = Request::get("/").from("192.0.2.1");
     // Ten logins under way at once: each was admitted, and each fails.
-    let tickets: Vec<_> = (0..10)
+    let mut tickets: Vec<_> = (0..10)
         .map(|_| {
             assert_eq!(bench.send(&request, 0), Ok(()));
             bench.plan.ticket().unwrap()
         })
         .collect();
-    for ticket in &tickets {
+    for ticket in &mut tickets {
         let answer = Answer::of(401);
         bench.engine.observe(ticket, &answer, &mut bench.store, &mut bench.local, &mut bench.counters, ms(0));
     }

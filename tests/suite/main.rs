@@ -11,7 +11,9 @@ mod envoy;
 mod origin;
 
 mod access;
+mod adaptive;
 mod allocation;
+mod concurrency;
 mod core_is_pure;
 mod decision;
 mod demo;
