@@ -35,6 +35,8 @@ impl Filter {
     ///
     /// `whole` is whether the request has no body, or none that is still to come.
     pub fn request_headers(&mut self, whole: bool) -> Next {
+        #[cfg(feature = "panic-on-header")]
+        crate::trap::spring();
         let instance = Rc::clone(&self.instance);
         // Whatever the routes read: a client does not choose the upstream.
         let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);

@@ -16,3 +16,5 @@ mod root;
 mod store;
 mod streams;
 mod structure;
+#[cfg(feature = "panic-on-header")]
+mod trap;

@@ -25,6 +25,8 @@ pub(super) struct Held {
     taken_at: Timestamp,
     /// They were taken in this instance's own memory, since the store had failed.
     local: bool,
+    /// How many permits there are is found out, from requests such as this one.
+    pub(super) learns: bool,
 }
 
 impl Held {
@@ -42,6 +44,7 @@ impl Held {
             permits: charge.cost,
             taken_at: now,
             local,
+            learns: charge.found.is_some(),
         })
     }
 }
@@ -71,13 +74,9 @@ impl Engine {
     ) {
         for held in &ticket.held {
             let Some(slots) = self.slots(held, ticket.tier) else { continue };
-            let change = |page: &mut Page| give_back(page, held, slots, &ticket, now);
-            let changed = if held.local {
-                change_page(local, held.key, counters, change)
-            } else {
-                change_page(store, held.key, counters, change)
-            };
-            if changed.is_err() {
+            let store: &mut dyn Store = if held.local { local } else { store };
+            let mut change = |page: &mut Page| give_back(page, held, slots, &ticket, now);
+            if change_page(store, held.key, counters, &mut change).is_err() {
                 counters.add(Total::ReleasesLost, 1);
             }
         }
@@ -98,16 +97,13 @@ impl Engine {
             else {
                 continue;
             };
-            let change = |page: &mut Page| {
+            let store: &mut dyn Store = if held.local { local } else { store };
+            let mut change = |page: &mut Page| {
                 let probe = page.probe(held.key, now);
                 let left = probe.state().map(|state| slots.refund(state, held.permits, held.taken_at));
                 page.write(&probe, held.key, slots.charge(left, held.permits, now));
             };
-            let changed = if held.local {
-                change_page(local, held.key, counters, change)
-            } else {
-                change_page(store, held.key, counters, change)
-            };
+            let changed = change_page(store, held.key, counters, &mut change);
             // If it failed, the next call tries again, before the permits have expired if it can.
             if changed.is_ok() {
                 held.taken_at = now;
@@ -182,11 +178,11 @@ fn give_back(page: &mut Page, held: &Held, slots: &Slots, ticket: &Ticket, now: 
 }
 
 /// Changes the page of `key` and publishes it, as often as others publish it first.
-fn change_page<S: Store>(
-    store: &mut S,
+fn change_page(
+    store: &mut dyn Store,
     key: KeyHash,
     counters: &mut Counters,
-    mut change: impl FnMut(&mut Page),
+    change: &mut dyn FnMut(&mut Page),
 ) -> Result<(), StoreError> {
     let number = page_of(key, store.pages());
     for _ in 0..MAX_ROUNDS {

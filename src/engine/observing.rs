@@ -33,6 +33,17 @@ pub(super) struct Reply {
     pub(super) failed: bool,
 }
 
+impl Reply {
+    /// How the upstream took the request of `ticket`; `None` when it cannot be told.
+    fn of(ticket: &Ticket, answer: &dyn ResponseFacts, now: Timestamp) -> Option<Self> {
+        let failed = answer.status()? >= 500;
+        let latency = if ticket.timed { Some(now.since(ticket.admitted_at)) } else { answer.upstream_time() };
+        // Of a failure the latency does not matter.
+        let latency = latency.or(failed.then_some(Span::ZERO))?;
+        Some(Self { latency, failed })
+    }
+}
+
 impl Ticket {
     /// Whether the request holds permits, to be given back by [`Engine::release`] when it has ended.
     #[must_use]
@@ -40,8 +51,8 @@ impl Ticket {
         !self.held.is_empty()
     }
 
-    /// Says that the time to the answer is not the upstream's alone: the request's body is still to come, and a client
-    /// sends it as slowly as it likes.
+    /// Says that the time from here to the answer is not the upstream's alone: the request's body is still to come, and a
+    /// client sends it as slowly as it likes. Then only [`ResponseFacts::upstream_time`] counts.
     pub fn leave_untimed(&mut self) {
         self.timed = false;
     }
@@ -99,8 +110,8 @@ impl Engine {
         now: Timestamp,
     ) {
         let status = answer.status();
-        if let (Some(status), true, None) = (status, ticket.timed, ticket.reply) {
-            ticket.reply = Some(Reply { latency: now.since(ticket.admitted_at), failed: status >= 500 });
+        if ticket.reply.is_none() && ticket.held.iter().any(|held| held.learns) {
+            ticket.reply = Reply::of(ticket, answer, now);
         }
         for open in ticket.charges.drain(..) {
             let Some(limit) = self.policy.limits.get(open.limit as usize) else { continue };

@@ -40,6 +40,9 @@ struct Simulation {
     /// Arrivals a second, in multiples of what the upstream can carry.
     load: f64,
     status: u16,
+    /// Requests have bodies that are still to come, and what the host knows of the upstream's time.
+    untimed: bool,
+    upstream_ms: Option<u64>,
     next_arrival_ns: u64,
     /// When each request that is worked on is done.
     working: BinaryHeap<Reverse<(u64, usize)>>,
@@ -61,6 +64,8 @@ impl Simulation {
             upstream,
             load,
             status: 200,
+            untimed: false,
+            upstream_ms: None,
             next_arrival_ns: ms(0).as_nanos(),
             working: BinaryHeap::new(),
             waiting: VecDeque::new(),
@@ -135,8 +140,13 @@ impl Simulation {
         self.answered += 1;
         let now = Timestamp::from_nanos(done_ns);
         let mut ticket = self.tickets[request].take().expect("a permit is held");
+        if self.untimed {
+            ticket.leave_untimed();
+        }
+        let answer = Answer::of(self.status);
+        let answer = self.upstream_ms.map_or(answer.clone(), |ms| answer.after(ms));
         let (store, local, counters) = (&mut self.store, &mut self.local, &mut self.counters);
-        self.engine.observe(&mut ticket, &Answer::of(self.status), store, local, counters, now);
+        self.engine.observe(&mut ticket, &answer, store, local, counters, now);
         self.engine.release(ticket, store, local, counters, now);
         self.work();
     }
@@ -238,4 +248,16 @@ fn adaptive(bounds: &str) -> Engine {
         r#"{{ "version": 1, "limits": [ {{ "name": "upstream", "key": [], "algorithm": "concurrency",
         "quota": {{ "adaptive": {{ {bounds} }} }} }} ] }}"#
     ))
+}
+
+#[test]
+fn a_client_that_sends_its_request_slowly_tells_nothing_of_the_upstream() {
+    let upstream = Upstream { slots: 40, service: Service::Uniform, mean_ms: 50.0 };
+    let mut simulation = Simulation::new(11, upstream, 2.0);
+    simulation.untimed = true;
+    simulation.run(20_000);
+    assert_eq!(simulation.found(), 20.0, "nobody has said how long the upstream took");
+    simulation.upstream_ms = Some(50);
+    simulation.run(20_000);
+    assert!(simulation.found() > 100.0, "the upstream says that nothing queues: {}", simulation.found());
 }

@@ -5,15 +5,18 @@ mod http2;
 mod stage;
 
 mod access;
+mod adaptive;
 mod addresses;
 mod answers;
 mod bad_policy;
+mod concurrency;
 mod costs;
 mod counting;
 mod flood;
 mod keys;
 mod metrics;
 mod modes;
+mod panic;
 mod protocols;
 mod quotas;
 mod refusal;
