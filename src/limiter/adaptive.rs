@@ -283,9 +283,9 @@ const STARTING_FACTOR: f64 = 1.5;
 const ALLOWANCE: f64 = 0.15;
 /// The gradient from which on nothing queues, as far as chance lets one see, and by what share the limit is to grow then.
 const UNQUEUED: f64 = 0.97;
-const GROWTH: f64 = 0.06;
+const GROWTH: f64 = 0.05;
 /// How much of the way to where a window points the limit goes.
-const SMOOTHING: f64 = 0.3;
+const SMOOTHING: f64 = 0.25;
 /// The limit during a probe.
 const PROBE_SHARE: f64 = 0.7;
 /// How many windows lie between two probes.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::client::{Connection, Request};
 use super::metrics::assert_shows;
 use super::stage::{Stage, eventually, policy};
+use crate::origin::Settings;
 
 /// An upstream that holds its answers back until it is let go, and ends them as the path asks.
 pub struct Gate {
@@ -176,6 +177,32 @@ async fn a_permit_is_held_while_the_answer_streams_and_longer_than_its_lease() {
     assert_eq!(client.answer("GET").await.unwrap().text(), "firstother");
     eventually("the permit is back", || async { stage.ask(&Request::get("/quick")).await.status == 200 }).await;
     held(&stage, 0).await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn upstream_never_works_on_more_than_there_are_permits() {
+    let stage = Stage::start(&policy([in_flight("/**", 5)])).await;
+    stage.origin.set(Settings { latency: Duration::from_millis(3), ..stage.origin.settings() });
+    let clients = (0..32).map(|_| {
+        let to = stage.http;
+        tokio::spawn(async move {
+            let mut connection = Connection::open(to).await.unwrap();
+            let mut admitted = 0_u64;
+            for _ in 0..60 {
+                admitted += u64::from(connection.send(&Request::get("/")).await.unwrap().status == 200);
+            }
+            admitted
+        })
+    });
+    let mut admitted = 0;
+    for client in clients.collect::<Vec<_>>() {
+        admitted += client.await.unwrap();
+    }
+    let stats = stage.origin.stats();
+    assert_eq!((stats.peak_in_flight, stats.served), (5, admitted), "{stats:?}");
+    held(&stage, 0).await;
+    assert_shows(&stage, "tidegate_releases_lost_total", &[], 0).await;
     stage.end().await;
 }
 
