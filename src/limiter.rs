@@ -9,6 +9,7 @@
 //! steps forward is time that has passed.
 
 pub mod adaptive;
+pub mod ban;
 pub mod concurrency;
 pub mod fixed_window;
 pub mod sliding_window;

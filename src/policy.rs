@@ -3,6 +3,7 @@
 //! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
 
 mod access;
+mod client;
 mod concurrency;
 mod cost;
 mod document;
@@ -13,6 +14,7 @@ mod parse;
 mod path;
 mod quota;
 mod read;
+mod refusal;
 mod routing;
 mod schema;
 mod shapes;
@@ -23,6 +25,7 @@ pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
 
 use crate::access::AccessList;
+use crate::api_key::ApiKeys;
 use crate::mode::Mode;
 use crate::units::{Permits, Span};
 
@@ -92,6 +95,8 @@ pub struct Client {
     pub(crate) default_tier: TierIndex,
     /// The request header that holds a verified JWT payload (base64url JSON), as Envoy's `jwt_authn` forwards it.
     pub(crate) claims_header: Option<String>,
+    /// The request header that holds an API key, lower case.
+    pub(crate) api_key_header: Option<String>,
 }
 
 /// Where the client's address stands.
@@ -106,9 +111,13 @@ pub struct AddressSource {
 
 /// Where the client's tier stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TierSource {
-    /// The request header whose value is the name of a tier, lower case.
-    pub(crate) header: String,
+pub enum TierSource {
+    /// The request header whose value is the name of a tier, lower case, set by a trusted proxy.
+    Header(String),
+    /// The claim whose text is the name of a tier.
+    Claim(String),
+    /// The tiers of API keys.
+    ApiKeys(ApiKeys),
 }
 
 /// A tier, as an index into the policy's list of tiers (at most 16).
@@ -129,6 +138,8 @@ pub struct Limit {
     /// Only requests with such an answer are charged, and when it comes; empty is every request, before it goes on.
     pub(crate) only_on: Vec<Answers>,
     pub(crate) on_exceed: OnExceed,
+    pub(crate) penalty: Option<Penalty>,
+    pub(crate) ban: Option<Ban>,
     pub(crate) on_store_failure: OnStoreFailure,
 }
 
@@ -269,6 +280,26 @@ pub enum OnExceed {
     Reject,
     /// It is counted as refused and goes on.
     Observe,
+}
+
+/// What a refused request is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Penalty {
+    /// For each request, at least one permit and at most `max`.
+    pub(crate) cost: Permits,
+    /// At most, in a window. Less than any quota of the limit by at least what a request costs.
+    pub(crate) max: Permits,
+}
+
+/// When a client is refused for a time, whatever it has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// After so many refusals, at least one.
+    pub(crate) after: u32,
+    /// Within this span, `1s..=31d`.
+    pub(crate) within: Span,
+    /// For so long, `1s..=31d`.
+    pub(crate) lasts: Span,
 }
 
 /// What happens when the state of a limit cannot be had.

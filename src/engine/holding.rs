@@ -5,7 +5,7 @@
 
 use super::observing::{Reply, Ticket};
 use super::{Charge, Engine, Stage};
-use crate::key::{self, KeyHash};
+use crate::key::{self, Companion, KeyHash};
 use crate::limiter::adaptive::{Learned, Sample};
 use crate::limiter::concurrency::Slots;
 use crate::metrics::{Counters, Total};
@@ -63,6 +63,13 @@ pub struct Load {
 }
 
 impl Engine {
+    /// How many permits the charge's key has, if that is found out.
+    pub(super) fn found(&self, charge: &Charge, page: &Page, tier: TierIndex, now: Timestamp) -> Option<Permits> {
+        let slots = self.said_meter(charge.limit, tier, charge.quota).filter(|_| charge.holds)?.slots()?;
+        let adaptive = slots.adaptive()?;
+        Some(adaptive.permits(page.probe(charge.key.companion(Companion::Estimate), now).state()))
+    }
+
     /// Gives back what an ended request has held, and learns from how its upstream took it.
     pub fn release<S: Store>(
         &self,
@@ -134,7 +141,7 @@ impl Engine {
                 else {
                     continue;
                 };
-                let estimate = page.probe(estimate_of(key), now).state();
+                let estimate = page.probe(key.companion(Companion::Estimate), now).state();
                 let permits = slots.adaptive().map_or(slots.permits(), |adaptive| adaptive.found(estimate));
                 let in_flight = slots.in_flight(page.probe(key, now).state(), now);
                 each(Load { limit: index, tier, in_flight, permits });
@@ -147,16 +154,6 @@ impl Engine {
     }
 }
 
-/// The key of what was found out about the limit of `key`, on its page.
-pub(super) fn estimate_of(key: KeyHash) -> KeyHash {
-    key.beside(1)
-}
-
-/// The key of the samples that the next estimate is made from.
-fn window_of(key: KeyHash) -> KeyHash {
-    key.beside(2)
-}
-
 fn give_back(page: &mut Page, held: &Held, slots: &Slots, ticket: &Ticket, now: Timestamp) {
     let probe = page.probe(held.key, now);
     // Without an entry what was taken is already forgotten.
@@ -166,7 +163,7 @@ fn give_back(page: &mut Page, held: &Held, slots: &Slots, ticket: &Ticket, now: 
     let (Some(adaptive), Some(Reply { latency, failed })) = (slots.adaptive(), ticket.reply) else { return };
     let in_flight = slots.in_flight(probe.state(), now);
     let sample = Sample { began: ticket.admitted_at, latency, dropped: failed, in_flight };
-    let [estimate, window] = [estimate_of(held.key), window_of(held.key)];
+    let [estimate, window] = [Companion::Estimate, Companion::Samples].map(|of| held.key.companion(of));
     let known = Learned { estimate: page.probe(estimate, now).state(), window: page.probe(window, now).state() };
     let learned = adaptive.learn(known, &sample, now);
     for (key, state, before) in [(estimate, learned.estimate, known.estimate), (window, learned.window, known.window)] {

@@ -79,10 +79,11 @@ impl Plan {
     #[must_use]
     pub fn ticket(&self) -> Option<Ticket> {
         let admitted = || self.charges.iter().filter(|_| !self.refused);
-        admitted().find(|charge| charge.awaits_answer || charge.holds)?;
+        let awaits = |charge: &&Charge| charge.awaits_answer && !charge.is_banned();
+        admitted().find(|charge| awaits(charge) || charge.holds)?;
         let ticket = Ticket {
             tier: self.tier,
-            charges: admitted().filter(|charge| charge.awaits_answer).map(Open::from).collect(),
+            charges: admitted().filter(awaits).map(Open::from).collect(),
             held: admitted().filter_map(|charge| Held::by(charge, self.now)).collect(),
             admitted_at: self.now,
             reply: None,

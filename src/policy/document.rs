@@ -1,5 +1,9 @@
 //! The policy document: every object of it, declared once.
 
+mod client;
+
+pub(super) use client::{Address, Claims, Client, Tier};
+
 use super::access::HeaderValue;
 use super::json::Node;
 use super::schema::{document, words};
@@ -7,6 +11,7 @@ use super::shapes::{Decimal, Either, Int, List, Map, OneOf, Set, SpanIn};
 use super::text::{AnyText, Body, Cluster, ContentType, Failure, HeaderName, Method, Url};
 use super::value::Of;
 use super::{Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob};
+use crate::api_key::Digest;
 use crate::network::Network;
 
 document! {
@@ -52,6 +57,8 @@ document! {
     AccessList {
         /// Addresses and networks, compared with the client's whole address.
         addresses: List<Network, 0, 10_000> = [],
+        /// API keys, each as its SHA-256 hash. `client.api_key` says where they stand.
+        api_keys: List<Digest, 0, 10_000> = [],
         /// Values of request headers, by the header's name. A list that allows must name headers that clients cannot guess
         /// or set themselves.
         headers: Map<HeaderName, List<HeaderValue, 1, 10_000>, 16> = NO_FIELDS,
@@ -81,50 +88,6 @@ document! {
         allow_paths: Set<PathGlob, 0, 1_000> = [],
         /// Clients that are let in, by address or network.
         allow_addresses: List<Network, 0, 10_000> = [],
-    }
-}
-
-document! {
-    /// How a request's client is told from others.
-    Client {
-        /// Where the client's address stands. The address of the connection when absent.
-        address: Address = NO_FIELDS,
-        /// Where the client's tier stands.
-        tier: Option<Tier>,
-        /// Where the client's verified claims stand.
-        claims: Option<Claims>,
-    }
-}
-
-document! {
-    /// Where the client's address stands.
-    Address {
-        /// The list header to which proxies append the address that called them, as in `x-forwarded-for`.
-        header: Option<HeaderName>,
-        /// How many proxies of your own append to the header: the client's address is that many entries from the
-        /// right, and what stands further left is whatever the client wrote. 0 is the address of the connection.
-        trusted_hops: Option<Int<0, 16>>,
-        /// How many leading bits of an IPv6 address make one client. A household or server commonly has 64.
-        ipv6_prefix: Int<1, 128> = 64,
-    }
-}
-
-document! {
-    /// Where the client's tier stands.
-    Tier {
-        /// The request header whose value is the name of a tier. It must be one that clients cannot set themselves.
-        header: Option<HeaderName>,
-        /// The tier of a client that names none of the policy's tiers. The first of the tiers when absent.
-        default: Option<Name>,
-    }
-}
-
-document! {
-    /// Where the client's verified claims stand.
-    Claims {
-        /// The request header with the payload of a verified JWT in base64url, as Envoy's `jwt_authn` forwards it. It
-        /// must be one that clients cannot set themselves.
-        header: HeaderName,
     }
 }
 
@@ -168,12 +131,40 @@ document! {
         scope: Scope = "instance",
         /// What happens to a request over the limit: `reject` refuses it, `observe` counts it and lets it pass.
         on_exceed: OnExceed = "reject",
+        /// What a refused request is charged. Nothing when absent.
+        penalty: Option<Penalty>,
+        /// When a client that keeps being refused is refused for a time, whatever it has used. Never when absent.
+        ban: Option<Ban>,
         /// What happens when the state cannot be had: `local` counts in the memory of the instance, `allow` lets the
         /// request pass, `deny` refuses it.
         on_store_failure: OnStoreFailure = "local",
     }
     one_of "quota" "quotas"
     later "max_delay" "mode"
+}
+
+document! {
+    /// What a refused request is charged, so that to keep trying makes the wait longer.
+    Penalty {
+        /// What each refused request is charged, as long as `max` is not exceeded.
+        cost: Int<1, MAX_PERMITS> = 1,
+        /// How many permits may be charged so within a window of the quota that refused. What is left of the quota must
+        /// suffice for a request: whoever keeps trying is still served so much.
+        max: Int<1, MAX_PERMITS>,
+    }
+}
+
+document! {
+    /// When a client that keeps being refused is refused for a time, without counting, with 429 and the rest of that time
+    /// as `Retry-After`.
+    Ban {
+        /// How many refusals by this limit begin a ban.
+        after: Int<1, 1_000_000>,
+        /// Within which span, from the first of them.
+        within: SpanIn<1_000, MONTH_MS>,
+        /// How long a ban takes. Nothing makes it longer.
+        lasts as "for": SpanIn<1_000, MONTH_MS>,
+    }
 }
 
 document! {
@@ -224,7 +215,7 @@ document! {
 document! {
     /// The header that says what a request costs: one of the request, or one of the answer.
     CostHeader {
-        /// A header of the request, set by whoever knows: a client that can set it says the least.
+        /// A header of the request, one of `client.trusted_headers`: a client would say the least.
         request_header: Option<HeaderName>,
         /// A header of the answer. The request is admitted if one permit is left, and charged when its answer comes,
         /// room or not: a window's count may exceed the quota and passes with it, a token bucket is empty at most.

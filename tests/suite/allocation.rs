@@ -84,7 +84,7 @@ const POLICY: &str = r#"{
     "version": 1,
     "client": {
         "address": { "header": "x-forwarded-for", "trusted_hops": 1, "ipv6_prefix": 64 },
-        "tier": { "header": "x-plan", "default": "anonymous" }
+        "tier": { "header": "x-plan", "default": "anonymous" }, "trusted_headers": ["x-plan"]
     },
     "tiers": ["anonymous", "free"],
     "limits": [
