@@ -19,6 +19,7 @@
 
 pub mod access;
 pub mod api_key;
+pub mod breaker;
 pub mod decision;
 pub mod engine;
 #[cfg(feature = "cli")]

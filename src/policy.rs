@@ -3,11 +3,13 @@
 //! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
 
 mod access;
+mod breaker;
 mod client;
 mod concurrency;
 mod cost;
 mod document;
 mod error;
+mod failures;
 mod json;
 mod nearest;
 mod parse;
@@ -21,8 +23,11 @@ mod shapes;
 mod text;
 mod value;
 
+pub use breaker::{Breaker, BreakerMode, HalfOpen, OpenFor, Ramp, SlowCalls, WindowOf};
 pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
+pub use failures::{CallEnd, Failures};
+pub use routing::{Cache, Fallback, Route, Routing, Static, Upstream};
 
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
@@ -41,6 +46,8 @@ pub struct Policy {
     pub(crate) deny: AccessList,
     /// Who meets no limits.
     pub(crate) allow: AccessList,
+    /// Upstreams, their breakers, and the routes that lead to them.
+    pub(crate) routing: Routing,
     pub(crate) response: Response,
     /// The parts of the document that are checked, but on which no part of this version acts.
     pub(crate) not_acted_on: Vec<&'static str>,
@@ -339,6 +346,24 @@ impl Policy {
     #[must_use]
     pub fn mode(&self) -> &Mode {
         &self.mode
+    }
+
+    /// Where requests can go, by name.
+    #[must_use]
+    pub fn upstreams(&self) -> &[Upstream] {
+        &self.routing.upstreams
+    }
+
+    /// The patterns to which upstreams' breakers are made, by name.
+    #[must_use]
+    pub fn breakers(&self) -> &[Breaker] {
+        &self.routing.breakers
+    }
+
+    /// Which upstreams serve which requests, in the document's order.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routing.routes
     }
 
     /// The limits, in the document's order.

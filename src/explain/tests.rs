@@ -4,8 +4,8 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Answers, Ban, Client as ClientRules, Name, OnStoreFailure, Penalty, Quota, Response, TierIndex,
-    TierSource,
+    AddressSource, Answers, Ban, Client as ClientRules, Name, OnStoreFailure, Penalty, Quota, Response, Routing,
+    TierIndex, TierSource,
 };
 use crate::units::Span;
 
@@ -169,6 +169,7 @@ fn policy() -> Policy {
         mode: Mode::Enforce,
         deny: AccessList::default(),
         allow: AccessList::default(),
+        routing: Routing::default(),
         response: Response { ratelimit: true, x_ratelimit: false },
         not_acted_on: Vec::new(),
     }

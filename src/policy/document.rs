@@ -10,7 +10,9 @@ use super::schema::{document, words};
 use super::shapes::{Decimal, Either, Int, List, Map, OneOf, Set, SpanIn};
 use super::text::{AnyText, Body, Cluster, ContentType, Failure, HeaderName, Method, Url};
 use super::value::Of;
-use super::{Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob};
+use super::{
+    Algorithm, Answers, BreakerMode, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob,
+};
 use crate::api_key::Digest;
 use crate::network::Network;
 
@@ -252,23 +254,30 @@ document! {
     Breaker {
         /// Over which calls the rates are taken.
         window: Window,
-        /// How many calls a window must have before its rates count.
-        min_calls: Int<1, 1_000_000> = 20,
+        /// How many calls a window must have before its rates count. 20 when absent, or all of a window with fewer.
+        min_calls: Option<Int<1, 1_000_000>>,
         /// The share of failed calls, in percent, at which the breaker opens.
         failure_rate_percent: Decimal<1, 10_000> = 50,
         /// From which duration on a call is slow.
         slow_call: Option<SpanIn<1, HOUR_MS>>,
-        /// The share of slow calls, in percent, at which the breaker opens.
+        /// The share of slow calls, in percent, at which the breaker opens. 100 when absent.
         slow_rate_percent: Option<Decimal<1, 10_000>>,
         /// How many failures without a success between them open the breaker.
         consecutive_failures: Option<Int<1, 1_000_000>>,
+        /// Which calls have failed: `connect`, `timeout`, `reset`, `5xx`, or single statuses such as `429`.
+        failures: Set<Failure, 1, 64> = ["connect", "timeout", "reset", "5xx"],
         /// How long the breaker stays open.
         open: Open = NO_FIELDS,
         /// What the half-open breaker admits.
         half_open: HalfOpen = NO_FIELDS,
         /// How the closed breaker returns to admitting everything. At once when absent.
         ramp: Option<Ramp>,
-        /// Whether the breaker acts: `enforce` refuses, `observe` only counts what it would have refused.
+        /// Whether an upstream has one such breaker for each route that leads to it. One for all routes when false.
+        per_route: bool = false,
+        /// Who shares the breaker: `instance` is one Envoy with all its workers.
+        scope: Scope = "instance",
+        /// Whether the breaker acts: `enforce` refuses, `observe` only counts what it would have refused, `forced-open`
+        /// refuses every call, `disabled` none.
         mode: BreakerMode = "enforce",
     }
 }
@@ -276,17 +285,20 @@ document! {
 document! {
     /// Over which calls the rates are taken.
     Window {
-        /// The calls of the last so much time.
-        time: SpanIn<1_000, HOUR_MS>,
+        /// The calls of the last so much time, to a thirtieth of it.
+        time: Option<SpanIn<1_000, HOUR_MS>>,
+        /// So many last calls.
+        count: Option<Int<1, 10_000>>,
     }
+    one_of "time" "count"
 }
 
 document! {
     /// How long a breaker stays open.
     Open {
-        /// The first time.
+        /// The first time, and again after a good run.
         initial: SpanIn<100, HOUR_MS> = "5s",
-        /// By how much each further time without a recovery is longer.
+        /// By how much each further time without a good run between is longer.
         factor: Decimal<100, 1_000> = 2,
         /// At most, not less than `initial`.
         max: SpanIn<100, DAY_MS> = "5m",
@@ -298,8 +310,10 @@ document! {
 document! {
     /// What a half-open breaker admits.
     HalfOpen {
-        /// How many calls, all of which must succeed.
+        /// How many calls, all of which must succeed, and none be slow.
         probes: Int<1, 1_000> = 5,
+        /// How long the outcome of such a call is awaited: one that does not come has failed.
+        max_wait: SpanIn<100, HOUR_MS> = "10s",
     }
 }
 
@@ -410,20 +424,12 @@ words! {
     later "global"
 }
 
-/// Whether a breaker acts.
-#[derive(Clone, Copy)]
-#[allow(dead_code, reason = "breakers are checked before a version acts on them")]
-pub(super) enum BreakerMode {
-    /// It refuses.
-    Enforce,
-    /// It counts what it would have refused.
-    Observe,
-}
-
 words! {
     BreakerMode {
         "enforce" => BreakerMode::Enforce,
         "observe" => BreakerMode::Observe,
+        "forced-open" => BreakerMode::ForcedOpen,
+        "disabled" => BreakerMode::Disabled,
     }
 }
 

@@ -56,7 +56,7 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
 
 fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy> {
     let root = Path::Root;
-    routing::check(document, problems);
+    let routing = routing::routing(document, problems);
     // When none of the tiers could be read, nothing can be said of what refers to them.
     let tiers = document.tiers().filter(|set| set.is_empty() || set.known().next().is_some());
     let tiers: Option<Vec<Name>> = tiers.map(|set| set.known().cloned().collect());
@@ -92,6 +92,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         mode: mode?,
         deny: deny?,
         allow: allow?,
+        routing: routing?,
         response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
         not_acted_on: not_acted_on(document),
     })
@@ -181,7 +182,7 @@ fn key(
     parts.known().cloned().collect()
 }
 
-fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
+pub(super) fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
     let at = at.field("headers");
     let mut headers: Vec<(String, Option<_>)> = Vec::new();
     for (name, condition) in document.headers()?.iter() {

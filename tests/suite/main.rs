@@ -13,6 +13,7 @@ mod origin;
 mod access;
 mod adaptive;
 mod allocation;
+mod breaker;
 mod concurrency;
 mod core_is_pure;
 mod decision;
