@@ -14,6 +14,7 @@ mod concurrency;
 mod costs;
 mod counting;
 mod flood;
+mod hostile;
 mod keys;
 mod metrics;
 mod modes;
