@@ -274,7 +274,7 @@ impl Engine {
                     stage: Stage::Open,
                     outcome: None,
                     probe: None,
-                    chance: Chance::default(),
+                    chance: Chance::at(limit),
                 });
             }
         }

@@ -16,7 +16,7 @@ use crate::delay::{Arrival, Claim, Left, Line, WaitingRoom, Why};
 use crate::limiter::{Meter, Outcome, Verdict};
 use crate::metrics::{Counters, Total};
 use crate::mode::Mode;
-use crate::policy::{Delays, SlowDown, TierIndex};
+use crate::policy::{Delays, Limit, SlowDown, TierIndex};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::table::page_of;
@@ -36,6 +36,8 @@ pub struct Held {
 /// What the waiting room has for one charge.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Chance {
+    /// Requests can wait at the limit at all. Kept here, so that others need not be looked up.
+    waits: bool,
     /// Nobody more may wait.
     full: bool,
     /// A less important request's turn is to be had, and when it comes.
@@ -160,6 +162,9 @@ impl Engine {
         mut outcome: Outcome,
         now: Timestamp,
     ) -> Outcome {
+        if !charge.chance.waits {
+            return outcome;
+        }
         (charge.chance.taken_over, charge.chance.crowded) = (false, false);
         let Some(delays) = self.delays(charge) else { return outcome };
         if let (Some(slow_down), Verdict::Admit) = (delays.slow_down, outcome.verdict) {
@@ -265,6 +270,13 @@ impl Plan {
     fn deciding(&self) -> Option<&Charge> {
         let waiting = self.charges.iter().filter(|charge| charge.wait().is_some());
         waiting.max_by_key(|charge| (charge.chance.taken_over, charge.wait()))
+    }
+}
+
+impl Chance {
+    /// That of a charge of this limit, as if there was room.
+    pub(super) fn at(limit: &Limit) -> Self {
+        Self { waits: limit.delays.is_some(), ..Self::default() }
     }
 }
 

@@ -178,6 +178,7 @@ async fn an_important_request_takes_the_turn_of_one_less_important() {
     let (refused, at) = last.answer().await;
     assert_eq!((refused.status, refused.header("content-type").as_str()), (429, "application/problem+json"));
     assert!(at - start < Duration::from_millis(1_500), "{:?}", at - start);
+    assert!(stage.envoy.access_logged("GET /api/x 429 tidegate_limit_api").await);
     assert_eq!(stage.ask(&of_tier("bulk")).await.status, 429, "he can take nobody's turn");
     let ((gold, gold_at), (first, first_at)) = (gold.answer().await, first.answer().await);
     assert_eq!((gold.status, first.status), (200, 200));
@@ -282,7 +283,7 @@ async fn a_client_near_to_its_limit_is_slowed_down_step_by_step() {
         let start = Instant::now();
         assert_eq!(stage.ask(&api()).await.status, 200);
         let (waited, wait) = (start.elapsed(), Duration::from_millis(wait_ms));
-        assert!(waited >= wait && waited < wait + Duration::from_millis(350), "{waited:?} for {wait:?}");
+        assert!(waited >= wait && waited < wait + Duration::from_secs(1), "{waited:?} for {wait:?}");
     }
     assert_eq!(stage.ask(&api()).await.status, 429);
     stage.end().await;
