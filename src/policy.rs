@@ -8,6 +8,7 @@ mod client;
 mod cost;
 mod delay;
 mod document;
+mod document_answers;
 mod error;
 mod failures;
 mod json;
@@ -19,6 +20,7 @@ mod read;
 mod refusal;
 mod routing;
 mod schema;
+mod serving;
 mod shapes;
 mod text;
 mod value;
@@ -28,7 +30,8 @@ pub use cost::{Cost, CostHeader};
 pub use delay::{Delays, Priority, SlowDown};
 pub use error::{Place, PolicyError, PolicyErrors};
 pub use failures::{CallEnd, Failures};
-pub use routing::{Cache, Fallback, Route, Routing, Static, Upstream};
+pub use routing::{Fallback, Route, Routing, Upstream};
+pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
@@ -51,6 +54,7 @@ pub struct Policy {
     pub(crate) allow: AccessList,
     /// Upstreams, their breakers, and the routes that lead to them.
     pub(crate) routing: Routing,
+    pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
     /// The parts of the document that are checked, but on which no part of this version acts.
     pub(crate) not_acted_on: Vec<&'static str>,
@@ -350,6 +354,12 @@ impl Policy {
     #[must_use]
     pub fn mode(&self) -> &Mode {
         &self.mode
+    }
+
+    /// How much is kept of good answers.
+    #[must_use]
+    pub fn kept(&self) -> KeptBytes {
+        self.kept
     }
 
     /// Where requests can go, by name.

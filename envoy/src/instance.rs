@@ -2,21 +2,27 @@
 
 use crate::host;
 use crate::metrics::Metrics;
+use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use crate::waiting::Alarm;
 use core::cell::RefCell;
+use tidegate::assets::Assets;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
 use tidegate::key::Seed;
 use tidegate::metrics::Counters;
-use tidegate::policy::Policy;
+use tidegate::policy::{KeptBytes, Policy};
+use tidegate::stale::{AnswerKey, shelf};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
+use tidegate::units::Timestamp;
 
 /// A policy in force, and the memory that its decisions work in.
 pub struct Instance {
     pub engine: Engine,
+    pub assets: Assets,
+    pub kept: KeptBytes,
     pub work: RefCell<Work>,
 }
 
@@ -33,6 +39,8 @@ pub struct Work {
     /// Room for those who leave it.
     pub left: Vec<Left<Held>>,
     pub alarm: Alarm,
+    /// The answers that streams of this VM are collecting.
+    pub collected: Vec<AnswerKey>,
 }
 
 impl Instance {
@@ -40,10 +48,18 @@ impl Instance {
     pub fn new(policy: Policy) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
-        let engine = Engine::new(policy, shared_seed());
+        let (kept, seed) = (policy.kept(), shared_seed());
+        let assets = Assets::new(&policy, seed);
+        if assets.keeps() {
+            // Should it fail, the next answer that is kept makes its page fit.
+            let _ = shelf::trim(&mut SharedShelf, kept.max_bytes, Timestamp::from_nanos(host::now_ns()));
+        }
+        let engine = Engine::new(policy, seed);
         let room = engine.waiting_room();
         Self {
             engine,
+            assets,
+            kept,
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
@@ -55,6 +71,7 @@ impl Instance {
                 room,
                 left: Vec::new(),
                 alarm: Alarm::default(),
+                collected: Vec::new(),
             }),
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use super::assets::route;
 use super::client::{Answer, Connection, Request};
 use super::http2;
 use super::metrics::assert_shows;
@@ -122,6 +123,22 @@ async fn a_request_whose_turn_would_come_too_late_is_refused_at_once_and_told_wh
         // As it is when the answer comes: nothing is left, and what is promised to others is counted.
         assert!(answer.header("ratelimit").starts_with("\"api\";r=0;t="), "{answer:?}");
     }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn what_has_waited_is_served_as_its_route_says() {
+    let mut policy = route(json!({ "variants": { "formats": ["avif"], "rewrite": "/{format}{path}" } }));
+    policy["limits"] = json!([one_in("500ms", "9s")]);
+    policy["limits"][0]["match"] = json!({ "path": "/img/**" });
+    let stage = Stage::start(&policy).await;
+    let image = Request::get("/img/a.jpg").with("accept", "image/avif");
+    let sent: Vec<_> = (0..3).map(|_| Sent::now(&stage, &image)).collect();
+    for sent in sent {
+        let (answer, _) = sent.answer().await;
+        assert_eq!(answer.json()["path"], "/avif/img/a.jpg", "{answer:?}");
+    }
+    assert_shows(&stage, "tidegate_waiting", &[], 0).await;
     stage.end().await;
 }
 
