@@ -19,11 +19,14 @@ pub struct Decision {
     pub refusal: Option<Refusal>,
     /// Why it would be refused, were the policy not in the mode `observe`.
     pub observed: Option<Refusal>,
+    /// How long the request has to wait before it goes on, if nobody more important comes and nobody leaves; `None` when
+    /// it need not.
+    pub delay: Option<Span>,
 }
 
 impl Decision {
     /// The request goes on.
-    pub const ADMIT: Self = Self { refusal: None, observed: None };
+    pub const ADMIT: Self = Self { refusal: None, observed: None, delay: None };
 }
 
 /// A refused request.

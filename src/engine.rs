@@ -3,7 +3,9 @@
 //! ```text
 //! plan      maintenance, then the lists deny and allow, then      needs the request
 //!           which limits apply and which keys they charge
+//! offer     whether there is room to wait                         needs those who wait; only where requests may
 //! decide    every quota is checked, then all or none is charged   needs state and the time
+//! enter     the request waits, where decide says so               and then: see [`delaying`]
 //! observe   charge the limits that wait for the answer            needs the answer
 //! release   give back what a request in flight has held           needs its end
 //! ```
@@ -11,6 +13,7 @@
 //! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
 
 mod charging;
+pub mod delaying;
 mod holding;
 mod observing;
 mod refusing;
@@ -19,6 +22,7 @@ pub use holding::Load;
 pub use observing::Ticket;
 
 use charging::Charging;
+use delaying::Chance;
 use refusing::{Refusals, Sentence};
 
 use crate::decision::{Cause, Decision, Refusal};
@@ -28,7 +32,7 @@ use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Fate, Total};
 use crate::mode::{Door, Mode};
-use crate::policy::{Cost, Limit, OnExceed, Policy, TierIndex};
+use crate::policy::{Cost, Limit, OnExceed, Policy, Priority, Quota, TierIndex};
 use crate::request::RequestFacts;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
@@ -60,10 +64,14 @@ struct ReadyLimit {
 pub struct Plan {
     found: Vec<u32>,
     tier: TierIndex,
+    priority: Priority,
     charges: Vec<Charge>,
     entry: Entry,
+    may_wait: bool,
     refused: bool,
     now: Timestamp,
+    /// Before `now` for a request that has waited.
+    charged_at: Timestamp,
 }
 
 /// What the stages before the limits say.
@@ -99,6 +107,7 @@ pub struct Charge {
     stage: Stage,
     outcome: Option<Outcome>,
     probe: Option<Probe>,
+    chance: Chance,
 }
 
 /// How far a charge has come.
@@ -156,12 +165,13 @@ impl Charge {
     }
 
     fn admits(&self) -> bool {
-        self.sentence == Sentence::Free && self.outcome.is_some_and(|outcome| outcome.verdict == Verdict::Admit)
+        let refuses = |outcome: Outcome| matches!(outcome.verdict, Verdict::Refuse { .. });
+        self.sentence == Sentence::Free && self.outcome.is_some_and(|outcome| !refuses(outcome))
     }
 
     /// Whether the limit lets the request pass and charges it for that. What is free touches no state.
     fn pays(&self) -> bool {
-        self.admits() && !self.awaits_answer && !self.held && self.cost > Permits::ZERO
+        self.admits() && !self.awaits_answer && !self.held && !self.chance.taken_over && self.cost > Permits::ZERO
     }
 
     fn exceeds(&self) -> bool {
@@ -187,6 +197,12 @@ impl Plan {
         self.tier
     }
 
+    /// How important the request is.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
+
     /// Whether the request goes on, and nothing has to be decided.
     #[must_use]
     pub fn is_clear(&self) -> bool {
@@ -206,6 +222,9 @@ impl Engine {
     pub fn new(mut policy: Policy, seed: Seed) -> Self {
         for quota in policy.limits.iter_mut().flat_map(|limit| &mut limit.quotas).flatten() {
             *quota = policy.mode.in_force(*quota);
+        }
+        for slow_down in policy.limits.iter_mut().filter_map(|limit| limit.delays.as_mut()?.slow_down.as_mut()) {
+            slow_down.slow_after = policy.mode.share(slow_down.slow_after);
         }
         let door = policy.mode.maintenance().map(Door::new);
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
@@ -230,6 +249,7 @@ impl Engine {
         let lookup = Lookup::new(facts);
         let client = key::Client::new(&lookup, &self.policy);
         plan.charges.clear();
+        plan.may_wait = false;
         plan.entry = self.entry(&lookup, &client, &mut plan.found);
         if plan.entry != Entry::Limited {
             return;
@@ -239,12 +259,15 @@ impl Engine {
             return;
         }
         plan.tier = client.tier();
+        let mut priority = self.policy.priorities.get(plan.tier.get()).copied().flatten();
         for &index in &plan.found {
             let (Some(limit), Some(ready)) = (self.policy.limits.get(index as usize), self.limits.get(index as usize))
             else {
                 continue;
             };
             let cost = cost_of(&limit.cost, &lookup);
+            plan.may_wait |= limit.delays.is_some();
+            priority = [priority, limit.priority].into_iter().flatten().min();
             // One quota, nearly always.
             let quotas = limit.quotas(plan.tier).len();
             for (quota, identity) in (0..).zip(&ready.identities).take(quotas) {
@@ -262,9 +285,11 @@ impl Engine {
                     stage: Stage::Open,
                     outcome: None,
                     probe: None,
+                    chance: Chance::at(limit),
                 });
             }
         }
+        plan.priority = priority.unwrap_or_default();
     }
 
     /// Checks every limit of the plan, then charges all of them or none.
@@ -301,9 +326,20 @@ impl Engine {
         }
         let refused = charging.settle(&mut plan.charges);
         plan.refused = refused;
-        plan.now = now;
-        self.count(plan, counters, refused);
-        if refused { self.decline(&plan.charges, plan.tier) } else { Decision::ADMIT }
+        (plan.now, plan.charged_at) = (now, now);
+        if refused {
+            if plan.charges.iter().any(|charge| charge.chance.crowded) {
+                counters.add(Total::RoomFull, 1);
+            }
+            self.count(plan, counters, refused);
+            return self.decline(&plan.charges, plan.tier);
+        }
+        let delay = self.delay(plan);
+        if delay.is_none() {
+            // One that waits is counted when it is known what becomes of it.
+            self.count(plan, counters, refused);
+        }
+        Decision { delay, ..Decision::ADMIT }
     }
 
     /// The stages before the limits.
@@ -333,8 +369,8 @@ impl Engine {
     /// The decision to refuse, unless the policy only observes.
     fn refuse(&self, refusal: Refusal) -> Decision {
         match self.policy.mode {
-            Mode::Observe => Decision { refusal: None, observed: Some(refusal) },
-            _ => Decision { refusal: Some(refusal), observed: None },
+            Mode::Observe => Decision { observed: Some(refusal), ..Decision::ADMIT },
+            _ => Decision { refusal: Some(refusal), ..Decision::ADMIT },
         }
     }
 
@@ -425,6 +461,8 @@ impl Engine {
             } else if refused {
                 // Another limit refused the request: nothing was charged here.
                 continue;
+            } else if charges.iter().any(|charge| charge.wait().is_some()) {
+                if self.policy.mode == Mode::Observe { Fate::Observed } else { Fate::Delayed }
             } else {
                 Fate::Admitted
             };
@@ -435,7 +473,9 @@ impl Engine {
 
 impl ReadyLimit {
     fn new(limit: &Limit, mode: &Mode) -> Self {
-        let meters = |quotas: &Vec<_>| quotas.iter().map(|quota| Meter::new(limit.algorithm, quota)).collect();
+        let ahead = limit.delays.map_or(Span::ZERO, |delays| delays.ahead());
+        let meter = |quota: &Quota| Meter::new(limit.algorithm, quota).running_ahead(ahead);
+        let meters = |quotas: &Vec<Quota>| quotas.iter().map(meter).collect();
         let most = limit.quotas.iter().map(Vec::len).max().unwrap_or(0);
         Self {
             identities: (0..).take(most).map(|place| key::identity(limit, place)).collect(),

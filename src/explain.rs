@@ -11,8 +11,8 @@ use crate::lookup::Lookup;
 use crate::matching::{Mismatch, mismatch};
 use crate::mode::Mode;
 use crate::policy::{
-    Algorithm, Ban, Cost, CostHeader, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Penalty,
-    Policy, Quota, SegmentGlob, TierSource,
+    Algorithm, Ban, Cost, CostHeader, Delays, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob,
+    Penalty, Policy, Quota, SegmentGlob, SlowDown, TierSource,
 };
 use crate::request::RequestFacts;
 use crate::units::Permits;
@@ -47,13 +47,20 @@ fn write_all<'a>(
     if !write_entry(text, policy, request, client)? {
         return Ok(false);
     }
+    let mut priority = policy.priorities.get(client.tier().get()).copied().flatten();
     for limit in &policy.limits {
         match mismatch(&limit.matches, request) {
-            None => write_limit(text, policy, limit, request, client)?,
+            None => {
+                priority = [priority, limit.priority].into_iter().flatten().min();
+                write_limit(text, policy, limit, request, client)?;
+            }
             Some(reason) => {
                 writeln!(text, "\n{} does not apply: {}", limit.name.as_str(), unmet(&limit.matches, reason, request))?;
             }
         }
+    }
+    if let Some(priority) = priority {
+        writeln!(text, "\npriority {}, by its tier or a limit that applies", priority.as_str())?;
     }
     Ok(true)
 }
@@ -139,9 +146,25 @@ fn write_limit<'a>(
         });
         writeln!(text, "  counts requests answered with {}", answers.collect::<Vec<_>>().join(", "))?;
     }
-    let over = match limit.on_exceed {
-        OnExceed::Reject => "refused with 429",
-        OnExceed::Observe => "counted as refused, and goes on",
+    write_over(text, policy, limit)
+}
+
+/// What becomes of requests near to the limit, and over it.
+fn write_over(text: &mut String, policy: &Policy, limit: &Limit) -> fmt::Result {
+    if let Some(Delays { max_delay, slow_down: Some(SlowDown { slow_after, step }), .. }) = limit.delays {
+        let after = policy.mode.share(slow_after).get();
+        writeln!(
+            text,
+            "  slows  after {after} permits each one waits {step} longer than the one before, at most {max_delay}"
+        )?;
+    }
+    let over = match (limit.on_exceed, limit.delays) {
+        (OnExceed::Delay, Some(Delays { max_delay, max_waiting, .. })) => {
+            let wait = "waits for its turn, at most";
+            &format!("{wait} {max_delay} and at most {max_waiting} at one time; else refused with 429")
+        }
+        (OnExceed::Observe, _) => "counted as refused, and goes on",
+        _ => "refused with 429",
     };
     writeln!(text, "  over   {over}")?;
     if let Some(Penalty { cost, max }) = limit.penalty {

@@ -22,6 +22,7 @@ pub mod api_key;
 pub mod assets;
 pub mod breaker;
 pub mod decision;
+pub mod delay;
 pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;

@@ -140,11 +140,16 @@ impl ShareScale {
 pub enum Verdict {
     /// It may.
     Admit,
+    /// It may, once it has waited.
+    Delay {
+        /// For so long.
+        wait: Span,
+    },
     /// It may not.
     Refuse {
-        /// After this time the same request would pass, and not a nanosecond sooner, if nothing else were charged meanwhile.
-        /// `None` when it costs more than the whole quota and never passes. For requests in flight a time to try again:
-        /// nobody knows when one of them ends.
+        /// After this time the same request would pass, or wait for its turn, and not a nanosecond sooner, if nothing else
+        /// were charged meanwhile. `None` when it costs more than the whole quota and never passes. For requests in flight
+        /// a time to try again: nobody knows when one of them ends.
         retry_after: Option<Span>,
     },
 }
@@ -192,6 +197,15 @@ impl Meter {
             Algorithm::TokenBucket => Self::TokenBucket(token_bucket::Bucket::new(quota)),
             Algorithm::FixedWindow => Self::FixedWindow(fixed_window::Window::new(quota)),
             Algorithm::Concurrency => Self::Concurrency(concurrency::Slots::new(quota)),
+        }
+    }
+
+    /// The same meter, promising permits up to `ahead` before they are there. Only a token bucket can.
+    #[must_use]
+    pub fn running_ahead(self, ahead: Span) -> Self {
+        match self {
+            Self::TokenBucket(bucket) => Self::TokenBucket(bucket.running_ahead(ahead)),
+            other => other,
         }
     }
 
@@ -256,6 +270,35 @@ impl Meter {
         match self {
             Self::Concurrency(slots) => Self::Concurrency(slots.within(permits)),
             meter => meter,
+        }
+    }
+
+    /// How many permits a client of this state has used at `now`, at most the whole quota.
+    #[must_use]
+    pub fn used(&self, state: State, now: Timestamp) -> Permits {
+        let remaining = self.standing(Some(state), now).remaining;
+        match self {
+            Self::SlidingWindow(window) => window.permits().minus(remaining),
+            Self::TokenBucket(bucket) => bucket.burst().minus(remaining),
+            Self::FixedWindow(window) => window.permits().minus(remaining),
+            Self::Concurrency(slots) => slots.permits().minus(remaining),
+        }
+    }
+
+    /// The state at `now` with a charge taken back, as by [`Meter::refund`], that had led to the state `charged`. `None` when
+    /// it cannot be: see [`token_bucket::Bucket::give_back`].
+    #[must_use]
+    pub fn give_back(
+        &self,
+        state: State,
+        cost: Permits,
+        charged: State,
+        charged_at: Timestamp,
+        now: Timestamp,
+    ) -> Option<State> {
+        match self {
+            Self::TokenBucket(bucket) => bucket.give_back(state, cost, charged, now),
+            other => Some(other.refund(state, cost, charged_at)),
         }
     }
 }

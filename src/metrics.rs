@@ -11,15 +11,17 @@ pub enum Fate {
     Admitted,
     /// The limit refused it.
     Refused,
-    /// The limit would have refused it, but only observes.
+    /// The limit would have refused it, or let it wait, but only observes.
     Observed,
     /// The limit refused it because of a ban, without looking at the quota.
     Banned,
+    /// It waited at the limit, passed and was charged.
+    Delayed,
 }
 
 impl Fate {
     /// Every fate, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Admitted, Self::Refused, Self::Observed, Self::Banned];
+    pub const ALL: [Self; 5] = [Self::Admitted, Self::Refused, Self::Observed, Self::Banned, Self::Delayed];
 
     /// The word for it in metrics.
     #[must_use]
@@ -29,6 +31,7 @@ impl Fate {
             Self::Refused => "refused",
             Self::Observed => "observed",
             Self::Banned => "banned",
+            Self::Delayed => "delayed",
         }
     }
 }
@@ -67,11 +70,19 @@ pub enum Total {
     Bans,
     /// Permits that refused requests were charged as penalties.
     PenaltyPermits,
+    /// Requests that could have waited, and were refused since too many did.
+    RoomFull,
+    /// Requests refused since more important ones, or those of other clients, took their place among those who wait.
+    Displaced,
+    /// Requests refused since more important ones went ahead of them until they had waited as long as they may.
+    Overdue,
+    /// Requests whose client went away while they waited.
+    Abandoned,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -87,6 +98,10 @@ impl Total {
         Self::KeptEvictions,
         Self::Bans,
         Self::PenaltyPermits,
+        Self::RoomFull,
+        Self::Displaced,
+        Self::Overdue,
+        Self::Abandoned,
     ];
 }
 

@@ -40,12 +40,10 @@ pub struct Maintenance {
 impl Mode {
     /// The quota that is in force for one that the policy says: permits and burst rounded down, but at least one.
     pub(crate) fn in_force(&self, quota: Quota) -> Quota {
-        let Self::Strict(percent) = *self else { return quota };
-        let share = |permits: Permits| {
-            let share = u64::from(permits.get()).saturating_mul(percent.into()).checked_div(100).unwrap_or(0);
-            u32::try_from(share.max(1)).unwrap_or(u32::MAX)
-        };
-        let permits = share(quota.permits);
+        if !matches!(self, Self::Strict(_)) {
+            return quota;
+        }
+        let permits = self.share(quota.permits).get();
         // Permits that are rounded down fill the bucket more slowly than its share would take, and what no bucket may
         // take to fill is more than its state can hold.
         let most = u128::from(MAX_FILL.as_nanos())
@@ -55,9 +53,16 @@ impl Mode {
         Quota {
             permits: Permits::new(permits),
             window: quota.window,
-            burst: Permits::new(share(quota.burst).min(most)),
-            least: quota.least.map(|least| Permits::new(share(least))),
+            burst: Permits::new(self.share(quota.burst).get().min(most)),
+            least: quota.least.map(|least| self.share(least)),
         }
+    }
+
+    /// How many are in force of so many permits that the policy says.
+    pub(crate) fn share(&self, permits: Permits) -> Permits {
+        let Self::Strict(percent) = *self else { return permits };
+        let share = u64::from(permits.get()).saturating_mul(percent.into()).checked_div(100).unwrap_or(0);
+        Permits::new(u32::try_from(share.max(1)).unwrap_or(u32::MAX))
     }
 
     /// The maintenance in force.

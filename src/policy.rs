@@ -7,6 +7,7 @@ mod breaker;
 mod client;
 mod concurrency;
 mod cost;
+mod delay;
 mod document;
 mod document_answers;
 mod error;
@@ -27,6 +28,7 @@ mod value;
 
 pub use breaker::{Breaker, BreakerMode, HalfOpen, OpenFor, Ramp, SlowCalls, WindowOf};
 pub use cost::{Cost, CostHeader};
+pub use delay::{Delays, Priority, SlowDown};
 pub use error::{Place, PolicyError, PolicyErrors};
 pub use failures::{CallEnd, Failures};
 pub use routing::{Fallback, Route, Routing, Upstream};
@@ -42,6 +44,8 @@ use crate::units::{Permits, Span};
 pub struct Policy {
     pub(crate) client: Client,
     pub(crate) tiers: Vec<Name>,
+    /// How important the requests of each tier are, in the order of the tiers, where the policy says.
+    pub(crate) priorities: Vec<Option<Priority>>,
     pub(crate) max_keys: u32,
     pub(crate) limits: Vec<Limit>,
     pub(crate) mode: Mode,
@@ -149,6 +153,10 @@ pub struct Limit {
     /// Only requests with such an answer are charged, and when it comes; empty is every request, before it goes on.
     pub(crate) only_on: Vec<Answers>,
     pub(crate) on_exceed: OnExceed,
+    /// How requests wait here; `None` where none does.
+    pub(crate) delays: Option<Delays>,
+    /// How important its requests are, where the policy says.
+    pub(crate) priority: Option<Priority>,
     pub(crate) penalty: Option<Penalty>,
     pub(crate) ban: Option<Ban>,
     pub(crate) on_store_failure: OnStoreFailure,
@@ -289,6 +297,8 @@ impl Answers {
 pub enum OnExceed {
     /// It is refused.
     Reject,
+    /// It waits for its turn, and is refused when that would be too long.
+    Delay,
     /// It is counted as refused and goes on.
     Observe,
 }

@@ -2,8 +2,9 @@
 
 use crate::facts::{Answer, Facts, NoAnswer};
 use crate::host::{self, Map};
-use crate::instance::Instance;
+use crate::instance::{Instance, Work};
 use crate::serving::Serving;
+use crate::waiting;
 use std::rc::Rc;
 use tidegate::decision::{Refusal, quota_headers};
 use tidegate::engine::Ticket;
@@ -20,6 +21,11 @@ pub enum Next {
 /// One stream.
 pub struct Filter {
     instance: Rc<Instance>,
+    id: u32,
+    /// The limit at which the request waits.
+    waits_at: Option<u32>,
+    /// The request has no body, or none that is still to come.
+    is_whole: bool,
     /// What the answer says about limits, until it is sent.
     headers: Vec<(&'static str, String)>,
     /// What the answer may still change.
@@ -30,16 +36,23 @@ pub struct Filter {
 
 impl Filter {
     /// A stream under this policy.
-    pub fn new(instance: Rc<Instance>) -> Self {
-        Self { instance, headers: Vec::new(), ticket: None, serving: Serving::default() }
+    pub fn new(instance: Rc<Instance>, id: u32) -> Self {
+        Self {
+            instance,
+            id,
+            waits_at: None,
+            is_whole: true,
+            headers: Vec::new(),
+            ticket: None,
+            serving: Serving::default(),
+        }
     }
 
-    /// Decides on the request.
-    ///
-    /// `whole` is whether the request has no body, or none that is still to come.
-    pub fn request_headers(&mut self, whole: bool) -> Next {
+    /// Decides on the request. `is_whole`: it has no body, or none that is still to come.
+    pub fn request_headers(&mut self, is_whole: bool) -> Next {
         #[cfg(feature = "panic-on-header")]
         crate::trap::spring();
+        self.is_whole = is_whole;
         let instance = Rc::clone(&self.instance);
         // Whatever the routes read: a client does not choose the upstream.
         let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
@@ -50,22 +63,23 @@ impl Filter {
             return Next::Continue;
         }
         let now = Timestamp::from_nanos(host::now_ns());
+        if work.plan.may_wait() {
+            instance.engine.offer(&mut work.plan, &work.room, now);
+        }
         let decision =
             instance.engine.decide(&mut work.plan, &mut work.store, &mut work.local, &mut work.counters, now);
-        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
-            self.headers.push((name, value.to_owned()));
-        });
+        if decision.delay.is_some() {
+            self.waits_at = waiting::enter(&instance, work, self.id, now);
+            return if self.waits_at.is_some() { Next::Pause } else { Next::Continue };
+        }
+        self.tell(&instance, work);
         if let Some(refusal) = decision.observed {
             // Not at a level that is on by default: there is one for each request that would be refused.
             host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
         }
         match decision.refusal {
             None => {
-                self.ticket = work.plan.ticket();
-                if let (Some(ticket), false) = (&mut self.ticket, whole) {
-                    ticket.leave_untimed();
-                }
-                self.serving.request(&instance);
+                self.admit(&instance, work);
                 Next::Continue
             }
             Some(refusal) => {
@@ -73,6 +87,38 @@ impl Filter {
                 Next::Pause
             }
         }
+    }
+
+    /// Sends the request on its way.
+    fn admit(&mut self, instance: &Instance, work: &mut Work) {
+        self.ticket = work.plan.ticket();
+        if let (Some(ticket), false) = (&mut self.ticket, self.is_whole) {
+            ticket.leave_untimed();
+        }
+        self.serving.request(instance);
+    }
+
+    /// Goes on after a wait, or is refused.
+    pub fn go_on(&mut self, instance: &Instance, work: &mut Work, refusal: Option<&Refusal>) {
+        self.waits_at = None;
+        self.tell(instance, work);
+        if let Some(refusal) = refusal {
+            self.refuse(instance, refusal);
+            return;
+        }
+        self.admit(instance, work);
+        // What it holds may have expired while it waited.
+        self.renew_in(work);
+        if let Err(error) = host::resume_request() {
+            host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
+        }
+    }
+
+    /// Keeps what the answer says of the plan's limits.
+    fn tell(&mut self, instance: &Instance, work: &mut Work) {
+        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
+            self.headers.push((name, value.to_owned()));
+        });
     }
 
     /// Lets the limits learn from the answer, and tells the client how it stands with them.
@@ -107,8 +153,12 @@ impl Filter {
 
     /// Keeps what the stream holds from expiring. Does nothing for a stream that holds nothing, or nothing old.
     pub fn renew(&mut self) {
+        let instance = Rc::clone(&self.instance);
+        self.renew_in(&mut instance.work.borrow_mut());
+    }
+
+    fn renew_in(&mut self, work: &mut Work) {
         let Some(ticket) = self.ticket.as_mut().filter(|ticket| ticket.holds()) else { return };
-        let work = &mut *self.instance.work.borrow_mut();
         let now = Timestamp::from_nanos(host::now_ns());
         self.instance.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
     }
@@ -123,6 +173,9 @@ impl Filter {
                 let now = Timestamp::from_nanos(host::now_ns());
                 self.instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
             }
+        }
+        if let Some(limit) = self.waits_at {
+            waiting::leave(&self.instance, limit, self.id);
         }
         self.serving.end(&self.instance);
     }

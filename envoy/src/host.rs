@@ -167,6 +167,20 @@ pub fn set_tick_period_ms(period_ms: u32) -> Result<(), HostError> {
     done(unsafe { proxy_set_tick_period_milliseconds(period_ms) })
 }
 
+/// Has the calls that follow act on this stream, where they are not made for one.
+///
+/// # Errors
+/// When Envoy has no such stream any more.
+pub fn work_on(stream: u32) -> Result<(), HostError> {
+    done(unsafe { proxy_set_effective_context(stream) })
+}
+
+/// Lets a request go on that was paused in its headers.
+pub fn resume_request() -> Result<(), HostError> {
+    const REQUEST: u32 = 0;
+    done(unsafe { proxy_continue_stream(REQUEST) })
+}
+
 /// Defines a metric, or finds it when it is there already.
 pub fn define_metric(kind: MetricKind, name: &str) -> Result<MetricId, HostError> {
     let mut id = 0;
@@ -174,9 +188,9 @@ pub fn define_metric(kind: MetricKind, name: &str) -> Result<MetricId, HostError
     Ok(MetricId(id))
 }
 
-/// Adds to a counter.
-pub fn increment(metric: MetricId, by: u64) -> Result<(), HostError> {
-    done(unsafe { proxy_increment_metric(metric.0, i64::try_from(by).unwrap_or(i64::MAX)) })
+/// Adds to a counter, or to a gauge also less than nothing.
+pub fn increment(metric: MetricId, by: i64) -> Result<(), HostError> {
+    done(unsafe { proxy_increment_metric(metric.0, by) })
 }
 
 /// Sets a gauge.
@@ -246,6 +260,8 @@ unsafe extern "C" {
     fn proxy_log(level: u32, message: *const u8, size: usize) -> u32;
     fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+    fn proxy_set_effective_context(context: u32) -> u32;
+    fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_get_buffer_bytes(kind: u32, start: usize, max: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_get_header_map_value(
         map: u32,

@@ -4,8 +4,11 @@ use crate::host;
 use crate::metrics::Metrics;
 use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
+use crate::waiting::Alarm;
 use core::cell::RefCell;
 use tidegate::assets::Assets;
+use tidegate::delay::Left;
+use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
 use tidegate::key::Seed;
 use tidegate::metrics::Counters;
@@ -32,6 +35,10 @@ pub struct Work {
     pub survey: Survey,
     pub plan: Plan,
     pub text: String,
+    pub room: Room,
+    /// Room for those who leave it.
+    pub left: Vec<Left<Held>>,
+    pub alarm: Alarm,
     /// The answers that streams of this VM are collecting.
     pub collected: Vec<AnswerKey>,
 }
@@ -47,8 +54,10 @@ impl Instance {
             // Should it fail, the next answer that is kept makes its page fit.
             let _ = shelf::trim(&mut SharedShelf, kept.max_bytes, Timestamp::from_nanos(host::now_ns()));
         }
+        let engine = Engine::new(policy, seed);
+        let room = engine.waiting_room();
         Self {
-            engine: Engine::new(policy, seed),
+            engine,
             assets,
             kept,
             work: RefCell::new(Work {
@@ -59,6 +68,9 @@ impl Instance {
                 survey: Survey::default(),
                 plan: Plan::new(),
                 text: String::new(),
+                room,
+                left: Vec::new(),
+                alarm: Alarm::default(),
                 collected: Vec::new(),
             }),
         }

@@ -1,8 +1,9 @@
 //! Tidegate as an Envoy filter: a thin adapter between the proxy-wasm ABI and the core.
 //!
 //! `abi` is what Envoy calls, `host` what is called of Envoy. `root` reads the policy (`structure` where it is YAML) and
-//! exports what was counted, `filter` takes one request through the core, `serving` does to its answer what its route
-//! says, `streams` finds the filter of a stream, `store` keeps the key table in Envoy's shared data, and `shelf` good answers.
+//! exports what was counted, `filter` takes one request through the core, `waiting` lets it wait, `serving` does to its
+//! answer what its route says, `streams` finds the filter of a stream, `store` keeps the key table in Envoy's shared data,
+//! and `shelf` good answers.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -20,3 +21,4 @@ mod streams;
 mod structure;
 #[cfg(feature = "panic-on-header")]
 mod trap;
+mod waiting;

@@ -15,6 +15,8 @@ pub struct Metrics {
     ids: Vec<Option<MetricId>>,
     /// Those of requests in flight, by limit and tier.
     loads: Vec<(LoadPlace, [Option<MetricId>; 2])>,
+    /// How many of those who wait here are in the gauge, to which every worker adds its own.
+    waiting: u64,
 }
 
 /// A limit and, where each has a count of its own, a tier.
@@ -27,6 +29,8 @@ pub enum Gauge {
     LiveKeys = 0,
     /// How many keys the policy lets the table hold.
     MaxKeys = 1,
+    /// How many requests wait.
+    Waiting = 2,
 }
 
 impl Metrics {
@@ -82,12 +86,23 @@ impl Metrics {
         }
     }
 
+    /// Brings the gauge of those who wait up to date.
+    pub fn record_waiting(&mut self, waiting: u64) {
+        let place = FIRST_GAUGE.saturating_add(Gauge::Waiting as usize);
+        if let Some(id) = self.id(place, MetricKind::Gauge, || gauge_name(Gauge::Waiting).to_owned()) {
+            let change = waiting.cast_signed().saturating_sub(self.waiting.cast_signed());
+            if change != 0 && host::increment(id, change).is_ok() {
+                self.waiting = waiting;
+            }
+        }
+    }
+
     /// A total is defined even while it is zero, so that it can be watched.
     fn add(&mut self, place: usize, count: u64, name: impl FnOnce() -> String) {
         if let Some(id) = self.id(place, MetricKind::Counter, name)
             && count > 0
         {
-            let _ = host::increment(id, count);
+            let _ = host::increment(id, i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
@@ -104,12 +119,13 @@ impl Metrics {
 }
 
 const FIRST_GAUGE: usize = Total::ALL.len();
-const FIRST_REQUESTS: usize = FIRST_GAUGE + 2;
+const FIRST_REQUESTS: usize = FIRST_GAUGE + 3;
 
 fn gauge_name(gauge: Gauge) -> &'static str {
     match gauge {
         Gauge::LiveKeys => "tidegate_table_live_keys",
         Gauge::MaxKeys => "tidegate_table_max_keys",
+        Gauge::Waiting => "tidegate_waiting",
     }
 }
 
@@ -130,5 +146,9 @@ fn total_name(total: Total) -> &'static str {
         Total::KeptEvictions => "tidegate_kept_evictions_total",
         Total::Bans => "tidegate_bans_total",
         Total::PenaltyPermits => "tidegate_penalty_permits_total",
+        Total::RoomFull => "tidegate_waits_refused_total.kind=full",
+        Total::Displaced => "tidegate_waits_refused_total.kind=displaced",
+        Total::Overdue => "tidegate_waits_refused_total.kind=overdue",
+        Total::Abandoned => "tidegate_waits_abandoned_total",
     }
 }

@@ -4,7 +4,8 @@ use crate::filter::Filter;
 use crate::host::{self, Level};
 use crate::instance::Instance;
 use crate::metrics::Gauge;
-use crate::structure;
+use crate::streams::Streams;
+use crate::{structure, waiting};
 use std::rc::Rc;
 use tidegate::policy::Policy;
 use tidegate::units::Timestamp;
@@ -29,8 +30,9 @@ impl Root {
                 }
                 host::log(Level::Info, format_args!("policy in force, limits: {}", policy.limits().len()));
                 self.instance = Some(Rc::new(Instance::new(policy)));
-                if let Err(error) = host::set_tick_period_ms(EXPORT_PERIOD_MS) {
-                    host::log(Level::Warn, format_args!("no ticks, so no statistics: {error}"));
+                if let Some(instance) = &self.instance {
+                    let now = Timestamp::from_nanos(host::now_ns());
+                    instance.work.borrow_mut().alarm.start(now);
                 }
                 true
             }
@@ -44,8 +46,21 @@ impl Root {
     }
 
     /// A new stream under the policy in force.
-    pub fn stream(&self) -> Option<Filter> {
-        self.instance.clone().map(Filter::new)
+    pub fn stream(&self, id: u32) -> Option<Filter> {
+        self.instance.clone().map(|instance| Filter::new(instance, id))
+    }
+
+    /// Ends the waits that are due, and once a second exports what was counted and renews what streams hold.
+    pub fn tick(&mut self, streams: &mut Streams) {
+        let Some(instance) = self.instance.clone() else { return };
+        let now = Timestamp::from_nanos(host::now_ns());
+        waiting::finish_due(&instance, streams, now);
+        if instance.work.borrow_mut().alarm.exports(now) {
+            self.export();
+            streams.renew();
+        }
+        let work = &mut *instance.work.borrow_mut();
+        work.alarm.set(work.room.next_due(now), true, now);
     }
 
     /// Adds what was counted since the last time to Envoy's statistics.
@@ -55,6 +70,7 @@ impl Root {
         work.metrics.export(instance.engine.policy(), &mut work.counters);
         let now = Timestamp::from_nanos(host::now_ns());
         let live = work.survey.step(&mut work.store, now);
+        work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(instance.engine.policy().max_keys()));
         let (engine, metrics) = (&instance.engine, &mut work.metrics);
@@ -79,6 +95,3 @@ fn read_policy() -> Result<Policy, Vec<String>> {
     };
     Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
-
-/// How often counters reach Envoy's statistics.
-pub const EXPORT_PERIOD_MS: u32 = 1_000;

@@ -1,7 +1,7 @@
 //! The streams of a VM, by the numbers that Envoy gives them.
 
 use crate::filter::Filter;
-use crate::root::EXPORT_PERIOD_MS;
+use crate::waiting::EXPORT_PERIOD_MS;
 use tidegate::engine::Engine;
 
 /// Every open stream.
@@ -43,7 +43,7 @@ impl Streams {
     }
 
     /// Renews what a share of the streams hold, so that all have had their turn well within what the core asks for. To be
-    /// called on every tick.
+    /// called once in an export period.
     pub fn renew(&mut self) {
         let end = self.next.saturating_add(CHAINS / TICKS).min(self.chains.len());
         let chains = self.chains.get_mut(self.next..end).unwrap_or_default();

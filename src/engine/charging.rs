@@ -2,13 +2,14 @@
 
 use super::refusing::Sentence;
 use super::{Charge, Engine, Stage};
-use crate::limiter::Verdict;
+use crate::key::KeyHash;
+use crate::limiter::{Meter, State, Verdict};
 use crate::metrics::{Counters, Total};
 use crate::policy::{OnStoreFailure, TierIndex};
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store, StoreError};
 use crate::table::{Page, page_of};
-use crate::units::Timestamp;
+use crate::units::{Permits, Timestamp};
 
 /// What the charges of one decision are checked and made with.
 pub(super) struct Charging<'a, S> {
@@ -43,6 +44,7 @@ impl<S: Store> Charging<'_, S> {
                 break;
             }
         }
+        one_takes_over(charges);
         hold(charges);
     }
 
@@ -85,7 +87,9 @@ impl<S: Store> Charging<'_, S> {
         let refused = self.engine.refuses(charges);
         for charge in charges.iter().filter(|charge| charge.outcome.is_some()) {
             // A ban refuses what the quota would admit; the state is that of a charged request then.
-            let moved = charge.outcome.is_some_and(|outcome| outcome.moved && outcome.verdict != Verdict::Admit);
+            let moved = charge
+                .outcome
+                .is_some_and(|outcome| outcome.moved && matches!(outcome.verdict, Verdict::Refuse { .. }));
             match charge.stage {
                 Stage::Local if moved || (charge.pays() && !refused) => self.charge_locally(charge),
                 Stage::Open if moved => self.move_with_clock(charge),
@@ -125,23 +129,11 @@ impl<S: Store> Charging<'_, S> {
         }
     }
 
-    /// Takes a published charge back, as often as others publish the page first.
     fn refund(&mut self, charge: &Charge) {
-        let Some(meter) = self.engine.meter(charge, self.tier) else { return };
-        for _ in 0..MAX_ROUNDS {
-            self.store.begin();
-            let Ok(page) = self.store.write(charge.page) else { break };
-            let probe = page.probe(charge.key, self.now);
-            // Without an entry the charge is already forgotten.
-            let Some(state) = probe.state() else { return };
-            page.write(&probe, charge.key, meter.refund(state, charge.cost, self.now));
-            match self.store.publish(charge.page) {
-                Ok(()) => return,
-                Err(StoreError::Conflict) => self.conflict(),
-                Err(_) => break,
-            }
+        if let (Some(meter), Some(outcome)) = (self.engine.meter(charge, self.tier), charge.outcome) {
+            let at = (self.now, self.now);
+            take_back(&meter, (charge.page, charge.key, charge.cost), outcome.state, at, self.store, self.counters);
         }
-        self.counters.add(Total::RefundsLost, 1);
     }
 
     /// Writes the state of a refused client that was moved to where the clock has stepped back to. If somebody else
@@ -156,12 +148,43 @@ impl<S: Store> Charging<'_, S> {
     }
 }
 
+/// Takes a charge of a page, a key and a cost back that had led to the state `charged`, as often as others publish the page
+/// first. `at` is when it was made and what time it is.
+pub(super) fn take_back<S: Store>(
+    meter: &Meter,
+    (number, key, cost): (u32, KeyHash, Permits),
+    charged: State,
+    (charged_at, now): (Timestamp, Timestamp),
+    store: &mut S,
+    counters: &mut Counters,
+) {
+    for _ in 0..MAX_ROUNDS {
+        store.begin();
+        let Ok(page) = store.write(number) else { break };
+        let probe = page.probe(key, now);
+        // Without an entry the charge is already forgotten.
+        let Some(state) = probe.state() else { return };
+        // Others were promised what comes later.
+        let Some(state) = meter.give_back(state, cost, charged, charged_at, now) else { break };
+        page.write(&probe, key, state);
+        match store.publish(number) {
+            Ok(()) => return,
+            Err(StoreError::Conflict) => counters.add(Total::Conflicts, 1),
+            Err(_) => break,
+        }
+    }
+    counters.add(Total::RefundsLost, 1);
+}
+
 impl Engine {
     /// Asks the charge's quota, and whether the client is banned.
     fn ask(&self, charge: &mut Charge, page: &Page, tier: TierIndex, now: Timestamp) {
         let probe = page.probe(charge.key, now);
         charge.found = self.found(charge, page, tier, now);
-        charge.outcome = self.meter(charge, tier).map(|meter| meter.check(probe.state(), charge.cost, now));
+        charge.outcome = self.meter(charge, tier).map(|meter| {
+            let outcome = meter.check(probe.state(), charge.cost, now);
+            self.with_room(charge, &meter, outcome, now)
+        });
         charge.probe = Some(probe);
         let refusals = self.limits.get(charge.limit()).map(|limit| &limit.refusals);
         charge.sentence = refusals.map_or(Sentence::Free, |refusals| refusals.sentence(charge, page, now));
@@ -179,5 +202,13 @@ fn hold(charges: &mut [Charge]) {
         for charge in charges {
             charge.held = exceeded && !charge.exceeds();
         }
+    }
+}
+
+/// A request takes over one turn at most, so that one other leaves for it: where two quotas have none, it is refused.
+fn one_takes_over(charges: &mut [Charge]) {
+    let taking = |charge: &&mut Charge| charge.chance.taken_over;
+    for charge in charges.iter_mut().filter(taking).skip(1) {
+        charge.decline_turn();
     }
 }

@@ -87,12 +87,14 @@ impl<S: Store> Charging<'_, S> {
             |charge: &Charge| charge.stage == Stage::Charged || charge.outcome.is_some_and(|outcome| outcome.moved);
         let mut again = charges.iter().any(published);
         for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
-            let exceeded = charges.iter().any(Charge::exceeds);
+            // Those who find no room to wait are refused for the sake of others.
+            let over = |charge: &Charge| charge.exceeds() && !charge.chance.crowded;
+            let exceeded = charges.iter().any(over);
             let served = charges.iter().any(Charge::is_banned);
             for charge in charges.iter_mut().filter(|charge| exceeded && charge.outcome.is_some()) {
                 let note = match charge.sentence {
                     Sentence::Serving(Rest { moved, .. }) => self.note(charge, moved, false),
-                    _ => self.note(charge, !served && !banned, !served && !banned && charge.exceeds()),
+                    _ => self.note(charge, !served && !banned, !served && !banned && over(charge)),
                 };
                 if let Some(note) = note {
                     self.write_note(charge, &note, again);

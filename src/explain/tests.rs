@@ -4,8 +4,8 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Answers, Ban, Client as ClientRules, KeptBytes, Name, OnStoreFailure, Penalty, Quota, Response,
-    Routing, TierIndex, TierSource,
+    AddressSource, Answers, Ban, Client as ClientRules, KeptBytes, Name, OnStoreFailure, Penalty, Priority, Quota,
+    Response, Routing, TierIndex, TierSource,
 };
 use crate::units::Span;
 
@@ -26,6 +26,7 @@ tier     free, from x-plan
 api applies
   key    address 2001:db8:1:2::/64, path /api/x
   quota  100 in any 1m (sliding window)
+  slows  after 60 permits each one waits 100ms longer than the one before, at most 2s
   over   refused with 429
 
 login does not apply: the path /api/x is not /login/*/**
@@ -46,6 +47,8 @@ all applies
   and    90 in each 1d (fixed window)
   cost   what x-spent of the answer says, 1 to 7; 2 when it says nothing
   over   refused with 429
+
+priority low, by its tier or a limit that applies
 "
     );
 }
@@ -80,12 +83,21 @@ fn a_default_tier_and_a_connections_address_say_why() {
 }
 
 #[test]
+fn a_limit_that_delays_says_for_how_long_and_the_most_important_limit_counts() {
+    let request = Recorded::get("/login/x/y").from("192.0.2.7").with("x-plan", "free");
+    let text = explain(&policy(), &request);
+    let over = "  over   waits for its turn, at most 2s and at most 50 at one time; else refused with 429\n";
+    assert!(text.contains(over), "{text}");
+    assert!(text.ends_with("\npriority high, by its tier or a limit that applies\n"), "{text}");
+}
+
+#[test]
 fn the_mode_is_told_before_the_limits() {
     let request = Recorded::get("/api/x").from("192.0.2.7");
     let told = |mode| explain(&Policy { mode, ..policy() }, &request);
     let text = told(Mode::Strict(10));
     assert!(text.contains("mode     strict: quotas are 10% of what the policy says\n"), "{text}");
-    assert!(text.contains("quota  10 in any 1m (sliding window)\n"), "{text}");
+    assert!(text.contains("quota  10 in any 1m (sliding window)\n  slows  after 6 permits"), "{text}");
     let text = told(Mode::Observe);
     assert!(text.contains("mode     observe: all is counted as below, and every request goes on\n"), "{text}");
     let maintenance = |network: &str| Maintenance {
@@ -144,14 +156,30 @@ fn policy() -> Policy {
             api_key_header: Some("x-api-key".into()),
         },
         tiers: vec![Name("anonymous".into()), Name("free".into())],
+        priorities: vec![None, Some(Priority::Low)],
         max_keys: 1_000,
         kept: KeptBytes { max_object: 1_024, max_bytes: 32_768 },
         limits: vec![
             Limit {
                 key: vec![KeyPart::Address, KeyPart::Path],
+                delays: Some(Delays {
+                    max_delay: Span::from_secs(2),
+                    max_waiting: 50,
+                    slow_down: Some(SlowDown { slow_after: Permits::new(60), step: Span::from_millis(100) }),
+                }),
                 ..limit("api", path(vec![SegmentGlob::Literal(b"api".to_vec())]), Algorithm::SlidingWindow, (100, 60))
             },
-            limit("login", path(vec![SegmentGlob::Literal(b"login".to_vec()), star]), Algorithm::FixedWindow, (1, 1)),
+            Limit {
+                on_exceed: OnExceed::Delay,
+                delays: Some(Delays { max_delay: Span::from_secs(2), max_waiting: 50, slow_down: None }),
+                priority: Some(Priority::High),
+                ..limit(
+                    "login",
+                    path(vec![SegmentGlob::Literal(b"login".to_vec()), star]),
+                    Algorithm::FixedWindow,
+                    (1, 1),
+                )
+            },
             Limit {
                 key: vec![KeyPart::Cookie("sid".into())],
                 cost: Cost::Request(costly("x-cost")),
@@ -200,6 +228,8 @@ fn limit(name: &str, matches: Match, algorithm: Algorithm, permits_and_secs: (u3
         cost: Cost::Fixed(Permits::ONE),
         only_on: Vec::new(),
         on_exceed: OnExceed::Reject,
+        delays: None,
+        priority: None,
         penalty: None,
         ban: None,
         on_store_failure: OnStoreFailure::Local,

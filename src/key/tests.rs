@@ -132,6 +132,8 @@ fn a_limit_is_the_same_as_long_as_its_name_key_and_algorithm_are() {
         cost: Cost::Fixed(Permits::ONE),
         only_on: Vec::new(),
         on_exceed: OnExceed::Reject,
+        delays: None,
+        priority: None,
         penalty: None,
         ban: None,
         on_store_failure: OnStoreFailure::Local,

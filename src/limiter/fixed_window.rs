@@ -26,6 +26,12 @@ impl Window {
         }
     }
 
+    /// The quota's permits.
+    #[must_use]
+    pub const fn permits(&self) -> Permits {
+        self.permits
+    }
+
     /// What this quota says of a request of `cost` at `now`.
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {

@@ -53,6 +53,12 @@ impl Window {
         Self { permits, length_ms, reciprocal, shares: ShareScale::new(permits) }
     }
 
+    /// The quota's permits.
+    #[must_use]
+    pub fn permits(&self) -> Permits {
+        Permits::new(u32::try_from(self.permits).unwrap_or(u32::MAX))
+    }
+
     /// What this quota says of a request of `cost` at `now`.
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {

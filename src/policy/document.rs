@@ -13,6 +13,7 @@ use super::text::{AnyText, Body, Cluster, ContentType, Failure, HeaderName, Meth
 use super::value::Of;
 use super::{
     Algorithm, Answers, BreakerMode, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob,
+    Priority,
 };
 use crate::api_key::Digest;
 use crate::network::Network;
@@ -29,6 +30,8 @@ document! {
         client: Client = NO_FIELDS,
         /// The tiers of clients, at most 16. A client of no tier named here is of the default tier.
         tiers: Set<Name, 0, 16> = [],
+        /// How important the requests of clients of a tier are, by tier: see a limit's `priority`.
+        priorities: Map<Name, Priority, 16> = NO_FIELDS,
         /// How much state is kept.
         state: State = NO_FIELDS,
         /// The limits. A request must be within all that match it, and is charged to all or none.
@@ -134,8 +137,18 @@ document! {
         only_on: Option<Set<Answers, 1, 64>>,
         /// Who counts together: `instance` is one Envoy with all its workers.
         scope: Scope = "instance",
-        /// What happens to a request over the limit: `reject` refuses it, `observe` counts it and lets it pass.
+        /// What happens to a request over the limit: `reject` refuses it, `delay` lets it wait for its turn, `observe` counts
+        /// it and lets it pass.
         on_exceed: OnExceed = "reject",
+        /// For `delay`: how long a request waits at most. One that would have to wait longer is refused.
+        max_delay: Option<SpanIn<1, MAX_DELAY_MS>>,
+        /// For `delay` and `slow_down`: how many requests wait at one time, in each worker of an Envoy. 100 when absent.
+        max_waiting: Option<Int<1, 1_000>>,
+        /// Requests wait longer and longer as their client comes near to the limit.
+        slow_down: Option<SlowDown>,
+        /// How important the limit's requests are. Of requests that wait the most important goes first. A request is as
+        /// important as the most important of its limits and its tier; `medium` where none says anything.
+        priority: Option<Priority>,
         /// What a refused request is charged. Nothing when absent.
         penalty: Option<Penalty>,
         /// When a client that keeps being refused is refused for a time, whatever it has used. Never when absent.
@@ -145,7 +158,19 @@ document! {
         on_store_failure: OnStoreFailure = "local",
     }
     one_of "quota" "quotas"
-    later "max_delay" "mode"
+    later "mode"
+}
+
+document! {
+    /// How requests within the quota are slowed down.
+    SlowDown {
+        /// How many permits of a quota are free of delay.
+        slow_after: Int<1, MAX_PERMITS>,
+        /// By how much each permit after those waits longer than the one before.
+        step: SpanIn<1, MAX_DELAY_MS>,
+        /// How long a request waits at most.
+        max_delay: SpanIn<1, MAX_DELAY_MS>,
+    }
 }
 
 document! {
@@ -386,9 +411,18 @@ words! {
 words! {
     OnExceed {
         "reject" => OnExceed::Reject,
+        "delay" => OnExceed::Delay,
         "observe" => OnExceed::Observe,
     }
-    later "delay"
+}
+
+words! {
+    Priority {
+        "critical" => Priority::Critical,
+        "high" => Priority::High,
+        "medium" => Priority::Medium,
+        "low" => Priority::Low,
+    }
 }
 
 words! {
@@ -447,6 +481,9 @@ pub(super) const NO_FIELDS: Node = Node::Object(Vec::new());
 
 /// A key takes 16 bytes of the table, so these take 160 MB: what a proxy can spare at most.
 const MAX_KEYS: u32 = 10_000_000;
+
+/// A request that waits holds a connection and a stream, and its client seldom has more patience.
+const MAX_DELAY_MS: u64 = 60_000;
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;

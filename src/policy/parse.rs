@@ -7,6 +7,7 @@ use super::access;
 use super::client::{Trusted, client, expect_api_keys_of_lists, expect_tiers, no_claims, tier_index};
 use super::concurrency;
 use super::cost::cost;
+use super::delay::delays;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
 use super::json::{Node, quoted};
@@ -18,7 +19,7 @@ use super::schema::Document as _;
 use super::serving;
 use super::shapes::OneOf;
 use super::value::{Items, Of};
-use super::{KeyPart, Limit, Match, Name, Policy, Response};
+use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
 
 /// Reads the text of a policy document.
 pub(super) fn policy(text: &str) -> Result<Policy, PolicyErrors> {
@@ -64,6 +65,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
     let tiers: Option<Vec<Name>> = tiers.map(|set| set.known().cloned().collect());
     let claims = document.client().is_none_or(|client| !matches!(client.claims(), Some(None)));
     let client = document.client().and_then(|it| client(it, tiers.as_deref(), &root.field("client"), problems));
+    let priorities = priorities(document, tiers.as_deref(), &root.field("priorities"), problems);
     let trusted = document.client().map(Trusted::of);
     let at = root.field("limits");
     let mut names = Taken::default();
@@ -89,6 +91,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
     Some(Policy {
         client: client?,
         tiers: tiers?,
+        priorities: priorities?,
         max_keys: document.state()?.max_keys()?,
         limits: limits?,
         mode: mode?,
@@ -108,6 +111,30 @@ fn not_acted_on(document: Of<'_, Document>) -> Vec<&'static str> {
         ("routes", document.routes().is_some_and(|list| !list.is_empty())),
     ];
     present.into_iter().filter_map(|(part, present)| present.then_some(part)).collect()
+}
+
+/// The priority of each tier, where the document says.
+fn priorities(
+    document: Of<'_, Document>,
+    tiers: Option<&[Name]>,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Vec<Option<Priority>>> {
+    let by_tier = document.priorities()?;
+    let mut priorities = vec![None; tiers.map_or(0, <[_]>::len)];
+    if !by_tier.is_empty() {
+        expect_tiers(tiers, at, problems);
+    }
+    for (name, priority) in by_tier.iter() {
+        let index = match tiers {
+            Some(tiers) if !tiers.is_empty() => tier_index(name, tiers, &at.field(name.as_str()), problems),
+            _ => None,
+        };
+        if let Some(place) = index.and_then(|index| priorities.get_mut(index.get())) {
+            *place = priority;
+        }
+    }
+    Some(priorities)
 }
 
 fn limit(
@@ -150,6 +177,7 @@ fn limit(
         quota::affordable(cost.least(), &quotas, &at.field("cost"), problems);
     }
     let lease = concurrency::check(document, algorithm, at, problems);
+    let delays = delays(document, &quotas, at, problems);
     let penalty = refusal::penalty(document, cost.as_ref(), &quotas, &at.field("penalty"), problems);
     let ban = refusal::ban(document, key.as_deref(), &at.field("ban"), problems);
     document.scope()?;
@@ -162,6 +190,8 @@ fn limit(
         cost: cost?,
         only_on: document.only_on()?.map(|answers| answers.known().copied().collect()).unwrap_or_default(),
         on_exceed: document.on_exceed()?,
+        delays: delays?,
+        priority: document.priority()?,
         penalty: penalty?,
         ban: ban?,
         on_store_failure: document.on_store_failure()?,

@@ -1,6 +1,7 @@
 //! The engine over stores that misbehave: all or none, under conflicts, failures and a clock that moves.
 
 mod costs;
+mod delays;
 mod quotas;
 mod refusals;
 

@@ -14,6 +14,7 @@ mod bans;
 mod concurrency;
 mod costs;
 mod counting;
+mod delays;
 mod flood;
 mod hostile;
 mod keys;

@@ -17,6 +17,7 @@ mod breaker;
 mod concurrency;
 mod core_is_pure;
 mod decision;
+mod delay;
 mod demo;
 mod engine;
 mod explain;

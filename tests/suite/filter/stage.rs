@@ -28,9 +28,15 @@ impl Stage {
 
     /// The shipped bootstrap with this policy and further changes.
     pub async fn with(policy: &Value, change: impl FnOnce(Bootstrap) -> Bootstrap) -> Self {
+        Self::of_workers(2, policy, change).await
+    }
+
+    /// The same with so many worker threads.
+    pub async fn of_workers(workers: u32, policy: &Value, change: impl FnOnce(Bootstrap) -> Bootstrap) -> Self {
         let origin = Origin::start(Settings { echo: true, ..Settings::default() }).unwrap();
         let bootstrap = change(shipped(policy).upstream(origin.addr).unwrap());
-        let envoy = Envoy::start(Options::new(bootstrap.text())).await.unwrap_or_else(|error| panic!("{error}"));
+        let options = Options { concurrency: workers, ..Options::new(bootstrap.text()) };
+        let envoy = Envoy::start(options).await.unwrap_or_else(|error| panic!("{error}"));
         let http = envoy.listener("http").unwrap();
         let vms_made = envoy.stats().await.unwrap()[VMS_MADE];
         Self { origin, envoy, http, vms_made }
