@@ -21,7 +21,7 @@ use crate::units::{Permits, Span, Timestamp};
 /// algorithm, so that the key table can tell what an entry is worth without knowing its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    fresh_at: Timestamp,
+    fresh_at_ticks: u64,
     used: UsedShare,
     payload: u64,
 }
@@ -31,13 +31,25 @@ impl State {
     /// algorithm's own, 56 bits.
     #[must_use]
     pub const fn new(fresh_at: Timestamp, used: UsedShare, payload: u64) -> Self {
-        Self { fresh_at: Self::tick_after(fresh_at), used, payload: payload & Self::PAYLOAD_MASK }
+        Self::at_ticks(Self::ticks_after(fresh_at), used, payload)
+    }
+
+    /// The same, `fresh_at` in whole ticks since the Unix epoch.
+    #[must_use]
+    pub const fn at_ticks(fresh_at_ticks: u64, used: UsedShare, payload: u64) -> Self {
+        Self { fresh_at_ticks, used, payload: payload & Self::PAYLOAD_MASK }
     }
 
     /// From when on this state equals a fresh one: a whole tick.
     #[must_use]
     pub const fn fresh_at(&self) -> Timestamp {
-        self.fresh_at
+        Timestamp::from_nanos(self.fresh_at_ticks.saturating_mul(1 << Self::RESOLUTION_BITS))
+    }
+
+    /// The same in ticks since the Unix epoch.
+    #[must_use]
+    pub const fn fresh_at_ticks(&self) -> u64 {
+        self.fresh_at_ticks
     }
 
     /// The share of the quota in use when the state was last charged.
@@ -52,22 +64,16 @@ impl State {
         self.payload
     }
 
-    /// The first tick not before `at`.
-    #[must_use]
-    pub const fn tick_after(at: Timestamp) -> Timestamp {
-        Self::from_ticks(at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS))
-    }
-
-    /// Whole ticks of the resolution of `fresh_at` from the Unix epoch to `at`.
+    /// Whole ticks of the resolution of `fresh_at` from the Unix epoch to `at`, rounded down.
     #[must_use]
     pub const fn ticks(at: Timestamp) -> u64 {
         at.as_nanos() >> Self::RESOLUTION_BITS
     }
 
-    /// The moment `ticks` ticks after the Unix epoch.
+    /// The same, rounded up.
     #[must_use]
-    pub const fn from_ticks(ticks: u64) -> Timestamp {
-        Timestamp::from_nanos(ticks.saturating_mul(1 << Self::RESOLUTION_BITS))
+    pub const fn ticks_after(at: Timestamp) -> u64 {
+        at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS)
     }
 
     /// `fresh_at` is kept in ticks of 2^23 ns, about 8.4 ms: below the shortest window (10 ms), so that a window's index
@@ -122,11 +128,9 @@ impl ShareScale {
         if used >= self.quota {
             return UsedShare(u8::MAX);
         }
-        if used == 0 {
-            return UsedShare(0);
-        }
-        let share = used.saturating_mul(self.factor) >> Self::POINT;
-        UsedShare(if share < 254 { (share as u8).saturating_add(1) } else { u8::MAX })
+        // Stays within 64 bits, since less than the quota is used; so the share is 254 at most before it is rounded up.
+        let share = used.wrapping_mul(self.factor) >> Self::POINT;
+        UsedShare((share as u8).saturating_add((used != 0) as u8))
     }
 
     const POINT: u32 = 55;
