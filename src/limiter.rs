@@ -44,7 +44,7 @@ impl State {
     /// From when on this state equals a fresh one: a whole tick.
     #[must_use]
     pub const fn fresh_at(&self) -> Timestamp {
-        Timestamp::from_nanos(self.fresh_at_ticks.saturating_mul(1 << Self::RESOLUTION_BITS))
+        Self::from_ticks(self.fresh_at_ticks)
     }
 
     /// The same in ticks since the Unix epoch.
@@ -75,6 +75,18 @@ impl State {
     #[must_use]
     pub const fn ticks_after(at: Timestamp) -> u64 {
         at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS)
+    }
+
+    /// The first tick not before `at`.
+    #[must_use]
+    pub const fn tick_after(at: Timestamp) -> Timestamp {
+        Self::from_ticks(Self::ticks_after(at))
+    }
+
+    /// The moment `ticks` ticks after the Unix epoch.
+    #[must_use]
+    pub const fn from_ticks(ticks: u64) -> Timestamp {
+        Timestamp::from_nanos(ticks.saturating_mul(1 << Self::RESOLUTION_BITS))
     }
 
     /// `fresh_at` is kept in ticks of 2^23 ns, about 8.4 ms: below the shortest window (10 ms), so that a window's index

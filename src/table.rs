@@ -213,7 +213,7 @@ fn tag(key: KeyHash) -> u32 {
 }
 
 /// Groups of one page: 128 slots, two KiB. Larger pages forget less at the same fill, as `tests/bench/flood.rs` shows, and
-/// Envoy copies two KiB as fast as half a KiB, to within what can be measured; of four KiB it is the copying that costs.
+/// Envoy copies two KiB as fast as half a KiB, to within what can be measured.
 const GROUPS: usize = 16;
 const MAX_GROUPS: usize = 32;
 const TAG_BITS: u32 = 32;

@@ -50,9 +50,10 @@ fn main() {
 
     let trials = if smoke { 1 } else { TRIALS };
     println!(
-        "\nRequests from new addresses until one known key is forgotten, median of {trials}; its hash is not known"
+        "\nRequests that an attacker needs, who does not know the keys' hash, until one known key at its quota is forgotten,"
     );
-    println!("{:<18}{:>18}{:>18}{:>18}", "used of its quota", "1%", "50%", "100%");
+    println!("of {trials} tries; a key that has used half of its quota takes half as many");
+    println!("{:<18}{:>18}{:>18}", "", "fewest", "median");
     forgotten::<2>(&meter, trials);
     forgotten::<4>(&meter, trials);
     forgotten::<8>(&meter, trials);
@@ -112,7 +113,11 @@ impl Attack {
     fn name(&self) -> String {
         match self.addresses {
             0 => "none".to_owned(),
-            addresses => format!("{} x {}", grouped(addresses), self.requests),
+            addresses => {
+                let attacking = addresses * self.requests;
+                let share = 100 * attacking / (attacking + (HONEST * 10 + GREEDY * GREEDY_REQUESTS) as u64);
+                format!("{} x {} ({share}%)", grouped(addresses), self.requests)
+            }
         }
     }
 }
@@ -188,26 +193,24 @@ impl<const G: usize> Minute<G> {
     }
 }
 
-/// What an attacker pays, who brings address after address to the share that the known key has used, until that is gone.
+/// What an attacker pays who brings address after address to its quota, until the known key is gone.
 fn forgotten<const G: usize>(meter: &Meter, trials: u64) {
-    print!("{:<18}", format!("{} slots", PageOf::<G>::SLOTS));
-    for used in [1, QUOTA / 2, QUOTA] {
-        let mut costs: Vec<u64> =
-            (0..trials).map(|trial| addresses_until_gone::<G>(meter, trial, used) * u64::from(used)).collect();
-        costs.sort_unstable();
-        print!("{:>18}", grouped(costs[costs.len() / 2]));
-    }
-    println!();
+    let quota = u64::from(QUOTA);
+    let cost = |trial| addresses_until_gone::<G>(meter, trial) * quota;
+    let mut costs: Vec<u64> = (0..trials).map(cost).collect();
+    costs.sort_unstable();
+    let (fewest, median) = (grouped(costs[0]), grouped(costs[costs.len() / 2]));
+    println!("{:<18}{fewest:>18}{median:>18}", format!("{} slots", PageOf::<G>::SLOTS));
 }
 
-fn addresses_until_gone<const G: usize>(meter: &Meter, trial: u64, used: u32) -> u64 {
+fn addresses_until_gone<const G: usize>(meter: &Meter, trial: u64) -> u64 {
     let mut table = Table::<G>::new(PLANNED);
     let known = key(trial << 40);
-    table.decide(meter, known, used, at(0.0));
-    // A millisecond later, so that the attacker's keys are fresh no sooner than the known one.
+    table.decide(meter, known, QUOTA, at(0.0));
+    // A second later, so that the attacker's keys are fresh no sooner than the known one.
     let first = (trial << 40) + 1;
     let gone = (first..first + 100 * MAX_KEYS as u64).find(|address| {
-        table.decide(meter, key(*address), used, at(1.0));
+        table.decide(meter, key(*address), QUOTA, at(1.0));
         !table.knows(known, at(1.0))
     });
     gone.expect("a table is full some day") - first + 1
@@ -253,7 +256,7 @@ const HONEST: usize = 50_000;
 const GREEDY: usize = 200;
 const GREEDY_REQUESTS: usize = 1_000;
 const FIRST_ATTACKER: u64 = 1 << 32;
-const TRIALS: u64 = 11;
+const TRIALS: u64 = 31;
 const ATTACKS: [Attack; 5] = [
     Attack { addresses: 0, requests: 1 },
     Attack { addresses: 1_000_000, requests: 1 },
