@@ -3,6 +3,7 @@
 use crate::facts::{Answer, Facts, NoAnswer};
 use crate::host::{self, Map};
 use crate::instance::Instance;
+use crate::serving::Serving;
 use std::rc::Rc;
 use tidegate::decision::{Refusal, quota_headers};
 use tidegate::engine::Ticket;
@@ -23,12 +24,14 @@ pub struct Filter {
     headers: Vec<(&'static str, String)>,
     /// What the answer may still change.
     ticket: Option<Ticket>,
+    /// What the route says of the answer.
+    serving: Serving,
 }
 
 impl Filter {
     /// A stream under this policy.
     pub fn new(instance: Rc<Instance>) -> Self {
-        Self { instance, headers: Vec::new(), ticket: None }
+        Self { instance, headers: Vec::new(), ticket: None, serving: Serving::default() }
     }
 
     /// Decides on the request.
@@ -39,6 +42,7 @@ impl Filter {
         let work = &mut *instance.work.borrow_mut();
         instance.engine.plan(&Facts, &mut work.plan);
         if work.plan.is_clear() {
+            self.serving.request(&instance);
             return Next::Continue;
         }
         let now = Timestamp::from_nanos(host::now_ns());
@@ -54,6 +58,7 @@ impl Filter {
         match decision.refusal {
             None => {
                 self.ticket = work.plan.ticket();
+                self.serving.request(&instance);
                 Next::Continue
             }
             Some(refusal) => {
@@ -64,10 +69,12 @@ impl Filter {
     }
 
     /// Lets the limits learn from the answer, and tells the client how it stands with them.
-    pub fn response_headers(&mut self) -> Next {
+    pub fn response_headers(&mut self, is_whole: bool) -> Next {
         if let Some(ticket) = self.ticket.take() {
             self.observe(&ticket, &Answer);
         }
+        // Before what is said to this client alone.
+        self.serving.answer(&self.instance, is_whole);
         // Nothing is left here for the filter's own refusals, which come by here too.
         for (name, value) in self.headers.drain(..) {
             // The structured fields are lists, to which an upstream with limits of its own may have contributed.
@@ -83,11 +90,18 @@ impl Filter {
         Next::Continue
     }
 
+    /// Sees a piece of the answer's body pass.
+    pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
+        self.serving.body(&self.instance, size, is_last);
+        Next::Continue
+    }
+
     /// Ends the stream. One that had no answer, since its client went away, is told to the limits that await it.
     pub fn end(self) {
         if let Some(ticket) = &self.ticket {
             self.observe(ticket, &NoAnswer);
         }
+        self.serving.end(&self.instance);
     }
 
     fn observe(&self, ticket: &Ticket, answer: &dyn ResponseFacts) {

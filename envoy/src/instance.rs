@@ -2,18 +2,24 @@
 
 use crate::host;
 use crate::metrics::Metrics;
+use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use core::cell::RefCell;
+use tidegate::assets::Assets;
 use tidegate::engine::{Engine, Plan};
 use tidegate::key::Seed;
 use tidegate::metrics::Counters;
-use tidegate::policy::Policy;
+use tidegate::policy::{KeptBytes, Policy};
+use tidegate::stale::{AnswerKey, shelf};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
+use tidegate::units::Timestamp;
 
 /// A policy in force, and the memory that its decisions work in.
 pub struct Instance {
     pub engine: Engine,
+    pub assets: Assets,
+    pub kept: KeptBytes,
     pub work: RefCell<Work>,
 }
 
@@ -26,6 +32,8 @@ pub struct Work {
     pub survey: Survey,
     pub plan: Plan,
     pub text: String,
+    /// The answers that streams of this VM are collecting.
+    pub collected: Vec<AnswerKey>,
 }
 
 impl Instance {
@@ -33,8 +41,16 @@ impl Instance {
     pub fn new(policy: Policy) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
+        let (kept, seed) = (policy.kept(), shared_seed());
+        let assets = Assets::new(&policy, seed);
+        if assets.keeps() {
+            // Should it fail, the next answer that is kept makes its page fit.
+            let _ = shelf::trim(&mut SharedShelf, kept.max_bytes, Timestamp::from_nanos(host::now_ns()));
+        }
         Self {
-            engine: Engine::new(policy, shared_seed()),
+            engine: Engine::new(policy, seed),
+            assets,
+            kept,
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
@@ -43,6 +59,7 @@ impl Instance {
                 survey: Survey::default(),
                 plan: Plan::new(),
                 text: String::new(),
+                collected: Vec::new(),
             }),
         }
     }
