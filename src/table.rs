@@ -1,6 +1,6 @@
 //! The key table: what every client has used, in memory that never grows.
 //!
-//! The table is set-associative. A key's hash chooses one [`Page`], and in it the [group](group::Group) of eight slots
+//! The table is set-associative. A key's hash chooses one [`Page`], and in it the group of eight slots
 //! where the search begins; a slot holds 32 more bits of the hash and the client's [`State`], 16 bytes in all. A search
 //! ends at the key, at a group with a slot that was never used, or when it has seen the whole page. Nearly always it ends
 //! in the first group, which is two cache lines.
