@@ -5,14 +5,17 @@
 //!           which limits apply and which keys they charge
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! observe   charge the limits that wait for the answer            needs the answer
+//! release   give back what a request in flight has held           needs its end
 //! ```
 //!
 //! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
 
 mod charging;
+mod holding;
 mod observing;
 mod refusing;
 
+pub use holding::Load;
 pub use observing::Ticket;
 
 use charging::Charging;
@@ -86,6 +89,10 @@ pub struct Charge {
     cost: Permits,
     /// The limit charges when the answer comes, if at all: see [`Ticket`].
     awaits_answer: bool,
+    /// The request holds what it is charged until it has ended: see [`Ticket`].
+    holds: bool,
+    /// How many permits there are, where that is found out.
+    found: Option<Permits>,
     /// Another quota of the limit is exceeded: this one is not charged, also when the limit only observes.
     held: bool,
     sentence: Sentence,
@@ -248,6 +255,8 @@ impl Engine {
                     page: 0,
                     cost,
                     awaits_answer: limit.awaits_answer(),
+                    holds: limit.holds(),
+                    found: None,
                     held: false,
                     sentence: Sentence::Free,
                     stage: Stage::Open,
@@ -356,8 +365,15 @@ impl Engine {
         self.policy.limits.get(charge.limit()).is_some_and(|limit| limit.on_exceed == OnExceed::Observe)
     }
 
-    fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<&Meter> {
-        self.limits.get(charge.limit())?.meters.get(tier.get())?.get(charge.quota())
+    /// The meter of a charge, as it stood when the charge was checked.
+    fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
+        let meter = *self.said_meter(charge.limit, tier, charge.quota)?;
+        Some(charge.found.map_or(meter, |permits| meter.within(permits)))
+    }
+
+    /// The meter of a quota, as the policy says it.
+    fn said_meter(&self, limit: u32, tier: TierIndex, quota: u8) -> Option<&Meter> {
+        self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
     }
 
     /// The window by which the client knows the quota, where the limit has several.

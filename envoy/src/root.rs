@@ -53,9 +53,12 @@ impl Root {
         let Some(instance) = &self.instance else { return };
         let work = &mut *instance.work.borrow_mut();
         work.metrics.export(instance.engine.policy(), &mut work.counters);
-        let live = work.survey.step(&mut work.store, Timestamp::from_nanos(host::now_ns()));
+        let now = Timestamp::from_nanos(host::now_ns());
+        let live = work.survey.step(&mut work.store, now);
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(instance.engine.policy().max_keys()));
+        let (engine, metrics) = (&instance.engine, &mut work.metrics);
+        engine.loads(&mut work.store, now, &mut |load| metrics.record_load(engine.policy(), load));
     }
 }
 
@@ -78,4 +81,4 @@ fn read_policy() -> Result<Policy, Vec<String>> {
 }
 
 /// How often counters reach Envoy's statistics.
-const EXPORT_PERIOD_MS: u32 = 1_000;
+pub const EXPORT_PERIOD_MS: u32 = 1_000;

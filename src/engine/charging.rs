@@ -160,6 +160,7 @@ impl Engine {
     /// Asks the charge's quota, and whether the client is banned.
     fn ask(&self, charge: &mut Charge, page: &Page, tier: TierIndex, now: Timestamp) {
         let probe = page.probe(charge.key, now);
+        charge.found = self.found(charge, page, tier, now);
         charge.outcome = self.meter(charge, tier).map(|meter| meter.check(probe.state(), charge.cost, now));
         charge.probe = Some(probe);
         let refusals = self.limits.get(charge.limit()).map(|limit| &limit.refusals);
