@@ -24,7 +24,7 @@ use crate::units::{Permits, Span, Timestamp};
 /// algorithm, so that the key table can tell what an entry is worth without knowing its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    fresh_at: Timestamp,
+    fresh_at_ticks: u64,
     used: UsedShare,
     payload: u64,
 }
@@ -34,13 +34,25 @@ impl State {
     /// algorithm's own, 56 bits.
     #[must_use]
     pub const fn new(fresh_at: Timestamp, used: UsedShare, payload: u64) -> Self {
-        Self { fresh_at: Self::tick_after(fresh_at), used, payload: payload & Self::PAYLOAD_MASK }
+        Self::at_ticks(Self::ticks_after(fresh_at), used, payload)
+    }
+
+    /// The same, `fresh_at` in whole ticks since the Unix epoch.
+    #[must_use]
+    pub const fn at_ticks(fresh_at_ticks: u64, used: UsedShare, payload: u64) -> Self {
+        Self { fresh_at_ticks, used, payload: payload & Self::PAYLOAD_MASK }
     }
 
     /// From when on this state equals a fresh one: a whole tick.
     #[must_use]
     pub const fn fresh_at(&self) -> Timestamp {
-        self.fresh_at
+        Self::from_ticks(self.fresh_at_ticks)
+    }
+
+    /// The same in ticks since the Unix epoch.
+    #[must_use]
+    pub const fn fresh_at_ticks(&self) -> u64 {
+        self.fresh_at_ticks
     }
 
     /// The share of the quota in use when the state was last charged.
@@ -55,16 +67,22 @@ impl State {
         self.payload
     }
 
-    /// The first tick not before `at`.
-    #[must_use]
-    pub const fn tick_after(at: Timestamp) -> Timestamp {
-        Self::from_ticks(at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS))
-    }
-
-    /// Whole ticks of the resolution of `fresh_at` from the Unix epoch to `at`.
+    /// Whole ticks of the resolution of `fresh_at` from the Unix epoch to `at`, rounded down.
     #[must_use]
     pub const fn ticks(at: Timestamp) -> u64 {
         at.as_nanos() >> Self::RESOLUTION_BITS
+    }
+
+    /// The same, rounded up.
+    #[must_use]
+    pub const fn ticks_after(at: Timestamp) -> u64 {
+        at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS)
+    }
+
+    /// The first tick not before `at`.
+    #[must_use]
+    pub const fn tick_after(at: Timestamp) -> Timestamp {
+        Self::from_ticks(Self::ticks_after(at))
     }
 
     /// The moment `ticks` ticks after the Unix epoch.
@@ -125,11 +143,9 @@ impl ShareScale {
         if used >= self.quota {
             return UsedShare(u8::MAX);
         }
-        if used == 0 {
-            return UsedShare(0);
-        }
-        let share = used.saturating_mul(self.factor) >> Self::POINT;
-        UsedShare(if share < 254 { (share as u8).saturating_add(1) } else { u8::MAX })
+        // Stays within 64 bits, since less than the quota is used; so the share is 254 at most before it is rounded up.
+        let share = used.wrapping_mul(self.factor) >> Self::POINT;
+        UsedShare((share as u8).saturating_add((used != 0) as u8))
     }
 
     const POINT: u32 = 55;
