@@ -4,7 +4,7 @@ use crate::engine::{Charge, Engine, Plan};
 use crate::key;
 use crate::limiter::Verdict;
 use crate::mode::Mode;
-use crate::policy::{OnExceed, Quota};
+use crate::policy::{Limit, OnExceed, Quota};
 use crate::request::RequestFacts;
 use crate::units::Span;
 use base64::Engine as _;
@@ -104,7 +104,7 @@ impl Refusal {
         let problem = facts.header("accept").is_some_and(|accept| accepts_problem(&accept));
         let mut body = String::new();
         // Writing to a string cannot fail. Names need no escapes in JSON: `[a-z0-9-]`.
-        let _ = if problem { self.problem(&mut body, status, self.limit_name(engine)) } else { self.error(&mut body) };
+        let _ = if problem { self.problem(engine, &mut body, status) } else { self.error(engine, &mut body) };
         if let Some(secs) = retry_after_secs {
             let _ = write!(body, ",\"retryAfter\":{secs}");
         }
@@ -133,16 +133,21 @@ impl Refusal {
         [reason, name].concat()
     }
 
+    fn is_of_requests_in_flight(&self, engine: &Engine) -> bool {
+        self.limit.and_then(|limit| engine.policy().limits.get(limit)).is_some_and(Limit::holds)
+    }
+
     fn limit_name<'e>(&self, engine: &'e Engine) -> &'e str {
         self.limit.and_then(|limit| engine.policy().limits.get(limit)).map_or("", |limit| limit.name.as_str())
     }
 
-    fn error(&self, body: &mut String) -> fmt::Result {
-        write!(body, "{{\"error\":\"{}\"", self.title())
+    fn error(&self, engine: &Engine, body: &mut String) -> fmt::Result {
+        write!(body, "{{\"error\":\"{}\"", self.title(engine))
     }
 
     /// The problem types are those of draft-ietf-httpapi-ratelimit-headers.
-    fn problem(&self, body: &mut String, status: u16, limit: &str) -> fmt::Result {
+    fn problem(&self, engine: &Engine, body: &mut String, status: u16) -> fmt::Result {
+        let limit = self.limit_name(engine);
         let kind = match self.cause {
             Cause::Exceeded => "https://iana.org/assignments/http-problem-types#quota-exceeded",
             Cause::Banned => "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
@@ -152,7 +157,7 @@ impl Refusal {
             // Nothing more than the status says: RFC 9457 section 4.2.1.
             Cause::Denied => "about:blank",
         };
-        let title = self.title();
+        let title = self.title(engine);
         write!(
             body,
             "{{\"type\":\"{kind}\",\"title\":\"{title}\",\
@@ -164,8 +169,9 @@ impl Refusal {
         write!(body, ",\"violated-policies\":[\"{}\"]", PolicyName(limit, self.window))
     }
 
-    fn title(&self) -> &'static str {
+    fn title(&self, engine: &Engine) -> &'static str {
         match (self.cause, self.retry_after) {
+            (Cause::Exceeded, Some(_)) if self.is_of_requests_in_flight(engine) => "too many requests at once",
             (Cause::Exceeded, Some(_)) => "rate limit exceeded",
             (Cause::Exceeded, None) => "request costs more than its rate limit allows",
             (Cause::Banned, _) => "too many refused requests",
@@ -182,7 +188,9 @@ impl Refusal {
 /// `RateLimit-Policy` and `RateLimit` as draft-ietf-httpapi-ratelimit-headers has them: structured fields (RFC 9651), an
 /// item a quota, in the policy's order, by the limit's name, and where a limit has several by the name and the window, as
 /// in `api/1h`, which is the name of no other limit; quotas in requests; the partition key a hash of the client's key. A
-/// window that is no whole number of seconds is rounded up. `X-RateLimit-*`, if the policy asks for them, tell of the quota
+/// window that is no whole number of seconds is rounded up. A quota of requests in flight has the draft's unit for them and
+/// no window, and nothing is said of when permits come back, since nobody knows; where their number is found out, the policy
+/// tells of the most, as it should not change with every answer. `X-RateLimit-*`, if the policy asks for them, tell of the quota
 /// with the fewest permits left, the reset in seconds from now. Limits that only observe are not told of, and under a
 /// policy that does none.
 pub fn quota_headers(engine: &Engine, plan: &Plan, text: &mut String, add: &mut dyn FnMut(&'static str, &str)) {
@@ -226,6 +234,7 @@ impl fmt::Display for PolicyName<'_> {
 /// What a client is told of one quota.
 struct Told<'a> {
     name: PolicyName<'a>,
+    in_flight: bool,
     quota: &'a Quota,
     remaining: u64,
     reset_secs: u64,
@@ -245,6 +254,7 @@ impl<'a> Told<'a> {
         };
         Some(Self {
             name: PolicyName(limit.name.as_str(), engine.window(charge, plan.tier())),
+            in_flight: limit.holds(),
             quota: limit.quotas(plan.tier()).get(charge.quota())?,
             remaining: u64::from(standing.remaining.get()),
             reset_secs: reset.as_secs_ceil(),
@@ -254,11 +264,19 @@ impl<'a> Told<'a> {
 
     fn write_policy(&self, text: &mut String) -> fmt::Result {
         let Quota { permits, window, .. } = self.quota;
-        write!(text, "\"{}\";q={};w={}", self.name, permits.get(), window.as_secs_ceil())
+        write!(text, "\"{}\";q={}", self.name, permits.get())?;
+        if self.in_flight {
+            return text.write_str(";qu=\"concurrent-requests\"");
+        }
+        write!(text, ";w={}", window.as_secs_ceil())
     }
 
     fn write_limit(&self, text: &mut String) -> fmt::Result {
-        write!(text, "\"{}\";r={};t={};pk=:", self.name, self.remaining, self.reset_secs)?;
+        write!(text, "\"{}\";r={}", self.name, self.remaining)?;
+        if !self.in_flight {
+            write!(text, ";t={}", self.reset_secs)?;
+        }
+        text.write_str(";pk=:")?;
         BASE64.encode_string(self.partition, text);
         text.write_char(':')
     }

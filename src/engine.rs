@@ -8,15 +8,18 @@
 //! (send)    the route's upstreams, one after another: fallback    needs breakers, and how the last call ended
 //! enter     the request waits, where decide says so               and then: see [`delaying`]
 //! observe   charge the limits that wait for the answer            needs the answer
+//! release   give back what a request in flight has held           needs its end
 //! ```
 //!
 //! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
 
 mod charging;
 pub mod delaying;
+mod holding;
 mod observing;
 mod refusing;
 
+pub use holding::Load;
 pub use observing::Ticket;
 
 use charging::Charging;
@@ -70,6 +73,8 @@ pub struct Plan {
     may_wait: bool,
     refused: bool,
     now: Timestamp,
+    /// Before `now` for a request that has waited.
+    charged_at: Timestamp,
 }
 
 /// What the stages before the limits say.
@@ -95,6 +100,10 @@ pub struct Charge {
     cost: Permits,
     /// The limit charges when the answer comes, if at all: see [`Ticket`].
     awaits_answer: bool,
+    /// The request holds what it is charged until it has ended: see [`Ticket`].
+    holds: bool,
+    /// How many permits there are, where that is found out.
+    found: Option<Permits>,
     /// Another quota of the limit is exceeded: this one is not charged, also when the limit only observes.
     held: bool,
     sentence: Sentence,
@@ -285,12 +294,14 @@ impl Engine {
                     page: 0,
                     cost,
                     awaits_answer: limit.awaits_answer(),
+                    holds: limit.holds(),
+                    found: None,
                     held: false,
                     sentence: Sentence::Free,
                     stage: Stage::Open,
                     outcome: None,
                     probe: None,
-                    chance: Chance::default(),
+                    chance: Chance::at(limit),
                 });
             }
         }
@@ -331,7 +342,7 @@ impl Engine {
         }
         let refused = charging.settle(&mut plan.charges);
         plan.refused = refused;
-        plan.now = now;
+        (plan.now, plan.charged_at) = (now, now);
         if refused {
             if plan.charges.iter().any(|charge| charge.chance.crowded) {
                 counters.add(Total::RoomFull, 1);
@@ -406,8 +417,15 @@ impl Engine {
         self.policy.limits.get(charge.limit()).is_some_and(|limit| limit.on_exceed == OnExceed::Observe)
     }
 
-    fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<&Meter> {
-        self.limits.get(charge.limit())?.meters.get(tier.get())?.get(charge.quota())
+    /// The meter of a charge, as it stood when the charge was checked.
+    fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
+        let meter = *self.said_meter(charge.limit, tier, charge.quota)?;
+        Some(charge.found.map_or(meter, |permits| meter.within(permits)))
+    }
+
+    /// The meter of a quota, as the policy says it.
+    fn said_meter(&self, limit: u32, tier: TierIndex, quota: u8) -> Option<&Meter> {
+        self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
     }
 
     /// The window by which the client knows the quota, where the limit has several.

@@ -8,7 +8,9 @@
 //! where the clock now stands ([`Outcome::moved`]). Only a step of more than 140 days may forget it. A clock that
 //! steps forward is time that has passed.
 
+pub mod adaptive;
 pub mod ban;
+pub mod concurrency;
 pub mod fixed_window;
 pub mod sliding_window;
 pub mod token_bucket;
@@ -22,7 +24,7 @@ use crate::units::{Permits, Span, Timestamp};
 /// algorithm, so that the key table can tell what an entry is worth without knowing its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    fresh_at: Timestamp,
+    fresh_at_ticks: u64,
     used: UsedShare,
     payload: u64,
 }
@@ -32,13 +34,25 @@ impl State {
     /// algorithm's own, 56 bits.
     #[must_use]
     pub const fn new(fresh_at: Timestamp, used: UsedShare, payload: u64) -> Self {
-        Self { fresh_at: Self::tick_after(fresh_at), used, payload: payload & Self::PAYLOAD_MASK }
+        Self::at_ticks(Self::ticks_after(fresh_at), used, payload)
+    }
+
+    /// The same, `fresh_at` in whole ticks since the Unix epoch.
+    #[must_use]
+    pub const fn at_ticks(fresh_at_ticks: u64, used: UsedShare, payload: u64) -> Self {
+        Self { fresh_at_ticks, used, payload: payload & Self::PAYLOAD_MASK }
     }
 
     /// From when on this state equals a fresh one: a whole tick.
     #[must_use]
     pub const fn fresh_at(&self) -> Timestamp {
-        self.fresh_at
+        Self::from_ticks(self.fresh_at_ticks)
+    }
+
+    /// The same in ticks since the Unix epoch.
+    #[must_use]
+    pub const fn fresh_at_ticks(&self) -> u64 {
+        self.fresh_at_ticks
     }
 
     /// The share of the quota in use when the state was last charged.
@@ -53,16 +67,22 @@ impl State {
         self.payload
     }
 
-    /// The first tick not before `at`.
-    #[must_use]
-    pub const fn tick_after(at: Timestamp) -> Timestamp {
-        Self::from_ticks(at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS))
-    }
-
-    /// Whole ticks of the resolution of `fresh_at` from the Unix epoch to `at`.
+    /// Whole ticks of the resolution of `fresh_at` from the Unix epoch to `at`, rounded down.
     #[must_use]
     pub const fn ticks(at: Timestamp) -> u64 {
         at.as_nanos() >> Self::RESOLUTION_BITS
+    }
+
+    /// The same, rounded up.
+    #[must_use]
+    pub const fn ticks_after(at: Timestamp) -> u64 {
+        at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS)
+    }
+
+    /// The first tick not before `at`.
+    #[must_use]
+    pub const fn tick_after(at: Timestamp) -> Timestamp {
+        Self::from_ticks(Self::ticks_after(at))
     }
 
     /// The moment `ticks` ticks after the Unix epoch.
@@ -123,11 +143,9 @@ impl ShareScale {
         if used >= self.quota {
             return UsedShare(u8::MAX);
         }
-        if used == 0 {
-            return UsedShare(0);
-        }
-        let share = used.saturating_mul(self.factor) >> Self::POINT;
-        UsedShare(if share < 254 { (share as u8).saturating_add(1) } else { u8::MAX })
+        // Stays within 64 bits, since less than the quota is used; so the share is 254 at most before it is rounded up.
+        let share = used.wrapping_mul(self.factor) >> Self::POINT;
+        UsedShare((share as u8).saturating_add((used != 0) as u8))
     }
 
     const POINT: u32 = 55;
@@ -145,8 +163,9 @@ pub enum Verdict {
     },
     /// It may not.
     Refuse {
-        /// After this time the same request would pass, or wait for its turn, and not a nanosecond sooner, if nothing else were charged meanwhile.
-        /// `None` when it costs more than the whole quota and never passes.
+        /// After this time the same request would pass, or wait for its turn, and not a nanosecond sooner, if nothing else
+        /// were charged meanwhile. `None` when it costs more than the whole quota and never passes. For requests in flight
+        /// a time to try again: nobody knows when one of them ends.
         retry_after: Option<Span>,
     },
 }
@@ -181,6 +200,8 @@ pub enum Meter {
     TokenBucket(token_bucket::Bucket),
     /// See [`fixed_window`].
     FixedWindow(fixed_window::Window),
+    /// See [`concurrency`].
+    Concurrency(concurrency::Slots),
 }
 
 impl Meter {
@@ -191,6 +212,7 @@ impl Meter {
             Algorithm::SlidingWindow => Self::SlidingWindow(sliding_window::Window::new(quota)),
             Algorithm::TokenBucket => Self::TokenBucket(token_bucket::Bucket::new(quota)),
             Algorithm::FixedWindow => Self::FixedWindow(fixed_window::Window::new(quota)),
+            Algorithm::Concurrency => Self::Concurrency(concurrency::Slots::new(quota)),
         }
     }
 
@@ -210,6 +232,7 @@ impl Meter {
             Self::SlidingWindow(window) => window.check(state, cost, now),
             Self::TokenBucket(bucket) => bucket.check(state, cost, now),
             Self::FixedWindow(window) => window.check(state, cost, now),
+            Self::Concurrency(slots) => slots.check(state, cost, now),
         }
     }
 
@@ -221,6 +244,7 @@ impl Meter {
             Self::SlidingWindow(window) => window.charge(state, cost, now),
             Self::TokenBucket(bucket) => bucket.charge(state, cost, now),
             Self::FixedWindow(window) => window.charge(state, cost, now),
+            Self::Concurrency(slots) => slots.charge(state, cost, now),
         }
     }
 
@@ -231,6 +255,7 @@ impl Meter {
             Self::SlidingWindow(window) => window.standing(state, now),
             Self::TokenBucket(bucket) => bucket.standing(state, now),
             Self::FixedWindow(window) => window.standing(state, now),
+            Self::Concurrency(slots) => slots.standing(state, now),
         }
     }
 
@@ -242,11 +267,28 @@ impl Meter {
             Self::SlidingWindow(window) => window.refund(state, cost, charged_at),
             Self::TokenBucket(bucket) => bucket.refund(state, cost),
             Self::FixedWindow(window) => window.refund(state, cost, charged_at),
+            Self::Concurrency(slots) => slots.refund(state, cost, charged_at),
         }
     }
-}
 
-impl Meter {
+    /// What counts requests in flight; `None` for all other algorithms.
+    #[must_use]
+    pub fn slots(&self) -> Option<&concurrency::Slots> {
+        match self {
+            Self::Concurrency(slots) => Some(slots),
+            _ => None,
+        }
+    }
+
+    /// The same meter of requests in flight with so many permits; any other as it is.
+    #[must_use]
+    pub fn within(self, permits: Permits) -> Self {
+        match self {
+            Self::Concurrency(slots) => Self::Concurrency(slots.within(permits)),
+            meter => meter,
+        }
+    }
+
     /// How many permits a client of this state has used at `now`, at most the whole quota.
     #[must_use]
     pub fn used(&self, state: State, now: Timestamp) -> Permits {
@@ -255,6 +297,7 @@ impl Meter {
             Self::SlidingWindow(window) => window.permits().minus(remaining),
             Self::TokenBucket(bucket) => bucket.burst().minus(remaining),
             Self::FixedWindow(window) => window.permits().minus(remaining),
+            Self::Concurrency(slots) => slots.permits().minus(remaining),
         }
     }
 

@@ -15,8 +15,6 @@ pub struct Chain {
     way: Option<Way>,
     saved: Option<Saved>,
     further: Further,
-    /// Whether all of the request came with its header.
-    pub is_whole: bool,
 }
 
 /// What is under way beyond the first upstream.
@@ -38,10 +36,17 @@ pub struct Call {
 }
 
 impl Chain {
-    /// Begins the way of a request along a route, and tells Envoy's router the first upstream if there is one to ask.
-    pub fn begin<'p>(&mut self, policy: &'p Policy, work: &mut Work, route: usize, now: Timestamp) -> Step<'p> {
+    /// Begins the way of a request along a route, and tells Envoy's router the first upstream if there is one to ask. The
+    /// request may be whole, with nothing after its header.
+    pub fn begin<'p>(
+        &mut self,
+        policy: &'p Policy,
+        work: &mut Work,
+        (route, is_whole): (usize, bool),
+        now: Timestamp,
+    ) -> Step<'p> {
         let keeps = policy.routes().get(route).is_some_and(|route| route.serving().stale().is_some());
-        if self.is_whole && (keeps || Upstreams::repeats(policy, route)) {
+        if is_whole && (keeps || Upstreams::repeats(policy, route)) {
             self.saved = Saved::new().ok();
         }
         let method = self.saved.as_ref().map(RequestFacts::method);

@@ -32,6 +32,8 @@ pub struct Filter {
     id: u32,
     /// The limit at which the request waits.
     waits_at: Option<u32>,
+    /// The request has no body, or none that is still to come.
+    is_whole: bool,
     /// What the answer says about limits, until it is sent.
     headers: Vec<(&'static str, String)>,
     /// What the answer may still change.
@@ -52,6 +54,7 @@ impl Filter {
             instance,
             id,
             waits_at: None,
+            is_whole: true,
             headers: Vec::new(),
             ticket: None,
             serving: Serving::default(),
@@ -61,10 +64,12 @@ impl Filter {
         }
     }
 
-    /// Decides on the request. `is_whole`: nothing comes after its header.
+    /// Decides on the request. `is_whole`: it has no body, or none that is still to come.
     pub fn request_headers(&mut self, is_whole: bool) -> Next {
+        #[cfg(feature = "panic-on-header")]
+        crate::trap::spring();
+        self.is_whole = is_whole;
         let instance = Rc::clone(&self.instance);
-        self.chain.is_whole = is_whole;
         let work = &mut *instance.work.borrow_mut();
         instance.engine.plan(&Facts, &mut work.plan);
         self.route = work.plan.route();
@@ -90,14 +95,26 @@ impl Filter {
         }
         match decision.refusal {
             None => {
-                self.ticket = work.plan.ticket();
-                if self.forward(&instance, work, now) { Next::Continue } else { Next::Pause }
+                if self.admit(&instance, work, now) {
+                    Next::Continue
+                } else {
+                    Next::Pause
+                }
             }
             Some(refusal) => {
                 self.refuse(&instance, &refusal);
                 Next::Pause
             }
         }
+    }
+
+    /// Sends an admitted request on its way. `false` when it was answered instead.
+    fn admit(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
+        self.ticket = work.plan.ticket();
+        if let (Some(ticket), false) = (&mut self.ticket, self.is_whole) {
+            ticket.leave_untimed();
+        }
+        self.forward(instance, work, now)
     }
 
     /// Goes on after a wait, or is refused.
@@ -108,15 +125,15 @@ impl Filter {
             self.refuse(instance, refusal);
             return;
         }
-        self.ticket = work.plan.ticket();
-        if self.forward(instance, work, now())
-            && let Err(error) = host::resume_request()
-        {
+        let goes_on = self.admit(instance, work, now());
+        // What it holds may have expired while it waited.
+        self.renew_in(work);
+        if goes_on && let Err(error) = host::resume_request() {
             host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
         }
     }
 
-    /// Sends an admitted request on its way. `false` when it was answered instead.
+    /// Chooses the upstream, where the policy does. `false` when the request was answered instead.
     fn forward(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
         self.serving.request(instance);
         let Some(route) = self.route else {
@@ -124,7 +141,7 @@ impl Filter {
             let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
             return true;
         };
-        let step = self.chain.begin(instance.engine.policy(), work, route, now);
+        let step = self.chain.begin(instance.engine.policy(), work, (route, self.is_whole), now);
         if !matches!(step, Step::Send { .. }) {
             return !self.conclude(instance, work, step, false);
         }
@@ -189,11 +206,28 @@ impl Filter {
         Next::Continue
     }
 
-    /// Ends the stream. One that had no answer, since its client went away, is told to the limits and the breaker that
-    /// await it.
+    /// Keeps what the stream holds from expiring. Does nothing for a stream that holds nothing, or nothing old.
+    pub fn renew(&mut self) {
+        let instance = Rc::clone(&self.instance);
+        self.renew_in(&mut instance.work.borrow_mut());
+    }
+
+    fn renew_in(&mut self, work: &mut Work) {
+        let Some(ticket) = self.ticket.as_mut().filter(|ticket| ticket.holds()) else { return };
+        self.instance.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
+    }
+
+    /// Ends the stream, however it came to its end, and gives back what it holds. One that had no answer, since its
+    /// client went away, is told to the limits and the breaker that await it.
     pub fn end(mut self) {
         let instance = Rc::clone(&self.instance);
-        self.learn(&instance, &mut instance.work.borrow_mut(), &NoAnswer);
+        {
+            let work = &mut *instance.work.borrow_mut();
+            self.learn(&instance, work, &NoAnswer);
+            if let Some(ticket) = self.ticket.take() {
+                instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
+            }
+        }
         if let Some(limit) = self.waits_at {
             waiting::leave(&instance, limit, self.id);
         }
@@ -205,9 +239,11 @@ impl Filter {
 
     /// Lets the limits that await the answer learn from it.
     fn learn(&mut self, instance: &Instance, work: &mut Work, answer: &dyn ResponseFacts) {
-        if let Some(ticket) = self.ticket.take() {
+        if let Some(mut ticket) = self.ticket.take() {
             let Work { store, local, counters, .. } = work;
-            instance.engine.observe(&ticket, answer, store, local, counters, now());
+            instance.engine.observe(&mut ticket, answer, store, local, counters, now());
+            // What a request in flight holds is given back when all of the answer has gone, and not when it begins.
+            self.ticket = Some(ticket).filter(Ticket::holds);
         }
     }
 

@@ -25,4 +25,6 @@ mod shelf;
 mod store;
 mod streams;
 mod structure;
+#[cfg(feature = "panic-on-header")]
+mod trap;
 mod waiting;

@@ -8,6 +8,7 @@ mod upstreams;
 pub use upstreams::UpstreamMetrics;
 
 use crate::host::{self, MetricId, MetricKind};
+use tidegate::engine::Load;
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::{Policy, TierIndex};
 
@@ -16,9 +17,14 @@ use tidegate::policy::{Policy, TierIndex};
 pub struct Metrics {
     /// By place: the totals, then the gauges, then the requests by limit, tier and fate.
     ids: Vec<Option<MetricId>>,
+    /// Those of requests in flight, by limit and tier.
+    loads: Vec<(LoadPlace, [Option<MetricId>; 2])>,
     /// How many of those who wait here are in the gauge, to which every worker adds its own.
     waiting: u64,
 }
+
+/// A limit and, where each has a count of its own, a tier.
+type LoadPlace = (usize, Option<TierIndex>);
 
 /// A number that goes up and down.
 #[derive(Clone, Copy)]
@@ -62,6 +68,25 @@ impl Metrics {
         if let Some(id) = self.id(place, MetricKind::Gauge, || gauge_name(gauge).to_owned()) {
             // A metric that was defined is there; there is nobody to tell otherwise.
             let _ = host::record(id, value);
+        }
+    }
+
+    /// Sets the gauges of requests in flight.
+    pub fn record_load(&mut self, policy: &Policy, load: Load) {
+        let place = (load.limit, load.tier);
+        let known = self.loads.iter().find(|(other, _)| *other == place).map(|(_, ids)| *ids);
+        let ids = known.unwrap_or_else(|| {
+            let limit = policy.limits().get(load.limit).map_or("", |limit| limit.name().as_str());
+            let tier = load.tier.and_then(|tier| policy.tiers().get(tier.get()));
+            let tier = tier.map(|tier| format!(".tier={}", tier.as_str())).unwrap_or_default();
+            let ids = ["tidegate_concurrency_in_flight", "tidegate_concurrency_limit"]
+                .map(|name| host::define_metric(MetricKind::Gauge, &format!("{name}.limit={limit}{tier}")).ok());
+            self.loads.push((place, ids));
+            ids
+        });
+        for (id, permits) in ids.into_iter().zip([load.in_flight, load.permits]) {
+            // As above: a metric that was defined is there.
+            let _ = id.map(|id| host::record(id, u64::from(permits.get())));
         }
     }
 
@@ -128,6 +153,7 @@ fn total_name(total: Total) -> &'static str {
         Total::Conflicts => "tidegate_conflicts_total",
         Total::StoreFailures => "tidegate_store_failures_total",
         Total::RefundsLost => "tidegate_refunds_lost_total",
+        Total::ReleasesLost => "tidegate_releases_lost_total",
         Total::FreshEvictions => "tidegate_evictions_total.kind=fresh",
         Total::LiveEvictions => "tidegate_evictions_total.kind=live",
         Total::ForgivenDebt => "tidegate_forgiven_debt_255ths_total",

@@ -44,7 +44,8 @@ impl Root {
         self.instance.clone().map(|instance| Filter::new(instance, id))
     }
 
-    /// Ends the waits that are due, lets workers learn of each other's breakers, and now and then exports what was counted.
+    /// Ends the waits that are due, lets workers learn of each other's breakers, and once a second exports what was counted
+    /// and renews what streams hold.
     pub fn tick(&mut self, streams: &mut Streams) {
         let Some(instance) = self.instance.clone() else { return };
         let now = Timestamp::from_nanos(host::now_ns());
@@ -53,6 +54,7 @@ impl Root {
         instance.work.borrow_mut().tick_breakers(now);
         if instance.work.borrow_mut().alarm.exports(now) {
             self.export();
+            streams.renew();
         }
         let work = &mut *instance.work.borrow_mut();
         work.alarm.set(work.next_due(now), true, now);
@@ -70,12 +72,14 @@ impl Root {
         let Some(instance) = &self.instance else { return };
         let work = &mut *instance.work.borrow_mut();
         work.metrics.export(instance.engine.policy(), &mut work.counters);
-        let live = work.survey.step(&mut work.store, Timestamp::from_nanos(host::now_ns()));
-        work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
         let now = Timestamp::from_nanos(host::now_ns());
+        let live = work.survey.step(&mut work.store, now);
+        work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
         work.upstream_metrics.export(instance.engine.policy(), &mut work.upstreams, now);
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(instance.engine.policy().max_keys()));
+        let (engine, metrics) = (&instance.engine, &mut work.metrics);
+        engine.loads(&mut work.store, now, &mut |load| metrics.record_load(engine.policy(), load));
     }
 }
 

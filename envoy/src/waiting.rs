@@ -99,6 +99,7 @@ pub fn finish_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
 const MOST_AT_ONCE: usize = 64;
 
 /// How often counters reach Envoy's statistics.
-const EXPORT_PERIOD: Span = Span::from_secs(1);
+pub const EXPORT_PERIOD_MS: u32 = 1_000;
+const EXPORT_PERIOD: Span = Span::from_millis(EXPORT_PERIOD_MS as u64);
 
 const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -132,7 +132,7 @@ impl<S: Store> Charging<'_, S> {
     fn refund(&mut self, charge: &Charge) {
         if let (Some(meter), Some(outcome)) = (self.engine.meter(charge, self.tier), charge.outcome) {
             let at = (self.now, self.now);
-            take_back(meter, (charge.page, charge.key, charge.cost), outcome.state, at, self.store, self.counters);
+            take_back(&meter, (charge.page, charge.key, charge.cost), outcome.state, at, self.store, self.counters);
         }
     }
 
@@ -180,9 +180,10 @@ impl Engine {
     /// Asks the charge's quota, and whether the client is banned.
     fn ask(&self, charge: &mut Charge, page: &Page, tier: TierIndex, now: Timestamp) {
         let probe = page.probe(charge.key, now);
+        charge.found = self.found(charge, page, tier, now);
         charge.outcome = self.meter(charge, tier).map(|meter| {
             let outcome = meter.check(probe.state(), charge.cost, now);
-            self.with_room(charge, meter, outcome, now)
+            self.with_room(charge, &meter, outcome, now)
         });
         charge.probe = Some(probe);
         let refusals = self.limits.get(charge.limit()).map(|limit| &limit.refusals);

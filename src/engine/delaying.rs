@@ -16,7 +16,7 @@ use crate::delay::{Arrival, Claim, Left, Line, WaitingRoom, Why};
 use crate::limiter::{Meter, Outcome, Verdict};
 use crate::metrics::{Counters, Total};
 use crate::mode::Mode;
-use crate::policy::{Delays, SlowDown, TierIndex};
+use crate::policy::{Delays, Limit, SlowDown, TierIndex};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::table::page_of;
@@ -36,6 +36,8 @@ pub struct Held {
 /// What the waiting room has for one charge.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Chance {
+    /// Requests can wait at the limit at all. Kept here, so that others need not be looked up.
+    waits: bool,
     /// Nobody more may wait.
     full: bool,
     /// A less important request's turn is to be had, and when it comes.
@@ -136,6 +138,7 @@ impl Engine {
         }
         plan.charges.clone_from(&left.held.charges);
         (plan.tier, plan.refused, plan.now) = (left.held.tier, !released, now);
+        plan.charged_at = left.held.charged_at;
         books.store.begin();
         for charge in &mut plan.charges {
             let deciding = charge.limit == left.limit && charge.line() == left.line;
@@ -160,6 +163,9 @@ impl Engine {
         mut outcome: Outcome,
         now: Timestamp,
     ) -> Outcome {
+        if !charge.chance.waits {
+            return outcome;
+        }
         (charge.chance.taken_over, charge.chance.crowded) = (false, false);
         let Some(delays) = self.delays(charge) else { return outcome };
         if let (Some(slow_down), Verdict::Admit) = (delays.slow_down, outcome.verdict) {
@@ -205,9 +211,9 @@ impl Engine {
                 let charge = (charge.page, charge.key, charge.cost);
                 let at = (*charged_at, now);
                 if local {
-                    take_back(meter, charge, charged, at, books.local, books.counters);
+                    take_back(&meter, charge, charged, at, books.local, books.counters);
                 } else {
-                    take_back(meter, charge, charged, at, books.store, books.counters);
+                    take_back(&meter, charge, charged, at, books.store, books.counters);
                 }
             }
             charge.stage = Stage::Settled;
@@ -265,6 +271,13 @@ impl Plan {
     fn deciding(&self) -> Option<&Charge> {
         let waiting = self.charges.iter().filter(|charge| charge.wait().is_some());
         waiting.max_by_key(|charge| (charge.chance.taken_over, charge.wait()))
+    }
+}
+
+impl Chance {
+    /// That of a charge of this limit, as if there was room.
+    pub(super) fn at(limit: &Limit) -> Self {
+        Self { waits: limit.delays.is_some(), ..Self::default() }
     }
 }
 

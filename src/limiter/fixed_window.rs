@@ -77,7 +77,7 @@ impl Window {
             return (Permits::ZERO, false);
         };
         // Nearly always this window: told without dividing.
-        let (stored, used) = if state.fresh_at() == State::tick_after(self.boundary(index, 1)) {
+        let (stored, used) = if state.fresh_at_ticks() == State::ticks_after(self.boundary(index, 1)) {
             (index, used_of(state))
         } else {
             self.stored(state)

@@ -181,8 +181,8 @@ fn who_has_waited_is_charged_by_his_answer_where_a_limit_counts_answers() {
     let due = site.due(0, 100);
     assert_eq!(due, [(2, true, r#""paced";r=0;t=1, "login";r=1;t=3600"#.to_owned())]);
     let Instance { local, counters, plan, .. } = &mut site.instances[0];
-    let ticket = plan.ticket().expect("awaits its answer");
-    site.engine.observe(&ticket, &Answer::of(401), &mut site.store, local, counters, ms(200));
+    let mut ticket = plan.ticket().expect("awaits its answer");
+    site.engine.observe(&mut ticket, &Answer::of(401), &mut site.store, local, counters, ms(200));
     assert_eq!(site.send(0, 3, &client(), 200), Sent::Refused(Some(3_600)));
 }
 

@@ -64,7 +64,7 @@ fn body(size: usize) -> Vec<u8> {
 }
 
 /// A policy with one route, of these fields, for everything.
-fn route(fields: Value) -> Value {
+pub fn route(fields: Value) -> Value {
     let mut policy = policy([]);
     policy["upstreams"] = json!({ "origin": { "cluster": "origin" } });
     policy["routes"] = json!([{ "name": "all", "upstreams": ["origin"] }]);
