@@ -12,6 +12,7 @@ mod answers;
 mod assets;
 mod bad_policy;
 mod bans;
+mod bodies;
 mod breakers;
 mod chain;
 mod concurrency;

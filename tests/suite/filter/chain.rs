@@ -190,3 +190,39 @@ async fn client_that_goes_away_in_the_middle_leaves_nothing_behind() {
     assert!(began.elapsed() < Duration::from_secs(5));
     stage.end().await;
 }
+
+#[tokio::test]
+async fn upstream_without_a_cluster_is_an_error_of_the_policy() {
+    let mut policy = chains(&["elsewhere"]);
+    policy["upstreams"]["elsewhere"] = json!({ "url": "https://elsewhere.example.com" });
+    let error = crate::envoy::Envoy::validate(&super::stage::shipped(&policy).text()).await.unwrap_err().to_string();
+    assert!(error.contains("policy error: /upstreams/elsewhere/cluster: a route leads to this upstream"), "{error}");
+}
+
+#[tokio::test]
+async fn request_that_has_waited_goes_along_its_route_and_its_further_tries_are_within_the_budget() {
+    let (busy, good) =
+        (Upstream::start(Does::Answers(answer(503, "", "busy"))).await, Upstream::start(good("served")).await);
+    let mut policy = chains(&["busy"]);
+    policy["routes"][0]["fallback"]["budget_percent"] = json!(0);
+    policy["routes"][0]["fallback"]["backoff"] = json!({ "initial": "40ms", "max": "40ms" });
+    policy["limits"] = json!([{
+        "name": "turns", "algorithm": "token-bucket", "quota": { "permits": 20, "window": "1s", "burst": 1 },
+        "on_exceed": "delay", "max_delay": "10s",
+    }]);
+    let stage = stage(&policy, &[("busy", busy.address), ("good", good.address)]).await;
+    let mut connection = Connection::open(stage.http).await.unwrap();
+    let mut statuses = Vec::new();
+    let began = Instant::now();
+    for _ in 0..20 {
+        let answer = connection.send(&Request::get("/busy/").from("192.0.2.1")).await.unwrap();
+        assert!(!answer.header("ratelimit").is_empty(), "{answer:?}");
+        statuses.push(answer.status);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(900), "the requests did not wait");
+    let seconds = began.elapsed().as_secs() + 2;
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!((3..=3 * seconds as usize).contains(&served), "{statuses:?}");
+    assert_eq!((busy.requests(), good.requests()), (20, served as u64));
+    stage.end().await;
+}
