@@ -10,6 +10,7 @@
 //! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
 
 mod charging;
+mod leasing;
 mod observing;
 
 pub use observing::Ticket;
@@ -18,7 +19,8 @@ use charging::Charging;
 
 use crate::decision::{Cause, Decision, Refusal};
 use crate::key::{self, KeyHash, Seed};
-use crate::limiter::{Meter, Outcome, Standing, Verdict};
+use crate::lease::Leases;
+use crate::limiter::{Meter, Outcome, Standing, State, Verdict};
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Fate, Total};
@@ -88,6 +90,10 @@ pub struct Charge {
     stage: Stage,
     outcome: Option<Outcome>,
     probe: Option<Probe>,
+    /// The state that was asked: the key's own, without what is left of a lease.
+    before: Option<State>,
+    /// Permits charged beside the cost, for a lease.
+    ahead: Permits,
 }
 
 /// How far a charge has come.
@@ -99,6 +105,8 @@ enum Stage {
     Charged,
     /// Left as it was: there was no room, or nothing to be charged now.
     Settled,
+    /// Decided by what this instance knows without asking the store: see [`crate::lease`].
+    Known,
     /// The store failed, and this instance's own memory counts.
     Local,
     /// The store failed, and the policy lets the request pass uncounted.
@@ -237,6 +245,8 @@ impl Engine {
                     stage: Stage::Open,
                     outcome: None,
                     probe: None,
+                    before: None,
+                    ahead: Permits::ZERO,
                 });
             }
         }
@@ -245,12 +255,13 @@ impl Engine {
     /// Checks every limit of the plan, then charges all of them or none.
     ///
     /// What `store` cannot give is decided by each limit's `on_store_failure`; `local` is this instance's own memory for
-    /// those that count on.
+    /// those that count on. While `leases` have permits for a key, its state is not asked for at all.
     pub fn decide<S: Store>(
         &self,
         plan: &mut Plan,
         store: &mut S,
         local: &mut MemoryStore,
+        leases: &mut Leases,
         counters: &mut Counters,
         now: Timestamp,
     ) -> Decision {
@@ -265,7 +276,8 @@ impl Engine {
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
         }
-        let mut charging = Charging { engine: self, tier: plan.tier, store, local, counters, now };
+        let mut charging = Charging { engine: self, tier: plan.tier, store, local, leases, counters, now };
+        charging.recall(&mut plan.charges);
         for _ in 0..MAX_ROUNDS {
             charging.begin();
             charging.check(&mut plan.charges);
@@ -320,7 +332,7 @@ impl Engine {
         let outcome = charge.outcome?;
         // A quota with room stands as before if another one had none, or if it awaits the answer.
         let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
-        let state = if uncharged { charge.probe?.state() } else { Some(outcome.state) };
+        let state = if uncharged { charge.before } else { Some(outcome.state) };
         Some(self.meter(charge, plan.tier)?.standing(state, plan.now))
     }
 
@@ -338,7 +350,11 @@ impl Engine {
     }
 
     fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<&Meter> {
-        self.limits.get(charge.limit())?.meters.get(tier.get())?.get(charge.quota())
+        self.meter_of(charge.limit, charge.quota, tier)
+    }
+
+    fn meter_of(&self, limit: u32, quota: u8, tier: TierIndex) -> Option<&Meter> {
+        self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
     }
 
     /// The window by which the client knows the quota, where the limit has several.

@@ -27,7 +27,7 @@ use crate::lookup::Lookup;
 use crate::policy::{self, Algorithm, KeyPart, Limit, Name, Policy, TierIndex};
 
 /// A client of one limit, known only by this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHash(u64);
 
 impl KeyHash {

@@ -74,7 +74,7 @@ extern "C" fn proxy_on_configure(root: u32, _size: usize) -> u32 {
 extern "C" fn proxy_on_tick(root: u32) {
     VM.with_borrow_mut(|vm| {
         if let Some(root) = vm.root(root) {
-            root.export();
+            root.tick();
         }
     });
 }
@@ -89,14 +89,14 @@ extern "C" fn proxy_on_response_headers(stream: u32, _count: u32, _end: u32) -> 
     VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, Filter::response_headers) as u32)
 }
 
-/// Ends a stream, or forgets a root after exporting what it has counted last.
+/// Ends a stream, or forgets a root after it has put its affairs in order.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(id: u32) {
     VM.with_borrow_mut(|vm| {
         if let Some(filter) = vm.streams.remove(id) {
             filter.end();
         } else if let Some(at) = vm.roots.iter().position(|(other, _)| *other == id) {
-            vm.roots.swap_remove(at).1.export();
+            vm.roots.swap_remove(at).1.end();
         }
     });
 }

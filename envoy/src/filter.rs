@@ -34,16 +34,25 @@ impl Filter {
     /// Decides on the request.
     pub fn request_headers(&mut self) -> Next {
         let instance = Rc::clone(&self.instance);
-        // Whatever the routes read: a client does not choose the upstream.
-        let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+        // Whatever the routes read: a client does not choose the upstream. To look costs less than to remove, for which
+        // Envoy would choose the route anew.
+        if host::may_have_header(Map::Request, UPSTREAM_HEADER) {
+            let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+        }
         let work = &mut *instance.work.borrow_mut();
         instance.engine.plan(&Facts, &mut work.plan);
         if work.plan.is_clear() {
             return Next::Continue;
         }
         let now = Timestamp::from_nanos(host::now_ns());
-        let decision =
-            instance.engine.decide(&mut work.plan, &mut work.store, &mut work.local, &mut work.counters, now);
+        let decision = instance.engine.decide(
+            &mut work.plan,
+            &mut work.store,
+            &mut work.local,
+            &mut work.leases,
+            &mut work.counters,
+            now,
+        );
         quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
             self.headers.push((name, value.to_owned()));
         });

@@ -1,15 +1,17 @@
 //! One policy in force in one VM: what its streams share.
 
 use crate::host;
-use crate::metrics::Metrics;
+use crate::metrics::{Gauge, Metrics};
 use crate::store::SharedStore;
 use core::cell::RefCell;
 use tidegate::engine::{Engine, Plan};
 use tidegate::key::Seed;
+use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::policy::Policy;
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
+use tidegate::units::{Span, Timestamp};
 
 /// A policy in force, and the memory that its decisions work in.
 pub struct Instance {
@@ -21,6 +23,7 @@ pub struct Instance {
 pub struct Work {
     pub store: SharedStore,
     pub local: MemoryStore,
+    pub leases: Leases,
     pub counters: Counters,
     pub metrics: Metrics,
     pub survey: Survey,
@@ -38,6 +41,7 @@ impl Instance {
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
+                leases: Leases::new(),
                 counters: Counters::new(limits, tiers),
                 metrics: Metrics::default(),
                 survey: Survey::default(),
@@ -45,6 +49,24 @@ impl Instance {
                 text: String::new(),
             }),
         }
+    }
+
+    /// Gives leases back of which nobody has asked for `idle`, and answers whether others are still out.
+    pub fn end_leases(&self, idle: Span, now: Timestamp) -> bool {
+        let work = &mut *self.work.borrow_mut();
+        if work.leases.are_out() {
+            self.engine.end_leases(&mut work.leases, idle, &mut work.store, &mut work.counters, now);
+        }
+        work.leases.are_out()
+    }
+
+    /// Adds what was counted since the last time to Envoy's statistics.
+    pub fn export(&self, now: Timestamp) {
+        let work = &mut *self.work.borrow_mut();
+        work.metrics.export(self.engine.policy(), &mut work.counters);
+        let live = work.survey.step(&mut work.store, now);
+        work.metrics.record(Gauge::LiveKeys, live);
+        work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
     }
 }
 

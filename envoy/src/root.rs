@@ -3,17 +3,20 @@
 use crate::filter::Filter;
 use crate::host::{self, Level};
 use crate::instance::Instance;
-use crate::metrics::Gauge;
 use crate::structure;
 use std::rc::Rc;
+use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::Policy;
-use tidegate::units::Timestamp;
+use tidegate::units::{Span, Timestamp};
 
 /// One configuration of the plugin in one VM. A new policy comes as a new root; the old one goes on with the old
 /// policy until its streams have ended.
 #[derive(Default)]
 pub struct Root {
     instance: Option<Rc<Instance>>,
+    /// How often Envoy ticks.
+    period: Span,
+    exported_at: Timestamp,
 }
 
 impl Root {
@@ -29,9 +32,7 @@ impl Root {
                 }
                 host::log(Level::Info, format_args!("policy in force, limits: {}", policy.limits().len()));
                 self.instance = Some(Rc::new(Instance::new(policy)));
-                if let Err(error) = host::set_tick_period_ms(EXPORT_PERIOD_MS) {
-                    host::log(Level::Warn, format_args!("no ticks, so no statistics: {error}"));
-                }
+                self.tick_every(EXPORT_PERIOD);
                 true
             }
             Err(problems) => {
@@ -48,14 +49,36 @@ impl Root {
         self.instance.clone().map(Filter::new)
     }
 
-    /// Adds what was counted since the last time to Envoy's statistics.
-    pub fn export(&mut self) {
+    /// What is due: leases to be given back, and once a second the statistics.
+    pub fn tick(&mut self) {
         let Some(instance) = &self.instance else { return };
-        let work = &mut *instance.work.borrow_mut();
-        work.metrics.export(instance.engine.policy(), &mut work.counters);
-        let live = work.survey.step(&mut work.store, Timestamp::from_nanos(host::now_ns()));
-        work.metrics.record(Gauge::LiveKeys, live);
-        work.metrics.record(Gauge::MaxKeys, u64::from(instance.engine.policy().max_keys()));
+        let now = Timestamp::from_nanos(host::now_ns());
+        let are_out = instance.end_leases(LEASE_IDLE, now);
+        let period = if are_out { LEASE_IDLE } else { EXPORT_PERIOD };
+        // A clock that has stepped back would keep the statistics waiting.
+        if now < self.exported_at || now >= self.exported_at.after(EXPORT_PERIOD.minus(EXPORT_EARLY)) {
+            self.exported_at = now;
+            instance.export(now);
+        }
+        self.tick_every(period);
+    }
+
+    /// Gives back what is held, and exports what was counted last.
+    pub fn end(&mut self) {
+        let Some(instance) = &self.instance else { return };
+        let now = Timestamp::from_nanos(host::now_ns());
+        instance.end_leases(Span::ZERO, now);
+        instance.export(now);
+    }
+
+    fn tick_every(&mut self, period: Span) {
+        if period == self.period {
+            return;
+        }
+        self.period = period;
+        if let Err(error) = host::set_tick_period(period) {
+            host::log(Level::Warn, format_args!("no ticks, so no statistics: {error}"));
+        }
     }
 }
 
@@ -78,4 +101,6 @@ fn read_policy() -> Result<Policy, Vec<String>> {
 }
 
 /// How often counters reach Envoy's statistics.
-const EXPORT_PERIOD_MS: u32 = 1_000;
+const EXPORT_PERIOD: Span = Span::from_secs(1);
+/// Ticks do not come to the millisecond.
+const EXPORT_EARLY: Span = Span::from_millis(100);

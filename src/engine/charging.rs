@@ -2,12 +2,14 @@
 
 use super::{Charge, Engine, Stage};
 use crate::key::KeyHash;
+use crate::lease::Leases;
+use crate::limiter::{Meter, Outcome, State};
 use crate::metrics::{Counters, Total};
 use crate::policy::{OnStoreFailure, TierIndex};
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store, StoreError};
 use crate::table::{Probe, page_of};
-use crate::units::Timestamp;
+use crate::units::{Permits, Timestamp};
 
 /// What the charges of one decision are checked and made with.
 pub(super) struct Charging<'a, S> {
@@ -15,6 +17,7 @@ pub(super) struct Charging<'a, S> {
     pub(super) tier: TierIndex,
     pub(super) store: &'a mut S,
     pub(super) local: &'a mut MemoryStore,
+    pub(super) leases: &'a mut Leases,
     pub(super) counters: &'a mut Counters,
     pub(super) now: Timestamp,
 }
@@ -34,7 +37,10 @@ impl<S: Store> Charging<'_, S> {
     pub(super) fn check(&mut self, charges: &mut [Charge]) {
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
             match probe(self.store, charge.page, charge.key, self.now) {
-                Ok(probe) => self.ask(charge, probe),
+                Ok(probe) => {
+                    self.ask(charge, probe, self.left_of_lease(charge, probe.state()));
+                    charge.ahead = self.worth_drawing(charge);
+                }
                 Err(_) => self.fall_back(charge),
             }
         }
@@ -50,7 +56,11 @@ impl<S: Store> Charging<'_, S> {
             let again = if alone { charge.probe } else { None };
             let (Some(outcome), Ok(page)) = (charge.outcome, self.store.write(charge.page)) else { continue };
             let probe = again.unwrap_or_else(|| page.probe(charge.key, self.now));
-            page.write(&probe, charge.key, outcome.state);
+            page.write(
+                &probe,
+                charge.key,
+                with_lease(self.engine.meter(charge, self.tier), &outcome, charge.ahead, self.now),
+            );
             self.counters.displaced(probe.displaces());
         }
         let mut settled = true;
@@ -60,7 +70,10 @@ impl<S: Store> Charging<'_, S> {
                 continue;
             }
             match self.store.publish(charge.page) {
-                Ok(()) => charge.stage = Stage::Charged,
+                Ok(()) => {
+                    charge.stage = Stage::Charged;
+                    self.leases.settle(charge.key);
+                }
                 Err(StoreError::Conflict) => settled = false,
                 Err(_) => self.fall_back(charge),
             }
@@ -86,22 +99,32 @@ impl<S: Store> Charging<'_, S> {
                 _ => {}
             }
         }
-        for charge in charges.iter().filter(|charge| charge.stage == Stage::Charged && (refused || charge.held)) {
-            self.refund(charge);
+        for charge in charges.iter() {
+            if charge.stage == Stage::Charged && (refused || charge.held) {
+                let charged = charge.cost.plus(charge.ahead);
+                if let Some(meter) = self.engine.meter(charge, self.tier) {
+                    take_back(self.store, self.counters, meter, charge.key, charged, (self.now, self.now));
+                }
+            } else {
+                self.learn(charge, refused);
+            }
         }
         refused
     }
 
-    fn ask(&self, charge: &mut Charge, probe: Probe) {
+    /// Asks the quota, of which this is the client's state.
+    fn ask(&self, charge: &mut Charge, probe: Probe, state: Option<State>) {
         let meter = self.engine.meter(charge, self.tier);
-        charge.outcome = meter.map(|meter| meter.check(probe.state(), charge.cost, self.now));
+        charge.outcome = meter.map(|meter| meter.check(state, charge.cost, self.now));
         charge.probe = Some(probe);
+        charge.before = state;
     }
 
     /// The store failed this charge: the policy says what then.
     fn fall_back(&mut self, charge: &mut Charge) {
         self.counters.add(Total::StoreFailures, 1);
         charge.outcome = None;
+        charge.ahead = Permits::ZERO;
         let limit = self.engine.policy.limits.get(charge.limit());
         charge.stage = match limit.map(|limit| limit.on_store_failure) {
             Some(OnStoreFailure::Deny) => Stage::Denied,
@@ -109,7 +132,7 @@ impl<S: Store> Charging<'_, S> {
             Some(OnStoreFailure::Local) => {
                 charge.page = page_of(charge.key, self.local.pages());
                 if let Ok(probe) = probe(self.local, charge.page, charge.key, self.now) {
-                    self.ask(charge, probe);
+                    self.ask(charge, probe, probe.state());
                 }
                 Stage::Local
             }
@@ -124,25 +147,6 @@ impl<S: Store> Charging<'_, S> {
         }
     }
 
-    /// Takes a published charge back, as often as others publish the page first.
-    fn refund(&mut self, charge: &Charge) {
-        let Some(meter) = self.engine.meter(charge, self.tier) else { return };
-        for _ in 0..MAX_ROUNDS {
-            self.store.begin();
-            let Ok(page) = self.store.write(charge.page) else { break };
-            let probe = page.probe(charge.key, self.now);
-            // Without an entry the charge is already forgotten.
-            let Some(state) = probe.state() else { return };
-            page.write(&probe, charge.key, meter.refund(state, charge.cost, self.now));
-            match self.store.publish(charge.page) {
-                Ok(()) => return,
-                Err(StoreError::Conflict) => self.conflict(),
-                Err(_) => break,
-            }
-        }
-        self.counters.add(Total::RefundsLost, 1);
-    }
-
     /// Writes the state of a refused client that was moved to where the clock has stepped back to. If somebody else
     /// publishes first, the client's next request does it.
     fn move_with_clock(&mut self, charge: &Charge) {
@@ -150,7 +154,9 @@ impl<S: Store> Charging<'_, S> {
             let probe = page.probe(charge.key, self.now);
             page.write(&probe, charge.key, outcome.state);
             // A conflict leaves the older state: still refused, and moved again next time.
-            let _ = self.store.publish(charge.page);
+            if self.store.publish(charge.page).is_ok() {
+                self.leases.settle(charge.key);
+            }
         }
     }
 }
@@ -166,6 +172,40 @@ fn hold(charges: &mut [Charge]) {
         for charge in charges {
             charge.held = exceeded && !charge.exceeds();
         }
+    }
+}
+
+/// Takes a published charge back, as often as others publish the page first. The times are when it was made, and now.
+pub(super) fn take_back<S: Store>(
+    store: &mut S,
+    counters: &mut Counters,
+    meter: &Meter,
+    key: KeyHash,
+    charged: Permits,
+    (charged_at, now): (Timestamp, Timestamp),
+) {
+    let number = page_of(key, store.pages());
+    for _ in 0..MAX_ROUNDS {
+        store.begin();
+        let Ok(page) = store.write(number) else { break };
+        let probe = page.probe(key, now);
+        // Without an entry the charge is already forgotten.
+        let Some(state) = probe.state() else { return };
+        page.write(&probe, key, meter.refund(state, charged, charged_at));
+        match store.publish(number) {
+            Ok(()) => return,
+            Err(StoreError::Conflict) => counters.add(Total::Conflicts, 1),
+            Err(_) => break,
+        }
+    }
+    counters.add(Total::RefundsLost, 1);
+}
+
+/// The state to publish: that of the charge, and what is drawn beside it.
+fn with_lease(meter: Option<&Meter>, outcome: &Outcome, ahead: Permits, now: Timestamp) -> State {
+    match meter {
+        Some(meter) if ahead > Permits::ZERO => meter.charge(Some(outcome.state), ahead, now),
+        _ => outcome.state,
     }
 }
 

@@ -1,0 +1,114 @@
+//! What an instance knows without asking the store, and how it comes to know it: see [`crate::lease`].
+//!
+//! Alone, an instance decides with leases exactly as without them. What is left of a lease that does not serve a
+//! request is taken back in the very state that the request is checked against.
+
+use super::charging::{Charging, take_back};
+use super::{Charge, Engine, Stage};
+use crate::lease::{Account, Known, LEASE_LASTS, Lease, Leases};
+use crate::limiter::{State, Verdict};
+use crate::metrics::Counters;
+use crate::policy::TierIndex;
+use crate::store::Store;
+use crate::units::{Permits, Span, Timestamp};
+
+impl Engine {
+    /// Gives back every lease that has ended, or of which nobody has asked for `idle`; all of them when that is no time.
+    /// To be called every [`LEASE_IDLE`](crate::lease::LEASE_IDLE) or so while leases are out.
+    pub fn end_leases<S: Store>(
+        &self,
+        leases: &mut Leases,
+        idle: Span,
+        store: &mut S,
+        counters: &mut Counters,
+        now: Timestamp,
+    ) {
+        for (account, lease) in leases.take_ended(idle, now) {
+            if let Some(meter) = self.meter_of(account.limit, account.quota, account.tier)
+                && lease.left > Permits::ZERO
+            {
+                take_back(store, counters, meter, account.key, lease.left, (lease.drawn_at, now));
+            }
+        }
+    }
+}
+
+impl<S: Store> Charging<'_, S> {
+    /// Decides the charges of which this instance knows enough.
+    pub(super) fn recall(&mut self, charges: &mut [Charge]) {
+        // What awaits the answer charges nothing now, and what is free is charged nothing at all.
+        for charge in charges.iter_mut().filter(|charge| !charge.awaits_answer && charge.cost > Permits::ZERO) {
+            if self.knows(charge) {
+                charge.stage = Stage::Known;
+            }
+        }
+    }
+
+    fn knows(&mut self, charge: &mut Charge) -> bool {
+        match self.leases.ask(account(charge, self.tier), charge.cost, self.now) {
+            Some(Known::Refused(outcome)) => charge.outcome = Some(outcome),
+            Some(Known::Lease(lease)) => {
+                let meter = self.engine.meter(charge, self.tier);
+                let outcome = meter.map(|meter| meter.check(Some(lease.state), charge.cost, self.now));
+                let admitted = outcome.filter(|outcome| outcome.verdict == Verdict::Admit && !outcome.moved);
+                if admitted.is_none() {
+                    return false;
+                }
+                charge.outcome = admitted;
+                charge.before = Some(lease.state);
+            }
+            None => return false,
+        }
+        true
+    }
+
+    /// The key's state in the store, without what is left of a lease of this instance: charging by it takes that back.
+    pub(super) fn left_of_lease(&self, charge: &Charge, state: Option<State>) -> Option<State> {
+        let Some((account, lease)) = self.leases.held(charge.key) else { return state };
+        let meter = self.engine.meter_of(account.limit, account.quota, account.tier);
+        match (state, meter) {
+            (Some(state), Some(meter)) => Some(meter.refund(state, lease.left, lease.drawn_at)),
+            _ => state,
+        }
+    }
+
+    /// How many permits to charge ahead with a request that the store has admitted.
+    pub(super) fn worth_drawing(&self, charge: &Charge) -> Permits {
+        let (true, Some(outcome), Some(meter)) = (charge.pays(), charge.outcome, self.engine.meter(charge, self.tier))
+        else {
+            return Permits::ZERO;
+        };
+        let account = account(charge, self.tier);
+        if !self.leases.is_busy(account.key) || meter.charge_lasts_until(self.now).is_none() {
+            return Permits::ZERO;
+        }
+        let remaining = meter.standing(Some(outcome.state), self.now).remaining;
+        self.leases.worth_drawing(account.key, charge.cost, remaining)
+    }
+
+    /// Remembers what a decided charge has shown: a lease, what was spent of one, or that there is no room.
+    pub(super) fn learn(&mut self, charge: &Charge, refused: bool) {
+        let Some(outcome) = charge.outcome else { return };
+        match charge.stage {
+            Stage::Known if charge.pays() && !refused => self.leases.spend(charge.key, charge.cost, outcome.state),
+            Stage::Charged if charge.ahead > Permits::ZERO => {
+                let Some(end) =
+                    self.engine.meter(charge, self.tier).and_then(|meter| meter.charge_lasts_until(self.now))
+                else {
+                    return;
+                };
+                let ends_at = end.min(self.now.after(LEASE_LASTS));
+                let lease = Lease { left: charge.ahead, state: outcome.state, drawn_at: self.now, ends_at };
+                self.leases.grant(account(charge, self.tier), lease);
+            }
+            Stage::Open | Stage::Settled if charge.exceeds() && !charge.awaits_answer && !outcome.moved => {
+                self.leases.refuse(account(charge, self.tier), charge.cost, outcome, self.now);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn account(charge: &Charge, tier: TierIndex) -> Account {
+    Account { key: charge.key, limit: charge.limit, quota: charge.quota, tier }
+}
