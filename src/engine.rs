@@ -17,7 +17,7 @@ pub use observing::Ticket;
 
 use charging::Charging;
 
-use crate::decision::{Cause, Decision, Refusal};
+use crate::decision::{Cause, Decision, QuotaItem, Refusal};
 use crate::key::{self, KeyHash, Seed};
 use crate::lease::Leases;
 use crate::limiter::{Meter, Outcome, Standing, State, Verdict};
@@ -25,7 +25,7 @@ use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Fate, Total};
 use crate::mode::{Door, Mode};
-use crate::policy::{Cost, Limit, OnExceed, Policy, TierIndex};
+use crate::policy::{Cost, Limit, OnExceed, Policy, Quota, TierIndex};
 use crate::request::RequestFacts;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
@@ -49,6 +49,8 @@ struct ReadyLimit {
     identities: Vec<u64>,
     /// One for each quota, for each tier.
     meters: Vec<Vec<Meter>>,
+    /// The same, for clients.
+    items: Vec<Vec<QuotaItem>>,
 }
 
 /// What one request is about to be charged, and what came of it. Kept and used again for the next request.
@@ -357,6 +359,11 @@ impl Engine {
         self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
     }
 
+    /// The quota as clients are told of it.
+    pub(crate) fn quota_item(&self, charge: &Charge, tier: TierIndex) -> Option<&QuotaItem> {
+        self.limits.get(charge.limit())?.items.get(tier.get())?.get(charge.quota())
+    }
+
     /// The window by which the client knows the quota, where the limit has several.
     pub(crate) fn window(&self, charge: &Charge, tier: TierIndex) -> Option<Span> {
         match self.policy.limits.get(charge.limit())?.quotas(tier) {
@@ -402,10 +409,12 @@ impl Engine {
 impl ReadyLimit {
     fn new(limit: &Limit) -> Self {
         let meters = |quotas: &Vec<_>| quotas.iter().map(|quota| Meter::new(limit.algorithm, quota)).collect();
+        let items = |quotas: &[Quota]| quotas.iter().map(|quota| QuotaItem::new(&limit.name, quotas, quota)).collect();
         let most = limit.quotas.iter().map(Vec::len).max().unwrap_or(0);
         Self {
             identities: (0..).take(most).map(|place| key::identity(limit, place)).collect(),
             meters: limit.quotas.iter().map(meters).collect(),
+            items: limit.quotas.iter().map(|quotas| items(quotas)).collect(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One request through the core.
 
 use crate::facts::{Answer, Facts, NoAnswer};
+use crate::fields::Fields;
 use crate::host::{self, Map};
 use crate::instance::Instance;
 use std::rc::Rc;
@@ -20,7 +21,7 @@ pub enum Next {
 pub struct Filter {
     instance: Rc<Instance>,
     /// What the answer says about limits, until it is sent.
-    headers: Vec<(&'static str, String)>,
+    fields: Fields,
     /// What the answer may still change.
     ticket: Option<Ticket>,
 }
@@ -28,7 +29,7 @@ pub struct Filter {
 impl Filter {
     /// A stream under this policy.
     pub fn new(instance: Rc<Instance>) -> Self {
-        Self { instance, headers: Vec::new(), ticket: None }
+        Self { instance, fields: Fields::default(), ticket: None }
     }
 
     /// Decides on the request.
@@ -53,9 +54,8 @@ impl Filter {
             &mut work.counters,
             now,
         );
-        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
-            self.headers.push((name, value.to_owned()));
-        });
+        self.fields = work.spare.pop().unwrap_or_default();
+        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| self.fields.push(name, value));
         if let Some(refusal) = decision.observed {
             // Not at a level that is on by default: there is one for each request that would be refused.
             host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
@@ -78,17 +78,18 @@ impl Filter {
             self.observe(&ticket, &Answer);
         }
         // Nothing is left here for the filter's own refusals, which come by here too.
-        for (name, value) in self.headers.drain(..) {
+        for (name, value) in self.fields.iter() {
             // The structured fields are lists, to which an upstream with limits of its own may have contributed.
             let sent = if name.starts_with("x-") {
-                host::replace_header(Map::Response, name, &value)
+                host::replace_header(Map::Response, name, value)
             } else {
-                host::add_header(Map::Response, name, &value)
+                host::add_header(Map::Response, name, value)
             };
             if let Err(error) = sent {
                 host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
             }
         }
+        self.instance.work.borrow_mut().spare(core::mem::take(&mut self.fields));
         Next::Continue
     }
 
@@ -109,10 +110,10 @@ impl Filter {
     fn refuse(&mut self, instance: &Instance, refusal: &Refusal) {
         let reply = refusal.reply(&instance.engine, &Facts);
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
-        let quota = core::mem::take(&mut self.headers);
+        let fields = core::mem::take(&mut self.fields);
         let mut headers: Vec<(&str, &str)> = vec![("content-type", &reply.content_type), ("cache-control", "no-store")];
         headers.extend(retry_after.as_deref().map(|secs| ("retry-after", secs)));
-        headers.extend(quota.iter().map(|(name, value)| (*name, value.as_str())));
+        headers.extend(fields.iter());
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
         {

@@ -1,5 +1,6 @@
 //! One policy in force in one VM: what its streams share.
 
+use crate::fields::Fields;
 use crate::host;
 use crate::metrics::{Gauge, Metrics};
 use crate::store::SharedStore;
@@ -29,6 +30,18 @@ pub struct Work {
     pub survey: Survey,
     pub plan: Plan,
     pub text: String,
+    /// Fields that were sent, for their memory.
+    pub spare: Vec<Fields>,
+}
+
+impl Work {
+    /// Keeps the memory of fields that were sent for other streams.
+    pub fn spare(&mut self, mut fields: Fields) {
+        if self.spare.len() < SPARE {
+            fields.clear();
+            self.spare.push(fields);
+        }
+    }
 }
 
 impl Instance {
@@ -47,6 +60,7 @@ impl Instance {
                 survey: Survey::default(),
                 plan: Plan::new(),
                 text: String::new(),
+                spare: Vec::new(),
             }),
         }
     }
@@ -90,3 +104,6 @@ fn shared_seed() -> Seed {
         Err(_) => stored().unwrap_or(Seed::from_bytes(bytes)),
     }
 }
+
+/// Streams that await their answers hold the fields; what is spare is for the next few.
+const SPARE: usize = 64;

@@ -1,13 +1,14 @@
 //! Tidegate as an Envoy filter: a thin adapter between the proxy-wasm ABI and the core.
 //!
 //! `abi` is what Envoy calls, `host` what is called of Envoy. `root` reads the policy (`structure` where it is YAML) and
-//! exports what was counted, `filter` takes one request through the core, `streams` finds the filter of a stream, and
-//! `store` keeps the key table in Envoy's shared data.
+//! exports what was counted, `filter` takes one request through the core, `streams` finds the filter of a stream,
+//! `fields` keeps what its answer is to say, and `store` keeps the key table in Envoy's shared data.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod abi;
 mod facts;
+mod fields;
 mod filter;
 mod host;
 mod instance;
