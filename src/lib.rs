@@ -18,6 +18,8 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod access;
+pub mod api_key;
+pub mod breaker;
 pub mod decision;
 pub mod engine;
 #[cfg(feature = "cli")]
@@ -34,6 +36,7 @@ pub mod number;
 pub mod path;
 pub mod policy;
 pub mod request;
+mod sorted;
 pub mod store;
 pub mod table;
 pub mod units;

@@ -13,11 +13,13 @@ pub enum Fate {
     Refused,
     /// The limit would have refused it, but only observes.
     Observed,
+    /// The limit refused it because of a ban, without looking at the quota.
+    Banned,
 }
 
 impl Fate {
     /// Every fate, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Admitted, Self::Refused, Self::Observed];
+    pub const ALL: [Self; 4] = [Self::Admitted, Self::Refused, Self::Observed, Self::Banned];
 
     /// The word for it in metrics.
     #[must_use]
@@ -26,6 +28,7 @@ impl Fate {
             Self::Admitted => "admitted",
             Self::Refused => "refused",
             Self::Observed => "observed",
+            Self::Banned => "banned",
         }
     }
 }
@@ -52,11 +55,15 @@ pub enum Total {
     Denied,
     /// Requests of clients on the list `allow`, who met no limits.
     Allowed,
+    /// Bans that began.
+    Bans,
+    /// Permits that refused requests were charged as penalties.
+    PenaltyPermits,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -66,6 +73,8 @@ impl Total {
         Self::Maintenance,
         Self::Denied,
         Self::Allowed,
+        Self::Bans,
+        Self::PenaltyPermits,
     ];
 }
 

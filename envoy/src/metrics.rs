@@ -99,5 +99,7 @@ fn total_name(total: Total) -> &'static str {
         Total::Maintenance => "tidegate_maintenance_total",
         Total::Denied => "tidegate_denied_total",
         Total::Allowed => "tidegate_allowed_total",
+        Total::Bans => "tidegate_bans_total",
+        Total::PenaltyPermits => "tidegate_penalty_permits_total",
     }
 }

@@ -83,7 +83,7 @@ impl Told {
         let quotas = engine.policy().limits.get(charge.limit())?.quotas(plan.tier());
         let standing = engine.standing(plan, charge)?;
         let reset = match charge.outcome()?.verdict {
-            Verdict::Refuse { retry_after: Some(wait) } => wait,
+            Verdict::Refuse { retry_after: Some(wait) } => wait.max(charge.ban().unwrap_or_default()),
             _ => standing.reset_after,
         };
         Some(Self {

@@ -1,14 +1,15 @@
 //! How the charges of one decision are made: all or none, whatever the store does meanwhile.
 
+use super::refusing::Sentence;
 use super::{Charge, Engine, Stage};
 use crate::key::KeyHash;
-use crate::lease::Leases;
-use crate::limiter::{Meter, Outcome, State};
+use crate::lease::{Account, Lease, Leases};
+use crate::limiter::{Meter, Outcome, State, Verdict};
 use crate::metrics::{Counters, Total};
 use crate::policy::{OnStoreFailure, TierIndex};
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store, StoreError};
-use crate::table::{Probe, page_of};
+use crate::table::{Page, page_of};
 use crate::units::{Permits, Timestamp};
 
 /// What the charges of one decision are checked and made with.
@@ -36,12 +37,16 @@ impl<S: Store> Charging<'_, S> {
     /// Asks every quota that is still open.
     pub(super) fn check(&mut self, charges: &mut [Charge]) {
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
-            match probe(self.store, charge.page, charge.key, self.now) {
-                Ok(probe) => {
-                    self.ask(charge, probe, self.left_of_lease(charge, probe.state()));
+            match self.store.read(charge.page) {
+                Ok(page) => {
+                    self.engine.ask(charge, page, self.leases.held(charge.key), self.tier, self.now);
                     charge.ahead = self.worth_drawing(charge);
                 }
                 Err(_) => self.fall_back(charge),
+            }
+            if charge.is_banned() && !self.engine.observes(charge) {
+                // Nobody else needs to be asked.
+                break;
             }
         }
         hold(charges);
@@ -92,7 +97,8 @@ impl<S: Store> Charging<'_, S> {
         hold(charges);
         let refused = self.engine.refuses(charges);
         for charge in charges.iter().filter(|charge| charge.outcome.is_some()) {
-            let moved = charge.exceeds() && charge.outcome.is_some_and(|outcome| outcome.moved);
+            // A ban refuses what the quota would admit; the state is that of a charged request then.
+            let moved = charge.outcome.is_some_and(|outcome| outcome.moved && outcome.verdict != Verdict::Admit);
             match charge.stage {
                 Stage::Local if moved || (charge.pays() && !refused) => self.charge_locally(charge),
                 Stage::Open if moved => self.move_with_clock(charge),
@@ -109,30 +115,22 @@ impl<S: Store> Charging<'_, S> {
                 self.learn(charge, refused);
             }
         }
+        self.note_refusals(charges);
         refused
-    }
-
-    /// Asks the quota, of which this is the client's state.
-    fn ask(&self, charge: &mut Charge, probe: Probe, state: Option<State>) {
-        let meter = self.engine.meter(charge, self.tier);
-        charge.outcome = meter.map(|meter| meter.check(state, charge.cost, self.now));
-        charge.probe = Some(probe);
-        charge.before = state;
     }
 
     /// The store failed this charge: the policy says what then.
     fn fall_back(&mut self, charge: &mut Charge) {
         self.counters.add(Total::StoreFailures, 1);
-        charge.outcome = None;
-        charge.ahead = Permits::ZERO;
+        (charge.outcome, charge.sentence, charge.ahead) = (None, Sentence::Free, Permits::ZERO);
         let limit = self.engine.policy.limits.get(charge.limit());
         charge.stage = match limit.map(|limit| limit.on_store_failure) {
             Some(OnStoreFailure::Deny) => Stage::Denied,
             Some(OnStoreFailure::Allow) | None => Stage::Waived,
             Some(OnStoreFailure::Local) => {
                 charge.page = page_of(charge.key, self.local.pages());
-                if let Ok(probe) = probe(self.local, charge.page, charge.key, self.now) {
-                    self.ask(charge, probe, probe.state());
+                if let Ok(page) = self.local.read(charge.page) {
+                    self.engine.ask(charge, page, None, self.tier, self.now);
                 }
                 Stage::Local
             }
@@ -158,6 +156,19 @@ impl<S: Store> Charging<'_, S> {
                 self.leases.settle(charge.key);
             }
         }
+    }
+}
+
+impl Engine {
+    /// Asks the charge's quota, and whether the client is banned. What is left of a lease that did not serve the request
+    /// counts as not charged: charging by the state that is asked takes it back.
+    fn ask(&self, charge: &mut Charge, page: &Page, lease: Option<(Account, Lease)>, tier: TierIndex, now: Timestamp) {
+        let probe = page.probe(charge.key, now);
+        charge.before = probe.state().map(|state| self.without_lease(state, lease));
+        charge.outcome = self.meter(charge, tier).map(|meter| meter.check(charge.before, charge.cost, now));
+        charge.probe = Some(probe);
+        let refusals = self.limits.get(charge.limit()).map(|limit| &limit.refusals);
+        charge.sentence = refusals.map_or(Sentence::Free, |refusals| refusals.sentence(charge, page, now));
     }
 }
 
@@ -207,8 +218,4 @@ fn with_lease(meter: Option<&Meter>, outcome: &Outcome, ahead: Permits, now: Tim
         Some(meter) if ahead > Permits::ZERO => meter.charge(Some(outcome.state), ahead, now),
         _ => outcome.state,
     }
-}
-
-fn probe<S: Store>(store: &mut S, page: u32, key: KeyHash, now: Timestamp) -> Result<Probe, StoreError> {
-    store.read(page).map(|page| page.probe(key, now))
 }

@@ -33,12 +33,28 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// A key's state without what is left of this lease.
+    pub(super) fn without_lease(&self, state: State, lease: Option<(Account, Lease)>) -> State {
+        let Some((account, lease)) = lease else { return state };
+        let meter = self.meter_of(account.limit, account.quota, account.tier);
+        meter.map_or(state, |meter| meter.refund(state, lease.left, lease.drawn_at))
+    }
+
+    /// Whether the charge may be decided without the store. What awaits the answer charges nothing now, what is free is
+    /// charged nothing at all, and a limit that punishes has to see every request.
+    fn is_leasable(&self, charge: &Charge) -> bool {
+        let limit = self.policy.limits.get(charge.limit());
+        let punishes = limit.is_some_and(|limit| limit.ban.is_some() || limit.penalty.is_some());
+        !charge.awaits_answer && charge.cost > Permits::ZERO && !punishes
+    }
+}
+
 impl<S: Store> Charging<'_, S> {
     /// Decides the charges of which this instance knows enough.
     pub(super) fn recall(&mut self, charges: &mut [Charge]) {
-        // What awaits the answer charges nothing now, and what is free is charged nothing at all.
-        for charge in charges.iter_mut().filter(|charge| !charge.awaits_answer && charge.cost > Permits::ZERO) {
-            if self.knows(charge) {
+        for charge in charges {
+            if self.engine.is_leasable(charge) && self.knows(charge) {
                 charge.stage = Stage::Known;
             }
         }
@@ -60,16 +76,6 @@ impl<S: Store> Charging<'_, S> {
             None => return false,
         }
         true
-    }
-
-    /// The key's state in the store, without what is left of a lease of this instance: charging by it takes that back.
-    pub(super) fn left_of_lease(&self, charge: &Charge, state: Option<State>) -> Option<State> {
-        let Some((account, lease)) = self.leases.held(charge.key) else { return state };
-        let meter = self.engine.meter_of(account.limit, account.quota, account.tier);
-        match (state, meter) {
-            (Some(state), Some(meter)) => Some(meter.refund(state, lease.left, lease.drawn_at)),
-            _ => state,
-        }
     }
 
     /// How many permits to charge ahead with a request that the store has admitted.
@@ -101,7 +107,7 @@ impl<S: Store> Charging<'_, S> {
                 let lease = Lease { left: charge.ahead, state: outcome.state, drawn_at: self.now, ends_at };
                 self.leases.grant(account(charge, self.tier), lease);
             }
-            Stage::Open | Stage::Settled if charge.exceeds() && !charge.awaits_answer && !outcome.moved => {
+            Stage::Open | Stage::Settled if charge.exceeds() && !outcome.moved && self.engine.is_leasable(charge) => {
                 self.leases.refuse(account(charge, self.tier), charge.cost, outcome, self.now);
             }
             _ => {}

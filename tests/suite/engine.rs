@@ -3,6 +3,7 @@
 mod costs;
 mod leases;
 mod quotas;
+mod refusals;
 
 use crate::harness::{Answer, Request, engine, engine_of, ms};
 use tidegate::decision::Cause;

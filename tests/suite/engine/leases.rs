@@ -71,8 +71,8 @@ impl Instance {
 
 fn limited(algorithm: &str, permits: u32, window: &str) -> String {
     format!(
-        r#"{{ "version": 1, "limits": [ {{ "name": "api", "key": ["address"], "algorithm": "{algorithm}",
-        "cost": {{ "request_header": "x-cost", "min": 0 }}, "quota": {{ "permits": {permits}, "window": "{window}" }} }} ] }}"#
+        r#"{{ "version": 1, "client": {{ "trusted_headers": ["x-cost"] }}, "limits": [ {{ "name": "api",
+        "key": ["address"], "algorithm": "{algorithm}", "cost": {{ "request_header": "x-cost", "min": 0 }}, "quota": {{ "permits": {permits}, "window": "{window}" }} }} ] }}"#
     )
 }
 
@@ -149,6 +149,24 @@ fn what_another_limit_refuses_is_not_taken_from_a_lease() {
 }
 
 #[test]
+fn a_limit_that_punishes_sees_every_request() {
+    for punishment in
+        [r#""penalty": { "cost": 1, "max": 5 }"#, r#""ban": { "after": 20, "within": "1m", "for": "5m" }"#]
+    {
+        let policy = format!(
+            r#"{{ "version": 1, "limits": [ {{ "name": "api", "key": ["address"], {punishment},
+            "quota": {{ "permits": 1000, "window": "1d" }} }} ] }}"#
+        );
+        let mut bench = Bench::new(&policy, Counted { pages: MemoryStore::new(1_000), reads: 0 });
+        for _ in 0..1_100 {
+            let _ = bench.send(&request(), 0);
+            assert!(!bench.leases.are_out(), "{punishment}");
+        }
+        assert!(bench.store.reads >= 1_100, "{punishment}: {}", bench.store.reads);
+    }
+}
+
+#[test]
 fn permits_held_by_one_instance_are_missing_elsewhere_for_a_moment_and_at_most_a_sixteenth() {
     let engine = engine(&limited("fixed-window", 1_600, "1d"));
     let mut store = MemoryStore::new(1_000);
@@ -199,7 +217,8 @@ fn plans(algorithm: &str, permits: u32) -> String {
         format!(r#"[{{ "permits": {permits}, "window": "500ms" }}, {{ "permits": {}, "window": "2s" }}]"#, permits * 3)
     };
     format!(
-        r#"{{ "version": 1, "tiers": ["free", "premium"], "client": {{ "tier": {{ "header": "x-plan" }} }}, "limits": [
+        r#"{{ "version": 1, "tiers": ["free", "premium"],
+        "client": {{ "tier": {{ "header": "x-plan" }}, "trusted_headers": ["x-plan", "x-cost"] }}, "limits": [
         {{ "name": "api", "key": ["address"], "algorithm": "{algorithm}", "cost": {{ "request_header": "x-cost", "min": 0 }},
         "quotas": {}, "by_tier": {{ "premium": {} }} }} ] }}"#,
         quotas(permits),
