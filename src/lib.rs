@@ -19,6 +19,7 @@
 
 pub mod access;
 pub mod api_key;
+pub mod assets;
 pub mod breaker;
 pub mod decision;
 pub mod engine;
@@ -37,6 +38,7 @@ pub mod path;
 pub mod policy;
 pub mod request;
 mod sorted;
+pub mod stale;
 pub mod store;
 pub mod table;
 pub mod units;

@@ -55,6 +55,12 @@ pub enum Total {
     Denied,
     /// Requests of clients on the list `allow`, who met no limits.
     Allowed,
+    /// Answers that were kept.
+    Kept,
+    /// Answers that might have been kept, but for want of room or state, or since they did not come whole.
+    NotKept,
+    /// Kept answers that went for others.
+    KeptEvictions,
     /// Bans that began.
     Bans,
     /// Permits that refused requests were charged as penalties.
@@ -63,7 +69,7 @@ pub enum Total {
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -73,6 +79,9 @@ impl Total {
         Self::Maintenance,
         Self::Denied,
         Self::Allowed,
+        Self::Kept,
+        Self::NotKept,
+        Self::KeptEvictions,
         Self::Bans,
         Self::PenaltyPermits,
     ];

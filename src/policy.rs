@@ -7,6 +7,7 @@ mod breaker;
 mod client;
 mod cost;
 mod document;
+mod document_answers;
 mod error;
 mod failures;
 mod json;
@@ -18,6 +19,7 @@ mod read;
 mod refusal;
 mod routing;
 mod schema;
+mod serving;
 mod shapes;
 mod text;
 mod value;
@@ -26,7 +28,8 @@ pub use breaker::{Breaker, BreakerMode, HalfOpen, OpenFor, Ramp, SlowCalls, Wind
 pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
 pub use failures::{CallEnd, Failures};
-pub use routing::{Cache, Fallback, Route, Routing, Static, Upstream};
+pub use routing::{Fallback, Route, Routing, Upstream};
+pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
@@ -47,6 +50,7 @@ pub struct Policy {
     pub(crate) allow: AccessList,
     /// Upstreams, their breakers, and the routes that lead to them.
     pub(crate) routing: Routing,
+    pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
     /// The parts of the document that are checked, but on which no part of this version acts.
     pub(crate) not_acted_on: Vec<&'static str>,
@@ -340,6 +344,12 @@ impl Policy {
     #[must_use]
     pub fn mode(&self) -> &Mode {
         &self.mode
+    }
+
+    /// How much is kept of good answers.
+    #[must_use]
+    pub fn kept(&self) -> KeptBytes {
+        self.kept
     }
 
     /// Where requests can go, by name.

@@ -24,6 +24,11 @@ impl Fields {
         })
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
     /// Drops the fields, but not their memory.
     pub fn clear(&mut self) {
         self.names.clear();

@@ -4,6 +4,7 @@ use crate::facts::{Answer, Facts, NoAnswer};
 use crate::fields::Fields;
 use crate::host::{self, Map};
 use crate::instance::Instance;
+use crate::serving::Serving;
 use std::rc::Rc;
 use tidegate::decision::{Refusal, quota_headers};
 use tidegate::engine::Ticket;
@@ -24,12 +25,14 @@ pub struct Filter {
     fields: Fields,
     /// What the answer may still change.
     ticket: Option<Ticket>,
+    /// What the route says of the answer.
+    serving: Serving,
 }
 
 impl Filter {
     /// A stream under this policy.
     pub fn new(instance: Rc<Instance>) -> Self {
-        Self { instance, fields: Fields::default(), ticket: None }
+        Self { instance, fields: Fields::default(), ticket: None, serving: Serving::default() }
     }
 
     /// Decides on the request.
@@ -43,6 +46,7 @@ impl Filter {
         let work = &mut *instance.work.borrow_mut();
         instance.engine.plan(&Facts, &mut work.plan);
         if work.plan.is_clear() {
+            self.serving.request(&instance);
             return Next::Continue;
         }
         let now = Timestamp::from_nanos(host::now_ns());
@@ -63,6 +67,7 @@ impl Filter {
         match decision.refusal {
             None => {
                 self.ticket = work.plan.ticket();
+                self.serving.request(&instance);
                 Next::Continue
             }
             Some(refusal) => {
@@ -73,10 +78,12 @@ impl Filter {
     }
 
     /// Lets the limits learn from the answer, and tells the client how it stands with them.
-    pub fn response_headers(&mut self) -> Next {
+    pub fn response_headers(&mut self, is_whole: bool) -> Next {
         if let Some(ticket) = self.ticket.take() {
             self.observe(&ticket, &Answer);
         }
+        // Before what is said to this client alone.
+        self.serving.answer(&self.instance, is_whole);
         // Nothing is left here for the filter's own refusals, which come by here too.
         for (name, value) in self.fields.iter() {
             // The structured fields are lists, to which an upstream with limits of its own may have contributed.
@@ -93,11 +100,18 @@ impl Filter {
         Next::Continue
     }
 
+    /// Sees a piece of the answer's body pass.
+    pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
+        self.serving.body(&self.instance, size, is_last);
+        Next::Continue
+    }
+
     /// Ends the stream. One that had no answer, since its client went away, is told to the limits that await it.
     pub fn end(self) {
         if let Some(ticket) = &self.ticket {
             self.observe(ticket, &NoAnswer);
         }
+        self.serving.end(&self.instance);
     }
 
     fn observe(&self, ticket: &Ticket, answer: &dyn ResponseFacts) {

@@ -3,13 +3,16 @@
 use crate::fields::Fields;
 use crate::host;
 use crate::metrics::{Gauge, Metrics};
+use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use core::cell::RefCell;
+use tidegate::assets::Assets;
 use tidegate::engine::{Engine, Plan};
 use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
-use tidegate::policy::Policy;
+use tidegate::policy::{KeptBytes, Policy};
+use tidegate::stale::{AnswerKey, shelf};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
 use tidegate::units::{Span, Timestamp};
@@ -17,6 +20,8 @@ use tidegate::units::{Span, Timestamp};
 /// A policy in force, and the memory that its decisions work in.
 pub struct Instance {
     pub engine: Engine,
+    pub assets: Assets,
+    pub kept: KeptBytes,
     pub work: RefCell<Work>,
 }
 
@@ -32,12 +37,14 @@ pub struct Work {
     pub text: String,
     /// Fields that were sent, for their memory.
     pub spare: Vec<Fields>,
+    /// The answers that streams of this VM are collecting.
+    pub collected: Vec<AnswerKey>,
 }
 
 impl Work {
     /// Keeps the memory of fields that were sent for other streams.
     pub fn spare(&mut self, mut fields: Fields) {
-        if self.spare.len() < SPARE {
+        if !fields.is_empty() && self.spare.len() < SPARE {
             fields.clear();
             self.spare.push(fields);
         }
@@ -49,8 +56,16 @@ impl Instance {
     pub fn new(policy: Policy) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
+        let (kept, seed) = (policy.kept(), shared_seed());
+        let assets = Assets::new(&policy, seed);
+        if assets.keeps() {
+            // Should it fail, the next answer that is kept makes its page fit.
+            let _ = shelf::trim(&mut SharedShelf, kept.max_bytes, Timestamp::from_nanos(host::now_ns()));
+        }
         Self {
-            engine: Engine::new(policy, shared_seed()),
+            engine: Engine::new(policy, seed),
+            assets,
+            kept,
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
@@ -61,6 +76,7 @@ impl Instance {
                 plan: Plan::new(),
                 text: String::new(),
                 spare: Vec::new(),
+                collected: Vec::new(),
             }),
         }
     }

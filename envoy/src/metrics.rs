@@ -99,6 +99,9 @@ fn total_name(total: Total) -> &'static str {
         Total::Maintenance => "tidegate_maintenance_total",
         Total::Denied => "tidegate_denied_total",
         Total::Allowed => "tidegate_allowed_total",
+        Total::Kept => "tidegate_kept_total",
+        Total::NotKept => "tidegate_not_kept_total",
+        Total::KeptEvictions => "tidegate_kept_evictions_total",
         Total::Bans => "tidegate_bans_total",
         Total::PenaltyPermits => "tidegate_penalty_permits_total",
     }
