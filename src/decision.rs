@@ -98,7 +98,7 @@ impl Refusal {
         let problem = facts.header("accept").is_some_and(|accept| accepts_problem(&accept));
         let mut body = String::new();
         // Writing to a string cannot fail. Names need no escapes in JSON: `[a-z0-9-]`.
-        let _ = if problem { self.problem(&mut body, status, self.limit_name(engine)) } else { self.error(&mut body) };
+        let _ = if problem { self.problem(engine, &mut body, status) } else { self.error(engine, &mut body) };
         if let Some(secs) = retry_after_secs {
             let _ = write!(body, ",\"retryAfter\":{secs}");
         }
@@ -126,16 +126,21 @@ impl Refusal {
         [reason, name].concat()
     }
 
+    fn is_of_requests_in_flight(&self, engine: &Engine) -> bool {
+        self.limit.and_then(|limit| engine.policy().limits.get(limit)).is_some_and(crate::policy::Limit::holds)
+    }
+
     fn limit_name<'e>(&self, engine: &'e Engine) -> &'e str {
         self.limit.and_then(|limit| engine.policy().limits.get(limit)).map_or("", |limit| limit.name.as_str())
     }
 
-    fn error(&self, body: &mut String) -> fmt::Result {
-        write!(body, "{{\"error\":\"{}\"", self.title())
+    fn error(&self, engine: &Engine, body: &mut String) -> fmt::Result {
+        write!(body, "{{\"error\":\"{}\"", self.title(engine))
     }
 
     /// The problem types are those of draft-ietf-httpapi-ratelimit-headers.
-    fn problem(&self, body: &mut String, status: u16, limit: &str) -> fmt::Result {
+    fn problem(&self, engine: &Engine, body: &mut String, status: u16) -> fmt::Result {
+        let limit = self.limit_name(engine);
         let kind = match self.cause {
             Cause::Exceeded => "https://iana.org/assignments/http-problem-types#quota-exceeded",
             Cause::Banned => "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
@@ -145,7 +150,7 @@ impl Refusal {
             // Nothing more than the status says: RFC 9457 section 4.2.1.
             Cause::Denied => "about:blank",
         };
-        let title = self.title();
+        let title = self.title(engine);
         write!(
             body,
             "{{\"type\":\"{kind}\",\"title\":\"{title}\",\
@@ -157,8 +162,9 @@ impl Refusal {
         write!(body, ",\"violated-policies\":[\"{}\"]", PolicyName(limit, self.window))
     }
 
-    fn title(&self) -> &'static str {
+    fn title(&self, engine: &Engine) -> &'static str {
         match (self.cause, self.retry_after) {
+            (Cause::Exceeded, Some(_)) if self.is_of_requests_in_flight(engine) => "too many requests at once",
             (Cause::Exceeded, Some(_)) => "rate limit exceeded",
             (Cause::Exceeded, None) => "request costs more than its rate limit allows",
             (Cause::Banned, _) => "too many refused requests",

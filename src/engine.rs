@@ -5,15 +5,18 @@
 //!           which limits apply and which keys they charge
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! observe   charge the limits that wait for the answer            needs the answer
+//! release   give back what a request in flight has held           needs its end
 //! ```
 //!
 //! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
 
 mod charging;
+mod holding;
 mod leasing;
 mod observing;
 mod refusing;
 
+pub use holding::Load;
 pub use observing::Ticket;
 
 use charging::Charging;
@@ -90,6 +93,10 @@ pub struct Charge {
     cost: Permits,
     /// The limit charges when the answer comes, if at all: see [`Ticket`].
     awaits_answer: bool,
+    /// The request holds what it is charged until it has ended: see [`Ticket`].
+    holds: bool,
+    /// How many permits there are, where that is found out.
+    found: Option<Permits>,
     /// Another quota of the limit is exceeded: this one is not charged, also when the limit only observes.
     held: bool,
     sentence: Sentence,
@@ -258,6 +265,8 @@ impl Engine {
                     page: 0,
                     cost,
                     awaits_answer: limit.awaits_answer(),
+                    holds: limit.holds(),
+                    found: None,
                     held: false,
                     sentence: Sentence::Free,
                     stage: Stage::Open,
@@ -370,17 +379,20 @@ impl Engine {
         self.policy.limits.get(charge.limit()).is_some_and(|limit| limit.on_exceed == OnExceed::Observe)
     }
 
-    fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<&Meter> {
-        self.meter_of(charge.limit, charge.quota, tier)
-    }
-
-    fn meter_of(&self, limit: u32, quota: u8, tier: TierIndex) -> Option<&Meter> {
-        self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
-    }
-
     /// The quota as clients are told of it.
     pub(crate) fn quota_item(&self, charge: &Charge, tier: TierIndex) -> Option<&QuotaItem> {
         self.limits.get(charge.limit())?.items.get(tier.get())?.get(charge.quota())
+    }
+
+    /// The meter of a charge, as it stood when the charge was checked.
+    fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
+        let meter = *self.said_meter(charge.limit, tier, charge.quota)?;
+        Some(charge.found.map_or(meter, |permits| meter.within(permits)))
+    }
+
+    /// The meter of a quota, as the policy says it.
+    fn said_meter(&self, limit: u32, tier: TierIndex, quota: u8) -> Option<&Meter> {
+        self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
     }
 
     /// The window by which the client knows the quota, where the limit has several.
@@ -443,7 +455,7 @@ impl Engine {
 impl ReadyLimit {
     fn new(limit: &Limit, mode: &Mode) -> Self {
         let meters = |quotas: &Vec<_>| quotas.iter().map(|quota| Meter::new(limit.algorithm, quota)).collect();
-        let items = |quotas: &[Quota]| quotas.iter().map(|quota| QuotaItem::new(&limit.name, quotas, quota)).collect();
+        let items = |quotas: &[Quota]| quotas.iter().map(|quota| QuotaItem::new(limit, quotas, quota)).collect();
         let most = limit.quotas.iter().map(Vec::len).max().unwrap_or(0);
         Self {
             identities: (0..).take(most).map(|place| key::identity(limit, place)).collect(),

@@ -218,6 +218,12 @@ fn quota_words(algorithm: Algorithm, quota: Quota) -> String {
             format!("{permits} per {window}, at most {} at once (token bucket)", quota.burst.get())
         }
         Algorithm::FixedWindow => format!("{permits} in each {window} (fixed window)"),
+        Algorithm::Concurrency => match quota.least {
+            None => format!("{permits} in flight at once, a lost one for {window} at most (concurrency)"),
+            Some(least) => {
+                format!("{} to {permits} in flight at once, by how long answers take (concurrency)", least.get())
+            }
+        },
     }
 }
 

@@ -61,6 +61,10 @@ pub enum Companion {
     Ban = 0x9e37_79b9,
     /// What it was charged for refused requests.
     Penalty = 0x85eb_ca6b,
+    /// What was found out about how many requests may be in flight.
+    Estimate = 0xc2b2_ae35,
+    /// What the next such estimate is made from.
+    Samples = 0x27d4_eb2f,
 }
 
 /// What the hashes are keyed with, from the system's random source. Whoever knows it can choose keys that meet.
@@ -115,8 +119,13 @@ pub fn identity(limit: &Limit, place: u8) -> u64 {
         Algorithm::SlidingWindow => 1,
         Algorithm::TokenBucket => 2,
         Algorithm::FixedWindow => 3,
+        Algorithm::Concurrency => 4,
     };
     hasher.write(&[algorithm]);
+    // What is taken is counted in epochs of half a lease: of another lease they mean other times.
+    if let (Algorithm::Concurrency, Some(quota)) = (limit.algorithm, limit.quotas.iter().flatten().next()) {
+        hasher.write(&quota.window.as_nanos().to_le_bytes());
+    }
     if place > 0 {
         write(&mut hasher, TAG_PLACE, &[place]);
     }
@@ -136,6 +145,18 @@ pub fn identity(limit: &Limit, place: u8) -> u64 {
         write(&mut hasher, tag, name.as_bytes());
     }
     hasher.finish()
+}
+
+/// The key under which a limit of this `identity` counts all requests together, or all of the tier of this name: that of
+/// any client under an empty key, or under the key `tier`.
+#[must_use]
+pub(crate) fn of_all(seed: Seed, identity: u64, tier: Option<&str>) -> KeyHash {
+    let mut hasher = seed.hasher(DOMAIN_KEY);
+    hasher.write(&identity.to_le_bytes());
+    if let Some(tier) = tier {
+        write(&mut hasher, TAG_TIER, tier.as_bytes());
+    }
+    KeyHash(hasher.finish())
 }
 
 /// What a client may be told of its key (`pk` of the `RateLimit` field): the same for the same key, and nothing from

@@ -8,7 +8,9 @@
 //! where the clock now stands ([`Outcome::moved`]). Only a step of more than 140 days may forget it. A clock that
 //! steps forward is time that has passed.
 
+pub mod adaptive;
 pub mod ban;
+pub mod concurrency;
 pub mod fixed_window;
 pub mod sliding_window;
 pub mod token_bucket;
@@ -141,7 +143,8 @@ pub enum Verdict {
     /// It may not.
     Refuse {
         /// After this time the same request would pass, and not a nanosecond sooner, if nothing else were charged meanwhile.
-        /// `None` when it costs more than the whole quota and never passes.
+        /// `None` when it costs more than the whole quota and never passes. For requests in flight a time to try again:
+        /// nobody knows when one of them ends.
         retry_after: Option<Span>,
     },
 }
@@ -176,6 +179,8 @@ pub enum Meter {
     TokenBucket(token_bucket::Bucket),
     /// See [`fixed_window`].
     FixedWindow(fixed_window::Window),
+    /// See [`concurrency`].
+    Concurrency(concurrency::Slots),
 }
 
 impl Meter {
@@ -186,6 +191,7 @@ impl Meter {
             Algorithm::SlidingWindow => Self::SlidingWindow(sliding_window::Window::new(quota)),
             Algorithm::TokenBucket => Self::TokenBucket(token_bucket::Bucket::new(quota)),
             Algorithm::FixedWindow => Self::FixedWindow(fixed_window::Window::new(quota)),
+            Algorithm::Concurrency => Self::Concurrency(concurrency::Slots::new(quota)),
         }
     }
 
@@ -196,6 +202,7 @@ impl Meter {
             Self::SlidingWindow(window) => window.check(state, cost, now),
             Self::TokenBucket(bucket) => bucket.check(state, cost, now),
             Self::FixedWindow(window) => window.check(state, cost, now),
+            Self::Concurrency(slots) => slots.check(state, cost, now),
         }
     }
 
@@ -207,6 +214,7 @@ impl Meter {
             Self::SlidingWindow(window) => window.charge(state, cost, now),
             Self::TokenBucket(bucket) => bucket.charge(state, cost, now),
             Self::FixedWindow(window) => window.charge(state, cost, now),
+            Self::Concurrency(slots) => slots.charge(state, cost, now),
         }
     }
 
@@ -217,6 +225,7 @@ impl Meter {
             Self::SlidingWindow(window) => window.standing(state, now),
             Self::TokenBucket(bucket) => bucket.standing(state, now),
             Self::FixedWindow(window) => window.standing(state, now),
+            Self::Concurrency(slots) => slots.standing(state, now),
         }
     }
 
@@ -227,7 +236,7 @@ impl Meter {
         match self {
             Self::SlidingWindow(window) => Some(window.ends_at(now)),
             Self::FixedWindow(window) => Some(window.ends_at(now)),
-            Self::TokenBucket(_) => None,
+            Self::TokenBucket(_) | Self::Concurrency(_) => None,
         }
     }
 
@@ -239,6 +248,25 @@ impl Meter {
             Self::SlidingWindow(window) => window.refund(state, cost, charged_at),
             Self::TokenBucket(bucket) => bucket.refund(state, cost),
             Self::FixedWindow(window) => window.refund(state, cost, charged_at),
+            Self::Concurrency(slots) => slots.refund(state, cost, charged_at),
+        }
+    }
+
+    /// What counts requests in flight; `None` for all other algorithms.
+    #[must_use]
+    pub fn slots(&self) -> Option<&concurrency::Slots> {
+        match self {
+            Self::Concurrency(slots) => Some(slots),
+            _ => None,
+        }
+    }
+
+    /// The same meter of requests in flight with so many permits; any other as it is.
+    #[must_use]
+    pub fn within(self, permits: Permits) -> Self {
+        match self {
+            Self::Concurrency(slots) => Self::Concurrency(slots.within(permits)),
+            meter => meter,
         }
     }
 }

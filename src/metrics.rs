@@ -43,6 +43,8 @@ pub enum Total {
     /// Charges of a request that was refused in the end and that could not be taken back, because others kept
     /// publishing the page. Errs on the side of refusing.
     RefundsLost,
+    /// Permits of requests that have ended and that could not be given back: they are free again when their lease ends.
+    ReleasesLost,
     /// Entries that equalled a fresh one and whose slot went to a new key: nothing was lost.
     FreshEvictions,
     /// Live entries whose slot went to a new key: their clients start fresh.
@@ -69,10 +71,11 @@ pub enum Total {
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
+        Self::ReleasesLost,
         Self::FreshEvictions,
         Self::LiveEvictions,
         Self::ForgivenDebt,

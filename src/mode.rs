@@ -56,6 +56,7 @@ impl Mode {
             permits: Permits::new(permits),
             window: quota.window,
             burst: Permits::new(share(quota.burst).min(most)),
+            least: quota.least.map(|least| Permits::new(share(least))),
         }
     }
 
@@ -107,6 +108,7 @@ mod tests {
             permits: Permits::new(permits),
             window: Span::from_secs(60),
             burst: Permits::new(burst),
+            least: None,
         };
         for (percent, said, in_force) in [
             (50, quota(100, 30), quota(50, 15)),
@@ -121,10 +123,15 @@ mod tests {
 
     #[test]
     fn a_strict_bucket_takes_no_longer_to_fill_than_any_may() {
-        let said = Quota { permits: Permits::new(199), window: MAX_FILL, burst: Permits::new(199) };
+        let said = Quota { permits: Permits::new(199), window: MAX_FILL, burst: Permits::new(199), least: None };
         let in_force = Mode::Strict(1).in_force(said);
         assert_eq!((in_force.permits.get(), in_force.burst.get()), (1, 1));
-        let said = Quota { permits: Permits::new(199), window: Span::from_secs(86_400), burst: Permits::new(6_000) };
+        let said = Quota {
+            permits: Permits::new(199),
+            window: Span::from_secs(86_400),
+            burst: Permits::new(6_000),
+            least: None,
+        };
         assert_eq!(Mode::Strict(1).in_force(said).burst.get(), 31);
     }
 }

@@ -5,6 +5,7 @@
 mod access;
 mod breaker;
 mod client;
+mod concurrency;
 mod cost;
 mod document;
 mod document_answers;
@@ -249,6 +250,8 @@ pub enum Algorithm {
     TokenBucket,
     /// One counter per window, windows aligned to the Unix epoch.
     FixedWindow,
+    /// Requests in flight: a permit is given back when its request has ended.
+    Concurrency,
 }
 
 /// How much one client may have.
@@ -256,11 +259,14 @@ pub enum Algorithm {
 pub struct Quota {
     /// Permits per window, `1..=Permits::MAX`.
     pub(crate) permits: Permits,
-    /// The window, `10ms..=31d`, whole milliseconds.
+    /// The window, `10ms..=31d`, whole milliseconds. For requests in flight the lease, `10s..=1h`: after how long a permit that
+    /// was never given back is free again, at most.
     pub(crate) window: Span,
     /// Token bucket: what a bucket holds when full, `1..=Permits::MAX`, and filling it takes at most 31 days.
     /// The same as `permits` for the others, and when the document does not say.
     pub(crate) burst: Permits,
+    /// Requests in flight, when how many there may be is to be found out: the least, `1..=permits`, which is the most.
+    pub(crate) least: Option<Permits>,
 }
 
 /// Answers by their status, both ends included.
@@ -394,6 +400,12 @@ impl Limit {
     #[must_use]
     pub fn cost(&self) -> &Cost {
         &self.cost
+    }
+
+    /// Whether a request holds its permits until it has ended.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.algorithm == Algorithm::Concurrency
     }
 
     /// Whether a request is charged when its answer comes, and not before it goes on.

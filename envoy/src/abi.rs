@@ -76,12 +76,14 @@ extern "C" fn proxy_on_tick(root: u32) {
         if let Some(root) = vm.root(root) {
             root.tick();
         }
+        vm.streams.renew();
     });
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_request_headers(stream: u32, _count: u32, _end: u32) -> u32 {
-    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, Filter::request_headers) as u32)
+extern "C" fn proxy_on_request_headers(stream: u32, _count: u32, end: u32) -> u32 {
+    let decide = |filter: &mut Filter| filter.request_headers(end != FALSE);
+    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, decide) as u32)
 }
 
 #[unsafe(no_mangle)]

@@ -36,7 +36,11 @@ impl Filter {
     }
 
     /// Decides on the request.
-    pub fn request_headers(&mut self) -> Next {
+    ///
+    /// `whole` is whether the request has no body, or none that is still to come.
+    pub fn request_headers(&mut self, whole: bool) -> Next {
+        #[cfg(feature = "panic-on-header")]
+        crate::trap::spring();
         let instance = Rc::clone(&self.instance);
         // Whatever the routes read: a client does not choose the upstream. To look costs less than to remove, for which
         // Envoy would choose the route anew.
@@ -67,6 +71,9 @@ impl Filter {
         match decision.refusal {
             None => {
                 self.ticket = work.plan.ticket();
+                if let (Some(ticket), false) = (&mut self.ticket, whole) {
+                    ticket.leave_untimed();
+                }
                 self.serving.request(&instance);
                 Next::Continue
             }
@@ -79,8 +86,10 @@ impl Filter {
 
     /// Lets the limits learn from the answer, and tells the client how it stands with them.
     pub fn response_headers(&mut self, is_whole: bool) -> Next {
-        if let Some(ticket) = self.ticket.take() {
-            self.observe(&ticket, &Answer);
+        if let Some(mut ticket) = self.ticket.take() {
+            self.observe(&mut ticket, &Answer);
+            // What a request in flight holds is given back when all of the answer has gone, and not when it begins.
+            self.ticket = Some(ticket).filter(Ticket::holds);
         }
         // Before what is said to this client alone.
         self.serving.answer(&self.instance, is_whole);
@@ -106,15 +115,29 @@ impl Filter {
         Next::Continue
     }
 
-    /// Ends the stream. One that had no answer, since its client went away, is told to the limits that await it.
-    pub fn end(self) {
-        if let Some(ticket) = &self.ticket {
-            self.observe(ticket, &NoAnswer);
+    /// Keeps what the stream holds from expiring. Does nothing for a stream that holds nothing, or nothing old.
+    pub fn renew(&mut self) {
+        let Some(ticket) = self.ticket.as_mut().filter(|ticket| ticket.holds()) else { return };
+        let work = &mut *self.instance.work.borrow_mut();
+        let now = Timestamp::from_nanos(host::now_ns());
+        self.instance.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
+    }
+
+    /// Ends the stream, however it came to its end, and gives back what it holds. One that had no answer, since its
+    /// client went away, is told to the limits that await it.
+    pub fn end(mut self) {
+        if let Some(mut ticket) = self.ticket.take() {
+            self.observe(&mut ticket, &NoAnswer);
+            if ticket.holds() {
+                let work = &mut *self.instance.work.borrow_mut();
+                let now = Timestamp::from_nanos(host::now_ns());
+                self.instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
+            }
         }
         self.serving.end(&self.instance);
     }
 
-    fn observe(&self, ticket: &Ticket, answer: &dyn ResponseFacts) {
+    fn observe(&self, ticket: &mut Ticket, answer: &dyn ResponseFacts) {
         let work = &mut *self.instance.work.borrow_mut();
         let now = Timestamp::from_nanos(host::now_ns());
         let engine = &self.instance.engine;

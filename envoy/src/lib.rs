@@ -20,3 +20,5 @@ mod shelf;
 mod store;
 mod streams;
 mod structure;
+#[cfg(feature = "panic-on-header")]
+mod trap;

@@ -4,6 +4,7 @@
 //! `stats_tags` of the shipped bootstrap take them.
 
 use crate::host::{self, MetricId, MetricKind};
+use tidegate::engine::Load;
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::{Policy, TierIndex};
 
@@ -12,7 +13,12 @@ use tidegate::policy::{Policy, TierIndex};
 pub struct Metrics {
     /// By place: the totals, then the gauges, then the requests by limit, tier and fate.
     ids: Vec<Option<MetricId>>,
+    /// Those of requests in flight, by limit and tier.
+    loads: Vec<(LoadPlace, [Option<MetricId>; 2])>,
 }
+
+/// A limit and, where each has a count of its own, a tier.
+type LoadPlace = (usize, Option<TierIndex>);
 
 /// A number that goes up and down.
 #[derive(Clone, Copy)]
@@ -57,6 +63,25 @@ impl Metrics {
         }
     }
 
+    /// Sets the gauges of requests in flight.
+    pub fn record_load(&mut self, policy: &Policy, load: Load) {
+        let place = (load.limit, load.tier);
+        let known = self.loads.iter().find(|(other, _)| *other == place).map(|(_, ids)| *ids);
+        let ids = known.unwrap_or_else(|| {
+            let limit = policy.limits().get(load.limit).map_or("", |limit| limit.name().as_str());
+            let tier = load.tier.and_then(|tier| policy.tiers().get(tier.get()));
+            let tier = tier.map(|tier| format!(".tier={}", tier.as_str())).unwrap_or_default();
+            let ids = ["tidegate_concurrency_in_flight", "tidegate_concurrency_limit"]
+                .map(|name| host::define_metric(MetricKind::Gauge, &format!("{name}.limit={limit}{tier}")).ok());
+            self.loads.push((place, ids));
+            ids
+        });
+        for (id, permits) in ids.into_iter().zip([load.in_flight, load.permits]) {
+            // As above: a metric that was defined is there.
+            let _ = id.map(|id| host::record(id, u64::from(permits.get())));
+        }
+    }
+
     /// A total is defined even while it is zero, so that it can be watched.
     fn add(&mut self, place: usize, count: u64, name: impl FnOnce() -> String) {
         if let Some(id) = self.id(place, MetricKind::Counter, name)
@@ -93,6 +118,7 @@ fn total_name(total: Total) -> &'static str {
         Total::Conflicts => "tidegate_conflicts_total",
         Total::StoreFailures => "tidegate_store_failures_total",
         Total::RefundsLost => "tidegate_refunds_lost_total",
+        Total::ReleasesLost => "tidegate_releases_lost_total",
         Total::FreshEvictions => "tidegate_evictions_total.kind=fresh",
         Total::LiveEvictions => "tidegate_evictions_total.kind=live",
         Total::ForgivenDebt => "tidegate_forgiven_debt_255ths_total",

@@ -101,6 +101,6 @@ fn read_policy() -> Result<Policy, Vec<String>> {
 }
 
 /// How often counters reach Envoy's statistics.
-const EXPORT_PERIOD: Span = Span::from_secs(1);
+pub const EXPORT_PERIOD: Span = Span::from_secs(1);
 /// Ticks do not come to the millisecond.
 const EXPORT_EARLY: Span = Span::from_millis(100);

@@ -5,7 +5,7 @@ use crate::engine::{Charge, Engine, Plan};
 use crate::key;
 use crate::limiter::Verdict;
 use crate::mode::Mode;
-use crate::policy::{Name, OnExceed, Quota};
+use crate::policy::{Limit, OnExceed, Quota};
 use core::fmt::Write;
 
 /// Calls `add` with each header that tells the client how it stands with the limits of this plan, admitted or not.
@@ -13,7 +13,9 @@ use core::fmt::Write;
 /// `RateLimit-Policy` and `RateLimit` as draft-ietf-httpapi-ratelimit-headers has them: structured fields (RFC 9651), an
 /// item a quota, in the policy's order, by the limit's name, and where a limit has several by the name and the window, as
 /// in `api/1h`, which is the name of no other limit; quotas in requests; the partition key a hash of the client's key. A
-/// window that is no whole number of seconds is rounded up. `X-RateLimit-*`, if the policy asks for them, tell of the quota
+/// window that is no whole number of seconds is rounded up. A quota of requests in flight has the draft's unit for them and
+/// no window, and nothing is said of when permits come back, since nobody knows; where their number is found out, the policy
+/// tells of the most, as it should not change with every answer. `X-RateLimit-*`, if the policy asks for them, tell of the quota
 /// with the fewest permits left, the reset in seconds from now. Limits that only observe are not told of, and under a
 /// policy that does none.
 pub fn quota_headers(engine: &Engine, plan: &Plan, text: &mut String, add: &mut dyn FnMut(&'static str, &str)) {
@@ -57,12 +59,16 @@ pub(crate) struct QuotaItem {
 
 impl QuotaItem {
     /// The item of `quota`, one of these `quotas` of the limit of this name.
-    pub(crate) fn new(limit: &Name, quotas: &[Quota], quota: &Quota) -> Self {
+    pub(crate) fn new(limit: &Limit, quotas: &[Quota], quota: &Quota) -> Self {
         let window = (quotas.len() > 1).then_some(quota.window);
-        let mut text = format!("\"{}\"", PolicyName(limit.as_str(), window));
-        let name = text.len();
-        // Writing to a string cannot fail.
-        let _ = write!(text, ";q={};w={}", quota.permits.get(), quota.window.as_secs_ceil());
+        let mut text = format!("\"{}\";q={}", PolicyName(limit.name.as_str(), window), quota.permits.get());
+        let name = text.find(";q=").unwrap_or(text.len());
+        if limit.holds() {
+            text.push_str(";qu=\"concurrent-requests\"");
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(text, ";w={}", quota.window.as_secs_ceil());
+        }
         Self { text, name }
     }
 
@@ -106,8 +112,10 @@ fn write_limit(engine: &Engine, plan: &Plan, charge: &Charge, text: &mut String)
     text.push_str(item.name());
     text.push_str(";r=");
     push_number(text, told.remaining);
-    text.push_str(";t=");
-    push_number(text, told.reset_secs);
+    if !engine.policy().limits.get(charge.limit())?.holds() {
+        text.push_str(";t=");
+        push_number(text, told.reset_secs);
+    }
     text.push_str(";pk=:");
     push_base64(text, key::partition(engine.seed(), charge.key()));
     text.push(':');

@@ -64,7 +64,7 @@ impl<S: Store> Charging<'_, S> {
             page.write(
                 &probe,
                 charge.key,
-                with_lease(self.engine.meter(charge, self.tier), &outcome, charge.ahead, self.now),
+                with_lease(self.engine.meter(charge, self.tier).as_ref(), &outcome, charge.ahead, self.now),
             );
             self.counters.displaced(probe.displaces());
         }
@@ -109,7 +109,7 @@ impl<S: Store> Charging<'_, S> {
             if charge.stage == Stage::Charged && (refused || charge.held) {
                 let charged = charge.cost.plus(charge.ahead);
                 if let Some(meter) = self.engine.meter(charge, self.tier) {
-                    take_back(self.store, self.counters, meter, charge.key, charged, (self.now, self.now));
+                    take_back(self.store, self.counters, &meter, charge.key, charged, (self.now, self.now));
                 }
             } else {
                 self.learn(charge, refused);
@@ -165,6 +165,7 @@ impl Engine {
     fn ask(&self, charge: &mut Charge, page: &Page, lease: Option<(Account, Lease)>, tier: TierIndex, now: Timestamp) {
         let probe = page.probe(charge.key, now);
         charge.before = probe.state().map(|state| self.without_lease(state, lease));
+        charge.found = self.found(charge, page, tier, now);
         charge.outcome = self.meter(charge, tier).map(|meter| meter.check(charge.before, charge.cost, now));
         charge.probe = Some(probe);
         let refusals = self.limits.get(charge.limit()).map(|limit| &limit.refusals);

@@ -8,7 +8,7 @@ use super::{Charge, Engine, Stage};
 use crate::lease::{Account, Known, LEASE_LASTS, Lease, Leases};
 use crate::limiter::{State, Verdict};
 use crate::metrics::Counters;
-use crate::policy::TierIndex;
+use crate::policy::{Limit, TierIndex};
 use crate::store::Store;
 use crate::units::{Permits, Span, Timestamp};
 
@@ -24,7 +24,7 @@ impl Engine {
         now: Timestamp,
     ) {
         for (account, lease) in leases.take_ended(idle, now) {
-            if let Some(meter) = self.meter_of(account.limit, account.quota, account.tier)
+            if let Some(meter) = self.said_meter(account.limit, account.tier, account.quota)
                 && lease.left > Permits::ZERO
             {
                 take_back(store, counters, meter, account.key, lease.left, (lease.drawn_at, now));
@@ -37,16 +37,16 @@ impl Engine {
     /// A key's state without what is left of this lease.
     pub(super) fn without_lease(&self, state: State, lease: Option<(Account, Lease)>) -> State {
         let Some((account, lease)) = lease else { return state };
-        let meter = self.meter_of(account.limit, account.quota, account.tier);
+        let meter = self.said_meter(account.limit, account.tier, account.quota);
         meter.map_or(state, |meter| meter.refund(state, lease.left, lease.drawn_at))
     }
 
     /// Whether the charge may be decided without the store. What awaits the answer charges nothing now, what is free is
-    /// charged nothing at all, and a limit that punishes has to see every request.
+    /// charged nothing at all, and a limit that punishes, or of requests in flight, has to see every request.
     fn is_leasable(&self, charge: &Charge) -> bool {
         let limit = self.policy.limits.get(charge.limit());
-        let punishes = limit.is_some_and(|limit| limit.ban.is_some() || limit.penalty.is_some());
-        !charge.awaits_answer && charge.cost > Permits::ZERO && !punishes
+        let asks = |limit: &Limit| limit.ban.is_some() || limit.penalty.is_some() || limit.holds();
+        !charge.awaits_answer && charge.cost > Permits::ZERO && !limit.is_some_and(asks)
     }
 }
 

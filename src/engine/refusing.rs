@@ -59,7 +59,7 @@ impl Refusals {
             // Lowered as the quota is, and at least as far that a request has room beside it.
             let max = mode.in_force(Quota { permits: most, burst: most, ..*quota }).permits;
             let max = max.min(quota.permits.min(quota.burst).minus(limit.cost.least()));
-            let meter = || Meter::new(limit.algorithm, &Quota { permits: max, burst: max, window: quota.window });
+            let meter = || Meter::new(limit.algorithm, &Quota { permits: max, burst: max, ..*quota });
             (most > Permits::ZERO && max > Permits::ZERO).then(meter)
         };
         Self {
@@ -107,7 +107,7 @@ impl<S: Store> Charging<'_, S> {
         let refusals = self.refusals(charge)?;
         let penalty = refusals.penalties.get(self.tier.get()).and_then(|quotas| *quotas.get(charge.quota())?);
         let (ban, penalty) = (refusals.ban.filter(|_| counts && charge.quota == 0), penalty.filter(|_| penalises));
-        let meter = *self.engine.meter(charge, self.tier)?;
+        let meter = self.engine.meter(charge, self.tier)?;
         (ban.is_some() || penalty.is_some()).then_some(Note { meter, ban, penalty, cost: refusals.cost, now: self.now })
     }
 

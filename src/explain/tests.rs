@@ -113,6 +113,21 @@ fn a_client_on_a_list_is_told_which_and_of_no_limits() {
     assert!(text.ends_with("deny     its address is on the list: refused with 403\n"), "{text}");
 }
 
+#[test]
+fn requests_in_flight_are_told_of_as_such() {
+    let slots = |least: Option<u32>| Limit {
+        quotas: vec![vec![Quota { least: least.map(Permits::new), ..quota((50, 30)) }]; 2],
+        ..limit("slots", Match::default(), Algorithm::Concurrency, (50, 30))
+    };
+    for (least, words) in [
+        (None, "  quota  50 in flight at once, a lost one for 30s at most (concurrency)\n"),
+        (Some(5), "  quota  5 to 50 in flight at once, by how long answers take (concurrency)\n"),
+    ] {
+        let text = explain(&Policy { limits: vec![slots(least)], ..policy() }, &Recorded::get("/"));
+        assert!(text.contains(words), "{text}");
+    }
+}
+
 fn headed(condition: HeaderCondition) -> Match {
     Match { headers: vec![("x".into(), condition)], ..Match::default() }
 }
@@ -167,7 +182,12 @@ fn costly(header: &str) -> CostHeader {
 }
 
 fn quota((permits, secs): (u32, u64)) -> Quota {
-    Quota { permits: Permits::new(permits), window: Span::from_secs(secs), burst: Permits::new(permits * 2) }
+    Quota {
+        permits: Permits::new(permits),
+        window: Span::from_secs(secs),
+        burst: Permits::new(permits * 2),
+        least: None,
+    }
 }
 
 fn limit(name: &str, matches: Match, algorithm: Algorithm, permits_and_secs: (u32, u64)) -> Limit {

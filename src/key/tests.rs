@@ -102,12 +102,16 @@ fn a_tier_is_the_one_that_the_header_names_or_the_default() {
 fn what_is_kept_beside_an_account_is_on_its_page_and_known_by_other_tags() {
     for request in 0..1_000 {
         let key = key(&Recorded::get(&format!("/{request}")), &["path"]);
-        let companions = [Companion::Ban, Companion::Penalty].map(|of| key.companion(of));
+        let companions = [Companion::Ban, Companion::Penalty, Companion::Estimate, Companion::Samples];
+        let companions = companions.map(|of| key.companion(of));
         for pages in [1, 2, 1_000, u32::MAX] {
-            assert_eq!(companions.map(|companion| page_of(companion, pages)), [page_of(key, pages); 2]);
+            assert_eq!(companions.map(|companion| page_of(companion, pages)), [page_of(key, pages); 4]);
         }
-        let [ban, penalty] = companions.map(|key| key.get() as u32);
-        assert!(ban != penalty && ban != key.get() as u32 && penalty != key.get() as u32);
+        let mut tags = companions.map(|key| key.get() as u32).to_vec();
+        tags.push(key.get() as u32);
+        tags.sort_unstable();
+        tags.dedup();
+        assert_eq!(tags.len(), 5);
     }
 }
 
@@ -132,7 +136,7 @@ fn a_limit_is_the_same_as_long_as_its_name_key_and_algorithm_are() {
         ban: None,
         on_store_failure: OnStoreFailure::Local,
     };
-    let quota = Quota { permits: Permits::ONE, window: Span::from_secs(1), burst: Permits::ONE };
+    let quota = Quota { permits: Permits::ONE, window: Span::from_secs(1), burst: Permits::ONE, least: None };
     let methods = vec!["GET".to_owned()];
     let same = [
         Limit { quotas: vec![vec![quota]], ..limit() },

@@ -116,6 +116,9 @@ document! {
         key: Set<KeyPart, 0, 8> = ["address"],
         /// How the limit counts.
         algorithm: Algorithm = "sliding-window",
+        /// For `concurrency`: after how long, at most, a permit is free again that was never given back, since whoever
+        /// held it is gone. A request that lasts longer keeps its permit. 30 s when absent.
+        lease: Option<SpanIn<10_000, HOUR_MS>>,
         /// How much each client may have.
         quota: Option<Quota>,
         /// Several quotas of different windows in place of the one: a request must be within all of them, and is charged
@@ -191,12 +194,26 @@ pub(super) type Quotas = List<Quota, 1, 4>;
 document! {
     /// How much one client may have.
     Quota {
-        /// Permits per window. A request costs one unless the limit says otherwise.
-        permits: Int<1, MAX_PERMITS>,
-        /// The window.
-        window: SpanIn<10, MONTH_MS>,
+        /// Permits per window, or for `concurrency` permits that can be held at one time. A request costs one unless the limit
+        /// says otherwise.
+        permits: Option<Int<1, MAX_PERMITS>>,
+        /// For `concurrency`, in place of `permits`: the number is found out by how long answers take.
+        adaptive: Option<Adaptive>,
+        /// The window. All algorithms but `concurrency` need one, and it has none.
+        window: Option<SpanIn<10, MONTH_MS>>,
         /// For the token bucket: how many permits a client can save up. The same as `permits` when absent.
         burst: Option<Int<1, MAX_PERMITS>>,
+    }
+    one_of "permits" "adaptive"
+}
+
+document! {
+    /// Between which bounds a number of permits is found out.
+    Adaptive {
+        /// The least, however slow the answers are.
+        min: Int<1, MAX_ADAPTIVE>,
+        /// The most, however quick they are.
+        max: Int<1, MAX_ADAPTIVE>,
     }
 }
 
@@ -362,8 +379,8 @@ words! {
         "sliding-window" => Algorithm::SlidingWindow,
         "token-bucket" => Algorithm::TokenBucket,
         "fixed-window" => Algorithm::FixedWindow,
+        "concurrency" => Algorithm::Concurrency,
     }
-    later "concurrency"
 }
 
 words! {
@@ -436,5 +453,8 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// The longest window; the table counts and forgets within it.
 const MONTH_MS: u64 = 31 * DAY_MS;
+
+/// What the estimate has bits for.
+const MAX_ADAPTIVE: u32 = crate::limiter::adaptive::Adaptive::MAX.get();
 
 const MAX_PERMITS: u32 = crate::units::Permits::MAX.get();

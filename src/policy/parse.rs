@@ -5,6 +5,7 @@
 
 use super::access;
 use super::client::{Trusted, client, expect_api_keys_of_lists, expect_tiers, no_claims, tier_index};
+use super::concurrency;
 use super::cost::cost;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
@@ -148,6 +149,7 @@ fn limit(
     if let Some(cost) = &cost {
         quota::affordable(cost.least(), &quotas, &at.field("cost"), problems);
     }
+    let lease = concurrency::check(document, algorithm, at, problems);
     let penalty = refusal::penalty(document, cost.as_ref(), &quotas, &at.field("penalty"), problems);
     let ban = refusal::ban(document, key.as_deref(), &at.field("ban"), problems);
     document.scope()?;
@@ -156,7 +158,7 @@ fn limit(
         matches: matches?,
         key: key?,
         algorithm: algorithm?,
-        quotas: quotas.into_iter().collect::<Option<_>>()?,
+        quotas: concurrency::leased(quotas.into_iter().collect::<Option<_>>()?, lease?),
         cost: cost?,
         only_on: document.only_on()?.map(|answers| answers.known().copied().collect()).unwrap_or_default(),
         on_exceed: document.on_exceed()?,

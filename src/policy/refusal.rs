@@ -19,6 +19,10 @@ pub(super) fn penalty(
         let hint = "use \"sliding-window\" or \"token-bucket\", or remove this";
         problems.report(at, &["a fixed window forgets a penalty with its window, when it would count"], &[hint]);
     }
+    if limit.algorithm() == Some(Algorithm::Concurrency) {
+        let problem = "nobody would give back what a refused request was charged";
+        problems.report(at, &[problem], &["remove this, or use another algorithm"]);
+    }
     let (charged, max) = (document.cost(), document.max());
     if let (Some(charged), Some(max)) = (charged, max)
         && charged > max

@@ -11,8 +11,10 @@ mod envoy;
 mod origin;
 
 mod access;
+mod adaptive;
 mod allocation;
 mod breaker;
+mod concurrency;
 mod core_is_pure;
 mod decision;
 mod demo;
