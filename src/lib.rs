@@ -27,6 +27,7 @@ pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;
 pub mod key;
+pub mod lease;
 pub mod limiter;
 pub mod lookup;
 pub mod matching;

@@ -1,6 +1,7 @@
 //! One request through the core.
 
 use crate::facts::{Answer, Facts, NoAnswer};
+use crate::fields::Fields;
 use crate::host::{self, Map};
 use crate::instance::{Instance, Work};
 use crate::serving::Serving;
@@ -27,7 +28,7 @@ pub struct Filter {
     /// The request has no body, or none that is still to come.
     is_whole: bool,
     /// What the answer says about limits, until it is sent.
-    headers: Vec<(&'static str, String)>,
+    fields: Fields,
     /// What the answer may still change.
     ticket: Option<Ticket>,
     /// What the route says of the answer.
@@ -42,7 +43,7 @@ impl Filter {
             id,
             waits_at: None,
             is_whole: true,
-            headers: Vec::new(),
+            fields: Fields::default(),
             ticket: None,
             serving: Serving::default(),
         }
@@ -54,8 +55,11 @@ impl Filter {
         crate::trap::spring();
         self.is_whole = is_whole;
         let instance = Rc::clone(&self.instance);
-        // Whatever the routes read: a client does not choose the upstream.
-        let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+        // Whatever the routes read: a client does not choose the upstream. To look costs less than to remove, for which
+        // Envoy would choose the route anew.
+        if host::may_have_header(Map::Request, UPSTREAM_HEADER) {
+            let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+        }
         let work = &mut *instance.work.borrow_mut();
         instance.engine.plan(&Facts, &mut work.plan);
         if work.plan.is_clear() {
@@ -66,8 +70,14 @@ impl Filter {
         if work.plan.may_wait() {
             instance.engine.offer(&mut work.plan, &work.room, now);
         }
-        let decision =
-            instance.engine.decide(&mut work.plan, &mut work.store, &mut work.local, &mut work.counters, now);
+        let decision = instance.engine.decide(
+            &mut work.plan,
+            &mut work.store,
+            &mut work.local,
+            &mut work.leases,
+            &mut work.counters,
+            now,
+        );
         if decision.delay.is_some() {
             self.waits_at = waiting::enter(&instance, work, self.id, now);
             return if self.waits_at.is_some() { Next::Pause } else { Next::Continue };
@@ -116,9 +126,8 @@ impl Filter {
 
     /// Keeps what the answer says of the plan's limits.
     fn tell(&mut self, instance: &Instance, work: &mut Work) {
-        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
-            self.headers.push((name, value.to_owned()));
-        });
+        self.fields = work.spare.pop().unwrap_or_default();
+        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| self.fields.push(name, value));
     }
 
     /// Lets the limits learn from the answer, and tells the client how it stands with them.
@@ -131,17 +140,18 @@ impl Filter {
         // Before what is said to this client alone.
         self.serving.answer(&self.instance, is_whole);
         // Nothing is left here for the filter's own refusals, which come by here too.
-        for (name, value) in self.headers.drain(..) {
+        for (name, value) in self.fields.iter() {
             // The structured fields are lists, to which an upstream with limits of its own may have contributed.
             let sent = if name.starts_with("x-") {
-                host::replace_header(Map::Response, name, &value)
+                host::replace_header(Map::Response, name, value)
             } else {
-                host::add_header(Map::Response, name, &value)
+                host::add_header(Map::Response, name, value)
             };
             if let Err(error) = sent {
                 host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
             }
         }
+        self.instance.work.borrow_mut().spare(core::mem::take(&mut self.fields));
         Next::Continue
     }
 
@@ -190,10 +200,10 @@ impl Filter {
     fn refuse(&mut self, instance: &Instance, refusal: &Refusal) {
         let reply = refusal.reply(&instance.engine, &Facts);
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
-        let quota = core::mem::take(&mut self.headers);
+        let fields = core::mem::take(&mut self.fields);
         let mut headers: Vec<(&str, &str)> = vec![("content-type", &reply.content_type), ("cache-control", "no-store")];
         headers.extend(retry_after.as_deref().map(|secs| ("retry-after", secs)));
-        headers.extend(quota.iter().map(|(name, value)| (*name, value.as_str())));
+        headers.extend(fields.iter());
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
         {

@@ -2,13 +2,14 @@
 //!
 //! `abi` is what Envoy calls, `host` what is called of Envoy. `root` reads the policy (`structure` where it is YAML) and
 //! exports what was counted, `filter` takes one request through the core, `waiting` lets it wait, `serving` does to its
-//! answer what its route says, `streams` finds the filter of a stream, `store` keeps the key table in Envoy's shared data,
-//! and `shelf` good answers.
+//! answer what its route says, `streams` finds the filter of a stream, `fields` keeps what its answer is to say of limits,
+//! `store` keeps the key table in Envoy's shared data, and `shelf` good answers.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod abi;
 mod facts;
+mod fields;
 mod filter;
 mod host;
 mod instance;
