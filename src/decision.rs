@@ -1,14 +1,13 @@
 //! What to do with a request, why, and what its client is told.
 
-use crate::engine::{Charge, Engine, Plan};
-use crate::key;
-use crate::limiter::Verdict;
-use crate::mode::Mode;
-use crate::policy::{Limit, OnExceed, Quota};
+mod fields;
+
+pub(crate) use fields::QuotaItem;
+pub use fields::quota_headers;
+
+use crate::engine::Engine;
 use crate::request::RequestFacts;
 use crate::units::Span;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use core::fmt::{self, Write};
 use std::borrow::Cow;
 
@@ -134,7 +133,7 @@ impl Refusal {
     }
 
     fn is_of_requests_in_flight(&self, engine: &Engine) -> bool {
-        self.limit.and_then(|limit| engine.policy().limits.get(limit)).is_some_and(Limit::holds)
+        self.limit.and_then(|limit| engine.policy().limits.get(limit)).is_some_and(crate::policy::Limit::holds)
     }
 
     fn limit_name<'e>(&self, engine: &'e Engine) -> &'e str {
@@ -183,43 +182,6 @@ impl Refusal {
     }
 }
 
-/// Calls `add` with each header that tells the client how it stands with the limits of this plan, admitted or not.
-///
-/// `RateLimit-Policy` and `RateLimit` as draft-ietf-httpapi-ratelimit-headers has them: structured fields (RFC 9651), an
-/// item a quota, in the policy's order, by the limit's name, and where a limit has several by the name and the window, as
-/// in `api/1h`, which is the name of no other limit; quotas in requests; the partition key a hash of the client's key. A
-/// window that is no whole number of seconds is rounded up. A quota of requests in flight has the draft's unit for them and
-/// no window, and nothing is said of when permits come back, since nobody knows; where their number is found out, the policy
-/// tells of the most, as it should not change with every answer. `X-RateLimit-*`, if the policy asks for them, tell of the quota
-/// with the fewest permits left, the reset in seconds from now. Limits that only observe are not told of, and under a
-/// policy that does none.
-pub fn quota_headers(engine: &Engine, plan: &Plan, text: &mut String, add: &mut dyn FnMut(&'static str, &str)) {
-    let response = &engine.policy().response;
-    let told = || plan.charges().iter().filter_map(|charge| Told::of(engine, plan, charge));
-    if engine.policy().mode == Mode::Observe || told().next().is_none() {
-        return;
-    }
-    if response.ratelimit {
-        list(text, told(), Told::write_policy);
-        add("ratelimit-policy", text);
-        list(text, told(), Told::write_limit);
-        add("ratelimit", text);
-    }
-    if response.x_ratelimit
-        && let Some(least) = told().min_by_key(|standing| standing.remaining)
-    {
-        for (name, value) in [
-            ("x-ratelimit-limit", u64::from(least.quota.permits.get())),
-            ("x-ratelimit-remaining", least.remaining),
-            ("x-ratelimit-reset", least.reset_secs),
-        ] {
-            text.clear();
-            let _ = write!(text, "{value}");
-            add(name, text);
-        }
-    }
-}
-
 /// The name of a quota policy for clients: that of the limit, and the window where the limit has several quotas.
 struct PolicyName<'a>(&'a str, Option<Span>);
 
@@ -228,72 +190,6 @@ impl fmt::Display for PolicyName<'_> {
         let Self(name, window) = self;
         f.write_str(name)?;
         window.map_or(Ok(()), |window| write!(f, "/{window}"))
-    }
-}
-
-/// What a client is told of one quota.
-struct Told<'a> {
-    name: PolicyName<'a>,
-    in_flight: bool,
-    quota: &'a Quota,
-    remaining: u64,
-    reset_secs: u64,
-    partition: [u8; 8],
-}
-
-impl<'a> Told<'a> {
-    fn of(engine: &'a Engine, plan: &Plan, charge: &Charge) -> Option<Self> {
-        let limit = engine.policy().limits.get(charge.limit())?;
-        if limit.on_exceed == OnExceed::Observe {
-            return None;
-        }
-        let standing = engine.standing(plan, charge)?;
-        let reset = match charge.outcome()?.verdict {
-            Verdict::Refuse { retry_after: Some(wait) } => wait.max(charge.ban().unwrap_or_default()),
-            _ => standing.reset_after,
-        };
-        Some(Self {
-            name: PolicyName(limit.name.as_str(), engine.window(charge, plan.tier())),
-            in_flight: limit.holds(),
-            quota: limit.quotas(plan.tier()).get(charge.quota())?,
-            remaining: u64::from(standing.remaining.get()),
-            reset_secs: reset.as_secs_ceil(),
-            partition: key::partition(engine.seed(), charge.key()),
-        })
-    }
-
-    fn write_policy(&self, text: &mut String) -> fmt::Result {
-        let Quota { permits, window, .. } = self.quota;
-        write!(text, "\"{}\";q={}", self.name, permits.get())?;
-        if self.in_flight {
-            return text.write_str(";qu=\"concurrent-requests\"");
-        }
-        write!(text, ";w={}", window.as_secs_ceil())
-    }
-
-    fn write_limit(&self, text: &mut String) -> fmt::Result {
-        write!(text, "\"{}\";r={}", self.name, self.remaining)?;
-        if !self.in_flight {
-            write!(text, ";t={}", self.reset_secs)?;
-        }
-        text.write_str(";pk=:")?;
-        BASE64.encode_string(self.partition, text);
-        text.write_char(':')
-    }
-}
-
-fn list<'a>(
-    text: &mut String,
-    items: impl Iterator<Item = Told<'a>>,
-    write: impl Fn(&Told<'a>, &mut String) -> fmt::Result,
-) {
-    text.clear();
-    for item in items {
-        if !text.is_empty() {
-            text.push_str(", ");
-        }
-        // Writing to a string cannot fail.
-        let _ = write(&item, text);
     }
 }
 

@@ -16,6 +16,7 @@
 mod charging;
 pub mod delaying;
 mod holding;
+mod leasing;
 mod observing;
 mod refusing;
 
@@ -26,9 +27,10 @@ use charging::Charging;
 use delaying::Chance;
 use refusing::{Refusals, Sentence};
 
-use crate::decision::{Cause, Decision, Refusal};
+use crate::decision::{Cause, Decision, QuotaItem, Refusal};
 use crate::key::{self, KeyHash, Seed};
-use crate::limiter::{Meter, Outcome, Standing, Verdict};
+use crate::lease::Leases;
+use crate::limiter::{Meter, Outcome, Standing, State, Verdict};
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Fate, Total};
@@ -58,6 +60,8 @@ struct ReadyLimit {
     identities: Vec<u64>,
     /// One for each quota, for each tier.
     meters: Vec<Vec<Meter>>,
+    /// The same, for clients.
+    items: Vec<Vec<QuotaItem>>,
     refusals: Refusals,
 }
 
@@ -111,6 +115,10 @@ pub struct Charge {
     outcome: Option<Outcome>,
     probe: Option<Probe>,
     chance: Chance,
+    /// The state that was asked: the key's own, without what is left of a lease.
+    before: Option<State>,
+    /// Permits charged beside the cost, for a lease.
+    ahead: Permits,
 }
 
 /// How far a charge has come.
@@ -122,6 +130,8 @@ enum Stage {
     Charged,
     /// Left as it was: there was no room, or nothing to be charged now.
     Settled,
+    /// Decided by what this instance knows without asking the store: see [`crate::lease`].
+    Known,
     /// The store failed, and this instance's own memory counts.
     Local,
     /// The store failed, and the policy lets the request pass uncounted.
@@ -302,6 +312,8 @@ impl Engine {
                     outcome: None,
                     probe: None,
                     chance: Chance::at(limit),
+                    before: None,
+                    ahead: Permits::ZERO,
                 });
             }
         }
@@ -311,12 +323,13 @@ impl Engine {
     /// Checks every limit of the plan, then charges all of them or none.
     ///
     /// What `store` cannot give is decided by each limit's `on_store_failure`; `local` is this instance's own memory for
-    /// those that count on.
+    /// those that count on. While `leases` have permits for a key, its state is not asked for at all.
     pub fn decide<S: Store>(
         &self,
         plan: &mut Plan,
         store: &mut S,
         local: &mut MemoryStore,
+        leases: &mut Leases,
         counters: &mut Counters,
         now: Timestamp,
     ) -> Decision {
@@ -331,7 +344,8 @@ impl Engine {
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
         }
-        let mut charging = Charging { engine: self, tier: plan.tier, store, local, counters, now };
+        let mut charging = Charging { engine: self, tier: plan.tier, store, local, leases, counters, now };
+        charging.recall(&mut plan.charges);
         for _ in 0..MAX_ROUNDS {
             charging.begin();
             charging.check(&mut plan.charges);
@@ -396,7 +410,7 @@ impl Engine {
         let outcome = charge.outcome?;
         // A quota with room stands as before if another one had none, or if it awaits the answer.
         let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
-        let state = if uncharged { charge.probe?.state() } else { Some(outcome.state) };
+        let state = if uncharged { charge.before } else { Some(outcome.state) };
         let standing = self.meter(charge, plan.tier)?.standing(state, plan.now);
         Some(match charge.ban() {
             Some(rest) => Standing { remaining: Permits::ZERO, reset_after: rest },
@@ -415,6 +429,11 @@ impl Engine {
 
     fn observes(&self, charge: &Charge) -> bool {
         self.policy.limits.get(charge.limit()).is_some_and(|limit| limit.on_exceed == OnExceed::Observe)
+    }
+
+    /// The quota as clients are told of it.
+    pub(crate) fn quota_item(&self, charge: &Charge, tier: TierIndex) -> Option<&QuotaItem> {
+        self.limits.get(charge.limit())?.items.get(tier.get())?.get(charge.quota())
     }
 
     /// The meter of a charge, as it stood when the charge was checked.
@@ -492,10 +511,12 @@ impl ReadyLimit {
         let ahead = limit.delays.map_or(Span::ZERO, |delays| delays.ahead());
         let meter = |quota: &Quota| Meter::new(limit.algorithm, quota).running_ahead(ahead);
         let meters = |quotas: &Vec<Quota>| quotas.iter().map(meter).collect();
+        let items = |quotas: &[Quota]| quotas.iter().map(|quota| QuotaItem::new(limit, quotas, quota)).collect();
         let most = limit.quotas.iter().map(Vec::len).max().unwrap_or(0);
         Self {
             identities: (0..).take(most).map(|place| key::identity(limit, place)).collect(),
             meters: limit.quotas.iter().map(meters).collect(),
+            items: limit.quotas.iter().map(|quotas| items(quotas)).collect(),
             refusals: Refusals::new(limit, mode),
         }
     }

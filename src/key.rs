@@ -28,7 +28,7 @@ use crate::lookup::Lookup;
 use crate::policy::{self, Algorithm, KeyPart, Limit, Name, Policy, TierIndex, TierSource};
 
 /// A client of one limit, known only by this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHash(u64);
 
 impl KeyHash {
@@ -88,6 +88,14 @@ impl Seed {
     pub(crate) fn hasher(self, domain: u8) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
         hasher.write(&[domain]);
+        hasher
+    }
+
+    /// A hasher that has been given the domain and a number, in one piece, which is quicker than in two.
+    fn hasher_of(self, domain: u8, number: u64) -> SipHasher13 {
+        let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
+        let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
+        hasher.write(&[domain, a, b, c, d, e, f, g, h]);
         hasher
     }
 }
@@ -155,9 +163,7 @@ pub(crate) fn of_all(seed: Seed, identity: u64, tier: Option<&str>) -> KeyHash {
 /// which the key's hash or its place in a table could be found.
 #[must_use]
 pub fn partition(seed: Seed, key: KeyHash) -> [u8; 8] {
-    let mut hasher = seed.hasher(DOMAIN_PARTITION);
-    hasher.write(&key.0.to_le_bytes());
-    hasher.finish().to_be_bytes()
+    seed.hasher_of(DOMAIN_PARTITION, key.0).finish().to_be_bytes()
 }
 
 /// The client of one request, whose address and tier are found once, and when they are first needed.
@@ -272,8 +278,7 @@ impl<'r, 'a> Client<'r, 'a> {
     }
 
     fn hash(&self, seed: Seed, domain: u8, identity: u64, parts: &'a [KeyPart]) -> Option<u64> {
-        let mut hasher = seed.hasher(domain);
-        hasher.write(&identity.to_le_bytes());
+        let mut hasher = seed.hasher_of(domain, identity);
         for part in parts {
             match self.value(part)? {
                 Value::Address => self.write_address(&mut hasher),
@@ -285,7 +290,11 @@ impl<'r, 'a> Client<'r, 'a> {
 
     fn write_address(&self, hasher: &mut SipHasher13) {
         match self.address().0 {
-            Address::V4(address) => write(hasher, TAG_ADDRESS, &address.octets()),
+            // In one piece, since most keys are of this one part.
+            Address::V4(address) => {
+                let [a, b, c, d] = address.octets();
+                hasher.write(&[TAG_ADDRESS, 4, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]);
+            }
             Address::V6(address) => write(hasher, TAG_ADDRESS, &address.octets()),
             Address::Peer => write(hasher, TAG_PEER, self.request.peer().unwrap_or_default()),
             Address::Unknown => write(hasher, TAG_UNKNOWN, b""),

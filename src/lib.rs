@@ -28,6 +28,7 @@ pub mod engine;
 pub mod explain;
 pub mod fallback;
 pub mod key;
+pub mod lease;
 pub mod limiter;
 pub mod lookup;
 pub mod matching;

@@ -259,6 +259,17 @@ impl Meter {
         }
     }
 
+    /// Until when, exclusive, a permit charged at `now` may be used as if it was charged then: the end of the window. `None`
+    /// when there is no such time, see [`lease`](crate::lease).
+    #[must_use]
+    pub fn charge_lasts_until(&self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::SlidingWindow(window) => Some(window.ends_at(now)),
+            Self::FixedWindow(window) => Some(window.ends_at(now)),
+            Self::TokenBucket(_) | Self::Concurrency(_) => None,
+        }
+    }
+
     /// The state with a charge of `cost` made at `charged_at` taken back: exactly what it was without the charge, if
     /// the quota was not renewed in full since.
     #[must_use]

@@ -73,6 +73,12 @@ impl Span {
         Self(s.saturating_mul(NANOS_PER_SEC))
     }
 
+    /// The span less another, at least nothing.
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
     /// The span in nanoseconds.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {

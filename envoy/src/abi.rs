@@ -118,14 +118,14 @@ extern "C" fn proxy_on_response_body(stream: u32, size: usize, end: u32) -> u32 
     })
 }
 
-/// Ends a stream, or forgets a root after exporting what it has counted last.
+/// Ends a stream, or forgets a root after it has put its affairs in order.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(id: u32) {
     VM.with_borrow_mut(|vm| {
         if let Some(filter) = vm.streams.remove(id) {
             filter.end();
         } else if let Some(at) = vm.roots.iter().position(|(other, _)| *other == id) {
-            vm.roots.swap_remove(at).1.export();
+            vm.roots.swap_remove(at).1.end();
         }
     });
 }

@@ -8,6 +8,7 @@ use answering::Fate;
 
 use crate::chain::{Chain, UPSTREAM_HEADER};
 use crate::facts::{Answer, Facts, NoAnswer};
+use crate::fields::Fields;
 use crate::host::{self, Map};
 use crate::instance::{Instance, Work};
 use crate::serving::Serving;
@@ -35,7 +36,7 @@ pub struct Filter {
     /// The request has no body, or none that is still to come.
     is_whole: bool,
     /// What the answer says about limits, until it is sent.
-    headers: Vec<(&'static str, String)>,
+    fields: Fields,
     /// What the answer may still change.
     ticket: Option<Ticket>,
     /// What the route says of the answer.
@@ -55,7 +56,7 @@ impl Filter {
             id,
             waits_at: None,
             is_whole: true,
-            headers: Vec::new(),
+            fields: Fields::default(),
             ticket: None,
             serving: Serving::default(),
             route: None,
@@ -81,8 +82,14 @@ impl Filter {
         if work.plan.may_wait() {
             instance.engine.offer(&mut work.plan, &work.room, now);
         }
-        let decision =
-            instance.engine.decide(&mut work.plan, &mut work.store, &mut work.local, &mut work.counters, now);
+        let decision = instance.engine.decide(
+            &mut work.plan,
+            &mut work.store,
+            &mut work.local,
+            &mut work.leases,
+            &mut work.counters,
+            now,
+        );
         if decision.delay.is_some() {
             self.waits_at = waiting::enter(&instance, work, self.id, now);
             let goes_on = self.waits_at.is_none() && self.forward(&instance, work, now);
@@ -137,8 +144,11 @@ impl Filter {
     fn forward(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
         self.serving.request(instance);
         let Some(route) = self.route else {
-            // Whatever Envoy's routes read: a client does not choose the upstream.
-            let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+            // Whatever Envoy's routes read: a client does not choose the upstream. To look costs less than to remove, for
+            // which Envoy would choose the route anew.
+            if host::may_have_header(Map::Request, UPSTREAM_HEADER) {
+                let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+            }
             return true;
         };
         let step = self.chain.begin(instance.engine.policy(), work, (route, self.is_whole), now);
@@ -153,9 +163,8 @@ impl Filter {
 
     /// Keeps what the answer says of the plan's limits.
     fn tell(&mut self, instance: &Instance, work: &mut Work) {
-        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
-            self.headers.push((name, value.to_owned()));
-        });
+        self.fields = work.spare.pop().unwrap_or_default();
+        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| self.fields.push(name, value));
     }
 
     /// Sees a piece of the request's body pass: how long a client takes to send it is not how long its upstream takes.
@@ -187,17 +196,18 @@ impl Filter {
 
     fn add_headers(&mut self) {
         // Nothing is left here for the filter's own refusals, which come by here too.
-        for (name, value) in self.headers.drain(..) {
+        for (name, value) in self.fields.iter() {
             // The structured fields are lists, to which an upstream with limits of its own may have contributed.
             let sent = if name.starts_with("x-") {
-                host::replace_header(Map::Response, name, &value)
+                host::replace_header(Map::Response, name, value)
             } else {
-                host::add_header(Map::Response, name, &value)
+                host::add_header(Map::Response, name, value)
             };
             if let Err(error) = sent {
                 host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
             }
         }
+        self.instance.work.borrow_mut().spare(core::mem::take(&mut self.fields));
     }
 
     /// Sees a piece of the answer's body pass.
@@ -254,11 +264,11 @@ impl Filter {
     /// Answers in the upstream's place.
     fn reply(&mut self, reply: &Reply) {
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
-        let quota = core::mem::take(&mut self.headers);
+        let fields = core::mem::take(&mut self.fields);
         let mut headers: Vec<(&[u8], &[u8])> =
             vec![(b"content-type", reply.content_type.as_bytes()), (b"cache-control", b"no-store")];
         headers.extend(retry_after.iter().map(|secs| (b"retry-after".as_slice(), secs.as_bytes())));
-        headers.extend(quota.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        headers.extend(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
         {

@@ -7,6 +7,7 @@
 
 use core::fmt;
 use core::ptr;
+use tidegate::units::Span;
 
 /// A status other than OK, as the host gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,17 @@ pub fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>, HostError> {
     received(|data, size| unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) })
 }
 
+/// Whether there is such a header, be it empty; also if the host cannot tell.
+pub fn may_have_header(map: Map, name: &str) -> bool {
+    let mut absent = false;
+    let _ = received(|data, size| {
+        let status = unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) };
+        absent = HostError(status) == HostError::NOT_FOUND;
+        status
+    });
+    !absent
+}
+
 /// Adds a header beside those of the same name.
 pub fn add_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
     done(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
@@ -170,7 +182,8 @@ pub fn set_shared(key: &[u8], value: &[u8], cas: Option<u32>) -> Result<(), Host
 }
 
 /// Calls `on_tick` every so often; zero for never.
-pub fn set_tick_period_ms(period_ms: u32) -> Result<(), HostError> {
+pub fn set_tick_period(period: Span) -> Result<(), HostError> {
+    let period_ms = u32::try_from(period.as_nanos() / 1_000_000).unwrap_or(u32::MAX);
     done(unsafe { proxy_set_tick_period_milliseconds(period_ms) })
 }
 

@@ -1,8 +1,9 @@
 //! One policy in force in one VM: what its streams share.
 
+use crate::fields::Fields;
 use crate::host;
 use crate::ledger::SharedLedgers;
-use crate::metrics::{Metrics, UpstreamMetrics};
+use crate::metrics::{Gauge, Metrics, UpstreamMetrics};
 use crate::random::Random;
 use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
@@ -14,6 +15,7 @@ use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
 use tidegate::fallback::{Around, TICK, Upstreams};
 use tidegate::key::Seed;
+use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::policy::{KeptBytes, Policy};
 use tidegate::stale::{AnswerKey, shelf};
@@ -33,6 +35,7 @@ pub struct Instance {
 pub struct Work {
     pub store: SharedStore,
     pub local: MemoryStore,
+    pub leases: Leases,
     pub counters: Counters,
     pub metrics: Metrics,
     pub upstream_metrics: UpstreamMetrics,
@@ -52,8 +55,20 @@ pub struct Work {
     pub retries: Vec<(Timestamp, u32)>,
     /// The calls that are under way, by their number, and for which stream.
     pub calls: Vec<(u32, u32)>,
+    /// Fields that were sent, for their memory.
+    pub spare: Vec<Fields>,
     /// The answers that streams of this VM are collecting.
     pub collected: Vec<AnswerKey>,
+}
+
+impl Work {
+    /// Keeps the memory of fields that were sent for other streams.
+    pub fn spare(&mut self, mut fields: Fields) {
+        if !fields.is_empty() && self.spare.len() < SPARE {
+            fields.clear();
+            self.spare.push(fields);
+        }
+    }
 }
 
 impl Instance {
@@ -77,6 +92,7 @@ impl Instance {
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
+                leases: Leases::new(),
                 counters: Counters::new(limits, tiers),
                 metrics: Metrics::default(),
                 upstream_metrics: UpstreamMetrics::default(),
@@ -92,9 +108,32 @@ impl Instance {
                 ticked: Timestamp::EPOCH,
                 retries: Vec::new(),
                 calls: Vec::new(),
+                spare: Vec::new(),
                 collected: Vec::new(),
             }),
         }
+    }
+
+    /// Gives leases back of which nobody has asked for `idle`, and answers whether others are still out.
+    pub fn end_leases(&self, idle: Span, now: Timestamp) -> bool {
+        let work = &mut *self.work.borrow_mut();
+        if work.leases.are_out() {
+            self.engine.end_leases(&mut work.leases, idle, &mut work.store, &mut work.counters, now);
+        }
+        work.leases.are_out()
+    }
+
+    /// Adds what was counted since the last time to Envoy's statistics.
+    pub fn export(&self, now: Timestamp) {
+        let work = &mut *self.work.borrow_mut();
+        work.metrics.export(self.engine.policy(), &mut work.counters);
+        let live = work.survey.step(&mut work.store, now);
+        work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
+        work.upstream_metrics.export(self.engine.policy(), &mut work.upstreams, now);
+        work.metrics.record(Gauge::LiveKeys, live);
+        work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
+        let (engine, metrics) = (&self.engine, &mut work.metrics);
+        engine.loads(&mut work.store, now, &mut |load| metrics.record_load(engine.policy(), load));
     }
 }
 
@@ -146,3 +185,6 @@ fn shared_seed() -> Seed {
         Err(_) => stored().unwrap_or(Seed::from_bytes(bytes)),
     }
 }
+
+/// Streams that await their answers hold the fields; what is spare is for the next few.
+const SPARE: usize = 64;

@@ -3,12 +3,12 @@
 use crate::filter::{self, Filter};
 use crate::host::{self, Level};
 use crate::instance::Instance;
-use crate::metrics::Gauge;
 use crate::streams::Streams;
 use crate::{structure, waiting};
 use std::rc::Rc;
+use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::{Policy, Upstream};
-use tidegate::units::Timestamp;
+use tidegate::units::{Span, Timestamp};
 
 /// One configuration of the plugin in one VM. A new policy comes as a new root; the old one goes on with the old
 /// policy until its streams have ended.
@@ -44,20 +44,22 @@ impl Root {
         self.instance.clone().map(|instance| Filter::new(instance, id))
     }
 
-    /// Ends the waits that are due, lets workers learn of each other's breakers, and once a second exports what was counted
-    /// and renews what streams hold.
+    /// Ends the waits and the leases that are due, lets workers learn of each other's breakers, and once a second exports what
+    /// was counted and renews what streams hold.
     pub fn tick(&mut self, streams: &mut Streams) {
         let Some(instance) = self.instance.clone() else { return };
         let now = Timestamp::from_nanos(host::now_ns());
         waiting::finish_due(&instance, streams, now);
         filter::try_due(&instance, streams, now);
         instance.work.borrow_mut().tick_breakers(now);
+        let leases_are_out = instance.end_leases(LEASE_IDLE, now);
         if instance.work.borrow_mut().alarm.exports(now) {
-            self.export();
+            instance.export(now);
             streams.renew();
         }
         let work = &mut *instance.work.borrow_mut();
-        work.alarm.set(work.next_due(now), true, now);
+        let due = work.next_due(now).into_iter().chain(leases_are_out.then_some(LEASE_IDLE)).min();
+        work.alarm.set(due, true, now);
     }
 
     /// Hands the answer to a call to the stream that it was made for.
@@ -67,19 +69,12 @@ impl Root {
         }
     }
 
-    /// Adds what was counted since the last time to Envoy's statistics.
-    pub fn export(&mut self) {
+    /// Gives back what is held, and exports what was counted last.
+    pub fn end(&mut self) {
         let Some(instance) = &self.instance else { return };
-        let work = &mut *instance.work.borrow_mut();
-        work.metrics.export(instance.engine.policy(), &mut work.counters);
         let now = Timestamp::from_nanos(host::now_ns());
-        let live = work.survey.step(&mut work.store, now);
-        work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
-        work.upstream_metrics.export(instance.engine.policy(), &mut work.upstreams, now);
-        work.metrics.record(Gauge::LiveKeys, live);
-        work.metrics.record(Gauge::MaxKeys, u64::from(instance.engine.policy().max_keys()));
-        let (engine, metrics) = (&instance.engine, &mut work.metrics);
-        engine.loads(&mut work.store, now, &mut |load| metrics.record_load(engine.policy(), load));
+        instance.end_leases(Span::ZERO, now);
+        instance.export(now);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The streams of a VM, by the numbers that Envoy gives them.
 
 use crate::filter::Filter;
-use crate::waiting::EXPORT_PERIOD_MS;
+use crate::waiting::EXPORT_PERIOD;
 use tidegate::engine::Engine;
 
 /// Every open stream.
@@ -62,4 +62,4 @@ const CHAINS: usize = 1_024;
 /// In how many ticks every stream has its turn to renew what it holds. A tick more in the same time leaves room for one
 /// that comes late.
 const TICKS: usize = 3;
-const _: () = assert!((TICKS as u32 + 1) * EXPORT_PERIOD_MS <= Engine::RENEWED_WITHIN_MS);
+const _: () = assert!((TICKS as u64 + 1) * EXPORT_PERIOD.as_nanos() <= Engine::RENEWED_WITHIN_MS as u64 * 1_000_000);

@@ -49,7 +49,7 @@ impl Alarm {
         self.next = next;
         if self.period_ms != period_ms || !called {
             self.period_ms = period_ms;
-            if let Err(error) = host::set_tick_period_ms(period_ms) {
+            if let Err(error) = host::set_tick_period(Span::from_millis(period_ms.into())) {
                 host::log(host::Level::Warn, format_args!("no ticks: {error}"));
             }
         }
@@ -99,7 +99,6 @@ pub fn finish_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
 const MOST_AT_ONCE: usize = 64;
 
 /// How often counters reach Envoy's statistics.
-pub const EXPORT_PERIOD_MS: u32 = 1_000;
-const EXPORT_PERIOD: Span = Span::from_millis(EXPORT_PERIOD_MS as u64);
+pub const EXPORT_PERIOD: Span = Span::from_secs(1);
 
 const NANOS_PER_MILLI: u64 = 1_000_000;

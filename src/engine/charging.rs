@@ -3,7 +3,8 @@
 use super::refusing::Sentence;
 use super::{Charge, Engine, Stage};
 use crate::key::KeyHash;
-use crate::limiter::{Meter, State, Verdict};
+use crate::lease::{Account, Lease, Leases};
+use crate::limiter::{Meter, Outcome, State, Verdict};
 use crate::metrics::{Counters, Total};
 use crate::policy::{OnStoreFailure, TierIndex};
 use crate::store::memory::MemoryStore;
@@ -17,6 +18,7 @@ pub(super) struct Charging<'a, S> {
     pub(super) tier: TierIndex,
     pub(super) store: &'a mut S,
     pub(super) local: &'a mut MemoryStore,
+    pub(super) leases: &'a mut Leases,
     pub(super) counters: &'a mut Counters,
     pub(super) now: Timestamp,
 }
@@ -36,7 +38,10 @@ impl<S: Store> Charging<'_, S> {
     pub(super) fn check(&mut self, charges: &mut [Charge]) {
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
             match self.store.read(charge.page) {
-                Ok(page) => self.engine.ask(charge, page, self.tier, self.now),
+                Ok(page) => {
+                    self.engine.ask(charge, page, self.leases.held(charge.key), self.tier, self.now);
+                    charge.ahead = self.worth_drawing(charge);
+                }
                 Err(_) => self.fall_back(charge),
             }
             if charge.is_banned() && !self.engine.observes(charge) {
@@ -57,7 +62,11 @@ impl<S: Store> Charging<'_, S> {
             let again = if alone { charge.probe } else { None };
             let (Some(outcome), Ok(page)) = (charge.outcome, self.store.write(charge.page)) else { continue };
             let probe = again.unwrap_or_else(|| page.probe(charge.key, self.now));
-            page.write(&probe, charge.key, outcome.state);
+            page.write(
+                &probe,
+                charge.key,
+                with_lease(self.engine.meter(charge, self.tier).as_ref(), &outcome, charge.ahead, self.now),
+            );
             self.counters.displaced(probe.displaces());
         }
         let mut settled = true;
@@ -67,7 +76,10 @@ impl<S: Store> Charging<'_, S> {
                 continue;
             }
             match self.store.publish(charge.page) {
-                Ok(()) => charge.stage = Stage::Charged,
+                Ok(()) => {
+                    charge.stage = Stage::Charged;
+                    self.leases.settle(charge.key);
+                }
                 Err(StoreError::Conflict) => settled = false,
                 Err(_) => self.fall_back(charge),
             }
@@ -96,8 +108,16 @@ impl<S: Store> Charging<'_, S> {
                 _ => {}
             }
         }
-        for charge in charges.iter().filter(|charge| charge.stage == Stage::Charged && (refused || charge.held)) {
-            self.refund(charge);
+        for charge in charges.iter() {
+            if charge.stage == Stage::Charged && (refused || charge.held) {
+                let permits = charge.cost.plus(charge.ahead);
+                if let (Some(meter), Some(outcome)) = (self.engine.meter(charge, self.tier), charge.outcome) {
+                    let of = (charge.key, permits);
+                    take_back(self.store, self.counters, &meter, of, outcome.state, (self.now, self.now));
+                }
+            } else {
+                self.learn(charge, refused);
+            }
         }
         self.note_refusals(charges);
         refused
@@ -106,7 +126,7 @@ impl<S: Store> Charging<'_, S> {
     /// The store failed this charge: the policy says what then.
     fn fall_back(&mut self, charge: &mut Charge) {
         self.counters.add(Total::StoreFailures, 1);
-        (charge.outcome, charge.sentence) = (None, Sentence::Free);
+        (charge.outcome, charge.sentence, charge.ahead) = (None, Sentence::Free, Permits::ZERO);
         let limit = self.engine.policy.limits.get(charge.limit());
         charge.stage = match limit.map(|limit| limit.on_store_failure) {
             Some(OnStoreFailure::Deny) => Stage::Denied,
@@ -114,7 +134,7 @@ impl<S: Store> Charging<'_, S> {
             Some(OnStoreFailure::Local) => {
                 charge.page = page_of(charge.key, self.local.pages());
                 if let Ok(page) = self.local.read(charge.page) {
-                    self.engine.ask(charge, page, self.tier, self.now);
+                    self.engine.ask(charge, page, None, self.tier, self.now);
                 }
                 Stage::Local
             }
@@ -129,13 +149,6 @@ impl<S: Store> Charging<'_, S> {
         }
     }
 
-    fn refund(&mut self, charge: &Charge) {
-        if let (Some(meter), Some(outcome)) = (self.engine.meter(charge, self.tier), charge.outcome) {
-            let at = (self.now, self.now);
-            take_back(&meter, (charge.page, charge.key, charge.cost), outcome.state, at, self.store, self.counters);
-        }
-    }
-
     /// Writes the state of a refused client that was moved to where the clock has stepped back to. If somebody else
     /// publishes first, the client's next request does it.
     fn move_with_clock(&mut self, charge: &Charge) {
@@ -143,21 +156,24 @@ impl<S: Store> Charging<'_, S> {
             let probe = page.probe(charge.key, self.now);
             page.write(&probe, charge.key, outcome.state);
             // A conflict leaves the older state: still refused, and moved again next time.
-            let _ = self.store.publish(charge.page);
+            if self.store.publish(charge.page).is_ok() {
+                self.leases.settle(charge.key);
+            }
         }
     }
 }
 
-/// Takes a charge of a page, a key and a cost back that had led to the state `charged`, as often as others publish the page
-/// first. `at` is when it was made and what time it is.
+/// Takes so many permits of a key back whose charge had led to the state `charged`, as often as others publish the page
+/// first. The times are when they were charged, and now.
 pub(super) fn take_back<S: Store>(
-    meter: &Meter,
-    (number, key, cost): (u32, KeyHash, Permits),
-    charged: State,
-    (charged_at, now): (Timestamp, Timestamp),
     store: &mut S,
     counters: &mut Counters,
+    meter: &Meter,
+    (key, permits): (KeyHash, Permits),
+    charged: State,
+    (charged_at, now): (Timestamp, Timestamp),
 ) {
+    let number = page_of(key, store.pages());
     for _ in 0..MAX_ROUNDS {
         store.begin();
         let Ok(page) = store.write(number) else { break };
@@ -165,7 +181,7 @@ pub(super) fn take_back<S: Store>(
         // Without an entry the charge is already forgotten.
         let Some(state) = probe.state() else { return };
         // Others were promised what comes later.
-        let Some(state) = meter.give_back(state, cost, charged, charged_at, now) else { break };
+        let Some(state) = meter.give_back(state, permits, charged, charged_at, now) else { break };
         page.write(&probe, key, state);
         match store.publish(number) {
             Ok(()) => return,
@@ -177,12 +193,14 @@ pub(super) fn take_back<S: Store>(
 }
 
 impl Engine {
-    /// Asks the charge's quota, and whether the client is banned.
-    fn ask(&self, charge: &mut Charge, page: &Page, tier: TierIndex, now: Timestamp) {
+    /// Asks the charge's quota, and whether the client is banned. What is left of a lease that did not serve the request
+    /// counts as not charged: charging by the state that is asked takes it back.
+    fn ask(&self, charge: &mut Charge, page: &Page, lease: Option<(Account, Lease)>, tier: TierIndex, now: Timestamp) {
         let probe = page.probe(charge.key, now);
+        charge.before = probe.state().map(|state| self.without_lease(state, lease));
         charge.found = self.found(charge, page, tier, now);
         charge.outcome = self.meter(charge, tier).map(|meter| {
-            let outcome = meter.check(probe.state(), charge.cost, now);
+            let outcome = meter.check(charge.before, charge.cost, now);
             self.with_room(charge, &meter, outcome, now)
         });
         charge.probe = Some(probe);
@@ -210,5 +228,13 @@ fn one_takes_over(charges: &mut [Charge]) {
     let taking = |charge: &&mut Charge| charge.chance.taken_over;
     for charge in charges.iter_mut().filter(taking).skip(1) {
         charge.decline_turn();
+    }
+}
+
+/// The state to publish: that of the charge, and what is drawn beside it.
+fn with_lease(meter: Option<&Meter>, outcome: &Outcome, ahead: Permits, now: Timestamp) -> State {
+    match meter {
+        Some(meter) if ahead > Permits::ZERO => meter.charge(Some(outcome.state), ahead, now),
+        _ => outcome.state,
     }
 }

@@ -206,14 +206,15 @@ impl Engine {
                 _ => None,
             };
             let local = charge.stage == Stage::Local;
-            let was_charged = local || charge.stage == Stage::Charged || charge.chance.taken_over;
+            let was_charged =
+                local || matches!(charge.stage, Stage::Charged | Stage::Known) || charge.chance.taken_over;
             if let (Some(charged), Some(meter), true) = (charged, self.meter(charge, *tier), was_charged) {
-                let charge = (charge.page, charge.key, charge.cost);
+                let permits = (charge.key, charge.cost);
                 let at = (*charged_at, now);
                 if local {
-                    take_back(&meter, charge, charged, at, books.local, books.counters);
+                    take_back(books.local, books.counters, &meter, permits, charged, at);
                 } else {
-                    take_back(&meter, charge, charged, at, books.store, books.counters);
+                    take_back(books.store, books.counters, &meter, permits, charged, at);
                 }
             }
             charge.stage = Stage::Settled;
@@ -250,7 +251,7 @@ impl Engine {
         } else if !released && matches!(outcome.verdict, Verdict::Delay { .. }) {
             outcome.verdict = Verdict::Admit;
         }
-        charge.probe = Some(probe);
+        (charge.before, charge.probe) = (probe.state(), Some(probe));
     }
 
     fn turned_away(&self, left: &Left<Held>, plan: &Plan) -> Decision {

@@ -63,6 +63,12 @@ impl Window {
         Standing { remaining: self.permits.minus(used), reset_after: self.boundary(index, 1).since(now) }
     }
 
+    /// When the window of `now` ends.
+    #[must_use]
+    pub fn ends_at(&self, now: Timestamp) -> Timestamp {
+        self.boundary(self.index(now), 1)
+    }
+
     /// The state with a charge of `cost` made at `charged_at` taken back.
     #[must_use]
     pub fn refund(&self, state: State, cost: Permits, charged_at: Timestamp) -> State {

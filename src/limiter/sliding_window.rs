@@ -93,6 +93,12 @@ impl Window {
         Standing { remaining: Permits::new(remaining), reset_after: self.boundary(moment.index, 1).since(now) }
     }
 
+    /// When the window of `now` ends.
+    #[must_use]
+    pub fn ends_at(&self, now: Timestamp) -> Timestamp {
+        self.boundary(self.moment(now).index, 1)
+    }
+
     /// The state with a charge of `cost` made at `charged_at` taken back.
     #[must_use]
     pub fn refund(&self, state: State, cost: Permits, charged_at: Timestamp) -> State {

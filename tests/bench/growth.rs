@@ -25,6 +25,7 @@ use std::hint::black_box;
 use std::time::Instant;
 use tidegate::engine::{Engine, Plan};
 use tidegate::key::{KeyHash, Seed};
+use tidegate::lease::Leases;
 use tidegate::limiter::{Meter, Verdict};
 use tidegate::metrics::Counters;
 use tidegate::policy::{Policy, TierIndex};
@@ -119,7 +120,7 @@ impl Tried {
         for peer in self.peers.iter().cycle().take(requests) {
             self.engine.plan(peer, &mut self.plan);
             let Self { engine, plan, store, local, counters, .. } = self;
-            assert!(black_box(engine.decide(plan, store, local, counters, now)).refusal.is_none());
+            assert!(black_box(engine.decide(plan, store, local, &mut Leases::new(), counters, now)).refusal.is_none());
         }
         requests
     }

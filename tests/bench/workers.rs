@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tidegate::engine::{Engine, Plan};
 use tidegate::key::Seed;
+use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Total};
 use tidegate::policy::Policy;
 use tidegate::request::RequestFacts;
@@ -24,12 +25,14 @@ pub fn conflicts(workers: usize, clients: u64, decisions: u64) -> (f64, f64) {
         let engine = Engine::new(policy, Seed::new([1, 2]));
         let mut plan = Plan::new();
         let mut store = Worker { shared: Arc::clone(&shared), read: Vec::new() };
-        let mut local = MemoryStore::new(1_000);
+        let (mut local, mut leases) = (MemoryStore::new(1_000), Leases::new());
         for n in 0..decisions {
             let client = mix(n.wrapping_mul(workers as u64) + worker as u64) % clients;
             engine.plan(&Client(format!("10.1.{}.{}:1", client / 256, client % 256)), &mut plan);
             let now = Timestamp::from_millis(1_800_000_000_000);
-            assert!(engine.decide(&mut plan, &mut store, &mut local, &mut counters, now).refusal.is_none());
+            assert!(
+                engine.decide(&mut plan, &mut store, &mut local, &mut leases, &mut counters, now).refusal.is_none()
+            );
         }
         (counters.take_total(Total::Conflicts), counters.take_total(Total::StoreFailures))
     };

@@ -7,6 +7,7 @@ use crate::harness::{Request, engine, ms};
 use tidegate::api_key::Digest;
 use tidegate::decision::Decision;
 use tidegate::engine::{Engine, Plan};
+use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Total};
 use tidegate::store::memory::MemoryStore;
 
@@ -31,7 +32,7 @@ impl Bench {
     fn send(&mut self, request: &Request) -> Decision {
         self.engine.plan(request, &mut self.plan);
         let mut local = MemoryStore::new(1_000);
-        self.engine.decide(&mut self.plan, &mut self.store, &mut local, &mut self.counters, ms(0))
+        self.engine.decide(&mut self.plan, &mut self.store, &mut local, &mut Leases::new(), &mut self.counters, ms(0))
     }
 
     /// The statuses of the refusals of three requests in a row, 200 for one that goes on.

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use tidegate::engine::{Engine, Plan, Ticket};
+use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::Timestamp;
@@ -117,7 +118,14 @@ impl Simulation {
         self.next_arrival_ns += (-self.draw().ln() / rate_per_ns) as u64;
         self.engine.plan(&Request::get("/"), &mut self.plan);
         let now = Timestamp::from_nanos(self.now_ns);
-        let decision = self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.counters, now);
+        let decision = self.engine.decide(
+            &mut self.plan,
+            &mut self.store,
+            &mut self.local,
+            &mut Leases::new(),
+            &mut self.counters,
+            now,
+        );
         if decision.refusal.is_none() {
             self.tickets.push(self.plan.ticket());
             self.waiting.push_back(self.tickets.len() - 1);

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use tidegate::decision::quota_headers;
 use tidegate::engine::{Engine, Plan, Ticket};
 use tidegate::key::KeyHash;
+use tidegate::lease::Leases;
 use tidegate::limiter::concurrency::Slots;
 use tidegate::limiter::{Meter, State, Verdict};
 use tidegate::metrics::{Counters, Fate, Total};
@@ -176,7 +177,14 @@ impl Bench {
     fn send(&mut self, request: &Request, at_ms: u64) -> Result<Option<Ticket>, u64> {
         self.engine.plan(request, &mut self.plan);
         let now = ms(at_ms);
-        let decision = self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.counters, now);
+        let decision = self.engine.decide(
+            &mut self.plan,
+            &mut self.store,
+            &mut self.local,
+            &mut Leases::new(),
+            &mut self.counters,
+            now,
+        );
         match decision.refusal {
             None => Ok(self.plan.ticket()),
             Some(refusal) => Err(refusal.reply(&self.engine, request).retry_after_secs.unwrap_or(0)),
@@ -250,7 +258,14 @@ fn a_client_is_told_of_requests_in_flight_and_of_no_time() {
     assert!(bench.told()[1].starts_with(r#"ratelimit: "slots";r=0;pk=:"#));
     let request = Request::get("/").from("192.0.2.1");
     bench.engine.plan(&request, &mut bench.plan);
-    let decision = bench.engine.decide(&mut bench.plan, &mut bench.store, &mut bench.local, &mut bench.counters, ms(0));
+    let decision = bench.engine.decide(
+        &mut bench.plan,
+        &mut bench.store,
+        &mut bench.local,
+        &mut Leases::new(),
+        &mut bench.counters,
+        ms(0),
+    );
     let reply = decision.refusal.expect("refused").reply(&bench.engine, &request);
     assert_eq!((reply.status, reply.body.as_str()), (429, r#"{"error":"too many requests at once","retryAfter":1}"#));
     bench.end(ticket, 0);

@@ -2,17 +2,20 @@
 
 mod costs;
 mod delays;
+mod leases;
 mod quotas;
 mod refusals;
 
 use crate::harness::{Answer, Request, engine, engine_of, ms};
 use tidegate::decision::Cause;
 use tidegate::engine::{Engine, Plan};
+use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::TierIndex;
 use tidegate::store::memory::MemoryStore;
 use tidegate::store::{Store, StoreError};
 use tidegate::table::Page;
+use tidegate::units::Span;
 
 /// A store whose publishing fails as a script says, and behind whose back others publish.
 struct Unruly {
@@ -94,6 +97,7 @@ struct Bench<S> {
     engine: Engine,
     store: S,
     local: MemoryStore,
+    leases: Leases,
     counters: Counters,
     plan: Plan,
 }
@@ -102,14 +106,20 @@ impl<S: Store> Bench<S> {
     fn new(policy: &str, store: S) -> Self {
         let engine = engine(policy);
         let counters = Counters::new(engine.policy().limits().len(), engine.policy().tiers().len());
-        Self { engine, store, local: MemoryStore::new(1_000), counters, plan: Plan::new() }
+        Self { engine, store, local: MemoryStore::new(1_000), leases: Leases::new(), counters, plan: Plan::new() }
     }
 
     /// Sends a request; answers the name of the limit that refused it, and the cause.
     fn send(&mut self, request: &Request, at_ms: u64) -> Result<(), (String, Cause)> {
         self.engine.plan(request, &mut self.plan);
-        let decision =
-            self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.counters, ms(at_ms));
+        let decision = self.engine.decide(
+            &mut self.plan,
+            &mut self.store,
+            &mut self.local,
+            &mut self.leases,
+            &mut self.counters,
+            ms(at_ms),
+        );
         match decision.refusal {
             None => Ok(()),
             Some(refusal) => {
@@ -119,8 +129,9 @@ impl<S: Store> Bench<S> {
         }
     }
 
-    /// Permits left at the quota of the charge of this number in the request's plan.
+    /// Permits left, of which no instance holds any, at the quota of the charge of this number in the request's plan.
     fn left(&mut self, request: &Request, charge: usize, at_ms: u64) -> u32 {
+        self.engine.end_leases(&mut self.leases, Span::ZERO, &mut self.store, &mut self.counters, ms(at_ms));
         self.engine.plan(request, &mut self.plan);
         let charge = self.plan.charges()[charge];
         let key = charge.key();

@@ -3,6 +3,7 @@
 use crate::harness::{Request, engine, ms};
 use tidegate::decision::{Decision, Reply, quota_headers};
 use tidegate::engine::{Engine, Plan};
+use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::TierIndex;
 use tidegate::store::memory::MemoryStore;
@@ -29,7 +30,14 @@ impl Bench {
 
     fn send(&mut self, request: &Request) -> Decision {
         self.engine.plan(request, &mut self.plan);
-        self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.counters, ms(0))
+        self.engine.decide(
+            &mut self.plan,
+            &mut self.store,
+            &mut self.local,
+            &mut Leases::new(),
+            &mut self.counters,
+            ms(0),
+        )
     }
 
     /// How many of so many requests go on.

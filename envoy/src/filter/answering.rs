@@ -174,14 +174,14 @@ impl Filter {
         let replaced = |name: &[u8]| edits.iter().any(|edit| edit.replaces && edit.name.as_bytes() == name);
         let mut lines: Vec<(&[u8], &[u8])> = sent.into_iter().filter(|(name, _)| !replaced(name)).collect();
         lines.extend(edits.iter().map(|edit| (edit.name.as_bytes(), edit.value.as_ref())));
-        let work = &mut *instance.work.borrow_mut();
         if self.chain.saved().is_none_or(|saved| *saved.method() != *b"HEAD") {
+            let work = &mut *instance.work.borrow_mut();
             self.answer(work, instance, called.status, "tidegate_fallback", lines, &called.body);
             return Fate::Replaced;
         }
         // There is no body, so that the header can take the place of that which Envoy holds: an answer of the filter's
         // own would lose the length.
-        self.learn(instance, work, &CallAnswer);
+        self.learn(instance, &mut instance.work.borrow_mut(), &CallAnswer);
         let status = called.status.to_string();
         lines.insert(0, (b":status", status.as_bytes()));
         lines.extend(all.iter().filter(|(name, _)| *name == b"content-length"));
@@ -205,7 +205,7 @@ impl Filter {
     ) {
         self.learn(instance, work, &Status(status));
         self.serving.forget();
-        let own = core::mem::take(&mut self.headers);
+        let own = core::mem::take(&mut self.fields);
         let replaces = |name: &[u8]| own.iter().any(|(other, _)| other.starts_with("x-") && other.as_bytes() == name);
         let mut all: Vec<(&[u8], &[u8])> = lines.into_iter().filter(|(name, _)| !replaces(name)).collect();
         all.extend(own.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
@@ -220,7 +220,7 @@ impl Filter {
         if policy.tells_upstreams()
             && let Some(way) = self.chain.way()
         {
-            self.headers.push(("x-tidegate", work.upstreams.describe(policy, way, now())));
+            self.fields.push("x-tidegate", &work.upstreams.describe(policy, way, now()));
         }
     }
 }

@@ -7,6 +7,7 @@ use tidegate::decision::{Decision, quota_headers};
 use tidegate::delay::Why;
 use tidegate::engine::delaying::{Books, Room};
 use tidegate::engine::{Engine, Plan};
+use tidegate::lease::Leases;
 use tidegate::limiter::{Meter, Verdict};
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::TierIndex;
@@ -55,7 +56,7 @@ impl Site {
         self.engine.plan(request, plan);
         assert!(plan.may_wait());
         self.engine.offer(plan, room, ms(now));
-        self.engine.decide(plan, &mut self.store, local, counters, ms(now))
+        self.engine.decide(plan, &mut self.store, local, &mut Leases::new(), counters, ms(now))
     }
 
     /// Sends a request to an instance, as the one of this number.

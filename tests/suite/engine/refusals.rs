@@ -4,6 +4,7 @@ use super::{Bench, Unruly};
 use crate::harness::{Request, engine, ms};
 use proptest::prelude::*;
 use tidegate::decision::{Cause, Decision};
+use tidegate::lease::Leases;
 use tidegate::metrics::{Fate, Total};
 use tidegate::policy::TierIndex;
 use tidegate::store::memory::MemoryStore;
@@ -29,7 +30,7 @@ fn client(number: u32) -> Request {
 impl<S: Store> Bench<S> {
     fn decide(&mut self, request: &Request, now: Timestamp) -> Decision {
         self.engine.plan(request, &mut self.plan);
-        self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.counters, now)
+        self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.leases, &mut self.counters, now)
     }
 
     /// The cause of the refusal and how long it makes the client wait, in seconds.
@@ -311,7 +312,7 @@ proptest! {
             let Some(refusal) = bench.decide(&one, Timestamp::from_nanos(now)).refusal else { continue };
             let wait = refusal.retry_after.expect("a request within its quota").as_nanos();
             prop_assert!(wait > 0);
-            let mut later = Bench { engine: engine(&policy), store: copy(&mut bench.store), local: MemoryStore::new(1_000),
+            let mut later = Bench { engine: engine(&policy), store: copy(&mut bench.store), local: MemoryStore::new(1_000), leases: Leases::new(),
                 counters: bench.counters.clone(), plan: tidegate::engine::Plan::new() };
             prop_assert!(later.decide(&one, Timestamp::from_nanos(now + wait - 1)).refusal.is_some(), "{:?}", refusal);
             let mut later = Bench { store: copy(&mut bench.store), ..later };

@@ -6,6 +6,7 @@ use crate::harness::{Answer, engine};
 use tidegate::decision::quota_headers;
 use tidegate::engine::Plan;
 use tidegate::explain::explain;
+use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::store::Store;
 use tidegate::store::memory::MemoryStore;
@@ -114,7 +115,7 @@ fn any_request_at_any_time_is_decided_and_told_within_bounds() {
     let engine = engine(POLICY);
     let limits = engine.policy().limits().len();
     let (mut store, mut local) = (MemoryStore::new(1_000), MemoryStore::new(1_000));
-    let mut counters = Counters::new(limits, 2);
+    let (mut leases, mut counters) = (Leases::new(), Counters::new(limits, 2));
     let (mut plan, mut again, mut text) = (Plan::new(), Plan::new(), String::new());
     let (mut now, mut admitted, mut refused) = (1_700_000_000 * SECOND, 0, 0);
     let pages = store.pages();
@@ -124,7 +125,8 @@ fn any_request_at_any_time_is_decided_and_told_within_bounds() {
         engine.plan(&request, &mut plan);
         assert!(plan.charges().len() <= limits + 1, "{request:?}");
         assert_same_in_front(&engine, dice, &request, &plan, &mut again);
-        let decision = engine.decide(&mut plan, &mut store, &mut local, &mut counters, Timestamp::from_nanos(now));
+        let decision =
+            engine.decide(&mut plan, &mut store, &mut local, &mut leases, &mut counters, Timestamp::from_nanos(now));
         assert_eq!(decision.observed, None);
         quota_headers(&engine, &plan, &mut text, &mut |name, value| {
             assert!(value.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{name}: {value}");
