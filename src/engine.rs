@@ -1,8 +1,9 @@
 //! A request's way: plan, decide, observe. The one place where the order of the stages stands.
 //!
 //! ```text
-//! plan      maintenance, then the lists deny and allow, then      needs the request
-//!           which limits apply and which keys they charge
+//! plan      the pages of status, maintenance, the lists deny      needs the request
+//!           and allow, which limits apply, which keys they
+//!           charge, and whether the request is shed
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! observe   charge the limits that wait for the answer            needs the answer
 //! ```
@@ -11,8 +12,11 @@
 
 mod charging;
 mod observing;
+mod shedding;
 
 pub use observing::Ticket;
+#[cfg(feature = "cli")]
+pub(crate) use shedding::priority;
 
 use charging::Charging;
 
@@ -23,12 +27,14 @@ use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Fate, Total};
 use crate::mode::{Door, Mode};
-use crate::policy::{Cost, Limit, OnExceed, Policy, TierIndex};
+use crate::policy::{Cost, Limit, OnExceed, Policy, Priority, TierIndex};
 use crate::request::RequestFacts;
+use crate::shed::Pressure;
+use crate::status::Page;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
 use crate::table::{Probe, page_of};
-use crate::units::{Permits, Span, Timestamp};
+use crate::units::{Draw, Permits, Span, Timestamp};
 
 /// A policy made ready to decide.
 #[derive(Debug)]
@@ -58,6 +64,8 @@ pub struct Plan {
     entry: Entry,
     refused: bool,
     now: Timestamp,
+    pressure: Pressure,
+    draw: Draw,
 }
 
 /// What the stages before the limits say.
@@ -70,6 +78,10 @@ enum Entry {
     Allowed,
     /// The request is refused, whatever the limits say.
     TurnedAway(Cause),
+    /// The request is shed, being of this priority.
+    Shed(Priority),
+    /// The request is answered with a page of status.
+    Answered(Page),
 }
 
 /// One quota's part in a request. Those of one limit stand side by side.
@@ -165,6 +177,20 @@ impl Plan {
         self.tier
     }
 
+    /// Says how hard the service is pressed when the next request is planned, and what that request drew.
+    pub fn press(&mut self, pressure: Pressure, draw: Draw) {
+        (self.pressure, self.draw) = (pressure, draw);
+    }
+
+    /// The page of status that the request is answered with; there is nothing to decide then.
+    #[must_use]
+    pub fn page(&self) -> Option<Page> {
+        match self.entry {
+            Entry::Answered(page) => Some(page),
+            _ => None,
+        }
+    }
+
     /// Whether the request goes on, and nothing has to be decided.
     #[must_use]
     pub fn is_clear(&self) -> bool {
@@ -213,6 +239,9 @@ impl Engine {
             return;
         }
         self.matcher.find(&lookup, &mut plan.found);
+        if self.sheds(plan, &client) {
+            return;
+        }
         if plan.found.is_empty() {
             return;
         }
@@ -260,7 +289,9 @@ impl Engine {
                 counters.add(Total::Allowed, 1);
                 return Decision::ADMIT;
             }
+            Entry::Answered(_) => return Decision::ADMIT,
             Entry::TurnedAway(cause) => return self.turn_away(cause, counters),
+            Entry::Shed(priority) => return self.shed(priority, plan.draw, counters),
         }
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
@@ -284,6 +315,9 @@ impl Engine {
     /// The stages before the limits.
     fn entry<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Entry {
         let address = || client.ip();
+        if let Some(page) = self.policy.status.as_ref().and_then(|status| status.page(request, address)) {
+            return Entry::Answered(page);
+        }
         if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, address)) {
             return Entry::TurnedAway(Cause::Maintenance);
         }

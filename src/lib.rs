@@ -22,6 +22,7 @@ pub mod decision;
 pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;
+pub mod health;
 pub mod key;
 pub mod limiter;
 pub mod lookup;
@@ -33,6 +34,8 @@ pub mod number;
 pub mod path;
 pub mod policy;
 pub mod request;
+pub mod shed;
+pub mod status;
 pub mod store;
 pub mod table;
 pub mod units;

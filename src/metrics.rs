@@ -1,7 +1,7 @@
 //! What is counted. Plain numbers in the instance's memory; the adapter exports them on a tick.
 
 use crate::limiter::UsedShare;
-use crate::policy::TierIndex;
+use crate::policy::{Priority, TierIndex};
 use crate::table::Displaces;
 
 /// What became of a request at one limit.
@@ -52,11 +52,17 @@ pub enum Total {
     Denied,
     /// Requests of clients on the list `allow`, who met no limits.
     Allowed,
+    /// Requests of the priority `low` that were shed.
+    ShedLow,
+    /// Requests of the priority `medium` that were shed.
+    ShedMedium,
+    /// Requests of the priority `high` that were shed.
+    ShedHigh,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -66,7 +72,20 @@ impl Total {
         Self::Maintenance,
         Self::Denied,
         Self::Allowed,
+        Self::ShedLow,
+        Self::ShedMedium,
+        Self::ShedHigh,
     ];
+
+    /// Requests of this priority that were shed. Critical ones never are.
+    #[must_use]
+    pub const fn shed(priority: Priority) -> Self {
+        match priority {
+            Priority::Low => Self::ShedLow,
+            Priority::Medium => Self::ShedMedium,
+            Priority::High | Priority::Critical => Self::ShedHigh,
+        }
+    }
 }
 
 /// All counters of one instance.

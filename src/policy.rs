@@ -6,6 +6,7 @@ mod access;
 mod cost;
 mod document;
 mod error;
+mod health;
 mod json;
 mod nearest;
 mod parse;
@@ -15,6 +16,7 @@ mod read;
 mod routing;
 mod schema;
 mod shapes;
+mod status;
 mod text;
 mod value;
 
@@ -23,6 +25,7 @@ pub use error::{Place, PolicyError, PolicyErrors};
 
 use crate::access::AccessList;
 use crate::mode::Mode;
+use crate::status::Status;
 use crate::units::{Permits, Span};
 
 /// A validated policy.
@@ -30,6 +33,8 @@ use crate::units::{Permits, Span};
 pub struct Policy {
     pub(crate) client: Client,
     pub(crate) tiers: Vec<Name>,
+    /// How important the requests of each tier are, in the order of the tiers, where the policy says.
+    pub(crate) priorities: Vec<Option<Priority>>,
     pub(crate) max_keys: u32,
     pub(crate) limits: Vec<Limit>,
     pub(crate) mode: Mode,
@@ -38,6 +43,12 @@ pub struct Policy {
     /// Who meets no limits.
     pub(crate) allow: AccessList,
     pub(crate) response: Response,
+    /// What tells how the service is, if that is to be told.
+    pub(crate) health: Option<crate::health::Rules>,
+    /// What is shed when it is not well.
+    pub(crate) shedding: Option<crate::shed::Rules>,
+    /// Who may ask for the pages of status, if there are any.
+    pub(crate) status: Option<Status>,
     /// The parts of the document that are checked, but on which no part of this version acts.
     pub(crate) not_acted_on: Vec<&'static str>,
 }
@@ -128,6 +139,8 @@ pub struct Limit {
     /// Only requests with such an answer are charged, and when it comes; empty is every request, before it goes on.
     pub(crate) only_on: Vec<Answers>,
     pub(crate) on_exceed: OnExceed,
+    /// How important its requests are, where the policy says.
+    pub(crate) priority: Option<Priority>,
     pub(crate) on_store_failure: OnStoreFailure,
 }
 
@@ -265,6 +278,33 @@ pub enum OnExceed {
     Observe,
 }
 
+/// How important a request is: who waits goes by it, the most important first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// What nothing works without.
+    Critical,
+    /// More than most.
+    High,
+    /// What nobody has said anything about.
+    #[default]
+    Medium,
+    /// What can be done without.
+    Low,
+}
+
+impl Priority {
+    /// The word for it in the policy.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::High => "high",
+            Self::Medium => "medium",
+            Self::Low => "low",
+        }
+    }
+}
+
 /// What happens when the state of a limit cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStoreFailure {
@@ -340,6 +380,18 @@ impl Limit {
     #[must_use]
     pub fn quotas(&self, tier: TierIndex) -> &[Quota] {
         self.quotas.get(tier.get()).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Algorithm {
+    /// The word for it in the policy.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SlidingWindow => "sliding-window",
+            Self::TokenBucket => "token-bucket",
+            Self::FixedWindow => "fixed-window",
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use crate::facts::{Answer, Facts, NoAnswer};
 use crate::host::{self, Map};
-use crate::instance::Instance;
+use crate::instance::{Instance, Work};
 use std::rc::Rc;
-use tidegate::decision::{Refusal, quota_headers};
+use tidegate::decision::{Reply, quota_headers};
 use tidegate::engine::Ticket;
 use tidegate::request::ResponseFacts;
+use tidegate::status::Sources;
 use tidegate::units::Timestamp;
 
 /// Whether Envoy goes on with a stream. The numbers are the ABI's.
@@ -23,12 +24,14 @@ pub struct Filter {
     headers: Vec<(&'static str, String)>,
     /// What the answer may still change.
     ticket: Option<Ticket>,
+    /// When the request came, while an answer to it will tell of the service's health.
+    began: Option<Timestamp>,
 }
 
 impl Filter {
     /// A stream under this policy.
     pub fn new(instance: Rc<Instance>) -> Self {
-        Self { instance, headers: Vec::new(), ticket: None }
+        Self { instance, headers: Vec::new(), ticket: None, began: None }
     }
 
     /// Decides on the request.
@@ -37,11 +40,23 @@ impl Filter {
         // Whatever the routes read: a client does not choose the upstream.
         let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
         let work = &mut *instance.work.borrow_mut();
+        if let Some(monitor) = &work.monitor {
+            self.began = Some(now());
+            work.plan.press(monitor.pressure(), work.random.draw());
+        }
         instance.engine.plan(&Facts, &mut work.plan);
         if work.plan.is_clear() {
             return Next::Continue;
         }
-        let now = Timestamp::from_nanos(host::now_ns());
+        let now = self.began.unwrap_or_else(now);
+        if let Some(page) = work.plan.page() {
+            self.began = None;
+            let Work { monitor, live_keys, .. } = work;
+            let (engine, fingerprint) = (&instance.engine, instance.fingerprint);
+            let sources = Sources { engine, fingerprint, monitor: monitor.as_ref(), live_keys: *live_keys, now };
+            self.reply(&sources.reply(page));
+            return Next::Pause;
+        }
         let decision =
             instance.engine.decide(&mut work.plan, &mut work.store, &mut work.local, &mut work.counters, now);
         quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
@@ -57,7 +72,8 @@ impl Filter {
                 Next::Continue
             }
             Some(refusal) => {
-                self.refuse(&instance, &refusal);
+                self.began = None;
+                self.reply(&refusal.reply(&instance.engine, &Facts));
                 Next::Pause
             }
         }
@@ -67,6 +83,9 @@ impl Filter {
     pub fn response_headers(&mut self) -> Next {
         if let Some(ticket) = self.ticket.take() {
             self.observe(&ticket, &Answer);
+        }
+        if let (Some(began), Some(monitor)) = (self.began.take(), &mut self.instance.work.borrow_mut().monitor) {
+            monitor.answered(&Answer, began, now());
         }
         // Nothing is left here for the filter's own refusals, which come by here too.
         for (name, value) in self.headers.drain(..) {
@@ -88,17 +107,20 @@ impl Filter {
         if let Some(ticket) = &self.ticket {
             self.observe(ticket, &NoAnswer);
         }
+        if let (Some(began), Some(monitor)) = (self.began, &mut self.instance.work.borrow_mut().monitor) {
+            monitor.abandoned(began, now());
+        }
     }
 
     fn observe(&self, ticket: &Ticket, answer: &dyn ResponseFacts) {
         let work = &mut *self.instance.work.borrow_mut();
-        let now = Timestamp::from_nanos(host::now_ns());
+        let now = now();
         let engine = &self.instance.engine;
         engine.observe(ticket, answer, &mut work.store, &mut work.local, &mut work.counters, now);
     }
 
-    fn refuse(&mut self, instance: &Instance, refusal: &Refusal) {
-        let reply = refusal.reply(&instance.engine, &Facts);
+    /// Answers in the upstream's place.
+    fn reply(&mut self, reply: &Reply) {
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
         let quota = core::mem::take(&mut self.headers);
         let mut headers: Vec<(&str, &str)> = vec![("content-type", &reply.content_type), ("cache-control", "no-store")];
@@ -107,9 +129,13 @@ impl Filter {
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
         {
-            host::log(host::Level::Error, format_args!("cannot refuse a request: {error}"));
+            host::log(host::Level::Error, format_args!("cannot answer a request: {error}"));
         }
     }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_nanos(host::now_ns())
 }
 
 /// The header by which the filter tells Envoy's routes the upstream.

@@ -1,19 +1,24 @@
 //! One policy in force in one VM: what its streams share.
 
+use crate::health;
 use crate::host;
 use crate::metrics::Metrics;
+use crate::random::Random;
 use crate::store::SharedStore;
 use core::cell::RefCell;
 use tidegate::engine::{Engine, Plan};
+use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
 use tidegate::metrics::Counters;
 use tidegate::policy::Policy;
+use tidegate::status::Fingerprint;
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
 
 /// A policy in force, and the memory that its decisions work in.
 pub struct Instance {
     pub engine: Engine,
+    pub fingerprint: Fingerprint,
     pub work: RefCell<Work>,
 }
 
@@ -26,15 +31,27 @@ pub struct Work {
     pub survey: Survey,
     pub plan: Plan,
     pub text: String,
+    /// Where the policy asks how the service is.
+    pub monitor: Option<Monitor>,
+    pub bytes: Vec<u8>,
+    pub random: Random,
+    /// How many keys the table held when it was last counted.
+    pub live_keys: u64,
 }
 
 impl Instance {
     /// Puts a policy in force.
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: Policy, fingerprint: Fingerprint) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
+        let (mut monitor, mut bytes) = (Monitor::new(&policy), Vec::new());
+        if let Some(monitor) = &mut monitor {
+            // A policy that is put in force in the middle of an outage knows of it from the first request.
+            health::share(monitor, &mut bytes);
+        }
         Self {
             engine: Engine::new(policy, shared_seed()),
+            fingerprint,
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
@@ -43,6 +60,10 @@ impl Instance {
                 survey: Survey::default(),
                 plan: Plan::new(),
                 text: String::new(),
+                monitor,
+                bytes,
+                random: Random::new(),
+                live_keys: 0,
             }),
         }
     }

@@ -1,17 +1,19 @@
 //! Tidegate as an Envoy filter: a thin adapter between the proxy-wasm ABI and the core.
 //!
 //! `abi` is what Envoy calls, `host` what is called of Envoy. `root` reads the policy (`structure` where it is YAML) and
-//! exports what was counted, `filter` takes one request through the core, `streams` finds the filter of a stream, and
-//! `store` keeps the key table in Envoy's shared data.
+//! exports what was counted, `filter` takes one request through the core, `streams` finds the filter of a stream,
+//! `store` keeps the key table in Envoy's shared data, and `health` there what all workers know of the service's health.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod abi;
 mod facts;
 mod filter;
+mod health;
 mod host;
 mod instance;
 mod metrics;
+mod random;
 mod root;
 mod store;
 mod streams;

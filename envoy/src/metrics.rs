@@ -21,6 +21,8 @@ pub enum Gauge {
     LiveKeys = 0,
     /// How many keys the policy lets the table hold.
     MaxKeys = 1,
+    /// How the service is: healthy (0), degraded (1) or critical (2).
+    Health = 2,
 }
 
 impl Metrics {
@@ -79,12 +81,13 @@ impl Metrics {
 }
 
 const FIRST_GAUGE: usize = Total::ALL.len();
-const FIRST_REQUESTS: usize = FIRST_GAUGE + 2;
+const FIRST_REQUESTS: usize = FIRST_GAUGE + 3;
 
 fn gauge_name(gauge: Gauge) -> &'static str {
     match gauge {
         Gauge::LiveKeys => "tidegate_table_live_keys",
         Gauge::MaxKeys => "tidegate_table_max_keys",
+        Gauge::Health => "tidegate_health",
     }
 }
 
@@ -99,5 +102,8 @@ fn total_name(total: Total) -> &'static str {
         Total::Maintenance => "tidegate_maintenance_total",
         Total::Denied => "tidegate_denied_total",
         Total::Allowed => "tidegate_allowed_total",
+        Total::ShedLow => "tidegate_shed_total.priority=low",
+        Total::ShedMedium => "tidegate_shed_total.priority=medium",
+        Total::ShedHigh => "tidegate_shed_total.priority=high",
     }
 }

@@ -125,6 +125,7 @@ fn policy() -> Policy {
             claims_header: None,
         },
         tiers: vec![Name("anonymous".into()), Name("free".into())],
+        priorities: vec![None; 2],
         max_keys: 1_000,
         limits: vec![
             Limit {
@@ -149,6 +150,9 @@ fn policy() -> Policy {
         deny: AccessList::default(),
         allow: AccessList::default(),
         response: Response { ratelimit: true, x_ratelimit: false },
+        health: None,
+        shedding: None,
+        status: None,
         not_acted_on: Vec::new(),
     }
 }
@@ -172,6 +176,7 @@ fn limit(name: &str, matches: Match, algorithm: Algorithm, permits_and_secs: (u3
         cost: Cost::Fixed(Permits::ONE),
         only_on: Vec::new(),
         on_exceed: OnExceed::Reject,
+        priority: None,
         on_store_failure: OnStoreFailure::Local,
     }
 }

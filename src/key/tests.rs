@@ -114,6 +114,7 @@ fn a_limit_is_the_same_as_long_as_its_name_key_and_algorithm_are() {
         cost: Cost::Fixed(Permits::ONE),
         only_on: Vec::new(),
         on_exceed: OnExceed::Reject,
+        priority: None,
         on_store_failure: OnStoreFailure::Local,
     };
     let quota = Quota { permits: Permits::ONE, window: Span::from_secs(1), burst: Permits::ONE };

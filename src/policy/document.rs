@@ -1,12 +1,16 @@
 //! The policy document: every object of it, declared once.
 
 use super::access::HeaderValue;
+use super::health::{Health, Shedding};
 use super::json::Node;
 use super::schema::{document, words};
 use super::shapes::{Decimal, Either, Int, List, Map, OneOf, Set, SpanIn};
+use super::status::Status;
 use super::text::{AnyText, Body, Cluster, ContentType, Failure, HeaderName, Method, Url};
 use super::value::Of;
-use super::{Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob};
+use super::{
+    Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob, Priority,
+};
 use crate::network::Network;
 
 document! {
@@ -21,6 +25,8 @@ document! {
         client: Client = NO_FIELDS,
         /// The tiers of clients, at most 16. A client of no tier named here is of the default tier.
         tiers: Set<Name, 0, 16> = [],
+        /// How important the requests of clients of a tier are, by tier: see a limit's `priority`.
+        priorities: Map<Name, Priority, 16> = NO_FIELDS,
         /// How much state is kept.
         state: State = NO_FIELDS,
         /// The limits. A request must be within all that match it, and is charged to all or none.
@@ -44,6 +50,12 @@ document! {
         deny: AccessList = NO_FIELDS,
         /// Clients that meet no limits. One that is denied as well is refused.
         allow: AccessList = NO_FIELDS,
+        /// What tells how the service is: healthy, degraded or critical. It is not told when absent.
+        health: Option<Health>,
+        /// Which requests are refused with 503 while the service is degraded or critical. None when absent.
+        shedding: Option<Shedding>,
+        /// The pages that say how the service and this policy are. There are none when absent.
+        status: Option<Status>,
     }
 }
 
@@ -165,6 +177,9 @@ document! {
         scope: Scope = "instance",
         /// What happens to a request over the limit: `reject` refuses it, `observe` counts it and lets it pass.
         on_exceed: OnExceed = "reject",
+        /// How important the limit's requests are. A request is as
+        /// important as the most important of its limits and its tier; `medium` where none says anything.
+        priority: Option<Priority>,
         /// What happens when the state cannot be had: `local` counts in the memory of the instance, `allow` lets the
         /// request pass, `deny` refuses it.
         on_store_failure: OnStoreFailure = "local",
@@ -383,6 +398,15 @@ words! {
 }
 
 words! {
+    Priority {
+        "critical" => Priority::Critical,
+        "high" => Priority::High,
+        "medium" => Priority::Medium,
+        "low" => Priority::Low,
+    }
+}
+
+words! {
     OnStoreFailure {
         "local" => OnStoreFailure::Local,
         "allow" => OnStoreFailure::Allow,
@@ -442,12 +466,12 @@ words! {
 }
 
 /// An object without fields, whose fields all have their defaults.
-const NO_FIELDS: Node = Node::Object(Vec::new());
+pub(super) const NO_FIELDS: Node = Node::Object(Vec::new());
 
 /// A key takes 16 bytes of the table, so these take 160 MB: what a proxy can spare at most.
 const MAX_KEYS: u32 = 10_000_000;
 
-const HOUR_MS: u64 = 3_600_000;
+pub(super) const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// The longest window; the table counts and forgets within it.

@@ -7,12 +7,14 @@ use super::access;
 use super::cost::cost;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
+use super::health;
 use super::json::{Node, quoted};
 use super::nearest;
 use super::quota;
 use super::routing;
 use super::schema::Document as _;
 use super::shapes::OneOf;
+use super::status;
 use super::value::{Items, Of};
 use super::{AddressSource, Client, KeyPart, Limit, Match, Name, Policy, Response, TierIndex, TierSource};
 
@@ -75,6 +77,10 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
     }
     let mode = access::mode(document);
     let (deny, allow) = (document.deny().and_then(access::list), document.allow().and_then(access::list));
+    let health = health::health(document, problems);
+    let shedding = health::shedding(document, problems);
+    let status = status::status(document, problems);
+    let priorities = health::priorities(document, tiers.as_deref(), problems);
     let response = document.response()?;
     Some(Policy {
         client: client?,
@@ -85,6 +91,10 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         deny: deny?,
         allow: allow?,
         response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
+        priorities: priorities?,
+        health: health?,
+        shedding: shedding?,
+        status: status?,
         not_acted_on: not_acted_on(document),
     })
 }
@@ -153,14 +163,14 @@ fn address(document: Of<'_, document::Address>, at: &Path<'_>, problems: &mut Pr
 }
 
 /// Reports what refers to tiers when the policy has none.
-fn expect_tiers(tiers: Option<&[Name]>, at: &Path<'_>, problems: &mut Problems) {
+pub(super) fn expect_tiers(tiers: Option<&[Name]>, at: &Path<'_>, problems: &mut Problems) {
     if tiers.is_some_and(<[_]>::is_empty) {
         problems.report(at, &["the policy has no tiers"], &["name them in \"tiers\", or remove this"]);
     }
 }
 
 /// The tier of this name; one that does not exist is reported.
-fn tier_index(name: &Name, tiers: &[Name], at: &Path<'_>, problems: &mut Problems) -> Option<TierIndex> {
+pub(super) fn tier_index(name: &Name, tiers: &[Name], at: &Path<'_>, problems: &mut Problems) -> Option<TierIndex> {
     let index = tiers.iter().position(|tier| tier == name);
     if index.is_none() {
         let known: Vec<_> = tiers.iter().collect();
@@ -218,6 +228,7 @@ fn limit(
         cost: cost?,
         only_on: document.only_on()?.map(|answers| answers.known().copied().collect()).unwrap_or_default(),
         on_exceed: document.on_exceed()?,
+        priority: document.priority()?,
         on_store_failure: document.on_store_failure()?,
     })
 }

@@ -6,7 +6,7 @@ use super::client::{Connection, Request};
 use super::stage::{Stage, eventually, limit, policy};
 
 /// The value of the metric with exactly these labels, in the text that Prometheus reads.
-fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
+pub fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
     text.lines().find_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
         let (found, rest) = series.split_once('{')?;

@@ -1,0 +1,134 @@
+//! What an operator can ask a running filter: pages below a path that the policy names.
+//!
+//! `health` says in a word how the service is, with 503 when that is critical, for a load balancer that should then send
+//! its requests elsewhere; `ready` says that a policy is in force; `status` says all of it.
+//!
+//! For whoever may not see them these pages do not exist: the request goes on like any other, meets the limits and gets
+//! what the upstream has there. So nobody learns from an answer that there is a token to guess, and whoever guesses is
+//! limited. The request of someone who may see them meets nothing, not even maintenance: it is then that they are needed.
+
+mod report;
+
+pub use report::Sources;
+
+use core::fmt;
+use core::hash::Hasher;
+use core::net::IpAddr;
+
+use siphasher::sip::SipHasher13;
+
+use crate::lookup::Lookup;
+use crate::network::Networks;
+
+/// The pages and who may see them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The path below which they are: begins with a slash, and is normal.
+    pub(crate) path: String,
+    /// Clients that may see them.
+    pub(crate) addresses: Networks,
+    /// What also lets one see them.
+    pub(crate) token: Option<Token>,
+}
+
+/// A page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// How the service is.
+    Health,
+    /// Whether a policy is in force: that it is answered says it.
+    Ready,
+    /// All that there is to say.
+    Status,
+}
+
+/// What tells one policy document from another: a hash of its text, the same everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// That of a document's text.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let mut hasher = SipHasher13::new();
+        hasher.write(text.as_bytes());
+        Self(hasher.finish())
+    }
+}
+
+/// Sixteen hexadecimal digits.
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A secret, known by its SHA-256 alone, so that a policy that is read by strangers gives nothing away.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token([u8; 32]);
+
+/// Without its bits.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+impl Page {
+    /// Its name, below the path of them all.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Ready => "ready",
+            Self::Status => "status",
+        }
+    }
+}
+
+impl Status {
+    /// The page that a request asks for, if there is one and its client may see it. `address` is the client's, whole.
+    pub(crate) fn page<'a>(&self, request: &Lookup<'a>, address: impl FnOnce() -> Option<IpAddr>) -> Option<Page> {
+        let name = request.path().strip_prefix(self.path.as_bytes())?.strip_prefix(b"/")?;
+        let page = PAGES.into_iter().find(|page| page.as_str().as_bytes() == name)?;
+        if !matches!(request.method(), b"GET" | b"HEAD") {
+            return None;
+        }
+        let is_known = || !self.addresses.is_empty() && address().is_some_and(|it| self.addresses.contain(it));
+        let has_token = || {
+            self.token
+                .as_ref()
+                .is_some_and(|token| request.header("authorization").is_some_and(|it| token.is_borne(it)))
+        };
+        (is_known() || has_token()).then_some(page)
+    }
+}
+
+impl Token {
+    /// The token of this SHA-256, written in hexadecimal digits.
+    pub(crate) fn from_hex(hex: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if hex.len() != 64 {
+            return None;
+        }
+        for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+            *byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
+    /// Whether an `authorization` header bears the token (RFC 6750 section 2.1).
+    fn is_borne(&self, authorization: &[u8]) -> bool {
+        let Some((scheme, token)) = authorization.split_at_checked(7) else { return false };
+        scheme.eq_ignore_ascii_case(b"bearer ") && equal(&hmac_sha256::Hash::hash(token.trim_ascii()), &self.0)
+    }
+}
+
+/// Whether two hashes are equal, found in the same time wherever they differ.
+fn equal(one: &[u8; 32], other: &[u8; 32]) -> bool {
+    let difference = one.iter().zip(other).fold(0, |difference, (one, other)| difference | (one ^ other));
+    // Without it a compiler may find that the first difference decides.
+    core::hint::black_box(difference) == 0
+}
+
+const PAGES: [Page; 3] = [Page::Health, Page::Ready, Page::Status];
