@@ -45,6 +45,8 @@ pub struct Refusal {
 pub enum Cause {
     /// The client is over the limit: 429 (RFC 6585 section 4).
     Exceeded,
+    /// The client has been refused too often, and the limit refuses it for a time: 429, since it may come again after it.
+    Banned,
     /// The limit's state could not be had, and the policy refuses then: 503.
     StoreFailed,
     /// The policy is in the mode `maintenance`, and has the status and the page.
@@ -63,7 +65,7 @@ pub struct Reply {
     /// The gRPC status, for a client that speaks gRPC: PERMISSION_DENIED (7), RESOURCE_EXHAUSTED (8) or
     /// UNAVAILABLE (14).
     pub grpc_status: u8,
-    /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_store_NAME`, `tidegate_maintenance`,
+    /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_ban_NAME`, `tidegate_store_NAME`, `tidegate_maintenance`,
     /// `tidegate_denied`, `tidegate_shed`, or `tidegate_status` for a page of status.
     pub details: String,
     /// The body's media type.
@@ -84,7 +86,7 @@ impl Refusal {
         let retry_after_secs = self.retry_after.map(|span| span.as_secs_ceil().max(1));
         let maintenance = engine.policy().mode.maintenance();
         let (status, grpc_status) = match self.cause {
-            Cause::Exceeded => (429, 8),
+            Cause::Exceeded | Cause::Banned => (429, 8),
             Cause::StoreFailed | Cause::Shed => (503, 14),
             Cause::Maintenance => (maintenance.map_or(503, |maintenance| maintenance.status), 14),
             Cause::Denied => (403, 7),
@@ -119,6 +121,7 @@ impl Refusal {
     pub fn details(&self, engine: &Engine) -> String {
         let (reason, name) = match self.cause {
             Cause::Exceeded => ("tidegate_limit_", self.limit_name(engine)),
+            Cause::Banned => ("tidegate_ban_", self.limit_name(engine)),
             Cause::StoreFailed => ("tidegate_store_", self.limit_name(engine)),
             Cause::Maintenance => ("tidegate_maintenance", ""),
             Cause::Denied => ("tidegate_denied", ""),
@@ -139,6 +142,7 @@ impl Refusal {
     fn problem(&self, body: &mut String, status: u16, limit: &str) -> fmt::Result {
         let kind = match self.cause {
             Cause::Exceeded => "https://iana.org/assignments/http-problem-types#quota-exceeded",
+            Cause::Banned => "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
             Cause::StoreFailed | Cause::Maintenance | Cause::Shed => {
                 "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
             }
@@ -161,6 +165,7 @@ impl Refusal {
         match (self.cause, self.retry_after) {
             (Cause::Exceeded, Some(_)) => "rate limit exceeded",
             (Cause::Exceeded, None) => "request costs more than its rate limit allows",
+            (Cause::Banned, _) => "too many refused requests",
             (Cause::StoreFailed, _) => "rate limit cannot be checked",
             (Cause::Denied, _) => "Forbidden",
             (Cause::Shed, _) => "the service is overloaded",
@@ -232,7 +237,7 @@ impl<'a> Told<'a> {
         }
         let standing = engine.standing(plan, charge)?;
         let reset = match charge.outcome()?.verdict {
-            Verdict::Refuse { retry_after: Some(wait) } => wait,
+            Verdict::Refuse { retry_after: Some(wait) } => wait.max(charge.ban().unwrap_or_default()),
             _ => standing.reset_after,
         };
         Some(Self {

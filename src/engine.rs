@@ -12,6 +12,7 @@
 
 mod charging;
 mod observing;
+mod refusing;
 mod shedding;
 
 pub use observing::Ticket;
@@ -19,6 +20,7 @@ pub use observing::Ticket;
 pub(crate) use shedding::priority;
 
 use charging::Charging;
+use refusing::{Refusals, Sentence};
 
 use crate::decision::{Cause, Decision, Refusal};
 use crate::key::{self, KeyHash, Seed};
@@ -53,6 +55,7 @@ struct ReadyLimit {
     identities: Vec<u64>,
     /// One for each quota, for each tier.
     meters: Vec<Vec<Meter>>,
+    refusals: Refusals,
 }
 
 /// What one request is about to be charged, and what came of it. Kept and used again for the next request.
@@ -97,6 +100,7 @@ pub struct Charge {
     awaits_answer: bool,
     /// Another quota of the limit is exceeded: this one is not charged, also when the limit only observes.
     held: bool,
+    sentence: Sentence,
     stage: Stage,
     outcome: Option<Outcome>,
     probe: Option<Probe>,
@@ -150,8 +154,14 @@ impl Charge {
         self.outcome.as_ref()
     }
 
+    /// What is left of the ban that the limit has put on the client, if it has.
+    #[must_use]
+    pub fn ban(&self) -> Option<Span> {
+        self.sentence.rest()
+    }
+
     fn admits(&self) -> bool {
-        self.outcome.is_some_and(|outcome| outcome.verdict == Verdict::Admit)
+        self.sentence == Sentence::Free && self.outcome.is_some_and(|outcome| outcome.verdict == Verdict::Admit)
     }
 
     /// Whether the limit lets the request pass and charges it for that. What is free touches no state.
@@ -160,7 +170,12 @@ impl Charge {
     }
 
     fn exceeds(&self) -> bool {
-        self.outcome.is_some_and(|outcome| outcome.verdict != Verdict::Admit)
+        self.outcome.is_some() && !self.admits()
+    }
+
+    /// Whether the client was banned before this request.
+    fn is_banned(&self) -> bool {
+        matches!(self.sentence, Sentence::Serving(_))
     }
 }
 
@@ -213,7 +228,7 @@ impl Engine {
         }
         let door = policy.mode.maintenance().map(Door::new);
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
-        let limits = policy.limits.iter().map(ReadyLimit::new).collect();
+        let limits = policy.limits.iter().map(|limit| ReadyLimit::new(limit, &policy.mode)).collect();
         Self { policy, seed, matcher, limits, door }
     }
 
@@ -263,6 +278,7 @@ impl Engine {
                     cost,
                     awaits_answer: limit.awaits_answer(),
                     held: false,
+                    sentence: Sentence::Free,
                     stage: Stage::Open,
                     outcome: None,
                     probe: None,
@@ -322,10 +338,10 @@ impl Engine {
             return Entry::TurnedAway(Cause::Maintenance);
         }
         // To allow somebody is to free him of limits, and not of a ban: deny comes first.
-        if self.policy.deny.find(request, address, true).is_some() {
+        if self.policy.deny.find(client, true).is_some() {
             return Entry::TurnedAway(Cause::Denied);
         }
-        if self.policy.allow.find(request, address, false).is_some() {
+        if self.policy.allow.find(client, false).is_some() {
             return Entry::Allowed;
         }
         Entry::Limited
@@ -355,7 +371,11 @@ impl Engine {
         // A quota with room stands as before if another one had none, or if it awaits the answer.
         let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
         let state = if uncharged { charge.probe?.state() } else { Some(outcome.state) };
-        Some(self.meter(charge, plan.tier)?.standing(state, plan.now))
+        let standing = self.meter(charge, plan.tier)?.standing(state, plan.now);
+        Some(match charge.ban() {
+            Some(rest) => Standing { remaining: Permits::ZERO, reset_after: rest },
+            None => standing,
+        })
     }
 
     fn refuses(&self, charges: &[Charge]) -> bool {
@@ -387,8 +407,13 @@ impl Engine {
     /// for every one of them.
     fn decline(&self, charges: &[Charge], tier: TierIndex) -> Decision {
         let refusals = charges.iter().filter(|charge| self.declines(charge)).map(|charge| {
-            let (cause, retry_after) = match charge.outcome.map(|outcome| outcome.verdict) {
-                Some(Verdict::Refuse { retry_after }) => (Cause::Exceeded, retry_after),
+            let (cause, retry_after) = match (charge.ban(), charge.outcome.map(|outcome| outcome.verdict)) {
+                // A ban may end before the quota has room again: waiting must suffice for both.
+                (Some(rest), Some(Verdict::Refuse { retry_after })) => {
+                    (Cause::Banned, retry_after.map(|wait| wait.max(rest)))
+                }
+                (Some(rest), _) => (Cause::Banned, Some(rest)),
+                (None, Some(Verdict::Refuse { retry_after })) => (Cause::Exceeded, retry_after),
                 _ => (Cause::StoreFailed, Some(STORE_RETRY)),
             };
             Refusal { limit: Some(charge.limit()), window: self.window(charge, tier), cause, retry_after }
@@ -400,10 +425,20 @@ impl Engine {
 
     /// Counts the request once at each limit, however many quotas it has.
     fn count(&self, plan: &Plan, counters: &mut Counters, refused: bool) {
+        let is_banned = |charge: &Charge| charge.is_banned() && self.declines(charge);
+        let banned = plan.charges.iter().any(is_banned);
         for charges in plan.charges.chunk_by(|one, other| one.limit == other.limit) {
             let Some(first) = charges.first() else { continue };
-            let fate = if charges.iter().any(|charge| self.declines(charge)) {
-                if self.policy.mode == Mode::Observe { Fate::Observed } else { Fate::Refused }
+            let fate = if self.policy.mode == Mode::Observe && charges.iter().any(|charge| self.declines(charge)) {
+                Fate::Observed
+            } else if banned {
+                if !charges.iter().any(is_banned) {
+                    // Another limit has banned the client: what this one would say is of no account.
+                    continue;
+                }
+                Fate::Banned
+            } else if charges.iter().any(|charge| self.declines(charge)) {
+                Fate::Refused
             } else if charges.iter().any(Charge::exceeds) {
                 Fate::Observed
             } else if refused {
@@ -418,12 +453,13 @@ impl Engine {
 }
 
 impl ReadyLimit {
-    fn new(limit: &Limit) -> Self {
+    fn new(limit: &Limit, mode: &Mode) -> Self {
         let meters = |quotas: &Vec<_>| quotas.iter().map(|quota| Meter::new(limit.algorithm, quota)).collect();
         let most = limit.quotas.iter().map(Vec::len).max().unwrap_or(0);
         Self {
             identities: (0..).take(most).map(|place| key::identity(limit, place)).collect(),
             meters: limit.quotas.iter().map(meters).collect(),
+            refusals: Refusals::new(limit, mode),
         }
     }
 }

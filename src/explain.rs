@@ -12,8 +12,8 @@ use crate::matching::{Mismatch, mismatch};
 use crate::mode::Mode;
 use crate::number::Number;
 use crate::policy::{
-    Algorithm, Cost, CostHeader, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Policy, Quota,
-    SegmentGlob,
+    Algorithm, Ban, Cost, CostHeader, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Penalty,
+    Policy, Quota, SegmentGlob, TierSource,
 };
 use crate::request::RequestFacts;
 use crate::units::Permits;
@@ -35,7 +35,7 @@ fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, cl
     writeln!(text, "path     {}", shown(request.path()))?;
     writeln!(text, "client   {}, from {}", address_words(address, request, policy), origin_words(from, policy))?;
     if let Some(tier) = policy.tiers.get(usize::from(client.tier().0)) {
-        writeln!(text, "tier     {}{}", tier.as_str(), tier_words(policy, request, tier.as_str()))?;
+        writeln!(text, "tier     {}{}", tier.as_str(), tier_words(policy, request, client, tier.as_str()))?;
     }
     if let Some(page) = policy.status.as_ref().and_then(|status| status.page(request, || client.ip())) {
         return writeln!(text, "status   answered with the page {}", page.as_str());
@@ -78,11 +78,11 @@ fn write_entry<'a>(
             }
         }
     }
-    if let Some(entry) = policy.deny.find(request, || client.ip(), true) {
+    if let Some(entry) = policy.deny.find(client, true) {
         writeln!(text, "deny     {} is on the list: refused with 403", entry_words(entry))?;
         return Ok(false);
     }
-    if let Some(entry) = policy.allow.find(request, || client.ip(), false) {
+    if let Some(entry) = policy.allow.find(client, false) {
         writeln!(text, "allow    {} is on the list: meets no limits", entry_words(entry))?;
         return Ok(false);
     }
@@ -111,6 +111,7 @@ fn write_shedding<'a>(
 fn entry_words(entry: Entry<'_>) -> String {
     match entry {
         Entry::Address => "its address".to_owned(),
+        Entry::ApiKey => "its API key".to_owned(),
         Entry::Header(name) => format!("its header {name}"),
     }
 }
@@ -158,7 +159,15 @@ fn write_limit<'a>(
         OnExceed::Reject => "refused with 429",
         OnExceed::Observe => "counted as refused, and goes on",
     };
-    writeln!(text, "  over   {over}")
+    writeln!(text, "  over   {over}")?;
+    if let Some(Penalty { cost, max }) = limit.penalty {
+        let (cost, max) = (cost.get(), max.get());
+        writeln!(text, "         and charged {cost} for each refusal, at most {max} in a window of the quota")?;
+    }
+    if let Some(Ban { after, within, lasts }) = limit.ban {
+        writeln!(text, "         and banned for {lasts} after {after} refusals within {within}")?;
+    }
+    Ok(())
 }
 
 fn address_words(address: Address, request: &Lookup<'_>, policy: &Policy) -> String {
@@ -181,12 +190,24 @@ fn origin_words(from: AddressFrom, policy: &Policy) -> Cow<'static, str> {
     })
 }
 
-fn tier_words<'a>(policy: &'a Policy, request: &Lookup<'a>, tier: &str) -> String {
+fn tier_words<'a>(policy: &'a Policy, request: &Lookup<'a>, client: &Client<'_, 'a>, tier: &str) -> String {
     let Some(source) = &policy.client.tier else { return String::new() };
-    match request.header(&source.header) {
-        Some(value) if value == tier.as_bytes() => format!(", from {}", source.header),
-        Some(value) => format!(", the default: {} is {}, which is no tier", source.header, shown(value)),
-        None => format!(", the default: there is no {}", source.header),
+    match source {
+        TierSource::Header(header) => match request.header(header) {
+            Some(value) if value == tier.as_bytes() => format!(", from {header}"),
+            Some(value) => format!(", the default: {header} is {}, which is no tier", shown(value)),
+            None => format!(", the default: there is no {header}"),
+        },
+        TierSource::Claim(claim) => match client.claim_text(claim) {
+            Some(value) if value == tier => format!(", from the claim {claim}"),
+            Some(value) => format!(", the default: the claim {claim} is {}, which is no tier", shown(value.as_bytes())),
+            None => format!(", the default: there is no claim {claim} that is a text"),
+        },
+        TierSource::ApiKeys(keys) => match client.api_key() {
+            Some(key) if keys.tier(key).is_some() => ", from its API key".to_owned(),
+            Some(_) => ", the default: its API key is none of the policy's".to_owned(),
+            None => ", the default: it has no API key".to_owned(),
+        },
     }
 }
 

@@ -23,8 +23,9 @@ use std::borrow::Cow;
 
 use siphasher::sip::SipHasher13;
 
+use crate::api_key::Digest;
 use crate::lookup::Lookup;
-use crate::policy::{self, Algorithm, KeyPart, Limit, Name, Policy, TierIndex};
+use crate::policy::{self, Algorithm, KeyPart, Limit, Name, Policy, TierIndex, TierSource};
 
 /// A client of one limit, known only by this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +43,24 @@ impl KeyHash {
     pub const fn get(self) -> u64 {
         self.0
     }
+
+    /// The key of what is kept beside the client's account: on the same page, where the search for it begins at the same
+    /// slot, and known by another tag.
+    #[must_use]
+    pub const fn companion(self, of: Companion) -> Self {
+        Self(self.0 ^ (of as u32 as u64))
+    }
+}
+
+/// What may be kept of a client beside its account. The numbers change the tag of a key, its 32 lowest bits; like every
+/// tag, such a one is another client's by a chance of one in four thousand million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Companion {
+    /// How often it was refused, or how long it is banned.
+    Ban = 0x9e37_79b9,
+    /// What it was charged for refused requests.
+    Penalty = 0x85eb_ca6b,
 }
 
 /// What the hashes are keyed with, from the system's random source. Whoever knows it can choose keys that meet.
@@ -128,6 +147,7 @@ pub struct Client<'r, 'a> {
     address: OnceCell<(Option<IpAddr>, AddressFrom)>,
     tier: OnceCell<TierIndex>,
     claims: OnceCell<Option<Vec<u8>>>,
+    api_key: OnceCell<Option<Digest>>,
 }
 
 /// The value of a key part that the request has.
@@ -146,9 +166,15 @@ impl<'r, 'a> Client<'r, 'a> {
         Self::told_by(request, &policy.client, &policy.tiers)
     }
 
-    fn told_by(request: &'r Lookup<'a>, rules: &'a policy::Client, tiers: &'a [Name]) -> Self {
+    pub(crate) fn told_by(request: &'r Lookup<'a>, rules: &'a policy::Client, tiers: &'a [Name]) -> Self {
         let (address, tier, claims) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { request, rules, tiers, address, tier, claims }
+        Self { request, rules, tiers, address, tier, claims, api_key: OnceCell::new() }
+    }
+
+    /// The request.
+    #[must_use]
+    pub fn request(&self) -> &'r Lookup<'a> {
+        self.request
     }
 
     /// The client's address, and where it was found.
@@ -168,7 +194,20 @@ impl<'r, 'a> Client<'r, 'a> {
         *self.address.get_or_init(|| address::find(self.request, &self.rules.address))
     }
 
-    /// The client's tier: the one that its header names, or the policy's default when it names none that there is.
+    /// The header in which API keys stand, as it is.
+    #[must_use]
+    pub fn api_key_header(&self) -> Option<&'r [u8]> {
+        self.request.header(self.rules.api_key_header.as_ref()?)
+    }
+
+    /// The hash of the client's API key, if it has sent one.
+    #[must_use]
+    pub fn api_key(&self) -> Option<Digest> {
+        *self.api_key.get_or_init(|| Digest::of(self.api_key_header()?))
+    }
+
+    /// The client's tier: the one that its header or claim names or that its API key has, or the policy's default when that
+    /// is none.
     #[must_use]
     pub fn tier(&self) -> TierIndex {
         *self.tier.get_or_init(|| self.named_tier().unwrap_or(self.rules.default_tier))
@@ -232,10 +271,24 @@ impl<'r, 'a> Client<'r, 'a> {
         }
     }
 
+    /// The claim of this name, if it is a text.
+    pub(crate) fn claim_text(&self, name: &str) -> Option<String> {
+        match claim::find(self.claims()?, name)? {
+            claim::Scalar::Text(text) => Some(text),
+            claim::Scalar::Other(_) => None,
+        }
+    }
+
     fn named_tier(&self) -> Option<TierIndex> {
-        let name = self.request.header(&self.rules.tier.as_ref()?.header)?;
-        let index = self.tiers.iter().position(|tier| tier.as_str().as_bytes() == name)?;
-        u8::try_from(index).ok().map(TierIndex)
+        match self.rules.tier.as_ref()? {
+            TierSource::Header(header) => self.tier_of(self.request.header(header)?),
+            TierSource::Claim(claim) => self.tier_of(self.claim_text(claim)?.as_bytes()),
+            TierSource::ApiKeys(keys) => keys.tier(self.api_key()?),
+        }
+    }
+
+    fn tier_of(&self, name: &[u8]) -> Option<TierIndex> {
+        TierIndex::new(self.tiers.iter().position(|tier| tier.as_str().as_bytes() == name)?)
     }
 
     fn tier_name(&self) -> &'a [u8] {

@@ -18,6 +18,8 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod access;
+pub mod api_key;
+pub mod breaker;
 pub mod decision;
 pub mod engine;
 #[cfg(feature = "cli")]
@@ -35,6 +37,7 @@ pub mod path;
 pub mod policy;
 pub mod request;
 pub mod shed;
+mod sorted;
 pub mod status;
 pub mod store;
 pub mod table;

@@ -8,6 +8,7 @@
 //! where the clock now stands ([`Outcome::moved`]). Only a step of more than 140 days may forget it. A clock that
 //! steps forward is time that has passed.
 
+pub mod ban;
 pub mod fixed_window;
 pub mod sliding_window;
 pub mod token_bucket;

@@ -13,11 +13,13 @@ pub enum Fate {
     Refused,
     /// The limit would have refused it, but only observes.
     Observed,
+    /// The limit refused it because of a ban, without looking at the quota.
+    Banned,
 }
 
 impl Fate {
     /// Every fate, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Admitted, Self::Refused, Self::Observed];
+    pub const ALL: [Self; 4] = [Self::Admitted, Self::Refused, Self::Observed, Self::Banned];
 
     /// The word for it in metrics.
     #[must_use]
@@ -26,6 +28,7 @@ impl Fate {
             Self::Admitted => "admitted",
             Self::Refused => "refused",
             Self::Observed => "observed",
+            Self::Banned => "banned",
         }
     }
 }
@@ -58,11 +61,15 @@ pub enum Total {
     ShedMedium,
     /// Requests of the priority `high` that were shed.
     ShedHigh,
+    /// Bans that began.
+    Bans,
+    /// Permits that refused requests were charged as penalties.
+    PenaltyPermits,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -75,6 +82,8 @@ impl Total {
         Self::ShedLow,
         Self::ShedMedium,
         Self::ShedHigh,
+        Self::Bans,
+        Self::PenaltyPermits,
     ];
 
     /// Requests of this priority that were shed. Critical ones never are.

@@ -3,9 +3,12 @@
 //! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
 
 mod access;
+mod breaker;
+mod client;
 mod cost;
 mod document;
 mod error;
+mod failures;
 mod health;
 mod json;
 mod nearest;
@@ -13,6 +16,7 @@ mod parse;
 mod path;
 mod quota;
 mod read;
+mod refusal;
 mod routing;
 mod schema;
 mod shapes;
@@ -20,10 +24,14 @@ mod status;
 mod text;
 mod value;
 
+pub use breaker::{Breaker, BreakerMode, HalfOpen, OpenFor, Ramp, SlowCalls, WindowOf};
 pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
+pub use failures::{CallEnd, Failures};
+pub use routing::{Cache, Fallback, Route, Routing, Static, Upstream};
 
 use crate::access::AccessList;
+use crate::api_key::ApiKeys;
 use crate::mode::Mode;
 use crate::status::Status;
 use crate::units::{Permits, Span};
@@ -42,6 +50,8 @@ pub struct Policy {
     pub(crate) deny: AccessList,
     /// Who meets no limits.
     pub(crate) allow: AccessList,
+    /// Upstreams, their breakers, and the routes that lead to them.
+    pub(crate) routing: Routing,
     pub(crate) response: Response,
     /// What tells how the service is, if that is to be told.
     pub(crate) health: Option<crate::health::Rules>,
@@ -102,6 +112,8 @@ pub struct Client {
     pub(crate) default_tier: TierIndex,
     /// The request header that holds a verified JWT payload (base64url JSON), as Envoy's `jwt_authn` forwards it.
     pub(crate) claims_header: Option<String>,
+    /// The request header that holds an API key, lower case.
+    pub(crate) api_key_header: Option<String>,
 }
 
 /// Where the client's address stands.
@@ -116,9 +128,13 @@ pub struct AddressSource {
 
 /// Where the client's tier stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TierSource {
-    /// The request header whose value is the name of a tier, lower case.
-    pub(crate) header: String,
+pub enum TierSource {
+    /// The request header whose value is the name of a tier, lower case, set by a trusted proxy.
+    Header(String),
+    /// The claim whose text is the name of a tier.
+    Claim(String),
+    /// The tiers of API keys.
+    ApiKeys(ApiKeys),
 }
 
 /// A tier, as an index into the policy's list of tiers (at most 16).
@@ -141,6 +157,8 @@ pub struct Limit {
     pub(crate) on_exceed: OnExceed,
     /// How important its requests are, where the policy says.
     pub(crate) priority: Option<Priority>,
+    pub(crate) penalty: Option<Penalty>,
+    pub(crate) ban: Option<Ban>,
     pub(crate) on_store_failure: OnStoreFailure,
 }
 
@@ -305,6 +323,26 @@ impl Priority {
     }
 }
 
+/// What a refused request is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Penalty {
+    /// For each request, at least one permit and at most `max`.
+    pub(crate) cost: Permits,
+    /// At most, in a window. Less than any quota of the limit by at least what a request costs.
+    pub(crate) max: Permits,
+}
+
+/// When a client is refused for a time, whatever it has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// After so many refusals, at least one.
+    pub(crate) after: u32,
+    /// Within this span, `1s..=31d`.
+    pub(crate) within: Span,
+    /// For so long, `1s..=31d`.
+    pub(crate) lasts: Span,
+}
+
 /// What happens when the state of a limit cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStoreFailure {
@@ -342,6 +380,24 @@ impl Policy {
     #[must_use]
     pub fn mode(&self) -> &Mode {
         &self.mode
+    }
+
+    /// Where requests can go, by name.
+    #[must_use]
+    pub fn upstreams(&self) -> &[Upstream] {
+        &self.routing.upstreams
+    }
+
+    /// The patterns to which upstreams' breakers are made, by name.
+    #[must_use]
+    pub fn breakers(&self) -> &[Breaker] {
+        &self.routing.breakers
+    }
+
+    /// Which upstreams serve which requests, in the document's order.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routing.routes
     }
 
     /// The limits, in the document's order.

@@ -17,7 +17,8 @@ use core::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 
-use crate::lookup::Lookup;
+use crate::api_key::Digest;
+use crate::lookup::{Lookup, trim_blanks};
 use crate::network::Networks;
 
 /// The pages and who may see them.
@@ -27,8 +28,8 @@ pub struct Status {
     pub(crate) path: String,
     /// Clients that may see them.
     pub(crate) addresses: Networks,
-    /// What also lets one see them.
-    pub(crate) token: Option<Token>,
+    /// The hash of a secret that also lets one see them.
+    pub(crate) token: Option<Digest>,
 }
 
 /// A page.
@@ -63,17 +64,6 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// A secret, known by its SHA-256 alone, so that a policy that is read by strangers gives nothing away.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token([u8; 32]);
-
-/// Without its bits.
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
-
 impl Page {
     /// Its name, below the path of them all.
     #[must_use]
@@ -96,39 +86,17 @@ impl Status {
         }
         let is_known = || !self.addresses.is_empty() && address().is_some_and(|it| self.addresses.contain(it));
         let has_token = || {
-            self.token
-                .as_ref()
-                .is_some_and(|token| request.header("authorization").is_some_and(|it| token.is_borne(it)))
+            let token = self.token.as_ref();
+            token.is_some_and(|token| request.header("authorization").is_some_and(|it| bears(it, token)))
         };
         (is_known() || has_token()).then_some(page)
     }
 }
 
-impl Token {
-    /// The token of this SHA-256, written in hexadecimal digits.
-    pub(crate) fn from_hex(hex: &str) -> Option<Self> {
-        let mut bytes = [0; 32];
-        if hex.len() != 64 {
-            return None;
-        }
-        for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
-        }
-        Some(Self(bytes))
-    }
-
-    /// Whether an `authorization` header bears the token (RFC 6750 section 2.1).
-    fn is_borne(&self, authorization: &[u8]) -> bool {
-        let Some((scheme, token)) = authorization.split_at_checked(7) else { return false };
-        scheme.eq_ignore_ascii_case(b"bearer ") && equal(&hmac_sha256::Hash::hash(token.trim_ascii()), &self.0)
-    }
-}
-
-/// Whether two hashes are equal, found in the same time wherever they differ.
-fn equal(one: &[u8; 32], other: &[u8; 32]) -> bool {
-    let difference = one.iter().zip(other).fold(0, |difference, (one, other)| difference | (one ^ other));
-    // Without it a compiler may find that the first difference decides.
-    core::hint::black_box(difference) == 0
+/// Whether an `authorization` header bears the token of this hash (RFC 6750 section 2.1).
+fn bears(authorization: &[u8], token: &Digest) -> bool {
+    let Some((scheme, borne)) = authorization.split_at_checked(7) else { return false };
+    scheme.eq_ignore_ascii_case(b"bearer ") && Digest::of(trim_blanks(borne)).is_some_and(|borne| borne.equals(token))
 }
 
 const PAGES: [Page; 3] = [Page::Health, Page::Ready, Page::Status];

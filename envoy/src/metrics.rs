@@ -105,5 +105,7 @@ fn total_name(total: Total) -> &'static str {
         Total::ShedLow => "tidegate_shed_total.priority=low",
         Total::ShedMedium => "tidegate_shed_total.priority=medium",
         Total::ShedHigh => "tidegate_shed_total.priority=high",
+        Total::Bans => "tidegate_bans_total",
+        Total::PenaltyPermits => "tidegate_penalty_permits_total",
     }
 }

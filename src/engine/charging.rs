@@ -1,12 +1,13 @@
 //! How the charges of one decision are made: all or none, whatever the store does meanwhile.
 
+use super::refusing::Sentence;
 use super::{Charge, Engine, Stage};
-use crate::key::KeyHash;
+use crate::limiter::Verdict;
 use crate::metrics::{Counters, Total};
 use crate::policy::{OnStoreFailure, TierIndex};
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store, StoreError};
-use crate::table::{Probe, page_of};
+use crate::table::{Page, page_of};
 use crate::units::Timestamp;
 
 /// What the charges of one decision are checked and made with.
@@ -33,9 +34,13 @@ impl<S: Store> Charging<'_, S> {
     /// Asks every quota that is still open.
     pub(super) fn check(&mut self, charges: &mut [Charge]) {
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
-            match probe(self.store, charge.page, charge.key, self.now) {
-                Ok(probe) => self.ask(charge, probe),
+            match self.store.read(charge.page) {
+                Ok(page) => self.engine.ask(charge, page, self.tier, self.now),
                 Err(_) => self.fall_back(charge),
+            }
+            if charge.is_banned() && !self.engine.observes(charge) {
+                // Nobody else needs to be asked.
+                break;
             }
         }
         hold(charges);
@@ -79,7 +84,8 @@ impl<S: Store> Charging<'_, S> {
         hold(charges);
         let refused = self.engine.refuses(charges);
         for charge in charges.iter().filter(|charge| charge.outcome.is_some()) {
-            let moved = charge.exceeds() && charge.outcome.is_some_and(|outcome| outcome.moved);
+            // A ban refuses what the quota would admit; the state is that of a charged request then.
+            let moved = charge.outcome.is_some_and(|outcome| outcome.moved && outcome.verdict != Verdict::Admit);
             match charge.stage {
                 Stage::Local if moved || (charge.pays() && !refused) => self.charge_locally(charge),
                 Stage::Open if moved => self.move_with_clock(charge),
@@ -89,27 +95,22 @@ impl<S: Store> Charging<'_, S> {
         for charge in charges.iter().filter(|charge| charge.stage == Stage::Charged && (refused || charge.held)) {
             self.refund(charge);
         }
+        self.note_refusals(charges);
         refused
-    }
-
-    fn ask(&self, charge: &mut Charge, probe: Probe) {
-        let meter = self.engine.meter(charge, self.tier);
-        charge.outcome = meter.map(|meter| meter.check(probe.state(), charge.cost, self.now));
-        charge.probe = Some(probe);
     }
 
     /// The store failed this charge: the policy says what then.
     fn fall_back(&mut self, charge: &mut Charge) {
         self.counters.add(Total::StoreFailures, 1);
-        charge.outcome = None;
+        (charge.outcome, charge.sentence) = (None, Sentence::Free);
         let limit = self.engine.policy.limits.get(charge.limit());
         charge.stage = match limit.map(|limit| limit.on_store_failure) {
             Some(OnStoreFailure::Deny) => Stage::Denied,
             Some(OnStoreFailure::Allow) | None => Stage::Waived,
             Some(OnStoreFailure::Local) => {
                 charge.page = page_of(charge.key, self.local.pages());
-                if let Ok(probe) = probe(self.local, charge.page, charge.key, self.now) {
-                    self.ask(charge, probe);
+                if let Ok(page) = self.local.read(charge.page) {
+                    self.engine.ask(charge, page, self.tier, self.now);
                 }
                 Stage::Local
             }
@@ -155,6 +156,17 @@ impl<S: Store> Charging<'_, S> {
     }
 }
 
+impl Engine {
+    /// Asks the charge's quota, and whether the client is banned.
+    fn ask(&self, charge: &mut Charge, page: &Page, tier: TierIndex, now: Timestamp) {
+        let probe = page.probe(charge.key, now);
+        charge.outcome = self.meter(charge, tier).map(|meter| meter.check(probe.state(), charge.cost, now));
+        charge.probe = Some(probe);
+        let refusals = self.limits.get(charge.limit()).map(|limit| &limit.refusals);
+        charge.sentence = refusals.map_or(Sentence::Free, |refusals| refusals.sentence(charge, page, now));
+    }
+}
+
 /// Holds back what would be charged to a limit of which another quota is exceeded. Where the request is refused for that,
 /// nothing is charged anyway; a limit that only observes counts as if it was.
 fn hold(charges: &mut [Charge]) {
@@ -167,8 +179,4 @@ fn hold(charges: &mut [Charge]) {
             charge.held = exceeded && !charge.exceeds();
         }
     }
-}
-
-fn probe<S: Store>(store: &mut S, page: u32, key: KeyHash, now: Timestamp) -> Result<Probe, StoreError> {
-    store.read(page).map(|page| page.probe(key, now))
 }

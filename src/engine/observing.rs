@@ -39,7 +39,7 @@ impl Plan {
     /// What an admitted request leaves open; `None`, as for nearly all, when its answer changes nothing.
     #[must_use]
     pub fn ticket(&self) -> Option<Ticket> {
-        let open = || self.charges.iter().filter(|charge| charge.awaits_answer && !self.refused);
+        let open = || self.charges.iter().filter(|charge| charge.awaits_answer && !charge.is_banned() && !self.refused);
         open().next()?;
         Some(Ticket { tier: self.tier, charges: open().map(Open::from).collect() })
     }

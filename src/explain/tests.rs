@@ -4,7 +4,8 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Answers, Client as ClientRules, Name, OnStoreFailure, Quota, Response, TierIndex, TierSource,
+    AddressSource, Answers, Ban, Client as ClientRules, Name, OnStoreFailure, Penalty, Quota, Response, Routing,
+    TierIndex, TierSource,
 };
 use crate::units::Span;
 
@@ -36,6 +37,8 @@ session applies
   cost   7, as x-cost is 40
   counts requests answered with 401, 500 to 599
   over   counted as refused, and goes on
+         and charged 1 for each refusal, at most 5 in a window of the quota
+         and banned for 10m after 10 refusals within 1m
 
 all applies
   key    none: one counter for all
@@ -120,9 +123,10 @@ fn policy() -> Policy {
     Policy {
         client: ClientRules {
             address: AddressSource { header: Some(("x-forwarded-for".into(), 1)), ipv6_prefix: 64 },
-            tier: Some(TierSource { header: "x-plan".into() }),
+            tier: Some(TierSource::Header("x-plan".into())),
             default_tier: TierIndex(0),
             claims_header: None,
+            api_key_header: Some("x-api-key".into()),
         },
         tiers: vec![Name("anonymous".into()), Name("free".into())],
         priorities: vec![None; 2],
@@ -138,6 +142,8 @@ fn policy() -> Policy {
                 cost: Cost::Request(costly("x-cost")),
                 only_on: vec![Answers { first: 401, last: 401 }, Answers { first: 500, last: 599 }],
                 on_exceed: OnExceed::Observe,
+                penalty: Some(Penalty { cost: Permits::ONE, max: Permits::new(5) }),
+                ban: Some(Ban { after: 10, within: Span::from_secs(60), lasts: Span::from_secs(600) }),
                 ..limit("session", Match::default(), Algorithm::TokenBucket, (20, 1))
             },
             Limit {
@@ -149,6 +155,7 @@ fn policy() -> Policy {
         mode: Mode::Enforce,
         deny: AccessList::default(),
         allow: AccessList::default(),
+        routing: Routing::default(),
         response: Response { ratelimit: true, x_ratelimit: false },
         health: None,
         shedding: None,
@@ -177,6 +184,8 @@ fn limit(name: &str, matches: Match, algorithm: Algorithm, permits_and_secs: (u3
         only_on: Vec::new(),
         on_exceed: OnExceed::Reject,
         priority: None,
+        penalty: None,
+        ban: None,
         on_store_failure: OnStoreFailure::Local,
     }
 }

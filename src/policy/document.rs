@@ -1,5 +1,9 @@
 //! The policy document: every object of it, declared once.
 
+mod client;
+
+pub(super) use client::{Address, Claims, Client, Tier};
+
 use super::access::HeaderValue;
 use super::health::{Health, Shedding};
 use super::json::Node;
@@ -9,8 +13,10 @@ use super::status::Status;
 use super::text::{AnyText, Body, Cluster, ContentType, Failure, HeaderName, Method, Url};
 use super::value::Of;
 use super::{
-    Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob, Priority,
+    Algorithm, Answers, BreakerMode, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob,
+    Priority,
 };
+use crate::api_key::Digest;
 use crate::network::Network;
 
 document! {
@@ -64,6 +70,8 @@ document! {
     AccessList {
         /// Addresses and networks, compared with the client's whole address.
         addresses: List<Network, 0, 10_000> = [],
+        /// API keys, each as its SHA-256 hash. `client.api_key` says where they stand.
+        api_keys: List<Digest, 0, 10_000> = [],
         /// Values of request headers, by the header's name. A list that allows must name headers that clients cannot guess
         /// or set themselves.
         headers: Map<HeaderName, List<HeaderValue, 1, 10_000>, 16> = NO_FIELDS,
@@ -93,50 +101,6 @@ document! {
         allow_paths: Set<PathGlob, 0, 1_000> = [],
         /// Clients that are let in, by address or network.
         allow_addresses: List<Network, 0, 10_000> = [],
-    }
-}
-
-document! {
-    /// How a request's client is told from others.
-    Client {
-        /// Where the client's address stands. The address of the connection when absent.
-        address: Address = NO_FIELDS,
-        /// Where the client's tier stands.
-        tier: Option<Tier>,
-        /// Where the client's verified claims stand.
-        claims: Option<Claims>,
-    }
-}
-
-document! {
-    /// Where the client's address stands.
-    Address {
-        /// The list header to which proxies append the address that called them, as in `x-forwarded-for`.
-        header: Option<HeaderName>,
-        /// How many proxies of your own append to the header: the client's address is that many entries from the
-        /// right, and what stands further left is whatever the client wrote. 0 is the address of the connection.
-        trusted_hops: Option<Int<0, 16>>,
-        /// How many leading bits of an IPv6 address make one client. A household or server commonly has 64.
-        ipv6_prefix: Int<1, 128> = 64,
-    }
-}
-
-document! {
-    /// Where the client's tier stands.
-    Tier {
-        /// The request header whose value is the name of a tier. It must be one that clients cannot set themselves.
-        header: Option<HeaderName>,
-        /// The tier of a client that names none of the policy's tiers. The first of the tiers when absent.
-        default: Option<Name>,
-    }
-}
-
-document! {
-    /// Where the client's verified claims stand.
-    Claims {
-        /// The request header with the payload of a verified JWT in base64url, as Envoy's `jwt_authn` forwards it. It
-        /// must be one that clients cannot set themselves.
-        header: HeaderName,
     }
 }
 
@@ -180,12 +144,40 @@ document! {
         /// How important the limit's requests are. A request is as
         /// important as the most important of its limits and its tier; `medium` where none says anything.
         priority: Option<Priority>,
+        /// What a refused request is charged. Nothing when absent.
+        penalty: Option<Penalty>,
+        /// When a client that keeps being refused is refused for a time, whatever it has used. Never when absent.
+        ban: Option<Ban>,
         /// What happens when the state cannot be had: `local` counts in the memory of the instance, `allow` lets the
         /// request pass, `deny` refuses it.
         on_store_failure: OnStoreFailure = "local",
     }
     one_of "quota" "quotas"
     later "max_delay" "mode"
+}
+
+document! {
+    /// What a refused request is charged, so that to keep trying makes the wait longer.
+    Penalty {
+        /// What each refused request is charged, as long as `max` is not exceeded.
+        cost: Int<1, MAX_PERMITS> = 1,
+        /// How many permits may be charged so within a window of the quota that refused. What is left of the quota must
+        /// suffice for a request: whoever keeps trying is still served so much.
+        max: Int<1, MAX_PERMITS>,
+    }
+}
+
+document! {
+    /// When a client that keeps being refused is refused for a time, without counting, with 429 and the rest of that time
+    /// as `Retry-After`.
+    Ban {
+        /// How many refusals by this limit begin a ban.
+        after: Int<1, 1_000_000>,
+        /// Within which span, from the first of them.
+        within: SpanIn<1_000, MONTH_MS>,
+        /// How long a ban takes. Nothing makes it longer.
+        lasts as "for": SpanIn<1_000, MONTH_MS>,
+    }
 }
 
 document! {
@@ -222,7 +214,7 @@ document! {
 document! {
     /// The header that says what a request costs: one of the request, or one of the answer.
     CostHeader {
-        /// A header of the request, set by whoever knows: a client that can set it says the least.
+        /// A header of the request, one of `client.trusted_headers`: a client would say the least.
         request_header: Option<HeaderName>,
         /// A header of the answer. The request is admitted if one permit is left, and charged when its answer comes,
         /// room or not: a window's count may exceed the quota and passes with it, a token bucket is empty at most.
@@ -259,23 +251,30 @@ document! {
     Breaker {
         /// Over which calls the rates are taken.
         window: Window,
-        /// How many calls a window must have before its rates count.
-        min_calls: Int<1, 1_000_000> = 20,
+        /// How many calls a window must have before its rates count. 20 when absent, or all of a window with fewer.
+        min_calls: Option<Int<1, 1_000_000>>,
         /// The share of failed calls, in percent, at which the breaker opens.
         failure_rate_percent: Decimal<1, 10_000> = 50,
         /// From which duration on a call is slow.
         slow_call: Option<SpanIn<1, HOUR_MS>>,
-        /// The share of slow calls, in percent, at which the breaker opens.
+        /// The share of slow calls, in percent, at which the breaker opens. 100 when absent.
         slow_rate_percent: Option<Decimal<1, 10_000>>,
         /// How many failures without a success between them open the breaker.
         consecutive_failures: Option<Int<1, 1_000_000>>,
+        /// Which calls have failed: `connect`, `timeout`, `reset`, `5xx`, or single statuses such as `429`.
+        failures: Set<Failure, 1, 64> = ["connect", "timeout", "reset", "5xx"],
         /// How long the breaker stays open.
         open: Open = NO_FIELDS,
         /// What the half-open breaker admits.
         half_open: HalfOpen = NO_FIELDS,
         /// How the closed breaker returns to admitting everything. At once when absent.
         ramp: Option<Ramp>,
-        /// Whether the breaker acts: `enforce` refuses, `observe` only counts what it would have refused.
+        /// Whether an upstream has one such breaker for each route that leads to it. One for all routes when false.
+        per_route: bool = false,
+        /// Who shares the breaker: `instance` is one Envoy with all its workers.
+        scope: Scope = "instance",
+        /// Whether the breaker acts: `enforce` refuses, `observe` only counts what it would have refused, `forced-open`
+        /// refuses every call, `disabled` none.
         mode: BreakerMode = "enforce",
     }
 }
@@ -283,17 +282,20 @@ document! {
 document! {
     /// Over which calls the rates are taken.
     Window {
-        /// The calls of the last so much time.
-        time: SpanIn<1_000, HOUR_MS>,
+        /// The calls of the last so much time, to a thirtieth of it.
+        time: Option<SpanIn<1_000, HOUR_MS>>,
+        /// So many last calls.
+        count: Option<Int<1, 10_000>>,
     }
+    one_of "time" "count"
 }
 
 document! {
     /// How long a breaker stays open.
     Open {
-        /// The first time.
+        /// The first time, and again after a good run.
         initial: SpanIn<100, HOUR_MS> = "5s",
-        /// By how much each further time without a recovery is longer.
+        /// By how much each further time without a good run between is longer.
         factor: Decimal<100, 1_000> = 2,
         /// At most, not less than `initial`.
         max: SpanIn<100, DAY_MS> = "5m",
@@ -305,8 +307,10 @@ document! {
 document! {
     /// What a half-open breaker admits.
     HalfOpen {
-        /// How many calls, all of which must succeed.
+        /// How many calls, all of which must succeed, and none be slow.
         probes: Int<1, 1_000> = 5,
+        /// How long the outcome of such a call is awaited: one that does not come has failed.
+        max_wait: SpanIn<100, HOUR_MS> = "10s",
     }
 }
 
@@ -426,20 +430,12 @@ words! {
     later "global"
 }
 
-/// Whether a breaker acts.
-#[derive(Clone, Copy)]
-#[allow(dead_code, reason = "breakers are checked before a version acts on them")]
-pub(super) enum BreakerMode {
-    /// It refuses.
-    Enforce,
-    /// It counts what it would have refused.
-    Observe,
-}
-
 words! {
     BreakerMode {
         "enforce" => BreakerMode::Enforce,
         "observe" => BreakerMode::Observe,
+        "forced-open" => BreakerMode::ForcedOpen,
+        "disabled" => BreakerMode::Disabled,
     }
 }
 

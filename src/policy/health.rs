@@ -1,9 +1,9 @@
 //! How the service is told to be, and what is shed then: the document's `health` and `shedding`.
 
+use super::client::{expect_tiers, tier_index};
 use super::document::{Document, HOUR_MS, NO_FIELDS};
 use super::error::{Path, Problems};
 use super::json::Node;
-use super::parse::{expect_tiers, tier_index};
 use super::schema::document;
 use super::shapes::{Decimal, Int, SpanIn};
 use super::value::Of;

@@ -5,8 +5,9 @@ use super::error::{Path, Problems};
 use super::schema::document;
 use super::shapes::{List, Text};
 use super::value::{Of, Value};
+use crate::api_key::Digest;
 use crate::network::{Network, Networks};
-use crate::status::{self, Token};
+use crate::status;
 
 document! {
     /// The pages `health`, `ready` and `status` below a path, answered by the filter itself for those who may see them. For
@@ -19,7 +20,7 @@ document! {
         addresses: List<Network, 0, 1_000> = [],
         /// The SHA-256 of a token, in 64 hexadecimal digits. Who sends that token as `authorization: Bearer TOKEN` may see
         /// them. Draw it at random: a word could be found from its hash.
-        token_sha256: Option<Sha256>,
+        token_sha256: Option<Digest>,
     }
 }
 
@@ -34,7 +35,7 @@ pub(super) fn status(document: Of<'_, Document>, problems: &mut Problems) -> Opt
     Some(Some(status::Status {
         path: status.path()?.to_owned(),
         addresses: Networks::new(addresses.known().copied()),
-        token: token.and_then(Token::from_hex),
+        token: token.copied(),
     }))
 }
 
@@ -53,23 +54,6 @@ impl Text for PagesPath {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
         let segment = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(is_plain);
         let right = text.strip_prefix('/').is_some_and(|path| path.split('/').all(segment));
-        right.then(|| Value::Text(text.to_owned())).ok_or(None)
-    }
-}
-
-/// A SHA-256 as text.
-pub(super) enum Sha256 {}
-
-impl Text for Sha256 {
-    const WHAT: &str = "a SHA-256";
-    const PATTERN: Option<&str> = Some("^[0-9A-Fa-f]+$");
-    const CHARS: (u32, u32) = (64, 64);
-    const RIGHT: &str = "write 64 hexadecimal digits, as `printf %s \"$TOKEN\" | sha256sum` prints them";
-
-    type Kept = str;
-
-    fn parse(text: &str) -> Result<Value, Option<String>> {
-        let right = text.bytes().all(|byte| byte.is_ascii_hexdigit());
         right.then(|| Value::Text(text.to_owned())).ok_or(None)
     }
 }

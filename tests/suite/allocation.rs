@@ -4,13 +4,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::borrow::Cow;
 use std::cell::Cell;
 
+use tidegate::breaker::{Admission, Local, Outcome};
 use tidegate::engine::{Engine, Plan};
 use tidegate::health::monitor::Monitor;
 use tidegate::health::orca::Load;
 use tidegate::key::Seed;
 use tidegate::policy::Policy;
 use tidegate::request::{RequestFacts, ResponseFacts};
-use tidegate::units::{Span, Timestamp};
+use tidegate::units::{Draw, Span, Timestamp};
 
 /// The system's allocator, counting for each thread, since tests run beside each other.
 struct Counting;
@@ -82,6 +83,24 @@ impl ResponseFacts for Loaded {
     }
 }
 
+#[test]
+fn a_call_through_a_closed_breaker_allocates_nothing() {
+    for window in [r#""time": "30s""#, r#""count": 1000"#] {
+        let breakers = format!(r#"{{ "b": {{ "window": {{ {window} }}, "slow_call": "1s" }} }}"#);
+        let policy = Policy::parse(&format!(r#"{{ "version": 1, "breakers": {breakers} }}"#)).unwrap();
+        let mut local = Local::new(&policy.breakers()[0]);
+
+        let before = ALLOCATIONS.get();
+        for call in 0..10_000 {
+            let now = Timestamp::from_millis(1_800_000_000_000 + call * 11);
+            let Some(Admission::Pass(ticket)) = local.judge(Draw(call), now) else { panic!("not closed") };
+            let outcome = if call % 3 == 0 { Outcome::Failure } else { Outcome::Success };
+            assert!(!local.record(ticket, outcome, Span::from_millis(call % 1_500), now));
+        }
+        assert_eq!(ALLOCATIONS.get() - before, 0);
+    }
+}
+
 /// A request whose path is normal, as most are, from a host that lends what it has.
 struct Ordinary;
 
@@ -116,7 +135,7 @@ const POLICY: &str = r#"{
     "version": 1,
     "client": {
         "address": { "header": "x-forwarded-for", "trusted_hops": 1, "ipv6_prefix": 64 },
-        "tier": { "header": "x-plan", "default": "anonymous" }
+        "tier": { "header": "x-plan", "default": "anonymous" }, "trusted_headers": ["x-plan"]
     },
     "tiers": ["anonymous", "free"],
     "limits": [

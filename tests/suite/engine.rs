@@ -2,6 +2,7 @@
 
 mod costs;
 mod quotas;
+mod refusals;
 
 use crate::harness::{Answer, Request, engine, engine_of, ms};
 use tidegate::decision::Cause;

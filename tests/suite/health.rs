@@ -225,7 +225,7 @@ impl Bench {
 
 const SHEDDING: &str = r#"{
     "version": 1,
-    "client": { "tier": { "header": "x-plan" } },
+    "client": { "tier": { "header": "x-plan" }, "trusted_headers": ["x-plan"] },
     "tiers": ["none", "bulk", "paying", "doctor"],
     "priorities": { "bulk": "low", "paying": "high", "doctor": "critical" },
     "health": {},

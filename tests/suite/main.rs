@@ -12,6 +12,7 @@ mod origin;
 
 mod access;
 mod allocation;
+mod breaker;
 mod core_is_pure;
 mod decision;
 mod demo;

@@ -83,7 +83,7 @@ fn a_text_without_a_json_value_is_refused_as_such() {
 }
 
 /// Bad policies with errors that a JSON Schema cannot express.
-const BEYOND_A_SCHEMA: [&str; 20] = [
+const BEYOND_A_SCHEMA: [&str; 23] = [
     // Two fields of an object, of which readers of JSON keep one.
     "duplicate-fields",
     // A number of decimals: a schema's `multipleOf` is at the mercy of binary fractions.
@@ -105,6 +105,9 @@ const BEYOND_A_SCHEMA: [&str; 20] = [
     "quotas",
     "quotas-of-one-window",
     "costs-together",
+    "refusals-together",
+    "untrusted",
+    "tiers-of-clients",
     "hops-without-header",
     "header-without-hops",
     "upstream-to-nowhere",

@@ -15,7 +15,7 @@ use tidegate::units::Draw;
 
 const POLICY: &str = r#"{
     "version": 1,
-    "client": { "tier": { "header": "x-plan" } },
+    "client": { "tier": { "header": "x-plan" }, "trusted_headers": ["x-plan"] },
     "tiers": ["normal", "bulk", "paying", "doctor"],
     "priorities": { "bulk": "low", "paying": "high", "doctor": "critical" },
     "health": { "latency": { "degraded": "300ms", "critical": "800ms" } }

@@ -9,7 +9,8 @@ use tidegate::store::memory::MemoryStore;
 /// Twenty permits an hour, at this cost, with these further fields.
 fn costing(algorithm: &str, cost: &str, more: &str) -> String {
     format!(
-        r#"{{ "version": 1, "limits": [ {{ "name": "api", "key": ["address"], "algorithm": "{algorithm}",
+        r#"{{ "version": 1, "client": {{ "trusted_headers": ["x-cost"] }},
+        "limits": [ {{ "name": "api", "key": ["address"], "algorithm": "{algorithm}",
         "quota": {{ "permits": 20, "window": "1h" }}, "cost": {cost}{more} }} ] }}"#
     )
 }

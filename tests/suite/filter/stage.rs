@@ -109,6 +109,8 @@ pub fn policy(limits: impl IntoIterator<Item = Value>) -> Value {
         "client": {
             "address": { "header": "x-forwarded-for", "trusted_hops": 2 },
             "claims": { "header": "x-jwt-payload" },
+            // The tests are all of the proxies in front.
+            "trusted_headers": ["x-jwt-payload", "x-plan", "x-cost"],
         },
         "limits": limits.into_iter().collect::<Vec<_>>(),
     })
