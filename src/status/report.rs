@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::health::Health;
 use crate::health::monitor::Monitor;
 use crate::health::orca::Load;
-use crate::policy::{Algorithm, Limit, Policy, Priority, TierIndex};
+use crate::policy::{Algorithm, Limit, Policy, Priority, TierIndex, Upstream};
 use crate::units::{BasisPoints, Span, Timestamp};
 
 /// Where what the pages say is taken from.
@@ -72,6 +72,8 @@ impl Sources<'_> {
         }
         write!(text, ",\"keys\":{{\"live\":{},\"max\":{}}},\"limits\":", self.live_keys, policy.max_keys)?;
         list(text, &policy.limits, |text, limit| write_limit(text, limit, policy))?;
+        text.push_str(",\"upstreams\":");
+        list(text, policy.upstreams(), |text, upstream| write_upstream(text, upstream, policy))?;
         text.push('}');
         Ok(())
     }
@@ -113,6 +115,15 @@ fn write_limit(text: &mut String, limit: &Limit, policy: &Policy) -> fmt::Result
     }
     text.push_str("}}");
     Ok(())
+}
+
+/// An upstream and the pattern of its breaker. Whether that is open is for the adapter to add that acts on it.
+fn write_upstream(text: &mut String, upstream: &Upstream, policy: &Policy) -> fmt::Result {
+    write!(text, "{{\"name\":\"{}\"", upstream.name.as_str())?;
+    if let Some(breaker) = upstream.breaker.and_then(|breaker| policy.breakers().get(breaker)) {
+        write!(text, ",\"breaker\":\"{}\"", breaker.name.as_str())?;
+    }
+    text.write_char('}')
 }
 
 fn millis(span: Span) -> u64 {

@@ -355,9 +355,15 @@ fn pages_tell_how_the_service_is() {
     assert!(health["for_ms"].as_u64().is_some_and(|ms| ms > 40_000), "{health}");
     assert_eq!(status["limits"][1]["quotas"]["doctor"], json!([{ "permits": 9, "window": "1s" }]));
 
-    let plain = engine(r#"{ "version": 1 }"#);
+    let plain = engine(
+        r#"{ "version": 1, "breakers": { "b": { "window": { "time": "9s" } } },
+        "upstreams": { "origin": { "cluster": "o", "breaker": "b" }, "cdn": { "cluster": "c" } } }"#,
+    );
     let reply = Sources { engine: &plain, fingerprint: Fingerprint::of(""), monitor: None, live_keys: 0, now: ms(0) }
         .reply(Page::Status);
     let status: Value = serde_json::from_str(&reply.body).expect("JSON");
     assert_eq!((&status["health"], &status["shedding"], &status["limits"]), (&Value::Null, &Value::Null, &json!([])));
+    let upstreams: Vec<_> = status["upstreams"].as_array().unwrap().iter().collect();
+    assert!(upstreams.contains(&&json!({ "name": "origin", "breaker": "b" })), "{upstreams:?}");
+    assert!(upstreams.contains(&&json!({ "name": "cdn" })), "{upstreams:?}");
 }
