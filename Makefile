@@ -66,7 +66,8 @@ filter:
 	$(call say,building the filter)
 	@# Panics say where they come from: by the crate, not by a path of whoever has built it. The last prefix that fits
 	@# counts, and Cargo wants the flags apart by a character that no path holds.
-	@flags=("--remap-path-prefix=$$HOME=home" "--remap-path-prefix=$(CARGO_HOME)/registry/src=crates" \
+	@# SHA-256 in a loop: written out, as it comes, it is 8 KB for 0.2 us less of an API key.
+	@flags=('--cfg=sha2_backend_soft="compact"' "--remap-path-prefix=$$HOME=home" "--remap-path-prefix=$(CARGO_HOME)/registry/src=crates" \
 			"--remap-path-prefix=$(CURDIR)=."); \
 		export CARGO_ENCODED_RUSTFLAGS=$$(IFS=$$'\x1f'; echo "$${flags[*]}"); \
 		cargo build --package tidegate-envoy --target wasm32-wasip1 --profile wasm

@@ -9,15 +9,15 @@ use crate::lookup::trim_blanks;
 use crate::policy::TierIndex;
 use crate::sorted::{find, sorted};
 
-/// The SHA-256 hash of an API key.
+/// The SHA-256 hash of an API key. In words, which are compared and moved in less code than bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Digest([u8; 32]);
+pub struct Digest([u64; 4]);
 
 impl Digest {
     /// The hash of this key; `None` of an empty text or one longer than 4,096 bytes, which is no key.
     #[must_use]
     pub fn of(key: &[u8]) -> Option<Self> {
-        (1..=KEY_MAX_LEN).contains(&key.len()).then(|| Self(Sha256::digest(key).into()))
+        (1..=KEY_MAX_LEN).contains(&key.len()).then(|| Self::from_bytes(&Sha256::digest(key)))
     }
 
     /// Whether the two are equal, found in the same time wherever they differ.
@@ -41,14 +41,22 @@ impl Digest {
         for byte in &mut bytes {
             *byte = (digit(digits.next()?)? << 4) | digit(digits.next()?)?;
         }
-        digits.next().is_none().then_some(Self(bytes))
+        digits.next().is_none().then(|| Self::from_bytes(&bytes))
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Self {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = bytes.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte));
+        }
+        Self(words)
     }
 }
 
 /// The 64 digits.
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.0.iter().try_for_each(|word| write!(f, "{word:016x}"))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a policy makes of one request, in words.
 
+mod serving;
+
 use core::fmt::{self, Write as _};
 use std::borrow::Cow;
 
@@ -26,11 +28,19 @@ pub fn explain(policy: &Policy, facts: &dyn RequestFacts) -> String {
     let client = Client::new(&request, policy);
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = write_all(&mut text, policy, &request, &client);
+    if write_all(&mut text, policy, &request, &client) == Ok(true) {
+        let _ = serving::write_serving(&mut text, policy, facts);
+    }
     text
 }
 
-fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, client: &Client<'_, 'a>) -> fmt::Result {
+/// All about limits, and whether the request is let in at all.
+fn write_all<'a>(
+    text: &mut String,
+    policy: &'a Policy,
+    request: &Lookup<'a>,
+    client: &Client<'_, 'a>,
+) -> Result<bool, fmt::Error> {
     let (address, from) = client.address();
     writeln!(text, "path     {}", shown(request.path()))?;
     writeln!(text, "client   {}, from {}", address_words(address, request, policy), origin_words(from, policy))?;
@@ -38,10 +48,11 @@ fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, cl
         writeln!(text, "tier     {}{}", tier.as_str(), tier_words(policy, request, client, tier.as_str()))?;
     }
     if let Some(page) = policy.status.as_ref().and_then(|status| status.page(request, || client.ip())) {
-        return writeln!(text, "status   answered with the page {}", page.as_str());
+        writeln!(text, "status   answered with the page {}", page.as_str())?;
+        return Ok(false);
     }
     if !write_entry(text, policy, request, client)? {
-        return Ok(());
+        return Ok(false);
     }
     write_shedding(text, policy, request, client)?;
     for limit in &policy.limits {
@@ -52,7 +63,7 @@ fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, cl
             }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What the stages before the limits make of the request, and whether the limits are asked.

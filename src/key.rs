@@ -81,7 +81,7 @@ impl Seed {
         Self([bits as u64, (bits >> 64) as u64])
     }
 
-    fn hasher(self, domain: u8) -> SipHasher13 {
+    pub(crate) fn hasher(self, domain: u8) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
         hasher.write(&[domain]);
         hasher
@@ -301,8 +301,13 @@ impl<'r, 'a> Client<'r, 'a> {
     }
 }
 
+/// The decoded value of the parameter `name` of a query; `None` when it is absent, empty or stands twice.
+pub(crate) fn query_value<'q>(query: &'q [u8], name: &str) -> Option<Cow<'q, [u8]>> {
+    query::find(query, name)
+}
+
 /// One part of what is hashed: its tag, its length and its bytes.
-fn write(hasher: &mut SipHasher13, tag: u8, bytes: &[u8]) {
+pub(crate) fn write(hasher: &mut SipHasher13, tag: u8, bytes: &[u8]) {
     let [b0, b1, b2, b3, b4, b5, b6, b7] = (bytes.len() as u64).to_le_bytes();
     hasher.write(&[tag, b0, b1, b2, b3, b4, b5, b6, b7]);
     hasher.write(bytes);
@@ -313,6 +318,7 @@ const DOMAIN_IDENTITY: u8 = 1;
 const DOMAIN_KEY: u8 = 2;
 const DOMAIN_FALLBACK: u8 = 3;
 const DOMAIN_PARTITION: u8 = 4;
+// 20 to 22 are those of `stale`.
 
 /// What a part is. These numbers are in every key that is counted: a new kind gets a new number.
 const TAG_ADDRESS: u8 = 1;

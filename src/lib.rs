@@ -19,6 +19,7 @@
 
 pub mod access;
 pub mod api_key;
+pub mod assets;
 pub mod breaker;
 pub mod decision;
 pub mod engine;
@@ -38,6 +39,7 @@ pub mod policy;
 pub mod request;
 pub mod shed;
 mod sorted;
+pub mod stale;
 pub mod status;
 pub mod store;
 pub mod table;

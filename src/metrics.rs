@@ -61,6 +61,12 @@ pub enum Total {
     ShedMedium,
     /// Requests of the priority `high` that were shed.
     ShedHigh,
+    /// Answers that were kept.
+    Kept,
+    /// Answers that might have been kept, but for want of room or state, or since they did not come whole.
+    NotKept,
+    /// Kept answers that went for others.
+    KeptEvictions,
     /// Bans that began.
     Bans,
     /// Permits that refused requests were charged as penalties.
@@ -69,7 +75,7 @@ pub enum Total {
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -82,6 +88,9 @@ impl Total {
         Self::ShedLow,
         Self::ShedMedium,
         Self::ShedHigh,
+        Self::Kept,
+        Self::NotKept,
+        Self::KeptEvictions,
         Self::Bans,
         Self::PenaltyPermits,
     ];

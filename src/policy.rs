@@ -7,6 +7,7 @@ mod breaker;
 mod client;
 mod cost;
 mod document;
+mod document_answers;
 mod error;
 mod failures;
 mod health;
@@ -19,6 +20,7 @@ mod read;
 mod refusal;
 mod routing;
 mod schema;
+mod serving;
 mod shapes;
 mod status;
 mod text;
@@ -28,7 +30,8 @@ pub use breaker::{Breaker, BreakerMode, HalfOpen, OpenFor, Ramp, SlowCalls, Wind
 pub use cost::{Cost, CostHeader};
 pub use error::{Place, PolicyError, PolicyErrors};
 pub use failures::{CallEnd, Failures};
-pub use routing::{Cache, Fallback, Route, Routing, Static, Upstream};
+pub use routing::{Fallback, Route, Routing, Upstream};
+pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
@@ -52,6 +55,7 @@ pub struct Policy {
     pub(crate) allow: AccessList,
     /// Upstreams, their breakers, and the routes that lead to them.
     pub(crate) routing: Routing,
+    pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
     /// What tells how the service is, if that is to be told.
     pub(crate) health: Option<crate::health::Rules>,
@@ -380,6 +384,12 @@ impl Policy {
     #[must_use]
     pub fn mode(&self) -> &Mode {
         &self.mode
+    }
+
+    /// How much is kept of good answers.
+    #[must_use]
+    pub fn kept(&self) -> KeptBytes {
+        self.kept
     }
 
     /// Where requests can go, by name.

@@ -79,6 +79,18 @@ impl Span {
         self.0
     }
 
+    /// Whole seconds, rounded down.
+    #[must_use]
+    pub const fn as_secs(self) -> u64 {
+        self.0 / NANOS_PER_SEC
+    }
+
+    /// Both spans one after the other, at most the longest that fits.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
     /// Whole seconds, rounded up, so that waiting that long always suffices.
     #[must_use]
     pub const fn as_secs_ceil(self) -> u64 {

@@ -85,8 +85,17 @@ extern "C" fn proxy_on_request_headers(stream: u32, _count: u32, _end: u32) -> u
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_response_headers(stream: u32, _count: u32, _end: u32) -> u32 {
-    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, Filter::response_headers) as u32)
+extern "C" fn proxy_on_response_headers(stream: u32, _count: u32, end: u32) -> u32 {
+    VM.with_borrow_mut(|vm| {
+        vm.streams.get_mut(stream).map_or(Next::Continue, |filter| filter.response_headers(end != 0)) as u32
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_body(stream: u32, size: usize, end: u32) -> u32 {
+    VM.with_borrow_mut(|vm| {
+        vm.streams.get_mut(stream).map_or(Next::Continue, |filter| filter.response_body(size, end != 0)) as u32
+    })
 }
 
 /// Ends a stream, or forgets a root after exporting what it has counted last.

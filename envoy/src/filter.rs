@@ -3,6 +3,7 @@
 use crate::facts::{Answer, Facts, NoAnswer};
 use crate::host::{self, Map};
 use crate::instance::{Instance, Work};
+use crate::serving::Serving;
 use std::rc::Rc;
 use tidegate::decision::{Reply, quota_headers};
 use tidegate::engine::Ticket;
@@ -26,12 +27,14 @@ pub struct Filter {
     ticket: Option<Ticket>,
     /// When the request came, while an answer to it will tell of the service's health.
     began: Option<Timestamp>,
+    /// What the route says of the answer.
+    serving: Serving,
 }
 
 impl Filter {
     /// A stream under this policy.
     pub fn new(instance: Rc<Instance>) -> Self {
-        Self { instance, headers: Vec::new(), ticket: None, began: None }
+        Self { instance, headers: Vec::new(), ticket: None, began: None, serving: Serving::default() }
     }
 
     /// Decides on the request.
@@ -46,6 +49,7 @@ impl Filter {
         }
         instance.engine.plan(&Facts, &mut work.plan);
         if work.plan.is_clear() {
+            self.serving.request(&instance);
             return Next::Continue;
         }
         let now = self.began.unwrap_or_else(now);
@@ -69,6 +73,7 @@ impl Filter {
         match decision.refusal {
             None => {
                 self.ticket = work.plan.ticket();
+                self.serving.request(&instance);
                 Next::Continue
             }
             Some(refusal) => {
@@ -80,13 +85,15 @@ impl Filter {
     }
 
     /// Lets the limits learn from the answer, and tells the client how it stands with them.
-    pub fn response_headers(&mut self) -> Next {
+    pub fn response_headers(&mut self, is_whole: bool) -> Next {
         if let Some(ticket) = self.ticket.take() {
             self.observe(&ticket, &Answer);
         }
         if let (Some(began), Some(monitor)) = (self.began.take(), &mut self.instance.work.borrow_mut().monitor) {
             monitor.answered(&Answer, began, now());
         }
+        // Before what is said to this client alone.
+        self.serving.answer(&self.instance, is_whole);
         // Nothing is left here for the filter's own refusals, which come by here too.
         for (name, value) in self.headers.drain(..) {
             // The structured fields are lists, to which an upstream with limits of its own may have contributed.
@@ -102,6 +109,12 @@ impl Filter {
         Next::Continue
     }
 
+    /// Sees a piece of the answer's body pass.
+    pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
+        self.serving.body(&self.instance, size, is_last);
+        Next::Continue
+    }
+
     /// Ends the stream. One that had no answer, since its client went away, is told to the limits that await it.
     pub fn end(self) {
         if let Some(ticket) = &self.ticket {
@@ -110,6 +123,7 @@ impl Filter {
         if let (Some(began), Some(monitor)) = (self.began, &mut self.instance.work.borrow_mut().monitor) {
             monitor.abandoned(began, now());
         }
+        self.serving.end(&self.instance);
     }
 
     fn observe(&self, ticket: &Ticket, answer: &dyn ResponseFacts) {

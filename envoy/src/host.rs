@@ -94,8 +94,41 @@ pub fn add_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
     done(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
+/// Every header line, as bytes that [`lines`] reads.
+pub fn header_lines(map: Map) -> Result<Vec<u8>, HostError> {
+    let bytes = received(|data, size| unsafe { proxy_get_header_map_pairs(map as u32, data, size) })?;
+    Ok(bytes.unwrap_or_default())
+}
+
+/// The names and values of header lines as the ABI has them, see [`pairs`]. What the host cut short ends there.
+pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    fn word(bytes: &[u8], at: usize) -> Option<usize> {
+        let (word, _) = bytes.get(at..)?.split_first_chunk::<4>()?;
+        usize::try_from(u32::from_le_bytes(*word)).ok()
+    }
+    let count = word(bytes, 0).unwrap_or(0);
+    let mut texts = count.checked_mul(8).and_then(|sizes| bytes.get(sizes.checked_add(4)?..)).unwrap_or_default();
+    (0..count).map_while(move |line| {
+        let at = line.checked_mul(8)?.checked_add(4)?;
+        let mut text = |size: usize| {
+            let (text, rest) = texts.split_at_checked(size)?;
+            texts = rest.strip_prefix(b"\0")?;
+            Some(text)
+        };
+        Some((text(word(bytes, at)?)?, text(word(bytes, at.checked_add(4)?)?)?))
+    })
+}
+
+/// The piece of the answer's body that has just come, of so many bytes.
+pub fn body_piece(size: usize) -> Result<Vec<u8>, HostError> {
+    const RESPONSE_BODY: u32 = 1;
+    let bytes = received(|data, got| unsafe { proxy_get_buffer_bytes(RESPONSE_BODY, 0, size, data, got) })?;
+    Ok(bytes.unwrap_or_default())
+}
+
 /// Sets a header in place of those of the same name.
-pub fn replace_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
+pub fn replace_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Result<(), HostError> {
+    let value = value.as_ref();
     done(unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
@@ -221,6 +254,7 @@ unsafe extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_add_header_map_value(
         map: u32,
         name: *const u8,

@@ -4,21 +4,27 @@ use crate::health;
 use crate::host;
 use crate::metrics::Metrics;
 use crate::random::Random;
+use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use core::cell::RefCell;
+use tidegate::assets::Assets;
 use tidegate::engine::{Engine, Plan};
 use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
 use tidegate::metrics::Counters;
-use tidegate::policy::Policy;
+use tidegate::policy::{KeptBytes, Policy};
+use tidegate::stale::{AnswerKey, shelf};
 use tidegate::status::Fingerprint;
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
+use tidegate::units::Timestamp;
 
 /// A policy in force, and the memory that its decisions work in.
 pub struct Instance {
     pub engine: Engine,
     pub fingerprint: Fingerprint,
+    pub assets: Assets,
+    pub kept: KeptBytes,
     pub work: RefCell<Work>,
 }
 
@@ -37,6 +43,8 @@ pub struct Work {
     pub random: Random,
     /// How many keys the table held when it was last counted.
     pub live_keys: u64,
+    /// The answers that streams of this VM are collecting.
+    pub collected: Vec<AnswerKey>,
 }
 
 impl Instance {
@@ -49,9 +57,17 @@ impl Instance {
             // A policy that is put in force in the middle of an outage knows of it from the first request.
             health::share(monitor, &mut bytes);
         }
+        let (kept, seed) = (policy.kept(), shared_seed());
+        let assets = Assets::new(&policy, seed);
+        if assets.keeps() {
+            // Should it fail, the next answer that is kept makes its page fit.
+            let _ = shelf::trim(&mut SharedShelf, kept.max_bytes, Timestamp::from_nanos(host::now_ns()));
+        }
         Self {
-            engine: Engine::new(policy, shared_seed()),
+            engine: Engine::new(policy, seed),
             fingerprint,
+            assets,
+            kept,
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
@@ -64,6 +80,7 @@ impl Instance {
                 bytes,
                 random: Random::new(),
                 live_keys: 0,
+                collected: Vec::new(),
             }),
         }
     }

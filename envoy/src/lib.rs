@@ -1,8 +1,9 @@
 //! Tidegate as an Envoy filter: a thin adapter between the proxy-wasm ABI and the core.
 //!
 //! `abi` is what Envoy calls, `host` what is called of Envoy. `root` reads the policy (`structure` where it is YAML) and
-//! exports what was counted, `filter` takes one request through the core, `streams` finds the filter of a stream,
-//! `store` keeps the key table in Envoy's shared data, and `health` there what all workers know of the service's health.
+//! exports what was counted, `filter` takes one request through the core, `serving` does to its answer what its route
+//! says, `streams` finds the filter of a stream, `store` keeps the key table in Envoy's shared data, `shelf` good answers, and
+//! `health` what all workers know of the service's health.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,6 +16,8 @@ mod instance;
 mod metrics;
 mod random;
 mod root;
+mod serving;
+mod shelf;
 mod store;
 mod streams;
 mod structure;

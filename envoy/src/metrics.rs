@@ -105,6 +105,9 @@ fn total_name(total: Total) -> &'static str {
         Total::ShedLow => "tidegate_shed_total.priority=low",
         Total::ShedMedium => "tidegate_shed_total.priority=medium",
         Total::ShedHigh => "tidegate_shed_total.priority=high",
+        Total::Kept => "tidegate_kept_total",
+        Total::NotKept => "tidegate_not_kept_total",
+        Total::KeptEvictions => "tidegate_kept_evictions_total",
         Total::Bans => "tidegate_bans_total",
         Total::PenaltyPermits => "tidegate_penalty_permits_total",
     }

@@ -4,8 +4,8 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Answers, Ban, Client as ClientRules, Name, OnStoreFailure, Penalty, Quota, Response, Routing,
-    TierIndex, TierSource,
+    AddressSource, Answers, Ban, Client as ClientRules, KeptBytes, Name, OnStoreFailure, Penalty, Quota, Response,
+    Routing, TierIndex, TierSource,
 };
 use crate::units::Span;
 
@@ -131,6 +131,7 @@ fn policy() -> Policy {
         tiers: vec![Name("anonymous".into()), Name("free".into())],
         priorities: vec![None; 2],
         max_keys: 1_000,
+        kept: KeptBytes { max_object: 1_024, max_bytes: 32_768 },
         limits: vec![
             Limit {
                 key: vec![KeyPart::Address, KeyPart::Path],

@@ -5,6 +5,7 @@ mod client;
 pub(super) use client::{Address, Claims, Client, Tier};
 
 use super::access::HeaderValue;
+use super::document_answers::{Cache, Kept, Preload, Static, Variants};
 use super::health::{Health, Shedding};
 use super::json::Node;
 use super::schema::{document, words};
@@ -110,6 +111,8 @@ document! {
         /// How many keys, each a client of a quota, are counted at one time; each takes 16 bytes. When there are more,
         /// those nearest to having used nothing are forgotten first.
         max_keys: Int<1_000, MAX_KEYS> = 100_000,
+        /// How much is kept of good answers, for routes with `stale`.
+        kept: Kept = NO_FIELDS,
     }
 }
 
@@ -335,8 +338,12 @@ document! {
         upstreams: Set<Name, 1, 16>,
         /// What happens when an upstream fails.
         fallback: Option<Fallback>,
-        /// What is kept of good answers.
+        /// What answers tell caches, and what tells kept answers from each other.
         cache: Option<Cache>,
+        /// Images in the format and the width that the client needs, made by the image service of a CDN.
+        variants: Option<Variants>,
+        /// What pages of this route will need: a `Link` header on HTML tells browsers before they have read it.
+        preload: List<Preload, 0, 16> = [],
     }
 }
 
@@ -347,30 +354,10 @@ document! {
         on: Set<Failure, 1, 64>,
         /// How many upstreams are tried at most. All of the route's when absent.
         attempts: Option<Int<1, 16>>,
-        /// How old a kept answer may be to serve when all upstreams fail.
+        /// How old a kept answer may be to serve when all upstreams fail. Nothing is kept when absent.
         stale: Option<SpanIn<1_000, MONTH_MS>>,
         /// The answer when nothing else is left.
         fixed as "static": Option<Static>,
-    }
-}
-
-document! {
-    /// An answer that needs no upstream.
-    Static {
-        /// Its status.
-        status: Int<200, 599>,
-        /// Its content type.
-        content_type: ContentType = "text/plain; charset=utf-8",
-        /// Its body.
-        body: Body = "",
-    }
-}
-
-document! {
-    /// What is kept of good answers.
-    Cache {
-        /// For how long an answer is fresh.
-        ttl: SpanIn<1_000, MONTH_MS>,
     }
 }
 

@@ -15,6 +15,7 @@ use super::quota;
 use super::refusal;
 use super::routing;
 use super::schema::Document as _;
+use super::serving;
 use super::shapes::OneOf;
 use super::status;
 use super::value::{Items, Of};
@@ -58,6 +59,7 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
 fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy> {
     let root = Path::Root;
     let routing = routing::routing(document, problems);
+    let kept = serving::kept_bytes(document, problems);
     // When none of the tiers could be read, nothing can be said of what refers to them.
     let tiers = document.tiers().filter(|set| set.is_empty() || set.known().next().is_some());
     let tiers: Option<Vec<Name>> = tiers.map(|set| set.known().cloned().collect());
@@ -98,6 +100,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         deny: deny?,
         allow: allow?,
         routing: routing?,
+        kept: kept?,
         response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
         priorities: priorities?,
         health: health?,

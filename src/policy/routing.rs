@@ -5,7 +5,7 @@ use super::error::{Path, Problems};
 use super::failures::Failures;
 use super::parse::{Taken, matches, unknown};
 use super::value::Of;
-use super::{Breaker, Match, Name, breaker};
+use super::{Breaker, Match, Name, Serving, breaker, serving};
 use crate::units::Span;
 
 /// Where requests can go.
@@ -41,7 +41,8 @@ pub struct Route {
     /// In the order of preference, as indexes into the policy's upstreams; at least one, at most 16.
     pub(crate) upstreams: Vec<usize>,
     pub(crate) fallback: Option<Fallback>,
-    pub(crate) cache: Option<Cache>,
+    /// What it says of its answers.
+    pub(crate) serving: Serving,
 }
 
 /// What happens when an upstream fails.
@@ -51,26 +52,6 @@ pub struct Fallback {
     pub(crate) on: Failures,
     /// How many upstreams are tried at most, `1..=16`.
     pub(crate) attempts: u32,
-    /// How old a kept answer may be to serve when all upstreams fail.
-    pub(crate) stale: Option<Span>,
-    /// The answer when nothing else is left.
-    pub(crate) fixed: Option<Static>,
-}
-
-/// An answer that needs no upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Static {
-    /// `200..=599`.
-    pub(crate) status: u16,
-    pub(crate) content_type: String,
-    pub(crate) body: String,
-}
-
-/// What is kept of good answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cache {
-    /// For how long an answer is fresh.
-    pub(crate) ttl: Span,
 }
 
 impl Upstream {
@@ -98,6 +79,12 @@ impl Route {
     #[must_use]
     pub fn name(&self) -> &Name {
         &self.name
+    }
+
+    /// What the route says of its answers.
+    #[must_use]
+    pub fn serving(&self) -> &Serving {
+        &self.serving
     }
 
     /// The upstreams in the order of preference, as indexes into the policy's.
@@ -208,6 +195,7 @@ fn route(
             upstreams
         });
     }
+    let serving = serving::serving(document, at, problems);
     let fallback = match document.fallback() {
         Some(Some(it)) => fallback(it).map(Some),
         other => other.map(|_| None),
@@ -218,24 +206,13 @@ fn route(
         matches: matches?,
         upstreams: upstreams?,
         fallback: fallback?,
-        cache: match document.cache()? {
-            Some(cache) => Some(Cache { ttl: cache.ttl()? }),
-            None => None,
-        },
+        serving: serving?,
     })
 }
 
 fn fallback(document: Of<'_, document::Fallback>) -> Option<Fallback> {
-    let fixed = match document.fixed()? {
-        Some(fixed) => Some(Static {
-            status: u16::try_from(fixed.status()?).ok()?,
-            content_type: fixed.content_type()?.to_owned(),
-            body: fixed.body()?.to_owned(),
-        }),
-        None => None,
-    };
     let attempts = document.attempts()?.unwrap_or(MAX_ATTEMPTS);
-    Some(Fallback { on: Failures::of(&document.on()?), attempts, stale: document.stale()?, fixed })
+    Some(Fallback { on: Failures::of(&document.on()?), attempts })
 }
 
 /// The place of a name among those known, in order; one that is not there is reported.

@@ -19,6 +19,7 @@ mod demo;
 mod engine;
 mod explain;
 mod filter;
+mod fuzz;
 mod harness;
 mod health;
 mod limiter;

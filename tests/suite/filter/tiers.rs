@@ -5,6 +5,7 @@ use tidegate::api_key::Digest;
 
 use super::client::Request;
 use super::stage::{Stage, limit, policy};
+use crate::bootstrap::Bootstrap;
 
 /// One permit for anybody, three for `free`, five for `premium`.
 fn tiered(tier: Value) -> Value {
@@ -66,6 +67,56 @@ async fn claim_says_the_tier() {
     }
     stage.end().await;
 }
+
+/// Envoy's own verification of tokens before the filter, for the paths below `/api`, where a token may be missing.
+fn verifying_tokens(bootstrap: Bootstrap) -> Bootstrap {
+    let mut bootstrap: Value = serde_json::from_str(&bootstrap.text()).unwrap();
+    let filters = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters";
+    let jwks = json!({ "keys": [{ "kty": "oct", "alg": "HS256", "kid": "k", "k": HMAC_KEY }] });
+    let verification = json!({
+        "name": "jwt",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+            "providers": { "issuer": {
+                "issuer": "https://issuer.example",
+                "forward_payload_header": "x-jwt-payload",
+                "local_jwks": { "inline_string": jwks.to_string() },
+            } },
+            "rules": [
+                { "match": { "prefix": "/open" } },
+                { "match": { "prefix": "/api" }, "requires": { "requires_any": { "requirements": [
+                    { "provider_name": "issuer" }, { "allow_missing": {} },
+                ] } } },
+            ],
+        },
+    });
+    bootstrap.pointer_mut(filters).and_then(Value::as_array_mut).unwrap().insert(0, verification);
+    Bootstrap::parse(&bootstrap.to_string()).unwrap()
+}
+
+#[tokio::test]
+async fn claims_are_those_of_the_token_that_envoy_has_verified() {
+    let tier = json!({ "claim": "org.plan" });
+    let stage = Stage::with(&tiered(tier), verifying_tokens).await;
+    let bearer = |token: &str| format!("Bearer {token}");
+    let forged = |request: Request| request.with("x-jwt-payload", "eyJvcmciOnsicGxhbiI6InByZW1pdW0ifX0");
+    let at = |path: &str, address: &str| Request::get(path).from(address);
+    assert_eq!(stage.admitted(&at("/api", "192.0.2.1").with("authorization", bearer(TOKEN)), 7).await, 5);
+    // What a client writes into the header is dropped, with a token beside it and without.
+    assert_eq!(stage.admitted(&forged(at("/api", "192.0.2.2")), 7).await, 1);
+    assert_eq!(stage.admitted(&forged(at("/api", "192.0.2.3")).with("authorization", bearer(TOKEN)), 7).await, 5);
+    let changed = TOKEN.replace(".AJQ", ".AJR");
+    assert_eq!(stage.ask(&at("/api", "192.0.2.4").with("authorization", bearer(&changed))).await.status, 401);
+    // Also where a rule asks for no token, and where there is no rule.
+    assert_eq!(stage.admitted(&forged(at("/open", "192.0.2.5")), 7).await, 1);
+    assert_eq!(stage.admitted(&forged(at("/other", "192.0.2.6")), 7).await, 1);
+    stage.end().await;
+}
+
+const HMAC_KEY: &str = "YW4gaG1hYyBrZXkgb2YgdGhlIHN1aXRlLCBvZiAzMiBvciBtb3JlIGJ5dGVz";
+/// `{"iss":"https://issuer.example","org":{"plan":"premium"}}`, signed with that key (HS256).
+const TOKEN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImtpZCI6ImsifQ.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwib3JnI\
+    jp7InBsYW4iOiJwcmVtaXVtIn19.AJQbzKwvxW0vsaf-0pWH8wMpr3hbUWQI0aE2HgR_irs";
 
 #[tokio::test]
 async fn policy_that_would_believe_a_client_never_gets_into_force() {
