@@ -55,6 +55,8 @@ pub enum Cause {
     Maintenance,
     /// The client is on the policy's list `deny`: 403.
     Denied,
+    /// The service is not well, and spared of this request: 503.
+    Shed,
 }
 
 /// What a refused client gets, and in which form.
@@ -65,8 +67,8 @@ pub struct Reply {
     /// The gRPC status, for a client that speaks gRPC: PERMISSION_DENIED (7), RESOURCE_EXHAUSTED (8) or
     /// UNAVAILABLE (14).
     pub grpc_status: u8,
-    /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_ban_NAME`, `tidegate_store_NAME`, `tidegate_maintenance` or
-    /// `tidegate_denied`.
+    /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_ban_NAME`, `tidegate_store_NAME`, `tidegate_maintenance`,
+    /// `tidegate_denied`, `tidegate_shed`, or `tidegate_status` for a page of status.
     pub details: String,
     /// The body's media type.
     pub content_type: Cow<'static, str>,
@@ -87,7 +89,7 @@ impl Refusal {
         let maintenance = engine.policy().mode.maintenance();
         let (status, grpc_status) = match self.cause {
             Cause::Exceeded | Cause::Banned => (429, 8),
-            Cause::StoreFailed => (503, 14),
+            Cause::StoreFailed | Cause::Shed => (503, 14),
             Cause::Maintenance => (maintenance.map_or(503, |maintenance| maintenance.status), 14),
             Cause::Denied => (403, 7),
         };
@@ -125,6 +127,7 @@ impl Refusal {
             Cause::StoreFailed => ("tidegate_store_", self.limit_name(engine)),
             Cause::Maintenance => ("tidegate_maintenance", ""),
             Cause::Denied => ("tidegate_denied", ""),
+            Cause::Shed => ("tidegate_shed", ""),
         };
         [reason, name].concat()
     }
@@ -147,7 +150,7 @@ impl Refusal {
         let kind = match self.cause {
             Cause::Exceeded => "https://iana.org/assignments/http-problem-types#quota-exceeded",
             Cause::Banned => "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
-            Cause::StoreFailed | Cause::Maintenance => {
+            Cause::StoreFailed | Cause::Maintenance | Cause::Shed => {
                 "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
             }
             // Nothing more than the status says: RFC 9457 section 4.2.1.
@@ -173,6 +176,7 @@ impl Refusal {
             (Cause::Banned, _) => "too many refused requests",
             (Cause::StoreFailed, _) => "rate limit cannot be checked",
             (Cause::Denied, _) => "Forbidden",
+            (Cause::Shed, _) => "the service is overloaded",
             (Cause::Maintenance, _) => "the service is under maintenance",
         }
     }

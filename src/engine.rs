@@ -1,8 +1,9 @@
 //! A request's way: plan, decide, observe. The one place where the order of the stages stands.
 //!
 //! ```text
-//! plan      maintenance, then the lists deny and allow, then      needs the request
-//!           which limits apply and which keys they charge
+//! plan      the pages of status, maintenance, the lists deny      needs the request
+//!           and allow, which limits apply, which keys they
+//!           charge, and whether the request is shed
 //! offer     whether there is room to wait                         needs those who wait; only where requests may
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! enter     the request waits, where decide says so               and then: see [`delaying`]
@@ -18,9 +19,12 @@ mod holding;
 mod leasing;
 mod observing;
 mod refusing;
+mod shedding;
 
 pub use holding::Load;
 pub use observing::Ticket;
+#[cfg(feature = "cli")]
+pub(crate) use shedding::priority;
 
 use charging::Charging;
 use delaying::Chance;
@@ -36,10 +40,12 @@ use crate::metrics::{Counters, Fate, Total};
 use crate::mode::{Door, Mode};
 use crate::policy::{Cost, Limit, OnExceed, Policy, Priority, Quota, TierIndex};
 use crate::request::RequestFacts;
+use crate::shed::Pressure;
+use crate::status::Page;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
 use crate::table::{Probe, page_of};
-use crate::units::{Permits, Span, Timestamp};
+use crate::units::{Draw, Permits, Span, Timestamp};
 
 /// A policy made ready to decide.
 #[derive(Debug)]
@@ -76,6 +82,8 @@ pub struct Plan {
     now: Timestamp,
     /// Before `now` for a request that has waited.
     charged_at: Timestamp,
+    pressure: Pressure,
+    draw: Draw,
 }
 
 /// What the stages before the limits say.
@@ -88,6 +96,10 @@ enum Entry {
     Allowed,
     /// The request is refused, whatever the limits say.
     TurnedAway(Cause),
+    /// The request is shed, being of this priority.
+    Shed(Priority),
+    /// The request is answered with a page of status.
+    Answered(Page),
 }
 
 /// One quota's part in a request. Those of one limit stand side by side.
@@ -213,6 +225,20 @@ impl Plan {
         self.priority
     }
 
+    /// Says how hard the service is pressed when the next request is planned, and what that request drew.
+    pub fn press(&mut self, pressure: Pressure, draw: Draw) {
+        (self.pressure, self.draw) = (pressure, draw);
+    }
+
+    /// The page of status that the request is answered with; there is nothing to decide then.
+    #[must_use]
+    pub fn page(&self) -> Option<Page> {
+        match self.entry {
+            Entry::Answered(page) => Some(page),
+            _ => None,
+        }
+    }
+
     /// Whether the request goes on, and nothing has to be decided.
     #[must_use]
     pub fn is_clear(&self) -> bool {
@@ -265,6 +291,9 @@ impl Engine {
             return;
         }
         self.matcher.find(&lookup, &mut plan.found);
+        if self.sheds(plan, &client) {
+            return;
+        }
         if plan.found.is_empty() {
             return;
         }
@@ -323,7 +352,9 @@ impl Engine {
                 counters.add(Total::Allowed, 1);
                 return Decision::ADMIT;
             }
+            Entry::Answered(_) => return Decision::ADMIT,
             Entry::TurnedAway(cause) => return self.turn_away(cause, counters),
+            Entry::Shed(priority) => return self.shed(priority, plan.draw, counters),
         }
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
@@ -358,7 +389,11 @@ impl Engine {
 
     /// The stages before the limits.
     fn entry<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Entry {
-        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, || client.ip())) {
+        let address = || client.ip();
+        if let Some(page) = self.policy.status.as_ref().and_then(|status| status.page(request, address)) {
+            return Entry::Answered(page);
+        }
+        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, address)) {
             return Entry::TurnedAway(Cause::Maintenance);
         }
         // To allow somebody is to free him of limits, and not of a ban: deny comes first.

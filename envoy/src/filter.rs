@@ -7,9 +7,10 @@ use crate::instance::{Instance, Work};
 use crate::serving::Serving;
 use crate::waiting;
 use std::rc::Rc;
-use tidegate::decision::{Refusal, quota_headers};
+use tidegate::decision::{Refusal, Reply, quota_headers};
 use tidegate::engine::Ticket;
 use tidegate::request::ResponseFacts;
+use tidegate::status::Sources;
 use tidegate::units::Timestamp;
 
 /// Whether Envoy goes on with a stream. The numbers are the ABI's.
@@ -31,6 +32,8 @@ pub struct Filter {
     fields: Fields,
     /// What the answer may still change.
     ticket: Option<Ticket>,
+    /// When the request came, while an answer to it will tell of the service's health.
+    began: Option<Timestamp>,
     /// What the route says of the answer.
     serving: Serving,
 }
@@ -45,6 +48,7 @@ impl Filter {
             is_whole: true,
             fields: Fields::default(),
             ticket: None,
+            began: None,
             serving: Serving::default(),
         }
     }
@@ -61,12 +65,24 @@ impl Filter {
             let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
         }
         let work = &mut *instance.work.borrow_mut();
+        if let Some(monitor) = &work.monitor {
+            self.began = Some(now());
+            work.plan.press(monitor.pressure(), work.random.draw());
+        }
         instance.engine.plan(&Facts, &mut work.plan);
         if work.plan.is_clear() {
             self.serving.request(&instance);
             return Next::Continue;
         }
-        let now = Timestamp::from_nanos(host::now_ns());
+        let now = self.began.unwrap_or_else(now);
+        if let Some(page) = work.plan.page() {
+            self.began = None;
+            let Work { monitor, live_keys, .. } = work;
+            let (engine, fingerprint) = (&instance.engine, instance.fingerprint);
+            let sources = Sources { engine, fingerprint, monitor: monitor.as_ref(), live_keys: *live_keys, now };
+            self.reply(&sources.reply(page));
+            return Next::Pause;
+        }
         if work.plan.may_wait() {
             instance.engine.offer(&mut work.plan, &work.room, now);
         }
@@ -79,6 +95,8 @@ impl Filter {
             now,
         );
         if decision.delay.is_some() {
+            // What it waits here is not the service's doing.
+            self.began = None;
             self.waits_at = waiting::enter(&instance, work, self.id, now);
             return if self.waits_at.is_some() { Next::Pause } else { Next::Continue };
         }
@@ -93,7 +111,8 @@ impl Filter {
                 Next::Continue
             }
             Some(refusal) => {
-                self.refuse(&instance, &refusal);
+                self.began = None;
+                self.reply(&refusal.reply(&instance.engine, &Facts));
                 Next::Pause
             }
         }
@@ -113,12 +132,13 @@ impl Filter {
         self.waits_at = None;
         self.tell(instance, work);
         if let Some(refusal) = refusal {
-            self.refuse(instance, refusal);
+            self.reply(&refusal.reply(&instance.engine, &Facts));
             return;
         }
         self.admit(instance, work);
         // What it holds may have expired while it waited.
         self.renew_in(work);
+        self.began = work.monitor.as_ref().map(|_| now());
         if let Err(error) = host::resume_request() {
             host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
         }
@@ -136,6 +156,9 @@ impl Filter {
             self.observe(&mut ticket, &Answer);
             // What a request in flight holds is given back when all of the answer has gone, and not when it begins.
             self.ticket = Some(ticket).filter(Ticket::holds);
+        }
+        if let (Some(began), Some(monitor)) = (self.began.take(), &mut self.instance.work.borrow_mut().monitor) {
+            monitor.answered(&Answer, began, now());
         }
         // Before what is said to this client alone.
         self.serving.answer(&self.instance, is_whole);
@@ -187,18 +210,21 @@ impl Filter {
         if let Some(limit) = self.waits_at {
             waiting::leave(&self.instance, limit, self.id);
         }
+        if let (Some(began), Some(monitor)) = (self.began, &mut self.instance.work.borrow_mut().monitor) {
+            monitor.abandoned(began, now());
+        }
         self.serving.end(&self.instance);
     }
 
     fn observe(&self, ticket: &mut Ticket, answer: &dyn ResponseFacts) {
         let work = &mut *self.instance.work.borrow_mut();
-        let now = Timestamp::from_nanos(host::now_ns());
+        let now = now();
         let engine = &self.instance.engine;
         engine.observe(ticket, answer, &mut work.store, &mut work.local, &mut work.counters, now);
     }
 
-    fn refuse(&mut self, instance: &Instance, refusal: &Refusal) {
-        let reply = refusal.reply(&instance.engine, &Facts);
+    /// Answers in the upstream's place.
+    fn reply(&mut self, reply: &Reply) {
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
         let fields = core::mem::take(&mut self.fields);
         let mut headers: Vec<(&str, &str)> = vec![("content-type", &reply.content_type), ("cache-control", "no-store")];
@@ -207,9 +233,13 @@ impl Filter {
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
         {
-            host::log(host::Level::Error, format_args!("cannot refuse a request: {error}"));
+            host::log(host::Level::Error, format_args!("cannot answer a request: {error}"));
         }
     }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_nanos(host::now_ns())
 }
 
 /// The header by which the filter tells Envoy's routes the upstream.

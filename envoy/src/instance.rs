@@ -1,8 +1,10 @@
 //! One policy in force in one VM: what its streams share.
 
 use crate::fields::Fields;
+use crate::health;
 use crate::host;
 use crate::metrics::{Gauge, Metrics};
+use crate::random::Random;
 use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use crate::waiting::Alarm;
@@ -11,11 +13,13 @@ use tidegate::assets::Assets;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
+use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::policy::{KeptBytes, Policy};
 use tidegate::stale::{AnswerKey, shelf};
+use tidegate::status::Fingerprint;
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
 use tidegate::units::{Span, Timestamp};
@@ -23,6 +27,7 @@ use tidegate::units::{Span, Timestamp};
 /// A policy in force, and the memory that its decisions work in.
 pub struct Instance {
     pub engine: Engine,
+    pub fingerprint: Fingerprint,
     pub assets: Assets,
     pub kept: KeptBytes,
     pub work: RefCell<Work>,
@@ -44,6 +49,12 @@ pub struct Work {
     pub alarm: Alarm,
     /// Fields that were sent, for their memory.
     pub spare: Vec<Fields>,
+    /// Where the policy asks how the service is.
+    pub monitor: Option<Monitor>,
+    pub bytes: Vec<u8>,
+    pub random: Random,
+    /// How many keys the table held when it was last counted.
+    pub live_keys: u64,
     /// The answers that streams of this VM are collecting.
     pub collected: Vec<AnswerKey>,
 }
@@ -60,9 +71,14 @@ impl Work {
 
 impl Instance {
     /// Puts a policy in force.
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: Policy, fingerprint: Fingerprint) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
+        let (mut monitor, mut bytes) = (Monitor::new(&policy), Vec::new());
+        if let Some(monitor) = &mut monitor {
+            // A policy that is put in force in the middle of an outage knows of it from the first request.
+            health::share(monitor, &mut bytes);
+        }
         let (kept, seed) = (policy.kept(), shared_seed());
         let assets = Assets::new(&policy, seed);
         if assets.keeps() {
@@ -73,6 +89,7 @@ impl Instance {
         let room = engine.waiting_room();
         Self {
             engine,
+            fingerprint,
             assets,
             kept,
             work: RefCell::new(Work {
@@ -88,6 +105,10 @@ impl Instance {
                 left: Vec::new(),
                 alarm: Alarm::default(),
                 spare: Vec::new(),
+                monitor,
+                bytes,
+                random: Random::new(),
+                live_keys: 0,
                 collected: Vec::new(),
             }),
         }
@@ -107,6 +128,11 @@ impl Instance {
         let work = &mut *self.work.borrow_mut();
         work.metrics.export(self.engine.policy(), &mut work.counters);
         let live = work.survey.step(&mut work.store, now);
+        work.live_keys = live;
+        if let Some(monitor) = &mut work.monitor {
+            health::share(monitor, &mut work.bytes);
+            work.metrics.record(Gauge::Health, monitor.standing().health as u64);
+        }
         work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));

@@ -8,6 +8,7 @@ use crate::{structure, waiting};
 use std::rc::Rc;
 use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::Policy;
+use tidegate::status::Fingerprint;
 use tidegate::units::{Span, Timestamp};
 
 /// One configuration of the plugin in one VM. A new policy comes as a new root; the old one goes on with the old
@@ -21,7 +22,7 @@ impl Root {
     /// Reads the policy and puts it in force. Answers whether it is good; what is bad about it has been logged.
     pub fn configure(&mut self) -> bool {
         match read_policy() {
-            Ok(policy) => {
+            Ok((policy, fingerprint)) => {
                 for part in policy.not_acted_on() {
                     host::log(
                         Level::Warn,
@@ -29,7 +30,7 @@ impl Root {
                     );
                 }
                 host::log(Level::Info, format_args!("policy in force, limits: {}", policy.limits().len()));
-                self.instance = Some(Rc::new(Instance::new(policy)));
+                self.instance = Some(Rc::new(Instance::new(policy, fingerprint)));
                 if let Some(instance) = &self.instance {
                     let now = Timestamp::from_nanos(host::now_ns());
                     instance.work.borrow_mut().alarm.start(now);
@@ -74,7 +75,7 @@ impl Root {
     }
 }
 
-fn read_policy() -> Result<Policy, Vec<String>> {
+fn read_policy() -> Result<(Policy, Fingerprint), Vec<String>> {
     let bytes = match host::configuration() {
         Ok(Some(bytes)) => bytes,
         Ok(None) => {
@@ -89,5 +90,8 @@ fn read_policy() -> Result<Policy, Vec<String>> {
         None => String::from_utf8(bytes)
             .map_err(|error| vec![format!("the configuration is no Struct, and as a text not UTF-8: {error}")])?,
     };
-    Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    match Policy::parse(&text) {
+        Ok(policy) => Ok((policy, Fingerprint::of(&text))),
+        Err(problems) => Err(problems.iter().map(ToString::to_string).collect()),
+    }
 }
