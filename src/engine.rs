@@ -1,8 +1,9 @@
 //! A request's way: plan, decide, observe. The one place where the order of the stages stands.
 //!
 //! ```text
-//! plan      maintenance, then the lists deny and allow, then      needs the request
-//!           which limits apply and which keys they charge
+//! plan      the pages of status, maintenance, the lists deny      needs the request
+//!           and allow, which limits apply, which keys they
+//!           charge, and whether the request is shed
 //! offer     whether there is room to wait                         needs those who wait; only where requests may
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! (send)    the route's upstreams, one after another: fallback    needs breakers, and how the last call ended
@@ -18,28 +19,34 @@ pub mod delaying;
 mod holding;
 mod leasing;
 mod observing;
+mod plan;
 mod refusing;
+mod shedding;
 
 pub use holding::Load;
 pub use observing::Ticket;
+pub use plan::{Charge, Plan};
+#[cfg(feature = "cli")]
+pub(crate) use shedding::priority;
 
 use charging::Charging;
 use delaying::Chance;
+use plan::{Entry, Stage};
 use refusing::{Refusals, Sentence};
 
 use crate::decision::{Cause, Decision, QuotaItem, Refusal};
-use crate::key::{self, KeyHash, Seed};
+use crate::key::{self, Seed};
 use crate::lease::Leases;
-use crate::limiter::{Meter, Outcome, Standing, State, Verdict};
+use crate::limiter::{Meter, Standing, Verdict};
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Fate, Total};
 use crate::mode::{Door, Mode};
-use crate::policy::{Cost, Limit, OnExceed, Policy, Priority, Quota, TierIndex};
+use crate::policy::{Cost, Limit, OnExceed, Policy, Quota, TierIndex};
 use crate::request::RequestFacts;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
-use crate::table::{Probe, page_of};
+use crate::table::page_of;
 use crate::units::{Permits, Span, Timestamp};
 
 /// A policy made ready to decide.
@@ -63,176 +70,6 @@ struct ReadyLimit {
     /// The same, for clients.
     items: Vec<Vec<QuotaItem>>,
     refusals: Refusals,
-}
-
-/// What one request is about to be charged, and what came of it. Kept and used again for the next request.
-#[derive(Debug, Default)]
-pub struct Plan {
-    found: Vec<u32>,
-    tier: TierIndex,
-    priority: Priority,
-    charges: Vec<Charge>,
-    entry: Entry,
-    route: Option<usize>,
-    may_wait: bool,
-    refused: bool,
-    now: Timestamp,
-    /// Before `now` for a request that has waited.
-    charged_at: Timestamp,
-}
-
-/// What the stages before the limits say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Entry {
-    /// The limits decide.
-    #[default]
-    Limited,
-    /// The request meets no limits.
-    Allowed,
-    /// The request is refused, whatever the limits say.
-    TurnedAway(Cause),
-}
-
-/// One quota's part in a request. Those of one limit stand side by side.
-#[derive(Clone, Copy, Debug)]
-pub struct Charge {
-    limit: u32,
-    /// The quota's place among those of the limit.
-    quota: u8,
-    key: KeyHash,
-    page: u32,
-    cost: Permits,
-    /// The limit charges when the answer comes, if at all: see [`Ticket`].
-    awaits_answer: bool,
-    /// The request holds what it is charged until it has ended: see [`Ticket`].
-    holds: bool,
-    /// How many permits there are, where that is found out.
-    found: Option<Permits>,
-    /// Another quota of the limit is exceeded: this one is not charged, also when the limit only observes.
-    held: bool,
-    sentence: Sentence,
-    stage: Stage,
-    outcome: Option<Outcome>,
-    probe: Option<Probe>,
-    chance: Chance,
-    /// The state that was asked: the key's own, without what is left of a lease.
-    before: Option<State>,
-    /// Permits charged beside the cost, for a lease.
-    ahead: Permits,
-}
-
-/// How far a charge has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Still to be settled with the store.
-    Open,
-    /// Published.
-    Charged,
-    /// Left as it was: there was no room, or nothing to be charged now.
-    Settled,
-    /// Decided by what this instance knows without asking the store: see [`crate::lease`].
-    Known,
-    /// The store failed, and this instance's own memory counts.
-    Local,
-    /// The store failed, and the policy lets the request pass uncounted.
-    Waived,
-    /// The store failed, and the policy refuses the request.
-    Denied,
-}
-
-impl Charge {
-    /// The limit, as an index into the policy's limits.
-    #[must_use]
-    pub fn limit(&self) -> usize {
-        self.limit as usize
-    }
-
-    /// The quota, as an index into those that the limit has for the client's tier.
-    #[must_use]
-    pub fn quota(&self) -> usize {
-        usize::from(self.quota)
-    }
-
-    /// How many permits the request needs. One when its answer is yet to say what it costs.
-    #[must_use]
-    pub fn cost(&self) -> Permits {
-        self.cost
-    }
-
-    /// The key that is charged.
-    #[must_use]
-    pub fn key(&self) -> KeyHash {
-        self.key
-    }
-
-    /// What the limit said; `None` when no state could be had.
-    #[must_use]
-    pub fn outcome(&self) -> Option<&Outcome> {
-        self.outcome.as_ref()
-    }
-
-    /// What is left of the ban that the limit has put on the client, if it has.
-    #[must_use]
-    pub fn ban(&self) -> Option<Span> {
-        self.sentence.rest()
-    }
-
-    fn admits(&self) -> bool {
-        let refuses = |outcome: Outcome| matches!(outcome.verdict, Verdict::Refuse { .. });
-        self.sentence == Sentence::Free && self.outcome.is_some_and(|outcome| !refuses(outcome))
-    }
-
-    /// Whether the limit lets the request pass and charges it for that. What is free touches no state.
-    fn pays(&self) -> bool {
-        self.admits() && !self.awaits_answer && !self.held && !self.chance.taken_over && self.cost > Permits::ZERO
-    }
-
-    fn exceeds(&self) -> bool {
-        self.outcome.is_some() && !self.admits()
-    }
-
-    /// Whether the client was banned before this request.
-    fn is_banned(&self) -> bool {
-        matches!(self.sentence, Sentence::Serving(_))
-    }
-}
-
-impl Plan {
-    /// A plan that has not served yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The client's tier.
-    #[must_use]
-    pub fn tier(&self) -> TierIndex {
-        self.tier
-    }
-
-    /// How important the request is.
-    #[must_use]
-    pub fn priority(&self) -> Priority {
-        self.priority
-    }
-
-    /// Whether the request goes on, and nothing has to be decided.
-    #[must_use]
-    pub fn is_clear(&self) -> bool {
-        self.charges.is_empty() && self.entry == Entry::Limited && self.route.is_none()
-    }
-
-    /// The route that the request takes if it is admitted, as an index into the policy's; `None` where the host chooses.
-    #[must_use]
-    pub fn route(&self) -> Option<usize> {
-        self.route
-    }
-
-    /// What is charged: the quotas of the limits that apply, in the policy's order.
-    #[must_use]
-    pub fn charges(&self) -> &[Charge] {
-        &self.charges
-    }
 }
 
 impl Engine {
@@ -272,7 +109,7 @@ impl Engine {
         plan.route = None;
         plan.may_wait = false;
         plan.entry = self.entry(&lookup, &client, &mut plan.found);
-        if matches!(plan.entry, Entry::TurnedAway(_)) {
+        if !matches!(plan.entry, Entry::Limited | Entry::Allowed) {
             return;
         }
         self.routes.find(&lookup, &mut plan.found);
@@ -281,6 +118,9 @@ impl Engine {
             return;
         }
         self.matcher.find(&lookup, &mut plan.found);
+        if self.sheds(plan, &client) {
+            return;
+        }
         if plan.found.is_empty() {
             return;
         }
@@ -339,7 +179,9 @@ impl Engine {
                 counters.add(Total::Allowed, 1);
                 return Decision::ADMIT;
             }
+            Entry::Answered(_) => return Decision::ADMIT,
             Entry::TurnedAway(cause) => return self.turn_away(cause, counters),
+            Entry::Shed(priority) => return self.shed(priority, plan.draw, counters),
         }
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
@@ -374,7 +216,11 @@ impl Engine {
 
     /// The stages before the limits.
     fn entry<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Entry {
-        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, || client.ip())) {
+        let address = || client.ip();
+        if let Some(page) = self.policy.status.as_ref().and_then(|status| status.page(request, address)) {
+            return Entry::Answered(page);
+        }
+        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, address)) {
             return Entry::TurnedAway(Cause::Maintenance);
         }
         // To allow somebody is to free him of limits, and not of a ban: deny comes first.

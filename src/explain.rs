@@ -7,10 +7,13 @@ use core::fmt::{self, Write as _};
 use std::borrow::Cow;
 
 use crate::access::Entry;
+use crate::engine;
+use crate::health::Health;
 use crate::key::{Address, AddressFrom, Client, Value};
 use crate::lookup::Lookup;
 use crate::matching::{Mismatch, mismatch};
 use crate::mode::Mode;
+use crate::number::Number;
 use crate::policy::{
     Algorithm, Ban, Cost, CostHeader, Delays, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob,
     Penalty, Policy, Quota, SegmentGlob, SlowDown, TierSource,
@@ -46,9 +49,14 @@ fn write_all<'a>(
     if let Some(tier) = policy.tiers.get(usize::from(client.tier().0)) {
         writeln!(text, "tier     {}{}", tier.as_str(), tier_words(policy, request, client, tier.as_str()))?;
     }
+    if let Some(page) = policy.status.as_ref().and_then(|status| status.page(request, || client.ip())) {
+        writeln!(text, "status   answered with the page {}", page.as_str())?;
+        return Ok(false);
+    }
     if !write_entry(text, policy, request, client)? {
         return Ok(false);
     }
+    write_shedding(text, policy, request, client)?;
     let mut priority = policy.priorities.get(client.tier().get()).copied().flatten();
     for limit in &policy.limits {
         match mismatch(&limit.matches, request) {
@@ -99,6 +107,25 @@ fn write_entry<'a>(
         return Ok(false);
     }
     Ok(true)
+}
+
+/// What becomes of the request when the service is not well.
+fn write_shedding<'a>(
+    text: &mut String,
+    policy: &'a Policy,
+    request: &Lookup<'a>,
+    client: &Client<'_, 'a>,
+) -> fmt::Result {
+    let Some(rules) = &policy.shedding else { return Ok(()) };
+    let met = policy.limits.iter().filter(|limit| mismatch(&limit.matches, request).is_none());
+    let priority = engine::priority(policy, met, || client.tier());
+    let [degraded, critical] = [Health::Degraded, Health::Critical]
+        .map(|health| Number::hundredths(rules.at_most(health).share(priority).as_basis_points()));
+    let word = priority.as_str();
+    writeln!(
+        text,
+        "shedding as {word}: up to {degraded}% while the service is degraded, {critical}% while it is critical"
+    )
 }
 
 fn entry_words(entry: Entry<'_>) -> String {

@@ -25,6 +25,8 @@ use crate::units::{Permits, Span, Timestamp};
 #[derive(Debug, Default)]
 pub struct Leases {
     sets: Vec<[Slot; WAYS]>,
+    /// The state is this instance's own, and there is nothing to draw from anybody.
+    alone: bool,
     /// How many slots hold permits.
     out: usize,
     /// The latest time seen, and how often the clock has stepped back behind it.
@@ -97,7 +99,13 @@ impl Leases {
     /// No leases.
     #[must_use]
     pub const fn new() -> Self {
-        Self { sets: Vec::new(), out: 0, latest: Timestamp::EPOCH, steps_back: 0 }
+        Self { sets: Vec::new(), alone: false, out: 0, latest: Timestamp::EPOCH, steps_back: 0 }
+    }
+
+    /// Never any leases: for an instance whose state is in its own memory, where to ask costs no more than to know.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { sets: Vec::new(), alone: true, out: 0, latest: Timestamp::EPOCH, steps_back: 0 }
     }
 
     /// Whether permits are held. If so, [`Engine::end_leases`](crate::engine::Engine::end_leases) is due soon.
@@ -233,6 +241,9 @@ impl Leases {
 
     /// The slot of this key, or the one that it may have: of those without permits the one asked for longest ago.
     fn slot_for(&mut self, key: KeyHash) -> Option<&mut Slot> {
+        if self.alone {
+            return None;
+        }
         if self.sets.is_empty() {
             self.sets = vec![[Slot::default(); WAYS]; SETS];
         }

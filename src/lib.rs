@@ -27,6 +27,7 @@ pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;
 pub mod fallback;
+pub mod health;
 pub mod key;
 pub mod lease;
 pub mod limiter;
@@ -39,8 +40,10 @@ pub mod number;
 pub mod path;
 pub mod policy;
 pub mod request;
+pub mod shed;
 mod sorted;
 pub mod stale;
+pub mod status;
 pub mod store;
 pub mod table;
 pub mod units;

@@ -1,7 +1,7 @@
 //! What is counted. Plain numbers in the instance's memory; the adapter exports them on a tick.
 
 use crate::limiter::UsedShare;
-use crate::policy::TierIndex;
+use crate::policy::{Priority, TierIndex};
 use crate::table::Displaces;
 
 /// What became of a request at one limit.
@@ -60,6 +60,12 @@ pub enum Total {
     Denied,
     /// Requests of clients on the list `allow`, who met no limits.
     Allowed,
+    /// Requests of the priority `low` that were shed.
+    ShedLow,
+    /// Requests of the priority `medium` that were shed.
+    ShedMedium,
+    /// Requests of the priority `high` that were shed.
+    ShedHigh,
     /// Answers that were kept.
     Kept,
     /// Answers that might have been kept, but for want of room or state, or since they did not come whole.
@@ -82,7 +88,7 @@ pub enum Total {
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -93,6 +99,9 @@ impl Total {
         Self::Maintenance,
         Self::Denied,
         Self::Allowed,
+        Self::ShedLow,
+        Self::ShedMedium,
+        Self::ShedHigh,
         Self::Kept,
         Self::NotKept,
         Self::KeptEvictions,
@@ -103,6 +112,16 @@ impl Total {
         Self::Overdue,
         Self::Abandoned,
     ];
+
+    /// Requests of this priority that were shed. Critical ones never are.
+    #[must_use]
+    pub const fn shed(priority: Priority) -> Self {
+        match priority {
+            Priority::Low => Self::ShedLow,
+            Priority::Medium => Self::ShedMedium,
+            Priority::High | Priority::Critical => Self::ShedHigh,
+        }
+    }
 }
 
 /// All counters of one instance.

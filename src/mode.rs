@@ -38,6 +38,17 @@ pub struct Maintenance {
 }
 
 impl Mode {
+    /// The word for it in the policy.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::Strict(_) => "strict",
+            Self::Maintenance(_) => "maintenance",
+        }
+    }
+
     /// The quota that is in force for one that the policy says: permits and burst rounded down, but at least one.
     pub(crate) fn in_force(&self, quota: Quota) -> Quota {
         if !matches!(self, Self::Strict(_)) {

@@ -12,6 +12,7 @@ mod document;
 mod document_answers;
 mod error;
 mod failures;
+mod health;
 mod json;
 mod nearest;
 mod parse;
@@ -24,6 +25,7 @@ mod routing;
 mod schema;
 mod serving;
 mod shapes;
+mod status;
 mod text;
 mod value;
 
@@ -39,6 +41,7 @@ pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
 use crate::mode::Mode;
+use crate::status::Status;
 use crate::units::{Permits, Span};
 
 /// A validated policy.
@@ -59,6 +62,12 @@ pub struct Policy {
     pub(crate) routing: Routing,
     pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
+    /// What tells how the service is, if that is to be told.
+    pub(crate) health: Option<crate::health::Rules>,
+    /// What is shed when it is not well.
+    pub(crate) shedding: Option<crate::shed::Rules>,
+    /// Who may ask for the pages of status, if there are any.
+    pub(crate) status: Option<Status>,
 }
 
 impl Policy {
@@ -434,6 +443,19 @@ impl Limit {
     #[must_use]
     pub fn quotas(&self, tier: TierIndex) -> &[Quota] {
         self.quotas.get(tier.get()).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Algorithm {
+    /// The word for it in the policy.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SlidingWindow => "sliding-window",
+            Self::TokenBucket => "token-bucket",
+            Self::FixedWindow => "fixed-window",
+            Self::Concurrency => "concurrency",
+        }
     }
 }
 

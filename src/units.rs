@@ -184,7 +184,7 @@ impl BasisPoints {
 }
 
 /// A random number, uniform over all of `u64`, drawn by the adapter once per request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Draw(pub u64);
 
 const NANOS_PER_MILLI: u64 = 1_000_000;

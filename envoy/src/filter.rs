@@ -18,6 +18,7 @@ use tidegate::decision::{Refusal, Reply, quota_headers};
 use tidegate::engine::Ticket;
 use tidegate::fallback::Step;
 use tidegate::request::ResponseFacts;
+use tidegate::status::Sources;
 use tidegate::units::Timestamp;
 
 /// Whether Envoy goes on with a stream. The numbers are the ABI's.
@@ -39,6 +40,8 @@ pub struct Filter {
     fields: Fields,
     /// What the answer may still change.
     ticket: Option<Ticket>,
+    /// When the request came, while an answer to it will tell of the service's health.
+    began: Option<Timestamp>,
     /// What the route says of the answer.
     serving: Serving,
     /// The route, while the request waits.
@@ -58,6 +61,7 @@ impl Filter {
             is_whole: true,
             fields: Fields::default(),
             ticket: None,
+            began: None,
             serving: Serving::default(),
             route: None,
             chain: Chain::default(),
@@ -72,13 +76,25 @@ impl Filter {
         self.is_whole = is_whole;
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
+        if let Some(monitor) = &work.monitor {
+            self.began = Some(now());
+            work.plan.press(monitor.pressure(), work.random.draw());
+        }
         instance.engine.plan(&Facts, &mut work.plan);
         self.route = work.plan.route();
         if work.plan.is_clear() {
             self.forward(&instance, work, Timestamp::EPOCH);
             return Next::Continue;
         }
-        let now = now();
+        let now = self.began.unwrap_or_else(now);
+        if let Some(page) = work.plan.page() {
+            self.began = None;
+            let Work { monitor, live_keys, .. } = work;
+            let (engine, fingerprint) = (&instance.engine, instance.fingerprint);
+            let sources = Sources { engine, fingerprint, monitor: monitor.as_ref(), live_keys: *live_keys, now };
+            self.reply(&sources.reply(page));
+            return Next::Pause;
+        }
         if work.plan.may_wait() {
             instance.engine.offer(&mut work.plan, &work.room, now);
         }
@@ -91,6 +107,8 @@ impl Filter {
             now,
         );
         if decision.delay.is_some() {
+            // What it waits here is not the service's doing.
+            self.began = None;
             self.waits_at = waiting::enter(&instance, work, self.id, now);
             let goes_on = self.waits_at.is_none() && self.forward(&instance, work, now);
             return if goes_on { Next::Continue } else { Next::Pause };
@@ -109,7 +127,8 @@ impl Filter {
                 }
             }
             Some(refusal) => {
-                self.refuse(&instance, &refusal);
+                self.began = None;
+                self.reply(&refusal.reply(&instance.engine, &Facts));
                 Next::Pause
             }
         }
@@ -129,12 +148,15 @@ impl Filter {
         self.waits_at = None;
         self.tell(instance, work);
         if let Some(refusal) = refusal {
-            self.refuse(instance, refusal);
+            self.reply(&refusal.reply(&instance.engine, &Facts));
             return;
         }
         let goes_on = self.admit(instance, work, now());
         // What it holds may have expired while it waited.
         self.renew_in(work);
+        if goes_on {
+            self.began = work.monitor.as_ref().map(|_| now());
+        }
         if goes_on && let Err(error) = host::resume_request() {
             host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
         }
@@ -153,6 +175,8 @@ impl Filter {
         };
         let step = self.chain.begin(instance.engine.policy(), work, (route, self.is_whole), now);
         if !matches!(step, Step::Send { .. }) {
+            // No upstream was asked: this tells nothing of how it is.
+            self.began = None;
             return !self.conclude(instance, work, step, false);
         }
         if !self.chain.awaits_answer() {
@@ -233,6 +257,9 @@ impl Filter {
         let instance = Rc::clone(&self.instance);
         {
             let work = &mut *instance.work.borrow_mut();
+            if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
+                monitor.abandoned(began, now());
+            }
             self.learn(&instance, work, &NoAnswer);
             if let Some(ticket) = self.ticket.take() {
                 instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
@@ -247,7 +274,7 @@ impl Filter {
         self.serving.end(&instance);
     }
 
-    /// Lets the limits that await the answer learn from it.
+    /// Lets the limits that await the answer learn from it, and whoever asks how the service is.
     fn learn(&mut self, instance: &Instance, work: &mut Work, answer: &dyn ResponseFacts) {
         if let Some(mut ticket) = self.ticket.take() {
             let Work { store, local, counters, .. } = work;
@@ -255,10 +282,9 @@ impl Filter {
             // What a request in flight holds is given back when all of the answer has gone, and not when it begins.
             self.ticket = Some(ticket).filter(Ticket::holds);
         }
-    }
-
-    fn refuse(&mut self, instance: &Instance, refusal: &Refusal) {
-        self.reply(&refusal.reply(&instance.engine, &Facts));
+        if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
+            monitor.answered(answer, began, now());
+        }
     }
 
     /// Answers in the upstream's place.

@@ -1,6 +1,7 @@
 //! One policy in force in one VM: what its streams share.
 
 use crate::fields::Fields;
+use crate::health;
 use crate::host;
 use crate::ledger::SharedLedgers;
 use crate::metrics::{Gauge, Metrics, UpstreamMetrics};
@@ -14,11 +15,13 @@ use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
 use tidegate::fallback::{Around, TICK, Upstreams};
+use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::policy::{KeptBytes, Policy};
 use tidegate::stale::{AnswerKey, shelf};
+use tidegate::status::Fingerprint;
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
 use tidegate::units::{Span, Timestamp};
@@ -26,6 +29,7 @@ use tidegate::units::{Span, Timestamp};
 /// A policy in force, and the memory that its decisions work in.
 pub struct Instance {
     pub engine: Engine,
+    pub fingerprint: Fingerprint,
     pub assets: Assets,
     pub kept: KeptBytes,
     pub work: RefCell<Work>,
@@ -57,6 +61,11 @@ pub struct Work {
     pub calls: Vec<(u32, u32)>,
     /// Fields that were sent, for their memory.
     pub spare: Vec<Fields>,
+    /// Where the policy asks how the service is.
+    pub monitor: Option<Monitor>,
+    pub bytes: Vec<u8>,
+    /// How many keys the table held when it was last counted.
+    pub live_keys: u64,
     /// The answers that streams of this VM are collecting.
     pub collected: Vec<AnswerKey>,
 }
@@ -73,9 +82,14 @@ impl Work {
 
 impl Instance {
     /// Puts a policy in force.
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: Policy, fingerprint: Fingerprint) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
+        let (mut monitor, mut bytes) = (Monitor::new(&policy), Vec::new());
+        if let Some(monitor) = &mut monitor {
+            // A policy that is put in force in the middle of an outage knows of it from the first request.
+            health::share(monitor, &mut bytes);
+        }
         let (kept, seed) = (policy.kept(), shared_seed());
         let assets = Assets::new(&policy, seed);
         if assets.keeps() {
@@ -87,6 +101,7 @@ impl Instance {
         let upstreams = Upstreams::new(engine.policy());
         Self {
             engine,
+            fingerprint,
             assets,
             kept,
             work: RefCell::new(Work {
@@ -109,6 +124,9 @@ impl Instance {
                 retries: Vec::new(),
                 calls: Vec::new(),
                 spare: Vec::new(),
+                monitor,
+                bytes,
+                live_keys: 0,
                 collected: Vec::new(),
             }),
         }
@@ -128,6 +146,11 @@ impl Instance {
         let work = &mut *self.work.borrow_mut();
         work.metrics.export(self.engine.policy(), &mut work.counters);
         let live = work.survey.step(&mut work.store, now);
+        work.live_keys = live;
+        if let Some(monitor) = &mut work.monitor {
+            health::share(monitor, &mut work.bytes);
+            work.metrics.record(Gauge::Health, monitor.standing().health as u64);
+        }
         work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
         work.upstream_metrics.export(self.engine.policy(), &mut work.upstreams, now);
         work.metrics.record(Gauge::LiveKeys, live);

@@ -4,7 +4,7 @@
 //! exports what was counted, `filter` takes one request through the core, `waiting` lets it wait, `chain` goes its way to the
 //! upstreams with it (`saved` is the request that is sent again, `ends` how a call ended), `serving` does to its answer what its
 //! route says, `streams` finds the filter of a stream, `fields` keeps what its answer is to say of limits. In Envoy's shared data,
-//! `store` keeps the key table, `shelf` good answers, and `ledger` what all workers know of breakers.
+//! `store` keeps the key table, `shelf` good answers, `ledger` what all workers know of breakers, and `health` of the service.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -14,6 +14,7 @@ mod ends;
 mod facts;
 mod fields;
 mod filter;
+mod health;
 mod host;
 mod instance;
 mod ledger;

@@ -35,6 +35,8 @@ pub enum Gauge {
     MaxKeys = 1,
     /// How many requests wait.
     Waiting = 2,
+    /// How the service is: healthy (0), degraded (1) or critical (2).
+    Health = 3,
 }
 
 impl Metrics {
@@ -145,6 +147,7 @@ fn gauge_name(gauge: Gauge) -> &'static str {
         Gauge::LiveKeys => "tidegate_table_live_keys",
         Gauge::MaxKeys => "tidegate_table_max_keys",
         Gauge::Waiting => "tidegate_waiting",
+        Gauge::Health => "tidegate_health",
     }
 }
 
@@ -160,6 +163,9 @@ fn total_name(total: Total) -> &'static str {
         Total::Maintenance => "tidegate_maintenance_total",
         Total::Denied => "tidegate_denied_total",
         Total::Allowed => "tidegate_allowed_total",
+        Total::ShedLow => "tidegate_shed_total.priority=low",
+        Total::ShedMedium => "tidegate_shed_total.priority=medium",
+        Total::ShedHigh => "tidegate_shed_total.priority=high",
         Total::Kept => "tidegate_kept_total",
         Total::NotKept => "tidegate_not_kept_total",
         Total::KeptEvictions => "tidegate_kept_evictions_total",

@@ -8,6 +8,7 @@ use crate::{structure, waiting};
 use std::rc::Rc;
 use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::{Policy, Upstream};
+use tidegate::status::Fingerprint;
 use tidegate::units::{Span, Timestamp};
 
 /// One configuration of the plugin in one VM. A new policy comes as a new root; the old one goes on with the old
@@ -21,9 +22,9 @@ impl Root {
     /// Reads the policy and puts it in force. Answers whether it is good; what is bad about it has been logged.
     pub fn configure(&mut self) -> bool {
         match read_policy() {
-            Ok(policy) => {
+            Ok((policy, fingerprint)) => {
                 host::log(Level::Info, format_args!("policy in force, limits: {}", policy.limits().len()));
-                self.instance = Some(Rc::new(Instance::new(policy)));
+                self.instance = Some(Rc::new(Instance::new(policy, fingerprint)));
                 if let Some(instance) = &self.instance {
                     let now = Timestamp::from_nanos(host::now_ns());
                     instance.work.borrow_mut().alarm.start(now);
@@ -78,7 +79,7 @@ impl Root {
     }
 }
 
-fn read_policy() -> Result<Policy, Vec<String>> {
+fn read_policy() -> Result<(Policy, Fingerprint), Vec<String>> {
     let bytes = match host::configuration() {
         Ok(Some(bytes)) => bytes,
         Ok(None) => {
@@ -96,7 +97,7 @@ fn read_policy() -> Result<Policy, Vec<String>> {
     let policy =
         Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let nowhere: Vec<String> = policy.routed_upstreams().filter(|it| it.cluster().is_none()).map(no_cluster).collect();
-    if nowhere.is_empty() { Ok(policy) } else { Err(nowhere) }
+    if nowhere.is_empty() { Ok((policy, Fingerprint::of(&text))) } else { Err(nowhere) }
 }
 
 fn no_cluster(upstream: &Upstream) -> String {

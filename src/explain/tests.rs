@@ -200,6 +200,9 @@ fn policy() -> Policy {
         allow: AccessList::default(),
         routing: Routing::default(),
         response: Response { ratelimit: true, x_ratelimit: false, x_tidegate: false },
+        health: None,
+        shedding: None,
+        status: None,
     }
 }
 

@@ -34,7 +34,7 @@ impl Delays {
     }
 }
 
-/// How important a request is: who waits goes by it, the most important first.
+/// How important a request is: who waits goes by it, the most important first, and who is shed, the least important.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// What nothing works without.

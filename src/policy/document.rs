@@ -6,9 +6,11 @@ pub(super) use client::{Address, Claims, Client, Tier};
 
 use super::access::HeaderValue;
 use super::document_answers::{Cache, Kept, Preload, Static, Variants};
+use super::health::{Health, Shedding};
 use super::json::Node;
 use super::schema::{document, words};
 use super::shapes::{Decimal, Either, Int, List, Map, OneOf, Set, SpanIn};
+use super::status::Status;
 use super::text::{AnyText, Body, Cluster, ContentType, Failure, HeaderName, Method, Url};
 use super::value::Of;
 use super::{
@@ -55,6 +57,12 @@ document! {
         deny: AccessList = NO_FIELDS,
         /// Clients that meet no limits. One that is denied as well is refused.
         allow: AccessList = NO_FIELDS,
+        /// What tells how the service is: healthy, degraded or critical. It is not told when absent.
+        health: Option<Health>,
+        /// Which requests are refused with 503 while the service is degraded or critical. None when absent.
+        shedding: Option<Shedding>,
+        /// The pages that say how the service and this policy are. There are none when absent.
+        status: Option<Status>,
     }
 }
 
@@ -505,7 +513,7 @@ const MINUTE_MS: u64 = 60_000;
 /// A request that waits holds a connection and a stream, and its client seldom has more patience.
 const MAX_DELAY_MS: u64 = 60_000;
 
-const HOUR_MS: u64 = 3_600_000;
+pub(super) const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// The longest window; the table counts and forgets within it.

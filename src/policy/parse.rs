@@ -10,6 +10,7 @@ use super::cost::cost;
 use super::delay::delays;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
+use super::health;
 use super::json::{Node, quoted};
 use super::nearest;
 use super::quota;
@@ -18,6 +19,7 @@ use super::routing;
 use super::schema::Document as _;
 use super::serving;
 use super::shapes::OneOf;
+use super::status;
 use super::value::{Items, Of};
 use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
 
@@ -87,6 +89,9 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
     let mode = access::mode(document);
     expect_api_keys_of_lists(document, problems);
     let (deny, allow) = (document.deny().and_then(access::list), document.allow().and_then(access::list));
+    let health = health::health(document, problems);
+    let shedding = health::shedding(document, problems);
+    let status = status::status(document, problems);
     let response = document.response()?;
     Some(Policy {
         client: client?,
@@ -104,6 +109,9 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
             x_ratelimit: response.x_ratelimit()?,
             x_tidegate: response.x_tidegate()?,
         },
+        health: health?,
+        shedding: shedding?,
+        status: status?,
     })
 }
 

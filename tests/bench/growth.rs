@@ -120,7 +120,7 @@ impl Tried {
         for peer in self.peers.iter().cycle().take(requests) {
             self.engine.plan(peer, &mut self.plan);
             let Self { engine, plan, store, local, counters, .. } = self;
-            assert!(black_box(engine.decide(plan, store, local, &mut Leases::new(), counters, now)).refusal.is_none());
+            assert!(black_box(engine.decide(plan, store, local, &mut Leases::none(), counters, now)).refusal.is_none());
         }
         requests
     }

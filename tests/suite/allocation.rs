@@ -6,9 +6,11 @@ use std::cell::Cell;
 
 use tidegate::breaker::{Admission, Local, Outcome};
 use tidegate::engine::{Engine, Plan};
+use tidegate::health::monitor::Monitor;
+use tidegate::health::orca::Load;
 use tidegate::key::Seed;
 use tidegate::policy::Policy;
-use tidegate::request::RequestFacts;
+use tidegate::request::{RequestFacts, ResponseFacts};
 use tidegate::units::{Draw, Span, Timestamp};
 
 /// The system's allocator, counting for each thread, since tests run beside each other.
@@ -50,6 +52,35 @@ fn planning_an_ordinary_request_allocates_nothing() {
         plan_once(&mut plan);
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
+}
+
+#[test]
+fn counting_an_answer_allocates_nothing() {
+    let policy = r#"{ "version": 1, "health": { "orca": { "cpu_percent": { "degraded": 80, "critical": 90 } } } }"#;
+    let mut monitor = Monitor::new(&Policy::parse(policy).unwrap()).unwrap();
+    let before = ALLOCATIONS.get();
+    for ms in 0..1_000 {
+        let began = Timestamp::from_millis(1_800_000_000_000);
+        monitor.answered(&Loaded, began, began.after(Span::from_millis(ms)));
+        monitor.abandoned(began, began.after(Span::from_millis(ms)));
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    let mut merged = Vec::new();
+    assert!(monitor.merge(None, &mut merged, Timestamp::from_millis(1_800_000_001_000)));
+    assert_eq!((monitor.recent().calls(), monitor.recent().load(Load::Cpu)), (1_000, Some(500_000)));
+}
+
+/// An answer of a service that reports its load.
+struct Loaded;
+
+impl ResponseFacts for Loaded {
+    fn status(&self) -> Option<u16> {
+        Some(200)
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        (name == "endpoint-load-metrics").then_some(Cow::Borrowed(br#"JSON {"a":[{}],"cpu_utilization":0.5}"#))
+    }
 }
 
 #[test]

@@ -25,6 +25,26 @@ reads does not apply: the method POST is not GET
 }
 
 #[test]
+fn what_is_shed_of_such_requests_is_told_and_who_gets_a_page() {
+    let policy = POLICY.replacen(
+        "\"limits\"",
+        r#""tiers": ["a", "b"], "priorities": { "a": "low" }, "health": {}, "shedding": { "degraded": { "low_percent": 12.5 } },
+        "status": { "addresses": ["198.51.100.4"] }, "limits""#,
+        1,
+    );
+    let told = |path: &str, address: &str| {
+        let out = explain(&["--path", path, "--address", address], policy.as_bytes());
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let text = told("/", "192.0.2.1");
+    let shed = "\nshedding as low: up to 12.5% while the service is degraded, 100% while it is critical\n";
+    assert!(text.contains(shed), "{text}");
+    let text = told("/tidegate/health", "198.51.100.4");
+    assert!(text.ends_with("\nstatus   answered with the page health\n"), "{text}");
+    assert!(!told("/tidegate/health", "198.51.100.5").contains("\nstatus"));
+}
+
+#[test]
 fn what_a_route_says_of_the_answer_is_told() {
     let policy = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/policies/good/everything.json")).unwrap();
     let told = |options: &[&str]| {

@@ -83,7 +83,7 @@ fn a_text_without_a_json_value_is_refused_as_such() {
 }
 
 /// Bad policies with errors that a JSON Schema cannot express.
-const BEYOND_A_SCHEMA: [&str; 25] = [
+const BEYOND_A_SCHEMA: [&str; 27] = [
     // Two fields of an object, of which readers of JSON keep one.
     "duplicate-fields",
     // A number of decimals: a schema's `multipleOf` is at the mercy of binary fractions.
@@ -116,6 +116,8 @@ const BEYOND_A_SCHEMA: [&str; 25] = [
     "header-without-hops",
     "upstream-to-nowhere",
     "breaker-fields-together",
+    "health-together",
+    "shedding-without-health",
 ];
 
 /// Bad policies that no validator is handed, since there is no value to hand over.

@@ -82,7 +82,7 @@ impl Stage {
 }
 
 /// Polls until the condition holds; fails after 30 s, saying what was waited for.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !condition().await {
         assert!(Instant::now() < deadline, "never came about: {what}");
