@@ -88,7 +88,7 @@ dist/envoy/envoy.yaml: envoy/envoy.yaml
 	@mkdir -p $(@D)
 	@cp $< $@
 
-demo: build ## a traffic spike against a real Envoy, with the filter and without (KEEP=1 leaves it up)
+demo: build ## a traffic spike and an outage against a real Envoy, with the filter and without (KEEP=1 leaves it up)
 	$(call say,building the demo)
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo $(if $(KEEP),--keep) $(ARGS)

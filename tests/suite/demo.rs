@@ -1,4 +1,4 @@
-//! The demo, played for a second an act: it runs through, and its numbers are those of a filter at work.
+//! The demo, played for a second an act or a phase: it runs through, and its numbers are those of a filter at work.
 
 use std::process::{Command, Output};
 
@@ -9,7 +9,7 @@ fn demo(arguments: &[&str]) -> Output {
 
 #[test]
 fn demo_plays_three_acts_and_sums_them_up() {
-    let output = demo(&["--act-seconds", "1"]);
+    let output = demo(&["--act", "spike", "--act-seconds", "1"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     // Refused are column 3; the rows of the greedy client are those of the two spikes.
@@ -20,6 +20,50 @@ fn demo_plays_three_acts_and_sums_them_up() {
         .collect();
     assert!(matches!(greedy[..], [with, 0] if with > 300), "refused of the greedy: {greedy:?}\n{text}");
     assert!(text.contains("per-address refused"), "{text}");
+}
+
+/// The numbers of one row of the outage's summary: requests, by whom they were served (CDN, origin, nobody with what was
+/// kept, nobody with the static answer), failures, and failures without the filter.
+fn row(text: &str, phase: &str) -> [u64; 7] {
+    let row = text.lines().find_map(|line| {
+        let numbers: Vec<u64> =
+            line.trim().strip_prefix(phase)?.split_whitespace().filter_map(|cell| cell.parse().ok()).collect();
+        // The slowest stands between, with a unit.
+        let [requests, cdn, origin, stale, fixed, failed, _slowest, without] = numbers[..] else { return None };
+        Some([requests, cdn, origin, stale, fixed, failed, without])
+    });
+    row.unwrap_or_else(|| panic!("no row of {phase:?}\n{text}"))
+}
+
+#[test]
+fn demo_plays_an_outage_in_which_nothing_fails_and_the_cdn_serves_again() {
+    let output = demo(&["--act", "outage", "--phase-seconds", "1"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for phase in ["the CDN answers 500", "the CDN refuses connections", "the CDN takes 3 s"] {
+        let [requests, cdn, origin, .., failed, without] = row(&text, phase);
+        assert!(origin * 2 > requests && cdn == 0 && failed == 0, "{phase}: the origin serves\n{text}");
+        assert_eq!(without, requests, "{phase}: without the filter all fail\n{text}");
+    }
+    // What was under way when both came back may have got their answers.
+    let [requests, _, _, stale, fixed, failed, _] = row(&text, "the origin is gone as well");
+    let kept = stale > fixed && (stale + fixed) * 10 > requests * 9;
+    assert!(kept && failed == 0, "what was kept is served\n{text}");
+    let [_, cdn, origin, .., failed, _] = row(&text, "both are back");
+    assert!(cdn > 0 && origin > 0 && failed == 0, "while the CDN ramps, the origin serves the rest\n{text}");
+    let [requests, cdn, .., failed, _] = row(&text, "all is well again");
+    assert!(cdn * 10 > requests * 9 && failed == 0, "the CDN serves all again\n{text}");
+    let states = |phase: &str| {
+        // The later table tells of breakers.
+        let row = text.lines().rev().find_map(|line| line.trim().strip_prefix(phase));
+        row.unwrap().to_owned()
+    };
+    for (phase, state) in
+        [("the CDN answers 500", "open"), ("both are back", "half-open"), ("both are back", "ramping")]
+    {
+        assert!(states(phase).contains(state), "{phase}: {state}\n{text}");
+    }
+    assert_eq!(states("all is well again").split_whitespace().next(), Some("closed"), "{text}");
 }
 
 #[test]

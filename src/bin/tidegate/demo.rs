@@ -1,10 +1,12 @@
-//! `tidegate demo`: a traffic spike against a real Envoy, with the filter and without.
+//! `tidegate demo`: a traffic spike and an outage against a real Envoy, with the filter and without.
 
 mod bootstrap;
 mod envoy;
 mod load;
 mod origin;
+mod outage;
 mod population;
+mod screen;
 mod summary;
 mod tally;
 mod view;
@@ -17,25 +19,33 @@ use std::time::Duration;
 use std::{fmt, fs, io};
 
 use bootstrap::{Bootstrap, BootstrapError};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use envoy::Envoy;
 use load::Load;
 use origin::{Origin, Settings};
+use outage::Outage;
 use population::{ACTS, Act};
 use summary::Outcome;
 use tally::Tally;
 use tokio::signal::unix::{SignalKind, signal};
 use view::View;
 
-/// Show a traffic spike against a real Envoy, with the filter and without.
+/// Show a traffic spike and an outage against a real Envoy, with the filter and without.
 ///
-/// Starts an origin that can carry only so much, Envoy before it, and three acts of traffic; everything on the loopback,
-/// every number measured as it happens.
+/// The spike: an origin that can carry only so much, Envoy before it, and three acts of traffic. The outage: a CDN that
+/// fails in three ways, the origin behind it that goes too, and both coming back. Everything on the loopback, every number
+/// measured as it happens.
 #[derive(Args, Debug)]
 pub struct Demo {
-    /// How long each act lasts, in seconds.
+    /// Play this alone.
+    #[arg(long, value_name = "ACT")]
+    act: Option<Part>,
+    /// How long each act of the spike lasts, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
     act_seconds: u64,
+    /// How long each phase of the outage lasts, in seconds; the recovery lasts until the breaker is closed.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
+    phase_seconds: u64,
     /// Leave all of it up after the acts, with commands to try, until Ctrl-C.
     #[arg(long)]
     keep: bool,
@@ -45,9 +55,21 @@ pub struct Demo {
     /// The filter, as `make build` makes it.
     #[arg(long, default_value = "dist/envoy/tidegate.wasm", value_name = "FILE")]
     wasm: PathBuf,
-    /// The policy.
+    /// The policy of the spike.
     #[arg(long, default_value = "tests/policies/demo.json", value_name = "FILE")]
     policy: PathBuf,
+    /// The policy of the outage, with upstreams named `cdn` and `origin` and `x_tidegate`.
+    #[arg(long, default_value = "tests/policies/outage.json", value_name = "FILE")]
+    outage_policy: PathBuf,
+}
+
+/// What can be played alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Three acts of traffic at an origin that can carry only so much.
+    Spike,
+    /// A CDN that fails, and then the origin behind it.
+    Outage,
 }
 
 impl Demo {
@@ -75,6 +97,31 @@ impl Demo {
     }
 
     async fn play(&self) -> Result<(), Error> {
+        if !self.wasm.is_file() {
+            return Err(Error::NoFilter(self.wasm.clone()));
+        }
+        let plays = |part| self.act.is_none_or(|only| only == part);
+        let spike = if plays(Part::Spike) { Some(self.play_spike().await?) } else { None };
+        // What nobody will try takes no part in the machine's load.
+        let spike = spike.filter(|_| self.keep);
+        let outage = if plays(Part::Outage) { Some(self.play_outage().await?) } else { None };
+        if self.keep {
+            spike.iter().for_each(Stage::print_commands);
+            outage.iter().for_each(Outage::print_commands);
+            interrupted().await?;
+            println!();
+        }
+        Ok(())
+    }
+
+    async fn play_outage(&self) -> Result<Outage, Error> {
+        let lasting = Duration::from_secs(self.phase_seconds);
+        let mut outage = Outage::set_up(&self.wasm, &self.outage_policy, self.plain, lasting).await?;
+        outage.play().await?;
+        Ok(outage)
+    }
+
+    async fn play_spike(&self) -> Result<Stage, Error> {
         let stage = Stage::set_up(self).await?;
         println!(
             "An origin that works on {} requests at once, {} ms each, so {} a second; before it Envoy with {WORKERS} workers.",
@@ -87,12 +134,7 @@ impl Demo {
             outcomes.push(self.play_act(&stage, act, number).await?);
         }
         summary::print(&outcomes, &stage.envoy.stats().await.map_err(Error::Envoy)?);
-        if self.keep {
-            stage.print_commands();
-            interrupted().await?;
-            println!();
-        }
-        Ok(())
+        Ok(stage)
     }
 
     async fn play_act(&self, stage: &Stage, act: Act, number: usize) -> Result<Outcome, Error> {
@@ -130,9 +172,6 @@ struct Stage {
 
 impl Stage {
     async fn set_up(demo: &Demo) -> Result<Self, Error> {
-        if !demo.wasm.is_file() {
-            return Err(Error::NoFilter(demo.wasm.clone()));
-        }
         let policy = fs::read_to_string(&demo.policy).map_err(|e| Error::Policy(demo.policy.clone(), e))?;
         let origin = Origin::start(ORIGIN).map_err(Error::Origin)?;
         let bootstrap = Bootstrap::shipped()
@@ -186,7 +225,7 @@ impl fmt::Display for Error {
         match self {
             Self::NoFilter(path) => write!(f, "no filter at {}: run `make setup build`", path.display()),
             Self::Policy(path, error) => write!(f, "cannot read the policy {}: {error}", path.display()),
-            Self::Origin(error) => write!(f, "cannot start the origin: {error}"),
+            Self::Origin(error) => write!(f, "cannot start the origin or the CDN: {error}"),
             Self::Bootstrap(error) => error.fmt(f),
             Self::Envoy(error) => error.fmt(f),
             Self::Histogram => write!(f, "cannot make a histogram of latencies"),

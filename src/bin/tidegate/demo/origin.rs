@@ -108,7 +108,12 @@ impl Stats {
 impl Origin {
     /// Starts an origin at a port that the system chooses.
     pub fn start(settings: Settings) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), settings)
+    }
+
+    /// Starts an origin at this address.
+    pub fn start_at(addr: SocketAddr, settings: Settings) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(addr)?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,13 +1,14 @@
-//! The live view: redrawn in place on a terminal, a line a second elsewhere.
+//! The live view of the spike.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
-use console::{Term, style};
+use console::style;
 
 use super::origin::{Settings, Stats};
 use super::population::Act;
+use super::screen::{Screen, bar};
 use super::tally::{Counts, Tally};
 
 /// Where the act under way is shown.
@@ -21,28 +22,17 @@ pub struct View {
     last: (Instant, Stats),
 }
 
-enum Screen {
-    /// A terminal, and how many of its lines are to be overdrawn.
-    Terminal(Term, usize),
-    Lines,
-}
-
 impl View {
     /// A view of one act, about to begin.
     pub fn new(plain: bool, act: Act, number: usize, lasting: Duration, origin: Stats) -> Self {
-        let terminal = Term::stdout();
-        let screen = if plain || !terminal.is_term() { Screen::Lines } else { Screen::Terminal(terminal, 0) };
         println!("\n{}", style(format!("Act {number}: {}", act.title)).bold());
         let now = Instant::now();
-        Self { screen, act, number, lasting, began: now, last: (now, origin) }
+        Self { screen: Screen::new(plain), act, number, lasting, began: now, last: (now, origin) }
     }
 
     /// How long to wait between two drawings.
     pub fn period(&self) -> Duration {
-        match self.screen {
-            Screen::Terminal(..) => Duration::from_millis(250),
-            Screen::Lines => Duration::from_secs(1),
-        }
+        self.screen.period()
     }
 
     /// Draws the act as it stands.
@@ -51,23 +41,20 @@ impl View {
         let load = self.load_line(origin, settings);
         self.last = (Instant::now(), origin);
         let elapsed = self.began.elapsed();
-        if let Screen::Terminal(terminal, drawn) = &mut self.screen {
-            let text = format!("{}\n{}\n{load}", progress(elapsed, self.lasting), group_table(&self.act, &counts));
-            // What cannot be drawn is not worth ending the demo for.
-            let _ = terminal.clear_last_lines(*drawn);
-            let _ = terminal.write_line(&text);
-            *drawn = text.lines().count();
-            return;
-        }
+        let (act, number, lasting) = (&self.act, self.number, self.lasting);
         let sum = |field: fn(&Counts) -> u64| counts.iter().map(field).sum::<u64>();
-        println!(
-            "act {} {:>4.1} s | offered {} admitted {} refused {} failed {} | {load}",
-            self.number,
-            elapsed.as_secs_f64(),
-            sum(|counts| counts.offered),
-            sum(Counts::admitted),
-            sum(|counts| counts.refused),
-            sum(|counts| counts.failed),
+        self.screen.show(
+            || format!("{}\n{}\n{load}", progress(elapsed, lasting), group_table(act, &counts)),
+            || {
+                format!(
+                    "act {number} {:>4.1} s | offered {} admitted {} refused {} failed {} | {load}",
+                    elapsed.as_secs_f64(),
+                    sum(|counts| counts.offered),
+                    sum(Counts::admitted),
+                    sum(|counts| counts.refused),
+                    sum(|counts| counts.failed),
+                )
+            },
         );
     }
 
@@ -126,10 +113,8 @@ pub fn milliseconds(latency: Option<Duration>) -> String {
 }
 
 fn progress(elapsed: Duration, lasting: Duration) -> String {
-    let share = (elapsed.as_secs_f64() / lasting.as_secs_f64().max(0.001)).min(1.0);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 40")]
-    let full = (share * BAR as f64) as usize;
-    format!("[{}{}] {:.1} s", "#".repeat(full), "-".repeat(BAR.saturating_sub(full)), elapsed.as_secs_f64())
+    let share = elapsed.as_secs_f64() / lasting.as_secs_f64().max(0.001);
+    format!("[{}] {:.1} s", bar(share, BAR), elapsed.as_secs_f64())
 }
 
 /// A line above, below and under the header; none between rows.

@@ -1,0 +1,174 @@
+//! An outage against a real Envoy: a CDN that fails in three ways, then the origin behind it, then both come back.
+
+mod load;
+mod phases;
+mod server;
+mod summary;
+mod tally;
+mod view;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use console::style;
+use tokio::time::{Interval, interval, sleep};
+
+use super::bootstrap::{Bootstrap, BootstrapError};
+use super::envoy::{self, Envoy};
+use super::{Error, WORKERS};
+use load::Load;
+use phases::{PHASES, Phase};
+use server::Server;
+use summary::Outcome;
+use tally::Tally;
+use view::View;
+
+/// Everything that runs while the outage is played. Dropping it ends all of it.
+pub struct Outage {
+    cdn: Server,
+    origin: Server,
+    envoy: Envoy,
+    filtered: Load,
+    unfiltered: Load,
+    plain: bool,
+    lasting: Duration,
+}
+
+/// What goes on from phase to phase.
+struct Schedule {
+    began: Instant,
+    ticks: Interval,
+    sent: u64,
+    latest: Duration,
+    closed: bool,
+}
+
+impl Outage {
+    /// Starts a CDN, an origin, and Envoy before them. Each phase lasts for so long.
+    pub async fn set_up(wasm: &Path, policy: &Path, plain: bool, lasting: Duration) -> Result<Self, Error> {
+        let document = fs::read_to_string(policy).map_err(|e| Error::Policy(policy.to_owned(), e))?;
+        let cdn = Server::start().map_err(Error::Origin)?;
+        let origin = Server::start().map_err(Error::Origin)?;
+        let bootstrap = bootstrap(wasm, &document, &cdn, &origin).map_err(Error::Bootstrap)?;
+        let options = envoy::Options { concurrency: WORKERS, ..envoy::Options::new(bootstrap.text()) };
+        let envoy = Envoy::start(options).await.map_err(Error::Envoy)?;
+        let filtered = Load::new(envoy.listener("http").map_err(Error::Envoy)?, true);
+        let unfiltered = Load::new(envoy.listener("bypass").map_err(Error::Envoy)?, false);
+        Ok(Self { cdn, origin, envoy, filtered, unfiltered, plain, lasting })
+    }
+
+    /// Plays all phases and prints what they came to.
+    pub async fn play(&mut self) -> Result<(), Error> {
+        println!("\n{}", style("The outage: assets come from a CDN, and from an origin when it fails").bold());
+        println!(
+            "{RATE} requests a second through the filter, and as many past it to the CDN alone. Rates are per second.\n"
+        );
+        let mut schedule = Schedule {
+            began: Instant::now(),
+            ticks: interval(Duration::from_secs(1) / RATE),
+            sent: 0,
+            latest: Duration::ZERO,
+            closed: true,
+        };
+        let mut played = Vec::new();
+        for (number, phase) in (1..).zip(PHASES) {
+            let tallies = self.play_phase(phase, number, &mut schedule).await?;
+            played.push((phase, tallies));
+        }
+        self.filtered.ended().await;
+        self.unfiltered.ended().await;
+        let outcome = |(phase, [filtered, unfiltered]): (Phase, [Arc<Tally>; 2])| Outcome {
+            phase,
+            filtered: filtered.counts(),
+            unfiltered: unfiltered.counts(),
+        };
+        let outcomes: Vec<Outcome> = played.into_iter().map(outcome).collect();
+        summary::print(&outcomes, schedule.latest, schedule.closed);
+        Ok(())
+    }
+
+    async fn play_phase(
+        &mut self,
+        phase: Phase,
+        number: usize,
+        schedule: &mut Schedule,
+    ) -> Result<[Arc<Tally>; 2], Error> {
+        self.cdn.suffer(phase.cdn).map_err(Error::Origin)?;
+        self.origin.suffer(phase.origin).map_err(Error::Origin)?;
+        let [filtered, unfiltered] = [Arc::new(Tally::default()), Arc::new(Tally::default())];
+        let mut view = View::new(self.plain, phase, number, schedule.began);
+        let mut redraw = interval(view.period());
+        // The first tick is at once, and there is nothing to see yet.
+        redraw.tick().await;
+        let over = self.over(phase);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                closed = &mut over => {
+                    schedule.closed &= closed?;
+                    break;
+                }
+                due = schedule.ticks.tick() => {
+                    schedule.latest = schedule.latest.max(due.elapsed());
+                    self.filtered.send(schedule.sent, due, &filtered);
+                    self.unfiltered.send(schedule.sent, due, &unfiltered);
+                    schedule.sent += 1;
+                }
+                _ = redraw.tick() => view.draw(&filtered, &unfiltered, self.unfiltered.waiting()),
+            }
+        }
+        view.end(&filtered, &unfiltered, self.unfiltered.waiting());
+        Ok([filtered, unfiltered])
+    }
+
+    /// Waits until the phase is over. Says whether the CDN's breaker has closed, where that is waited for.
+    async fn over(&self, phase: Phase) -> Result<bool, Error> {
+        sleep(self.lasting).await;
+        if !phase.until_closed {
+            return Ok(true);
+        }
+        let began = Instant::now();
+        while began.elapsed() < CLOSED_WITHIN {
+            let stats = self.envoy.stats().await.map_err(Error::Envoy)?;
+            if stats.get("wasmcustom.tidegate_breaker_state.breaker=cdn") == Some(&0) {
+                return Ok(true);
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        Ok(false)
+    }
+
+    /// What can be tried while all of it stays up.
+    pub fn print_commands(&self) {
+        let (http, admin) = (self.filtered.to(), self.envoy.admin());
+        println!(
+            "\nThe CDN and the origin are still up, until Ctrl-C. Try:\n
+  An asset, and who served it:
+    curl -s -o /dev/null -D - http://{http}/assets/1.css\n
+  How the breakers stand, and who served how many:
+    curl -s http://{admin}/stats/prometheus | grep -e ^tidegate_breaker -e ^tidegate_served"
+        );
+    }
+}
+
+/// The shipped bootstrap with both upstreams, and a listener without the filter that leads to the CDN alone.
+fn bootstrap(wasm: &Path, policy: &str, cdn: &Server, origin: &Server) -> Result<Bootstrap, BootstrapError> {
+    Bootstrap::shipped()?
+        .wasm(wasm)?
+        .policy(policy)?
+        .upstream(origin.addr())?
+        .with_cluster("cdn", cdn.addr())?
+        // A cluster of its own, so that what is sent past the filter takes no connections from what is not.
+        .with_cluster("cdn-alone", cdn.addr())?
+        .with_bypass_listener()?
+        .set(BYPASS_CLUSTER, "cdn-alone".into())
+}
+
+const BYPASS_CLUSTER: &str = "/static_resources/listeners/1/filter_chains/0/filters/0/typed_config/route_config\
+                              /virtual_hosts/0/routes/1/route/cluster";
+/// Few enough that a small laptop is never the bottleneck, enough that every state of a breaker is seen.
+const RATE: u32 = 100;
+/// The policy's breaker is open for 1 s and ramps for 3 s: enough for several relapses on a crowded machine.
+const CLOSED_WITHIN: Duration = Duration::from_secs(30);

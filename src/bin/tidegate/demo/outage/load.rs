@@ -1,0 +1,104 @@
+//! Requests for assets, sent when the schedule says: each through the filter, and once more past it, straight to the CDN.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::tally::{By, Tally};
+
+/// Sends requests to one of Envoy's listeners, over kept-alive connections.
+pub struct Load {
+    client: Client<HttpConnector, Empty<Bytes>>,
+    in_flight: Arc<Semaphore>,
+    to: SocketAddr,
+    /// Whether answers tell who has served them. Past the filter only the CDN can have.
+    filtered: bool,
+}
+
+impl Load {
+    /// A load that has sent nothing.
+    pub fn new(to: SocketAddr, filtered: bool) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Self { client, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)), to, filtered }
+    }
+
+    /// Where it sends to.
+    pub fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    /// Sends the n-th request, which was due at this time, and counts it and its end.
+    pub fn send(&self, number: u64, due: Instant, tally: &Arc<Tally>) {
+        tally.send();
+        let request = Request::get(format!("http://{}{}", self.to, path(number))).body(Empty::new());
+        let (Ok(request), Ok(permit)) = (request, Arc::clone(&self.in_flight).try_acquire_owned()) else {
+            tally.end(By::Failed, Duration::ZERO);
+            return;
+        };
+        let (client, tally, filtered) = (self.client.clone(), Arc::clone(tally), self.filtered);
+        tokio::spawn(async move {
+            let by = match timeout_at(due + PATIENCE, exchange(&client, request)).await {
+                Ok(Some((is_success, told))) if filtered => {
+                    tally.see(&told);
+                    By::told(&told, is_success)
+                }
+                Ok(Some((true, _))) => By::Cdn,
+                _ => By::Failed,
+            };
+            tally.end(by, due.elapsed());
+            drop(permit);
+        });
+    }
+
+    /// How many clients wait for an answer.
+    pub fn waiting(&self) -> usize {
+        MAX_IN_FLIGHT.saturating_sub(self.in_flight.available_permits())
+    }
+
+    /// Waits until every request has ended, at the latest when its client loses patience.
+    pub async fn ended(&self) {
+        let _ = self.in_flight.acquire_many(MAX_IN_FLIGHT_U32).await;
+    }
+}
+
+/// Clients ask for the same few assets again and again, and now and then for one that nobody has asked for before.
+fn path(number: u64) -> String {
+    if number % NEW_EVERY == NEW_EVERY - 1 {
+        format!("/assets/new-{number}.css")
+    } else {
+        format!("/assets/{}.css", number % ASSETS)
+    }
+}
+
+/// Whether it was a success, and what `x-tidegate` tells.
+async fn exchange(
+    client: &Client<HttpConnector, Empty<Bytes>>,
+    request: Request<Empty<Bytes>>,
+) -> Option<(bool, String)> {
+    let response = client.request(request).await.ok()?;
+    let is_success = response.status().is_success();
+    let told = response.headers().get("x-tidegate").and_then(|told| told.to_str().ok()).unwrap_or_default().to_owned();
+    // To its end, so that the connection can be used again.
+    response.into_body().collect().await.ok()?;
+    Some((is_success, told))
+}
+
+/// How long a client waits for its answer. Longer than the policy's timeouts together, shorter than the slow CDN takes.
+pub const PATIENCE: Duration = Duration::from_millis(2_500);
+/// How many assets there are but for the new ones.
+const ASSETS: u64 = 20;
+const NEW_EVERY: u64 = 25;
+/// More than the schedule can have out within its clients' patience; beyond it a request counts as failed unsent.
+const MAX_IN_FLIGHT: usize = 1_000;
+const MAX_IN_FLIGHT_U32: u32 = 1_000;

@@ -1,0 +1,186 @@
+//! What clients got in a phase, as their answers told.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Who served a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The CDN.
+    Cdn,
+    /// The origin.
+    Origin,
+    /// Nobody: an answer that was kept.
+    Stale,
+    /// Nobody: the policy's static answer.
+    Static,
+    /// Nobody at all: an error, no answer, or none in time.
+    Failed,
+}
+
+/// How a breaker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Closed,
+    Open,
+    HalfOpen,
+    Ramping,
+}
+
+/// The states in which breakers were seen: a bit for each, by place in [`State::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct States(u8);
+
+/// Counts of the requests that were sent in one phase, added to from many tasks.
+#[derive(Debug, Default)]
+pub struct Tally {
+    sent: AtomicU64,
+    by: [AtomicU64; By::ALL.len()],
+    slowest_us: AtomicU64,
+    /// The states of each breaker that were seen, and those since somebody last took them.
+    states: [AtomicU8; BREAKERS.len()],
+    recent: [AtomicU8; BREAKERS.len()],
+}
+
+/// The counts at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Requests sent.
+    pub sent: u64,
+    by: [u64; By::ALL.len()],
+    /// The longest that one took which did not fail.
+    pub slowest: Duration,
+    /// The states in which each of [`BREAKERS`] was seen.
+    pub states: [States; BREAKERS.len()],
+}
+
+impl By {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Cdn, Self::Origin, Self::Stale, Self::Static, Self::Failed];
+
+    /// What tables call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cdn => "cdn",
+            Self::Origin => "origin",
+            Self::Stale => "stale",
+            Self::Static => "static",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Who served an answer with this `x-tidegate`.
+    pub fn told(told: &str, is_success: bool) -> Self {
+        let mut parts = told.split("; ");
+        let by = parts.find_map(|part| part.strip_prefix("upstream=").or_else(|| part.strip_prefix("step=")));
+        match by {
+            Some("cdn") if is_success => Self::Cdn,
+            Some("origin") if is_success => Self::Origin,
+            Some("stale") if is_success => Self::Stale,
+            Some("static") => Self::Static,
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl State {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Closed, "closed"), (Self::Open, "open"), (Self::HalfOpen, "half-open"), (Self::Ramping, "ramping")];
+}
+
+impl States {
+    /// Names, or a dash.
+    pub fn describe(self) -> String {
+        let seen = State::ALL.iter().filter(|(state, _)| self.0 & bit(*state) != 0);
+        let names: Vec<&str> = seen.map(|(_, name)| *name).collect();
+        if names.is_empty() { "-".to_owned() } else { names.join(", ") }
+    }
+}
+
+impl Tally {
+    /// A request is sent.
+    pub fn send(&self) {
+        self.sent.fetch_add(1, Relaxed);
+    }
+
+    /// A request has ended, after so long.
+    pub fn end(&self, by: By, took: Duration) {
+        if let Some(count) = self.by.get(by as usize) {
+            count.fetch_add(1, Relaxed);
+        }
+        if by != By::Failed {
+            self.slowest_us.fetch_max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        }
+    }
+
+    /// An answer with this `x-tidegate` has told how breakers stand.
+    pub fn see(&self, told: &str) {
+        let told = told.split("breakers=").nth(1).unwrap_or_default();
+        for (name, state) in told.split(", ").filter_map(|breaker| breaker.split_once(':')) {
+            let state = State::ALL.iter().find(|(_, name)| *name == state);
+            let place = BREAKERS.iter().position(|other| *other == name);
+            if let Some((state, _)) = state
+                && let Some((all, recent)) = place.and_then(|at| self.states.get(at).zip(self.recent.get(at)))
+            {
+                all.fetch_or(bit(*state), Relaxed);
+                recent.fetch_or(bit(*state), Relaxed);
+            }
+        }
+    }
+
+    /// The states in which breakers were seen since this was last asked.
+    pub fn take_recent(&self) -> [States; BREAKERS.len()] {
+        self.recent.each_ref().map(|states| States(states.swap(0, Relaxed)))
+    }
+
+    /// The counts now.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            sent: self.sent.load(Relaxed),
+            by: self.by.each_ref().map(|count| count.load(Relaxed)),
+            slowest: Duration::from_micros(self.slowest_us.load(Relaxed)),
+            states: self.states.each_ref().map(|states| States(states.load(Relaxed))),
+        }
+    }
+}
+
+impl Counts {
+    /// How many requests ended so.
+    pub fn by(&self, by: By) -> u64 {
+        self.by.get(by as usize).copied().unwrap_or(0)
+    }
+}
+
+fn bit(state: State) -> u8 {
+    1 << state as u8
+}
+
+/// The breakers of the demo's policy.
+pub const BREAKERS: [&str; 2] = ["cdn", "origin"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_tell_who_served_and_how_breakers_stand() {
+        for (told, is_success, by) in [
+            ("upstream=cdn; step=first; breakers=cdn:closed, origin:closed", true, By::Cdn),
+            ("upstream=origin; step=fallback; breakers=cdn:open, origin:closed", true, By::Origin),
+            ("upstream=origin; step=fallback", false, By::Failed),
+            ("step=stale; breakers=cdn:open, origin:open", true, By::Stale),
+            ("step=static; breakers=cdn:open, origin:open", false, By::Static),
+            ("step=unavailable", false, By::Failed),
+            ("", true, By::Failed),
+        ] {
+            assert_eq!(By::told(told, is_success), by, "{told}");
+        }
+        let tally = Tally::default();
+        tally.see("step=stale; breakers=cdn:open, origin:half-open");
+        tally.see("upstream=cdn; step=first; breakers=cdn:half-open, origin:half-open");
+        let seen = tally.take_recent().map(States::describe);
+        assert_eq!(seen, ["open, half-open", "half-open"]);
+        assert_eq!(tally.take_recent().map(States::describe), ["-", "-"]);
+        assert_eq!(tally.counts().states.map(States::describe), seen);
+    }
+}
