@@ -9,7 +9,6 @@ mod concurrency;
 mod cost;
 mod delay;
 mod document;
-mod document_answers;
 mod error;
 mod failures;
 mod health;
