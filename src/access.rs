@@ -1,16 +1,18 @@
-//! Lists of clients that meet no limits, or that are refused: by address and by the value of a header.
+//! Lists of clients that meet no limits, or that are refused: by address, by API key and by the value of a header.
 
-use core::net::IpAddr;
-use std::collections::BinaryHeap;
-
-use crate::lookup::{Lookup, trim_blanks};
+use crate::api_key::ApiKeys;
+use crate::key::Client;
+use crate::lookup::trim_blanks;
 use crate::network::Networks;
+use crate::sorted::{find, sorted};
 
 /// A list of clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessList {
     /// By address.
     pub(crate) addresses: Networks,
+    /// By API key.
+    pub(crate) api_keys: ApiKeys,
     /// By header.
     pub(crate) headers: Vec<HeaderValues>,
 }
@@ -20,7 +22,7 @@ pub struct AccessList {
 pub struct HeaderValues {
     /// The header, lower case.
     name: String,
-    /// The values, sorted: one is found in fourteen comparisons among ten thousand.
+    /// The values, sorted.
     values: Vec<String>,
 }
 
@@ -29,24 +31,27 @@ pub struct HeaderValues {
 pub enum Entry<'l> {
     /// The client's address.
     Address,
+    /// The API key.
+    ApiKey,
     /// The value of this header.
     Header(&'l str),
 }
 
 impl AccessList {
-    /// What of a request stands here, asking the host for no more than the list has. `address` is the client's, whole.
+    /// What of a client's request stands here, asking the host for no more than the list has.
     ///
     /// With `parts`, so does a header whose value is a list of which one item stands here: a value that is to be
     /// refused must not pass by being sent along with another.
-    pub(crate) fn find<'a>(
-        &'a self,
-        request: &Lookup<'a>,
-        address: impl FnOnce() -> Option<IpAddr>,
-        parts: bool,
-    ) -> Option<Entry<'a>> {
-        if !self.addresses.is_empty() && address().is_some_and(|address| self.addresses.contain(address)) {
+    pub(crate) fn find<'a>(&'a self, client: &Client<'_, 'a>, parts: bool) -> Option<Entry<'a>> {
+        if !self.addresses.is_empty() && client.ip().is_some_and(|address| self.addresses.contain(address)) {
             return Some(Entry::Address);
         }
+        let of_client = || client.api_key().and_then(|key| self.api_keys.tier(key)).is_some();
+        let in_list = || parts && client.api_key_header().is_some_and(|value| self.api_keys.stand_in_list(value));
+        if !self.api_keys.is_empty() && (of_client() || in_list()) {
+            return Some(Entry::ApiKey);
+        }
+        let request = client.request();
         let header = self.headers.iter().find(|header| {
             let Some(value) = request.header(&header.name) else { return false };
             header.has(value) || (parts && value.split(|&byte| byte == b',').any(|item| header.has(trim_blanks(item))))
@@ -58,24 +63,22 @@ impl AccessList {
 impl HeaderValues {
     /// These values, in any order, of the header `name`.
     pub(crate) fn new(name: &str, values: impl IntoIterator<Item = String>) -> Self {
-        // A heap sorts in little code; the filter has no other use for a sort.
-        let mut values = values.into_iter().collect::<BinaryHeap<_>>().into_sorted_vec();
-        values.dedup();
-        values.shrink_to_fit();
-        Self { name: name.to_ascii_lowercase(), values }
+        Self { name: name.to_ascii_lowercase(), values: sorted(values) }
     }
 
     fn has(&self, value: &[u8]) -> bool {
-        self.values.binary_search_by(|known| known.as_bytes().cmp(value)).is_ok()
+        find(&self.values, value, String::as_bytes).is_some()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api_key::Digest;
+    use crate::lookup::Lookup;
     use crate::lookup::recorded::Recorded;
     use crate::network::Network;
-    use proptest::prelude::*;
+    use crate::policy::{self, AddressSource, TierIndex};
 
     fn list(networks: &[&str], headers: &[(&str, &[&str])]) -> AccessList {
         let values =
@@ -83,6 +86,17 @@ mod tests {
         AccessList {
             addresses: Networks::new(networks.iter().map(|network| Network::parse(network).unwrap())),
             headers: headers.iter().map(values).collect(),
+            api_keys: ApiKeys::default(),
+        }
+    }
+
+    fn rules() -> policy::Client {
+        policy::Client {
+            address: AddressSource { header: None, ipv6_prefix: 64 },
+            tier: None,
+            default_tier: TierIndex::default(),
+            claims_header: None,
+            api_key_header: Some("x-api-key".to_owned()),
         }
     }
 
@@ -90,8 +104,9 @@ mod tests {
     fn a_client_is_found_by_its_address_or_by_a_header() {
         let list = list(&["10.0.0.0/8"], &[("X-Api-Key", &["b", "a"]), ("x-team", &["red"])]);
         let found = |request: &Recorded, address: &str, parts| {
-            let request = Lookup::new(request);
-            list.find(&request, || address.parse().ok(), parts).map(|entry| format!("{entry:?}"))
+            let request = request.clone().from(address);
+            let (request, rules) = (Lookup::new(&request), rules());
+            list.find(&Client::told_by(&request, &rules, &[]), parts).map(|entry| format!("{entry:?}"))
         };
         let plain = Recorded::get("/");
         assert_eq!(found(&plain, "10.1.2.3", false).as_deref(), Some("Address"));
@@ -110,20 +125,24 @@ mod tests {
     #[test]
     fn an_empty_list_asks_for_nothing() {
         let request = Recorded::get("/");
-        let request = Lookup::new(&request);
-        assert_eq!(AccessList::default().find(&request, || unreachable!("no address is needed"), true), None);
+        let (lookup, rules) = (Lookup::new(&request), rules());
+        assert_eq!(AccessList::default().find(&Client::told_by(&lookup, &rules, &[]), true), None);
+        assert_eq!(request.asked(), [""; 0]);
     }
 
-    proptest! {
-        #[test]
-        fn values_are_found_as_by_asking_each(
-            values in prop::collection::vec("[a-c]{1,3}", 0..40),
-            asked in prop::collection::vec("[a-d]{0,4}", 1..40),
-        ) {
-            let list = HeaderValues::new("x", values.iter().cloned());
-            for value in asked {
-                prop_assert_eq!(list.has(value.as_bytes()), values.contains(&value));
-            }
+    #[test]
+    fn a_client_is_found_by_the_hash_of_its_api_key() {
+        let key = (Digest::of(b"k1").unwrap(), TierIndex::default());
+        let list = AccessList { api_keys: ApiKeys::new([key]), ..AccessList::default() };
+        let rules = rules();
+        for (value, whole, parts) in
+            [(" k1 ", true, true), ("K1", false, false), ("x,k1 ,y", false, true), ("", false, false)]
+        {
+            let request = Recorded::get("/").with("x-api-key", value);
+            let lookup = Lookup::new(&request);
+            let client = Client::told_by(&lookup, &rules, &[]);
+            assert_eq!(list.find(&client, false), Some(Entry::ApiKey).filter(|_| whole), "{value}");
+            assert_eq!(list.find(&client, true), Some(Entry::ApiKey).filter(|_| parts), "{value}");
         }
     }
 }

@@ -1,34 +1,51 @@
 //! A request's way: plan, decide, observe. The one place where the order of the stages stands.
 //!
 //! ```text
-//! plan      maintenance, then the lists deny and allow, then      needs the request
-//!           which limits apply and which keys they charge
+//! plan      the pages of status, maintenance, the lists deny      needs the request
+//!           and allow, which limits apply, which keys they
+//!           charge, and whether the request is shed
+//! offer     whether there is room to wait                         needs those who wait; only where requests may
 //! decide    every quota is checked, then all or none is charged   needs state and the time
+//! enter     the request waits, where decide says so               and then: see [`delaying`]
 //! observe   charge the limits that wait for the answer            needs the answer
+//! release   give back what a request in flight has held           needs its end
 //! ```
 //!
 //! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
 
 mod charging;
+pub mod delaying;
+mod holding;
+mod leasing;
 mod observing;
+mod refusing;
+mod shedding;
 
+pub use holding::Load;
 pub use observing::Ticket;
+#[cfg(feature = "cli")]
+pub(crate) use shedding::priority;
 
 use charging::Charging;
+use delaying::Chance;
+use refusing::{Refusals, Sentence};
 
-use crate::decision::{Cause, Decision, Refusal};
+use crate::decision::{Cause, Decision, QuotaItem, Refusal};
 use crate::key::{self, KeyHash, Seed};
-use crate::limiter::{Meter, Outcome, Standing, Verdict};
+use crate::lease::Leases;
+use crate::limiter::{Meter, Outcome, Standing, State, Verdict};
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Fate, Total};
 use crate::mode::{Door, Mode};
-use crate::policy::{Cost, Limit, OnExceed, Policy, TierIndex};
+use crate::policy::{Cost, Limit, OnExceed, Policy, Priority, Quota, TierIndex};
 use crate::request::RequestFacts;
+use crate::shed::Pressure;
+use crate::status::Page;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
 use crate::table::{Probe, page_of};
-use crate::units::{Permits, Span, Timestamp};
+use crate::units::{Draw, Permits, Span, Timestamp};
 
 /// A policy made ready to decide.
 #[derive(Debug)]
@@ -47,6 +64,9 @@ struct ReadyLimit {
     identities: Vec<u64>,
     /// One for each quota, for each tier.
     meters: Vec<Vec<Meter>>,
+    /// The same, for clients.
+    items: Vec<Vec<QuotaItem>>,
+    refusals: Refusals,
 }
 
 /// What one request is about to be charged, and what came of it. Kept and used again for the next request.
@@ -54,10 +74,16 @@ struct ReadyLimit {
 pub struct Plan {
     found: Vec<u32>,
     tier: TierIndex,
+    priority: Priority,
     charges: Vec<Charge>,
     entry: Entry,
+    may_wait: bool,
     refused: bool,
     now: Timestamp,
+    /// Before `now` for a request that has waited.
+    charged_at: Timestamp,
+    pressure: Pressure,
+    draw: Draw,
 }
 
 /// What the stages before the limits say.
@@ -70,6 +96,10 @@ enum Entry {
     Allowed,
     /// The request is refused, whatever the limits say.
     TurnedAway(Cause),
+    /// The request is shed, being of this priority.
+    Shed(Priority),
+    /// The request is answered with a page of status.
+    Answered(Page),
 }
 
 /// One quota's part in a request. Those of one limit stand side by side.
@@ -83,11 +113,21 @@ pub struct Charge {
     cost: Permits,
     /// The limit charges when the answer comes, if at all: see [`Ticket`].
     awaits_answer: bool,
+    /// The request holds what it is charged until it has ended: see [`Ticket`].
+    holds: bool,
+    /// How many permits there are, where that is found out.
+    found: Option<Permits>,
     /// Another quota of the limit is exceeded: this one is not charged, also when the limit only observes.
     held: bool,
+    sentence: Sentence,
     stage: Stage,
     outcome: Option<Outcome>,
     probe: Option<Probe>,
+    chance: Chance,
+    /// The state that was asked: the key's own, without what is left of a lease.
+    before: Option<State>,
+    /// Permits charged beside the cost, for a lease.
+    ahead: Permits,
 }
 
 /// How far a charge has come.
@@ -99,6 +139,8 @@ enum Stage {
     Charged,
     /// Left as it was: there was no room, or nothing to be charged now.
     Settled,
+    /// Decided by what this instance knows without asking the store: see [`crate::lease`].
+    Known,
     /// The store failed, and this instance's own memory counts.
     Local,
     /// The store failed, and the policy lets the request pass uncounted.
@@ -138,17 +180,29 @@ impl Charge {
         self.outcome.as_ref()
     }
 
+    /// What is left of the ban that the limit has put on the client, if it has.
+    #[must_use]
+    pub fn ban(&self) -> Option<Span> {
+        self.sentence.rest()
+    }
+
     fn admits(&self) -> bool {
-        self.outcome.is_some_and(|outcome| outcome.verdict == Verdict::Admit)
+        let refuses = |outcome: Outcome| matches!(outcome.verdict, Verdict::Refuse { .. });
+        self.sentence == Sentence::Free && self.outcome.is_some_and(|outcome| !refuses(outcome))
     }
 
     /// Whether the limit lets the request pass and charges it for that. What is free touches no state.
     fn pays(&self) -> bool {
-        self.admits() && !self.awaits_answer && !self.held && self.cost > Permits::ZERO
+        self.admits() && !self.awaits_answer && !self.held && !self.chance.taken_over && self.cost > Permits::ZERO
     }
 
     fn exceeds(&self) -> bool {
-        self.outcome.is_some_and(|outcome| outcome.verdict != Verdict::Admit)
+        self.outcome.is_some() && !self.admits()
+    }
+
+    /// Whether the client was banned before this request.
+    fn is_banned(&self) -> bool {
+        matches!(self.sentence, Sentence::Serving(_))
     }
 }
 
@@ -163,6 +217,26 @@ impl Plan {
     #[must_use]
     pub fn tier(&self) -> TierIndex {
         self.tier
+    }
+
+    /// How important the request is.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// Says how hard the service is pressed when the next request is planned, and what that request drew.
+    pub fn press(&mut self, pressure: Pressure, draw: Draw) {
+        (self.pressure, self.draw) = (pressure, draw);
+    }
+
+    /// The page of status that the request is answered with; there is nothing to decide then.
+    #[must_use]
+    pub fn page(&self) -> Option<Page> {
+        match self.entry {
+            Entry::Answered(page) => Some(page),
+            _ => None,
+        }
     }
 
     /// Whether the request goes on, and nothing has to be decided.
@@ -185,9 +259,12 @@ impl Engine {
         for quota in policy.limits.iter_mut().flat_map(|limit| &mut limit.quotas).flatten() {
             *quota = policy.mode.in_force(*quota);
         }
+        for slow_down in policy.limits.iter_mut().filter_map(|limit| limit.delays.as_mut()?.slow_down.as_mut()) {
+            slow_down.slow_after = policy.mode.share(slow_down.slow_after);
+        }
         let door = policy.mode.maintenance().map(Door::new);
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
-        let limits = policy.limits.iter().map(ReadyLimit::new).collect();
+        let limits = policy.limits.iter().map(|limit| ReadyLimit::new(limit, &policy.mode)).collect();
         Self { policy, seed, matcher, limits, door }
     }
 
@@ -208,21 +285,28 @@ impl Engine {
         let lookup = Lookup::new(facts);
         let client = key::Client::new(&lookup, &self.policy);
         plan.charges.clear();
+        plan.may_wait = false;
         plan.entry = self.entry(&lookup, &client, &mut plan.found);
         if plan.entry != Entry::Limited {
             return;
         }
         self.matcher.find(&lookup, &mut plan.found);
+        if self.sheds(plan, &client) {
+            return;
+        }
         if plan.found.is_empty() {
             return;
         }
         plan.tier = client.tier();
+        let mut priority = self.policy.priorities.get(plan.tier.get()).copied().flatten();
         for &index in &plan.found {
             let (Some(limit), Some(ready)) = (self.policy.limits.get(index as usize), self.limits.get(index as usize))
             else {
                 continue;
             };
             let cost = cost_of(&limit.cost, &lookup);
+            plan.may_wait |= limit.delays.is_some();
+            priority = [priority, limit.priority].into_iter().flatten().min();
             // One quota, nearly always.
             let quotas = limit.quotas(plan.tier).len();
             for (quota, identity) in (0..).zip(&ready.identities).take(quotas) {
@@ -233,24 +317,32 @@ impl Engine {
                     page: 0,
                     cost,
                     awaits_answer: limit.awaits_answer(),
+                    holds: limit.holds(),
+                    found: None,
                     held: false,
+                    sentence: Sentence::Free,
                     stage: Stage::Open,
                     outcome: None,
                     probe: None,
+                    chance: Chance::at(limit),
+                    before: None,
+                    ahead: Permits::ZERO,
                 });
             }
         }
+        plan.priority = priority.unwrap_or_default();
     }
 
     /// Checks every limit of the plan, then charges all of them or none.
     ///
     /// What `store` cannot give is decided by each limit's `on_store_failure`; `local` is this instance's own memory for
-    /// those that count on.
+    /// those that count on. While `leases` have permits for a key, its state is not asked for at all.
     pub fn decide<S: Store>(
         &self,
         plan: &mut Plan,
         store: &mut S,
         local: &mut MemoryStore,
+        leases: &mut Leases,
         counters: &mut Counters,
         now: Timestamp,
     ) -> Decision {
@@ -260,12 +352,15 @@ impl Engine {
                 counters.add(Total::Allowed, 1);
                 return Decision::ADMIT;
             }
+            Entry::Answered(_) => return Decision::ADMIT,
             Entry::TurnedAway(cause) => return self.turn_away(cause, counters),
+            Entry::Shed(priority) => return self.shed(priority, plan.draw, counters),
         }
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
         }
-        let mut charging = Charging { engine: self, tier: plan.tier, store, local, counters, now };
+        let mut charging = Charging { engine: self, tier: plan.tier, store, local, leases, counters, now };
+        charging.recall(&mut plan.charges);
         for _ in 0..MAX_ROUNDS {
             charging.begin();
             charging.check(&mut plan.charges);
@@ -276,22 +371,36 @@ impl Engine {
         }
         let refused = charging.settle(&mut plan.charges);
         plan.refused = refused;
-        plan.now = now;
-        self.count(plan, counters, refused);
-        if refused { self.decline(&plan.charges, plan.tier) } else { Decision::ADMIT }
+        (plan.now, plan.charged_at) = (now, now);
+        if refused {
+            if plan.charges.iter().any(|charge| charge.chance.crowded) {
+                counters.add(Total::RoomFull, 1);
+            }
+            self.count(plan, counters, refused);
+            return self.decline(&plan.charges, plan.tier);
+        }
+        let delay = self.delay(plan);
+        if delay.is_none() {
+            // One that waits is counted when it is known what becomes of it.
+            self.count(plan, counters, refused);
+        }
+        Decision { delay, ..Decision::ADMIT }
     }
 
     /// The stages before the limits.
     fn entry<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Entry {
         let address = || client.ip();
+        if let Some(page) = self.policy.status.as_ref().and_then(|status| status.page(request, address)) {
+            return Entry::Answered(page);
+        }
         if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, address)) {
             return Entry::TurnedAway(Cause::Maintenance);
         }
         // To allow somebody is to free him of limits, and not of a ban: deny comes first.
-        if self.policy.deny.find(request, address, true).is_some() {
+        if self.policy.deny.find(client, true).is_some() {
             return Entry::TurnedAway(Cause::Denied);
         }
-        if self.policy.allow.find(request, address, false).is_some() {
+        if self.policy.allow.find(client, false).is_some() {
             return Entry::Allowed;
         }
         Entry::Limited
@@ -309,8 +418,8 @@ impl Engine {
     /// The decision to refuse, unless the policy only observes.
     fn refuse(&self, refusal: Refusal) -> Decision {
         match self.policy.mode {
-            Mode::Observe => Decision { refusal: None, observed: Some(refusal) },
-            _ => Decision { refusal: Some(refusal), observed: None },
+            Mode::Observe => Decision { observed: Some(refusal), ..Decision::ADMIT },
+            _ => Decision { refusal: Some(refusal), ..Decision::ADMIT },
         }
     }
 
@@ -320,8 +429,12 @@ impl Engine {
         let outcome = charge.outcome?;
         // A quota with room stands as before if another one had none, or if it awaits the answer.
         let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
-        let state = if uncharged { charge.probe?.state() } else { Some(outcome.state) };
-        Some(self.meter(charge, plan.tier)?.standing(state, plan.now))
+        let state = if uncharged { charge.before } else { Some(outcome.state) };
+        let standing = self.meter(charge, plan.tier)?.standing(state, plan.now);
+        Some(match charge.ban() {
+            Some(rest) => Standing { remaining: Permits::ZERO, reset_after: rest },
+            None => standing,
+        })
     }
 
     fn refuses(&self, charges: &[Charge]) -> bool {
@@ -337,8 +450,20 @@ impl Engine {
         self.policy.limits.get(charge.limit()).is_some_and(|limit| limit.on_exceed == OnExceed::Observe)
     }
 
-    fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<&Meter> {
-        self.limits.get(charge.limit())?.meters.get(tier.get())?.get(charge.quota())
+    /// The quota as clients are told of it.
+    pub(crate) fn quota_item(&self, charge: &Charge, tier: TierIndex) -> Option<&QuotaItem> {
+        self.limits.get(charge.limit())?.items.get(tier.get())?.get(charge.quota())
+    }
+
+    /// The meter of a charge, as it stood when the charge was checked.
+    fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
+        let meter = *self.said_meter(charge.limit, tier, charge.quota)?;
+        Some(charge.found.map_or(meter, |permits| meter.within(permits)))
+    }
+
+    /// The meter of a quota, as the policy says it.
+    fn said_meter(&self, limit: u32, tier: TierIndex, quota: u8) -> Option<&Meter> {
+        self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
     }
 
     /// The window by which the client knows the quota, where the limit has several.
@@ -353,8 +478,13 @@ impl Engine {
     /// for every one of them.
     fn decline(&self, charges: &[Charge], tier: TierIndex) -> Decision {
         let refusals = charges.iter().filter(|charge| self.declines(charge)).map(|charge| {
-            let (cause, retry_after) = match charge.outcome.map(|outcome| outcome.verdict) {
-                Some(Verdict::Refuse { retry_after }) => (Cause::Exceeded, retry_after),
+            let (cause, retry_after) = match (charge.ban(), charge.outcome.map(|outcome| outcome.verdict)) {
+                // A ban may end before the quota has room again: waiting must suffice for both.
+                (Some(rest), Some(Verdict::Refuse { retry_after })) => {
+                    (Cause::Banned, retry_after.map(|wait| wait.max(rest)))
+                }
+                (Some(rest), _) => (Cause::Banned, Some(rest)),
+                (None, Some(Verdict::Refuse { retry_after })) => (Cause::Exceeded, retry_after),
                 _ => (Cause::StoreFailed, Some(STORE_RETRY)),
             };
             Refusal { limit: Some(charge.limit()), window: self.window(charge, tier), cause, retry_after }
@@ -366,15 +496,27 @@ impl Engine {
 
     /// Counts the request once at each limit, however many quotas it has.
     fn count(&self, plan: &Plan, counters: &mut Counters, refused: bool) {
+        let is_banned = |charge: &Charge| charge.is_banned() && self.declines(charge);
+        let banned = plan.charges.iter().any(is_banned);
         for charges in plan.charges.chunk_by(|one, other| one.limit == other.limit) {
             let Some(first) = charges.first() else { continue };
-            let fate = if charges.iter().any(|charge| self.declines(charge)) {
-                if self.policy.mode == Mode::Observe { Fate::Observed } else { Fate::Refused }
+            let fate = if self.policy.mode == Mode::Observe && charges.iter().any(|charge| self.declines(charge)) {
+                Fate::Observed
+            } else if banned {
+                if !charges.iter().any(is_banned) {
+                    // Another limit has banned the client: what this one would say is of no account.
+                    continue;
+                }
+                Fate::Banned
+            } else if charges.iter().any(|charge| self.declines(charge)) {
+                Fate::Refused
             } else if charges.iter().any(Charge::exceeds) {
                 Fate::Observed
             } else if refused {
                 // Another limit refused the request: nothing was charged here.
                 continue;
+            } else if charges.iter().any(|charge| charge.wait().is_some()) {
+                if self.policy.mode == Mode::Observe { Fate::Observed } else { Fate::Delayed }
             } else {
                 Fate::Admitted
             };
@@ -384,12 +526,17 @@ impl Engine {
 }
 
 impl ReadyLimit {
-    fn new(limit: &Limit) -> Self {
-        let meters = |quotas: &Vec<_>| quotas.iter().map(|quota| Meter::new(limit.algorithm, quota)).collect();
+    fn new(limit: &Limit, mode: &Mode) -> Self {
+        let ahead = limit.delays.map_or(Span::ZERO, |delays| delays.ahead());
+        let meter = |quota: &Quota| Meter::new(limit.algorithm, quota).running_ahead(ahead);
+        let meters = |quotas: &Vec<Quota>| quotas.iter().map(meter).collect();
+        let items = |quotas: &[Quota]| quotas.iter().map(|quota| QuotaItem::new(limit, quotas, quota)).collect();
         let most = limit.quotas.iter().map(Vec::len).max().unwrap_or(0);
         Self {
             identities: (0..).take(most).map(|place| key::identity(limit, place)).collect(),
             meters: limit.quotas.iter().map(meters).collect(),
+            items: limit.quotas.iter().map(|quotas| items(quotas)).collect(),
+            refusals: Refusals::new(limit, mode),
         }
     }
 }

@@ -1,16 +1,21 @@
 //! What a policy makes of one request, in words.
 
+mod serving;
+
 use core::fmt::{self, Write as _};
 use std::borrow::Cow;
 
 use crate::access::Entry;
+use crate::engine;
+use crate::health::Health;
 use crate::key::{Address, AddressFrom, Client, Value};
 use crate::lookup::Lookup;
 use crate::matching::{Mismatch, mismatch};
 use crate::mode::Mode;
+use crate::number::Number;
 use crate::policy::{
-    Algorithm, Cost, CostHeader, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob, Policy, Quota,
-    SegmentGlob,
+    Algorithm, Ban, Cost, CostHeader, Delays, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob,
+    Penalty, Policy, Quota, SegmentGlob, SlowDown, TierSource,
 };
 use crate::request::RequestFacts;
 use crate::units::Permits;
@@ -23,29 +28,49 @@ pub fn explain(policy: &Policy, facts: &dyn RequestFacts) -> String {
     let client = Client::new(&request, policy);
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = write_all(&mut text, policy, &request, &client);
+    if write_all(&mut text, policy, &request, &client) == Ok(true) {
+        let _ = serving::write_serving(&mut text, policy, facts);
+    }
     text
 }
 
-fn write_all<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>, client: &Client<'_, 'a>) -> fmt::Result {
+/// All about limits, and whether the request is let in at all.
+fn write_all<'a>(
+    text: &mut String,
+    policy: &'a Policy,
+    request: &Lookup<'a>,
+    client: &Client<'_, 'a>,
+) -> Result<bool, fmt::Error> {
     let (address, from) = client.address();
     writeln!(text, "path     {}", shown(request.path()))?;
     writeln!(text, "client   {}, from {}", address_words(address, request, policy), origin_words(from, policy))?;
     if let Some(tier) = policy.tiers.get(usize::from(client.tier().0)) {
-        writeln!(text, "tier     {}{}", tier.as_str(), tier_words(policy, request, tier.as_str()))?;
+        writeln!(text, "tier     {}{}", tier.as_str(), tier_words(policy, request, client, tier.as_str()))?;
+    }
+    if let Some(page) = policy.status.as_ref().and_then(|status| status.page(request, || client.ip())) {
+        writeln!(text, "status   answered with the page {}", page.as_str())?;
+        return Ok(false);
     }
     if !write_entry(text, policy, request, client)? {
-        return Ok(());
+        return Ok(false);
     }
+    write_shedding(text, policy, request, client)?;
+    let mut priority = policy.priorities.get(client.tier().get()).copied().flatten();
     for limit in &policy.limits {
         match mismatch(&limit.matches, request) {
-            None => write_limit(text, policy, limit, request, client)?,
+            None => {
+                priority = [priority, limit.priority].into_iter().flatten().min();
+                write_limit(text, policy, limit, request, client)?;
+            }
             Some(reason) => {
                 writeln!(text, "\n{} does not apply: {}", limit.name.as_str(), unmet(&limit.matches, reason, request))?;
             }
         }
     }
-    Ok(())
+    if let Some(priority) = priority {
+        writeln!(text, "\npriority {}, by its tier or a limit that applies", priority.as_str())?;
+    }
+    Ok(true)
 }
 
 /// What the stages before the limits make of the request, and whether the limits are asked.
@@ -71,20 +96,40 @@ fn write_entry<'a>(
             }
         }
     }
-    if let Some(entry) = policy.deny.find(request, || client.ip(), true) {
+    if let Some(entry) = policy.deny.find(client, true) {
         writeln!(text, "deny     {} is on the list: refused with 403", entry_words(entry))?;
         return Ok(false);
     }
-    if let Some(entry) = policy.allow.find(request, || client.ip(), false) {
+    if let Some(entry) = policy.allow.find(client, false) {
         writeln!(text, "allow    {} is on the list: meets no limits", entry_words(entry))?;
         return Ok(false);
     }
     Ok(true)
 }
 
+/// What becomes of the request when the service is not well.
+fn write_shedding<'a>(
+    text: &mut String,
+    policy: &'a Policy,
+    request: &Lookup<'a>,
+    client: &Client<'_, 'a>,
+) -> fmt::Result {
+    let Some(rules) = &policy.shedding else { return Ok(()) };
+    let met = policy.limits.iter().filter(|limit| mismatch(&limit.matches, request).is_none());
+    let priority = engine::priority(policy, met, || client.tier());
+    let [degraded, critical] = [Health::Degraded, Health::Critical]
+        .map(|health| Number::hundredths(rules.at_most(health).share(priority).as_basis_points()));
+    let word = priority.as_str();
+    writeln!(
+        text,
+        "shedding as {word}: up to {degraded}% while the service is degraded, {critical}% while it is critical"
+    )
+}
+
 fn entry_words(entry: Entry<'_>) -> String {
     match entry {
         Entry::Address => "its address".to_owned(),
+        Entry::ApiKey => "its API key".to_owned(),
         Entry::Header(name) => format!("its header {name}"),
     }
 }
@@ -128,11 +173,35 @@ fn write_limit<'a>(
         });
         writeln!(text, "  counts requests answered with {}", answers.collect::<Vec<_>>().join(", "))?;
     }
-    let over = match limit.on_exceed {
-        OnExceed::Reject => "refused with 429",
-        OnExceed::Observe => "counted as refused, and goes on",
+    write_over(text, policy, limit)
+}
+
+/// What becomes of requests near to the limit, and over it.
+fn write_over(text: &mut String, policy: &Policy, limit: &Limit) -> fmt::Result {
+    if let Some(Delays { max_delay, slow_down: Some(SlowDown { slow_after, step }), .. }) = limit.delays {
+        let after = policy.mode.share(slow_after).get();
+        writeln!(
+            text,
+            "  slows  after {after} permits each one waits {step} longer than the one before, at most {max_delay}"
+        )?;
+    }
+    let over = match (limit.on_exceed, limit.delays) {
+        (OnExceed::Delay, Some(Delays { max_delay, max_waiting, .. })) => {
+            let wait = "waits for its turn, at most";
+            &format!("{wait} {max_delay} and at most {max_waiting} at one time; else refused with 429")
+        }
+        (OnExceed::Observe, _) => "counted as refused, and goes on",
+        _ => "refused with 429",
     };
-    writeln!(text, "  over   {over}")
+    writeln!(text, "  over   {over}")?;
+    if let Some(Penalty { cost, max }) = limit.penalty {
+        let (cost, max) = (cost.get(), max.get());
+        writeln!(text, "         and charged {cost} for each refusal, at most {max} in a window of the quota")?;
+    }
+    if let Some(Ban { after, within, lasts }) = limit.ban {
+        writeln!(text, "         and banned for {lasts} after {after} refusals within {within}")?;
+    }
+    Ok(())
 }
 
 fn address_words(address: Address, request: &Lookup<'_>, policy: &Policy) -> String {
@@ -155,12 +224,24 @@ fn origin_words(from: AddressFrom, policy: &Policy) -> Cow<'static, str> {
     })
 }
 
-fn tier_words<'a>(policy: &'a Policy, request: &Lookup<'a>, tier: &str) -> String {
+fn tier_words<'a>(policy: &'a Policy, request: &Lookup<'a>, client: &Client<'_, 'a>, tier: &str) -> String {
     let Some(source) = &policy.client.tier else { return String::new() };
-    match request.header(&source.header) {
-        Some(value) if value == tier.as_bytes() => format!(", from {}", source.header),
-        Some(value) => format!(", the default: {} is {}, which is no tier", source.header, shown(value)),
-        None => format!(", the default: there is no {}", source.header),
+    match source {
+        TierSource::Header(header) => match request.header(header) {
+            Some(value) if value == tier.as_bytes() => format!(", from {header}"),
+            Some(value) => format!(", the default: {header} is {}, which is no tier", shown(value)),
+            None => format!(", the default: there is no {header}"),
+        },
+        TierSource::Claim(claim) => match client.claim_text(claim) {
+            Some(value) if value == tier => format!(", from the claim {claim}"),
+            Some(value) => format!(", the default: the claim {claim} is {}, which is no tier", shown(value.as_bytes())),
+            None => format!(", the default: there is no claim {claim} that is a text"),
+        },
+        TierSource::ApiKeys(keys) => match client.api_key() {
+            Some(key) if keys.tier(key).is_some() => ", from its API key".to_owned(),
+            Some(_) => ", the default: its API key is none of the policy's".to_owned(),
+            None => ", the default: it has no API key".to_owned(),
+        },
     }
 }
 
@@ -187,6 +268,12 @@ fn quota_words(algorithm: Algorithm, quota: Quota) -> String {
             format!("{permits} per {window}, at most {} at once (token bucket)", quota.burst.get())
         }
         Algorithm::FixedWindow => format!("{permits} in each {window} (fixed window)"),
+        Algorithm::Concurrency => match quota.least {
+            None => format!("{permits} in flight at once, a lost one for {window} at most (concurrency)"),
+            Some(least) => {
+                format!("{} to {permits} in flight at once, by how long answers take (concurrency)", least.get())
+            }
+        },
     }
 }
 

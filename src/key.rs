@@ -23,11 +23,12 @@ use std::borrow::Cow;
 
 use siphasher::sip::SipHasher13;
 
+use crate::api_key::Digest;
 use crate::lookup::Lookup;
-use crate::policy::{self, Algorithm, KeyPart, Limit, Name, Policy, TierIndex};
+use crate::policy::{self, Algorithm, KeyPart, Limit, Name, Policy, TierIndex, TierSource};
 
 /// A client of one limit, known only by this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHash(u64);
 
 impl KeyHash {
@@ -42,6 +43,28 @@ impl KeyHash {
     pub const fn get(self) -> u64 {
         self.0
     }
+
+    /// The key of what is kept beside the client's account: on the same page, where the search for it begins at the same
+    /// slot, and known by another tag.
+    #[must_use]
+    pub const fn companion(self, of: Companion) -> Self {
+        Self(self.0 ^ (of as u32 as u64))
+    }
+}
+
+/// What may be kept of a client beside its account. The numbers change the tag of a key, its 32 lowest bits; like every
+/// tag, such a one is another client's by a chance of one in four thousand million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Companion {
+    /// How often it was refused, or how long it is banned.
+    Ban = 0x9e37_79b9,
+    /// What it was charged for refused requests.
+    Penalty = 0x85eb_ca6b,
+    /// What was found out about how many requests may be in flight.
+    Estimate = 0xc2b2_ae35,
+    /// What the next such estimate is made from.
+    Samples = 0x27d4_eb2f,
 }
 
 /// What the hashes are keyed with, from the system's random source. Whoever knows it can choose keys that meet.
@@ -62,9 +85,17 @@ impl Seed {
         Self([bits as u64, (bits >> 64) as u64])
     }
 
-    fn hasher(self, domain: u8) -> SipHasher13 {
+    pub(crate) fn hasher(self, domain: u8) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
         hasher.write(&[domain]);
+        hasher
+    }
+
+    /// A hasher that has been given the domain and a number, in one piece, which is quicker than in two.
+    fn hasher_of(self, domain: u8, number: u64) -> SipHasher13 {
+        let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
+        let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
+        hasher.write(&[domain, a, b, c, d, e, f, g, h]);
         hasher
     }
 }
@@ -88,8 +119,13 @@ pub fn identity(limit: &Limit, place: u8) -> u64 {
         Algorithm::SlidingWindow => 1,
         Algorithm::TokenBucket => 2,
         Algorithm::FixedWindow => 3,
+        Algorithm::Concurrency => 4,
     };
     hasher.write(&[algorithm]);
+    // What is taken is counted in epochs of half a lease: of another lease they mean other times.
+    if let (Algorithm::Concurrency, Some(quota)) = (limit.algorithm, limit.quotas.iter().flatten().next()) {
+        hasher.write(&quota.window.as_nanos().to_le_bytes());
+    }
     if place > 0 {
         write(&mut hasher, TAG_PLACE, &[place]);
     }
@@ -111,13 +147,23 @@ pub fn identity(limit: &Limit, place: u8) -> u64 {
     hasher.finish()
 }
 
+/// The key under which a limit of this `identity` counts all requests together, or all of the tier of this name: that of
+/// any client under an empty key, or under the key `tier`.
+#[must_use]
+pub(crate) fn of_all(seed: Seed, identity: u64, tier: Option<&str>) -> KeyHash {
+    let mut hasher = seed.hasher(DOMAIN_KEY);
+    hasher.write(&identity.to_le_bytes());
+    if let Some(tier) = tier {
+        write(&mut hasher, TAG_TIER, tier.as_bytes());
+    }
+    KeyHash(hasher.finish())
+}
+
 /// What a client may be told of its key (`pk` of the `RateLimit` field): the same for the same key, and nothing from
 /// which the key's hash or its place in a table could be found.
 #[must_use]
 pub fn partition(seed: Seed, key: KeyHash) -> [u8; 8] {
-    let mut hasher = seed.hasher(DOMAIN_PARTITION);
-    hasher.write(&key.0.to_le_bytes());
-    hasher.finish().to_be_bytes()
+    seed.hasher_of(DOMAIN_PARTITION, key.0).finish().to_be_bytes()
 }
 
 /// The client of one request, whose address and tier are found once, and when they are first needed.
@@ -128,6 +174,7 @@ pub struct Client<'r, 'a> {
     address: OnceCell<(Option<IpAddr>, AddressFrom)>,
     tier: OnceCell<TierIndex>,
     claims: OnceCell<Option<Vec<u8>>>,
+    api_key: OnceCell<Option<Digest>>,
 }
 
 /// The value of a key part that the request has.
@@ -146,9 +193,15 @@ impl<'r, 'a> Client<'r, 'a> {
         Self::told_by(request, &policy.client, &policy.tiers)
     }
 
-    fn told_by(request: &'r Lookup<'a>, rules: &'a policy::Client, tiers: &'a [Name]) -> Self {
+    pub(crate) fn told_by(request: &'r Lookup<'a>, rules: &'a policy::Client, tiers: &'a [Name]) -> Self {
         let (address, tier, claims) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { request, rules, tiers, address, tier, claims }
+        Self { request, rules, tiers, address, tier, claims, api_key: OnceCell::new() }
+    }
+
+    /// The request.
+    #[must_use]
+    pub fn request(&self) -> &'r Lookup<'a> {
+        self.request
     }
 
     /// The client's address, and where it was found.
@@ -168,7 +221,20 @@ impl<'r, 'a> Client<'r, 'a> {
         *self.address.get_or_init(|| address::find(self.request, &self.rules.address))
     }
 
-    /// The client's tier: the one that its header names, or the policy's default when it names none that there is.
+    /// The header in which API keys stand, as it is.
+    #[must_use]
+    pub fn api_key_header(&self) -> Option<&'r [u8]> {
+        self.request.header(self.rules.api_key_header.as_ref()?)
+    }
+
+    /// The hash of the client's API key, if it has sent one.
+    #[must_use]
+    pub fn api_key(&self) -> Option<Digest> {
+        *self.api_key.get_or_init(|| Digest::of(self.api_key_header()?))
+    }
+
+    /// The client's tier: the one that its header or claim names or that its API key has, or the policy's default when that
+    /// is none.
     #[must_use]
     pub fn tier(&self) -> TierIndex {
         *self.tier.get_or_init(|| self.named_tier().unwrap_or(self.rules.default_tier))
@@ -212,8 +278,7 @@ impl<'r, 'a> Client<'r, 'a> {
     }
 
     fn hash(&self, seed: Seed, domain: u8, identity: u64, parts: &'a [KeyPart]) -> Option<u64> {
-        let mut hasher = seed.hasher(domain);
-        hasher.write(&identity.to_le_bytes());
+        let mut hasher = seed.hasher_of(domain, identity);
         for part in parts {
             match self.value(part)? {
                 Value::Address => self.write_address(&mut hasher),
@@ -225,17 +290,35 @@ impl<'r, 'a> Client<'r, 'a> {
 
     fn write_address(&self, hasher: &mut SipHasher13) {
         match self.address().0 {
-            Address::V4(address) => write(hasher, TAG_ADDRESS, &address.octets()),
+            // In one piece, since most keys are of this one part.
+            Address::V4(address) => {
+                let [a, b, c, d] = address.octets();
+                hasher.write(&[TAG_ADDRESS, 4, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]);
+            }
             Address::V6(address) => write(hasher, TAG_ADDRESS, &address.octets()),
             Address::Peer => write(hasher, TAG_PEER, self.request.peer().unwrap_or_default()),
             Address::Unknown => write(hasher, TAG_UNKNOWN, b""),
         }
     }
 
+    /// The claim of this name, if it is a text.
+    pub(crate) fn claim_text(&self, name: &str) -> Option<String> {
+        match claim::find(self.claims()?, name)? {
+            claim::Scalar::Text(text) => Some(text),
+            claim::Scalar::Other(_) => None,
+        }
+    }
+
     fn named_tier(&self) -> Option<TierIndex> {
-        let name = self.request.header(&self.rules.tier.as_ref()?.header)?;
-        let index = self.tiers.iter().position(|tier| tier.as_str().as_bytes() == name)?;
-        u8::try_from(index).ok().map(TierIndex)
+        match self.rules.tier.as_ref()? {
+            TierSource::Header(header) => self.tier_of(self.request.header(header)?),
+            TierSource::Claim(claim) => self.tier_of(self.claim_text(claim)?.as_bytes()),
+            TierSource::ApiKeys(keys) => keys.tier(self.api_key()?),
+        }
+    }
+
+    fn tier_of(&self, name: &[u8]) -> Option<TierIndex> {
+        TierIndex::new(self.tiers.iter().position(|tier| tier.as_str().as_bytes() == name)?)
     }
 
     fn tier_name(&self) -> &'a [u8] {
@@ -248,8 +331,13 @@ impl<'r, 'a> Client<'r, 'a> {
     }
 }
 
+/// The decoded value of the parameter `name` of a query; `None` when it is absent, empty or stands twice.
+pub(crate) fn query_value<'q>(query: &'q [u8], name: &str) -> Option<Cow<'q, [u8]>> {
+    query::find(query, name)
+}
+
 /// One part of what is hashed: its tag, its length and its bytes.
-fn write(hasher: &mut SipHasher13, tag: u8, bytes: &[u8]) {
+pub(crate) fn write(hasher: &mut SipHasher13, tag: u8, bytes: &[u8]) {
     let [b0, b1, b2, b3, b4, b5, b6, b7] = (bytes.len() as u64).to_le_bytes();
     hasher.write(&[tag, b0, b1, b2, b3, b4, b5, b6, b7]);
     hasher.write(bytes);
@@ -260,6 +348,7 @@ const DOMAIN_IDENTITY: u8 = 1;
 const DOMAIN_KEY: u8 = 2;
 const DOMAIN_FALLBACK: u8 = 3;
 const DOMAIN_PARTITION: u8 = 4;
+// 20 to 22 are those of `stale`.
 
 /// What a part is. These numbers are in every key that is counted: a new kind gets a new number.
 const TAG_ADDRESS: u8 = 1;

@@ -18,11 +18,17 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod access;
+pub mod api_key;
+pub mod assets;
+pub mod breaker;
 pub mod decision;
+pub mod delay;
 pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;
+pub mod health;
 pub mod key;
+pub mod lease;
 pub mod limiter;
 pub mod lookup;
 pub mod matching;
@@ -33,6 +39,10 @@ pub mod number;
 pub mod path;
 pub mod policy;
 pub mod request;
+pub mod shed;
+mod sorted;
+pub mod stale;
+pub mod status;
 pub mod store;
 pub mod table;
 pub mod units;

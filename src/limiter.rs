@@ -8,6 +8,9 @@
 //! where the clock now stands ([`Outcome::moved`]). Only a step of more than 140 days may forget it. A clock that
 //! steps forward is time that has passed.
 
+pub mod adaptive;
+pub mod ban;
+pub mod concurrency;
 pub mod fixed_window;
 pub mod sliding_window;
 pub mod token_bucket;
@@ -21,7 +24,7 @@ use crate::units::{Permits, Span, Timestamp};
 /// algorithm, so that the key table can tell what an entry is worth without knowing its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    fresh_at: Timestamp,
+    fresh_at_ticks: u64,
     used: UsedShare,
     payload: u64,
 }
@@ -31,13 +34,25 @@ impl State {
     /// algorithm's own, 56 bits.
     #[must_use]
     pub const fn new(fresh_at: Timestamp, used: UsedShare, payload: u64) -> Self {
-        Self { fresh_at: Self::tick_after(fresh_at), used, payload: payload & Self::PAYLOAD_MASK }
+        Self::at_ticks(Self::ticks_after(fresh_at), used, payload)
+    }
+
+    /// The same, `fresh_at` in whole ticks since the Unix epoch.
+    #[must_use]
+    pub const fn at_ticks(fresh_at_ticks: u64, used: UsedShare, payload: u64) -> Self {
+        Self { fresh_at_ticks, used, payload: payload & Self::PAYLOAD_MASK }
     }
 
     /// From when on this state equals a fresh one: a whole tick.
     #[must_use]
     pub const fn fresh_at(&self) -> Timestamp {
-        self.fresh_at
+        Self::from_ticks(self.fresh_at_ticks)
+    }
+
+    /// The same in ticks since the Unix epoch.
+    #[must_use]
+    pub const fn fresh_at_ticks(&self) -> u64 {
+        self.fresh_at_ticks
     }
 
     /// The share of the quota in use when the state was last charged.
@@ -52,16 +67,22 @@ impl State {
         self.payload
     }
 
-    /// The first tick not before `at`.
-    #[must_use]
-    pub const fn tick_after(at: Timestamp) -> Timestamp {
-        Self::from_ticks(at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS))
-    }
-
-    /// Whole ticks of the resolution of `fresh_at` from the Unix epoch to `at`.
+    /// Whole ticks of the resolution of `fresh_at` from the Unix epoch to `at`, rounded down.
     #[must_use]
     pub const fn ticks(at: Timestamp) -> u64 {
         at.as_nanos() >> Self::RESOLUTION_BITS
+    }
+
+    /// The same, rounded up.
+    #[must_use]
+    pub const fn ticks_after(at: Timestamp) -> u64 {
+        at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS)
+    }
+
+    /// The first tick not before `at`.
+    #[must_use]
+    pub const fn tick_after(at: Timestamp) -> Timestamp {
+        Self::from_ticks(Self::ticks_after(at))
     }
 
     /// The moment `ticks` ticks after the Unix epoch.
@@ -122,11 +143,9 @@ impl ShareScale {
         if used >= self.quota {
             return UsedShare(u8::MAX);
         }
-        if used == 0 {
-            return UsedShare(0);
-        }
-        let share = used.saturating_mul(self.factor) >> Self::POINT;
-        UsedShare(if share < 254 { (share as u8).saturating_add(1) } else { u8::MAX })
+        // Stays within 64 bits, since less than the quota is used; so the share is 254 at most before it is rounded up.
+        let share = used.wrapping_mul(self.factor) >> Self::POINT;
+        UsedShare((share as u8).saturating_add((used != 0) as u8))
     }
 
     const POINT: u32 = 55;
@@ -137,10 +156,16 @@ impl ShareScale {
 pub enum Verdict {
     /// It may.
     Admit,
+    /// It may, once it has waited.
+    Delay {
+        /// For so long.
+        wait: Span,
+    },
     /// It may not.
     Refuse {
-        /// After this time the same request would pass, and not a nanosecond sooner, if nothing else were charged meanwhile.
-        /// `None` when it costs more than the whole quota and never passes.
+        /// After this time the same request would pass, or wait for its turn, and not a nanosecond sooner, if nothing else
+        /// were charged meanwhile. `None` when it costs more than the whole quota and never passes. For requests in flight
+        /// a time to try again: nobody knows when one of them ends.
         retry_after: Option<Span>,
     },
 }
@@ -175,6 +200,8 @@ pub enum Meter {
     TokenBucket(token_bucket::Bucket),
     /// See [`fixed_window`].
     FixedWindow(fixed_window::Window),
+    /// See [`concurrency`].
+    Concurrency(concurrency::Slots),
 }
 
 impl Meter {
@@ -185,6 +212,16 @@ impl Meter {
             Algorithm::SlidingWindow => Self::SlidingWindow(sliding_window::Window::new(quota)),
             Algorithm::TokenBucket => Self::TokenBucket(token_bucket::Bucket::new(quota)),
             Algorithm::FixedWindow => Self::FixedWindow(fixed_window::Window::new(quota)),
+            Algorithm::Concurrency => Self::Concurrency(concurrency::Slots::new(quota)),
+        }
+    }
+
+    /// The same meter, promising permits up to `ahead` before they are there. Only a token bucket can.
+    #[must_use]
+    pub fn running_ahead(self, ahead: Span) -> Self {
+        match self {
+            Self::TokenBucket(bucket) => Self::TokenBucket(bucket.running_ahead(ahead)),
+            other => other,
         }
     }
 
@@ -195,6 +232,7 @@ impl Meter {
             Self::SlidingWindow(window) => window.check(state, cost, now),
             Self::TokenBucket(bucket) => bucket.check(state, cost, now),
             Self::FixedWindow(window) => window.check(state, cost, now),
+            Self::Concurrency(slots) => slots.check(state, cost, now),
         }
     }
 
@@ -206,6 +244,7 @@ impl Meter {
             Self::SlidingWindow(window) => window.charge(state, cost, now),
             Self::TokenBucket(bucket) => bucket.charge(state, cost, now),
             Self::FixedWindow(window) => window.charge(state, cost, now),
+            Self::Concurrency(slots) => slots.charge(state, cost, now),
         }
     }
 
@@ -216,6 +255,18 @@ impl Meter {
             Self::SlidingWindow(window) => window.standing(state, now),
             Self::TokenBucket(bucket) => bucket.standing(state, now),
             Self::FixedWindow(window) => window.standing(state, now),
+            Self::Concurrency(slots) => slots.standing(state, now),
+        }
+    }
+
+    /// Until when, exclusive, a permit charged at `now` may be used as if it was charged then: the end of the window. `None`
+    /// when there is no such time, see [`lease`](crate::lease).
+    #[must_use]
+    pub fn charge_lasts_until(&self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::SlidingWindow(window) => Some(window.ends_at(now)),
+            Self::FixedWindow(window) => Some(window.ends_at(now)),
+            Self::TokenBucket(_) | Self::Concurrency(_) => None,
         }
     }
 
@@ -227,6 +278,54 @@ impl Meter {
             Self::SlidingWindow(window) => window.refund(state, cost, charged_at),
             Self::TokenBucket(bucket) => bucket.refund(state, cost),
             Self::FixedWindow(window) => window.refund(state, cost, charged_at),
+            Self::Concurrency(slots) => slots.refund(state, cost, charged_at),
+        }
+    }
+
+    /// What counts requests in flight; `None` for all other algorithms.
+    #[must_use]
+    pub fn slots(&self) -> Option<&concurrency::Slots> {
+        match self {
+            Self::Concurrency(slots) => Some(slots),
+            _ => None,
+        }
+    }
+
+    /// The same meter of requests in flight with so many permits; any other as it is.
+    #[must_use]
+    pub fn within(self, permits: Permits) -> Self {
+        match self {
+            Self::Concurrency(slots) => Self::Concurrency(slots.within(permits)),
+            meter => meter,
+        }
+    }
+
+    /// How many permits a client of this state has used at `now`, at most the whole quota.
+    #[must_use]
+    pub fn used(&self, state: State, now: Timestamp) -> Permits {
+        let remaining = self.standing(Some(state), now).remaining;
+        match self {
+            Self::SlidingWindow(window) => window.permits().minus(remaining),
+            Self::TokenBucket(bucket) => bucket.burst().minus(remaining),
+            Self::FixedWindow(window) => window.permits().minus(remaining),
+            Self::Concurrency(slots) => slots.permits().minus(remaining),
+        }
+    }
+
+    /// The state at `now` with a charge taken back, as by [`Meter::refund`], that had led to the state `charged`. `None` when
+    /// it cannot be: see [`token_bucket::Bucket::give_back`].
+    #[must_use]
+    pub fn give_back(
+        &self,
+        state: State,
+        cost: Permits,
+        charged: State,
+        charged_at: Timestamp,
+        now: Timestamp,
+    ) -> Option<State> {
+        match self {
+            Self::TokenBucket(bucket) => bucket.give_back(state, cost, charged, now),
+            other => Some(other.refund(state, cost, charged_at)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is counted. Plain numbers in the instance's memory; the adapter exports them on a tick.
 
 use crate::limiter::UsedShare;
-use crate::policy::TierIndex;
+use crate::policy::{Priority, TierIndex};
 use crate::table::Displaces;
 
 /// What became of a request at one limit.
@@ -11,13 +11,17 @@ pub enum Fate {
     Admitted,
     /// The limit refused it.
     Refused,
-    /// The limit would have refused it, but only observes.
+    /// The limit would have refused it, or let it wait, but only observes.
     Observed,
+    /// The limit refused it because of a ban, without looking at the quota.
+    Banned,
+    /// It waited at the limit, passed and was charged.
+    Delayed,
 }
 
 impl Fate {
     /// Every fate, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Admitted, Self::Refused, Self::Observed];
+    pub const ALL: [Self; 5] = [Self::Admitted, Self::Refused, Self::Observed, Self::Banned, Self::Delayed];
 
     /// The word for it in metrics.
     #[must_use]
@@ -26,6 +30,8 @@ impl Fate {
             Self::Admitted => "admitted",
             Self::Refused => "refused",
             Self::Observed => "observed",
+            Self::Banned => "banned",
+            Self::Delayed => "delayed",
         }
     }
 }
@@ -40,6 +46,8 @@ pub enum Total {
     /// Charges of a request that was refused in the end and that could not be taken back, because others kept
     /// publishing the page. Errs on the side of refusing.
     RefundsLost,
+    /// Permits of requests that have ended and that could not be given back: they are free again when their lease ends.
+    ReleasesLost,
     /// Entries that equalled a fresh one and whose slot went to a new key: nothing was lost.
     FreshEvictions,
     /// Live entries whose slot went to a new key: their clients start fresh.
@@ -52,21 +60,68 @@ pub enum Total {
     Denied,
     /// Requests of clients on the list `allow`, who met no limits.
     Allowed,
+    /// Requests of the priority `low` that were shed.
+    ShedLow,
+    /// Requests of the priority `medium` that were shed.
+    ShedMedium,
+    /// Requests of the priority `high` that were shed.
+    ShedHigh,
+    /// Answers that were kept.
+    Kept,
+    /// Answers that might have been kept, but for want of room or state, or since they did not come whole.
+    NotKept,
+    /// Kept answers that went for others.
+    KeptEvictions,
+    /// Bans that began.
+    Bans,
+    /// Permits that refused requests were charged as penalties.
+    PenaltyPermits,
+    /// Requests that could have waited, and were refused since too many did.
+    RoomFull,
+    /// Requests refused since more important ones, or those of other clients, took their place among those who wait.
+    Displaced,
+    /// Requests refused since more important ones went ahead of them until they had waited as long as they may.
+    Overdue,
+    /// Requests whose client went away while they waited.
+    Abandoned,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 22] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
+        Self::ReleasesLost,
         Self::FreshEvictions,
         Self::LiveEvictions,
         Self::ForgivenDebt,
         Self::Maintenance,
         Self::Denied,
         Self::Allowed,
+        Self::ShedLow,
+        Self::ShedMedium,
+        Self::ShedHigh,
+        Self::Kept,
+        Self::NotKept,
+        Self::KeptEvictions,
+        Self::Bans,
+        Self::PenaltyPermits,
+        Self::RoomFull,
+        Self::Displaced,
+        Self::Overdue,
+        Self::Abandoned,
     ];
+
+    /// Requests of this priority that were shed. Critical ones never are.
+    #[must_use]
+    pub const fn shed(priority: Priority) -> Self {
+        match priority {
+            Priority::Low => Self::ShedLow,
+            Priority::Medium => Self::ShedMedium,
+            Priority::High | Priority::Critical => Self::ShedHigh,
+        }
+    }
 }
 
 /// All counters of one instance.

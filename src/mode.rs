@@ -38,14 +38,23 @@ pub struct Maintenance {
 }
 
 impl Mode {
+    /// The word for it in the policy.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::Strict(_) => "strict",
+            Self::Maintenance(_) => "maintenance",
+        }
+    }
+
     /// The quota that is in force for one that the policy says: permits and burst rounded down, but at least one.
     pub(crate) fn in_force(&self, quota: Quota) -> Quota {
-        let Self::Strict(percent) = *self else { return quota };
-        let share = |permits: Permits| {
-            let share = u64::from(permits.get()).saturating_mul(percent.into()).checked_div(100).unwrap_or(0);
-            u32::try_from(share.max(1)).unwrap_or(u32::MAX)
-        };
-        let permits = share(quota.permits);
+        if !matches!(self, Self::Strict(_)) {
+            return quota;
+        }
+        let permits = self.share(quota.permits).get();
         // Permits that are rounded down fill the bucket more slowly than its share would take, and what no bucket may
         // take to fill is more than its state can hold.
         let most = u128::from(MAX_FILL.as_nanos())
@@ -55,8 +64,16 @@ impl Mode {
         Quota {
             permits: Permits::new(permits),
             window: quota.window,
-            burst: Permits::new(share(quota.burst).min(most)),
+            burst: Permits::new(self.share(quota.burst).get().min(most)),
+            least: quota.least.map(|least| self.share(least)),
         }
+    }
+
+    /// How many are in force of so many permits that the policy says.
+    pub(crate) fn share(&self, permits: Permits) -> Permits {
+        let Self::Strict(percent) = *self else { return permits };
+        let share = u64::from(permits.get()).saturating_mul(percent.into()).checked_div(100).unwrap_or(0);
+        Permits::new(u32::try_from(share.max(1)).unwrap_or(u32::MAX))
     }
 
     /// The maintenance in force.
@@ -107,6 +124,7 @@ mod tests {
             permits: Permits::new(permits),
             window: Span::from_secs(60),
             burst: Permits::new(burst),
+            least: None,
         };
         for (percent, said, in_force) in [
             (50, quota(100, 30), quota(50, 15)),
@@ -121,10 +139,15 @@ mod tests {
 
     #[test]
     fn a_strict_bucket_takes_no_longer_to_fill_than_any_may() {
-        let said = Quota { permits: Permits::new(199), window: MAX_FILL, burst: Permits::new(199) };
+        let said = Quota { permits: Permits::new(199), window: MAX_FILL, burst: Permits::new(199), least: None };
         let in_force = Mode::Strict(1).in_force(said);
         assert_eq!((in_force.permits.get(), in_force.burst.get()), (1, 1));
-        let said = Quota { permits: Permits::new(199), window: Span::from_secs(86_400), burst: Permits::new(6_000) };
+        let said = Quota {
+            permits: Permits::new(199),
+            window: Span::from_secs(86_400),
+            burst: Permits::new(6_000),
+            least: None,
+        };
         assert_eq!(Mode::Strict(1).in_force(said).burst.get(), 31);
     }
 }

@@ -3,26 +3,43 @@
 //! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
 
 mod access;
+mod breaker;
+mod client;
+mod concurrency;
 mod cost;
+mod delay;
 mod document;
+mod document_answers;
 mod error;
+mod failures;
+mod health;
 mod json;
 mod nearest;
 mod parse;
 mod path;
 mod quota;
 mod read;
+mod refusal;
 mod routing;
 mod schema;
+mod serving;
 mod shapes;
+mod status;
 mod text;
 mod value;
 
+pub use breaker::{Breaker, BreakerMode, HalfOpen, OpenFor, Ramp, SlowCalls, WindowOf};
 pub use cost::{Cost, CostHeader};
+pub use delay::{Delays, Priority, SlowDown};
 pub use error::{Place, PolicyError, PolicyErrors};
+pub use failures::{CallEnd, Failures};
+pub use routing::{Fallback, Route, Routing, Upstream};
+pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 
 use crate::access::AccessList;
+use crate::api_key::ApiKeys;
 use crate::mode::Mode;
+use crate::status::Status;
 use crate::units::{Permits, Span};
 
 /// A validated policy.
@@ -30,6 +47,8 @@ use crate::units::{Permits, Span};
 pub struct Policy {
     pub(crate) client: Client,
     pub(crate) tiers: Vec<Name>,
+    /// How important the requests of each tier are, in the order of the tiers, where the policy says.
+    pub(crate) priorities: Vec<Option<Priority>>,
     pub(crate) max_keys: u32,
     pub(crate) limits: Vec<Limit>,
     pub(crate) mode: Mode,
@@ -37,7 +56,16 @@ pub struct Policy {
     pub(crate) deny: AccessList,
     /// Who meets no limits.
     pub(crate) allow: AccessList,
+    /// Upstreams, their breakers, and the routes that lead to them.
+    pub(crate) routing: Routing,
+    pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
+    /// What tells how the service is, if that is to be told.
+    pub(crate) health: Option<crate::health::Rules>,
+    /// What is shed when it is not well.
+    pub(crate) shedding: Option<crate::shed::Rules>,
+    /// Who may ask for the pages of status, if there are any.
+    pub(crate) status: Option<Status>,
     /// The parts of the document that are checked, but on which no part of this version acts.
     pub(crate) not_acted_on: Vec<&'static str>,
 }
@@ -91,6 +119,8 @@ pub struct Client {
     pub(crate) default_tier: TierIndex,
     /// The request header that holds a verified JWT payload (base64url JSON), as Envoy's `jwt_authn` forwards it.
     pub(crate) claims_header: Option<String>,
+    /// The request header that holds an API key, lower case.
+    pub(crate) api_key_header: Option<String>,
 }
 
 /// Where the client's address stands.
@@ -105,9 +135,13 @@ pub struct AddressSource {
 
 /// Where the client's tier stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TierSource {
-    /// The request header whose value is the name of a tier, lower case.
-    pub(crate) header: String,
+pub enum TierSource {
+    /// The request header whose value is the name of a tier, lower case, set by a trusted proxy.
+    Header(String),
+    /// The claim whose text is the name of a tier.
+    Claim(String),
+    /// The tiers of API keys.
+    ApiKeys(ApiKeys),
 }
 
 /// A tier, as an index into the policy's list of tiers (at most 16).
@@ -128,6 +162,12 @@ pub struct Limit {
     /// Only requests with such an answer are charged, and when it comes; empty is every request, before it goes on.
     pub(crate) only_on: Vec<Answers>,
     pub(crate) on_exceed: OnExceed,
+    /// How requests wait here; `None` where none does.
+    pub(crate) delays: Option<Delays>,
+    /// How important its requests are, where the policy says.
+    pub(crate) priority: Option<Priority>,
+    pub(crate) penalty: Option<Penalty>,
+    pub(crate) ban: Option<Ban>,
     pub(crate) on_store_failure: OnStoreFailure,
 }
 
@@ -227,6 +267,8 @@ pub enum Algorithm {
     TokenBucket,
     /// One counter per window, windows aligned to the Unix epoch.
     FixedWindow,
+    /// Requests in flight: a permit is given back when its request has ended.
+    Concurrency,
 }
 
 /// How much one client may have.
@@ -234,11 +276,14 @@ pub enum Algorithm {
 pub struct Quota {
     /// Permits per window, `1..=Permits::MAX`.
     pub(crate) permits: Permits,
-    /// The window, `10ms..=31d`, whole milliseconds.
+    /// The window, `10ms..=31d`, whole milliseconds. For requests in flight the lease, `10s..=1h`: after how long a permit that
+    /// was never given back is free again, at most.
     pub(crate) window: Span,
     /// Token bucket: what a bucket holds when full, `1..=Permits::MAX`, and filling it takes at most 31 days.
     /// The same as `permits` for the others, and when the document does not say.
     pub(crate) burst: Permits,
+    /// Requests in flight, when how many there may be is to be found out: the least, `1..=permits`, which is the most.
+    pub(crate) least: Option<Permits>,
 }
 
 /// Answers by their status, both ends included.
@@ -261,8 +306,30 @@ impl Answers {
 pub enum OnExceed {
     /// It is refused.
     Reject,
+    /// It waits for its turn, and is refused when that would be too long.
+    Delay,
     /// It is counted as refused and goes on.
     Observe,
+}
+
+/// What a refused request is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Penalty {
+    /// For each request, at least one permit and at most `max`.
+    pub(crate) cost: Permits,
+    /// At most, in a window. Less than any quota of the limit by at least what a request costs.
+    pub(crate) max: Permits,
+}
+
+/// When a client is refused for a time, whatever it has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// After so many refusals, at least one.
+    pub(crate) after: u32,
+    /// Within this span, `1s..=31d`.
+    pub(crate) within: Span,
+    /// For so long, `1s..=31d`.
+    pub(crate) lasts: Span,
 }
 
 /// What happens when the state of a limit cannot be had.
@@ -304,6 +371,30 @@ impl Policy {
         &self.mode
     }
 
+    /// How much is kept of good answers.
+    #[must_use]
+    pub fn kept(&self) -> KeptBytes {
+        self.kept
+    }
+
+    /// Where requests can go, by name.
+    #[must_use]
+    pub fn upstreams(&self) -> &[Upstream] {
+        &self.routing.upstreams
+    }
+
+    /// The patterns to which upstreams' breakers are made, by name.
+    #[must_use]
+    pub fn breakers(&self) -> &[Breaker] {
+        &self.routing.breakers
+    }
+
+    /// Which upstreams serve which requests, in the document's order.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routing.routes
+    }
+
     /// The limits, in the document's order.
     #[must_use]
     pub fn limits(&self) -> &[Limit] {
@@ -330,6 +421,12 @@ impl Limit {
         &self.cost
     }
 
+    /// Whether a request holds its permits until it has ended.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.algorithm == Algorithm::Concurrency
+    }
+
     /// Whether a request is charged when its answer comes, and not before it goes on.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
@@ -340,6 +437,19 @@ impl Limit {
     #[must_use]
     pub fn quotas(&self, tier: TierIndex) -> &[Quota] {
         self.quotas.get(tier.get()).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Algorithm {
+    /// The word for it in the policy.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SlidingWindow => "sliding-window",
+            Self::TokenBucket => "token-bucket",
+            Self::FixedWindow => "fixed-window",
+            Self::Concurrency => "concurrency",
+        }
     }
 }
 

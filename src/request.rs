@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::units::Span;
+
 /// A borrowed view of one request, answered by the host.
 ///
 /// Everything is bytes: what a client sends need not be UTF-8. The core asks only for what the policy
@@ -36,4 +38,9 @@ pub trait ResponseFacts {
 
     /// The value of the answer's header `name` (lower case); the values of a repeated header joined by `,`.
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
+
+    /// How long the upstream took from when it had the whole request to when its answer began, where the host knows.
+    fn upstream_time(&self) -> Option<Span> {
+        None
+    }
 }

@@ -73,10 +73,28 @@ impl Span {
         Self(s.saturating_mul(NANOS_PER_SEC))
     }
 
+    /// The span less another, at least nothing.
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
     /// The span in nanoseconds.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.0
+    }
+
+    /// Whole seconds, rounded down.
+    #[must_use]
+    pub const fn as_secs(self) -> u64 {
+        self.0 / NANOS_PER_SEC
+    }
+
+    /// Both spans one after the other, at most the longest that fits.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
     }
 
     /// Whole seconds, rounded up, so that waiting that long always suffices.
@@ -166,7 +184,7 @@ impl BasisPoints {
 }
 
 /// A random number, uniform over all of `u64`, drawn by the adapter once per request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Draw(pub u64);
 
 const NANOS_PER_MILLI: u64 = 1_000_000;

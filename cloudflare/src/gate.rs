@@ -6,6 +6,7 @@ use crate::reply;
 use tidegate::decision::quota_headers;
 use tidegate::engine::{Engine, Plan};
 use tidegate::key::Seed;
+use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::policy::Policy;
 use tidegate::store::memory::MemoryStore;
@@ -18,6 +19,8 @@ pub struct Gate {
     /// What limits of the scope `instance` count: this isolate is the instance.
     store: MemoryStore,
     local: MemoryStore,
+    /// There is nobody to draw from: the state is here.
+    leases: Leases,
     counters: Counters,
     plan: Plan,
     text: String,
@@ -41,6 +44,7 @@ impl Gate {
             engine: Engine::new(policy, Seed::from_bytes(seed)),
             store: MemoryStore::new(max_keys),
             local: MemoryStore::new(max_keys),
+            leases: Leases::none(),
             counters,
             plan: Plan::new(),
             text: String::new(),
@@ -56,7 +60,8 @@ impl Gate {
         }
         // The clock is a whole number of milliseconds, and moves when the isolate waits for something.
         let now = Timestamp::from_millis(now_ms as u64);
-        let decision = self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.counters, now);
+        let Self { engine, store, local, leases, counters, plan, .. } = self;
+        let decision = engine.decide(plan, store, local, leases, counters, now);
         let mut headers = String::new();
         quota_headers(&self.engine, &self.plan, &mut self.text, &mut |name, value| {
             for part in [name, "\n", value, "\n"] {

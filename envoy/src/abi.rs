@@ -11,7 +11,8 @@ use crate::streams::Streams;
 use core::cell::RefCell;
 
 /// Everything in this VM, by the numbers that Envoy gives. Envoy calls from one thread, one call at a time: a host call
-/// never calls back into anything here but [`proxy_on_memory_allocate`].
+/// never calls back into anything here but [`proxy_on_memory_allocate`]. What a tick asks of a stream, to go on or to be
+/// answered, Envoy does after the tick.
 struct Vm {
     /// As many as there are plugins of this `vm_id`, two while one of them gets a new configuration: a few.
     roots: Vec<(u32, Root)>,
@@ -54,7 +55,7 @@ extern "C" fn proxy_on_context_create(id: u32, parent: u32) {
     VM.with_borrow_mut(|vm| {
         if parent == 0 {
             vm.roots.push((id, Root::default()));
-        } else if let Some(filter) = vm.root(parent).and_then(|root| root.stream()) {
+        } else if let Some(filter) = vm.root(parent).and_then(|root| root.stream(id)) {
             vm.streams.insert(id, filter);
         }
     });
@@ -73,30 +74,41 @@ extern "C" fn proxy_on_configure(root: u32, _size: usize) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_tick(root: u32) {
     VM.with_borrow_mut(|vm| {
-        if let Some(root) = vm.root(root) {
-            root.export();
+        let root = vm.roots.iter_mut().find(|(other, _)| *other == root);
+        if let Some((_, root)) = root {
+            root.tick(&mut vm.streams);
         }
     });
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_request_headers(stream: u32, _count: u32, _end: u32) -> u32 {
-    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, Filter::request_headers) as u32)
+extern "C" fn proxy_on_request_headers(stream: u32, _count: u32, end: u32) -> u32 {
+    let decide = |filter: &mut Filter| filter.request_headers(end != FALSE);
+    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, decide) as u32)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_response_headers(stream: u32, _count: u32, _end: u32) -> u32 {
-    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, Filter::response_headers) as u32)
+extern "C" fn proxy_on_response_headers(stream: u32, _count: u32, end: u32) -> u32 {
+    VM.with_borrow_mut(|vm| {
+        vm.streams.get_mut(stream).map_or(Next::Continue, |filter| filter.response_headers(end != 0)) as u32
+    })
 }
 
-/// Ends a stream, or forgets a root after exporting what it has counted last.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_body(stream: u32, size: usize, end: u32) -> u32 {
+    VM.with_borrow_mut(|vm| {
+        vm.streams.get_mut(stream).map_or(Next::Continue, |filter| filter.response_body(size, end != 0)) as u32
+    })
+}
+
+/// Ends a stream, or forgets a root after it has put its affairs in order.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(id: u32) {
     VM.with_borrow_mut(|vm| {
         if let Some(filter) = vm.streams.remove(id) {
             filter.end();
         } else if let Some(at) = vm.roots.iter().position(|(other, _)| *other == id) {
-            vm.roots.swap_remove(at).1.export();
+            vm.roots.swap_remove(at).1.end();
         }
     });
 }

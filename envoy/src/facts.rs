@@ -3,6 +3,7 @@
 use crate::host::{self, Map};
 use std::borrow::Cow;
 use tidegate::request::{RequestFacts, ResponseFacts};
+use tidegate::units::Span;
 
 /// The request of the stream that Envoy is working on. A fact that Envoy cannot give counts as absent.
 pub struct Facts;
@@ -44,6 +45,13 @@ impl ResponseFacts for Answer {
 
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         host::header(Map::Response, name).ok().flatten().map(Cow::Owned)
+    }
+
+    fn upstream_time(&self) -> Option<Span> {
+        // Envoy's own, from the end of the request to the beginning of the answer, and only when they came in this order.
+        let ms: u64 = str::from_utf8(&self.header("x-envoy-upstream-service-time")?).ok()?.parse().ok()?;
+        // It rounds down to whole milliseconds: half of one is what it leaves out on average.
+        Some(Span::from_nanos(ms.saturating_mul(1_000_000).saturating_add(500_000)))
     }
 }
 

@@ -1,12 +1,16 @@
 //! One request through the core.
 
 use crate::facts::{Answer, Facts, NoAnswer};
+use crate::fields::Fields;
 use crate::host::{self, Map};
-use crate::instance::Instance;
+use crate::instance::{Instance, Work};
+use crate::serving::Serving;
+use crate::waiting;
 use std::rc::Rc;
-use tidegate::decision::{Refusal, quota_headers};
+use tidegate::decision::{Refusal, Reply, quota_headers};
 use tidegate::engine::Ticket;
 use tidegate::request::ResponseFacts;
+use tidegate::status::Sources;
 use tidegate::units::Timestamp;
 
 /// Whether Envoy goes on with a stream. The numbers are the ABI's.
@@ -19,97 +23,223 @@ pub enum Next {
 /// One stream.
 pub struct Filter {
     instance: Rc<Instance>,
+    id: u32,
+    /// The limit at which the request waits.
+    waits_at: Option<u32>,
+    /// The request has no body, or none that is still to come.
+    is_whole: bool,
     /// What the answer says about limits, until it is sent.
-    headers: Vec<(&'static str, String)>,
+    fields: Fields,
     /// What the answer may still change.
     ticket: Option<Ticket>,
+    /// When the request came, while an answer to it will tell of the service's health.
+    began: Option<Timestamp>,
+    /// What the route says of the answer.
+    serving: Serving,
 }
 
 impl Filter {
     /// A stream under this policy.
-    pub fn new(instance: Rc<Instance>) -> Self {
-        Self { instance, headers: Vec::new(), ticket: None }
+    pub fn new(instance: Rc<Instance>, id: u32) -> Self {
+        Self {
+            instance,
+            id,
+            waits_at: None,
+            is_whole: true,
+            fields: Fields::default(),
+            ticket: None,
+            began: None,
+            serving: Serving::default(),
+        }
     }
 
-    /// Decides on the request.
-    pub fn request_headers(&mut self) -> Next {
+    /// Decides on the request. `is_whole`: it has no body, or none that is still to come.
+    pub fn request_headers(&mut self, is_whole: bool) -> Next {
+        #[cfg(feature = "panic-on-header")]
+        crate::trap::spring();
+        self.is_whole = is_whole;
         let instance = Rc::clone(&self.instance);
-        // Whatever the routes read: a client does not choose the upstream.
-        let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+        // Whatever the routes read: a client does not choose the upstream. To look costs less than to remove, for which
+        // Envoy would choose the route anew.
+        if host::may_have_header(Map::Request, UPSTREAM_HEADER) {
+            let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+        }
         let work = &mut *instance.work.borrow_mut();
+        if let Some(monitor) = &work.monitor {
+            self.began = Some(now());
+            work.plan.press(monitor.pressure(), work.random.draw());
+        }
         instance.engine.plan(&Facts, &mut work.plan);
         if work.plan.is_clear() {
+            self.serving.request(&instance);
             return Next::Continue;
         }
-        let now = Timestamp::from_nanos(host::now_ns());
-        let decision =
-            instance.engine.decide(&mut work.plan, &mut work.store, &mut work.local, &mut work.counters, now);
-        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| {
-            self.headers.push((name, value.to_owned()));
-        });
+        let now = self.began.unwrap_or_else(now);
+        if let Some(page) = work.plan.page() {
+            self.began = None;
+            let Work { monitor, live_keys, .. } = work;
+            let (engine, fingerprint) = (&instance.engine, instance.fingerprint);
+            let sources = Sources { engine, fingerprint, monitor: monitor.as_ref(), live_keys: *live_keys, now };
+            self.reply(&sources.reply(page));
+            return Next::Pause;
+        }
+        if work.plan.may_wait() {
+            instance.engine.offer(&mut work.plan, &work.room, now);
+        }
+        let decision = instance.engine.decide(
+            &mut work.plan,
+            &mut work.store,
+            &mut work.local,
+            &mut work.leases,
+            &mut work.counters,
+            now,
+        );
+        if decision.delay.is_some() {
+            // What it waits here is not the service's doing.
+            self.began = None;
+            self.waits_at = waiting::enter(&instance, work, self.id, now);
+            return if self.waits_at.is_some() { Next::Pause } else { Next::Continue };
+        }
+        self.tell(&instance, work);
         if let Some(refusal) = decision.observed {
             // Not at a level that is on by default: there is one for each request that would be refused.
             host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
         }
         match decision.refusal {
             None => {
-                self.ticket = work.plan.ticket();
+                self.admit(&instance, work);
                 Next::Continue
             }
             Some(refusal) => {
-                self.refuse(&instance, &refusal);
+                self.began = None;
+                self.reply(&refusal.reply(&instance.engine, &Facts));
                 Next::Pause
             }
         }
     }
 
-    /// Lets the limits learn from the answer, and tells the client how it stands with them.
-    pub fn response_headers(&mut self) -> Next {
-        if let Some(ticket) = self.ticket.take() {
-            self.observe(&ticket, &Answer);
+    /// Sends the request on its way.
+    fn admit(&mut self, instance: &Instance, work: &mut Work) {
+        self.ticket = work.plan.ticket();
+        if let (Some(ticket), false) = (&mut self.ticket, self.is_whole) {
+            ticket.leave_untimed();
         }
+        self.serving.request(instance);
+    }
+
+    /// Goes on after a wait, or is refused.
+    pub fn go_on(&mut self, instance: &Instance, work: &mut Work, refusal: Option<&Refusal>) {
+        self.waits_at = None;
+        self.tell(instance, work);
+        if let Some(refusal) = refusal {
+            self.reply(&refusal.reply(&instance.engine, &Facts));
+            return;
+        }
+        self.admit(instance, work);
+        // What it holds may have expired while it waited.
+        self.renew_in(work);
+        self.began = work.monitor.as_ref().map(|_| now());
+        if let Err(error) = host::resume_request() {
+            host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
+        }
+    }
+
+    /// Keeps what the answer says of the plan's limits.
+    fn tell(&mut self, instance: &Instance, work: &mut Work) {
+        self.fields = work.spare.pop().unwrap_or_default();
+        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| self.fields.push(name, value));
+    }
+
+    /// Lets the limits learn from the answer, and tells the client how it stands with them.
+    pub fn response_headers(&mut self, is_whole: bool) -> Next {
+        if let Some(mut ticket) = self.ticket.take() {
+            self.observe(&mut ticket, &Answer);
+            // What a request in flight holds is given back when all of the answer has gone, and not when it begins.
+            self.ticket = Some(ticket).filter(Ticket::holds);
+        }
+        if let (Some(began), Some(monitor)) = (self.began.take(), &mut self.instance.work.borrow_mut().monitor) {
+            monitor.answered(&Answer, began, now());
+        }
+        // Before what is said to this client alone.
+        self.serving.answer(&self.instance, is_whole);
         // Nothing is left here for the filter's own refusals, which come by here too.
-        for (name, value) in self.headers.drain(..) {
+        for (name, value) in self.fields.iter() {
             // The structured fields are lists, to which an upstream with limits of its own may have contributed.
             let sent = if name.starts_with("x-") {
-                host::replace_header(Map::Response, name, &value)
+                host::replace_header(Map::Response, name, value)
             } else {
-                host::add_header(Map::Response, name, &value)
+                host::add_header(Map::Response, name, value)
             };
             if let Err(error) = sent {
                 host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
             }
         }
+        self.instance.work.borrow_mut().spare(core::mem::take(&mut self.fields));
         Next::Continue
     }
 
-    /// Ends the stream. One that had no answer, since its client went away, is told to the limits that await it.
-    pub fn end(self) {
-        if let Some(ticket) = &self.ticket {
-            self.observe(ticket, &NoAnswer);
-        }
+    /// Sees a piece of the answer's body pass.
+    pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
+        self.serving.body(&self.instance, size, is_last);
+        Next::Continue
     }
 
-    fn observe(&self, ticket: &Ticket, answer: &dyn ResponseFacts) {
-        let work = &mut *self.instance.work.borrow_mut();
+    /// Keeps what the stream holds from expiring. Does nothing for a stream that holds nothing, or nothing old.
+    pub fn renew(&mut self) {
+        let instance = Rc::clone(&self.instance);
+        self.renew_in(&mut instance.work.borrow_mut());
+    }
+
+    fn renew_in(&mut self, work: &mut Work) {
+        let Some(ticket) = self.ticket.as_mut().filter(|ticket| ticket.holds()) else { return };
         let now = Timestamp::from_nanos(host::now_ns());
+        self.instance.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
+    }
+
+    /// Ends the stream, however it came to its end, and gives back what it holds. One that had no answer, since its
+    /// client went away, is told to the limits that await it.
+    pub fn end(mut self) {
+        if let Some(mut ticket) = self.ticket.take() {
+            self.observe(&mut ticket, &NoAnswer);
+            if ticket.holds() {
+                let work = &mut *self.instance.work.borrow_mut();
+                let now = Timestamp::from_nanos(host::now_ns());
+                self.instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
+            }
+        }
+        if let Some(limit) = self.waits_at {
+            waiting::leave(&self.instance, limit, self.id);
+        }
+        if let (Some(began), Some(monitor)) = (self.began, &mut self.instance.work.borrow_mut().monitor) {
+            monitor.abandoned(began, now());
+        }
+        self.serving.end(&self.instance);
+    }
+
+    fn observe(&self, ticket: &mut Ticket, answer: &dyn ResponseFacts) {
+        let work = &mut *self.instance.work.borrow_mut();
+        let now = now();
         let engine = &self.instance.engine;
         engine.observe(ticket, answer, &mut work.store, &mut work.local, &mut work.counters, now);
     }
 
-    fn refuse(&mut self, instance: &Instance, refusal: &Refusal) {
-        let reply = refusal.reply(&instance.engine, &Facts);
+    /// Answers in the upstream's place.
+    fn reply(&mut self, reply: &Reply) {
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
-        let quota = core::mem::take(&mut self.headers);
+        let fields = core::mem::take(&mut self.fields);
         let mut headers: Vec<(&str, &str)> = vec![("content-type", &reply.content_type), ("cache-control", "no-store")];
         headers.extend(retry_after.as_deref().map(|secs| ("retry-after", secs)));
-        headers.extend(quota.iter().map(|(name, value)| (*name, value.as_str())));
+        headers.extend(fields.iter());
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
         {
-            host::log(host::Level::Error, format_args!("cannot refuse a request: {error}"));
+            host::log(host::Level::Error, format_args!("cannot answer a request: {error}"));
         }
     }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_nanos(host::now_ns())
 }
 
 /// The header by which the filter tells Envoy's routes the upstream.

@@ -7,6 +7,7 @@
 
 use core::fmt;
 use core::ptr;
+use tidegate::units::Span;
 
 /// A status other than OK, as the host gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +90,57 @@ pub fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>, HostError> {
     received(|data, size| unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) })
 }
 
+/// Whether there is such a header, be it empty; also if the host cannot tell.
+pub fn may_have_header(map: Map, name: &str) -> bool {
+    let mut absent = false;
+    let _ = received(|data, size| {
+        let status = unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) };
+        absent = HostError(status) == HostError::NOT_FOUND;
+        status
+    });
+    !absent
+}
+
 /// Adds a header beside those of the same name.
 pub fn add_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
     done(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
+/// Every header line, as bytes that [`lines`] reads.
+pub fn header_lines(map: Map) -> Result<Vec<u8>, HostError> {
+    let bytes = received(|data, size| unsafe { proxy_get_header_map_pairs(map as u32, data, size) })?;
+    Ok(bytes.unwrap_or_default())
+}
+
+/// The names and values of header lines as the ABI has them, see [`pairs`]. What the host cut short ends there.
+pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    fn word(bytes: &[u8], at: usize) -> Option<usize> {
+        let (word, _) = bytes.get(at..)?.split_first_chunk::<4>()?;
+        usize::try_from(u32::from_le_bytes(*word)).ok()
+    }
+    let count = word(bytes, 0).unwrap_or(0);
+    let mut texts = count.checked_mul(8).and_then(|sizes| bytes.get(sizes.checked_add(4)?..)).unwrap_or_default();
+    (0..count).map_while(move |line| {
+        let at = line.checked_mul(8)?.checked_add(4)?;
+        let mut text = |size: usize| {
+            let (text, rest) = texts.split_at_checked(size)?;
+            texts = rest.strip_prefix(b"\0")?;
+            Some(text)
+        };
+        Some((text(word(bytes, at)?)?, text(word(bytes, at.checked_add(4)?)?)?))
+    })
+}
+
+/// The piece of the answer's body that has just come, of so many bytes.
+pub fn body_piece(size: usize) -> Result<Vec<u8>, HostError> {
+    const RESPONSE_BODY: u32 = 1;
+    let bytes = received(|data, got| unsafe { proxy_get_buffer_bytes(RESPONSE_BODY, 0, size, data, got) })?;
+    Ok(bytes.unwrap_or_default())
+}
+
 /// Sets a header in place of those of the same name.
-pub fn replace_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
+pub fn replace_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Result<(), HostError> {
+    let value = value.as_ref();
     done(unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
@@ -130,8 +175,23 @@ pub fn set_shared(key: &[u8], value: &[u8], cas: Option<u32>) -> Result<(), Host
 }
 
 /// Calls `on_tick` every so often; zero for never.
-pub fn set_tick_period_ms(period_ms: u32) -> Result<(), HostError> {
+pub fn set_tick_period(period: Span) -> Result<(), HostError> {
+    let period_ms = u32::try_from(period.as_nanos() / 1_000_000).unwrap_or(u32::MAX);
     done(unsafe { proxy_set_tick_period_milliseconds(period_ms) })
+}
+
+/// Has the calls that follow act on this stream, where they are not made for one.
+///
+/// # Errors
+/// When Envoy has no such stream any more.
+pub fn work_on(stream: u32) -> Result<(), HostError> {
+    done(unsafe { proxy_set_effective_context(stream) })
+}
+
+/// Lets a request go on that was paused in its headers.
+pub fn resume_request() -> Result<(), HostError> {
+    const REQUEST: u32 = 0;
+    done(unsafe { proxy_continue_stream(REQUEST) })
 }
 
 /// Defines a metric, or finds it when it is there already.
@@ -141,9 +201,9 @@ pub fn define_metric(kind: MetricKind, name: &str) -> Result<MetricId, HostError
     Ok(MetricId(id))
 }
 
-/// Adds to a counter.
-pub fn increment(metric: MetricId, by: u64) -> Result<(), HostError> {
-    done(unsafe { proxy_increment_metric(metric.0, i64::try_from(by).unwrap_or(i64::MAX)) })
+/// Adds to a counter, or to a gauge also less than nothing.
+pub fn increment(metric: MetricId, by: i64) -> Result<(), HostError> {
+    done(unsafe { proxy_increment_metric(metric.0, by) })
 }
 
 /// Sets a gauge.
@@ -213,6 +273,8 @@ unsafe extern "C" {
     fn proxy_log(level: u32, message: *const u8, size: usize) -> u32;
     fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+    fn proxy_set_effective_context(context: u32) -> u32;
+    fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_get_buffer_bytes(kind: u32, start: usize, max: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_get_header_map_value(
         map: u32,
@@ -221,6 +283,7 @@ unsafe extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_add_header_map_value(
         map: u32,
         name: *const u8,

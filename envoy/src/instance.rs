@@ -1,19 +1,35 @@
 //! One policy in force in one VM: what its streams share.
 
+use crate::fields::Fields;
+use crate::health;
 use crate::host;
-use crate::metrics::Metrics;
+use crate::metrics::{Gauge, Metrics};
+use crate::random::Random;
+use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
+use crate::waiting::Alarm;
 use core::cell::RefCell;
+use tidegate::assets::Assets;
+use tidegate::delay::Left;
+use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
+use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
+use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
-use tidegate::policy::Policy;
+use tidegate::policy::{KeptBytes, Policy};
+use tidegate::stale::{AnswerKey, shelf};
+use tidegate::status::Fingerprint;
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
+use tidegate::units::{Span, Timestamp};
 
 /// A policy in force, and the memory that its decisions work in.
 pub struct Instance {
     pub engine: Engine,
+    pub fingerprint: Fingerprint,
+    pub assets: Assets,
+    pub kept: KeptBytes,
     pub work: RefCell<Work>,
 }
 
@@ -21,30 +37,107 @@ pub struct Instance {
 pub struct Work {
     pub store: SharedStore,
     pub local: MemoryStore,
+    pub leases: Leases,
     pub counters: Counters,
     pub metrics: Metrics,
     pub survey: Survey,
     pub plan: Plan,
     pub text: String,
+    pub room: Room,
+    /// Room for those who leave it.
+    pub left: Vec<Left<Held>>,
+    pub alarm: Alarm,
+    /// Fields that were sent, for their memory.
+    pub spare: Vec<Fields>,
+    /// Where the policy asks how the service is.
+    pub monitor: Option<Monitor>,
+    pub bytes: Vec<u8>,
+    pub random: Random,
+    /// How many keys the table held when it was last counted.
+    pub live_keys: u64,
+    /// The answers that streams of this VM are collecting.
+    pub collected: Vec<AnswerKey>,
+}
+
+impl Work {
+    /// Keeps the memory of fields that were sent for other streams.
+    pub fn spare(&mut self, mut fields: Fields) {
+        if !fields.is_empty() && self.spare.len() < SPARE {
+            fields.clear();
+            self.spare.push(fields);
+        }
+    }
 }
 
 impl Instance {
     /// Puts a policy in force.
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: Policy, fingerprint: Fingerprint) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
+        let (mut monitor, mut bytes) = (Monitor::new(&policy), Vec::new());
+        if let Some(monitor) = &mut monitor {
+            // A policy that is put in force in the middle of an outage knows of it from the first request.
+            health::share(monitor, &mut bytes);
+        }
+        let (kept, seed) = (policy.kept(), shared_seed());
+        let assets = Assets::new(&policy, seed);
+        if assets.keeps() {
+            // Should it fail, the next answer that is kept makes its page fit.
+            let _ = shelf::trim(&mut SharedShelf, kept.max_bytes, Timestamp::from_nanos(host::now_ns()));
+        }
+        let engine = Engine::new(policy, seed);
+        let room = engine.waiting_room();
         Self {
-            engine: Engine::new(policy, shared_seed()),
+            engine,
+            fingerprint,
+            assets,
+            kept,
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
+                leases: Leases::new(),
                 counters: Counters::new(limits, tiers),
                 metrics: Metrics::default(),
                 survey: Survey::default(),
                 plan: Plan::new(),
                 text: String::new(),
+                room,
+                left: Vec::new(),
+                alarm: Alarm::default(),
+                spare: Vec::new(),
+                monitor,
+                bytes,
+                random: Random::new(),
+                live_keys: 0,
+                collected: Vec::new(),
             }),
         }
+    }
+
+    /// Gives leases back of which nobody has asked for `idle`, and answers whether others are still out.
+    pub fn end_leases(&self, idle: Span, now: Timestamp) -> bool {
+        let work = &mut *self.work.borrow_mut();
+        if work.leases.are_out() {
+            self.engine.end_leases(&mut work.leases, idle, &mut work.store, &mut work.counters, now);
+        }
+        work.leases.are_out()
+    }
+
+    /// Adds what was counted since the last time to Envoy's statistics.
+    pub fn export(&self, now: Timestamp) {
+        let work = &mut *self.work.borrow_mut();
+        work.metrics.export(self.engine.policy(), &mut work.counters);
+        let live = work.survey.step(&mut work.store, now);
+        work.live_keys = live;
+        if let Some(monitor) = &mut work.monitor {
+            health::share(monitor, &mut work.bytes);
+            work.metrics.record(Gauge::Health, monitor.standing().health as u64);
+        }
+        work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
+        work.metrics.record(Gauge::LiveKeys, live);
+        work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
+        let (engine, metrics) = (&self.engine, &mut work.metrics);
+        engine.loads(&mut work.store, now, &mut |load| metrics.record_load(engine.policy(), load));
     }
 }
 
@@ -68,3 +161,6 @@ fn shared_seed() -> Seed {
         Err(_) => stored().unwrap_or(Seed::from_bytes(bytes)),
     }
 }
+
+/// Streams that await their answers hold the fields; what is spare is for the next few.
+const SPARE: usize = 64;

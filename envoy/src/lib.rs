@@ -1,18 +1,28 @@
 //! Tidegate as an Envoy filter: a thin adapter between the proxy-wasm ABI and the core.
 //!
 //! `abi` is what Envoy calls, `host` what is called of Envoy. `root` reads the policy (`structure` where it is YAML) and
-//! exports what was counted, `filter` takes one request through the core, `streams` finds the filter of a stream, and
-//! `store` keeps the key table in Envoy's shared data.
+//! exports what was counted, `filter` takes one request through the core, `waiting` lets it wait, `serving` does to its
+//! answer what its route says, `streams` finds the filter of a stream, `fields` keeps what its answer is to say of limits,
+//! `store` keeps the key table in Envoy's shared data, `shelf` good answers, and `health` what all workers know of the
+//! service's health.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod abi;
 mod facts;
+mod fields;
 mod filter;
+mod health;
 mod host;
 mod instance;
 mod metrics;
+mod random;
 mod root;
+mod serving;
+mod shelf;
 mod store;
 mod streams;
 mod structure;
+#[cfg(feature = "panic-on-header")]
+mod trap;
+mod waiting;

@@ -4,6 +4,7 @@
 //! `stats_tags` of the shipped bootstrap take them.
 
 use crate::host::{self, MetricId, MetricKind};
+use tidegate::engine::Load;
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::{Policy, TierIndex};
 
@@ -12,7 +13,14 @@ use tidegate::policy::{Policy, TierIndex};
 pub struct Metrics {
     /// By place: the totals, then the gauges, then the requests by limit, tier and fate.
     ids: Vec<Option<MetricId>>,
+    /// Those of requests in flight, by limit and tier.
+    loads: Vec<(LoadPlace, [Option<MetricId>; 2])>,
+    /// How many of those who wait here are in the gauge, to which every worker adds its own.
+    waiting: u64,
 }
+
+/// A limit and, where each has a count of its own, a tier.
+type LoadPlace = (usize, Option<TierIndex>);
 
 /// A number that goes up and down.
 #[derive(Clone, Copy)]
@@ -21,6 +29,10 @@ pub enum Gauge {
     LiveKeys = 0,
     /// How many keys the policy lets the table hold.
     MaxKeys = 1,
+    /// How many requests wait.
+    Waiting = 2,
+    /// How the service is: healthy (0), degraded (1) or critical (2).
+    Health = 3,
 }
 
 impl Metrics {
@@ -57,12 +69,42 @@ impl Metrics {
         }
     }
 
+    /// Sets the gauges of requests in flight.
+    pub fn record_load(&mut self, policy: &Policy, load: Load) {
+        let place = (load.limit, load.tier);
+        let known = self.loads.iter().find(|(other, _)| *other == place).map(|(_, ids)| *ids);
+        let ids = known.unwrap_or_else(|| {
+            let limit = policy.limits().get(load.limit).map_or("", |limit| limit.name().as_str());
+            let tier = load.tier.and_then(|tier| policy.tiers().get(tier.get()));
+            let tier = tier.map(|tier| format!(".tier={}", tier.as_str())).unwrap_or_default();
+            let ids = ["tidegate_concurrency_in_flight", "tidegate_concurrency_limit"]
+                .map(|name| host::define_metric(MetricKind::Gauge, &format!("{name}.limit={limit}{tier}")).ok());
+            self.loads.push((place, ids));
+            ids
+        });
+        for (id, permits) in ids.into_iter().zip([load.in_flight, load.permits]) {
+            // As above: a metric that was defined is there.
+            let _ = id.map(|id| host::record(id, u64::from(permits.get())));
+        }
+    }
+
+    /// Brings the gauge of those who wait up to date.
+    pub fn record_waiting(&mut self, waiting: u64) {
+        let place = FIRST_GAUGE.saturating_add(Gauge::Waiting as usize);
+        if let Some(id) = self.id(place, MetricKind::Gauge, || gauge_name(Gauge::Waiting).to_owned()) {
+            let change = waiting.cast_signed().saturating_sub(self.waiting.cast_signed());
+            if change != 0 && host::increment(id, change).is_ok() {
+                self.waiting = waiting;
+            }
+        }
+    }
+
     /// A total is defined even while it is zero, so that it can be watched.
     fn add(&mut self, place: usize, count: u64, name: impl FnOnce() -> String) {
         if let Some(id) = self.id(place, MetricKind::Counter, name)
             && count > 0
         {
-            let _ = host::increment(id, count);
+            let _ = host::increment(id, i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
@@ -79,12 +121,14 @@ impl Metrics {
 }
 
 const FIRST_GAUGE: usize = Total::ALL.len();
-const FIRST_REQUESTS: usize = FIRST_GAUGE + 2;
+const FIRST_REQUESTS: usize = FIRST_GAUGE + 3;
 
 fn gauge_name(gauge: Gauge) -> &'static str {
     match gauge {
         Gauge::LiveKeys => "tidegate_table_live_keys",
         Gauge::MaxKeys => "tidegate_table_max_keys",
+        Gauge::Waiting => "tidegate_waiting",
+        Gauge::Health => "tidegate_health",
     }
 }
 
@@ -93,11 +137,24 @@ fn total_name(total: Total) -> &'static str {
         Total::Conflicts => "tidegate_conflicts_total",
         Total::StoreFailures => "tidegate_store_failures_total",
         Total::RefundsLost => "tidegate_refunds_lost_total",
+        Total::ReleasesLost => "tidegate_releases_lost_total",
         Total::FreshEvictions => "tidegate_evictions_total.kind=fresh",
         Total::LiveEvictions => "tidegate_evictions_total.kind=live",
         Total::ForgivenDebt => "tidegate_forgiven_debt_255ths_total",
         Total::Maintenance => "tidegate_maintenance_total",
         Total::Denied => "tidegate_denied_total",
         Total::Allowed => "tidegate_allowed_total",
+        Total::ShedLow => "tidegate_shed_total.priority=low",
+        Total::ShedMedium => "tidegate_shed_total.priority=medium",
+        Total::ShedHigh => "tidegate_shed_total.priority=high",
+        Total::Kept => "tidegate_kept_total",
+        Total::NotKept => "tidegate_not_kept_total",
+        Total::KeptEvictions => "tidegate_kept_evictions_total",
+        Total::Bans => "tidegate_bans_total",
+        Total::PenaltyPermits => "tidegate_penalty_permits_total",
+        Total::RoomFull => "tidegate_waits_refused_total.kind=full",
+        Total::Displaced => "tidegate_waits_refused_total.kind=displaced",
+        Total::Overdue => "tidegate_waits_refused_total.kind=overdue",
+        Total::Abandoned => "tidegate_waits_abandoned_total",
     }
 }

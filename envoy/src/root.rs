@@ -3,11 +3,13 @@
 use crate::filter::Filter;
 use crate::host::{self, Level};
 use crate::instance::Instance;
-use crate::metrics::Gauge;
-use crate::structure;
+use crate::streams::Streams;
+use crate::{structure, waiting};
 use std::rc::Rc;
+use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::Policy;
-use tidegate::units::Timestamp;
+use tidegate::status::Fingerprint;
+use tidegate::units::{Span, Timestamp};
 
 /// One configuration of the plugin in one VM. A new policy comes as a new root; the old one goes on with the old
 /// policy until its streams have ended.
@@ -20,7 +22,7 @@ impl Root {
     /// Reads the policy and puts it in force. Answers whether it is good; what is bad about it has been logged.
     pub fn configure(&mut self) -> bool {
         match read_policy() {
-            Ok(policy) => {
+            Ok((policy, fingerprint)) => {
                 for part in policy.not_acted_on() {
                     host::log(
                         Level::Warn,
@@ -28,9 +30,10 @@ impl Root {
                     );
                 }
                 host::log(Level::Info, format_args!("policy in force, limits: {}", policy.limits().len()));
-                self.instance = Some(Rc::new(Instance::new(policy)));
-                if let Err(error) = host::set_tick_period_ms(EXPORT_PERIOD_MS) {
-                    host::log(Level::Warn, format_args!("no ticks, so no statistics: {error}"));
+                self.instance = Some(Rc::new(Instance::new(policy, fingerprint)));
+                if let Some(instance) = &self.instance {
+                    let now = Timestamp::from_nanos(host::now_ns());
+                    instance.work.borrow_mut().alarm.start(now);
                 }
                 true
             }
@@ -44,22 +47,35 @@ impl Root {
     }
 
     /// A new stream under the policy in force.
-    pub fn stream(&self) -> Option<Filter> {
-        self.instance.clone().map(Filter::new)
+    pub fn stream(&self, id: u32) -> Option<Filter> {
+        self.instance.clone().map(|instance| Filter::new(instance, id))
     }
 
-    /// Adds what was counted since the last time to Envoy's statistics.
-    pub fn export(&mut self) {
-        let Some(instance) = &self.instance else { return };
+    /// Ends the waits and the leases that are due, and once a second exports what was counted and renews what streams hold.
+    pub fn tick(&mut self, streams: &mut Streams) {
+        let Some(instance) = self.instance.clone() else { return };
+        let now = Timestamp::from_nanos(host::now_ns());
+        waiting::finish_due(&instance, streams, now);
+        let leases_are_out = instance.end_leases(LEASE_IDLE, now);
+        if instance.work.borrow_mut().alarm.exports(now) {
+            instance.export(now);
+            streams.renew();
+        }
         let work = &mut *instance.work.borrow_mut();
-        work.metrics.export(instance.engine.policy(), &mut work.counters);
-        let live = work.survey.step(&mut work.store, Timestamp::from_nanos(host::now_ns()));
-        work.metrics.record(Gauge::LiveKeys, live);
-        work.metrics.record(Gauge::MaxKeys, u64::from(instance.engine.policy().max_keys()));
+        let due = work.room.next_due(now).into_iter().chain(leases_are_out.then_some(LEASE_IDLE)).min();
+        work.alarm.set(due, true, now);
+    }
+
+    /// Gives back what is held, and exports what was counted last.
+    pub fn end(&mut self) {
+        let Some(instance) = &self.instance else { return };
+        let now = Timestamp::from_nanos(host::now_ns());
+        instance.end_leases(Span::ZERO, now);
+        instance.export(now);
     }
 }
 
-fn read_policy() -> Result<Policy, Vec<String>> {
+fn read_policy() -> Result<(Policy, Fingerprint), Vec<String>> {
     let bytes = match host::configuration() {
         Ok(Some(bytes)) => bytes,
         Ok(None) => {
@@ -74,8 +90,8 @@ fn read_policy() -> Result<Policy, Vec<String>> {
         None => String::from_utf8(bytes)
             .map_err(|error| vec![format!("the configuration is no Struct, and as a text not UTF-8: {error}")])?,
     };
-    Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    match Policy::parse(&text) {
+        Ok(policy) => Ok((policy, Fingerprint::of(&text))),
+        Err(problems) => Err(problems.iter().map(ToString::to_string).collect()),
+    }
 }
-
-/// How often counters reach Envoy's statistics.
-const EXPORT_PERIOD_MS: u32 = 1_000;

@@ -5,7 +5,7 @@
 
 use crate::host::{self, HostError};
 use tidegate::store::{Store, StoreError};
-use tidegate::table::{Page, pages_for};
+use tidegate::table::{Page, VERSION, pages_for};
 
 /// The pages that the decision at hand has read.
 pub struct SharedStore {
@@ -83,8 +83,9 @@ impl ReadPage {
     }
 }
 
-/// The name of a page in shared data.
+/// The name of a page in shared data. Shared data outlives the filter's code: pages as another version writes them have
+/// other names, so that a new one begins anew instead of finding nothing but damage.
 fn key(page: u32) -> [u8; 8] {
     let [a, b, c, d] = page.to_le_bytes();
-    [b't', b'g', b'/', b'p', a, b, c, d]
+    [b't', b'g', b'p', VERSION, a, b, c, d]
 }

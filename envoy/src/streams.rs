@@ -1,6 +1,8 @@
 //! The streams of a VM, by the numbers that Envoy gives them.
 
 use crate::filter::Filter;
+use crate::waiting::EXPORT_PERIOD;
+use tidegate::engine::Engine;
 
 /// Every open stream.
 ///
@@ -8,12 +10,14 @@ use crate::filter::Filter;
 /// once a chain has ten. Chains keep their memory, and a request allocates nothing here once the VM has warmed up.
 pub struct Streams {
     chains: Vec<Vec<(u32, Filter)>>,
+    /// The chain at which [`Streams::renew`] goes on.
+    next: usize,
 }
 
 impl Streams {
     /// No streams.
     pub const fn new() -> Self {
-        Self { chains: Vec::new() }
+        Self { chains: Vec::new(), next: 0 }
     }
 
     /// Adds a stream.
@@ -38,6 +42,15 @@ impl Streams {
         Some(chain.swap_remove(at).1)
     }
 
+    /// Renews what a share of the streams hold, so that all have had their turn well within what the core asks for. To be
+    /// called once in an export period.
+    pub fn renew(&mut self) {
+        let end = self.next.saturating_add(CHAINS / TICKS).min(self.chains.len());
+        let chains = self.chains.get_mut(self.next..end).unwrap_or_default();
+        chains.iter_mut().flatten().for_each(|(_, filter)| filter.renew());
+        self.next = if end < self.chains.len() { end } else { 0 };
+    }
+
     fn chain(&mut self, id: u32) -> Option<&mut Vec<(u32, Filter)>> {
         self.chains.get_mut(id as usize % CHAINS)
     }
@@ -45,3 +58,8 @@ impl Streams {
 
 /// A power of two. Empty chains take 12 KB.
 const CHAINS: usize = 1_024;
+
+/// In how many ticks every stream has its turn to renew what it holds. A tick more in the same time leaves room for one
+/// that comes late.
+const TICKS: usize = 3;
+const _: () = assert!((TICKS as u64 + 1) * EXPORT_PERIOD.as_nanos() <= Engine::RENEWED_WITHIN_MS as u64 * 1_000_000);

@@ -1,13 +1,16 @@
 //! How the charges of one decision are made: all or none, whatever the store does meanwhile.
 
+use super::refusing::Sentence;
 use super::{Charge, Engine, Stage};
 use crate::key::KeyHash;
+use crate::lease::{Account, Lease, Leases};
+use crate::limiter::{Meter, Outcome, State, Verdict};
 use crate::metrics::{Counters, Total};
 use crate::policy::{OnStoreFailure, TierIndex};
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store, StoreError};
-use crate::table::{Probe, page_of};
-use crate::units::Timestamp;
+use crate::table::{Page, page_of};
+use crate::units::{Permits, Timestamp};
 
 /// What the charges of one decision are checked and made with.
 pub(super) struct Charging<'a, S> {
@@ -15,6 +18,7 @@ pub(super) struct Charging<'a, S> {
     pub(super) tier: TierIndex,
     pub(super) store: &'a mut S,
     pub(super) local: &'a mut MemoryStore,
+    pub(super) leases: &'a mut Leases,
     pub(super) counters: &'a mut Counters,
     pub(super) now: Timestamp,
 }
@@ -33,11 +37,19 @@ impl<S: Store> Charging<'_, S> {
     /// Asks every quota that is still open.
     pub(super) fn check(&mut self, charges: &mut [Charge]) {
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
-            match probe(self.store, charge.page, charge.key, self.now) {
-                Ok(probe) => self.ask(charge, probe),
+            match self.store.read(charge.page) {
+                Ok(page) => {
+                    self.engine.ask(charge, page, self.leases.held(charge.key), self.tier, self.now);
+                    charge.ahead = self.worth_drawing(charge);
+                }
                 Err(_) => self.fall_back(charge),
             }
+            if charge.is_banned() && !self.engine.observes(charge) {
+                // Nobody else needs to be asked.
+                break;
+            }
         }
+        one_takes_over(charges);
         hold(charges);
     }
 
@@ -50,7 +62,11 @@ impl<S: Store> Charging<'_, S> {
             let again = if alone { charge.probe } else { None };
             let (Some(outcome), Ok(page)) = (charge.outcome, self.store.write(charge.page)) else { continue };
             let probe = again.unwrap_or_else(|| page.probe(charge.key, self.now));
-            page.write(&probe, charge.key, outcome.state);
+            page.write(
+                &probe,
+                charge.key,
+                with_lease(self.engine.meter(charge, self.tier).as_ref(), &outcome, charge.ahead, self.now),
+            );
             self.counters.displaced(probe.displaces());
         }
         let mut settled = true;
@@ -60,7 +76,10 @@ impl<S: Store> Charging<'_, S> {
                 continue;
             }
             match self.store.publish(charge.page) {
-                Ok(()) => charge.stage = Stage::Charged,
+                Ok(()) => {
+                    charge.stage = Stage::Charged;
+                    self.leases.settle(charge.key);
+                }
                 Err(StoreError::Conflict) => settled = false,
                 Err(_) => self.fall_back(charge),
             }
@@ -79,37 +98,43 @@ impl<S: Store> Charging<'_, S> {
         hold(charges);
         let refused = self.engine.refuses(charges);
         for charge in charges.iter().filter(|charge| charge.outcome.is_some()) {
-            let moved = charge.exceeds() && charge.outcome.is_some_and(|outcome| outcome.moved);
+            // A ban refuses what the quota would admit; the state is that of a charged request then.
+            let moved = charge
+                .outcome
+                .is_some_and(|outcome| outcome.moved && matches!(outcome.verdict, Verdict::Refuse { .. }));
             match charge.stage {
                 Stage::Local if moved || (charge.pays() && !refused) => self.charge_locally(charge),
                 Stage::Open if moved => self.move_with_clock(charge),
                 _ => {}
             }
         }
-        for charge in charges.iter().filter(|charge| charge.stage == Stage::Charged && (refused || charge.held)) {
-            self.refund(charge);
+        for charge in charges.iter() {
+            if charge.stage == Stage::Charged && (refused || charge.held) {
+                let permits = charge.cost.plus(charge.ahead);
+                if let (Some(meter), Some(outcome)) = (self.engine.meter(charge, self.tier), charge.outcome) {
+                    let of = (charge.key, permits);
+                    take_back(self.store, self.counters, &meter, of, outcome.state, (self.now, self.now));
+                }
+            } else {
+                self.learn(charge, refused);
+            }
         }
+        self.note_refusals(charges);
         refused
-    }
-
-    fn ask(&self, charge: &mut Charge, probe: Probe) {
-        let meter = self.engine.meter(charge, self.tier);
-        charge.outcome = meter.map(|meter| meter.check(probe.state(), charge.cost, self.now));
-        charge.probe = Some(probe);
     }
 
     /// The store failed this charge: the policy says what then.
     fn fall_back(&mut self, charge: &mut Charge) {
         self.counters.add(Total::StoreFailures, 1);
-        charge.outcome = None;
+        (charge.outcome, charge.sentence, charge.ahead) = (None, Sentence::Free, Permits::ZERO);
         let limit = self.engine.policy.limits.get(charge.limit());
         charge.stage = match limit.map(|limit| limit.on_store_failure) {
             Some(OnStoreFailure::Deny) => Stage::Denied,
             Some(OnStoreFailure::Allow) | None => Stage::Waived,
             Some(OnStoreFailure::Local) => {
                 charge.page = page_of(charge.key, self.local.pages());
-                if let Ok(probe) = probe(self.local, charge.page, charge.key, self.now) {
-                    self.ask(charge, probe);
+                if let Ok(page) = self.local.read(charge.page) {
+                    self.engine.ask(charge, page, None, self.tier, self.now);
                 }
                 Stage::Local
             }
@@ -124,25 +149,6 @@ impl<S: Store> Charging<'_, S> {
         }
     }
 
-    /// Takes a published charge back, as often as others publish the page first.
-    fn refund(&mut self, charge: &Charge) {
-        let Some(meter) = self.engine.meter(charge, self.tier) else { return };
-        for _ in 0..MAX_ROUNDS {
-            self.store.begin();
-            let Ok(page) = self.store.write(charge.page) else { break };
-            let probe = page.probe(charge.key, self.now);
-            // Without an entry the charge is already forgotten.
-            let Some(state) = probe.state() else { return };
-            page.write(&probe, charge.key, meter.refund(state, charge.cost, self.now));
-            match self.store.publish(charge.page) {
-                Ok(()) => return,
-                Err(StoreError::Conflict) => self.conflict(),
-                Err(_) => break,
-            }
-        }
-        self.counters.add(Total::RefundsLost, 1);
-    }
-
     /// Writes the state of a refused client that was moved to where the clock has stepped back to. If somebody else
     /// publishes first, the client's next request does it.
     fn move_with_clock(&mut self, charge: &Charge) {
@@ -150,8 +156,56 @@ impl<S: Store> Charging<'_, S> {
             let probe = page.probe(charge.key, self.now);
             page.write(&probe, charge.key, outcome.state);
             // A conflict leaves the older state: still refused, and moved again next time.
-            let _ = self.store.publish(charge.page);
+            if self.store.publish(charge.page).is_ok() {
+                self.leases.settle(charge.key);
+            }
         }
+    }
+}
+
+/// Takes so many permits of a key back whose charge had led to the state `charged`, as often as others publish the page
+/// first. The times are when they were charged, and now.
+pub(super) fn take_back<S: Store>(
+    store: &mut S,
+    counters: &mut Counters,
+    meter: &Meter,
+    (key, permits): (KeyHash, Permits),
+    charged: State,
+    (charged_at, now): (Timestamp, Timestamp),
+) {
+    let number = page_of(key, store.pages());
+    for _ in 0..MAX_ROUNDS {
+        store.begin();
+        let Ok(page) = store.write(number) else { break };
+        let probe = page.probe(key, now);
+        // Without an entry the charge is already forgotten.
+        let Some(state) = probe.state() else { return };
+        // Others were promised what comes later.
+        let Some(state) = meter.give_back(state, permits, charged, charged_at, now) else { break };
+        page.write(&probe, key, state);
+        match store.publish(number) {
+            Ok(()) => return,
+            Err(StoreError::Conflict) => counters.add(Total::Conflicts, 1),
+            Err(_) => break,
+        }
+    }
+    counters.add(Total::RefundsLost, 1);
+}
+
+impl Engine {
+    /// Asks the charge's quota, and whether the client is banned. What is left of a lease that did not serve the request
+    /// counts as not charged: charging by the state that is asked takes it back.
+    fn ask(&self, charge: &mut Charge, page: &Page, lease: Option<(Account, Lease)>, tier: TierIndex, now: Timestamp) {
+        let probe = page.probe(charge.key, now);
+        charge.before = probe.state().map(|state| self.without_lease(state, lease));
+        charge.found = self.found(charge, page, tier, now);
+        charge.outcome = self.meter(charge, tier).map(|meter| {
+            let outcome = meter.check(charge.before, charge.cost, now);
+            self.with_room(charge, &meter, outcome, now)
+        });
+        charge.probe = Some(probe);
+        let refusals = self.limits.get(charge.limit()).map(|limit| &limit.refusals);
+        charge.sentence = refusals.map_or(Sentence::Free, |refusals| refusals.sentence(charge, page, now));
     }
 }
 
@@ -169,6 +223,18 @@ fn hold(charges: &mut [Charge]) {
     }
 }
 
-fn probe<S: Store>(store: &mut S, page: u32, key: KeyHash, now: Timestamp) -> Result<Probe, StoreError> {
-    store.read(page).map(|page| page.probe(key, now))
+/// A request takes over one turn at most, so that one other leaves for it: where two quotas have none, it is refused.
+fn one_takes_over(charges: &mut [Charge]) {
+    let taking = |charge: &&mut Charge| charge.chance.taken_over;
+    for charge in charges.iter_mut().filter(taking).skip(1) {
+        charge.decline_turn();
+    }
+}
+
+/// The state to publish: that of the charge, and what is drawn beside it.
+fn with_lease(meter: Option<&Meter>, outcome: &Outcome, ahead: Permits, now: Timestamp) -> State {
+    match meter {
+        Some(meter) if ahead > Permits::ZERO => meter.charge(Some(outcome.state), ahead, now),
+        _ => outcome.state,
+    }
 }

@@ -1,6 +1,7 @@
 //! What a request's outcome changes: limits that count only certain answers, or whose cost the answer says, are charged
 //! when it comes.
 
+use super::holding::Held;
 use super::{Charge, Engine, Plan};
 use crate::key::KeyHash;
 use crate::limiter::Meter;
@@ -10,13 +11,51 @@ use crate::request::ResponseFacts;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store, StoreError};
 use crate::table::page_of;
-use crate::units::{Permits, Timestamp};
+use crate::units::{Permits, Span, Timestamp};
 
-/// What is still open about an admitted request, kept until its answer comes, or it is known that none will.
+/// What is still open about an admitted request: what its answer charges, until it comes or it is known that none will,
+/// and what the request holds until it has ended.
 #[derive(Debug)]
 pub struct Ticket {
-    tier: TierIndex,
+    pub(super) tier: TierIndex,
     charges: Vec<Open>,
+    pub(super) held: Vec<Held>,
+    pub(super) admitted_at: Timestamp,
+    /// How the upstream took it, once its answer has come; `None` when that says nothing about it.
+    pub(super) reply: Option<Reply>,
+    timed: bool,
+}
+
+/// How the upstream took a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) latency: Span,
+    pub(super) failed: bool,
+}
+
+impl Reply {
+    /// How the upstream took the request of `ticket`; `None` when it cannot be told.
+    fn of(ticket: &Ticket, answer: &dyn ResponseFacts, now: Timestamp) -> Option<Self> {
+        let failed = answer.status()? >= 500;
+        let latency = if ticket.timed { Some(now.since(ticket.admitted_at)) } else { answer.upstream_time() };
+        // Of a failure the latency does not matter.
+        let latency = latency.or(failed.then_some(Span::ZERO))?;
+        Some(Self { latency, failed })
+    }
+}
+
+impl Ticket {
+    /// Whether the request holds permits, to be given back by [`Engine::release`] when it has ended.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Says that the time from here to the answer is not the upstream's alone: the request's body is still to come, and a
+    /// client sends it as slowly as it likes. Then only [`ResponseFacts::upstream_time`] counts.
+    pub fn leave_untimed(&mut self) {
+        self.timed = false;
+    }
 }
 
 /// A charge that awaits the answer.
@@ -39,9 +78,18 @@ impl Plan {
     /// What an admitted request leaves open; `None`, as for nearly all, when its answer changes nothing.
     #[must_use]
     pub fn ticket(&self) -> Option<Ticket> {
-        let open = || self.charges.iter().filter(|charge| charge.awaits_answer && !self.refused);
-        open().next()?;
-        Some(Ticket { tier: self.tier, charges: open().map(Open::from).collect() })
+        let admitted = || self.charges.iter().filter(|_| !self.refused);
+        let awaits = |charge: &&Charge| charge.awaits_answer && !charge.is_banned();
+        admitted().find(|charge| awaits(charge) || charge.holds)?;
+        let ticket = Ticket {
+            tier: self.tier,
+            charges: admitted().filter(awaits).map(Open::from).collect(),
+            held: admitted().filter_map(|charge| Held::by(charge, self.charged_at)).collect(),
+            admitted_at: self.now,
+            reply: None,
+            timed: true,
+        };
+        (!ticket.charges.is_empty() || ticket.holds()).then_some(ticket)
     }
 }
 
@@ -51,9 +99,11 @@ impl Engine {
     ///
     /// Without an answer nothing is charged to a limit of certain answers (`only_on`), and the default to one whose cost
     /// the answer would have said: going away early is not free.
+    ///
+    /// What is charged is charged once: of a second answer, or of its absence after it came, nothing is made.
     pub fn observe<S: Store>(
         &self,
-        ticket: &Ticket,
+        ticket: &mut Ticket,
         answer: &dyn ResponseFacts,
         store: &mut S,
         local: &mut MemoryStore,
@@ -61,10 +111,12 @@ impl Engine {
         now: Timestamp,
     ) {
         let status = answer.status();
-        for open in &ticket.charges {
+        if ticket.reply.is_none() && ticket.held.iter().any(|held| held.learns) {
+            ticket.reply = Reply::of(ticket, answer, now);
+        }
+        for open in ticket.charges.drain(..) {
             let Some(limit) = self.policy.limits.get(open.limit as usize) else { continue };
-            let meters = self.limits.get(open.limit as usize).and_then(|limit| limit.meters.get(ticket.tier.get()));
-            let meter = meters.and_then(|meters| meters.get(usize::from(open.quota)));
+            let meter = self.said_meter(open.limit, ticket.tier, open.quota);
             let (true, Some(meter)) = (counts(limit, status), meter) else { continue };
             let cost = match &limit.cost {
                 Cost::Response(header) => header.read(answer.header(&header.name).as_deref()),

@@ -4,7 +4,8 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Answers, Client as ClientRules, Name, OnStoreFailure, Quota, Response, TierIndex, TierSource,
+    AddressSource, Answers, Ban, Client as ClientRules, KeptBytes, Name, OnStoreFailure, Penalty, Priority, Quota,
+    Response, Routing, TierIndex, TierSource,
 };
 use crate::units::Span;
 
@@ -25,6 +26,7 @@ tier     free, from x-plan
 api applies
   key    address 2001:db8:1:2::/64, path /api/x
   quota  100 in any 1m (sliding window)
+  slows  after 60 permits each one waits 100ms longer than the one before, at most 2s
   over   refused with 429
 
 login does not apply: the path /api/x is not /login/*/**
@@ -36,6 +38,8 @@ session applies
   cost   7, as x-cost is 40
   counts requests answered with 401, 500 to 599
   over   counted as refused, and goes on
+         and charged 1 for each refusal, at most 5 in a window of the quota
+         and banned for 10m after 10 refusals within 1m
 
 all applies
   key    none: one counter for all
@@ -43,6 +47,8 @@ all applies
   and    90 in each 1d (fixed window)
   cost   what x-spent of the answer says, 1 to 7; 2 when it says nothing
   over   refused with 429
+
+priority low, by its tier or a limit that applies
 "
     );
 }
@@ -77,12 +83,21 @@ fn a_default_tier_and_a_connections_address_say_why() {
 }
 
 #[test]
+fn a_limit_that_delays_says_for_how_long_and_the_most_important_limit_counts() {
+    let request = Recorded::get("/login/x/y").from("192.0.2.7").with("x-plan", "free");
+    let text = explain(&policy(), &request);
+    let over = "  over   waits for its turn, at most 2s and at most 50 at one time; else refused with 429\n";
+    assert!(text.contains(over), "{text}");
+    assert!(text.ends_with("\npriority high, by its tier or a limit that applies\n"), "{text}");
+}
+
+#[test]
 fn the_mode_is_told_before_the_limits() {
     let request = Recorded::get("/api/x").from("192.0.2.7");
     let told = |mode| explain(&Policy { mode, ..policy() }, &request);
     let text = told(Mode::Strict(10));
     assert!(text.contains("mode     strict: quotas are 10% of what the policy says\n"), "{text}");
-    assert!(text.contains("quota  10 in any 1m (sliding window)\n"), "{text}");
+    assert!(text.contains("quota  10 in any 1m (sliding window)\n  slows  after 6 permits"), "{text}");
     let text = told(Mode::Observe);
     assert!(text.contains("mode     observe: all is counted as below, and every request goes on\n"), "{text}");
     let maintenance = |network: &str| Maintenance {
@@ -110,6 +125,21 @@ fn a_client_on_a_list_is_told_which_and_of_no_limits() {
     assert!(text.ends_with("deny     its address is on the list: refused with 403\n"), "{text}");
 }
 
+#[test]
+fn requests_in_flight_are_told_of_as_such() {
+    let slots = |least: Option<u32>| Limit {
+        quotas: vec![vec![Quota { least: least.map(Permits::new), ..quota((50, 30)) }]; 2],
+        ..limit("slots", Match::default(), Algorithm::Concurrency, (50, 30))
+    };
+    for (least, words) in [
+        (None, "  quota  50 in flight at once, a lost one for 30s at most (concurrency)\n"),
+        (Some(5), "  quota  5 to 50 in flight at once, by how long answers take (concurrency)\n"),
+    ] {
+        let text = explain(&Policy { limits: vec![slots(least)], ..policy() }, &Recorded::get("/"));
+        assert!(text.contains(words), "{text}");
+    }
+}
+
 fn headed(condition: HeaderCondition) -> Match {
     Match { headers: vec![("x".into(), condition)], ..Match::default() }
 }
@@ -120,23 +150,43 @@ fn policy() -> Policy {
     Policy {
         client: ClientRules {
             address: AddressSource { header: Some(("x-forwarded-for".into(), 1)), ipv6_prefix: 64 },
-            tier: Some(TierSource { header: "x-plan".into() }),
+            tier: Some(TierSource::Header("x-plan".into())),
             default_tier: TierIndex(0),
             claims_header: None,
+            api_key_header: Some("x-api-key".into()),
         },
         tiers: vec![Name("anonymous".into()), Name("free".into())],
+        priorities: vec![None, Some(Priority::Low)],
         max_keys: 1_000,
+        kept: KeptBytes { max_object: 1_024, max_bytes: 32_768 },
         limits: vec![
             Limit {
                 key: vec![KeyPart::Address, KeyPart::Path],
+                delays: Some(Delays {
+                    max_delay: Span::from_secs(2),
+                    max_waiting: 50,
+                    slow_down: Some(SlowDown { slow_after: Permits::new(60), step: Span::from_millis(100) }),
+                }),
                 ..limit("api", path(vec![SegmentGlob::Literal(b"api".to_vec())]), Algorithm::SlidingWindow, (100, 60))
             },
-            limit("login", path(vec![SegmentGlob::Literal(b"login".to_vec()), star]), Algorithm::FixedWindow, (1, 1)),
+            Limit {
+                on_exceed: OnExceed::Delay,
+                delays: Some(Delays { max_delay: Span::from_secs(2), max_waiting: 50, slow_down: None }),
+                priority: Some(Priority::High),
+                ..limit(
+                    "login",
+                    path(vec![SegmentGlob::Literal(b"login".to_vec()), star]),
+                    Algorithm::FixedWindow,
+                    (1, 1),
+                )
+            },
             Limit {
                 key: vec![KeyPart::Cookie("sid".into())],
                 cost: Cost::Request(costly("x-cost")),
                 only_on: vec![Answers { first: 401, last: 401 }, Answers { first: 500, last: 599 }],
                 on_exceed: OnExceed::Observe,
+                penalty: Some(Penalty { cost: Permits::ONE, max: Permits::new(5) }),
+                ban: Some(Ban { after: 10, within: Span::from_secs(60), lasts: Span::from_secs(600) }),
                 ..limit("session", Match::default(), Algorithm::TokenBucket, (20, 1))
             },
             Limit {
@@ -148,7 +198,11 @@ fn policy() -> Policy {
         mode: Mode::Enforce,
         deny: AccessList::default(),
         allow: AccessList::default(),
+        routing: Routing::default(),
         response: Response { ratelimit: true, x_ratelimit: false },
+        health: None,
+        shedding: None,
+        status: None,
         not_acted_on: Vec::new(),
     }
 }
@@ -159,7 +213,12 @@ fn costly(header: &str) -> CostHeader {
 }
 
 fn quota((permits, secs): (u32, u64)) -> Quota {
-    Quota { permits: Permits::new(permits), window: Span::from_secs(secs), burst: Permits::new(permits * 2) }
+    Quota {
+        permits: Permits::new(permits),
+        window: Span::from_secs(secs),
+        burst: Permits::new(permits * 2),
+        least: None,
+    }
 }
 
 fn limit(name: &str, matches: Match, algorithm: Algorithm, permits_and_secs: (u32, u64)) -> Limit {
@@ -172,6 +231,10 @@ fn limit(name: &str, matches: Match, algorithm: Algorithm, permits_and_secs: (u3
         cost: Cost::Fixed(Permits::ONE),
         only_on: Vec::new(),
         on_exceed: OnExceed::Reject,
+        delays: None,
+        priority: None,
+        penalty: None,
+        ban: None,
         on_store_failure: OnStoreFailure::Local,
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::lookup::recorded::Recorded;
 use crate::policy::{AddressSource, Cost, Match, OnExceed, OnStoreFailure, Quota, TierSource};
+use crate::table::page_of;
 use crate::units::{Permits, Span};
 use proptest::prelude::*;
 
@@ -98,6 +99,23 @@ fn a_tier_is_the_one_that_the_header_names_or_the_default() {
 }
 
 #[test]
+fn what_is_kept_beside_an_account_is_on_its_page_and_known_by_other_tags() {
+    for request in 0..1_000 {
+        let key = key(&Recorded::get(&format!("/{request}")), &["path"]);
+        let companions = [Companion::Ban, Companion::Penalty, Companion::Estimate, Companion::Samples];
+        let companions = companions.map(|of| key.companion(of));
+        for pages in [1, 2, 1_000, u32::MAX] {
+            assert_eq!(companions.map(|companion| page_of(companion, pages)), [page_of(key, pages); 4]);
+        }
+        let mut tags = companions.map(|key| key.get() as u32).to_vec();
+        tags.push(key.get() as u32);
+        tags.sort_unstable();
+        tags.dedup();
+        assert_eq!(tags.len(), 5);
+    }
+}
+
+#[test]
 fn a_key_of_no_parts_is_one_counter_for_all() {
     let (one, two) = (Recorded::get("/a").from("192.0.2.7"), Recorded::get("/b").from("192.0.2.8"));
     assert_eq!(key(&one, &[]), key(&two, &[]));
@@ -114,9 +132,13 @@ fn a_limit_is_the_same_as_long_as_its_name_key_and_algorithm_are() {
         cost: Cost::Fixed(Permits::ONE),
         only_on: Vec::new(),
         on_exceed: OnExceed::Reject,
+        delays: None,
+        priority: None,
+        penalty: None,
+        ban: None,
         on_store_failure: OnStoreFailure::Local,
     };
-    let quota = Quota { permits: Permits::ONE, window: Span::from_secs(1), burst: Permits::ONE };
+    let quota = Quota { permits: Permits::ONE, window: Span::from_secs(1), burst: Permits::ONE, least: None };
     let methods = vec!["GET".to_owned()];
     let same = [
         Limit { quotas: vec![vec![quota]], ..limit() },
@@ -229,9 +251,10 @@ fn client<'r, 'a>(lookup: &'r Lookup<'a>, rules: &'a (policy::Client, Vec<Name>)
 fn rules() -> (policy::Client, Vec<Name>) {
     let client = policy::Client {
         address: AddressSource { header: None, ipv6_prefix: 64 },
-        tier: Some(TierSource { header: "x-plan".to_owned() }),
+        tier: Some(TierSource::Header("x-plan".to_owned())),
         default_tier: TierIndex(0),
         claims_header: Some("x-jwt-payload".to_owned()),
+        api_key_header: Some("x-api-key".into()),
     };
     (client, ["anonymous", "free", "premium"].map(|tier| Name(tier.to_owned())).to_vec())
 }

@@ -26,6 +26,12 @@ impl Window {
         }
     }
 
+    /// The quota's permits.
+    #[must_use]
+    pub const fn permits(&self) -> Permits {
+        self.permits
+    }
+
     /// What this quota says of a request of `cost` at `now`.
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
@@ -57,6 +63,12 @@ impl Window {
         Standing { remaining: self.permits.minus(used), reset_after: self.boundary(index, 1).since(now) }
     }
 
+    /// When the window of `now` ends.
+    #[must_use]
+    pub fn ends_at(&self, now: Timestamp) -> Timestamp {
+        self.boundary(self.index(now), 1)
+    }
+
     /// The state with a charge of `cost` made at `charged_at` taken back.
     #[must_use]
     pub fn refund(&self, state: State, cost: Permits, charged_at: Timestamp) -> State {
@@ -71,7 +83,7 @@ impl Window {
             return (Permits::ZERO, false);
         };
         // Nearly always this window: told without dividing.
-        let (stored, used) = if state.fresh_at() == State::tick_after(self.boundary(index, 1)) {
+        let (stored, used) = if state.fresh_at_ticks() == State::ticks_after(self.boundary(index, 1)) {
             (index, used_of(state))
         } else {
             self.stored(state)

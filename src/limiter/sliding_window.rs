@@ -53,6 +53,12 @@ impl Window {
         Self { permits, length_ms, reciprocal, shares: ShareScale::new(permits) }
     }
 
+    /// The quota's permits.
+    #[must_use]
+    pub fn permits(&self) -> Permits {
+        Permits::new(u32::try_from(self.permits).unwrap_or(u32::MAX))
+    }
+
     /// What this quota says of a request of `cost` at `now`.
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
@@ -85,6 +91,12 @@ impl Window {
         let used = counts.current.saturating_add(self.weighted(counts.previous, moment.left_ms));
         let remaining = u32::try_from(self.permits.saturating_sub(used)).unwrap_or(u32::MAX);
         Standing { remaining: Permits::new(remaining), reset_after: self.boundary(moment.index, 1).since(now) }
+    }
+
+    /// When the window of `now` ends.
+    #[must_use]
+    pub fn ends_at(&self, now: Timestamp) -> Timestamp {
+        self.boundary(self.moment(now).index, 1)
     }
 
     /// The state with a charge of `cost` made at `charged_at` taken back.
@@ -128,16 +140,20 @@ impl Window {
     fn counts_at(&self, state: Option<State>, index: u64) -> (Counts, bool) {
         let fresh = Counts { index, current: 0, previous: 0 };
         let Some(state) = state else { return (fresh, false) };
-        // Nearly always this window or the one before: told without dividing.
-        let stored =
-            if state.fresh_at() == State::tick_after(self.boundary(index, 2)) { index } else { self.index(state) };
         let (current, previous) = counts_of(state);
-        match index.checked_sub(stored) {
-            Some(0) => (Counts { index, current, previous }, false),
-            Some(1) => (Counts { index, current: 0, previous: current }, false),
-            Some(_) => (fresh, false),
+        // Nearly always this window or the one before: told without dividing.
+        let fresh_at = state.fresh_at_ticks();
+        if fresh_at == State::ticks_after(self.boundary(index, 2)) {
+            return (Counts { index, current, previous }, false);
+        }
+        if fresh_at == State::ticks_after(self.boundary(index, 1)) {
+            return (Counts { index, current: 0, previous: current }, false);
+        }
+        if self.index(state) < index {
+            (fresh, false)
+        } else {
             // All that counted counts as used in the window where the clock now stands, at most the whole quota.
-            None => (Counts { index, current: current.saturating_add(previous).min(self.permits), previous: 0 }, true),
+            (Counts { index, current: current.saturating_add(previous).min(self.permits), previous: 0 }, true)
         }
     }
 

@@ -6,6 +6,10 @@
 //!
 //! The interval is `window / permits` rounded up to whole nanoseconds, so that the rate is never above the quota's
 //! and, at the one permit per microsecond that a policy may ask for, at most 0.1% below it.
+//!
+//! A bucket may run ahead of its rate: then a request that an empty bucket has no permit for is promised the one that is
+//! refilled next, and its client waits for that. Promised permits are a debt beyond that of an empty bucket, so that those
+//! who wait have their turns one interval apart, whichever instance they wait at.
 
 use super::{Outcome, ShareScale, Standing, State, UsedShare, Verdict};
 use crate::policy::Quota;
@@ -17,6 +21,8 @@ pub struct Bucket {
     interval_ns: u64,
     /// The debt of an empty bucket.
     capacity_ns: u64,
+    /// How much more debt there may be: for how long a request may have to wait.
+    ahead_ns: u64,
     shares: ShareScale,
 }
 
@@ -27,7 +33,20 @@ impl Bucket {
         let permits = u64::from(quota.permits.get()).max(1);
         let interval_ns = quota.window.as_nanos().div_ceil(permits).max(1);
         let capacity_ns = interval_ns.saturating_mul(u64::from(quota.burst.get()));
-        Self { interval_ns, capacity_ns, shares: ShareScale::new(capacity_ns) }
+        Self { interval_ns, capacity_ns, ahead_ns: 0, shares: ShareScale::new(capacity_ns) }
+    }
+
+    /// The same bucket, promising permits up to `ahead` before they are refilled.
+    #[must_use]
+    pub fn running_ahead(self, ahead: Span) -> Self {
+        Self { ahead_ns: ahead.as_nanos(), ..self }
+    }
+
+    /// What a full bucket holds.
+    #[must_use]
+    pub fn burst(&self) -> Permits {
+        let burst = self.capacity_ns.checked_div(self.interval_ns).unwrap_or(0);
+        Permits::new(u32::try_from(burst).unwrap_or(u32::MAX))
     }
 
     /// What this quota says of a request of `cost` at `now`.
@@ -36,11 +55,16 @@ impl Bucket {
         let (debt_ns, moved) = self.debt_at(state, now);
         let cost_ns = self.interval_ns.saturating_mul(u64::from(cost.get()));
         let wanted_ns = debt_ns.saturating_add(cost_ns);
-        let (verdict, debt_ns) = if wanted_ns <= self.capacity_ns {
+        let wait_ns = wanted_ns.saturating_sub(self.capacity_ns);
+        let affordable = cost_ns <= self.capacity_ns;
+        // What is free stands in nobody's way, and nobody in its.
+        let (verdict, debt_ns) = if wait_ns == 0 || cost_ns == 0 {
             (Verdict::Admit, wanted_ns)
+        } else if affordable && wait_ns <= self.ahead_ns {
+            (Verdict::Delay { wait: Span::from_nanos(wait_ns) }, wanted_ns)
         } else {
-            let wait = Span::from_nanos(wanted_ns.saturating_sub(self.capacity_ns));
-            (Verdict::Refuse { retry_after: (cost_ns <= self.capacity_ns).then_some(wait) }, debt_ns)
+            let wait = Span::from_nanos(wait_ns.saturating_sub(self.ahead_ns));
+            (Verdict::Refuse { retry_after: affordable.then_some(wait) }, debt_ns)
         };
         let state = Self::state(now.after(Span::from_nanos(debt_ns)), self.shares.of(debt_ns));
         Outcome { verdict, state, moved }
@@ -51,7 +75,8 @@ impl Bucket {
     pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
         let (debt_ns, _) = self.debt_at(state, now);
         let cost_ns = self.interval_ns.saturating_mul(u64::from(cost.get()));
-        let debt_ns = debt_ns.saturating_add(cost_ns).min(self.capacity_ns);
+        // What was promised beyond an empty bucket stays promised.
+        let debt_ns = debt_ns.saturating_add(cost_ns).min(self.capacity_ns.max(debt_ns));
         Self::state(now.after(Span::from_nanos(debt_ns)), self.shares.of(debt_ns))
     }
 
@@ -75,13 +100,22 @@ impl Bucket {
         Self::state(full_at(state).before(Span::from_nanos(cost_ns)), state.used())
     }
 
-    /// The debt at `now`, and whether the clock had stepped back so far that more was owed than a bucket holds.
+    /// The state with a charge of `cost` taken back that had led to the state `charged`; `None` when others have been
+    /// promised later permits since: they keep their turns, and nobody else may have one of those too.
+    #[must_use]
+    pub fn give_back(&self, state: State, cost: Permits, charged: State, now: Timestamp) -> Option<State> {
+        let promised = full_at(state).since(now).as_nanos() > self.capacity_ns;
+        (!promised || full_at(state) == full_at(charged)).then(|| self.refund(state, cost))
+    }
+
+    /// The debt at `now`, and whether the clock had stepped back so far that more was owed than a bucket lends.
     fn debt_at(&self, state: Option<State>, now: Timestamp) -> (u64, bool) {
         let Some(state) = state else {
             return (0, false);
         };
         let debt_ns = full_at(state).since(now).as_nanos();
-        (debt_ns.min(self.capacity_ns), debt_ns > self.capacity_ns)
+        let most_ns = self.capacity_ns.saturating_add(self.ahead_ns);
+        (debt_ns.min(most_ns), debt_ns > most_ns)
     }
 
     fn state(full_at: Timestamp, used: UsedShare) -> State {

@@ -3,8 +3,9 @@
 use super::document::{self, Document};
 use super::shapes::Text;
 use super::value::{Of, Value};
-use super::{Match, PathGlob};
+use super::{Match, PathGlob, TierIndex};
 use crate::access::{AccessList, HeaderValues};
+use crate::api_key::ApiKeys;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks, NotANetwork};
 
@@ -39,7 +40,13 @@ pub(super) fn list(document: Of<'_, document::AccessList>) -> Option<AccessList>
     for (name, values) in document.headers()?.iter() {
         headers.push(HeaderValues::new(name, values?.known().map(str::to_owned)));
     }
-    Some(AccessList { addresses: Networks::new(document.addresses()?.known().copied()), headers })
+    // The tier is of no use here.
+    let api_keys = document.api_keys()?.known().map(|key| (*key, TierIndex::default()));
+    Some(AccessList {
+        addresses: Networks::new(document.addresses()?.known().copied()),
+        api_keys: ApiKeys::new(api_keys),
+        headers,
+    })
 }
 
 /// A header's value, as it stands.

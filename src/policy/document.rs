@@ -1,12 +1,23 @@
 //! The policy document: every object of it, declared once.
 
+mod client;
+
+pub(super) use client::{Address, Claims, Client, Tier};
+
 use super::access::HeaderValue;
+use super::document_answers::{Cache, Kept, Preload, Static, Variants};
+use super::health::{Health, Shedding};
 use super::json::Node;
 use super::schema::{document, words};
 use super::shapes::{Decimal, Either, Int, List, Map, OneOf, Set, SpanIn};
+use super::status::Status;
 use super::text::{AnyText, Body, Cluster, ContentType, Failure, HeaderName, Method, Url};
 use super::value::Of;
-use super::{Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob};
+use super::{
+    Algorithm, Answers, BreakerMode, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob,
+    Priority,
+};
+use crate::api_key::Digest;
 use crate::network::Network;
 
 document! {
@@ -21,6 +32,8 @@ document! {
         client: Client = NO_FIELDS,
         /// The tiers of clients, at most 16. A client of no tier named here is of the default tier.
         tiers: Set<Name, 0, 16> = [],
+        /// How important the requests of clients of a tier are, by tier: see a limit's `priority`.
+        priorities: Map<Name, Priority, 16> = NO_FIELDS,
         /// How much state is kept.
         state: State = NO_FIELDS,
         /// The limits. A request must be within all that match it, and is charged to all or none.
@@ -44,6 +57,12 @@ document! {
         deny: AccessList = NO_FIELDS,
         /// Clients that meet no limits. One that is denied as well is refused.
         allow: AccessList = NO_FIELDS,
+        /// What tells how the service is: healthy, degraded or critical. It is not told when absent.
+        health: Option<Health>,
+        /// Which requests are refused with 503 while the service is degraded or critical. None when absent.
+        shedding: Option<Shedding>,
+        /// The pages that say how the service and this policy are. There are none when absent.
+        status: Option<Status>,
     }
 }
 
@@ -52,6 +71,8 @@ document! {
     AccessList {
         /// Addresses and networks, compared with the client's whole address.
         addresses: List<Network, 0, 10_000> = [],
+        /// API keys, each as its SHA-256 hash. `client.api_key` says where they stand.
+        api_keys: List<Digest, 0, 10_000> = [],
         /// Values of request headers, by the header's name. A list that allows must name headers that clients cannot guess
         /// or set themselves.
         headers: Map<HeaderName, List<HeaderValue, 1, 10_000>, 16> = NO_FIELDS,
@@ -85,55 +106,13 @@ document! {
 }
 
 document! {
-    /// How a request's client is told from others.
-    Client {
-        /// Where the client's address stands. The address of the connection when absent.
-        address: Address = NO_FIELDS,
-        /// Where the client's tier stands.
-        tier: Option<Tier>,
-        /// Where the client's verified claims stand.
-        claims: Option<Claims>,
-    }
-}
-
-document! {
-    /// Where the client's address stands.
-    Address {
-        /// The list header to which proxies append the address that called them, as in `x-forwarded-for`.
-        header: Option<HeaderName>,
-        /// How many proxies of your own append to the header: the client's address is that many entries from the
-        /// right, and what stands further left is whatever the client wrote. 0 is the address of the connection.
-        trusted_hops: Option<Int<0, 16>>,
-        /// How many leading bits of an IPv6 address make one client. A household or server commonly has 64.
-        ipv6_prefix: Int<1, 128> = 64,
-    }
-}
-
-document! {
-    /// Where the client's tier stands.
-    Tier {
-        /// The request header whose value is the name of a tier. It must be one that clients cannot set themselves.
-        header: Option<HeaderName>,
-        /// The tier of a client that names none of the policy's tiers. The first of the tiers when absent.
-        default: Option<Name>,
-    }
-}
-
-document! {
-    /// Where the client's verified claims stand.
-    Claims {
-        /// The request header with the payload of a verified JWT in base64url, as Envoy's `jwt_authn` forwards it. It
-        /// must be one that clients cannot set themselves.
-        header: HeaderName,
-    }
-}
-
-document! {
     /// How much state is kept.
     State {
         /// How many keys, each a client of a quota, are counted at one time; each takes 16 bytes. When there are more,
         /// those nearest to having used nothing are forgotten first.
         max_keys: Int<1_000, MAX_KEYS> = 100_000,
+        /// How much is kept of good answers, for routes with `stale`.
+        kept: Kept = NO_FIELDS,
     }
 }
 
@@ -148,6 +127,9 @@ document! {
         key: Set<KeyPart, 0, 8> = ["address"],
         /// How the limit counts.
         algorithm: Algorithm = "sliding-window",
+        /// For `concurrency`: after how long, at most, a permit is free again that was never given back, since whoever
+        /// held it is gone. A request that lasts longer keeps its permit. 30 s when absent.
+        lease: Option<SpanIn<10_000, HOUR_MS>>,
         /// How much each client may have.
         quota: Option<Quota>,
         /// Several quotas of different windows in place of the one: a request must be within all of them, and is charged
@@ -163,14 +145,64 @@ document! {
         only_on: Option<Set<Answers, 1, 64>>,
         /// Who counts together: `instance` is one Envoy with all its workers.
         scope: Scope = "instance",
-        /// What happens to a request over the limit: `reject` refuses it, `observe` counts it and lets it pass.
+        /// What happens to a request over the limit: `reject` refuses it, `delay` lets it wait for its turn, `observe` counts
+        /// it and lets it pass.
         on_exceed: OnExceed = "reject",
+        /// For `delay`: how long a request waits at most. One that would have to wait longer is refused.
+        max_delay: Option<SpanIn<1, MAX_DELAY_MS>>,
+        /// For `delay` and `slow_down`: how many requests wait at one time, in each worker of an Envoy. 100 when absent.
+        max_waiting: Option<Int<1, 1_000>>,
+        /// Requests wait longer and longer as their client comes near to the limit.
+        slow_down: Option<SlowDown>,
+        /// How important the limit's requests are. Of requests that wait the most important goes first. A request is as
+        /// important as the most important of its limits and its tier; `medium` where none says anything.
+        priority: Option<Priority>,
+        /// What a refused request is charged. Nothing when absent.
+        penalty: Option<Penalty>,
+        /// When a client that keeps being refused is refused for a time, whatever it has used. Never when absent.
+        ban: Option<Ban>,
         /// What happens when the state cannot be had: `local` counts in the memory of the instance, `allow` lets the
         /// request pass, `deny` refuses it.
         on_store_failure: OnStoreFailure = "local",
     }
     one_of "quota" "quotas"
-    later "max_delay" "mode"
+    later "mode"
+}
+
+document! {
+    /// How requests within the quota are slowed down.
+    SlowDown {
+        /// How many permits of a quota are free of delay.
+        slow_after: Int<1, MAX_PERMITS>,
+        /// By how much each permit after those waits longer than the one before.
+        step: SpanIn<1, MAX_DELAY_MS>,
+        /// How long a request waits at most.
+        max_delay: SpanIn<1, MAX_DELAY_MS>,
+    }
+}
+
+document! {
+    /// What a refused request is charged, so that to keep trying makes the wait longer.
+    Penalty {
+        /// What each refused request is charged, as long as `max` is not exceeded.
+        cost: Int<1, MAX_PERMITS> = 1,
+        /// How many permits may be charged so within a window of the quota that refused. What is left of the quota must
+        /// suffice for a request: whoever keeps trying is still served so much.
+        max: Int<1, MAX_PERMITS>,
+    }
+}
+
+document! {
+    /// When a client that keeps being refused is refused for a time, without counting, with 429 and the rest of that time
+    /// as `Retry-After`.
+    Ban {
+        /// How many refusals by this limit begin a ban.
+        after: Int<1, 1_000_000>,
+        /// Within which span, from the first of them.
+        within: SpanIn<1_000, MONTH_MS>,
+        /// How long a ban takes. Nothing makes it longer.
+        lasts as "for": SpanIn<1_000, MONTH_MS>,
+    }
 }
 
 document! {
@@ -195,19 +227,33 @@ pub(super) type Quotas = List<Quota, 1, 4>;
 document! {
     /// How much one client may have.
     Quota {
-        /// Permits per window. A request costs one unless the limit says otherwise.
-        permits: Int<1, MAX_PERMITS>,
-        /// The window.
-        window: SpanIn<10, MONTH_MS>,
+        /// Permits per window, or for `concurrency` permits that can be held at one time. A request costs one unless the limit
+        /// says otherwise.
+        permits: Option<Int<1, MAX_PERMITS>>,
+        /// For `concurrency`, in place of `permits`: the number is found out by how long answers take.
+        adaptive: Option<Adaptive>,
+        /// The window. All algorithms but `concurrency` need one, and it has none.
+        window: Option<SpanIn<10, MONTH_MS>>,
         /// For the token bucket: how many permits a client can save up. The same as `permits` when absent.
         burst: Option<Int<1, MAX_PERMITS>>,
+    }
+    one_of "permits" "adaptive"
+}
+
+document! {
+    /// Between which bounds a number of permits is found out.
+    Adaptive {
+        /// The least, however slow the answers are.
+        min: Int<1, MAX_ADAPTIVE>,
+        /// The most, however quick they are.
+        max: Int<1, MAX_ADAPTIVE>,
     }
 }
 
 document! {
     /// The header that says what a request costs: one of the request, or one of the answer.
     CostHeader {
-        /// A header of the request, set by whoever knows: a client that can set it says the least.
+        /// A header of the request, one of `client.trusted_headers`: a client would say the least.
         request_header: Option<HeaderName>,
         /// A header of the answer. The request is admitted if one permit is left, and charged when its answer comes,
         /// room or not: a window's count may exceed the quota and passes with it, a token bucket is empty at most.
@@ -244,23 +290,30 @@ document! {
     Breaker {
         /// Over which calls the rates are taken.
         window: Window,
-        /// How many calls a window must have before its rates count.
-        min_calls: Int<1, 1_000_000> = 20,
+        /// How many calls a window must have before its rates count. 20 when absent, or all of a window with fewer.
+        min_calls: Option<Int<1, 1_000_000>>,
         /// The share of failed calls, in percent, at which the breaker opens.
         failure_rate_percent: Decimal<1, 10_000> = 50,
         /// From which duration on a call is slow.
         slow_call: Option<SpanIn<1, HOUR_MS>>,
-        /// The share of slow calls, in percent, at which the breaker opens.
+        /// The share of slow calls, in percent, at which the breaker opens. 100 when absent.
         slow_rate_percent: Option<Decimal<1, 10_000>>,
         /// How many failures without a success between them open the breaker.
         consecutive_failures: Option<Int<1, 1_000_000>>,
+        /// Which calls have failed: `connect`, `timeout`, `reset`, `5xx`, or single statuses such as `429`.
+        failures: Set<Failure, 1, 64> = ["connect", "timeout", "reset", "5xx"],
         /// How long the breaker stays open.
         open: Open = NO_FIELDS,
         /// What the half-open breaker admits.
         half_open: HalfOpen = NO_FIELDS,
         /// How the closed breaker returns to admitting everything. At once when absent.
         ramp: Option<Ramp>,
-        /// Whether the breaker acts: `enforce` refuses, `observe` only counts what it would have refused.
+        /// Whether an upstream has one such breaker for each route that leads to it. One for all routes when false.
+        per_route: bool = false,
+        /// Who shares the breaker: `instance` is one Envoy with all its workers.
+        scope: Scope = "instance",
+        /// Whether the breaker acts: `enforce` refuses, `observe` only counts what it would have refused, `forced-open`
+        /// refuses every call, `disabled` none.
         mode: BreakerMode = "enforce",
     }
 }
@@ -268,17 +321,20 @@ document! {
 document! {
     /// Over which calls the rates are taken.
     Window {
-        /// The calls of the last so much time.
-        time: SpanIn<1_000, HOUR_MS>,
+        /// The calls of the last so much time, to a thirtieth of it.
+        time: Option<SpanIn<1_000, HOUR_MS>>,
+        /// So many last calls.
+        count: Option<Int<1, 10_000>>,
     }
+    one_of "time" "count"
 }
 
 document! {
     /// How long a breaker stays open.
     Open {
-        /// The first time.
+        /// The first time, and again after a good run.
         initial: SpanIn<100, HOUR_MS> = "5s",
-        /// By how much each further time without a recovery is longer.
+        /// By how much each further time without a good run between is longer.
         factor: Decimal<100, 1_000> = 2,
         /// At most, not less than `initial`.
         max: SpanIn<100, DAY_MS> = "5m",
@@ -290,8 +346,10 @@ document! {
 document! {
     /// What a half-open breaker admits.
     HalfOpen {
-        /// How many calls, all of which must succeed.
+        /// How many calls, all of which must succeed, and none be slow.
         probes: Int<1, 1_000> = 5,
+        /// How long the outcome of such a call is awaited: one that does not come has failed.
+        max_wait: SpanIn<100, HOUR_MS> = "10s",
     }
 }
 
@@ -316,8 +374,12 @@ document! {
         upstreams: Set<Name, 1, 16>,
         /// What happens when an upstream fails.
         fallback: Option<Fallback>,
-        /// What is kept of good answers.
+        /// What answers tell caches, and what tells kept answers from each other.
         cache: Option<Cache>,
+        /// Images in the format and the width that the client needs, made by the image service of a CDN.
+        variants: Option<Variants>,
+        /// What pages of this route will need: a `Link` header on HTML tells browsers before they have read it.
+        preload: List<Preload, 0, 16> = [],
     }
 }
 
@@ -328,30 +390,10 @@ document! {
         on: Set<Failure, 1, 64>,
         /// How many upstreams are tried at most. All of the route's when absent.
         attempts: Option<Int<1, 16>>,
-        /// How old a kept answer may be to serve when all upstreams fail.
+        /// How old a kept answer may be to serve when all upstreams fail. Nothing is kept when absent.
         stale: Option<SpanIn<1_000, MONTH_MS>>,
         /// The answer when nothing else is left.
         fixed as "static": Option<Static>,
-    }
-}
-
-document! {
-    /// An answer that needs no upstream.
-    Static {
-        /// Its status.
-        status: Int<200, 599>,
-        /// Its content type.
-        content_type: ContentType = "text/plain; charset=utf-8",
-        /// Its body.
-        body: Body = "",
-    }
-}
-
-document! {
-    /// What is kept of good answers.
-    Cache {
-        /// For how long an answer is fresh.
-        ttl: SpanIn<1_000, MONTH_MS>,
     }
 }
 
@@ -370,16 +412,25 @@ words! {
         "sliding-window" => Algorithm::SlidingWindow,
         "token-bucket" => Algorithm::TokenBucket,
         "fixed-window" => Algorithm::FixedWindow,
+        "concurrency" => Algorithm::Concurrency,
     }
-    later "concurrency"
 }
 
 words! {
     OnExceed {
         "reject" => OnExceed::Reject,
+        "delay" => OnExceed::Delay,
         "observe" => OnExceed::Observe,
     }
-    later "delay"
+}
+
+words! {
+    Priority {
+        "critical" => Priority::Critical,
+        "high" => Priority::High,
+        "medium" => Priority::Medium,
+        "low" => Priority::Low,
+    }
 }
 
 words! {
@@ -402,20 +453,12 @@ words! {
     later "global"
 }
 
-/// Whether a breaker acts.
-#[derive(Clone, Copy)]
-#[allow(dead_code, reason = "breakers are checked before a version acts on them")]
-pub(super) enum BreakerMode {
-    /// It refuses.
-    Enforce,
-    /// It counts what it would have refused.
-    Observe,
-}
-
 words! {
     BreakerMode {
         "enforce" => BreakerMode::Enforce,
         "observe" => BreakerMode::Observe,
+        "forced-open" => BreakerMode::ForcedOpen,
+        "disabled" => BreakerMode::Disabled,
     }
 }
 
@@ -442,15 +485,21 @@ words! {
 }
 
 /// An object without fields, whose fields all have their defaults.
-const NO_FIELDS: Node = Node::Object(Vec::new());
+pub(super) const NO_FIELDS: Node = Node::Object(Vec::new());
 
 /// A key takes 16 bytes of the table, so these take 160 MB: what a proxy can spare at most.
 const MAX_KEYS: u32 = 10_000_000;
 
-const HOUR_MS: u64 = 3_600_000;
+/// A request that waits holds a connection and a stream, and its client seldom has more patience.
+const MAX_DELAY_MS: u64 = 60_000;
+
+pub(super) const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// The longest window; the table counts and forgets within it.
 const MONTH_MS: u64 = 31 * DAY_MS;
+
+/// What the estimate has bits for.
+const MAX_ADAPTIVE: u32 = crate::limiter::adaptive::Adaptive::MAX.get();
 
 const MAX_PERMITS: u32 = crate::units::Permits::MAX.get();

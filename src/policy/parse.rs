@@ -4,17 +4,24 @@
 //! where it was read, and the `?` of this file only pass that on.
 
 use super::access;
+use super::client::{Trusted, client, expect_api_keys_of_lists, expect_tiers, no_claims, tier_index};
+use super::concurrency;
 use super::cost::cost;
+use super::delay::delays;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
+use super::health;
 use super::json::{Node, quoted};
 use super::nearest;
 use super::quota;
+use super::refusal;
 use super::routing;
 use super::schema::Document as _;
+use super::serving;
 use super::shapes::OneOf;
+use super::status;
 use super::value::{Items, Of};
-use super::{AddressSource, Client, KeyPart, Limit, Match, Name, Policy, Response, TierIndex, TierSource};
+use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
 
 /// Reads the text of a policy document.
 pub(super) fn policy(text: &str) -> Result<Policy, PolicyErrors> {
@@ -53,12 +60,15 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
 
 fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy> {
     let root = Path::Root;
-    routing::check(document, problems);
+    let routing = routing::routing(document, problems);
+    let kept = serving::kept_bytes(document, problems);
     // When none of the tiers could be read, nothing can be said of what refers to them.
     let tiers = document.tiers().filter(|set| set.is_empty() || set.known().next().is_some());
     let tiers: Option<Vec<Name>> = tiers.map(|set| set.known().cloned().collect());
     let claims = document.client().is_none_or(|client| !matches!(client.claims(), Some(None)));
     let client = document.client().and_then(|it| client(it, tiers.as_deref(), &root.field("client"), problems));
+    let priorities = priorities(document, tiers.as_deref(), &root.field("priorities"), problems);
+    let trusted = document.client().map(Trusted::of);
     let at = root.field("limits");
     let mut names = Taken::default();
     let mut limits = Some(Vec::new());
@@ -67,6 +77,9 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         if let Some(name) = item.and_then(Of::<document::Limit>::name) {
             names.take(name, index, &at.field("name"), problems);
         }
+        if let (Some(item), Some(trusted)) = (item, &trusted) {
+            trusted.expect_cost(item, &at, problems);
+        }
         let limit = item.and_then(|item| limit(item, tiers.as_deref(), claims, &at, problems));
         limits = limits.zip(limit).map(|(mut limits, limit)| {
             limits.push(limit);
@@ -74,17 +87,27 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         });
     }
     let mode = access::mode(document);
+    expect_api_keys_of_lists(document, problems);
     let (deny, allow) = (document.deny().and_then(access::list), document.allow().and_then(access::list));
+    let health = health::health(document, problems);
+    let shedding = health::shedding(document, problems);
+    let status = status::status(document, problems);
     let response = document.response()?;
     Some(Policy {
         client: client?,
         tiers: tiers?,
+        priorities: priorities?,
         max_keys: document.state()?.max_keys()?,
         limits: limits?,
         mode: mode?,
         deny: deny?,
         allow: allow?,
+        routing: routing?,
+        kept: kept?,
         response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
+        health: health?,
+        shedding: shedding?,
+        status: status?,
         not_acted_on: not_acted_on(document),
     })
 }
@@ -98,75 +121,28 @@ fn not_acted_on(document: Of<'_, Document>) -> Vec<&'static str> {
     present.into_iter().filter_map(|(part, present)| present.then_some(part)).collect()
 }
 
-fn client(
-    document: Of<'_, document::Client>,
+/// The priority of each tier, where the document says.
+fn priorities(
+    document: Of<'_, Document>,
     tiers: Option<&[Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
-) -> Option<Client> {
-    let address = document.address().and_then(|it| address(it, &at.field("address"), problems));
-    let at = at.field("tier");
-    let tier = document.tier()?;
-    if tier.is_some() {
-        expect_tiers(tiers, &at, problems);
+) -> Option<Vec<Option<Priority>>> {
+    let by_tier = document.priorities()?;
+    let mut priorities = vec![None; tiers.map_or(0, <[_]>::len)];
+    if !by_tier.is_empty() {
+        expect_tiers(tiers, at, problems);
     }
-    let (header, default) = tier.map_or((Some(None), Some(None)), |tier| (tier.header(), tier.default()));
-    let default_tier = match (default?, tiers) {
-        (Some(name), Some(tiers)) if !tiers.is_empty() => {
-            tier_index(name, tiers, &at.field("default"), problems).unwrap_or_default()
+    for (name, priority) in by_tier.iter() {
+        let index = match tiers {
+            Some(tiers) if !tiers.is_empty() => tier_index(name, tiers, &at.field(name.as_str()), problems),
+            _ => None,
+        };
+        if let Some(place) = index.and_then(|index| priorities.get_mut(index.get())) {
+            *place = priority;
         }
-        _ => TierIndex::default(),
-    };
-    Some(Client {
-        address: address?,
-        tier: header?.map(|header| TierSource { header: header.to_ascii_lowercase() }),
-        default_tier,
-        claims_header: match document.claims()? {
-            Some(claims) => Some(claims.header()?.to_ascii_lowercase()),
-            None => None,
-        },
-    })
-}
-
-fn address(document: Of<'_, document::Address>, at: &Path<'_>, problems: &mut Problems) -> Option<AddressSource> {
-    let header = match (document.header()?, document.trusted_hops()?) {
-        (Some(header), Some(hops)) if hops > 0 => Some((header.to_ascii_lowercase(), u8::try_from(hops).ok()?)),
-        (Some(_), None) => {
-            problems.report(
-                &at.field("trusted_hops"),
-                &["a header without trusted hops would be whatever the client wrote"],
-                &["write how many proxies of your own append to the header, 1 to 16, or 0 for the connection's address"],
-            );
-            None
-        }
-        (None, Some(hops)) if hops > 0 => {
-            problems.report(
-                &at.field("header"),
-                &["trusted hops are counted in a header, and none is named"],
-                &["write the header to which your proxies append, as in \"x-forwarded-for\""],
-            );
-            None
-        }
-        _ => None,
-    };
-    Some(AddressSource { header, ipv6_prefix: u8::try_from(document.ipv6_prefix()?).ok()? })
-}
-
-/// Reports what refers to tiers when the policy has none.
-fn expect_tiers(tiers: Option<&[Name]>, at: &Path<'_>, problems: &mut Problems) {
-    if tiers.is_some_and(<[_]>::is_empty) {
-        problems.report(at, &["the policy has no tiers"], &["name them in \"tiers\", or remove this"]);
     }
-}
-
-/// The tier of this name; one that does not exist is reported.
-fn tier_index(name: &Name, tiers: &[Name], at: &Path<'_>, problems: &mut Problems) -> Option<TierIndex> {
-    let index = tiers.iter().position(|tier| tier == name);
-    if index.is_none() {
-        let known: Vec<_> = tiers.iter().collect();
-        unknown("tier", name, &known, at, problems);
-    }
-    index.and_then(|index| u8::try_from(index).ok()).map(TierIndex)
+    Some(priorities)
 }
 
 fn limit(
@@ -208,16 +184,24 @@ fn limit(
     if let Some(cost) = &cost {
         quota::affordable(cost.least(), &quotas, &at.field("cost"), problems);
     }
+    let lease = concurrency::check(document, algorithm, at, problems);
+    let delays = delays(document, &quotas, at, problems);
+    let penalty = refusal::penalty(document, cost.as_ref(), &quotas, &at.field("penalty"), problems);
+    let ban = refusal::ban(document, key.as_deref(), &at.field("ban"), problems);
     document.scope()?;
     Some(Limit {
         name: document.name()?.clone(),
         matches: matches?,
         key: key?,
         algorithm: algorithm?,
-        quotas: quotas.into_iter().collect::<Option<_>>()?,
+        quotas: concurrency::leased(quotas.into_iter().collect::<Option<_>>()?, lease?),
         cost: cost?,
         only_on: document.only_on()?.map(|answers| answers.known().copied().collect()).unwrap_or_default(),
         on_exceed: document.on_exceed()?,
+        delays: delays?,
+        priority: document.priority()?,
+        penalty: penalty?,
+        ban: ban?,
         on_store_failure: document.on_store_failure()?,
     })
 }
@@ -231,11 +215,7 @@ fn key(
 ) -> Vec<KeyPart> {
     for (index, part) in parts.iter().enumerate() {
         match part {
-            Some(KeyPart::Claim(_)) if !claims => problems.report(
-                &at.item(index),
-                &["the policy does not say where claims stand"],
-                &["name the header with the verified JWT payload in \"client\": {\"claims\": {\"header\": \"...\"}}"],
-            ),
+            Some(KeyPart::Claim(_)) if !claims => no_claims(&at.item(index), problems),
             Some(KeyPart::Tier) => expect_tiers(tiers, &at.item(index), problems),
             _ => {}
         }
@@ -243,7 +223,7 @@ fn key(
     parts.known().cloned().collect()
 }
 
-fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
+pub(super) fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
     let at = at.field("headers");
     let mut headers: Vec<(String, Option<_>)> = Vec::new();
     for (name, condition) in document.headers()?.iter() {
@@ -298,4 +278,4 @@ pub(super) fn unknown(what: &str, name: &Name, known: &[&Name], at: &Path<'_>, p
 
 /// Names are kept in order to find one that stands twice, and putting one in its place costs moving those behind it.
 /// No object may have as many fields as this, and the many of one that does are reported in any case.
-const MAX_COMPARED: usize = 4_096;
+const MAX_COMPARED: usize = 10_000;

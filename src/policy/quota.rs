@@ -3,7 +3,7 @@
 use super::document;
 use super::error::{Path, Problems};
 use super::value::{Items, Of};
-use super::{Algorithm, Quota};
+use super::{Algorithm, Quota, concurrency};
 use crate::units::{Permits, Span};
 
 /// The quotas of a list, of which no two may have the same window: clients are told of each by its window.
@@ -17,7 +17,7 @@ pub(super) fn several(
     for (index, item) in documents.iter().enumerate() {
         let at = at.item(index);
         let quota = item.and_then(|item| one(item, algorithm, &at, problems));
-        if let Some(quota) = &quota
+        if let (Some(quota), true) = (&quota, algorithm != Some(Algorithm::Concurrency))
             && quotas.iter().flatten().any(|other| other.window == quota.window)
         {
             let problem = &["another quota of this list has the window ", &quota.window.to_string(), " already"];
@@ -40,7 +40,20 @@ pub(super) fn one(
         let hint = "use the algorithm \"token-bucket\", or remove this";
         problems.report(&at.field("burst"), &["only a token bucket has a burst"], &[hint]);
     }
-    let (permits, window) = (document.permits()?, document.window()?);
+    let adaptive = document.adaptive()?;
+    if algorithm == Some(Algorithm::Concurrency) {
+        return concurrency::quota(document, at, problems);
+    }
+    if adaptive.is_some() && algorithm.is_some() {
+        let hint = "use the algorithm \"concurrency\", or write \"permits\"";
+        problems.report(&at.field("adaptive"), &["only requests in flight can be found out"], &[hint]);
+    }
+    let window = document.window()?;
+    if window.is_none() && algorithm.is_some() {
+        problems.report(&at.field("window"), &["this field is missing"], &[WINDOW_HINT]);
+    }
+    // What is missing has been reported.
+    let (permits, window) = (document.permits()??, window?);
     let burst = document.burst()?.unwrap_or(permits);
     let window_ns = u128::from(window.as_nanos());
     if is_bucket
@@ -62,13 +75,18 @@ pub(super) fn one(
             &["write at most ", &most.to_string()],
         );
     }
-    Some(Quota { permits: Permits::new(permits), window, burst: Permits::new(burst) })
+    Some(Quota { permits: Permits::new(permits), window, burst: Permits::new(burst), least: None })
 }
 
 /// Reports a cost that leaves a quota of no use.
 pub(super) fn affordable(cost: Permits, quotas: &[Option<Vec<Quota>>], at: &Path<'_>, problems: &mut Problems) {
-    if let Some(least) =
-        quotas.iter().flatten().flatten().map(|quota| quota.burst.get()).min().filter(|least| *least < cost.get())
+    if let Some(least) = quotas
+        .iter()
+        .flatten()
+        .flatten()
+        .map(|quota| quota.least.unwrap_or(quota.burst).get())
+        .min()
+        .filter(|least| *least < cost.get())
     {
         let (cost, least) = (cost.get().to_string(), least.to_string());
         let problem = &["every request costs ", &cost, " or more, and a quota has only ", &least];
@@ -82,5 +100,8 @@ const MAX_FILL: Span = Span::from_secs(31 * 86_400);
 /// A token bucket counts in nanoseconds: at a million a second a permit is a thousand of them, so that what division
 /// rounds away stays under a tenth of a percent.
 const MAX_PERMITS_PER_SEC: u32 = 1_000_000;
+
+/// What the reader says where a field that is always needed is missing.
+const WINDOW_HINT: &str = "write a whole number and a unit (ms, s, m, h, d) as one text, from \"10ms\" to \"31d\"";
 
 const NANOS_PER_SEC: u128 = 1_000_000_000;

@@ -38,7 +38,7 @@ macro_rules! document {
         $(later $($later:literal)+)?
     ) => {
         $(#[doc = $about])+
-        pub(super) enum $name {}
+        pub(in crate::policy) enum $name {}
 
         const _: () = {
             use $crate::policy::schema;
@@ -54,7 +54,7 @@ macro_rules! document {
                 $(
                     $(#[doc = $doc])+
                     #[allow(dead_code, reason = "a field is declared, and so checked, before a version acts on it")]
-                    pub(super) fn $field(self) -> Option<<$type as schema::Document>::Seen<'v>> {
+                    pub(in crate::policy) fn $field(self) -> Option<<$type as schema::Document>::Seen<'v>> {
                         <$type as schema::Document>::seen(self.field(Place::$field as usize))
                     }
                 )+

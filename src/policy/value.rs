@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 
 use super::schema::Document;
 use super::{Answers, HeaderCondition, HostGlob, KeyPart, Name, PathGlob};
+use crate::api_key::Digest;
 use crate::network::Network;
 use crate::units::Span;
 
@@ -43,6 +44,8 @@ pub(super) enum Value {
     Answers(Answers),
     /// A network of addresses.
     Network(Network),
+    /// The hash of an API key.
+    Digest(Digest),
     /// The items of a list.
     Items(Vec<Value>),
     /// An object whose fields have names by its author.
@@ -163,4 +166,4 @@ macro_rules! kept {
 }
 
 kept! { str => Text, Name => Name, PathGlob => Path, HostGlob => Host, KeyPart => Key, HeaderCondition => Header, Answers => Answers,
-Network => Network }
+Network => Network, Digest => Digest }

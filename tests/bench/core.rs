@@ -1,8 +1,10 @@
 //! One decision of the core against what a Rust program would pick instead: a million keys in random order, one thread,
 //! virtual time.
 //!
-//! `make bench` runs it. Everything is measured in turn, in the same process, and reported as a median of rounds and its
-//! ratio to governor's keyed limiter. With the name of one contender it runs that one alone, for callgrind.
+//! `cargo bench --bench core` runs it. Everything is measured in turn, in the same process, and reported as a median of rounds
+//! and its ratio to governor's keyed limiter. The row `touch` is what is left when a limiter decides nothing: it hashes the
+//! key, and reads and writes one place of a table as large as Tidegate's. Then the instructions of one decision, as valgrind
+//! counts them; with a contender's name and a number of decisions the program runs that one alone, for valgrind.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -17,6 +19,7 @@ use pingora_limits::rate::Rate;
 use siphasher::sip::SipHasher13;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::num::NonZeroU32;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tidegate::key::KeyHash;
@@ -74,6 +77,23 @@ impl Limiter for Ours {
     }
 }
 
+/// No limiter at all: what a table costs that is found by a keyed hash.
+struct Touch(Vec<[u64; 2]>);
+
+impl Limiter for Touch {
+    fn decide(&mut self, key: u64) -> bool {
+        let mut hasher = SipHasher13::new_with_keys(1, 2);
+        hasher.write_u64(key);
+        let at = (u128::from(hasher.finish()) * self.0.len() as u128) >> 64;
+        let [one, other] = &mut self.0[at as usize];
+        *one += 1;
+        *other ^= key;
+        true
+    }
+
+    fn advance(&mut self, _by: Duration) {}
+}
+
 struct Governor<S: KeyedStateStore<u64>> {
     limiter: RateLimiter<u64, S, FakeRelativeClock, NoOpMiddleware<Nanos>>,
     clock: FakeRelativeClock,
@@ -111,12 +131,13 @@ impl Limiter for Pingora {
 
 type Make = fn() -> Box<dyn Limiter>;
 
-const CONTENDERS: [(&str, Make); 6] = [
+const CONTENDERS: [(&str, Make); 7] = [
     ("tidegate-sliding-window", || Ours::boxed("sliding-window")),
     ("tidegate-token-bucket", || Ours::boxed("token-bucket")),
     ("tidegate-fixed-window", || Ours::boxed("fixed-window")),
     ("governor-dashmap", || Governor::boxed(DefaultKeyedStateStore::<u64>::default())),
     ("governor-hashmap", || Governor::boxed(HashMapStateStore::<u64>::default())),
+    ("touch", || Box::new(Touch(vec![[1; 2]; KEYS as usize * 10 / 9]))),
     ("pingora-rate", || Box::new(Pingora(Rate::new(Duration::from_secs(WINDOW_S))))),
 ];
 
@@ -124,7 +145,7 @@ const CONTENDERS: [(&str, Make); 6] = [
 const PEER: usize = 3;
 
 /// Decides for keys in a random order that is the same for everyone; answers how many were admitted.
-fn run(limiter: &mut dyn Limiter, decisions: u64, random: &mut u64) -> u64 {
+fn run(limiter: &mut dyn Limiter, decisions: u64, keys: u64, random: &mut u64) -> u64 {
     let mut admitted = 0;
     for step in 0..decisions {
         // SplitMix64.
@@ -132,7 +153,7 @@ fn run(limiter: &mut dyn Limiter, decisions: u64, random: &mut u64) -> u64 {
         let mut mixed = *random;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        admitted += u64::from(limiter.decide((mixed ^ (mixed >> 31)) % KEYS));
+        admitted += u64::from(limiter.decide((mixed ^ (mixed >> 31)) % keys));
         if step % 1_000 == 999 {
             limiter.advance(Duration::from_millis(1));
         }
@@ -144,8 +165,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     if let [name, decisions] = &arguments[..] {
         let (_, make) = CONTENDERS.iter().find(|(known, _)| known == name).expect("a contender's name");
-        let admitted = run(&mut *make(), decisions.parse().expect("a number of decisions"), &mut 1);
-        println!("{name}: {admitted} admitted");
+        let mut limiter = make();
+        // As many keys as are soon all known, so that what is counted beyond the first decisions is decisions alone.
+        run(&mut *limiter, decisions.parse().expect("a number of decisions"), COUNTED_KEYS, &mut 1);
         return;
     }
     // `cargo test --benches` asks for one short run that everything still works.
@@ -159,12 +181,12 @@ fn main() {
             limiter.decide(key);
         }
         let bytes = LIVE.load(Ordering::Relaxed).saturating_sub(before);
-        contenders.push((name, limiter, bytes as f64 / KEYS as f64, Vec::new()));
+        contenders.push((name, limiter, bytes as f64 / KEYS as f64, Vec::new(), 0));
     }
     for round in 0..rounds {
-        for (_, limiter, _, times) in &mut contenders {
+        for (_, limiter, _, times, admitted) in &mut contenders {
             let began = Instant::now();
-            run(&mut **limiter, decisions, &mut (round + 1).wrapping_mul(0x1234_5678_9abc_def1));
+            *admitted += run(&mut **limiter, decisions, KEYS, &mut (round + 1).wrapping_mul(0x1234_5678_9abc_def1));
             times.push(began.elapsed().as_nanos() as f64 / decisions as f64);
         }
     }
@@ -177,11 +199,48 @@ fn main() {
     println!(
         "{KEYS} keys in random order, {rounds} rounds of {decisions} decisions, medians; ratios to governor-dashmap"
     );
-    println!("{:<26}{:>12}{:>8}{:>14}{:>8}", "", "ns/decision", "ratio", "bytes/key", "ratio");
-    for (name, _, bytes, times) in &contenders {
+    println!("{:<26}{:>12}{:>8}{:>14}{:>8}{:>12}", "", "ns/decision", "ratio", "bytes/key", "ratio", "refused");
+    for (name, _, bytes, times, admitted) in &contenders {
         let ns = median(times);
-        println!("{name:<26}{ns:>12.1}{:>8.2}{bytes:>14.1}{:>8.2}", ns / peer_ns, bytes / peer_bytes);
+        let refused = 100.0 - 100.0 * *admitted as f64 / (rounds * decisions) as f64;
+        println!(
+            "{name:<26}{ns:>12.1}{:>8.2}{bytes:>14.1}{:>8.2}{:>12}",
+            ns / peer_ns,
+            bytes / peer_bytes,
+            format!("{refused:.2}%")
+        );
     }
+    print_instructions(if smoke { 1_000 } else { 200_000 });
+}
+
+/// The instructions of one decision, the generation of its key and the loop included: what a long run takes beyond a short one.
+fn print_instructions(decisions: u64) {
+    let mut peer = None;
+    println!("\nInstructions of one decision, {COUNTED_KEYS} keys, counted by valgrind; ratios to governor-dashmap");
+    // The peer first, for the ratios.
+    let (before, from_peer) = CONTENDERS.split_at(PEER);
+    for (name, _) in from_peer.iter().chain(before) {
+        let short = instructions(name, 10 * COUNTED_KEYS);
+        let long = instructions(name, 10 * COUNTED_KEYS + decisions);
+        let (Some(short), Some(long)) = (short, long) else {
+            println!("valgrind is missing, or does not run here: not counted");
+            return;
+        };
+        let each = long.saturating_sub(short) as f64 / decisions as f64;
+        let peer = *peer.get_or_insert(each);
+        println!("{name:<26}{each:>12.0}{:>8.2}", each / peer);
+    }
+}
+
+/// What valgrind counts of this program as it runs one contender alone.
+fn instructions(name: &str, decisions: u64) -> Option<u64> {
+    let program = std::env::current_exe().ok()?;
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+    let output = valgrind.arg(program).args([name, &decisions.to_string()]).output().ok()?;
+    let told = String::from_utf8(output.stderr).ok()?;
+    let line = told.lines().find(|line| line.contains("Collected"))?;
+    line.rsplit(' ').next()?.parse().ok()
 }
 
 /// Counts what is allocated, so that bytes per key are measured.
@@ -205,7 +264,9 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const KEYS: u64 = 1_000_000;
-const PERMITS: u32 = 10;
+/// Enough that nearly nobody is refused in the long run: who refuses decides something else than who admits.
+const PERMITS: u32 = 25;
 const WINDOW_S: u64 = 10;
 const ROUNDS: u64 = 15;
+const COUNTED_KEYS: u64 = 10_000;
 const START_NS: u64 = 1_800_000_000_000_000_000;

@@ -26,13 +26,16 @@ const POLICY: &str = r#"{"version":1,"limits":[{"name":"api","quota":{"permits":
 fn contenders(upstream: SocketAddr) -> Result<Vec<(&'static str, Bootstrap)>, Box<dyn std::error::Error>> {
     let shipped = Bootstrap::shipped()?.upstream(upstream)?.set(ACCESS_LOG, json!([]))?;
     let ours = shipped.clone().wasm(Path::new("dist/envoy/tidegate.wasm"))?.policy(POLICY)?;
+    // Every request names another address there, which the policies without this never look at.
+    let many = POLICY.replacen('{', r#"{"client":{"address":{"header":"x-forwarded-for","trusted_hops":2}},"#, 1);
     let silent = POLICY.replacen('{', r#"{"response":{"ratelimit":false},"#, 1);
     Ok(vec![
         ("plain Envoy", shipped.clone().without_filter()?),
         ("wasm, does nothing", shipped.clone().wasm(Path::new(NOTHING))?),
         ("Envoy's local_ratelimit", shipped.clone().set(FILTER, local_ratelimit())?),
         ("Tidegate", ours.clone()),
-        ("Tidegate, no RateLimit fields", ours.policy(&silent)?),
+        ("Tidegate, no RateLimit fields", ours.clone().policy(&silent)?),
+        ("Tidegate, a thousand addresses", ours.policy(&many)?),
     ])
 }
 
@@ -84,7 +87,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Connections that each have one request under way.
-struct Load(Vec<BufReader<TcpStream>>);
+struct Load {
+    connections: Vec<BufReader<TcpStream>>,
+    sent: usize,
+}
 
 impl Load {
     fn open(to: SocketAddr) -> io::Result<Self> {
@@ -93,15 +99,20 @@ impl Load {
             stream.set_nodelay(true)?;
             Ok(BufReader::new(stream))
         });
-        connections.collect::<io::Result<_>>().map(Self)
+        Ok(Self { connections: connections.collect::<io::Result<_>>()?, sent: 0 })
     }
 
     fn run(&mut self, requests: usize) -> io::Result<()> {
         for _ in 0..requests.div_ceil(CONNECTIONS) {
-            for connection in &mut self.0 {
-                connection.get_mut().write_all(b"GET /api/x HTTP/1.1\r\nhost: bench.example\r\n\r\n")?;
+            for connection in &mut self.connections {
+                let client = self.sent % ADDRESSES;
+                self.sent += 1;
+                let address = format!("10.0.{}.{}", client / 250, client % 250);
+                let request =
+                    format!("GET /api/x HTTP/1.1\r\nhost: bench.example\r\nx-forwarded-for: {address}\r\n\r\n");
+                connection.get_mut().write_all(request.as_bytes())?;
             }
-            for connection in &mut self.0 {
+            for connection in &mut self.connections {
                 let head = read_head(connection)?;
                 assert!(head.starts_with("HTTP/1.1 200"), "{head}");
                 connection.read_exact(&mut [0; BODY.len()])?;
@@ -158,5 +169,6 @@ const ACCESS_LOG: &str = "/static_resources/listeners/0/filter_chains/0/filters/
 const NOTHING: &str = "target/bench/nothing.wasm";
 const BODY: &str = "ok";
 const CONNECTIONS: usize = 16;
+const ADDRESSES: usize = 1_000;
 const ROUNDS: usize = 15;
 const REQUESTS: usize = 8_000;

@@ -4,8 +4,10 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use crate::harness::{Request, engine, ms};
+use tidegate::api_key::Digest;
 use tidegate::decision::Decision;
 use tidegate::engine::{Engine, Plan};
+use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Total};
 use tidegate::store::memory::MemoryStore;
 
@@ -30,7 +32,7 @@ impl Bench {
     fn send(&mut self, request: &Request) -> Decision {
         self.engine.plan(request, &mut self.plan);
         let mut local = MemoryStore::new(1_000);
-        self.engine.decide(&mut self.plan, &mut self.store, &mut local, &mut self.counters, ms(0))
+        self.engine.decide(&mut self.plan, &mut self.store, &mut local, &mut Leases::new(), &mut self.counters, ms(0))
     }
 
     /// The statuses of the refusals of three requests in a row, 200 for one that goes on.
@@ -112,16 +114,20 @@ fn under_other_modes_the_lists_hold_as_well() {
 }
 
 #[test]
-fn ten_thousand_networks_and_values_are_each_found() {
+fn ten_thousand_networks_values_and_api_keys_are_each_found() {
     let network = |n: u32| Ipv4Addr::from_bits(0x0a00_0000 | n << 9);
-    let (mut networks, mut values) = (String::new(), String::new());
+    let (mut networks, mut values, mut keys) = (String::new(), String::new(), String::new());
     for n in 0..10_000 {
         let comma = if n == 0 { "" } else { "," };
         write!(networks, "{comma}\"{}/24\"", network(n)).unwrap();
         write!(values, "{comma}\"key-{}\"", n * 7_919 % 10_000).unwrap();
+        write!(keys, "{comma}\"{}\"", Digest::of(format!("secret-{n}").as_bytes()).unwrap()).unwrap();
     }
-    let mut bench =
-        Bench::new(&format!(r#""deny": {{ "addresses": [{networks}], "headers": {{ "x-api-key": [{values}] }} }},"#));
+    let client = r#""client": { "api_key": { "header": "authorization" } }"#;
+    let headers = format!(r#"{{ "x-api-key": [{values}] }}"#);
+    let mut bench = Bench::new(&format!(
+        r#"{client}, "deny": {{ "addresses": [{networks}], "api_keys": [{keys}], "headers": {headers} }},"#
+    ));
     let mut denied = |request: Request| bench.send(&request).refusal.is_some();
     for n in 0..10_000 {
         let first = network(n).to_bits();
@@ -130,6 +136,11 @@ fn ten_thousand_networks_and_values_are_each_found() {
         // Of another client each, so that no limit refuses it.
         let client = at(&Ipv4Addr::from_bits(0xc000_0000 + n).to_string());
         assert!(denied(client.clone().with("x-api-key", &format!("key-{n}"))), "{n}");
-        assert!(!denied(client.with("x-api-key", &format!("key_{n}"))), "{n}");
+        assert!(denied(client.clone().with("authorization", &format!("secret-{n}"))), "{n}");
+        assert!(denied(client.clone().with("authorization", &format!("other, secret-{n}"))), "{n}");
+        assert!(
+            !denied(client.with("x-api-key", &format!("key_{n}")).with("authorization", &format!("key-{n}"))),
+            "{n}"
+        );
     }
 }

@@ -4,10 +4,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::borrow::Cow;
 use std::cell::Cell;
 
+use tidegate::breaker::{Admission, Local, Outcome};
 use tidegate::engine::{Engine, Plan};
+use tidegate::health::monitor::Monitor;
+use tidegate::health::orca::Load;
 use tidegate::key::Seed;
 use tidegate::policy::Policy;
-use tidegate::request::RequestFacts;
+use tidegate::request::{RequestFacts, ResponseFacts};
+use tidegate::units::{Draw, Span, Timestamp};
 
 /// The system's allocator, counting for each thread, since tests run beside each other.
 struct Counting;
@@ -50,6 +54,53 @@ fn planning_an_ordinary_request_allocates_nothing() {
     assert_eq!(ALLOCATIONS.get() - before, 0);
 }
 
+#[test]
+fn counting_an_answer_allocates_nothing() {
+    let policy = r#"{ "version": 1, "health": { "orca": { "cpu_percent": { "degraded": 80, "critical": 90 } } } }"#;
+    let mut monitor = Monitor::new(&Policy::parse(policy).unwrap()).unwrap();
+    let before = ALLOCATIONS.get();
+    for ms in 0..1_000 {
+        let began = Timestamp::from_millis(1_800_000_000_000);
+        monitor.answered(&Loaded, began, began.after(Span::from_millis(ms)));
+        monitor.abandoned(began, began.after(Span::from_millis(ms)));
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    let mut merged = Vec::new();
+    assert!(monitor.merge(None, &mut merged, Timestamp::from_millis(1_800_000_001_000)));
+    assert_eq!((monitor.recent().calls(), monitor.recent().load(Load::Cpu)), (1_000, Some(500_000)));
+}
+
+/// An answer of a service that reports its load.
+struct Loaded;
+
+impl ResponseFacts for Loaded {
+    fn status(&self) -> Option<u16> {
+        Some(200)
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        (name == "endpoint-load-metrics").then_some(Cow::Borrowed(br#"JSON {"a":[{}],"cpu_utilization":0.5}"#))
+    }
+}
+
+#[test]
+fn a_call_through_a_closed_breaker_allocates_nothing() {
+    for window in [r#""time": "30s""#, r#""count": 1000"#] {
+        let breakers = format!(r#"{{ "b": {{ "window": {{ {window} }}, "slow_call": "1s" }} }}"#);
+        let policy = Policy::parse(&format!(r#"{{ "version": 1, "breakers": {breakers} }}"#)).unwrap();
+        let mut local = Local::new(&policy.breakers()[0]);
+
+        let before = ALLOCATIONS.get();
+        for call in 0..10_000 {
+            let now = Timestamp::from_millis(1_800_000_000_000 + call * 11);
+            let Some(Admission::Pass(ticket)) = local.judge(Draw(call), now) else { panic!("not closed") };
+            let outcome = if call % 3 == 0 { Outcome::Failure } else { Outcome::Success };
+            assert!(!local.record(ticket, outcome, Span::from_millis(call % 1_500), now));
+        }
+        assert_eq!(ALLOCATIONS.get() - before, 0);
+    }
+}
+
 /// A request whose path is normal, as most are, from a host that lends what it has.
 struct Ordinary;
 
@@ -84,7 +135,7 @@ const POLICY: &str = r#"{
     "version": 1,
     "client": {
         "address": { "header": "x-forwarded-for", "trusted_hops": 1, "ipv6_prefix": 64 },
-        "tier": { "header": "x-plan", "default": "anonymous" }
+        "tier": { "header": "x-plan", "default": "anonymous" }, "trusted_headers": ["x-plan"]
     },
     "tiers": ["anonymous", "free"],
     "limits": [

@@ -3,6 +3,7 @@
 use crate::harness::{Request, engine, ms};
 use tidegate::decision::{Reply, quota_headers};
 use tidegate::engine::{Engine, Plan};
+use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::store::memory::MemoryStore;
 
@@ -20,7 +21,8 @@ impl Client {
     fn send(&mut self, request: &Request, at_ms: u64) -> (Option<Reply>, Vec<(String, String)>) {
         let (mut plan, mut counters, mut local) = (Plan::new(), Counters::new(8, 8), MemoryStore::new(1_000));
         self.engine.plan(request, &mut plan);
-        let decision = self.engine.decide(&mut plan, &mut self.store, &mut local, &mut counters, ms(at_ms));
+        let decision =
+            self.engine.decide(&mut plan, &mut self.store, &mut local, &mut Leases::new(), &mut counters, ms(at_ms));
         let mut headers = Vec::new();
         quota_headers(&self.engine, &plan, &mut String::new(), &mut |name, value| {
             headers.push((name.to_owned(), value.to_owned()));

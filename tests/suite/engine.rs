@@ -1,16 +1,21 @@
 //! The engine over stores that misbehave: all or none, under conflicts, failures and a clock that moves.
 
 mod costs;
+mod delays;
+mod leases;
 mod quotas;
+mod refusals;
 
 use crate::harness::{Answer, Request, engine, engine_of, ms};
 use tidegate::decision::Cause;
 use tidegate::engine::{Engine, Plan};
+use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::TierIndex;
 use tidegate::store::memory::MemoryStore;
 use tidegate::store::{Store, StoreError};
 use tidegate::table::Page;
+use tidegate::units::Span;
 
 /// A store whose publishing fails as a script says, and behind whose back others publish.
 struct Unruly {
@@ -92,6 +97,7 @@ struct Bench<S> {
     engine: Engine,
     store: S,
     local: MemoryStore,
+    leases: Leases,
     counters: Counters,
     plan: Plan,
 }
@@ -100,14 +106,20 @@ impl<S: Store> Bench<S> {
     fn new(policy: &str, store: S) -> Self {
         let engine = engine(policy);
         let counters = Counters::new(engine.policy().limits().len(), engine.policy().tiers().len());
-        Self { engine, store, local: MemoryStore::new(1_000), counters, plan: Plan::new() }
+        Self { engine, store, local: MemoryStore::new(1_000), leases: Leases::new(), counters, plan: Plan::new() }
     }
 
     /// Sends a request; answers the name of the limit that refused it, and the cause.
     fn send(&mut self, request: &Request, at_ms: u64) -> Result<(), (String, Cause)> {
         self.engine.plan(request, &mut self.plan);
-        let decision =
-            self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.counters, ms(at_ms));
+        let decision = self.engine.decide(
+            &mut self.plan,
+            &mut self.store,
+            &mut self.local,
+            &mut self.leases,
+            &mut self.counters,
+            ms(at_ms),
+        );
         match decision.refusal {
             None => Ok(()),
             Some(refusal) => {
@@ -117,8 +129,9 @@ impl<S: Store> Bench<S> {
         }
     }
 
-    /// Permits left at the quota of the charge of this number in the request's plan.
+    /// Permits left, of which no instance holds any, at the quota of the charge of this number in the request's plan.
     fn left(&mut self, request: &Request, charge: usize, at_ms: u64) -> u32 {
+        self.engine.end_leases(&mut self.leases, Span::ZERO, &mut self.store, &mut self.counters, ms(at_ms));
         self.engine.plan(request, &mut self.plan);
         let charge = self.plan.charges()[charge];
         let key = charge.key();
@@ -254,8 +267,8 @@ impl<S: Store> Bench<S> {
 
     fn answer_with(&mut self, request: &Request, answer: &Answer) -> bool {
         let admitted = self.send(request, 0).is_ok();
-        if let Some(ticket) = self.plan.ticket().filter(|_| admitted) {
-            self.engine.observe(&ticket, answer, &mut self.store, &mut self.local, &mut self.counters, ms(0));
+        if let Some(mut ticket) = self.plan.ticket().filter(|_| admitted) {
+            self.engine.observe(&mut ticket, answer, &mut self.store, &mut self.local, &mut self.counters, ms(0));
         }
         admitted
     }
@@ -279,13 +292,13 @@ fn answers_that_come_after_the_quota_is_used_up_are_charged_all_the_same() {
     let mut bench = Bench::new(LOGINS, MemoryStore::new(1_000));
     let request = Request::get("/").from("192.0.2.1");
     // Ten logins under way at once: each was admitted, and each fails.
-    let tickets: Vec<_> = (0..10)
+    let mut tickets: Vec<_> = (0..10)
         .map(|_| {
             assert_eq!(bench.send(&request, 0), Ok(()));
             bench.plan.ticket().unwrap()
         })
         .collect();
-    for ticket in &tickets {
+    for ticket in &mut tickets {
         let answer = Answer::of(401);
         bench.engine.observe(ticket, &answer, &mut bench.store, &mut bench.local, &mut bench.counters, ms(0));
     }
@@ -350,4 +363,51 @@ fn counts_are_kept_when_a_new_policy_keeps_name_key_and_algorithm() {
     // Another algorithm counts anew.
     bench.engine = engine_of(&deciding("local").replace("fixed-window", "token-bucket"), old.seed());
     assert_eq!(bench.send(&request, 0), Ok(()));
+}
+
+/// Two requests in flight for each address.
+const SLOTS: &str = r#"{ "version": 1, "limits": [ { "name": "slots", "algorithm": "concurrency", "lease": "10s",
+    "quota": { "permits": 2 } } ] }"#;
+
+impl<S: Store> Bench<S> {
+    fn hold(&mut self, request: &Request, at_ms: u64) -> tidegate::engine::Ticket {
+        assert_eq!(self.send(request, at_ms), Ok(()));
+        self.plan.ticket().expect("a permit is held")
+    }
+
+    fn release(&mut self, ticket: tidegate::engine::Ticket, at_ms: u64) {
+        self.engine.release(ticket, &mut self.store, &mut self.local, &mut self.counters, ms(at_ms));
+    }
+}
+
+#[test]
+fn a_permit_is_given_back_in_spite_of_conflicts_or_comes_back_by_its_lease() {
+    use StoreError::Conflict;
+    let request = Request::get("/").from("192.0.2.1");
+    let mut bench = Bench::new(SLOTS, Unruly::new(vec![]));
+    let (first, second) = (bench.hold(&request, 0), bench.hold(&request, 0));
+    bench.store.publish = vec![Err(Conflict), Err(Conflict), Ok(())];
+    bench.release(first, 1);
+    assert_eq!((bench.left(&request, 0, 1), bench.total(Total::Conflicts)), (1, 2));
+    bench.store.publish = vec![Err(Conflict); 32];
+    bench.release(second, 1);
+    assert_eq!((bench.left(&request, 0, 1), bench.total(Total::ReleasesLost)), (1, 1));
+    assert_eq!(bench.left(&request, 0, 10_000), 2);
+}
+
+#[test]
+fn permits_taken_in_local_memory_are_given_back_there() {
+    let request = Request::get("/").from("192.0.2.1");
+    let mut bench = Bench::new(SLOTS, Unruly::new(vec![]));
+    bench.store.read = Err(StoreError::Unavailable);
+    let (first, _second) = (bench.hold(&request, 0), bench.hold(&request, 0));
+    assert!(bench.send(&request, 0).is_err());
+    // The store is there again meanwhile: what was not taken from it is not given back to it.
+    bench.store.read = Ok(());
+    let _third = bench.hold(&request, 1);
+    bench.release(first, 2);
+    assert_eq!(bench.left(&request, 0, 2), 1);
+    bench.store.read = Err(StoreError::Unavailable);
+    assert_eq!(bench.send(&request, 3), Ok(()));
+    assert_eq!(bench.total(Total::ReleasesLost), 0);
 }

@@ -25,6 +25,52 @@ reads does not apply: the method POST is not GET
 }
 
 #[test]
+fn what_is_shed_of_such_requests_is_told_and_who_gets_a_page() {
+    let policy = POLICY.replacen(
+        "\"limits\"",
+        r#""tiers": ["a", "b"], "priorities": { "a": "low" }, "health": {}, "shedding": { "degraded": { "low_percent": 12.5 } },
+        "status": { "addresses": ["198.51.100.4"] }, "limits""#,
+        1,
+    );
+    let told = |path: &str, address: &str| {
+        let out = explain(&["--path", path, "--address", address], policy.as_bytes());
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let text = told("/", "192.0.2.1");
+    let shed = "\nshedding as low: up to 12.5% while the service is degraded, 100% while it is critical\n";
+    assert!(text.contains(shed), "{text}");
+    let text = told("/tidegate/health", "198.51.100.4");
+    assert!(text.ends_with("\nstatus   answered with the page health\n"), "{text}");
+    assert!(!told("/tidegate/health", "198.51.100.5").contains("\nstatus"));
+}
+
+#[test]
+fn what_a_route_says_of_the_answer_is_told() {
+    let policy = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/policies/good/everything.json")).unwrap();
+    let told = |options: &[&str]| {
+        let out = explain(options, &policy);
+        let words = String::from_utf8_lossy(&out.stdout).into_owned();
+        words.split_once("\nroute ").map(|(_, words)| words.to_owned())
+    };
+    let image = ["--path", "/assets/a.jpg?w=300&v=1", "--header", "accept: image/webp", "--address", "192.0.2.1"];
+    let words = told(&image).unwrap();
+    assert_eq!(
+        words,
+        "assets serves it
+  image  the upstream is asked for /cdn-cgi/image/format=webp,width=320/assets/a.jpg?v=1
+  cache  max-age=86400, stale-while-revalidate=3600, immutable, if the answer may be cached
+  page   names </app.css>; rel=preload; as=style
+  page   names <https://cdn.example.com/a.woff2>; rel=preload; as=font; crossorigin
+  kept   a good answer may be served for 1h, one for each accept-encoding, x-market
+"
+    );
+    let secret = told(&[&image[..], &["--header", "authorization: Basic x"]].concat()).unwrap();
+    assert!(secret.ends_with("  kept   nothing, since the request has authorization or no-store\n"), "{secret}");
+    assert_eq!(told(&["--path", "/", "--address", "192.0.2.1"]), None);
+    assert_eq!(told(&["--path", "/assets/a.jpg", "--address", "203.0.113.1", "--method", "GET"]), None, "denied");
+}
+
+#[test]
 fn a_bad_policy_is_named_and_fails() {
     for (policy, error) in [
         (POLICY.replace("60s", "60").into_bytes(), "stdin:7: /limits/0/quota/window: "),

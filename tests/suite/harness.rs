@@ -6,7 +6,7 @@ use tidegate::key::Seed;
 use tidegate::limiter::Meter;
 use tidegate::policy::{Policy, TierIndex};
 use tidegate::request::{RequestFacts, ResponseFacts};
-use tidegate::units::Timestamp;
+use tidegate::units::{Span, Timestamp};
 
 /// A request as plain data.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +60,7 @@ impl RequestFacts for Request {
 pub struct Answer {
     status: Option<u16>,
     headers: Vec<(String, String)>,
+    upstream_time: Option<Span>,
 }
 
 impl Answer {
@@ -76,11 +77,21 @@ impl Answer {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
+
+    /// The upstream began it so long after it had the whole request.
+    pub fn after(mut self, ms: u64) -> Self {
+        self.upstream_time = Some(Span::from_millis(ms));
+        self
+    }
 }
 
 impl ResponseFacts for Answer {
     fn status(&self) -> Option<u16> {
         self.status
+    }
+
+    fn upstream_time(&self) -> Option<Span> {
+        self.upstream_time
     }
 
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {

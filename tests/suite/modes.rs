@@ -3,6 +3,7 @@
 use crate::harness::{Request, engine, ms};
 use tidegate::decision::{Decision, Reply, quota_headers};
 use tidegate::engine::{Engine, Plan};
+use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::TierIndex;
 use tidegate::store::memory::MemoryStore;
@@ -29,7 +30,14 @@ impl Bench {
 
     fn send(&mut self, request: &Request) -> Decision {
         self.engine.plan(request, &mut self.plan);
-        self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.counters, ms(0))
+        self.engine.decide(
+            &mut self.plan,
+            &mut self.store,
+            &mut self.local,
+            &mut Leases::new(),
+            &mut self.counters,
+            ms(0),
+        )
     }
 
     /// How many of so many requests go on.
@@ -41,8 +49,9 @@ impl Bench {
         self.send(request).refusal.expect("refused").reply(&self.engine, request)
     }
 
-    fn counted(&mut self) -> [u64; 3] {
-        Fate::ALL.map(|fate| self.counters.take_requests(0, TierIndex::default(), fate))
+    fn counted(&mut self) -> [u64; 4] {
+        [Fate::Admitted, Fate::Refused, Fate::Observed, Fate::Delayed]
+            .map(|fate| self.counters.take_requests(0, TierIndex::default(), fate))
     }
 }
 
@@ -61,7 +70,7 @@ fn client() -> Request {
 fn a_policy_that_observes_counts_what_it_would_refuse_and_says_nothing() {
     let mut bench = Bench::new(r#""mode": "observe","#);
     assert_eq!(bench.admitted(&client(), 12), 12);
-    assert_eq!(bench.counted(), [10, 0, 2], "admitted, refused, observed");
+    assert_eq!(bench.counted(), [10, 0, 2, 0], "admitted, refused, observed, delayed");
     let observed = bench.send(&client()).observed.expect("would be refused");
     assert_eq!(observed.details(&bench.engine), "tidegate_limit_api");
     quota_headers(&bench.engine, &bench.plan, &mut String::new(), &mut |name, _| panic!("{name}"));
@@ -94,7 +103,7 @@ fn maintenance_answers_everybody_but_those_let_in() {
     assert_eq!((reply.content_type.as_ref(), reply.body.as_str()), ("text/html; charset=utf-8", "<h1>Soon</h1>"));
     assert_eq!(reply.retry_after_secs, Some(90));
     assert_eq!(bench.counters.take_total(Total::Maintenance), 1);
-    assert_eq!(bench.counted(), [0, 0, 0], "nobody is charged for being turned away");
+    assert_eq!(bench.counted(), [0, 0, 0, 0], "nobody is charged for being turned away");
     // Who is let in meets the limits.
     assert_eq!(bench.admitted(&Request::get("/health/live").from("192.0.2.1"), 12), 10);
     assert_eq!(bench.admitted(&Request::get("/").from("10.9.8.7:4711"), 12), 10);

@@ -83,7 +83,7 @@ fn a_text_without_a_json_value_is_refused_as_such() {
 }
 
 /// Bad policies with errors that a JSON Schema cannot express.
-const BEYOND_A_SCHEMA: [&str; 18] = [
+const BEYOND_A_SCHEMA: [&str; 26] = [
     // Two fields of an object, of which readers of JSON keep one.
     "duplicate-fields",
     // A number of decimals: a schema's `multipleOf` is at the mercy of binary fractions.
@@ -102,13 +102,21 @@ const BEYOND_A_SCHEMA: [&str; 18] = [
     "no-tiers",
     "claim-without-claims",
     // What one field means for another.
+    "assets-together",
     "quotas",
     "quotas-of-one-window",
     "costs-together",
+    "concurrency",
+    "delays-together",
+    "refusals-together",
+    "untrusted",
+    "tiers-of-clients",
     "hops-without-header",
     "header-without-hops",
     "upstream-to-nowhere",
     "breaker-fields-together",
+    "health-together",
+    "shedding-without-health",
 ];
 
 /// Bad policies that no validator is handed, since there is no value to hand over.

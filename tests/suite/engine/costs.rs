@@ -9,7 +9,8 @@ use tidegate::store::memory::MemoryStore;
 /// Twenty permits an hour, at this cost, with these further fields.
 fn costing(algorithm: &str, cost: &str, more: &str) -> String {
     format!(
-        r#"{{ "version": 1, "limits": [ {{ "name": "api", "key": ["address"], "algorithm": "{algorithm}",
+        r#"{{ "version": 1, "client": {{ "trusted_headers": ["x-cost"] }},
+        "limits": [ {{ "name": "api", "key": ["address"], "algorithm": "{algorithm}",
         "quota": {{ "permits": 20, "window": "1h" }}, "cost": {cost}{more} }} ] }}"#
     )
 }
@@ -57,8 +58,14 @@ fn what_costs_more_than_the_whole_quota_is_refused_and_told_no_time() {
         let mut bench = bench(algorithm, BY_REQUEST, "");
         for (value, told) in [("21", false), ("4000000000", false), ("20", true)] {
             bench.engine.plan(&request().with("x-cost", value), &mut bench.plan);
-            let decision =
-                bench.engine.decide(&mut bench.plan, &mut bench.store, &mut bench.local, &mut bench.counters, ms(0));
+            let decision = bench.engine.decide(
+                &mut bench.plan,
+                &mut bench.store,
+                &mut bench.local,
+                &mut bench.leases,
+                &mut bench.counters,
+                ms(0),
+            );
             assert_eq!(decision.refusal.is_none(), told, "{algorithm}, {value}");
             if let Some(refusal) = decision.refusal {
                 let reply = refusal.reply(&bench.engine, &request());

@@ -1,6 +1,6 @@
 //! One limit over all workers: what 64 connections and two workers get together is what the quota says.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -97,6 +97,35 @@ async fn of_two_limits_neither_is_charged_for_what_the_other_refuses_over_all_wo
     // What the narrow limit refused has cost the wide one nothing.
     let wide = storm(&stage, &Request::get("/other").from("192.0.2.1"), EACH).await;
     assert_eq!(wide.admitted, N - 500);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn what_a_worker_holds_for_a_busy_client_comes_back_when_it_is_not_used() {
+    let stage = Stage::start(&policy([daily("sliding-window", N).await])).await;
+    let request = Request::get("/").from("192.0.2.1");
+    let mut left = N - stage.admitted(&request, 300).await;
+    assert_eq!(left, N - 300);
+    // Both workers are asked, at a pace at which neither draws permits in advance.
+    let mut connections = Vec::new();
+    for _ in 0..8 {
+        connections.push(Connection::open(stage.http).await.unwrap());
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let mut exact = true;
+        for connection in &mut connections {
+            let answer = connection.send(&request).await.unwrap();
+            left -= 1;
+            exact &= answer.header("ratelimit").contains(&format!(";r={left};"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if exact {
+            break;
+        }
+        assert!(Instant::now() < deadline, "permits are missing");
+    }
+    assert_both_workers_served(&stage).await;
     stage.end().await;
 }
 

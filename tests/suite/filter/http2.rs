@@ -11,8 +11,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::client::{Answer, Request, in_time};
 
-/// One connection that speaks HTTP/2 with prior knowledge.
-#[derive(Debug)]
+/// One connection that speaks HTTP/2 with prior knowledge; a clone is the same connection.
+#[derive(Clone, Debug)]
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     authority: SocketAddr,

@@ -28,9 +28,15 @@ impl Stage {
 
     /// The shipped bootstrap with this policy and further changes.
     pub async fn with(policy: &Value, change: impl FnOnce(Bootstrap) -> Bootstrap) -> Self {
+        Self::of_workers(2, policy, change).await
+    }
+
+    /// The same with so many worker threads.
+    pub async fn of_workers(workers: u32, policy: &Value, change: impl FnOnce(Bootstrap) -> Bootstrap) -> Self {
         let origin = Origin::start(Settings { echo: true, ..Settings::default() }).unwrap();
         let bootstrap = change(shipped(policy).upstream(origin.addr).unwrap());
-        let envoy = Envoy::start(Options::new(bootstrap.text())).await.unwrap_or_else(|error| panic!("{error}"));
+        let options = Options { concurrency: workers, ..Options::new(bootstrap.text()) };
+        let envoy = Envoy::start(options).await.unwrap_or_else(|error| panic!("{error}"));
         let http = envoy.listener("http").unwrap();
         let vms_made = envoy.stats().await.unwrap()[VMS_MADE];
         Self { origin, envoy, http, vms_made }
@@ -75,7 +81,7 @@ impl Stage {
 }
 
 /// Polls until the condition holds; fails after 30 s, saying what was waited for.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !condition().await {
         assert!(Instant::now() < deadline, "never came about: {what}");
@@ -109,6 +115,8 @@ pub fn policy(limits: impl IntoIterator<Item = Value>) -> Value {
         "client": {
             "address": { "header": "x-forwarded-for", "trusted_hops": 2 },
             "claims": { "header": "x-jwt-payload" },
+            // The tests are all of the proxies in front.
+            "trusted_headers": ["x-jwt-payload", "x-plan", "x-cost"],
         },
         "limits": limits.into_iter().collect::<Vec<_>>(),
     })

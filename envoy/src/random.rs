@@ -1,0 +1,26 @@
+//! Random numbers for draws, made in the VM's own memory: asking the host for each would cost half a microsecond.
+
+use crate::host;
+use tidegate::units::Draw;
+
+/// SplitMix64 (Steele, Lea, Flood 2014). Its numbers decide who is shed and who waits how long, and are no secret.
+pub struct Random(u64);
+
+impl Random {
+    /// A generator that begins where the host's random source says, so that no two workers draw alike.
+    pub fn new() -> Self {
+        let mut seed = [0; 8];
+        if getrandom::fill(&mut seed).is_err() {
+            return Self(host::now_ns());
+        }
+        Self(u64::from_le_bytes(seed))
+    }
+
+    /// The next draw.
+    pub fn draw(&mut self) -> Draw {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Draw(mixed ^ (mixed >> 31))
+    }
+}

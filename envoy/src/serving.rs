@@ -1,0 +1,141 @@
+//! What routes say of their answers, done to one stream.
+
+use crate::facts::Facts;
+use crate::host::{self, Level, Map};
+use crate::instance::Instance;
+use crate::shelf::SharedShelf;
+use tidegate::assets::{Answer, AssetRequest};
+use tidegate::metrics::Total;
+use tidegate::stale::shelf::Kept;
+use tidegate::stale::{AnswerKey, Collecting, Draft};
+use tidegate::units::Timestamp;
+
+/// What is still to be done to the answer of a stream.
+#[derive(Default)]
+pub struct Serving {
+    request: Option<Box<AssetRequest>>,
+    collecting: Option<Box<Collecting>>,
+}
+
+impl Serving {
+    /// Looks at a request that goes on, and asks for another target where the route says so.
+    pub fn request(&mut self, instance: &Instance) {
+        if instance.assets.is_empty() {
+            return;
+        }
+        let Some(request) = instance.assets.plan(&Facts) else { return };
+        if let Some(target) = &request.target
+            && let Err(error) = host::replace_header(Map::Request, ":path", target)
+        {
+            // The answer would be kept as that of another target.
+            host::log(Level::Warn, format_args!("cannot ask for a variant: {error}"));
+            return;
+        }
+        self.request = Some(Box::new(request));
+    }
+
+    /// Edits the header of the answer, and begins to collect it if it may be kept.
+    pub fn answer(&mut self, instance: &Instance, is_whole: bool) {
+        let Some(request) = self.request.take() else { return };
+        let bytes = match host::header_lines(Map::Response) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                return host::log(Level::Warn, format_args!("cannot read an answer's header: {error}"));
+            }
+        };
+        let status = host::lines(&bytes).find(|(name, _)| *name == b":status").map(|(_, status)| status);
+        let Some(status) = status.and_then(|status| str::from_utf8(status).ok()?.parse().ok()) else { return };
+        let answer = Answer::new(status, host::lines(&bytes));
+        let edits = instance.assets.edits(&request, &answer);
+        for edit in &edits {
+            let sent = if edit.replaces {
+                host::replace_header(Map::Response, edit.name, &edit.value)
+            } else {
+                host::add_header(Map::Response, edit.name, &edit.value)
+            };
+            if let Err(error) = sent {
+                host::log(Level::Warn, format_args!("cannot send {}: {error}", edit.name));
+            }
+        }
+        let Some(keeping) = instance.assets.keeping(&request) else { return };
+        let now = Timestamp::from_nanos(host::now_ns());
+        let Some(draft) = keeping.draft(&answer.edited(&edits), now) else { return };
+        match draft.is_wanted(&mut SharedShelf, now) {
+            Ok(true) => self.collect(instance, draft, is_whole),
+            Ok(false) => {}
+            Err(_) => not_kept(instance),
+        }
+    }
+
+    /// Takes the next piece of the answer's body, which goes on to the client whatever comes of it here.
+    pub fn body(&mut self, instance: &Instance, size: usize, is_last: bool) {
+        let Some(collecting) = &mut self.collecting else { return };
+        let pushed = size == 0
+            || (collecting.has_room(size) && host::body_piece(size).is_ok_and(|piece| collecting.push(&piece)));
+        if !pushed {
+            self.stop(instance);
+            not_kept(instance);
+        } else if is_last {
+            self.keep(instance);
+        }
+    }
+
+    /// Ends the stream: an answer that did not come to its end is not kept.
+    pub fn end(mut self, instance: &Instance) {
+        if self.stop(instance).is_some() {
+            not_kept(instance);
+        }
+    }
+
+    fn collect(&mut self, instance: &Instance, draft: Draft, is_whole: bool) {
+        let key = draft.key();
+        {
+            let collected = &mut instance.work.borrow_mut().collected;
+            // One stream of this VM brings it; a thousand that ask for it at once would hold it a thousand times.
+            if collected.contains(&key) {
+                return;
+            }
+            if collected.len() < MAX_COLLECTED
+                && let Some(collecting) = draft.collect(instance.kept.max_object)
+            {
+                collected.push(key);
+                self.collecting = Some(Box::new(collecting));
+            }
+        }
+        if self.collecting.is_none() {
+            not_kept(instance);
+        } else if is_whole {
+            self.keep(instance);
+        }
+    }
+
+    fn stop(&mut self, instance: &Instance) -> Option<Box<Collecting>> {
+        let collecting = self.collecting.take()?;
+        instance.work.borrow_mut().collected.retain(|key: &AnswerKey| *key != collecting.key());
+        Some(collecting)
+    }
+
+    fn keep(&mut self, instance: &Instance) {
+        let Some(collected) = self.stop(instance).and_then(|it| it.finish(instance.engine.seed())) else {
+            return not_kept(instance);
+        };
+        let now = Timestamp::from_nanos(host::now_ns());
+        let counters = &mut instance.work.borrow_mut().counters;
+        match collected.keep(&mut SharedShelf, now, instance.kept.max_bytes) {
+            Ok(Kept::Stored { evicted }) => {
+                counters.add(Total::Kept, 1);
+                counters.add(Total::KeptEvictions, u64::from(evicted));
+            }
+            // Another worker has just kept the same.
+            Ok(Kept::Busy) => {}
+            Ok(Kept::NoRoom) | Err(_) => counters.add(Total::NotKept, 1),
+        }
+    }
+}
+
+fn not_kept(instance: &Instance) {
+    instance.work.borrow_mut().counters.add(Total::NotKept, 1);
+}
+
+/// How many answers a VM collects at one time, so that a slow upstream does not fill its memory.
+const MAX_COLLECTED: usize = 64;

@@ -1,0 +1,104 @@
+//! Requests that wait: Envoy holds their streams, and a tick of the root lets them go.
+//!
+//! A root ticks to export its counts, and while somebody waits as soon as he is due. What a tick does to a stream, Envoy
+//! does when the tick has returned: nothing calls back in here meanwhile.
+
+use crate::host;
+use crate::instance::{Instance, Work};
+use crate::streams::Streams;
+use tidegate::engine::delaying::Books;
+use tidegate::units::{Span, Timestamp};
+
+/// When the root is called the next time.
+#[derive(Default)]
+pub struct Alarm {
+    /// The period that Envoy was told last.
+    period_ms: u32,
+    next: Timestamp,
+    exported: Timestamp,
+}
+
+impl Alarm {
+    /// Has the root called for the first time.
+    pub fn start(&mut self, now: Timestamp) {
+        self.exported = now;
+        self.set(None, false, now);
+    }
+
+    /// Whether it is time to export what was counted.
+    pub fn exports(&mut self, now: Timestamp) -> bool {
+        // A clock that has stepped back would be waited for.
+        let due = now < self.exported || now >= self.exported.after(EXPORT_PERIOD);
+        if due {
+            self.exported = now;
+        }
+        due
+    }
+
+    /// Has the root called when it is next needed: for whoever waits, and for the export. `called`: it has just been, and
+    /// Envoy begins its period anew.
+    pub fn set(&mut self, due: Option<Span>, called: bool, now: Timestamp) {
+        let export = self.exported.after(EXPORT_PERIOD).since(now).min(EXPORT_PERIOD);
+        let wait = due.map_or(export, |due| due.min(export));
+        // Up: a tick before the time would find nothing to do. At least one, as none is never.
+        let period_ms = u32::try_from(wait.as_nanos().div_ceil(NANOS_PER_MILLI)).unwrap_or(u32::MAX).max(1);
+        let next = now.after(Span::from_millis(period_ms.into()));
+        if !called && self.next <= next && now <= self.next {
+            return;
+        }
+        self.next = next;
+        if self.period_ms != period_ms || !called {
+            self.period_ms = period_ms;
+            if let Err(error) = host::set_tick_period(Span::from_millis(period_ms.into())) {
+                host::log(host::Level::Warn, format_args!("no ticks: {error}"));
+            }
+        }
+    }
+}
+
+/// Lets the request of the decided plan wait; `None` when it cannot. Answers the limit at which it does.
+pub fn enter(instance: &Instance, work: &mut Work, stream: u32, now: Timestamp) -> Option<u32> {
+    let mut books = Books { store: &mut work.store, local: &mut work.local, counters: &mut work.counters };
+    let limit = instance.engine.enter(&work.plan, stream, &mut work.room, &mut books);
+    work.alarm.set(work.room.next_due(now), false, now);
+    limit
+}
+
+/// Ends the wait of a stream that has ended.
+pub fn leave(instance: &Instance, limit: u32, stream: u32) {
+    let work = &mut *instance.work.borrow_mut();
+    let now = Timestamp::from_nanos(host::now_ns());
+    let mut books = Books { store: &mut work.store, local: &mut work.local, counters: &mut work.counters };
+    instance.engine.leave(limit, stream, &mut work.room, &mut books, now);
+}
+
+/// Ends the wait of every stream whose time has come, of some if there are many.
+pub fn finish_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
+    let work = &mut *instance.work.borrow_mut();
+    if work.room.is_empty() {
+        return;
+    }
+    let mut left = core::mem::take(&mut work.left);
+    work.room.due(now, MOST_AT_ONCE, &mut left);
+    for left in left.drain(..) {
+        let stream = left.id;
+        let mut books = Books { store: &mut work.store, local: &mut work.local, counters: &mut work.counters };
+        let decision = instance.engine.finish(left, &mut work.plan, &mut books, now);
+        // A stream that is gone has left the room; if there is one all the same, what it was charged stays charged.
+        if let Some(filter) = streams.get_mut(stream)
+            && host::work_on(stream).is_ok()
+        {
+            filter.go_on(instance, work, decision.refusal.as_ref());
+        }
+    }
+    work.left = left;
+}
+
+/// Envoy does what a tick asked of it after the tick, and where streams are answered at once, by a refusal or without an
+/// upstream, one inside the other: some hundreds overflow the stack.
+const MOST_AT_ONCE: usize = 64;
+
+/// How often counters reach Envoy's statistics.
+pub const EXPORT_PERIOD: Span = Span::from_secs(1);
+
+const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -1,0 +1,142 @@
+//! What routes say of the answers they serve: what caches are told, images in the client's format and width, what a page
+//! will need, and which answers are kept.
+//!
+//! [`Assets::plan`] looks at a request that goes on to an upstream, [`Assets::edits`] and [`Assets::keeping`] at its
+//! answer. All of it is for `GET` and `HEAD` alone.
+
+pub(crate) mod accept;
+mod answer;
+mod caching;
+mod variants;
+
+pub use answer::Answer;
+pub use caching::Edit;
+
+use crate::key::Seed;
+use crate::lookup::Lookup;
+use crate::matching::Matcher;
+use crate::policy::{Policy, Route};
+use crate::request::RequestFacts;
+use crate::stale::{AnswerKey, Keeping};
+
+/// The routes of a policy, as far as their answers are concerned.
+#[derive(Debug)]
+pub struct Assets {
+    matcher: Matcher,
+    routes: Vec<Route>,
+    /// Whether any route says anything.
+    serves: bool,
+    seed: Seed,
+}
+
+/// A request to a route that says something of its answers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AssetRequest {
+    route: usize,
+    /// What the upstream is to be asked for in place of what the client has: an image in a format and width.
+    pub target: Option<Vec<u8>>,
+    /// Under which key an answer is kept and served; `None` when none is, for this request.
+    pub key: Option<AnswerKey>,
+    /// Whether the target may depend on what the client accepts, so that caches have to know.
+    varies: bool,
+    is_get: bool,
+    has_cookie: bool,
+}
+
+impl Assets {
+    /// The routes of `policy`, whose answers are kept under keys of `seed`.
+    #[must_use]
+    pub fn new(policy: &Policy, seed: Seed) -> Self {
+        let routes = policy.routes().to_vec();
+        let matcher = Matcher::new(routes.iter().map(|route| &route.matches));
+        let serves = routes.iter().any(|route| route.serving.says_something());
+        Self { matcher, routes, serves, seed }
+    }
+
+    /// Whether no route says anything, so that no request need be looked at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.serves
+    }
+
+    /// Whether answers are kept at all.
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        self.routes.iter().any(|route| route.serving.stale.is_some())
+    }
+
+    /// What is to be done for the request; `None` when its route, the first that matches, says nothing of its answers.
+    ///
+    /// A request with `Authorization` has no key: its answer is not kept, and it is not served one that was.
+    #[must_use]
+    pub fn plan(&self, facts: &dyn RequestFacts) -> Option<AssetRequest> {
+        if self.is_empty() {
+            return None;
+        }
+        let request = Lookup::new(facts);
+        let mut found = Vec::new();
+        self.matcher.find(&request, &mut found);
+        let index = usize::try_from(*found.first()?).ok()?;
+        let route = self.routes.get(index).filter(|route| route.serving.says_something())?;
+        let serving = &route.serving;
+        let is_get = request.method() == b"GET";
+        if !is_get && request.method() != b"HEAD" {
+            return None;
+        }
+        let variants = serving.variants.as_ref().filter(|variants| variants.is_for(request.path()));
+        let target = variants.and_then(|variants| variants.target(&request));
+        let key = serving.stale.filter(|_| may_be_kept(&request)).map(|_| {
+            let of_client = facts.path();
+            let target = target.as_deref().unwrap_or(&of_client);
+            let version = serving.version.as_deref().unwrap_or_default();
+            AnswerKey::new(self.seed, route.name.as_str(), version, &request, target, &serving.vary)
+        });
+        let has_cookie = key.is_some() && request.header("cookie").is_some();
+        Some(AssetRequest { route: index, target, key, varies: variants.is_some(), is_get, has_cookie })
+    }
+
+    /// How the header of the request's answer is to be changed.
+    #[must_use]
+    pub fn edits(&self, request: &AssetRequest, answer: &Answer<'_>) -> Vec<Edit> {
+        let mut edits = Vec::new();
+        let Some(route) = self.route(request).map(|route| &route.serving) else { return edits };
+        if let Some(rule) = &route.caching {
+            edits.extend(caching::cache_control(rule, answer));
+        }
+        if let Some(variants) = route.variants.as_ref().filter(|_| request.varies) {
+            edits.extend(caching::vary(variants.asks_for(), answer));
+        }
+        edits.extend(caching::preload(&route.preload, answer));
+        edits
+    }
+
+    /// By what the request's answer is kept; `None` when none is. The answer is to be shown to it after the edits.
+    #[must_use]
+    pub fn keeping(&self, request: &AssetRequest) -> Option<Keeping<'_>> {
+        let route = &self.route(request)?.serving;
+        let variants = route.variants.as_ref().filter(|_| request.varies);
+        Some(Keeping {
+            key: request.key.filter(|_| request.is_get)?,
+            stale: route.stale?,
+            vary: &route.vary,
+            in_target: variants.map_or(&[], |variants| variants.asks_for()),
+            // Who says for how long caches keep a route's answers says that they are for all.
+            personal: request.has_cookie && route.caching.is_none(),
+        })
+    }
+
+    /// The request's route.
+    #[must_use]
+    pub fn route(&self, request: &AssetRequest) -> Option<&Route> {
+        self.routes.get(request.route)
+    }
+}
+
+/// Whether the request allows that its answer is kept, and that it is served a kept one.
+fn may_be_kept(request: &Lookup<'_>) -> bool {
+    let no_store = |value| crate::stale::directives(value).any(|directive| directive.is("no-store"));
+    request.header("authorization").is_none() && !request.header("cache-control").is_some_and(no_store)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! The transitions of a breaker, from one published record to the next. Each is a pure function; who publishes it by
+//! compare-and-swap has made it, and everyone else finds that it has been made.
+//!
+//! ```text
+//!            evidence                    time, and a call            every probe succeeds
+//!   closed ------------> open --------------------------> half-open ----------------------> closed, with a ramp
+//!                          ^                                  |
+//!                          +----------------------------------+
+//!                            a probe fails, or never tells
+//! ```
+
+use super::shared::{Phase, Probes, Shared, State};
+use super::{Outcome, SKEW, ramp};
+use crate::policy::{Breaker, OpenFor};
+use crate::units::{BasisPoints, Draw, Span, Timestamp};
+
+/// What a worker publishes for a call that its own copy of the record neither admits nor refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Election {
+    /// The call is a probe as soon as this is published.
+    Probe(Shared),
+    /// Time has changed the breaker; what that means for the call is seen when this is published.
+    Change(Shared),
+}
+
+impl Shared {
+    /// What the breaker does at `now`.
+    #[must_use]
+    pub fn state(&self, rules: &Breaker, now: Timestamp) -> State {
+        match self.phase {
+            Phase::Closed if self.ramps(rules, now) => State::Ramping,
+            Phase::Closed => State::Closed,
+            Phase::Open { .. } => State::Open,
+            Phase::HalfOpen(_) => State::HalfOpen,
+        }
+    }
+
+    fn ramps(&self, rules: &Breaker, now: Timestamp) -> bool {
+        self.opened > 0 && rules.ramp.is_some_and(|ramp| now.since(self.since) < ramp.over)
+    }
+
+    /// How long a call with this draw has to wait; `None` when it is admitted, or may be as a probe.
+    pub(super) fn wait(&self, rules: &Breaker, draw: Draw, now: Timestamp) -> Option<Span> {
+        match self.phase {
+            Phase::Closed if self.opened == 0 => None,
+            Phase::Closed => rules.ramp.and_then(|it| ramp::wait(it, now.since(self.since), draw)),
+            Phase::Open { until } => (now < until).then(|| until.since(now)),
+            Phase::HalfOpen(probes) => {
+                let waits = probes.given >= rules.half_open.probes && now < probes.deadline;
+                waits.then(|| probes.deadline.since(now))
+            }
+        }
+    }
+
+    /// Opens, on evidence of calls of this generation. `None` when that is over.
+    pub(super) fn opens(&self, rules: &Breaker, generation: u64, draw: Draw, now: Timestamp) -> Option<Self> {
+        if self.generation != generation || self.phase != Phase::Closed {
+            return None;
+        }
+        let longer = self.longer(&rules.open);
+        // A good run is one as long as the breaker would be open next, not counting the ramp.
+        let ramp = rules.ramp.map_or(Span::ZERO, |ramp| ramp.over);
+        let good = now >= self.since.after(ramp).after(longer);
+        Some(self.open(rules, if good { rules.open.initial } else { longer }, draw, now))
+    }
+
+    /// Elects a call as a probe, if the breaker lets it.
+    pub(super) fn elect(&self, rules: &Breaker, draw: Draw, now: Timestamp) -> Option<Election> {
+        if let Some(next) = self.expire(rules, draw, now) {
+            return Some(Election::Change(next));
+        }
+        let deadline = now.after(rules.half_open.max_wait);
+        match self.phase {
+            Phase::Open { until } if now >= until => {
+                let probes = Probes { given: 1, succeeded: 0, deadline };
+                Some(Election::Probe(self.enter(Phase::HalfOpen(probes), now)))
+            }
+            Phase::HalfOpen(probes) if probes.given < rules.half_open.probes => {
+                // Only the first of those awaited sets the deadline: else one that never tells could be waited for as
+                // long as others come.
+                let deadline = if probes.awaited() { probes.deadline } else { deadline };
+                let probes = Probes { given: probes.given.saturating_add(1), deadline, ..probes };
+                Some(Election::Probe(Self { phase: Phase::HalfOpen(probes), ..*self }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes in what became of a probe of this generation. `None` when that is over.
+    pub(super) fn settle(
+        &self,
+        rules: &Breaker,
+        generation: u64,
+        outcome: Outcome,
+        draw: Draw,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let Phase::HalfOpen(probes) = self.phase else { return None };
+        if self.generation != generation || !probes.awaited() {
+            return None;
+        }
+        Some(match outcome {
+            Outcome::Failure => self.open(rules, self.longer(&rules.open), draw, now),
+            Outcome::Success if probes.succeeded.saturating_add(1) >= rules.half_open.probes => {
+                self.enter(Phase::Closed, now)
+            }
+            Outcome::Success => {
+                let succeeded = probes.succeeded.saturating_add(1);
+                let deadline = now.after(rules.half_open.max_wait);
+                Self { phase: Phase::HalfOpen(Probes { succeeded, deadline, ..probes }), ..*self }
+            }
+            // It told nothing, and another may go in its place.
+            Outcome::Ignored => {
+                let given = probes.given.saturating_sub(1);
+                Self { phase: Phase::HalfOpen(Probes { given, ..probes }), ..*self }
+            }
+        })
+    }
+
+    /// What time alone changes: probes that never told have failed, and a clock that was set back is followed.
+    pub(super) fn expire(&self, rules: &Breaker, draw: Draw, now: Timestamp) -> Option<Self> {
+        if let Phase::HalfOpen(probes) = self.phase {
+            // A new policy may ask for fewer than have succeeded already.
+            if probes.succeeded >= rules.half_open.probes {
+                return Some(self.enter(Phase::Closed, now));
+            }
+            if probes.awaited() && now >= probes.deadline {
+                return Some(self.open(rules, self.longer(&rules.open), draw, now));
+            }
+        }
+        self.follow(rules, now)
+    }
+
+    /// The record as it would stand had the clock always been as it is now; `None` when it could have been. Else what is
+    /// to end at a time would end when the clock is there again.
+    fn follow(&self, rules: &Breaker, now: Timestamp) -> Option<Self> {
+        let ahead = now.after(SKEW);
+        let phase = match self.phase {
+            Phase::HalfOpen(probes) if probes.deadline > ahead.after(rules.half_open.max_wait) => {
+                Phase::HalfOpen(Probes { deadline: now.after(rules.half_open.max_wait), ..probes })
+            }
+            Phase::Open { until } if self.since > ahead => {
+                Phase::Open { until: now.after(until.since(self.since).min(rules.open.max)) }
+            }
+            // Also when the policy says since that nothing is open for as long.
+            Phase::Open { until } if until > ahead.after(rules.open.max) => {
+                Phase::Open { until: now.after(rules.open.max) }
+            }
+            phase if self.since > ahead => phase,
+            _ => return None,
+        };
+        Some(Self { phase, since: self.since.min(now), ..*self })
+    }
+
+    /// How long the breaker is open when it opens once more without a good run between.
+    fn longer(&self, open: &OpenFor) -> Span {
+        if self.open_for == Span::ZERO {
+            return open.initial;
+        }
+        let factor = u128::from(open.factor_hundredths);
+        let ns = u128::from(self.open_for.as_nanos()).saturating_mul(factor) / 100;
+        Span::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX)).clamp(open.initial, open.max)
+    }
+
+    fn open(&self, rules: &Breaker, open_for: Span, draw: Draw, now: Timestamp) -> Self {
+        let until = now.after(jittered(open_for, rules.open.jitter, draw));
+        let opened = self.opened.saturating_add(1);
+        Self { open_for, opened, ..self.enter(Phase::Open { until }, now) }
+    }
+
+    fn enter(&self, phase: Phase, now: Timestamp) -> Self {
+        Self { generation: self.generation.wrapping_add(1), phase, since: now, ..*self }
+    }
+}
+
+/// A span of which a share is left to chance: never longer, so that the bound of all spans is that of these too.
+fn jittered(span: Span, share: BasisPoints, draw: Draw) -> Span {
+    let chance = u128::from(span.as_nanos()).saturating_mul(share.get().into()) / ALL;
+    let taken = chance.saturating_mul(draw.0.into()) >> u64::BITS;
+    Span::from_nanos(span.as_nanos().saturating_sub(u64::try_from(taken).unwrap_or(0)))
+}
+
+const ALL: u128 = BasisPoints::ALL.get() as u128;

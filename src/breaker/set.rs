@@ -1,0 +1,82 @@
+//! The breakers of a policy: which there are, and which is asked for a call.
+
+use super::local::Local;
+use crate::policy::{Breaker, Policy};
+
+/// One worker's breakers: one for each upstream whose policy names a pattern, or for each route that leads to it.
+#[derive(Debug)]
+pub struct Breakers {
+    breakers: Vec<Named>,
+    /// For each route, for each of its upstreams, the place of its breaker.
+    of_routes: Vec<Vec<Option<usize>>>,
+}
+
+#[derive(Debug)]
+struct Named {
+    identity: String,
+    local: Local,
+}
+
+impl Breakers {
+    /// The breakers of this policy, all closed.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        let mut set = Self { breakers: Vec::new(), of_routes: Vec::new() };
+        let mut shared = Vec::new();
+        for (place, upstream) in policy.upstreams().iter().enumerate() {
+            let rules = policy.routing.pattern(place).filter(|rules| !rules.per_route);
+            shared.push(rules.map(|rules| set.add(upstream.name.as_str().to_owned(), rules)));
+        }
+        for route in policy.routes() {
+            let mut places = Vec::new();
+            for place in route.upstreams() {
+                let (rules, upstream) = (policy.routing.pattern(*place), policy.upstreams().get(*place));
+                places.push(match (rules, upstream) {
+                    (Some(rules), Some(upstream)) if rules.per_route => {
+                        // Names have no slash.
+                        Some(set.add([upstream.name.as_str(), "/", route.name.as_str()].concat(), rules))
+                    }
+                    _ => shared.get(*place).copied().flatten(),
+                });
+            }
+            set.of_routes.push(places);
+        }
+        set
+    }
+
+    fn add(&mut self, identity: String, rules: &Breaker) -> usize {
+        self.breakers.push(Named { identity, local: Local::new(rules) });
+        self.breakers.len().saturating_sub(1)
+    }
+
+    /// The place of the breaker that is asked for a call by this route to this one of its upstreams, both by their place
+    /// in the policy and in the route.
+    #[must_use]
+    pub fn place(&self, route: usize, upstream: usize) -> Option<usize> {
+        *self.of_routes.get(route)?.get(upstream)?
+    }
+
+    /// The breaker at this place.
+    pub fn get(&mut self, place: usize) -> Option<&mut Local> {
+        self.breakers.get_mut(place).map(|named| &mut named.local)
+    }
+
+    /// The name of the breaker at this place, by which its state is published: `origin`, or `origin/assets` for that of
+    /// one route. It is the same in every policy that has this upstream and route.
+    #[must_use]
+    pub fn identity(&self, place: usize) -> Option<&str> {
+        self.breakers.get(place).map(|named| named.identity.as_str())
+    }
+
+    /// How many there are, at most 4,096.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.breakers.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.breakers.is_empty()
+    }
+}

@@ -1,0 +1,193 @@
+//! The calls of the last so much time, in thirty buckets of equal length, of which the oldest is dropped whole.
+
+use super::{Call, Tally};
+use crate::breaker::bytes::Reader;
+use crate::units::{Span, Timestamp};
+
+/// A ring of buckets. The window covers the bucket of the present and the 29 before it: never more than its length, and
+/// at most a thirtieth less.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TimeWindow {
+    bucket_ns: u64,
+    /// The newest bucket, counted from the Unix epoch; the ring has it at this place modulo its size.
+    head: u64,
+    buckets: Box<[Tally; BUCKETS]>,
+    /// The sum of all buckets.
+    total: Tally,
+}
+
+impl TimeWindow {
+    /// An empty window of this length.
+    pub(crate) fn new(length: Span) -> Self {
+        let bucket_ns = (length.as_nanos() / TURN).max(1);
+        Self { bucket_ns, head: 0, buckets: Box::new([Tally::default(); BUCKETS]), total: Tally::default() }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.head = 0;
+        *self.buckets = [Tally::default(); BUCKETS];
+        self.total = Tally::default();
+    }
+
+    pub(crate) fn record(&mut self, call: Call, now: Timestamp) {
+        self.advance(now);
+        if let Some(bucket) = self.buckets.get_mut(place(self.head)) {
+            bucket.add(call.into());
+        }
+        self.total.add(call.into());
+    }
+
+    /// Makes the bucket of `now` the newest.
+    pub(crate) fn advance(&mut self, now: Timestamp) {
+        let index = now.as_nanos().checked_div(self.bucket_ns).unwrap_or(0);
+        if index != self.head {
+            self.turn(index);
+        }
+    }
+
+    fn turn(&mut self, index: u64) {
+        if index < self.head {
+            let back_ns = self.head.saturating_sub(index).saturating_mul(self.bucket_ns);
+            // Workers read the clock one after another: a little earlier is as good as now.
+            if back_ns > SKEW.as_nanos().max(self.bucket_ns) {
+                self.relabel(index);
+            }
+            return;
+        }
+        let steps = index.saturating_sub(self.head).min(TURN);
+        for step in 1..=steps {
+            if let Some(bucket) = self.buckets.get_mut(place(self.head.wrapping_add(step))) {
+                *bucket = Tally::default();
+            }
+        }
+        self.head = index;
+        // A jump of more than the ring has cleared all of it, wherever it began.
+        self.sum();
+    }
+
+    /// The clock was set back: what was counted stays counted, as if it had happened that much earlier, and ages from
+    /// there. Else it would stay until the clock is where it was.
+    fn relabel(&mut self, index: u64) {
+        let shift = usize::try_from(self.head.wrapping_sub(index) % TURN).unwrap_or(0);
+        self.buckets.rotate_left(shift);
+        self.head = index;
+    }
+
+    fn sum(&mut self) {
+        self.total = Tally::default();
+        for bucket in self.buckets.iter() {
+            self.total.add(*bucket);
+        }
+    }
+
+    /// Adds the buckets of another window, each to that of its time. Those that are too old here are left out.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        if other.bucket_ns != self.bucket_ns {
+            return;
+        }
+        if other.head > self.head {
+            self.turn(other.head);
+        }
+        for age in 0..TURN {
+            let Some(index) = other.head.checked_sub(age) else { break };
+            if self.head.saturating_sub(index) >= TURN {
+                break;
+            }
+            if let (Some(bucket), Some(more)) = (self.buckets.get_mut(place(index)), other.buckets.get(place(index))) {
+                bucket.add(*more);
+                self.total.add(*more);
+            }
+        }
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        self.total
+    }
+
+    /// The length of a bucket, the newest bucket, then each from the oldest on.
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.push(KIND);
+        bytes.extend_from_slice(&self.bucket_ns.to_le_bytes());
+        bytes.extend_from_slice(&self.head.to_le_bytes());
+        for bucket in self.buckets.iter() {
+            for number in [bucket.calls, bucket.failures, bucket.slow] {
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+    }
+
+    pub(crate) fn decode(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        if reader.byte()? != KIND || reader.u64()? != self.bucket_ns {
+            return None;
+        }
+        self.head = reader.u64()?;
+        for bucket in self.buckets.iter_mut() {
+            let [calls, failures, slow] = [reader.u32()?, reader.u32()?, reader.u32()?];
+            // What no call can have been is not believed.
+            *bucket = Tally { calls, failures: failures.min(calls), slow: slow.min(calls) };
+        }
+        self.sum();
+        reader.is_empty().then_some(())
+    }
+}
+
+fn place(index: u64) -> usize {
+    usize::try_from(index % TURN).unwrap_or(0)
+}
+
+/// A second each for the usual window of 30 s; 12 bytes each are what a host copies at once.
+const BUCKETS: usize = 30;
+const TURN: u64 = BUCKETS as u64;
+
+/// How far two workers' readings of one clock, or the clocks of two instances, may lie apart.
+const SKEW: Span = crate::breaker::SKEW;
+
+const KIND: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAILED: Call = Call { failed: true, slow: false };
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_millis(1_800_000_000_000 + ms)
+    }
+
+    #[test]
+    fn a_call_leaves_within_the_last_thirtieth_of_the_window() {
+        for offset in [0, 1, 500, 999] {
+            let mut window = TimeWindow::new(Span::from_secs(30));
+            window.record(FAILED, at(offset));
+            window.advance(at(29_999));
+            assert_eq!(window.tally().calls, 1, "{offset}");
+            window.advance(at(30_000));
+            assert_eq!(window.tally().calls, 0, "{offset}");
+        }
+    }
+
+    #[test]
+    fn a_clock_set_back_keeps_what_was_counted_for_one_more_window() {
+        let mut window = TimeWindow::new(Span::from_secs(30));
+        window.record(FAILED, at(10_000_000));
+        window.record(FAILED, at(10_005_000));
+        window.advance(at(0));
+        assert_eq!(window.tally().calls, 2);
+        window.advance(at(25_000));
+        assert_eq!(window.tally().calls, 1);
+        window.advance(at(30_000));
+        assert_eq!(window.tally().calls, 0);
+    }
+
+    #[test]
+    fn a_merge_puts_calls_where_their_time_is() {
+        let [mut window, mut late] = [TimeWindow::new(Span::from_secs(30)), TimeWindow::new(Span::from_secs(30))];
+        window.record(FAILED, at(40_000));
+        late.record(FAILED, at(5_000));
+        late.record(FAILED, at(20_000));
+        window.merge(&late);
+        assert_eq!(window.tally().calls, 2);
+        window.advance(at(50_000));
+        assert_eq!(window.tally().calls, 1);
+    }
+}

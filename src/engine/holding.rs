@@ -1,0 +1,194 @@
+//! What requests in flight hold: given back when they end, taken anew while they last.
+//!
+//! Both change the key's state by compare-and-swap, as charges do. What cannot be given back is free again when its lease
+//! ends, and counted.
+
+use super::observing::{Reply, Ticket};
+use super::{Charge, Engine, Stage};
+use crate::key::{self, Companion, KeyHash};
+use crate::limiter::adaptive::{Learned, Sample};
+use crate::limiter::concurrency::Slots;
+use crate::metrics::{Counters, Total};
+use crate::policy::{KeyPart, TierIndex};
+use crate::store::memory::MemoryStore;
+use crate::store::{MAX_ROUNDS, Store, StoreError};
+use crate::table::{Page, page_of};
+use crate::units::{Permits, Timestamp};
+
+/// Permits that a request holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    limit: u32,
+    quota: u8,
+    key: KeyHash,
+    permits: Permits,
+    taken_at: Timestamp,
+    /// They were taken in this instance's own memory, since the store had failed.
+    local: bool,
+    /// How many permits there are is found out, from requests such as this one.
+    pub(super) learns: bool,
+}
+
+impl Held {
+    /// What the charge of an admitted request holds; `None` when it was not charged, or holds nothing.
+    pub(super) fn by(charge: &Charge, now: Timestamp) -> Option<Self> {
+        let local = match charge.stage {
+            Stage::Charged => false,
+            Stage::Local => true,
+            _ => return None,
+        };
+        (charge.holds && charge.pays()).then_some(Self {
+            limit: charge.limit,
+            quota: charge.quota,
+            key: charge.key,
+            permits: charge.cost,
+            taken_at: now,
+            local,
+            learns: charge.found.is_some(),
+        })
+    }
+}
+
+/// How many requests are in flight at a limit whose key is the same for all, and how many may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The limit, as an index into the policy's limits.
+    pub limit: usize,
+    /// The tier, where each has a count of its own.
+    pub tier: Option<TierIndex>,
+    /// Permits held now.
+    pub in_flight: Permits,
+    /// Permits that there are: what the policy says, or what was found out.
+    pub permits: Permits,
+}
+
+impl Engine {
+    /// How many permits the charge's key has, if that is found out.
+    pub(super) fn found(&self, charge: &Charge, page: &Page, tier: TierIndex, now: Timestamp) -> Option<Permits> {
+        let slots = self.said_meter(charge.limit, tier, charge.quota).filter(|_| charge.holds)?.slots()?;
+        let adaptive = slots.adaptive()?;
+        Some(adaptive.permits(page.probe(charge.key.companion(Companion::Estimate), now).state()))
+    }
+
+    /// Gives back what an ended request has held, and learns from how its upstream took it.
+    pub fn release<S: Store>(
+        &self,
+        ticket: Ticket,
+        store: &mut S,
+        local: &mut MemoryStore,
+        counters: &mut Counters,
+        now: Timestamp,
+    ) {
+        for held in &ticket.held {
+            let Some(slots) = self.slots(held, ticket.tier) else { continue };
+            let store: &mut dyn Store = if held.local { local } else { store };
+            let mut change = |page: &mut Page| give_back(page, held, slots, &ticket, now);
+            if change_page(store, held.key, counters, &mut change).is_err() {
+                counters.add(Total::ReleasesLost, 1);
+            }
+        }
+    }
+
+    /// Takes anew what a request has held for so long that it will soon expire; to be called for every request in flight
+    /// at least once in [`RENEWED_WITHIN_MS`](Self::RENEWED_WITHIN_MS) milliseconds.
+    pub fn renew<S: Store>(
+        &self,
+        ticket: &mut Ticket,
+        store: &mut S,
+        local: &mut MemoryStore,
+        counters: &mut Counters,
+        now: Timestamp,
+    ) {
+        for held in &mut ticket.held {
+            let Some(slots) = self.slots(held, ticket.tier).filter(|slots| !slots.is_current(held.taken_at, now))
+            else {
+                continue;
+            };
+            let store: &mut dyn Store = if held.local { local } else { store };
+            let mut change = |page: &mut Page| {
+                let probe = page.probe(held.key, now);
+                let left = probe.state().map(|state| slots.refund(state, held.permits, held.taken_at));
+                page.write(&probe, held.key, slots.charge(left, held.permits, now));
+            };
+            let changed = change_page(store, held.key, counters, &mut change);
+            // If it failed, the next call tries again, before the permits have expired if it can.
+            if changed.is_ok() {
+                held.taken_at = now;
+            }
+        }
+    }
+
+    /// Less than the shortest epoch, which is half of the shortest lease.
+    pub const RENEWED_WITHIN_MS: u32 = 4_000;
+
+    /// Calls `each` with the load of every limit on requests in flight whose key has no part of a client. Loads that
+    /// cannot be read are left out.
+    pub fn loads<S: Store>(&self, store: &mut S, now: Timestamp, each: &mut dyn FnMut(Load)) {
+        store.begin();
+        for (index, (limit, ready)) in self.policy.limits.iter().zip(&self.limits).enumerate() {
+            let by_tier = match limit.key.as_slice() {
+                [] => false,
+                [KeyPart::Tier] => true,
+                _ => continue,
+            };
+            let Some(identity) = ready.identities.first().filter(|_| limit.holds()) else { continue };
+            for (place, meters) in ready.meters.iter().enumerate().take(if by_tier { usize::MAX } else { 1 }) {
+                let tier = TierIndex::new(place).filter(|_| by_tier);
+                let name = tier.map(|tier| self.policy.tiers.get(tier.get()).map_or("", |name| name.as_str()));
+                let key = key::of_all(self.seed, *identity, name);
+                let (Some(slots), Ok(page)) =
+                    (meters.first().and_then(|meter| meter.slots()), store.read(page_of(key, store.pages())))
+                else {
+                    continue;
+                };
+                let estimate = page.probe(key.companion(Companion::Estimate), now).state();
+                let permits = slots.adaptive().map_or(slots.permits(), |adaptive| adaptive.found(estimate));
+                let in_flight = slots.in_flight(page.probe(key, now).state(), now);
+                each(Load { limit: index, tier, in_flight, permits });
+            }
+        }
+    }
+
+    fn slots(&self, held: &Held, tier: TierIndex) -> Option<&Slots> {
+        self.said_meter(held.limit, tier, held.quota)?.slots()
+    }
+}
+
+fn give_back(page: &mut Page, held: &Held, slots: &Slots, ticket: &Ticket, now: Timestamp) {
+    let probe = page.probe(held.key, now);
+    // Without an entry what was taken is already forgotten.
+    if let Some(state) = probe.state() {
+        page.write(&probe, held.key, slots.refund(state, held.permits, held.taken_at));
+    }
+    let (Some(adaptive), Some(Reply { latency, failed })) = (slots.adaptive(), ticket.reply) else { return };
+    let in_flight = slots.in_flight(probe.state(), now);
+    let sample = Sample { began: ticket.admitted_at, latency, dropped: failed, in_flight };
+    let [estimate, window] = [Companion::Estimate, Companion::Samples].map(|of| held.key.companion(of));
+    let known = Learned { estimate: page.probe(estimate, now).state(), window: page.probe(window, now).state() };
+    let learned = adaptive.learn(known, &sample, now);
+    for (key, state, before) in [(estimate, learned.estimate, known.estimate), (window, learned.window, known.window)] {
+        if let Some(state) = state.filter(|state| Some(*state) != before) {
+            let probe = page.probe(key, now);
+            page.write(&probe, key, state);
+        }
+    }
+}
+
+/// Changes the page of `key` and publishes it, as often as others publish it first.
+fn change_page(
+    store: &mut dyn Store,
+    key: KeyHash,
+    counters: &mut Counters,
+    change: &mut dyn FnMut(&mut Page),
+) -> Result<(), StoreError> {
+    let number = page_of(key, store.pages());
+    for _ in 0..MAX_ROUNDS {
+        store.begin();
+        change(store.write(number)?);
+        match store.publish(number) {
+            Err(StoreError::Conflict) => counters.add(Total::Conflicts, 1),
+            published => return published,
+        }
+    }
+    Err(StoreError::Conflict)
+}

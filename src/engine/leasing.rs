@@ -1,0 +1,121 @@
+//! What an instance knows without asking the store, and how it comes to know it: see [`crate::lease`].
+//!
+//! Alone, an instance decides with leases exactly as without them. What is left of a lease that does not serve a
+//! request is taken back in the very state that the request is checked against.
+
+use super::charging::{Charging, take_back};
+use super::{Charge, Engine, Stage};
+use crate::lease::{Account, Known, LEASE_LASTS, Lease, Leases};
+use crate::limiter::{State, Verdict};
+use crate::metrics::Counters;
+use crate::policy::{Limit, TierIndex};
+use crate::store::Store;
+use crate::units::{Permits, Span, Timestamp};
+
+impl Engine {
+    /// Gives back every lease that has ended, or of which nobody has asked for `idle`; all of them when that is no time.
+    /// To be called every [`LEASE_IDLE`](crate::lease::LEASE_IDLE) or so while leases are out.
+    pub fn end_leases<S: Store>(
+        &self,
+        leases: &mut Leases,
+        idle: Span,
+        store: &mut S,
+        counters: &mut Counters,
+        now: Timestamp,
+    ) {
+        for (account, lease) in leases.take_ended(idle, now) {
+            if let Some(meter) = self.said_meter(account.limit, account.tier, account.quota)
+                && lease.left > Permits::ZERO
+            {
+                take_back(store, counters, meter, (account.key, lease.left), lease.state, (lease.drawn_at, now));
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// A key's state without what is left of this lease.
+    pub(super) fn without_lease(&self, state: State, lease: Option<(Account, Lease)>) -> State {
+        let Some((account, lease)) = lease else { return state };
+        let meter = self.said_meter(account.limit, account.tier, account.quota);
+        meter.map_or(state, |meter| meter.refund(state, lease.left, lease.drawn_at))
+    }
+
+    /// Whether the charge may be decided without the store. What awaits the answer charges nothing now, what is free is
+    /// charged nothing at all, and a limit that punishes, makes wait, or is of requests in flight has to see every request.
+    fn is_leasable(&self, charge: &Charge) -> bool {
+        let limit = self.policy.limits.get(charge.limit());
+        let asks =
+            |limit: &Limit| limit.ban.is_some() || limit.penalty.is_some() || limit.delays.is_some() || limit.holds();
+        !charge.awaits_answer && charge.cost > Permits::ZERO && !limit.is_some_and(asks)
+    }
+}
+
+impl<S: Store> Charging<'_, S> {
+    /// Decides the charges of which this instance knows enough.
+    pub(super) fn recall(&mut self, charges: &mut [Charge]) {
+        for charge in charges {
+            if self.engine.is_leasable(charge) && self.knows(charge) {
+                charge.stage = Stage::Known;
+            }
+        }
+    }
+
+    fn knows(&mut self, charge: &mut Charge) -> bool {
+        match self.leases.ask(account(charge, self.tier), charge.cost, self.now) {
+            Some(Known::Refused(outcome)) => charge.outcome = Some(outcome),
+            Some(Known::Lease(lease)) => {
+                let meter = self.engine.meter(charge, self.tier);
+                let outcome = meter.map(|meter| meter.check(Some(lease.state), charge.cost, self.now));
+                let admitted = outcome.filter(|outcome| outcome.verdict == Verdict::Admit && !outcome.moved);
+                if admitted.is_none() {
+                    return false;
+                }
+                charge.outcome = admitted;
+                charge.before = Some(lease.state);
+            }
+            None => return false,
+        }
+        true
+    }
+
+    /// How many permits to charge ahead with a request that the store has admitted.
+    pub(super) fn worth_drawing(&self, charge: &Charge) -> Permits {
+        let (true, Some(outcome), Some(meter)) = (charge.pays(), charge.outcome, self.engine.meter(charge, self.tier))
+        else {
+            return Permits::ZERO;
+        };
+        let account = account(charge, self.tier);
+        if !self.leases.is_busy(account.key) || meter.charge_lasts_until(self.now).is_none() {
+            return Permits::ZERO;
+        }
+        let remaining = meter.standing(Some(outcome.state), self.now).remaining;
+        self.leases.worth_drawing(account.key, charge.cost, remaining)
+    }
+
+    /// Remembers what a decided charge has shown: a lease, what was spent of one, or that there is no room.
+    pub(super) fn learn(&mut self, charge: &Charge, refused: bool) {
+        let Some(outcome) = charge.outcome else { return };
+        match charge.stage {
+            Stage::Known if charge.pays() && !refused => self.leases.spend(charge.key, charge.cost, outcome.state),
+            Stage::Charged if charge.ahead > Permits::ZERO => {
+                let Some(end) =
+                    self.engine.meter(charge, self.tier).and_then(|meter| meter.charge_lasts_until(self.now))
+                else {
+                    return;
+                };
+                let ends_at = end.min(self.now.after(LEASE_LASTS));
+                let lease = Lease { left: charge.ahead, state: outcome.state, drawn_at: self.now, ends_at };
+                self.leases.grant(account(charge, self.tier), lease);
+            }
+            Stage::Open | Stage::Settled if charge.exceeds() && !outcome.moved && self.engine.is_leasable(charge) => {
+                self.leases.refuse(account(charge, self.tier), charge.cost, outcome, self.now);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn account(charge: &Charge, tier: TierIndex) -> Account {
+    Account { key: charge.key, limit: charge.limit, quota: charge.quota, tier }
+}

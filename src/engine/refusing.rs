@@ -1,0 +1,246 @@
+//! What a refusal brings: a penalty, and in the end a ban.
+//!
+//! Both are kept beside the account of the client, on the same page, so that to ask for them costs no further read, and
+//! a refusal is noted in one write.
+//!
+//! **Nobody is locked out for ever.** What may be charged as a penalty is itself a quota, of `max` permits in the same
+//! window, counted by the same algorithm. Used is then at most what was admitted and what such a quota admits, so
+//! whatever would pass a quota of `permits - max` by its own admitted requests passes, however often it was refused.
+
+use super::charging::Charging;
+use super::{Charge, Stage};
+use crate::key::Companion;
+use crate::limiter::ban::{Ban, KEPT_LONGEST, Rest};
+use crate::limiter::{Meter, Outcome, State, Verdict};
+use crate::metrics::Total;
+use crate::mode::Mode;
+use crate::policy::{Limit, Quota};
+use crate::store::{MAX_ROUNDS, Store, StoreError};
+use crate::table::{Displaces, Page};
+use crate::units::{Permits, Span, Timestamp};
+
+/// What refusals by one limit bring, made ready.
+#[derive(Debug)]
+pub(super) struct Refusals {
+    ban: Option<Ban>,
+    /// What each refused request is charged, zero for nothing.
+    cost: Permits,
+    /// One for each quota, for each tier: what may be charged so.
+    penalties: Vec<Vec<Option<Meter>>>,
+}
+
+/// How a client stands with a limit's ban.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sentence {
+    /// It has none.
+    Free,
+    /// It has had one since before this request.
+    Serving(Rest),
+    /// It has one for so long to come, which began with the refusal of this request.
+    Begun(Span),
+}
+
+impl Sentence {
+    /// What is left of the ban.
+    pub(super) fn rest(self) -> Option<Span> {
+        match self {
+            Self::Free => None,
+            Self::Serving(rest) => Some(rest.span),
+            Self::Begun(rest) => Some(rest),
+        }
+    }
+}
+
+impl Refusals {
+    /// What refusals by this limit bring, its quotas being those in force.
+    pub(super) fn new(limit: &Limit, mode: &Mode) -> Self {
+        let (cost, most) = limit.penalty.map_or_else(Default::default, |penalty| (penalty.cost, penalty.max));
+        let penalty = |quota: &Quota| {
+            // Lowered as the quota is, and at least as far that a request has room beside it.
+            let max = mode.in_force(Quota { permits: most, burst: most, ..*quota }).permits;
+            let max = max.min(quota.permits.min(quota.burst).minus(limit.cost.least()));
+            let meter = || Meter::new(limit.algorithm, &Quota { permits: max, burst: max, ..*quota });
+            (most > Permits::ZERO && max > Permits::ZERO).then(meter)
+        };
+        Self {
+            ban: limit.ban.as_ref().map(Ban::new),
+            cost,
+            penalties: limit.quotas.iter().map(|quotas| quotas.iter().map(penalty).collect()).collect(),
+        }
+    }
+
+    /// How the client stands with the ban, which is kept beside the account of its first quota.
+    pub(super) fn sentence(&self, charge: &Charge, page: &Page, now: Timestamp) -> Sentence {
+        let Some(ban) = self.ban.filter(|_| charge.quota == 0) else { return Sentence::Free };
+        let state = page.probe(charge.key.companion(Companion::Ban), now).state();
+        ban.rest(state, now).map_or(Sentence::Free, Sentence::Serving)
+    }
+}
+
+impl<S: Store> Charging<'_, S> {
+    /// Notes what these charges refuse, or would if their limits did more than observe. A ban that is served is all that
+    /// there is: nothing is noted beside it.
+    pub(super) fn note_refusals(&mut self, charges: &mut [Charge]) {
+        let banned = charges.iter().any(|charge| charge.is_banned() && !self.engine.observes(charge));
+        // What was published in this round is to be read again before it is written again.
+        let published =
+            |charge: &Charge| charge.stage == Stage::Charged || charge.outcome.is_some_and(|outcome| outcome.moved);
+        let mut again = charges.iter().any(published);
+        for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
+            // Those who find no room to wait are refused for the sake of others.
+            let over = |charge: &Charge| charge.exceeds() && !charge.chance.crowded;
+            let exceeded = charges.iter().any(over);
+            let served = charges.iter().any(Charge::is_banned);
+            for charge in charges.iter_mut().filter(|charge| exceeded && charge.outcome.is_some()) {
+                let note = match charge.sentence {
+                    Sentence::Serving(Rest { moved, .. }) => self.note(charge, moved, false),
+                    _ => self.note(charge, !served && !banned, !served && !banned && over(charge)),
+                };
+                if let Some(note) = note {
+                    self.write_note(charge, &note, again);
+                    again = true;
+                }
+            }
+        }
+    }
+
+    /// What is to be noted of this charge, if anything is.
+    fn note(&self, charge: &Charge, counts: bool, penalises: bool) -> Option<Note> {
+        let refusals = self.refusals(charge)?;
+        let penalty = refusals.penalties.get(self.tier.get()).and_then(|quotas| *quotas.get(charge.quota())?);
+        let (ban, penalty) = (refusals.ban.filter(|_| counts && charge.quota == 0), penalty.filter(|_| penalises));
+        let meter = self.engine.meter(charge, self.tier)?;
+        (ban.is_some() || penalty.is_some()).then_some(Note { meter, ban, penalty, cost: refusals.cost, now: self.now })
+    }
+
+    /// Publishes the note where the charge was counted, as often as others publish the page first. A note that cannot be
+    /// published is lost, in favour of the client.
+    fn write_note(&mut self, charge: &mut Charge, note: &Note, again: bool) {
+        for round in 0..MAX_ROUNDS {
+            let local = charge.stage == Stage::Local;
+            if (again || round > 0) && !local {
+                self.store.begin();
+            }
+            let page = if local { self.local.write(charge.page) } else { self.store.write(charge.page) };
+            let Ok(page) = page else { return };
+            let noted = note.write(page, charge);
+            let published = match (noted.changed, local) {
+                (true, false) => self.store.publish(charge.page),
+                _ => Ok(()),
+            };
+            match published {
+                Ok(()) => {
+                    noted.displaced.into_iter().for_each(|displaced| self.counters.displaced(displaced));
+                    self.counters.add(Total::Bans, u64::from(noted.began));
+                    self.counters.add(Total::PenaltyPermits, u64::from(noted.penalty.get()));
+                    charge.outcome = noted.outcome.or(charge.outcome);
+                    charge.sentence = noted.rest.map_or(charge.sentence, Sentence::Begun);
+                    return;
+                }
+                Err(StoreError::Conflict) => self.conflict(),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn refusals(&self, charge: &Charge) -> Option<&Refusals> {
+        self.engine.limits.get(charge.limit()).map(|limit| &limit.refusals)
+    }
+}
+
+/// What one refusal changes.
+struct Note {
+    meter: Meter,
+    /// Counts the refusal, or is written anew where the clock has stepped back.
+    ban: Option<Ban>,
+    /// What may be charged for refusals.
+    penalty: Option<Meter>,
+    /// What this one is to be charged.
+    cost: Permits,
+    now: Timestamp,
+}
+
+/// What came of it.
+struct Noted {
+    /// The page is to be published.
+    changed: bool,
+    displaced: [Displaces; 3],
+    penalty: Permits,
+    /// What the quota says of the request now that the penalty is charged: its wait is longer.
+    outcome: Option<Outcome>,
+    /// A ban began here.
+    began: bool,
+    /// The ban that the client has now, also one that began elsewhere meanwhile.
+    rest: Option<Span>,
+}
+
+impl Noted {
+    const NOTHING: Self = Self {
+        changed: false,
+        displaced: [Displaces::Nothing; 3],
+        penalty: Permits::ZERO,
+        outcome: None,
+        began: false,
+        rest: None,
+    };
+}
+
+impl Note {
+    fn write(&self, page: &mut Page, charge: &Charge) -> Noted {
+        let mut noted = Noted::NOTHING;
+        self.charge_penalty(page, charge, &mut noted);
+        self.count(page, charge, &mut noted);
+        noted
+    }
+
+    fn charge_penalty(&self, page: &mut Page, charge: &Charge, noted: &mut Noted) {
+        let account = charge.key.companion(Companion::Penalty);
+        let probe = page.probe(account, self.now);
+        let Some(allowed) = self.penalty.map(|penalty| penalty.check(probe.state(), self.cost, self.now)) else {
+            return;
+        };
+        // A penalty that could not be remembered would have no bound: none is charged where that would make a client
+        // be forgotten who has used up all.
+        if allowed.verdict != Verdict::Admit || forgets_the_heaviest(probe.displaces()) {
+            return;
+        }
+        let own = page.probe(charge.key, self.now);
+        let state = self.meter.charge(own.state(), self.cost, self.now);
+        page.write(&own, charge.key, state);
+        // The client's own entry may have taken the place that was found.
+        let probe = page.probe(account, self.now);
+        page.write(&probe, account, State::new(allowed.state.fresh_at(), KEPT_LONGEST, allowed.state.payload()));
+        let [first, second, _] = &mut noted.displaced;
+        (*first, *second) = (own.displaces(), probe.displaces());
+        noted.changed = true;
+        noted.penalty = self.cost;
+        noted.outcome = Some(self.meter.check(Some(state), charge.cost, self.now));
+    }
+
+    fn count(&self, page: &mut Page, charge: &Charge, noted: &mut Noted) {
+        let Some(ban) = self.ban else { return };
+        let account = charge.key.companion(Companion::Ban);
+        let probe = page.probe(account, self.now);
+        let (state, begun) = match ban.rest(probe.state(), self.now) {
+            Some(Rest { moved: true, .. }) => (ban.begun(self.now), None),
+            Some(Rest { span, moved: false }) => {
+                noted.rest = Some(span);
+                return;
+            }
+            None => ban.refused(probe.state(), self.now),
+        };
+        if begun.is_none() && forgets_the_heaviest(probe.displaces()) {
+            return;
+        }
+        page.write(&probe, account, state);
+        let [.., third] = &mut noted.displaced;
+        *third = probe.displaces();
+        noted.changed = true;
+        noted.began = begun.is_some();
+        noted.rest = begun;
+    }
+}
+
+fn forgets_the_heaviest(displaces: Displaces) -> bool {
+    displaces == Displaces::Live(KEPT_LONGEST)
+}

@@ -1,0 +1,45 @@
+//! Whether a request is shed, before any limit is asked.
+
+use super::{Engine, Entry, Plan};
+use crate::decision::{Cause, Decision, Refusal};
+use crate::key;
+use crate::metrics::{Counters, Total};
+use crate::policy::{Limit, Policy, Priority, TierIndex};
+use crate::units::Draw;
+
+impl Engine {
+    /// Sheds the request of a plan whose limits are found, if the pressure and its draw say so. While there is no pressure
+    /// the host is asked for nothing.
+    pub(super) fn sheds(&self, plan: &mut Plan, client: &key::Client<'_, '_>) -> bool {
+        if plan.pressure.is_none() {
+            return false;
+        }
+        let limits = plan.found.iter().filter_map(|index| self.policy.limits.get(*index as usize));
+        let priority = priority(&self.policy, limits, || client.tier());
+        let sheds = plan.pressure.sheds(priority, plan.draw);
+        if sheds {
+            plan.entry = Entry::Shed(priority);
+        }
+        sheds
+    }
+
+    /// The refusal of a request that was shed.
+    pub(super) fn shed(&self, priority: Priority, draw: Draw, counters: &mut Counters) -> Decision {
+        counters.add(Total::shed(priority), 1);
+        let retry_after = self.policy.shedding.map(|rules| rules.retry_after(draw));
+        self.refuse(Refusal { limit: None, window: None, cause: Cause::Shed, retry_after })
+    }
+}
+
+/// How important a request is: as the most important of the limits it meets and of its client's tier, of those for which
+/// the policy says it.
+pub(crate) fn priority<'p>(
+    policy: &Policy,
+    limits: impl Iterator<Item = &'p Limit>,
+    tier: impl FnOnce() -> TierIndex,
+) -> Priority {
+    let of_tier = || policy.priorities.get(tier().get()).copied().flatten();
+    let of_tier = if policy.priorities.iter().any(Option::is_some) { of_tier() } else { None };
+    // In the order of importance, the most important is the least.
+    limits.filter_map(|limit| limit.priority).chain(of_tier).min().unwrap_or_default()
+}

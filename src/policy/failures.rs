@@ -1,0 +1,94 @@
+//! How a call to an upstream ended, and which ends are failures.
+
+use super::text::Failure;
+use super::value::Items;
+
+/// How a call to an upstream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallEnd {
+    /// With an answer of this status.
+    Answered(u16),
+    /// No connection was had.
+    NotConnected,
+    /// No answer came in time.
+    TimedOut,
+    /// The connection was cut before the answer.
+    Reset,
+    /// The client went away before the answer: nobody knows how the call would have ended.
+    Abandoned,
+}
+
+/// Which ends of a call are failures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    not_connected: bool,
+    timed_out: bool,
+    reset: bool,
+    /// A bit for each status from 400 to 655.
+    statuses: [u64; 4],
+}
+
+impl Failures {
+    /// The failures of these words: `connect`, `timeout`, `reset`, `5xx`, `429`.
+    pub(super) fn of(words: &Items<'_, Failure>) -> Self {
+        let mut failures = Self::default();
+        for word in words.known() {
+            match word {
+                "connect" => failures.not_connected = true,
+                "timeout" => failures.timed_out = true,
+                "reset" => failures.reset = true,
+                "5xx" => (500..600).for_each(|status| failures.add(status)),
+                status => failures.add(status.parse().unwrap_or(0)),
+            }
+        }
+        failures
+    }
+
+    fn add(&mut self, status: u16) {
+        if let Some((word, bit)) = place(status)
+            && let Some(word) = self.statuses.get_mut(word)
+        {
+            *word |= bit;
+        }
+    }
+
+    /// Whether a call that ended so has failed.
+    #[must_use]
+    pub fn contain(&self, end: CallEnd) -> bool {
+        match end {
+            CallEnd::Answered(status) => {
+                place(status).is_some_and(|(word, bit)| self.statuses.get(word).is_some_and(|word| word & bit != 0))
+            }
+            CallEnd::NotConnected => self.not_connected,
+            CallEnd::TimedOut => self.timed_out,
+            CallEnd::Reset => self.reset,
+            CallEnd::Abandoned => false,
+        }
+    }
+}
+
+/// The word and the bit of a status; `None` for one that is never a failure.
+fn place(status: u16) -> Option<(usize, u64)> {
+    let bit = status.checked_sub(FIRST_STATUS)?;
+    Some((usize::from(bit / 64), 1 << (bit % 64)))
+}
+
+const FIRST_STATUS: u16 = 400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_failures_one_by_one() {
+        let mut failures = Failures::default();
+        for status in [400, 429, 503, 599] {
+            failures.add(status);
+        }
+        let failed: Vec<u16> = (0..=u16::MAX).filter(|status| failures.contain(CallEnd::Answered(*status))).collect();
+        assert_eq!(failed, [400, 429, 503, 599]);
+        for end in [CallEnd::NotConnected, CallEnd::TimedOut, CallEnd::Reset, CallEnd::Abandoned] {
+            assert!(!failures.contain(end), "{end:?}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! What routes say of the answers they serve.
+
+pub(super) mod text;
+
+use super::KeyPart;
+use super::document::{self, Document};
+use super::document_answers as answers;
+use super::error::{Path, Problems};
+use super::json::quoted;
+use super::value::Of;
+use crate::units::Span;
+use core::fmt;
+
+/// What a route says of its answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Serving {
+    /// How old a kept answer may be; `None` when none is kept.
+    pub(crate) stale: Option<Span>,
+    pub(crate) fixed: Option<Fixed>,
+    /// What answers tell caches.
+    pub(crate) caching: Option<Caching>,
+    /// The headers by which kept answers may vary, lower case.
+    pub(crate) vary: Vec<String>,
+    /// Part of the key of kept answers.
+    pub(crate) version: Option<String>,
+    pub(crate) variants: Option<Variants>,
+    /// Values of `Link`, ready to be sent.
+    pub(crate) preload: Vec<String>,
+}
+
+/// The answer of a route when nothing else is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// Its status, 200 to 599.
+    pub status: u16,
+    /// Its header lines, names in lower case, the content type first.
+    pub lines: Vec<(String, String)>,
+    /// Its body.
+    pub body: String,
+}
+
+/// What answers tell caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caching {
+    /// For how long an answer is fresh.
+    pub(crate) ttl: Span,
+    /// For how long after that it may be served while a new one is fetched.
+    pub(crate) stale_while_revalidate: Option<Span>,
+    /// Whether the answer never changes.
+    pub(crate) immutable: bool,
+}
+
+/// Images by format and width.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variants {
+    /// Without `image/`, in the order of preference.
+    pub(crate) formats: Vec<String>,
+    /// The format for clients that accept none of these; `None` when they get the image itself.
+    pub(crate) otherwise: Option<String>,
+    /// Ascending.
+    pub(crate) widths: Vec<u32>,
+    pub(crate) width_from: Vec<WidthFrom>,
+    /// Whether a header may say the width.
+    pub(crate) hints: bool,
+    /// The endings of paths that are images, without their dot.
+    pub(crate) extensions: Vec<String>,
+    pub(crate) rewrite: Vec<Piece>,
+}
+
+/// Where a request says the width of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WidthFrom {
+    /// In a parameter of the query.
+    Query(String),
+    /// In the client hint `Sec-CH-Width`.
+    Hint,
+}
+
+/// A piece of the template for a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// This text.
+    Text(String),
+    /// The format.
+    Format,
+    /// The width in pixels.
+    Width,
+    /// The path of the request.
+    Path,
+}
+
+/// How much is kept of good answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptBytes {
+    /// Of one answer at most.
+    pub max_object: u32,
+    /// Of all together at most.
+    pub max_bytes: u32,
+}
+
+impl Serving {
+    /// Whether the route says anything of its answers that is to be done while its upstreams are well.
+    #[must_use]
+    pub fn says_something(&self) -> bool {
+        self.stale.is_some() || self.caching.is_some() || self.variants.is_some() || !self.preload.is_empty()
+    }
+
+    /// How old a kept answer may be to be served; `None` when none is kept.
+    #[must_use]
+    pub fn stale(&self) -> Option<Span> {
+        self.stale
+    }
+
+    /// The answer when nothing else is left.
+    #[must_use]
+    pub fn fixed(&self) -> Option<&Fixed> {
+        self.fixed.as_ref()
+    }
+}
+
+/// As `Cache-Control` has it, in whole seconds, rounded down.
+impl fmt::Display for Caching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "max-age={}", self.ttl.as_secs())?;
+        if let Some(span) = self.stale_while_revalidate {
+            write!(f, ", stale-while-revalidate={}", span.as_secs())?;
+        }
+        f.write_str(if self.immutable { ", immutable" } else { "" })
+    }
+}
+
+/// How much is kept.
+pub(super) fn kept_bytes(document: Of<'_, Document>, problems: &mut Problems) -> Option<KeptBytes> {
+    let kept = document.state()?.kept()?;
+    let (max_object, max_bytes) = (kept.max_object()?, kept.max_bytes()?);
+    let least = max_object.saturating_mul(crate::stale::shelf::PAGES);
+    if max_bytes < least {
+        let (state, least) = (Path::Root.field("state"), least.to_string());
+        let at = state.field("kept");
+        let problem = &[&max_bytes.to_string(), " is less than 32 times \"max_object\""];
+        problems.report(&at.field("max_bytes"), problem, &["write at least ", &least, ", or a smaller \"max_object\""]);
+    }
+    Some(KeptBytes { max_object, max_bytes })
+}
+
+/// What a route of the document says of its answers.
+pub(super) fn serving(route: Of<'_, document::Route>, at: &Path<'_>, problems: &mut Problems) -> Option<Serving> {
+    let at_fallback = at.field("fallback");
+    let fallback = match route.fallback()? {
+        Some(fallback) => {
+            Some((fallback.stale(), fallback.fixed()?.map(|it| fixed(it, &at_fallback.field("static"), problems))))
+        }
+        None => None,
+    };
+    let (stale, fixed) = fallback.unwrap_or((Some(None), None));
+    let cache = route.cache()?.map(|it| cache(it, &at.field("cache"), problems));
+    let variants = route.variants()?.map(|it| variants(it, &at.field("variants"), problems));
+    let (caching, vary, version) = match cache {
+        Some(cache) => cache?,
+        None => (None, vec!["accept-encoding".to_owned()], None),
+    };
+    Some(Serving {
+        stale: stale?,
+        fixed: match fixed {
+            Some(fixed) => Some(fixed?),
+            None => None,
+        },
+        caching,
+        vary,
+        version,
+        variants: match variants {
+            Some(variants) => Some(variants?),
+            None => None,
+        },
+        preload: route.preload()?.known().filter_map(preload).collect(),
+    })
+}
+
+fn fixed(answer: Of<'_, answers::Static>, at: &Path<'_>, problems: &mut Problems) -> Option<Fixed> {
+    let at = at.field("headers");
+    let mut lines = vec![("content-type".to_owned(), answer.content_type()?.to_owned())];
+    for (name, value) in answer.headers()?.iter() {
+        let lower = name.to_ascii_lowercase();
+        if NOT_OURS.contains(&lower.as_str()) {
+            let problem = &["the header ", &quoted(&lower), " is not the policy's to say"];
+            problems.report(&at.field(name), problem, &["remove it; the type of the body is \"content_type\""]);
+        }
+        lines.push((lower, value?.to_owned()));
+    }
+    Some(Fixed { status: u16::try_from(answer.status()?).ok()?, lines, body: answer.body()?.to_owned() })
+}
+
+type Cache = (Option<Caching>, Vec<String>, Option<String>);
+
+fn cache(cache: Of<'_, answers::Cache>, at: &Path<'_>, problems: &mut Problems) -> Option<Cache> {
+    let (ttl, swr, immutable) = (cache.ttl()?, cache.stale_while_revalidate()?, cache.immutable()?);
+    if ttl.is_none() {
+        for (field, there) in [("stale_while_revalidate", swr.is_some()), ("immutable", immutable)] {
+            if there {
+                problems.report(
+                    &at.field(field),
+                    &["there is no \"ttl\" that it could add to"],
+                    &["write a \"ttl\" as well, as in \"1d\""],
+                );
+            }
+        }
+    }
+    let caching = ttl.map(|ttl| Caching { ttl, stale_while_revalidate: swr, immutable });
+    let vary = cache.vary()?.known().map(str::to_ascii_lowercase).collect();
+    Some((caching, vary, cache.version()?.map(str::to_owned)))
+}
+
+fn variants(document: Of<'_, answers::Variants>, at: &Path<'_>, problems: &mut Problems) -> Option<Variants> {
+    let at_from = at.field("width_from");
+    let mut width_from = Vec::new();
+    for (index, part) in document.width_from()?.iter().enumerate() {
+        match part {
+            Some(KeyPart::Query(name)) => width_from.push(WidthFrom::Query(name.clone())),
+            Some(KeyPart::Header(name)) if name == "sec-ch-width" => width_from.push(WidthFrom::Hint),
+            Some(_) => problems.report(
+                &at_from.item(index),
+                &["a width cannot be read from that"],
+                &["write \"query:NAME\" or \"header:sec-ch-width\""],
+            ),
+            None => {}
+        }
+    }
+    let rewrite = pieces(document.rewrite()?)?;
+    let formats: Vec<_> = document.formats()?.known().map(str::to_owned).collect();
+    let mut widths = Vec::new();
+    for width in document.widths()?.known() {
+        widths.insert(widths.partition_point(|other| *other < width), width);
+    }
+    for (piece, word, field, is_empty) in [
+        (Piece::Format, "{format}", "formats", formats.is_empty()),
+        (Piece::Width, "{width}", "widths", widths.is_empty()),
+    ] {
+        match (rewrite.contains(&piece), is_empty) {
+            (true, true) => problems.report(
+                &at.field("rewrite"),
+                &["there are no \"", field, "\" for ", word],
+                &["name them in \"", field, "\", or leave ", word, " out"],
+            ),
+            (false, false) => {
+                problems.report(
+                    &at.field("rewrite"),
+                    &["it does not say where a variant has its ", word],
+                    &["write ", word, " into it"],
+                );
+            }
+            _ => {}
+        }
+    }
+    let hints = !widths.is_empty() && width_from.contains(&WidthFrom::Hint);
+    Some(Variants {
+        formats,
+        otherwise: document.otherwise()?.map(str::to_owned),
+        widths,
+        hints,
+        width_from,
+        extensions: document.extensions()?.known().map(str::to_owned).collect(),
+        rewrite,
+    })
+}
+
+/// The pieces of a template; `None` when a brace stands there that is none of the words.
+fn pieces(template: &str) -> Option<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    let mut rest = template;
+    while let Some((text, word)) = rest.split_once('{') {
+        let (word, after) = word.split_once('}')?;
+        pieces.push(Piece::Text(text.to_owned()));
+        pieces.push(match word {
+            "format" => Piece::Format,
+            "width" => Piece::Width,
+            "path" => Piece::Path,
+            _ => return None,
+        });
+        rest = after;
+    }
+    pieces.push(Piece::Text(rest.to_owned()));
+    Some(pieces)
+}
+
+fn preload(document: Of<'_, answers::Preload>) -> Option<String> {
+    let (path, kind) = (document.path()?, document.kind()?.0);
+    // A font is fetched as from another origin even when it is not, and preloaded in vain without the word.
+    let crossorigin = document.crossorigin()? || kind == "font";
+    Some(format!("<{path}>; rel=preload; as={kind}{}", if crossorigin { "; crossorigin" } else { "" }))
+}
+
+/// Headers that are between the host and the client.
+const NOT_OURS: [&str; 7] =
+    ["connection", "content-length", "content-type", "keep-alive", "te", "transfer-encoding", "upgrade"];

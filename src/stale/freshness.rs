@@ -1,0 +1,99 @@
+//! How long an answer is fresh, and how old it is (RFC 9111 section 4.2).
+
+use super::date;
+use super::directives::directives;
+use crate::assets::Answer;
+
+/// What an answer says of its own use by caches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Freshness {
+    /// For how many seconds it is fresh, from when it was made; 0 when it does not say.
+    pub(super) lifetime_secs: u64,
+    /// How many seconds old it was when it came.
+    pub(super) age_secs: u64,
+    /// It is not to be kept, or not to be used again without asking: `no-store`, `private`, `no-cache`.
+    pub(super) forbids: bool,
+    /// It is not to be used once it is stale: `must-revalidate`, `proxy-revalidate`, `s-maxage`.
+    pub(super) fresh_only: bool,
+    /// It says that it is the same for all: `public`, `s-maxage`.
+    pub(super) shared: bool,
+    /// For how many seconds after it was fresh it may stand in for an error (RFC 5861); `None` when it does not say.
+    pub(super) stale_if_error_secs: Option<u64>,
+}
+
+impl Freshness {
+    /// What `answer` says of itself, when it came at `now_secs` since the epoch.
+    pub(super) fn of(answer: &Answer<'_>, now_secs: u64) -> Self {
+        let mut found = Self::default();
+        let (mut shared_age, mut max_age) = (None::<u64>, None::<u64>);
+        // Of a directive that stands twice the stricter counts.
+        let least = |place: &mut Option<u64>, secs: u64| *place = Some(place.map_or(secs, |other| other.min(secs)));
+        for directive in answer.values("cache-control").flat_map(directives) {
+            let secs = directive.seconds();
+            if directive.is("s-maxage") {
+                least(&mut shared_age, secs);
+            } else if directive.is("max-age") {
+                least(&mut max_age, secs);
+            } else if directive.is("stale-if-error") {
+                least(&mut found.stale_if_error_secs, secs);
+            }
+            found.forbids |= ["no-store", "private", "no-cache"].iter().any(|name| directive.is(name));
+            found.fresh_only |= ["must-revalidate", "proxy-revalidate"].iter().any(|name| directive.is(name));
+            found.shared |= directive.is("public");
+        }
+        found.fresh_only |= shared_age.is_some();
+        found.shared |= shared_age.is_some();
+        let date = answer.first("date").and_then(date::parse);
+        let expires = || {
+            let expires = answer.first("expires").map(|text| date::parse(text).unwrap_or(0))?;
+            Some(expires.saturating_sub(date.unwrap_or(now_secs)))
+        };
+        found.lifetime_secs = shared_age.or(max_age).or_else(expires).unwrap_or(0);
+        let told = answer.first("age").and_then(|age| str::from_utf8(age).ok()?.trim().parse::<u64>().ok());
+        let apparent = date.map_or(0, |date| now_secs.saturating_sub(date));
+        found.age_secs = told.unwrap_or(0).max(apparent);
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The epoch of the table, `Sun, 06 Nov 1994 08:49:37 GMT`.
+    const NOW: u64 = 784_111_777;
+
+    #[test]
+    fn freshness_is_what_the_answer_says() {
+        type Lines = &'static [(&'static str, &'static str)];
+        let cases: [(Lines, Freshness); 8] = [
+            (&[], Freshness::default()),
+            (&[("cache-control", "max-age=60")], Freshness { lifetime_secs: 60, ..Freshness::default() }),
+            (
+                &[("cache-control", "max-age=60, S-MaxAge=9"), ("cache-control", "max-age=5")],
+                Freshness { lifetime_secs: 9, fresh_only: true, shared: true, ..Freshness::default() },
+            ),
+            (
+                &[("expires", "Sun, 06 Nov 1994 08:50:37 GMT"), ("date", "Sun, 06 Nov 1994 08:49:27 GMT")],
+                Freshness { lifetime_secs: 70, age_secs: 10, ..Freshness::default() },
+            ),
+            (&[("expires", "0"), ("age", "7")], Freshness { age_secs: 7, ..Freshness::default() }),
+            (
+                &[("cache-control", "private=\"x\", max-age=1")],
+                Freshness { lifetime_secs: 1, forbids: true, ..Freshness::default() },
+            ),
+            (
+                &[("cache-control", "public, must-revalidate, max-age=30")],
+                Freshness { lifetime_secs: 30, fresh_only: true, shared: true, ..Freshness::default() },
+            ),
+            (
+                &[("cache-control", "max-age=30, stale-if-error=20")],
+                Freshness { lifetime_secs: 30, stale_if_error_secs: Some(20), ..Freshness::default() },
+            ),
+        ];
+        for (lines, expected) in cases {
+            let answer = Answer::of(200, lines);
+            assert_eq!(Freshness::of(&answer, NOW), expected, "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What an operator can ask a running filter: pages below a path that the policy names.
+//!
+//! `health` says in a word how the service is, with 503 when that is critical, for a load balancer that should then send
+//! its requests elsewhere; `ready` says that a policy is in force; `status` says all of it.
+//!
+//! For whoever may not see them these pages do not exist: the request goes on like any other, meets the limits and gets
+//! what the upstream has there. So nobody learns from an answer that there is a token to guess, and whoever guesses is
+//! limited. The request of someone who may see them meets nothing, not even maintenance: it is then that they are needed.
+
+mod report;
+
+pub use report::Sources;
+
+use core::fmt;
+use core::hash::Hasher;
+use core::net::IpAddr;
+
+use siphasher::sip::SipHasher13;
+
+use crate::api_key::Digest;
+use crate::lookup::{Lookup, trim_blanks};
+use crate::network::Networks;
+
+/// The pages and who may see them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The path below which they are: begins with a slash, and is normal.
+    pub(crate) path: String,
+    /// Clients that may see them.
+    pub(crate) addresses: Networks,
+    /// The hash of a secret that also lets one see them.
+    pub(crate) token: Option<Digest>,
+}
+
+/// A page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// How the service is.
+    Health,
+    /// Whether a policy is in force: that it is answered says it.
+    Ready,
+    /// All that there is to say.
+    Status,
+}
+
+/// What tells one policy document from another: a hash of its text, the same everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// That of a document's text.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let mut hasher = SipHasher13::new();
+        hasher.write(text.as_bytes());
+        Self(hasher.finish())
+    }
+}
+
+/// Sixteen hexadecimal digits.
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Page {
+    /// Its name, below the path of them all.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Ready => "ready",
+            Self::Status => "status",
+        }
+    }
+}
+
+impl Status {
+    /// The page that a request asks for, if there is one and its client may see it. `address` is the client's, whole.
+    pub(crate) fn page<'a>(&self, request: &Lookup<'a>, address: impl FnOnce() -> Option<IpAddr>) -> Option<Page> {
+        let name = request.path().strip_prefix(self.path.as_bytes())?.strip_prefix(b"/")?;
+        let page = PAGES.into_iter().find(|page| page.as_str().as_bytes() == name)?;
+        if !matches!(request.method(), b"GET" | b"HEAD") {
+            return None;
+        }
+        let is_known = || !self.addresses.is_empty() && address().is_some_and(|it| self.addresses.contain(it));
+        let has_token = || {
+            let token = self.token.as_ref();
+            token.is_some_and(|token| request.header("authorization").is_some_and(|it| bears(it, token)))
+        };
+        (is_known() || has_token()).then_some(page)
+    }
+}
+
+/// Whether an `authorization` header bears the token of this hash (RFC 6750 section 2.1).
+fn bears(authorization: &[u8], token: &Digest) -> bool {
+    let Some((scheme, borne)) = authorization.split_at_checked(7) else { return false };
+    scheme.eq_ignore_ascii_case(b"bearer ") && Digest::of(trim_blanks(borne)).is_some_and(|borne| borne.equals(token))
+}
+
+const PAGES: [Page; 3] = [Page::Health, Page::Ready, Page::Status];

@@ -1,0 +1,244 @@
+//! How often the sliding window decides otherwise than an exact log of the requests would.
+//!
+//! The trace is made like the one of Cloudflare's article ("How we built rate limiting capable of scaling to millions of
+//! domains", 2017): 270,000 sources whose rates are heavy-tailed (Pareto), with as many requests each as there, of which a
+//! quarter of a day is run. Sources are independent, so that each is simulated alone: Poisson arrivals, all day or in sessions
+//! with silence between them. The limit stands
+//!
+//! - `apart`, as one would choose it: at three times the rate of the busiest ordinary source, and ten sources beside
+//!   those send two to twenty times the limit;
+//! - `among` the sources, so that ten or a hundred of them exceed it, and is exactly what another one sends.
+//!
+//! As in the article a limit is a threshold of what a source sends: every request counts, refused or not. Beside it stands
+//! what Tidegate admits, which charges what it admits alone: how much in all, against an exact log of its own admissions,
+//! and at most within any one window.
+//!
+//! `cargo bench --bench accuracy` runs it. Nothing here is measured in time, and every run prints the same figures.
+
+#![allow(missing_docs, reason = "a program, not a library")]
+
+#[path = "random.rs"]
+mod random;
+
+use random::Random;
+use std::collections::VecDeque;
+use tidegate::limiter::{Meter, State, Verdict};
+use tidegate::policy::{Policy, TierIndex};
+use tidegate::units::{Permits, Timestamp};
+
+fn main() {
+    let smoke = !std::env::args().any(|argument| argument == "--bench");
+    let sources = if smoke { 2_000 } else { SOURCES };
+    println!(
+        "{sources} sources, window {WINDOW_S} s; decisions that an exact log would make otherwise, of all requests"
+    );
+    println!(
+        "{:<10}{:<12}{:>10}{:>9}{:>10}{:>16}{:>17}   {:>18}{:>16}",
+        "arrivals",
+        "limit",
+        "requests",
+        "permits",
+        "refused",
+        "wrongly refused",
+        "wrongly admitted",
+        "admitted to exact",
+        "most in a window"
+    );
+    for arrivals in [Arrivals::Steady, Arrivals::Sessions] {
+        for limit in [Limit::Apart, Limit::Among(10), Limit::Among(100)] {
+            Trace::new(arrivals, limit, sources).run().print(arrivals, limit);
+        }
+    }
+}
+
+/// Requests a second of each source: Pareto, scaled to the article's number of requests for each source, busiest first.
+fn rates(sources: usize) -> Vec<f64> {
+    let mut random = Random(1);
+    let mut rates: Vec<f64> = (0..sources).map(|_| random.pareto(1.0, SHAPE)).collect();
+    let scale = RATE * sources as f64 / rates.iter().sum::<f64>();
+    rates.iter_mut().for_each(|rate| *rate *= scale);
+    rates.sort_by(|one, other| other.total_cmp(one));
+    rates
+}
+
+/// Where the limit stands among the sources' rates.
+#[derive(Clone, Copy)]
+enum Limit {
+    Apart,
+    Among(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Arrivals {
+    /// Poisson, all day.
+    Steady,
+    /// Poisson for five minutes on average, then nothing for fifteen: four times the rate for a quarter of the time.
+    Sessions,
+}
+
+struct Trace {
+    arrivals: Arrivals,
+    rates: Vec<f64>,
+    permits: u32,
+}
+
+/// How many requests there were, and what was decided.
+#[derive(Default)]
+struct Told {
+    permits: u32,
+    requests: u64,
+    refused: u64,
+    wrongly_refused: u64,
+    wrongly_admitted: u64,
+    /// By Tidegate, and by a limiter with an exact log: of the sources that could be refused.
+    admitted: u64,
+    exactly: u64,
+    /// Within any one window.
+    most: usize,
+}
+
+impl Trace {
+    fn new(arrivals: Arrivals, limit: Limit, sources: usize) -> Self {
+        let mut rates = rates(sources);
+        let threshold = match limit {
+            Limit::Among(above) => rates[above],
+            Limit::Apart => {
+                // The tail is cut where a source would be no ordinary one any more.
+                let busiest = rates[sources / 10_000];
+                rates.iter_mut().for_each(|rate| *rate = rate.min(busiest));
+                3.0 * busiest
+            }
+        };
+        if let Limit::Apart = limit {
+            let mut random = Random(3);
+            rates.extend((0..sources.div_ceil(27_000)).map(|_| threshold * 2.0 * 10_f64.powf(random.unit())));
+        }
+        Self { arrivals, rates, permits: (threshold * WINDOW_S).ceil() as u32 }
+    }
+
+    fn run(&self) -> Told {
+        let meter = meter(self.permits);
+        let mut told = Told { permits: self.permits, ..Told::default() };
+        let mut times = Vec::new();
+        let mut random = Random(2);
+        for rate in &self.rates {
+            self.arrive(*rate, &mut random, &mut times);
+            told.requests += times.len() as u64;
+            // Nobody refuses a source that sends less all day than it may in a window.
+            if times.len() > self.permits as usize {
+                told.count_all(&meter, &times);
+                told.count_admitted(&meter, &times);
+            }
+        }
+        told
+    }
+
+    /// The times of a source's requests, in nanoseconds of the day.
+    fn arrive(&self, rate: f64, random: &mut Random, times: &mut Vec<u64>) {
+        times.clear();
+        let (mean_s, on_s) = match self.arrivals {
+            Arrivals::Steady => (1.0 / rate, f64::INFINITY),
+            Arrivals::Sessions => (0.25 / rate, SESSION_S),
+        };
+        let mut at = if on_s.is_finite() { random.exponential(4.0 * on_s) } else { 0.0 };
+        let mut ends = at + if on_s.is_finite() { random.exponential(on_s) } else { LENGTH_S };
+        loop {
+            at += random.exponential(mean_s);
+            while at > ends && ends < LENGTH_S {
+                // The process has no memory: what would have come after the session comes as long into the next one.
+                let silence = random.exponential(3.0 * on_s);
+                at += silence;
+                ends += silence + random.exponential(on_s);
+            }
+            if at >= LENGTH_S {
+                return;
+            }
+            times.push((at * 1e9) as u64);
+        }
+    }
+}
+
+impl Told {
+    /// Every request counts, whether it was refused or not.
+    fn count_all(&mut self, meter: &Meter, times: &[u64]) {
+        let mut state: Option<State> = None;
+        let mut log = VecDeque::new();
+        for &at in times {
+            let right = expire(&mut log, at) < self.permits as usize;
+            let admitted = meter.check(state, Permits::ONE, moment(at)).verdict == Verdict::Admit;
+            self.refused += u64::from(!admitted);
+            self.wrongly_refused += u64::from(right && !admitted);
+            self.wrongly_admitted += u64::from(admitted && !right);
+            state = Some(meter.charge(state, Permits::ONE, moment(at)));
+            log.push_back(at);
+        }
+    }
+
+    /// What was admitted counts, here and in the exact log of another limiter.
+    fn count_admitted(&mut self, meter: &Meter, times: &[u64]) {
+        let mut state: Option<State> = None;
+        let (mut log, mut exact) = (VecDeque::new(), VecDeque::new());
+        for &at in times {
+            if expire(&mut exact, at) < self.permits as usize {
+                exact.push_back(at);
+                self.exactly += 1;
+            }
+            expire(&mut log, at);
+            let outcome = meter.check(state, Permits::ONE, moment(at));
+            if outcome.verdict == Verdict::Admit {
+                state = Some(outcome.state);
+                log.push_back(at);
+                self.admitted += 1;
+                self.most = self.most.max(log.len());
+            }
+        }
+    }
+
+    fn print(&self, arrivals: Arrivals, limit: Limit) {
+        let share = |count: u64| format!("{:.4}%", 100.0 * count as f64 / self.requests as f64);
+        let limit = match limit {
+            Limit::Apart => "apart".to_owned(),
+            Limit::Among(above) => format!("among, {above}"),
+        };
+        println!(
+            "{:<10}{limit:<12}{:>9.1}M{:>9}{:>10}{:>16}{:>17}   {:>18.4}{:>16}",
+            format!("{arrivals:?}").to_lowercase(),
+            self.requests as f64 / 1e6,
+            self.permits,
+            format!("{:.2}%", 100.0 * self.refused as f64 / self.requests as f64),
+            share(self.wrongly_refused),
+            share(self.wrongly_admitted),
+            self.admitted as f64 / self.exactly.max(1) as f64,
+            format!("{:.2} quotas", self.most as f64 / f64::from(self.permits)),
+        );
+    }
+}
+
+/// Forgets what is a whole window ago; answers how many are left.
+fn expire(log: &mut VecDeque<u64>, now: u64) -> usize {
+    while log.front().is_some_and(|at| at + (WINDOW_S * 1e9) as u64 <= now) {
+        log.pop_front();
+    }
+    log.len()
+}
+
+fn moment(at: u64) -> Timestamp {
+    Timestamp::from_nanos(1_800_014_400_000_000_000 + at)
+}
+
+fn meter(permits: u32) -> Meter {
+    let document =
+        format!(r#"{{"version":1,"limits":[{{"name":"a","quota":{{"permits":{permits},"window":"{WINDOW_S}s"}}}}]}}"#);
+    let policy = Policy::parse(&document).expect("a good policy");
+    let limit = &policy.limits()[0];
+    Meter::new(limit.algorithm(), &limit.quotas(TierIndex::default())[0])
+}
+
+const SOURCES: usize = 270_000;
+/// 400 million requests in a day.
+const RATE: f64 = 400e6 / SOURCES as f64 / 86_400.0;
+/// Between what is told of web clients: the busiest tenth of the sources sends two thirds of the requests.
+const SHAPE: f64 = 1.2;
+const WINDOW_S: f64 = 60.0;
+const LENGTH_S: f64 = 21_600.0;
+const SESSION_S: f64 = 300.0;

@@ -1,0 +1,271 @@
+//! The adaptive limit against a simulated upstream: a number of slots, a queue before them, and clients that do not care.
+//!
+//! Arrivals are an open loop: they come at their rate whatever becomes of them. The limit that makes the most of such an
+//! upstream without a queue is the number of its slots. Everything is seeded; a failure prints its case.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use tidegate::engine::{Engine, Plan, Ticket};
+use tidegate::lease::Leases;
+use tidegate::metrics::Counters;
+use tidegate::store::memory::MemoryStore;
+use tidegate::units::Timestamp;
+
+use crate::harness::{Answer, Request, engine, ms};
+
+/// How long the upstream works on a request.
+#[derive(Clone, Copy, Debug)]
+enum Service {
+    Constant,
+    Uniform,
+    Exponential,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Upstream {
+    slots: usize,
+    service: Service,
+    mean_ms: f64,
+}
+
+struct Simulation {
+    engine: Engine,
+    store: MemoryStore,
+    local: MemoryStore,
+    counters: Counters,
+    plan: Plan,
+    dice: u64,
+    now_ns: u64,
+    upstream: Upstream,
+    /// Arrivals a second, in multiples of what the upstream can carry.
+    load: f64,
+    status: u16,
+    /// Requests have bodies that are still to come, and what the host knows of the upstream's time.
+    untimed: bool,
+    upstream_ms: Option<u64>,
+    next_arrival_ns: u64,
+    /// When each request that is worked on is done.
+    working: BinaryHeap<Reverse<(u64, usize)>>,
+    waiting: VecDeque<usize>,
+    tickets: Vec<Option<Ticket>>,
+    answered: usize,
+}
+
+impl Simulation {
+    fn new(seed: u64, upstream: Upstream, load: f64) -> Self {
+        Self {
+            engine: adaptive(r#""min": 1, "max": 10000"#),
+            store: MemoryStore::new(1_000),
+            local: MemoryStore::new(1_000),
+            counters: Counters::new(1, 1),
+            plan: Plan::new(),
+            dice: seed,
+            now_ns: ms(0).as_nanos(),
+            upstream,
+            load,
+            status: 200,
+            untimed: false,
+            upstream_ms: None,
+            next_arrival_ns: ms(0).as_nanos(),
+            working: BinaryHeap::new(),
+            waiting: VecDeque::new(),
+            tickets: Vec::new(),
+            answered: 0,
+        }
+    }
+
+    /// Uniform over what lies above 0 and up to 1: SplitMix64.
+    fn draw(&mut self) -> f64 {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.dice;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (((bits ^ (bits >> 31)) >> 11) + 1) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn service_ns(&mut self) -> u64 {
+        let share = match self.upstream.service {
+            Service::Constant => 1.0,
+            Service::Uniform => 0.5 + self.draw(),
+            Service::Exponential => -self.draw().ln(),
+        };
+        (share * self.upstream.mean_ms * 1e6) as u64
+    }
+
+    /// The limit found so far.
+    fn found(&mut self) -> f64 {
+        let mut found = 0;
+        let now = Timestamp::from_nanos(self.now_ns);
+        self.engine.loads(&mut self.store, now, &mut |load| found = load.permits.get());
+        f64::from(found)
+    }
+
+    /// Goes on until so many more requests have been answered.
+    fn run(&mut self, answers: usize) {
+        let end = self.answered + answers;
+        while self.answered < end {
+            match self.working.peek() {
+                Some(Reverse((done_ns, _))) if *done_ns <= self.next_arrival_ns => self.answer(),
+                _ => self.arrive(),
+            }
+        }
+    }
+
+    fn arrive(&mut self) {
+        self.now_ns = self.next_arrival_ns;
+        let rate_per_ns = self.load * self.upstream.slots as f64 / (self.upstream.mean_ms * 1e6);
+        self.next_arrival_ns += (-self.draw().ln() / rate_per_ns) as u64;
+        self.engine.plan(&Request::get("/"), &mut self.plan);
+        let now = Timestamp::from_nanos(self.now_ns);
+        let decision = self.engine.decide(
+            &mut self.plan,
+            &mut self.store,
+            &mut self.local,
+            &mut Leases::new(),
+            &mut self.counters,
+            now,
+        );
+        if decision.refusal.is_none() {
+            self.tickets.push(self.plan.ticket());
+            self.waiting.push_back(self.tickets.len() - 1);
+            self.work();
+        }
+    }
+
+    fn work(&mut self) {
+        while self.working.len() < self.upstream.slots
+            && let Some(request) = self.waiting.pop_front()
+        {
+            let done_ns = self.now_ns + self.service_ns();
+            self.working.push(Reverse((done_ns, request)));
+        }
+    }
+
+    fn answer(&mut self) {
+        let Some(Reverse((done_ns, request))) = self.working.pop() else { return };
+        self.now_ns = done_ns;
+        self.answered += 1;
+        let now = Timestamp::from_nanos(done_ns);
+        let mut ticket = self.tickets[request].take().expect("a permit is held");
+        if self.untimed {
+            ticket.leave_untimed();
+        }
+        let answer = Answer::of(self.status);
+        let answer = self.upstream_ms.map_or(answer.clone(), |ms| answer.after(ms));
+        let (store, local, counters) = (&mut self.store, &mut self.local, &mut self.counters);
+        self.engine.observe(&mut ticket, &answer, store, local, counters, now);
+        self.engine.release(ticket, store, local, counters, now);
+        self.work();
+    }
+}
+
+/// After so many answers the limit has been found: 75 windows, or 25 turns of what is in flight.
+fn settling(slots: usize) -> usize {
+    15_000.max(100 * slots)
+}
+
+/// Asserts that in what comes the limit is within a fifth of the upstream's slots (or one, where a fifth is less) on
+/// average, and at every moment within two.
+fn assert_found(simulation: &mut Simulation, case: &str) {
+    let slots = simulation.upstream.slots as f64;
+    let found: Vec<f64> = (0..100)
+        .map(|_| {
+            simulation.run(100);
+            simulation.found()
+        })
+        .collect();
+    let mean = found.iter().sum::<f64>() / 100.0;
+    let fifth = (slots / 5.0).max(1.0);
+    assert!((mean - slots).abs() <= fifth, "{case}: {mean} on average: {found:?}");
+    assert!(found.iter().all(|found| (found - slots).abs() <= 2.0 * fifth), "{case}: {found:?}");
+}
+
+#[test]
+fn limit_is_found_within_a_fifth_whatever_the_upstream() {
+    for (seed, service) in [(1, Service::Constant), (2, Service::Uniform), (3, Service::Exponential)] {
+        for (slots, mean_ms) in [(2, 100.0), (5, 20.0), (10, 100.0), (40, 20.0), (200, 100.0)] {
+            let upstream = Upstream { slots, service, mean_ms };
+            let mut simulation = Simulation::new(seed, upstream, 2.0);
+            simulation.run(settling(slots));
+            assert_found(&mut simulation, &format!("seed {seed}, {upstream:?}"));
+        }
+    }
+}
+
+#[test]
+fn limit_follows_an_upstream_that_becomes_weaker_stronger_or_slower() {
+    let before = Upstream { slots: 40, service: Service::Uniform, mean_ms: 50.0 };
+    for (seed, after) in [
+        (4, Upstream { slots: 15, ..before }),
+        (5, Upstream { slots: 100, ..before }),
+        (6, Upstream { mean_ms: 150.0, ..before }),
+        (7, Upstream { mean_ms: 15.0, ..before }),
+    ] {
+        let mut simulation = Simulation::new(seed, before, 2.0);
+        simulation.run(settling(before.slots));
+        simulation.upstream = after;
+        // Half of what came in while the upstream was as before has to be worked off first.
+        simulation.run(2 * settling(after.slots));
+        assert_found(&mut simulation, &format!("seed {seed}, {before:?}, then {after:?}"));
+    }
+}
+
+#[test]
+fn limit_that_is_not_made_use_of_does_not_grow() {
+    let upstream = Upstream { slots: 500, service: Service::Uniform, mean_ms: 50.0 };
+    // Five in flight on average, of a limit of twenty at first.
+    let mut simulation = Simulation::new(8, upstream, 0.01);
+    simulation.run(20_000);
+    assert!(simulation.found() <= 45.0, "{}", simulation.found());
+}
+
+#[test]
+fn limit_shrinks_while_the_upstream_fails_and_grows_again_after_it() {
+    let upstream = Upstream { slots: 40, service: Service::Uniform, mean_ms: 50.0 };
+    let mut simulation = Simulation::new(9, upstream, 2.0);
+    simulation.run(settling(40));
+    // Quick failures are no sign of strength.
+    simulation.status = 503;
+    simulation.upstream.mean_ms = 1.0;
+    simulation.run(5_000);
+    assert!(simulation.found() < 10.0, "{}", simulation.found());
+    simulation.status = 200;
+    simulation.upstream = upstream;
+    simulation.run(2 * settling(40));
+    assert_found(&mut simulation, "after failing");
+}
+
+#[test]
+fn limit_stays_within_its_bounds() {
+    for (bounds, low, high) in [(r#""min": 8, "max": 12"#, 8.0, 12.0), (r#""min": 60, "max": 60"#, 60.0, 60.0)] {
+        let upstream = Upstream { slots: 40, service: Service::Exponential, mean_ms: 50.0 };
+        let mut simulation = Simulation::new(10, upstream, 2.0);
+        simulation.engine = adaptive(bounds);
+        for _ in 0..50 {
+            simulation.run(200);
+            let found = simulation.found();
+            assert!((low..=high).contains(&found), "{bounds}: {found}");
+        }
+    }
+}
+
+/// The engine of one adaptive limit for all requests.
+fn adaptive(bounds: &str) -> Engine {
+    engine(&format!(
+        r#"{{ "version": 1, "limits": [ {{ "name": "upstream", "key": [], "algorithm": "concurrency",
+        "quota": {{ "adaptive": {{ {bounds} }} }} }} ] }}"#
+    ))
+}
+
+#[test]
+fn a_client_that_sends_its_request_slowly_tells_nothing_of_the_upstream() {
+    let upstream = Upstream { slots: 40, service: Service::Uniform, mean_ms: 50.0 };
+    let mut simulation = Simulation::new(11, upstream, 2.0);
+    simulation.untimed = true;
+    simulation.run(20_000);
+    assert_eq!(simulation.found(), 20.0, "nobody has said how long the upstream took");
+    simulation.upstream_ms = Some(50);
+    simulation.run(20_000);
+    assert!(simulation.found() > 100.0, "the upstream says that nothing queues: {}", simulation.found());
+}

@@ -1,0 +1,75 @@
+//! What is published, when, and what becomes of a worker when it cannot be, or is nonsense.
+
+use super::{Bench, FAILURE, PLAIN, SUCCESS, rules};
+use tidegate::breaker::{Local, Part, State};
+
+#[test]
+fn a_closed_breaker_asks_the_store_for_nothing_but_on_ticks() {
+    let mut bench = Bench::new(PLAIN);
+    for _ in 0..1_000 {
+        bench.calls(&[SUCCESS, SUCCESS, FAILURE]);
+        bench.wait(7);
+    }
+    assert_eq!((bench.ledger.memory.reads, bench.ledger.memory.published), (0, 0));
+    bench.tick();
+    assert_eq!((bench.ledger.memory.reads, bench.ledger.memory.published), (2, 1));
+    bench.tick();
+    assert_eq!((bench.ledger.memory.reads, bench.ledger.memory.published), (3, 1));
+}
+
+#[test]
+fn without_its_store_a_worker_goes_on_alone_and_joins_again() {
+    for (deaf, mute) in [(true, true), (true, false), (false, true)] {
+        let mut bench = Bench::new(PLAIN);
+        (bench.ledger.memory.deaf, bench.ledger.memory.mute) = (deaf, mute);
+        bench.open();
+        bench.wait(5_000);
+        let probes = [bench.pass(), bench.pass(), bench.pass()];
+        for _ in 0..50 {
+            bench.tick();
+            bench.refused();
+        }
+        probes.iter().for_each(|probe| bench.end(*probe, SUCCESS, 1));
+        bench.tick();
+        assert_eq!(bench.state(), State::Closed);
+        bench.open();
+        (bench.ledger.memory.deaf, bench.ledger.memory.mute) = (false, false);
+        bench.tick();
+        assert_eq!(bench.state(), State::Open);
+        let mut other = Bench { local: Local::new(bench.local.rules()), ..bench };
+        other.tick();
+        assert_eq!(other.state(), State::Open, "deaf {deaf}, mute {mute}");
+    }
+}
+
+#[test]
+fn published_nonsense_does_no_harm() {
+    for bytes in [vec![9_u8; 60], vec![1], vec![1, 7, 0], vec![0; 400]] {
+        let mut bench = Bench::new(PLAIN);
+        for part in [Part::Transitions, Part::Calls] {
+            bench.ledger.memory.parts.insert(part, (1, bytes.clone()));
+        }
+        bench.tick();
+        bench.call(SUCCESS);
+        bench.tick();
+        bench.open();
+        bench.wait(5_000);
+        bench.calls(&[SUCCESS; 3]);
+        assert_eq!(bench.state(), State::Closed, "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_new_policy_keeps_the_state_and_no_probe_count_locks_it() {
+    let mut bench = Bench::new(PLAIN);
+    bench.open();
+    bench.wait(5_000);
+    bench.calls(&[SUCCESS; 2]);
+    let fewer = rules(&PLAIN.replace(r#""probes": 3"#, r#""probes": 1"#).replace("30s", "60s"));
+    let mut bench = Bench { local: Local::new(&fewer), ..bench };
+    bench.tick();
+    assert_eq!(bench.state(), State::Closed);
+    bench.calls(&[SUCCESS; 3]);
+    bench.tick();
+    assert_eq!(bench.local.tally().calls, 3);
+}

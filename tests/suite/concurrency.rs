@@ -1,0 +1,376 @@
+//! Requests in flight: the meter against a naive list of permits, packed into a page and back at each step, and the engine
+//! taking, renewing and giving back.
+
+use proptest::prelude::*;
+use tidegate::decision::quota_headers;
+use tidegate::engine::{Engine, Plan, Ticket};
+use tidegate::key::KeyHash;
+use tidegate::lease::Leases;
+use tidegate::limiter::concurrency::Slots;
+use tidegate::limiter::{Meter, State, Verdict};
+use tidegate::metrics::{Counters, Fate, Total};
+use tidegate::policy::{Policy, TierIndex};
+use tidegate::store::memory::MemoryStore;
+use tidegate::table::Page;
+use tidegate::units::{Permits, Timestamp};
+
+use crate::harness::{Answer, Request, engine, ms};
+
+/// A permit of the naive model: when it was taken, and whether it has been given back.
+#[derive(Clone, Copy, Debug)]
+struct Permit {
+    cost: u32,
+    taken_ms: u64,
+    returned: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// So many milliseconds pass.
+    Wait(u64),
+    Take(u32),
+    /// The permit of this place gives back, once more too if it already has.
+    Return(prop::sample::Index),
+    Renew(prop::sample::Index),
+}
+
+const EPOCH_MS: u64 = 5_000;
+const KEY: KeyHash = KeyHash::from_bits(0x0123_4567_89ab_cdef);
+
+fn meter(permits: u32) -> Meter {
+    let document = format!(
+        r#"{{ "version": 1, "limits": [ {{ "name": "a", "algorithm": "concurrency", "lease": "10s",
+        "quota": {{ "permits": {permits} }} }} ] }}"#
+    );
+    let policy = Policy::parse(&document).unwrap();
+    let limit = &policy.limits()[0];
+    Meter::new(limit.algorithm(), &limit.quotas(TierIndex::default())[0])
+}
+
+fn slots(meter: &Meter) -> &Slots {
+    meter.slots().expect("requests in flight")
+}
+
+/// By way of the bytes of a page, as in a real store.
+fn stored(state: Option<State>, now: Timestamp) -> Option<State> {
+    let mut page = Page::EMPTY;
+    if let Some(state) = state {
+        let probe = page.probe(KEY, now);
+        page.write(&probe, KEY, state);
+    }
+    let mut bytes = Vec::new();
+    page.encode(&mut bytes);
+    Page::decode(&bytes).unwrap().probe(KEY, now).state()
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (0..2 * EPOCH_MS).prop_map(Step::Wait),
+        4 => (1_u32..4).prop_map(Step::Take),
+        3 => any::<prop::sample::Index>().prop_map(Step::Return),
+        1 => any::<prop::sample::Index>().prop_map(Step::Renew),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// A permit counts until it is given back, or the epoch after the one it was taken in has ended.
+    #[test]
+    fn permits_in_flight_are_those_of_the_naive_model(
+        permits in 1_u32..20, start_ms in 0..EPOCH_MS, steps in prop::collection::vec(step(), 1..80),
+    ) {
+        let meter = meter(permits);
+        let mut model: Vec<Permit> = Vec::new();
+        let (mut now_ms, mut state) = (start_ms, None);
+        for step in steps {
+            let now = ms(now_ms);
+            let epoch = |at_ms: u64| (ms(at_ms).as_nanos() / 1_000_000) / EPOCH_MS;
+            let counts = |permit: &Permit| !permit.returned && epoch(permit.taken_ms) + 1 >= epoch(now_ms);
+            match step {
+                Step::Wait(more_ms) => now_ms += more_ms,
+                Step::Take(cost) => {
+                    let taken: u32 = model.iter().filter(|permit| counts(permit)).map(|permit| permit.cost).sum();
+                    let outcome = meter.check(state, Permits::new(cost), now);
+                    prop_assert_eq!(outcome.verdict == Verdict::Admit, taken + cost <= permits);
+                    if outcome.verdict == Verdict::Admit {
+                        state = stored(Some(outcome.state), now);
+                        model.push(Permit { cost, taken_ms: now_ms, returned: false });
+                    }
+                }
+                Step::Return(place) if !model.is_empty() => {
+                    let place = place.index(model.len());
+                    let permit = &mut model[place];
+                    // Late, after it has expired, but never twice: that is the ticket's part.
+                    if !permit.returned {
+                        permit.returned = true;
+                        let given = state.map(|state| meter.refund(state, Permits::new(permit.cost), ms(permit.taken_ms)));
+                        state = stored(given, now);
+                    }
+                }
+                Step::Renew(place) if !model.is_empty() => {
+                    let place = place.index(model.len());
+                    let permit = &mut model[place];
+                    if !permit.returned && !slots(&meter).is_current(ms(permit.taken_ms), now) {
+                        let cost = Permits::new(permit.cost);
+                        let left = state.map(|state| meter.refund(state, cost, ms(permit.taken_ms)));
+                        state = stored(Some(meter.charge(left, cost, now)), now);
+                        permit.taken_ms = now_ms;
+                    }
+                }
+                _ => {}
+            }
+            let counts = |permit: &&Permit| !permit.returned && epoch(permit.taken_ms) + 1 >= epoch(now_ms);
+            let in_flight: u32 = model.iter().filter(counts).map(|permit| permit.cost).sum();
+            prop_assert_eq!(slots(&meter).in_flight(state, ms(now_ms)).get(), in_flight);
+            let left = meter.standing(state, ms(now_ms)).remaining.get();
+            prop_assert_eq!(left, permits.saturating_sub(in_flight));
+            // The table may use the slot as soon as nothing counts, up to its resolution, and not before.
+            let live = state.is_some_and(|state| state.fresh_at() > ms(now_ms + 10));
+            prop_assert!(in_flight == 0 || state.is_some_and(|state| state.fresh_at() > ms(now_ms)));
+            prop_assert!(in_flight > 0 || !live, "{:?}", state);
+        }
+    }
+
+    /// The clock steps back, by anything up to 140 days, and what is in flight stays in flight until it is given back.
+    #[test]
+    fn a_clock_that_steps_back_frees_nothing_and_locks_nobody_out(
+        costs in prop::collection::vec(1_u32..4, 1..8), apart_ms in 0..EPOCH_MS / 8, back_ms in 0_u64..12_096_000_000,
+    ) {
+        let meter = meter(40);
+        let (mut state, mut taken) = (None, Vec::new());
+        for (place, cost) in (0..).zip(&costs) {
+            let at = ms(place * apart_ms);
+            state = stored(Some(meter.check(state, Permits::new(*cost), at).state), at);
+            taken.push((*cost, at));
+        }
+        let sum: u32 = costs.iter().sum();
+        let now = ms(costs.len() as u64 * apart_ms);
+        let now = Timestamp::from_nanos(now.as_nanos() - back_ms * 1_000_000);
+        prop_assert_eq!(slots(&meter).in_flight(state, now).get(), sum);
+        let outcome = meter.check(state, Permits::ONE, now);
+        let mut state = stored(Some(outcome.state), now).unwrap();
+        for (cost, at) in taken {
+            state = meter.refund(state, Permits::new(cost), at);
+        }
+        prop_assert_eq!(slots(&meter).in_flight(Some(state), now), Permits::ONE);
+        prop_assert_eq!(slots(&meter).in_flight(Some(meter.refund(state, Permits::ONE, now)), now), Permits::ZERO);
+    }
+}
+
+struct Bench {
+    engine: Engine,
+    store: MemoryStore,
+    local: MemoryStore,
+    counters: Counters,
+    plan: Plan,
+}
+
+impl Bench {
+    fn new(policy: &str) -> Self {
+        let engine = engine(policy);
+        let counters = Counters::new(engine.policy().limits().len(), engine.policy().tiers().len());
+        Self { engine, store: MemoryStore::new(1_000), local: MemoryStore::new(1_000), counters, plan: Plan::new() }
+    }
+
+    /// Sends a request: its ticket if it is admitted, which may be none.
+    fn send(&mut self, request: &Request, at_ms: u64) -> Result<Option<Ticket>, u64> {
+        self.engine.plan(request, &mut self.plan);
+        let now = ms(at_ms);
+        let decision = self.engine.decide(
+            &mut self.plan,
+            &mut self.store,
+            &mut self.local,
+            &mut Leases::new(),
+            &mut self.counters,
+            now,
+        );
+        match decision.refusal {
+            None => Ok(self.plan.ticket()),
+            Some(refusal) => Err(refusal.reply(&self.engine, request).retry_after_secs.unwrap_or(0)),
+        }
+    }
+
+    fn held(&mut self, at_ms: u64) -> Ticket {
+        let request = Request::get("/").from("192.0.2.1");
+        self.send(&request, at_ms).expect("admitted").expect("a ticket")
+    }
+
+    fn is_full(&mut self, at_ms: u64) -> bool {
+        match self.send(&Request::get("/").from("192.0.2.1"), at_ms) {
+            Ok(Some(ticket)) => {
+                self.end(ticket, at_ms);
+                false
+            }
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
+    fn end(&mut self, ticket: Ticket, at_ms: u64) {
+        self.engine.release(ticket, &mut self.store, &mut self.local, &mut self.counters, ms(at_ms));
+    }
+
+    fn renew(&mut self, ticket: &mut Ticket, at_ms: u64) {
+        self.engine.renew(ticket, &mut self.store, &mut self.local, &mut self.counters, ms(at_ms));
+    }
+
+    fn told(&mut self) -> Vec<String> {
+        let mut told = Vec::new();
+        quota_headers(&self.engine, &self.plan, &mut String::new(), &mut |name, value| {
+            told.push(format!("{name}: {value}"));
+        });
+        told
+    }
+}
+
+/// Two requests in flight for each address, with these further fields of the limit, and further limits.
+fn two(more: &str, limits: &str) -> String {
+    format!(
+        r#"{{ "version": 1, "limits": [ {{ "name": "slots", "algorithm": "concurrency", "lease": "10s",
+        "quota": {{ "permits": 2 }} {more} }} {limits} ] }}"#
+    )
+}
+
+#[test]
+fn a_permit_is_free_again_when_its_request_has_ended() {
+    let mut bench = Bench::new(&two("", ""));
+    let (first, second) = (bench.held(0), bench.held(1));
+    assert_eq!(bench.send(&Request::get("/").from("192.0.2.1"), 2).err(), Some(1), "told to come back in a second");
+    assert!(bench.send(&Request::get("/").from("192.0.2.2"), 2).is_ok());
+    bench.end(first, 3);
+    let third = bench.held(4);
+    assert!(bench.is_full(5));
+    bench.end(second, 6);
+    bench.end(third, 7);
+    assert!(!bench.is_full(8));
+}
+
+#[test]
+fn a_client_is_told_of_requests_in_flight_and_of_no_time() {
+    let mut bench = Bench::new(&two("", ""));
+    let ticket = bench.held(0);
+    let told = bench.told();
+    assert_eq!(told[0], r#"ratelimit-policy: "slots";q=2;qu="concurrent-requests""#);
+    assert!(told[1].starts_with(r#"ratelimit: "slots";r=1;pk=:"#), "{}", told[1]);
+    let _second = bench.held(0);
+    assert!(bench.is_full(0));
+    assert!(bench.told()[1].starts_with(r#"ratelimit: "slots";r=0;pk=:"#));
+    let request = Request::get("/").from("192.0.2.1");
+    bench.engine.plan(&request, &mut bench.plan);
+    let decision = bench.engine.decide(
+        &mut bench.plan,
+        &mut bench.store,
+        &mut bench.local,
+        &mut Leases::new(),
+        &mut bench.counters,
+        ms(0),
+    );
+    let reply = decision.refusal.expect("refused").reply(&bench.engine, &request);
+    assert_eq!((reply.status, reply.body.as_str()), (429, r#"{"error":"too many requests at once","retryAfter":1}"#));
+    bench.end(ticket, 0);
+}
+
+#[test]
+fn a_permit_that_is_never_given_back_is_free_after_its_lease() {
+    let mut bench = Bench::new(&two("", ""));
+    let lost = [bench.held(0), bench.held(4_999)];
+    assert!(bench.is_full(9_999));
+    assert!(!bench.is_full(10_000));
+    // Given back late, they take nothing from those who hold permits by then.
+    let _now = [bench.held(10_000), bench.held(10_000)];
+    for ticket in lost {
+        bench.end(ticket, 10_001);
+    }
+    assert!(bench.is_full(10_002));
+}
+
+#[test]
+fn a_request_that_lasts_keeps_its_permit_and_gives_it_back_once() {
+    let mut bench = Bench::new(&two("", ""));
+    let (mut first, mut second) = (bench.held(0), bench.held(4_000));
+    for at_ms in (0..200_000).step_by(4_000) {
+        bench.renew(&mut first, at_ms);
+        bench.renew(&mut second, at_ms);
+        assert!(bench.is_full(at_ms), "at {at_ms} ms");
+    }
+    bench.end(first, 200_000);
+    let third = bench.held(200_000);
+    assert!(bench.is_full(200_000));
+    bench.end(second, 200_001);
+    bench.end(third, 200_001);
+    let _both = [bench.held(200_002), bench.held(200_002)];
+    assert!(bench.is_full(200_003));
+}
+
+#[test]
+fn a_request_that_another_limit_refuses_holds_nothing() {
+    let once = r#", { "name": "once", "algorithm": "fixed-window", "quota": { "permits": 1, "window": "1h" } }"#;
+    let mut bench = Bench::new(&two("", once));
+    let first = bench.held(0);
+    for _ in 0..5 {
+        assert!(bench.is_full(1), "by the other limit");
+    }
+    assert_eq!(bench.engine.standing(&bench.plan, &bench.plan.charges()[0]).unwrap().remaining, Permits::ONE);
+    bench.end(first, 2);
+}
+
+#[test]
+fn a_limit_that_observes_refuses_nobody_and_gives_back_what_it_took() {
+    let mut bench = Bench::new(&two(r#", "on_exceed": "observe""#, ""));
+    let request = Request::get("/").from("192.0.2.1");
+    for _ in 0..3 {
+        let tickets: Vec<_> = (0..5).map(|_| bench.send(&request, 0).expect("admitted")).collect();
+        assert_eq!(tickets.iter().filter(|ticket| ticket.is_some()).count(), 2, "what was over held nothing");
+        tickets.into_iter().flatten().for_each(|ticket| bench.end(ticket, 0));
+    }
+    let counted = Fate::ALL.map(|fate| bench.counters.take_requests(0, TierIndex::default(), fate));
+    assert_eq!(counted, [6, 0, 9, 0, 0], "in the order of Fate::ALL");
+}
+
+#[test]
+fn a_request_takes_as_many_permits_as_it_costs() {
+    let mut bench = Bench::new(&two(r#", "cost": 2"#, ""));
+    let ticket = bench.held(0);
+    assert!(bench.is_full(0));
+    bench.end(ticket, 0);
+    assert!(!bench.is_full(0));
+}
+
+#[test]
+fn a_strict_policy_lowers_the_number_in_flight() {
+    let strict = two("", "").replacen(r#""limits""#, r#""mode": "strict", "limits""#, 1);
+    let mut bench = Bench::new(&strict);
+    let _first = bench.held(0);
+    assert!(bench.is_full(0));
+}
+
+#[test]
+fn an_answer_does_not_give_back_what_its_request_holds_until_the_end() {
+    let mut bench = Bench::new(&two(r#", "cost": 2"#, ""));
+    let mut ticket = bench.held(0);
+    for answer in [Answer::of(200), Answer::none()] {
+        let (store, local, counters) = (&mut bench.store, &mut bench.local, &mut bench.counters);
+        bench.engine.observe(&mut ticket, &answer, store, local, counters, ms(1));
+        assert!(ticket.holds());
+        assert!(bench.is_full(2));
+    }
+    bench.end(ticket, 3);
+    assert!(!bench.is_full(4));
+    assert_eq!(bench.counters.take_total(Total::ReleasesLost), 0);
+}
+
+#[test]
+fn loads_are_told_of_limits_for_all_requests() {
+    let all = r#", "key": []"#;
+    let more = r#", { "name": "each", "algorithm": "concurrency", "quota": { "permits": 9 } },
+        { "name": "found", "key": [], "algorithm": "concurrency", "quota": { "adaptive": { "min": 3, "max": 7 } } }"#;
+    let mut bench = Bench::new(&two(all, more));
+    let ticket = bench.held(0);
+    let mut loads = Vec::new();
+    bench.engine.loads(&mut bench.store, ms(0), &mut |load| {
+        loads.push((load.limit, load.in_flight.get(), load.permits.get()));
+    });
+    assert_eq!(loads, [(0, 1, 2), (2, 1, 7)]);
+    bench.end(ticket, 0);
+}

@@ -1,0 +1,100 @@
+//! The number of requests in flight that an origin can carry, found out by the filter in the real Envoy.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::client::{Connection, Request};
+use super::metrics::sample;
+use super::stage::{Stage, policy};
+use crate::origin::Settings;
+
+/// Clients that want more than the origin can carry, and soon try again when they are refused.
+async fn press(to: SocketAddr, clients: usize) -> Vec<tokio::task::JoinHandle<()>> {
+    let client = || async move {
+        let mut connection = Connection::open(to).await.unwrap();
+        loop {
+            let answer = connection.send(&Request::get("/")).await.unwrap();
+            if answer.status == 429 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    (0..clients).map(|_| tokio::spawn(client())).collect()
+}
+
+/// The limit as the filter shows it.
+async fn found(stage: &Stage) -> f64 {
+    let text = stage.envoy.admin_get("/stats/prometheus").await.unwrap();
+    sample(&text, "tidegate_concurrency_limit", &[("limit", "origin")]).unwrap_or_default() as f64
+}
+
+/// Waits until the limit is within a fifth of the origin's capacity, on average over five seconds.
+async fn assert_finds(stage: &Stage, capacity: usize) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let mut seen = Vec::new();
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        seen.push(found(stage).await);
+        let last = &seen[seen.len().saturating_sub(10)..];
+        let mean = last.iter().sum::<f64>() / last.len() as f64;
+        if last.len() == 10 && !last.contains(&0.0) && (mean / capacity as f64 - 1.0).abs() <= 0.2 {
+            println!("{capacity}: {seen:?}");
+            return;
+        }
+        assert!(Instant::now() < deadline, "{capacity} is not found: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_origin_can_carry_is_found_and_followed() {
+    let limit = json!({
+        "name": "origin", "key": [], "algorithm": "concurrency", "quota": { "adaptive": { "min": 2, "max": 200 } },
+    });
+    let stage = Stage::start(&policy([limit])).await;
+    let origin = |capacity| Settings {
+        capacity,
+        latency: Duration::from_millis(40),
+        queue: 1_000,
+        queue_timeout: Duration::from_secs(10),
+        ..stage.origin.settings()
+    };
+    stage.origin.set(origin(32));
+    let clients = press(stage.http, 80).await;
+    assert_finds(&stage, 32).await;
+    stage.origin.set(origin(12));
+    assert_finds(&stage, 12).await;
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn requests_with_a_body_are_timed_from_its_end() {
+    let limit = json!({
+        "name": "origin", "key": [], "algorithm": "concurrency", "quota": { "adaptive": { "min": 2, "max": 30 } },
+    });
+    let stage = Stage::start(&policy([limit])).await;
+    stage.origin.set(Settings { latency: Duration::from_millis(20), ..stage.origin.settings() });
+    let clients = (0..16).map(|_| {
+        let to = stage.http;
+        tokio::spawn(async move {
+            let mut connection = Connection::open(to).await.unwrap();
+            let request = Request::post("/", b"body".to_vec()).bytes();
+            // The head first and the body later: the time between them is the client's.
+            let (head, body) = request.split_at(request.len() - 4);
+            for _ in 0..40 {
+                connection.write(head).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                connection.write(body).await.unwrap();
+                assert_eq!(connection.answer("POST").await.unwrap().status, 200);
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    // Without a time there would be no samples, and the limit would be as at first, 20.
+    super::stage::eventually("the limit has grown", || async { found(&stage).await == 30.0 }).await;
+    stage.end().await;
+}
