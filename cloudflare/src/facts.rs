@@ -1,9 +1,9 @@
-//! What workerd knows of a request, in the core's terms.
+//! What workerd knows of a request and of its answer, in the core's terms.
 
-use crate::host::Request;
+use crate::host::{Request, Response};
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use tidegate::request::RequestFacts;
+use tidegate::request::{RequestFacts, ResponseFacts};
 
 /// The request at hand. Each fact is asked for when the policy needs it.
 pub struct Facts<'a> {
@@ -23,6 +23,11 @@ impl<'a> Facts<'a> {
         url.split_once("://").map_or("", |(_, rest)| rest)
     }
 
+    /// The path and the query, as they stand in the URL.
+    pub fn target(&self) -> &str {
+        self.url().get(self.path_start()..).unwrap_or("/")
+    }
+
     fn path_start(&self) -> usize {
         let url = self.url();
         url.find(['/', '?']).unwrap_or(url.len())
@@ -35,7 +40,7 @@ impl RequestFacts for Facts<'_> {
     }
 
     fn path(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.url().get(self.path_start()..).unwrap_or("/").as_bytes())
+        Cow::Borrowed(self.target().as_bytes())
     }
 
     fn authority(&self) -> Cow<'_, [u8]> {
@@ -53,6 +58,32 @@ impl RequestFacts for Facts<'_> {
 
     fn country(&self) -> Option<Cow<'_, [u8]>> {
         self.request.cf()?.country().map(owned)
+    }
+}
+
+/// The answer to a request.
+pub struct Answer<'a>(pub &'a Response);
+
+impl ResponseFacts for Answer<'_> {
+    fn status(&self) -> Option<u16> {
+        Some(self.0.status())
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        self.0.answer_headers().get(name).map(owned)
+    }
+}
+
+/// What there is in place of an answer when the client or the upstream went away before.
+pub struct NoAnswer;
+
+impl ResponseFacts for NoAnswer {
+    fn status(&self) -> Option<u16> {
+        None
+    }
+
+    fn header(&self, _name: &str) -> Option<Cow<'_, [u8]>> {
+        None
     }
 }
 

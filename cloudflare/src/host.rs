@@ -17,6 +17,10 @@ extern "C" {
     #[wasm_bindgen(method, getter, structural)]
     pub fn headers(this: &Request) -> Headers;
 
+    /// `null` when there is none.
+    #[wasm_bindgen(method, getter, structural)]
+    pub fn body(this: &Request) -> JsValue;
+
     /// What Cloudflare knows of the connection; absent outside of its network.
     #[wasm_bindgen(method, getter, structural)]
     pub fn cf(this: &Request) -> Option<Cf>;
@@ -32,9 +36,21 @@ extern "C" {
     #[wasm_bindgen(method, getter, structural)]
     pub fn country(this: &Cf) -> Option<String>;
 
+    /// An answer, the upstream's or one of our own.
     pub type Response;
 
-    /// An answer of our own.
     #[wasm_bindgen(constructor)]
-    pub fn new(body: &str, init: &JsValue) -> Response;
+    pub fn new(body: JsValue, init: &JsValue) -> Response;
+
+    #[wasm_bindgen(method, getter, structural)]
+    pub fn status(this: &Response) -> u16;
+
+    #[wasm_bindgen(method, getter, structural, js_name = headers)]
+    pub fn answer_headers(this: &Response) -> Headers;
+
+    #[wasm_bindgen(js_namespace = console, js_name = error)]
+    pub fn log_error(text: &str);
+
+    #[wasm_bindgen(js_namespace = console, js_name = warn)]
+    pub fn log_warning(text: &str);
 }

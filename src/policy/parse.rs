@@ -108,6 +108,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         health: health?,
         shedding: shedding?,
         status: status?,
+        on_failure: document.on_failure()?,
         not_acted_on: not_acted_on(document),
     })
 }
