@@ -87,10 +87,6 @@ $(RUST_STAMP): rust-toolchain.toml
 
 $(WASM_BINDGEN_STAMP):
 	$(call need,cargo,install Rust from https://rustup.rs)
-	@locked=$$(sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock); \
-		if [ "$$locked" != "$(WASM_BINDGEN_VERSION)" ]; then \
-			echo "Cargo.lock has wasm-bindgen $$locked, the Makefile WASM_BINDGEN_VERSION $(WASM_BINDGEN_VERSION): make them the same" >&2; exit 1; \
-		fi
 	$(call say,wasm-bindgen $(WASM_BINDGEN_VERSION))
 	@rm -rf .tools/wasm-bindgen .tools/wasm-bindgen-*.done
 	@cargo install --quiet wasm-bindgen-cli --version $(WASM_BINDGEN_VERSION) --root .tools/wasm-bindgen --no-track 2>&1 | { grep -v 'be sure to add' || true; }
@@ -127,6 +123,10 @@ dist/envoy/envoy.yaml: envoy/envoy.yaml
 	@cp $< $@
 
 worker: setup ## the Worker alone, into dist/cloudflare
+	@locked=$$(sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock); \
+		if [ "$$locked" != "$(WASM_BINDGEN_VERSION)" ]; then \
+			echo "Cargo.lock has wasm-bindgen $$locked, the Makefile WASM_BINDGEN_VERSION $(WASM_BINDGEN_VERSION): make them the same" >&2; exit 1; \
+		fi
 	$(call say,building the Worker)
 	$(call bind,cloudflare/pkg,)
 	@rm -rf dist/cloudflare target/cloudflare && mkdir -p dist/cloudflare
@@ -172,7 +172,7 @@ bench: build ## what a decision and a request cost, as ratios to what one would 
 	@cargo build --package tidegate-bench-nothing --target wasm32-wasip1 --profile wasm
 	@mkdir -p target/bench
 	@$(WASM_OPT) target/wasm32-wasip1/wasm/tidegate_bench_nothing.wasm --output target/bench/nothing.wasm
-	@cargo bench --features cli --bench filter
+	@cargo bench --features cli --bench filter --bench chain
 
 clean: ## remove what was built and fetched
 	@rm -rf target dist .tools

@@ -55,6 +55,8 @@ pub enum Cause {
     Maintenance,
     /// The client is on the policy's list `deny`: 403.
     Denied,
+    /// No upstream of the route could be asked, or none has answered: 503 (RFC 9110 section 15.6.4).
+    Unavailable,
     /// The service is not well, and spared of this request: 503.
     Shed,
 }
@@ -68,7 +70,7 @@ pub struct Reply {
     /// UNAVAILABLE (14).
     pub grpc_status: u8,
     /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_ban_NAME`, `tidegate_store_NAME`, `tidegate_maintenance`,
-    /// `tidegate_denied`, `tidegate_shed`, or `tidegate_status` for a page of status.
+    /// `tidegate_denied`, `tidegate_shed`, `tidegate_unavailable`, or `tidegate_status` for a page of status.
     pub details: String,
     /// The body's media type.
     pub content_type: Cow<'static, str>,
@@ -89,7 +91,7 @@ impl Refusal {
         let maintenance = engine.policy().mode.maintenance();
         let (status, grpc_status) = match self.cause {
             Cause::Exceeded | Cause::Banned => (429, 8),
-            Cause::StoreFailed | Cause::Shed => (503, 14),
+            Cause::StoreFailed | Cause::Shed | Cause::Unavailable => (503, 14),
             Cause::Maintenance => (maintenance.map_or(503, |maintenance| maintenance.status), 14),
             Cause::Denied => (403, 7),
         };
@@ -127,6 +129,7 @@ impl Refusal {
             Cause::StoreFailed => ("tidegate_store_", self.limit_name(engine)),
             Cause::Maintenance => ("tidegate_maintenance", ""),
             Cause::Denied => ("tidegate_denied", ""),
+            Cause::Unavailable => ("tidegate_unavailable", ""),
             Cause::Shed => ("tidegate_shed", ""),
         };
         [reason, name].concat()
@@ -150,7 +153,7 @@ impl Refusal {
         let kind = match self.cause {
             Cause::Exceeded => "https://iana.org/assignments/http-problem-types#quota-exceeded",
             Cause::Banned => "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
-            Cause::StoreFailed | Cause::Maintenance | Cause::Shed => {
+            Cause::StoreFailed | Cause::Maintenance | Cause::Shed | Cause::Unavailable => {
                 "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
             }
             // Nothing more than the status says: RFC 9457 section 4.2.1.
@@ -178,6 +181,7 @@ impl Refusal {
             (Cause::Denied, _) => "Forbidden",
             (Cause::Shed, _) => "the service is overloaded",
             (Cause::Maintenance, _) => "the service is under maintenance",
+            (Cause::Unavailable, _) => "the service is unavailable",
         }
     }
 }

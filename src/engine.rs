@@ -6,6 +6,7 @@
 //!           charge, and whether the request is shed
 //! offer     whether there is room to wait                         needs those who wait; only where requests may
 //! decide    every quota is checked, then all or none is charged   needs state and the time
+//! (send)    the route's upstreams, one after another: fallback    needs breakers, and how the last call ended
 //! enter     the request waits, where decide says so               and then: see [`delaying`]
 //! observe   charge the limits that wait for the answer            needs the answer
 //! release   give back what a request in flight has held           needs its end
@@ -18,34 +19,35 @@ pub mod delaying;
 mod holding;
 mod leasing;
 mod observing;
+mod plan;
 mod refusing;
 mod shedding;
 
 pub use holding::Load;
 pub use observing::Ticket;
+pub use plan::{Charge, Plan};
 #[cfg(feature = "cli")]
 pub(crate) use shedding::priority;
 
 use charging::Charging;
 use delaying::Chance;
+use plan::{Entry, Stage};
 use refusing::{Refusals, Sentence};
 
 use crate::decision::{Cause, Decision, QuotaItem, Refusal};
-use crate::key::{self, KeyHash, Seed};
+use crate::key::{self, Seed};
 use crate::lease::Leases;
-use crate::limiter::{Meter, Outcome, Standing, State, Verdict};
+use crate::limiter::{Meter, Standing, Verdict};
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Fate, Total};
 use crate::mode::{Door, Mode};
-use crate::policy::{Cost, Limit, OnExceed, Policy, Priority, Quota, TierIndex};
+use crate::policy::{Cost, Limit, OnExceed, Policy, Quota, TierIndex};
 use crate::request::RequestFacts;
-use crate::shed::Pressure;
-use crate::status::Page;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
-use crate::table::{Probe, page_of};
-use crate::units::{Draw, Permits, Span, Timestamp};
+use crate::table::page_of;
+use crate::units::{Permits, Span, Timestamp};
 
 /// A policy made ready to decide.
 #[derive(Debug)]
@@ -53,6 +55,7 @@ pub struct Engine {
     policy: Policy,
     seed: Seed,
     matcher: Matcher,
+    routes: Matcher,
     limits: Vec<ReadyLimit>,
     /// Under maintenance: who is let in.
     door: Option<Door>,
@@ -69,189 +72,6 @@ struct ReadyLimit {
     refusals: Refusals,
 }
 
-/// What one request is about to be charged, and what came of it. Kept and used again for the next request.
-#[derive(Debug, Default)]
-pub struct Plan {
-    found: Vec<u32>,
-    tier: TierIndex,
-    priority: Priority,
-    charges: Vec<Charge>,
-    entry: Entry,
-    may_wait: bool,
-    refused: bool,
-    now: Timestamp,
-    /// Before `now` for a request that has waited.
-    charged_at: Timestamp,
-    pressure: Pressure,
-    draw: Draw,
-}
-
-/// What the stages before the limits say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Entry {
-    /// The limits decide.
-    #[default]
-    Limited,
-    /// The request meets no limits.
-    Allowed,
-    /// The request is refused, whatever the limits say.
-    TurnedAway(Cause),
-    /// The request is shed, being of this priority.
-    Shed(Priority),
-    /// The request is answered with a page of status.
-    Answered(Page),
-}
-
-/// One quota's part in a request. Those of one limit stand side by side.
-#[derive(Clone, Copy, Debug)]
-pub struct Charge {
-    limit: u32,
-    /// The quota's place among those of the limit.
-    quota: u8,
-    key: KeyHash,
-    page: u32,
-    cost: Permits,
-    /// The limit charges when the answer comes, if at all: see [`Ticket`].
-    awaits_answer: bool,
-    /// The request holds what it is charged until it has ended: see [`Ticket`].
-    holds: bool,
-    /// How many permits there are, where that is found out.
-    found: Option<Permits>,
-    /// Another quota of the limit is exceeded: this one is not charged, also when the limit only observes.
-    held: bool,
-    sentence: Sentence,
-    stage: Stage,
-    outcome: Option<Outcome>,
-    probe: Option<Probe>,
-    chance: Chance,
-    /// The state that was asked: the key's own, without what is left of a lease.
-    before: Option<State>,
-    /// Permits charged beside the cost, for a lease.
-    ahead: Permits,
-}
-
-/// How far a charge has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Still to be settled with the store.
-    Open,
-    /// Published.
-    Charged,
-    /// Left as it was: there was no room, or nothing to be charged now.
-    Settled,
-    /// Decided by what this instance knows without asking the store: see [`crate::lease`].
-    Known,
-    /// The store failed, and this instance's own memory counts.
-    Local,
-    /// The store failed, and the policy lets the request pass uncounted.
-    Waived,
-    /// The store failed, and the policy refuses the request.
-    Denied,
-}
-
-impl Charge {
-    /// The limit, as an index into the policy's limits.
-    #[must_use]
-    pub fn limit(&self) -> usize {
-        self.limit as usize
-    }
-
-    /// The quota, as an index into those that the limit has for the client's tier.
-    #[must_use]
-    pub fn quota(&self) -> usize {
-        usize::from(self.quota)
-    }
-
-    /// How many permits the request needs. One when its answer is yet to say what it costs.
-    #[must_use]
-    pub fn cost(&self) -> Permits {
-        self.cost
-    }
-
-    /// The key that is charged.
-    #[must_use]
-    pub fn key(&self) -> KeyHash {
-        self.key
-    }
-
-    /// What the limit said; `None` when no state could be had.
-    #[must_use]
-    pub fn outcome(&self) -> Option<&Outcome> {
-        self.outcome.as_ref()
-    }
-
-    /// What is left of the ban that the limit has put on the client, if it has.
-    #[must_use]
-    pub fn ban(&self) -> Option<Span> {
-        self.sentence.rest()
-    }
-
-    fn admits(&self) -> bool {
-        let refuses = |outcome: Outcome| matches!(outcome.verdict, Verdict::Refuse { .. });
-        self.sentence == Sentence::Free && self.outcome.is_some_and(|outcome| !refuses(outcome))
-    }
-
-    /// Whether the limit lets the request pass and charges it for that. What is free touches no state.
-    fn pays(&self) -> bool {
-        self.admits() && !self.awaits_answer && !self.held && !self.chance.taken_over && self.cost > Permits::ZERO
-    }
-
-    fn exceeds(&self) -> bool {
-        self.outcome.is_some() && !self.admits()
-    }
-
-    /// Whether the client was banned before this request.
-    fn is_banned(&self) -> bool {
-        matches!(self.sentence, Sentence::Serving(_))
-    }
-}
-
-impl Plan {
-    /// A plan that has not served yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The client's tier.
-    #[must_use]
-    pub fn tier(&self) -> TierIndex {
-        self.tier
-    }
-
-    /// How important the request is.
-    #[must_use]
-    pub fn priority(&self) -> Priority {
-        self.priority
-    }
-
-    /// Says how hard the service is pressed when the next request is planned, and what that request drew.
-    pub fn press(&mut self, pressure: Pressure, draw: Draw) {
-        (self.pressure, self.draw) = (pressure, draw);
-    }
-
-    /// The page of status that the request is answered with; there is nothing to decide then.
-    #[must_use]
-    pub fn page(&self) -> Option<Page> {
-        match self.entry {
-            Entry::Answered(page) => Some(page),
-            _ => None,
-        }
-    }
-
-    /// Whether the request goes on, and nothing has to be decided.
-    #[must_use]
-    pub fn is_clear(&self) -> bool {
-        self.charges.is_empty() && self.entry == Entry::Limited
-    }
-
-    /// What is charged: the quotas of the limits that apply, in the policy's order.
-    #[must_use]
-    pub fn charges(&self) -> &[Charge] {
-        &self.charges
-    }
-}
-
 impl Engine {
     /// Makes a policy ready. `seed` must come from a random source: whoever knows it can choose keys that meet in one page.
     #[must_use]
@@ -264,8 +84,9 @@ impl Engine {
         }
         let door = policy.mode.maintenance().map(Door::new);
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
+        let routes = Matcher::new(policy.routes().iter().map(|route| &route.matches));
         let limits = policy.limits.iter().map(|limit| ReadyLimit::new(limit, &policy.mode)).collect();
-        Self { policy, seed, matcher, limits, door }
+        Self { policy, seed, matcher, routes, limits, door }
     }
 
     /// The policy in force.
@@ -285,9 +106,15 @@ impl Engine {
         let lookup = Lookup::new(facts);
         let client = key::Client::new(&lookup, &self.policy);
         plan.charges.clear();
+        plan.route = None;
         plan.may_wait = false;
         plan.entry = self.entry(&lookup, &client, &mut plan.found);
-        if plan.entry != Entry::Limited {
+        if !matches!(plan.entry, Entry::Limited | Entry::Allowed) {
+            return;
+        }
+        self.routes.find(&lookup, &mut plan.found);
+        plan.route = plan.found.first().map(|route| *route as usize);
+        if plan.entry == Entry::Allowed {
             return;
         }
         self.matcher.find(&lookup, &mut plan.found);

@@ -1,5 +1,6 @@
 //! What a policy makes of one request, in words.
 
+mod routing;
 mod serving;
 
 use core::fmt::{self, Write as _};
@@ -29,6 +30,7 @@ pub fn explain(policy: &Policy, facts: &dyn RequestFacts) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     if write_all(&mut text, policy, &request, &client) == Ok(true) {
+        let _ = routing::write_route(&mut text, policy, &request);
         let _ = serving::write_serving(&mut text, policy, facts);
     }
     text

@@ -26,6 +26,7 @@ pub mod delay;
 pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;
+pub mod fallback;
 pub mod health;
 pub mod key;
 pub mod lease;

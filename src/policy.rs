@@ -20,6 +20,7 @@ mod path;
 mod quota;
 mod read;
 mod refusal;
+mod retries;
 mod routing;
 mod schema;
 mod serving;
@@ -33,6 +34,7 @@ pub use cost::{Cost, CostHeader};
 pub use delay::{Delays, Priority, SlowDown};
 pub use error::{Place, PolicyError, PolicyErrors};
 pub use failures::{CallEnd, Failures};
+pub use retries::{Backoff, Retries};
 pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 
@@ -68,8 +70,6 @@ pub struct Policy {
     pub(crate) status: Option<Status>,
     /// What a host does with a request that it cannot have decided.
     pub(crate) on_failure: OnFailure,
-    /// The parts of the document that are checked, but on which no part of this version acts.
-    pub(crate) not_acted_on: Vec<&'static str>,
 }
 
 impl Policy {
@@ -88,13 +88,6 @@ impl Policy {
     #[must_use]
     pub fn json_schema() -> String {
         schema::json_schema::<document::Document>()
-    }
-
-    /// The parts of the document that were checked, but on which no part of this version acts: a host says so in
-    /// its log, so that nobody relies on them.
-    #[must_use]
-    pub fn not_acted_on(&self) -> &[&'static str] {
-        &self.not_acted_on
     }
 }
 
@@ -361,6 +354,8 @@ pub struct Response {
     pub(crate) ratelimit: bool,
     /// Send `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
     pub(crate) x_ratelimit: bool,
+    /// Send `x-tidegate`: the upstream, the step of the way, and how the route's breakers stand.
+    pub(crate) x_tidegate: bool,
 }
 
 impl Policy {
@@ -405,6 +400,17 @@ impl Policy {
     #[must_use]
     pub fn upstreams(&self) -> &[Upstream] {
         &self.routing.upstreams
+    }
+
+    /// The upstreams that routes lead to, as often as they do.
+    pub fn routed_upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.routes().iter().flat_map(|route| &route.upstreams).filter_map(|upstream| self.upstreams().get(*upstream))
+    }
+
+    /// Whether answers say which upstream gave them.
+    #[must_use]
+    pub fn tells_upstreams(&self) -> bool {
+        self.response.x_tidegate
     }
 
     /// The patterns to which upstreams' breakers are made, by name.

@@ -83,8 +83,25 @@ extern "C" fn proxy_on_tick(root: u32) {
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_headers(stream: u32, _count: u32, end: u32) -> u32 {
-    let decide = |filter: &mut Filter| filter.request_headers(end != FALSE);
-    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, decide) as u32)
+    VM.with_borrow_mut(|vm| {
+        vm.streams.get_mut(stream).map_or(Next::Continue, |filter| filter.request_headers(end != 0)) as u32
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_body(stream: u32, _size: usize, _end: u32) -> u32 {
+    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, Filter::request_body) as u32)
+}
+
+/// Brings the answer to a call that was made for a stream of this root.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_http_call_response(root: u32, token: u32, lines: u32, size: usize, _trailers: u32) {
+    VM.with_borrow_mut(|vm| {
+        let root = vm.roots.iter_mut().find(|(other, _)| *other == root);
+        if let Some((_, root)) = root {
+            root.call_answered(&mut vm.streams, token, lines, size);
+        }
+    });
 }
 
 #[unsafe(no_mangle)]

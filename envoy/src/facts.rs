@@ -68,5 +68,18 @@ impl ResponseFacts for NoAnswer {
     }
 }
 
+/// An answer of which the status alone is of interest.
+pub struct Status(pub u16);
+
+impl ResponseFacts for Status {
+    fn status(&self) -> Option<u16> {
+        Some(self.0)
+    }
+
+    fn header(&self, _name: &str) -> Option<Cow<'_, [u8]>> {
+        None
+    }
+}
+
 /// Headers of which Envoy keeps one line: it joins those of a repeated `x-forwarded-for` itself.
 const ONE_LINE: [&str; 4] = [":method", ":path", ":authority", "x-forwarded-for"];

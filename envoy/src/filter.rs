@@ -1,5 +1,12 @@
 //! One request through the core.
 
+mod answering;
+
+pub use answering::{call_answered, try_due};
+
+use answering::Fate;
+
+use crate::chain::{Chain, UPSTREAM_HEADER};
 use crate::facts::{Answer, Facts, NoAnswer};
 use crate::fields::Fields;
 use crate::host::{self, Map};
@@ -9,6 +16,7 @@ use crate::waiting;
 use std::rc::Rc;
 use tidegate::decision::{Refusal, Reply, quota_headers};
 use tidegate::engine::Ticket;
+use tidegate::fallback::Step;
 use tidegate::request::ResponseFacts;
 use tidegate::status::Sources;
 use tidegate::units::Timestamp;
@@ -36,6 +44,11 @@ pub struct Filter {
     began: Option<Timestamp>,
     /// What the route says of the answer.
     serving: Serving,
+    /// The route, while the request waits.
+    route: Option<usize>,
+    chain: Chain,
+    /// Whether the answer that Envoy has ends with its header.
+    is_answer_whole: bool,
 }
 
 impl Filter {
@@ -50,6 +63,9 @@ impl Filter {
             ticket: None,
             began: None,
             serving: Serving::default(),
+            route: None,
+            chain: Chain::default(),
+            is_answer_whole: false,
         }
     }
 
@@ -59,19 +75,15 @@ impl Filter {
         crate::trap::spring();
         self.is_whole = is_whole;
         let instance = Rc::clone(&self.instance);
-        // Whatever the routes read: a client does not choose the upstream. To look costs less than to remove, for which
-        // Envoy would choose the route anew.
-        if host::may_have_header(Map::Request, UPSTREAM_HEADER) {
-            let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
-        }
         let work = &mut *instance.work.borrow_mut();
         if let Some(monitor) = &work.monitor {
             self.began = Some(now());
             work.plan.press(monitor.pressure(), work.random.draw());
         }
         instance.engine.plan(&Facts, &mut work.plan);
+        self.route = work.plan.route();
         if work.plan.is_clear() {
-            self.serving.request(&instance);
+            self.forward(&instance, work, Timestamp::EPOCH);
             return Next::Continue;
         }
         let now = self.began.unwrap_or_else(now);
@@ -98,7 +110,8 @@ impl Filter {
             // What it waits here is not the service's doing.
             self.began = None;
             self.waits_at = waiting::enter(&instance, work, self.id, now);
-            return if self.waits_at.is_some() { Next::Pause } else { Next::Continue };
+            let goes_on = self.waits_at.is_none() && self.forward(&instance, work, now);
+            return if goes_on { Next::Continue } else { Next::Pause };
         }
         self.tell(&instance, work);
         if let Some(refusal) = decision.observed {
@@ -107,8 +120,11 @@ impl Filter {
         }
         match decision.refusal {
             None => {
-                self.admit(&instance, work);
-                Next::Continue
+                if self.admit(&instance, work, now) {
+                    Next::Continue
+                } else {
+                    Next::Pause
+                }
             }
             Some(refusal) => {
                 self.began = None;
@@ -118,13 +134,13 @@ impl Filter {
         }
     }
 
-    /// Sends the request on its way.
-    fn admit(&mut self, instance: &Instance, work: &mut Work) {
+    /// Sends an admitted request on its way. `false` when it was answered instead.
+    fn admit(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
         self.ticket = work.plan.ticket();
         if let (Some(ticket), false) = (&mut self.ticket, self.is_whole) {
             ticket.leave_untimed();
         }
-        self.serving.request(instance);
+        self.forward(instance, work, now)
     }
 
     /// Goes on after a wait, or is refused.
@@ -135,13 +151,38 @@ impl Filter {
             self.reply(&refusal.reply(&instance.engine, &Facts));
             return;
         }
-        self.admit(instance, work);
+        let goes_on = self.admit(instance, work, now());
         // What it holds may have expired while it waited.
         self.renew_in(work);
-        self.began = work.monitor.as_ref().map(|_| now());
-        if let Err(error) = host::resume_request() {
+        if goes_on {
+            self.began = work.monitor.as_ref().map(|_| now());
+        }
+        if goes_on && let Err(error) = host::resume_request() {
             host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
         }
+    }
+
+    /// Chooses the upstream, where the policy does. `false` when the request was answered instead.
+    fn forward(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
+        self.serving.request(instance);
+        let Some(route) = self.route else {
+            // Whatever Envoy's routes read: a client does not choose the upstream. To look costs less than to remove, for
+            // which Envoy would choose the route anew.
+            if host::may_have_header(Map::Request, UPSTREAM_HEADER) {
+                let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
+            }
+            return true;
+        };
+        let step = self.chain.begin(instance.engine.policy(), work, (route, self.is_whole), now);
+        if !matches!(step, Step::Send { .. }) {
+            // No upstream was asked: this tells nothing of how it is.
+            self.began = None;
+            return !self.conclude(instance, work, step, false);
+        }
+        if !self.chain.awaits_answer() {
+            self.sign(instance, work);
+        }
+        true
     }
 
     /// Keeps what the answer says of the plan's limits.
@@ -150,18 +191,34 @@ impl Filter {
         quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| self.fields.push(name, value));
     }
 
-    /// Lets the limits learn from the answer, and tells the client how it stands with them.
+    /// Sees a piece of the request's body pass: how long a client takes to send it is not how long its upstream takes.
+    pub fn request_body(&mut self) -> Next {
+        if self.chain.awaits_answer() {
+            self.chain.sent(now());
+        }
+        Next::Continue
+    }
+
+    /// Asks another upstream if the answer is a failure; otherwise the client gets it.
     pub fn response_headers(&mut self, is_whole: bool) -> Next {
-        if let Some(mut ticket) = self.ticket.take() {
-            self.observe(&mut ticket, &Answer);
-            // What a request in flight holds is given back when all of the answer has gone, and not when it begins.
-            self.ticket = Some(ticket).filter(Ticket::holds);
+        let instance = Rc::clone(&self.instance);
+        if self.chain.awaits_answer() && self.upstream_answered(&instance, is_whole) != Fate::Delivered {
+            return Next::Pause;
         }
-        if let (Some(began), Some(monitor)) = (self.began.take(), &mut self.instance.work.borrow_mut().monitor) {
-            monitor.answered(&Answer, began, now());
-        }
+        self.is_answer_whole = is_whole;
+        self.finish_answer(&instance);
+        Next::Continue
+    }
+
+    /// Lets the limits learn from the answer, and tells the client how it stands with them.
+    fn finish_answer(&mut self, instance: &Instance) {
+        self.learn(instance, &mut instance.work.borrow_mut(), &Answer);
         // Before what is said to this client alone.
-        self.serving.answer(&self.instance, is_whole);
+        self.serving.answer(instance, self.is_answer_whole);
+        self.add_headers();
+    }
+
+    fn add_headers(&mut self) {
         // Nothing is left here for the filter's own refusals, which come by here too.
         for (name, value) in self.fields.iter() {
             // The structured fields are lists, to which an upstream with limits of its own may have contributed.
@@ -175,7 +232,6 @@ impl Filter {
             }
         }
         self.instance.work.borrow_mut().spare(core::mem::take(&mut self.fields));
-        Next::Continue
     }
 
     /// Sees a piece of the answer's body pass.
@@ -192,44 +248,53 @@ impl Filter {
 
     fn renew_in(&mut self, work: &mut Work) {
         let Some(ticket) = self.ticket.as_mut().filter(|ticket| ticket.holds()) else { return };
-        let now = Timestamp::from_nanos(host::now_ns());
-        self.instance.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
+        self.instance.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
     }
 
     /// Ends the stream, however it came to its end, and gives back what it holds. One that had no answer, since its
-    /// client went away, is told to the limits that await it.
+    /// client went away, is told to the limits and the breaker that await it.
     pub fn end(mut self) {
-        if let Some(mut ticket) = self.ticket.take() {
-            self.observe(&mut ticket, &NoAnswer);
-            if ticket.holds() {
-                let work = &mut *self.instance.work.borrow_mut();
-                let now = Timestamp::from_nanos(host::now_ns());
-                self.instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
+        let instance = Rc::clone(&self.instance);
+        {
+            let work = &mut *instance.work.borrow_mut();
+            if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
+                monitor.abandoned(began, now());
+            }
+            self.learn(&instance, work, &NoAnswer);
+            if let Some(ticket) = self.ticket.take() {
+                instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
             }
         }
         if let Some(limit) = self.waits_at {
-            waiting::leave(&self.instance, limit, self.id);
+            waiting::leave(&instance, limit, self.id);
         }
-        if let (Some(began), Some(monitor)) = (self.began, &mut self.instance.work.borrow_mut().monitor) {
-            monitor.abandoned(began, now());
+        if self.chain.awaits_answer() {
+            self.chain.end(&mut instance.work.borrow_mut(), self.id, now());
         }
-        self.serving.end(&self.instance);
+        self.serving.end(&instance);
     }
 
-    fn observe(&self, ticket: &mut Ticket, answer: &dyn ResponseFacts) {
-        let work = &mut *self.instance.work.borrow_mut();
-        let now = now();
-        let engine = &self.instance.engine;
-        engine.observe(ticket, answer, &mut work.store, &mut work.local, &mut work.counters, now);
+    /// Lets the limits that await the answer learn from it, and whoever asks how the service is.
+    fn learn(&mut self, instance: &Instance, work: &mut Work, answer: &dyn ResponseFacts) {
+        if let Some(mut ticket) = self.ticket.take() {
+            let Work { store, local, counters, .. } = work;
+            instance.engine.observe(&mut ticket, answer, store, local, counters, now());
+            // What a request in flight holds is given back when all of the answer has gone, and not when it begins.
+            self.ticket = Some(ticket).filter(Ticket::holds);
+        }
+        if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
+            monitor.answered(answer, began, now());
+        }
     }
 
     /// Answers in the upstream's place.
     fn reply(&mut self, reply: &Reply) {
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
         let fields = core::mem::take(&mut self.fields);
-        let mut headers: Vec<(&str, &str)> = vec![("content-type", &reply.content_type), ("cache-control", "no-store")];
-        headers.extend(retry_after.as_deref().map(|secs| ("retry-after", secs)));
-        headers.extend(fields.iter());
+        let mut headers: Vec<(&[u8], &[u8])> =
+            vec![(b"content-type", reply.content_type.as_bytes()), (b"cache-control", b"no-store")];
+        headers.extend(retry_after.iter().map(|secs| (b"retry-after".as_slice(), secs.as_bytes())));
+        headers.extend(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
         {
@@ -241,6 +306,3 @@ impl Filter {
 fn now() -> Timestamp {
     Timestamp::from_nanos(host::now_ns())
 }
-
-/// The header by which the filter tells Envoy's routes the upstream.
-const UPSTREAM_HEADER: &str = "x-tidegate-upstream";

@@ -30,6 +30,7 @@ impl fmt::Display for HostError {
 pub enum Map {
     Request = 0,
     Response = 2,
+    CallResponse = 6,
 }
 
 /// How loud a log line is.
@@ -138,6 +139,12 @@ pub fn body_piece(size: usize) -> Result<Vec<u8>, HostError> {
     Ok(bytes.unwrap_or_default())
 }
 
+/// Sets all header lines in place of those that are there.
+pub fn set_header_lines(map: Map, lines: &[(&[u8], &[u8])]) -> Result<(), HostError> {
+    let bytes = pairs(lines);
+    done(unsafe { proxy_set_header_map_pairs(map as u32, bytes.as_ptr(), bytes.len()) })
+}
+
 /// Sets a header in place of those of the same name.
 pub fn replace_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Result<(), HostError> {
     let value = value.as_ref();
@@ -194,6 +201,54 @@ pub fn resume_request() -> Result<(), HostError> {
     done(unsafe { proxy_continue_stream(REQUEST) })
 }
 
+/// Lets an answer go on that was paused in its header.
+pub fn resume_response() -> Result<(), HostError> {
+    const RESPONSE: u32 = 1;
+    done(unsafe { proxy_continue_stream(RESPONSE) })
+}
+
+/// What Envoy notes of how the stream went, a bit for each thing: `response.flags`.
+pub fn response_flags() -> Result<u64, HostError> {
+    const PATH: &[u8] = b"response\0flags";
+    let bytes = received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) })?;
+    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
+}
+
+/// Sends a request without a body to a cluster, for the stream or root at work. Answers the number under which the answer
+/// comes.
+///
+/// # Errors
+/// When there is no such cluster, or the call could not even begin.
+pub fn call(cluster: &str, lines: &[(&[u8], &[u8])], timeout_ms: u32) -> Result<u32, HostError> {
+    let (headers, trailers) = (pairs(lines), pairs(&[]));
+    let mut token = 0;
+    done(unsafe {
+        proxy_http_call(
+            cluster.as_ptr(),
+            cluster.len(),
+            headers.as_ptr(),
+            headers.len(),
+            ptr::null(),
+            0,
+            trailers.as_ptr(),
+            trailers.len(),
+            timeout_ms,
+            &raw mut token,
+        )
+    })?;
+    Ok(token)
+}
+
+/// The body of the answer to a call, of so many bytes.
+pub fn call_body(size: usize) -> Result<Vec<u8>, HostError> {
+    const CALL_RESPONSE_BODY: u32 = 4;
+    if size == 0 {
+        return Ok(Vec::new());
+    }
+    let bytes = received(|data, got| unsafe { proxy_get_buffer_bytes(CALL_RESPONSE_BODY, 0, size, data, got) })?;
+    Ok(bytes.unwrap_or_default())
+}
+
 /// Defines a metric, or finds it when it is there already.
 pub fn define_metric(kind: MetricKind, name: &str) -> Result<MetricId, HostError> {
     let mut id = 0;
@@ -216,7 +271,7 @@ pub fn respond(
     status: u16,
     grpc_status: u8,
     details: &str,
-    headers: &[(&str, &str)],
+    headers: &[(&[u8], &[u8])],
     body: &[u8],
 ) -> Result<(), HostError> {
     let headers = pairs(headers);
@@ -235,7 +290,7 @@ pub fn respond(
 }
 
 /// Headers as the ABI wants them: their number, the sizes of each name and value, then each name and value and a zero.
-fn pairs(headers: &[(&str, &str)]) -> Vec<u8> {
+fn pairs(headers: &[(&[u8], &[u8])]) -> Vec<u8> {
     let word = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
     let mut bytes = Vec::with_capacity(256);
     bytes.extend_from_slice(&word(headers.len()));
@@ -244,7 +299,7 @@ fn pairs(headers: &[(&str, &str)]) -> Vec<u8> {
         bytes.extend_from_slice(&word(value.len()));
     }
     for text in headers.iter().flat_map(|(name, value)| [name, value]) {
-        bytes.extend_from_slice(text.as_bytes());
+        bytes.extend_from_slice(text);
         bytes.push(0);
     }
     bytes
@@ -273,6 +328,19 @@ unsafe extern "C" {
     fn proxy_log(level: u32, message: *const u8, size: usize) -> u32;
     fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+    fn proxy_set_header_map_pairs(map: u32, data: *const u8, size: usize) -> u32;
+    fn proxy_http_call(
+        cluster: *const u8,
+        cluster_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        body: *const u8,
+        body_size: usize,
+        trailers: *const u8,
+        trailers_size: usize,
+        timeout_ms: u32,
+        token: *mut u32,
+    ) -> u32;
     fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_get_buffer_bytes(kind: u32, start: usize, max: usize, data: *mut *mut u8, size: *mut usize) -> u32;

@@ -3,7 +3,8 @@
 use crate::fields::Fields;
 use crate::health;
 use crate::host;
-use crate::metrics::{Gauge, Metrics};
+use crate::ledger::SharedLedgers;
+use crate::metrics::{Gauge, Metrics, UpstreamMetrics};
 use crate::random::Random;
 use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
@@ -13,6 +14,7 @@ use tidegate::assets::Assets;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
+use tidegate::fallback::{Around, TICK, Upstreams};
 use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
 use tidegate::lease::Leases;
@@ -40,6 +42,7 @@ pub struct Work {
     pub leases: Leases,
     pub counters: Counters,
     pub metrics: Metrics,
+    pub upstream_metrics: UpstreamMetrics,
     pub survey: Survey,
     pub plan: Plan,
     pub text: String,
@@ -47,12 +50,20 @@ pub struct Work {
     /// Room for those who leave it.
     pub left: Vec<Left<Held>>,
     pub alarm: Alarm,
+    pub random: Random,
+    pub upstreams: Upstreams,
+    ledgers: SharedLedgers,
+    /// When breakers were last ticked.
+    ticked: Timestamp,
+    /// The streams that wait to ask a further upstream, and until when.
+    pub retries: Vec<(Timestamp, u32)>,
+    /// The calls that are under way, by their number, and for which stream.
+    pub calls: Vec<(u32, u32)>,
     /// Fields that were sent, for their memory.
     pub spare: Vec<Fields>,
     /// Where the policy asks how the service is.
     pub monitor: Option<Monitor>,
     pub bytes: Vec<u8>,
-    pub random: Random,
     /// How many keys the table held when it was last counted.
     pub live_keys: u64,
     /// The answers that streams of this VM are collecting.
@@ -87,6 +98,7 @@ impl Instance {
         }
         let engine = Engine::new(policy, seed);
         let room = engine.waiting_room();
+        let upstreams = Upstreams::new(engine.policy());
         Self {
             engine,
             fingerprint,
@@ -98,16 +110,22 @@ impl Instance {
                 leases: Leases::new(),
                 counters: Counters::new(limits, tiers),
                 metrics: Metrics::default(),
+                upstream_metrics: UpstreamMetrics::default(),
                 survey: Survey::default(),
                 plan: Plan::new(),
                 text: String::new(),
                 room,
                 left: Vec::new(),
                 alarm: Alarm::default(),
+                random: Random::new(),
+                upstreams,
+                ledgers: SharedLedgers::default(),
+                ticked: Timestamp::EPOCH,
+                retries: Vec::new(),
+                calls: Vec::new(),
                 spare: Vec::new(),
                 monitor,
                 bytes,
-                random: Random::new(),
                 live_keys: 0,
                 collected: Vec::new(),
             }),
@@ -134,10 +152,39 @@ impl Instance {
             work.metrics.record(Gauge::Health, monitor.standing().health as u64);
         }
         work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
+        work.upstream_metrics.export(self.engine.policy(), &mut work.upstreams, now);
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
         let (engine, metrics) = (&self.engine, &mut work.metrics);
         engine.loads(&mut work.store, now, &mut |load| metrics.record_load(engine.policy(), load));
+    }
+}
+
+impl Work {
+    /// Does something with the upstreams.
+    pub fn upstreams_around<T>(
+        &mut self,
+        now: Timestamp,
+        act: impl FnOnce(&mut Upstreams, &mut Around<'_, SharedLedgers>) -> T,
+    ) -> T {
+        let mut around = Around { ledgers: &mut self.ledgers, draw: self.random.draw(), now };
+        act(&mut self.upstreams, &mut around)
+    }
+
+    /// Ticks the breakers, if it is time to.
+    pub fn tick_breakers(&mut self, now: Timestamp) {
+        let due = now < self.ticked || now >= self.ticked.after(TICK);
+        if due && self.upstreams.ticks(now) {
+            self.ticked = now;
+            self.upstreams_around(now, |upstreams, around| upstreams.tick(around));
+        }
+    }
+
+    /// After how long the root has to be called, for whoever waits and for the breakers.
+    pub fn next_due(&self, now: Timestamp) -> Option<Span> {
+        let retries = self.retries.iter().map(|(at, _)| at.since(now)).min();
+        let tick = self.upstreams.ticks(now).then(|| self.ticked.after(TICK).since(now).min(TICK));
+        [self.room.next_due(now), retries, tick].into_iter().flatten().min()
     }
 }
 

@@ -3,6 +3,10 @@
 //! Envoy shows a metric as `wasmcustom.NAME`. Labels are written into the name as `.label=value`, from where the
 //! `stats_tags` of the shipped bootstrap take them.
 
+mod upstreams;
+
+pub use upstreams::UpstreamMetrics;
+
 use crate::host::{self, MetricId, MetricKind};
 use tidegate::engine::Load;
 use tidegate::metrics::{Counters, Fate, Total};
@@ -101,23 +105,38 @@ impl Metrics {
 
     /// A total is defined even while it is zero, so that it can be watched.
     fn add(&mut self, place: usize, count: u64, name: impl FnOnce() -> String) {
-        if let Some(id) = self.id(place, MetricKind::Counter, name)
-            && count > 0
-        {
-            let _ = host::increment(id, i64::try_from(count).unwrap_or(i64::MAX));
-        }
+        // A total is defined even while it is zero, so that it can be watched.
+        add(self.id(place, MetricKind::Counter, name), count);
     }
 
     fn id(&mut self, place: usize, kind: MetricKind, name: impl FnOnce() -> String) -> Option<MetricId> {
-        if place >= self.ids.len() {
-            self.ids.resize(place.saturating_add(1), None);
-        }
-        let id = self.ids.get_mut(place)?;
-        if id.is_none() {
-            *id = host::define_metric(kind, &name()).ok();
-        }
-        *id
+        id(&mut self.ids, place, kind, name)
     }
+}
+
+fn add(id: Option<MetricId>, count: u64) {
+    if let Some(id) = id
+        && count > 0
+    {
+        let _ = host::increment(id, i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+/// The metric at this place, defined if it is not yet.
+fn id(
+    ids: &mut Vec<Option<MetricId>>,
+    place: usize,
+    kind: MetricKind,
+    name: impl FnOnce() -> String,
+) -> Option<MetricId> {
+    if place >= ids.len() {
+        ids.resize(place.saturating_add(1), None);
+    }
+    let id = ids.get_mut(place)?;
+    if id.is_none() {
+        *id = host::define_metric(kind, &name()).ok();
+    }
+    *id
 }
 
 const FIRST_GAUGE: usize = Total::ALL.len();

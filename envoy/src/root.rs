@@ -1,13 +1,13 @@
 //! The plugin: reads the policy, makes the streams, exports on a tick.
 
-use crate::filter::Filter;
+use crate::filter::{self, Filter};
 use crate::host::{self, Level};
 use crate::instance::Instance;
 use crate::streams::Streams;
 use crate::{structure, waiting};
 use std::rc::Rc;
 use tidegate::lease::LEASE_IDLE;
-use tidegate::policy::Policy;
+use tidegate::policy::{Policy, Upstream};
 use tidegate::status::Fingerprint;
 use tidegate::units::{Span, Timestamp};
 
@@ -23,12 +23,6 @@ impl Root {
     pub fn configure(&mut self) -> bool {
         match read_policy() {
             Ok((policy, fingerprint)) => {
-                for part in policy.not_acted_on() {
-                    host::log(
-                        Level::Warn,
-                        format_args!("\"{part}\" is checked, but this version does not act on it yet"),
-                    );
-                }
                 host::log(Level::Info, format_args!("policy in force, limits: {}", policy.limits().len()));
                 self.instance = Some(Rc::new(Instance::new(policy, fingerprint)));
                 if let Some(instance) = &self.instance {
@@ -51,19 +45,29 @@ impl Root {
         self.instance.clone().map(|instance| Filter::new(instance, id))
     }
 
-    /// Ends the waits and the leases that are due, and once a second exports what was counted and renews what streams hold.
+    /// Ends the waits and the leases that are due, lets workers learn of each other's breakers, and once a second exports what
+    /// was counted and renews what streams hold.
     pub fn tick(&mut self, streams: &mut Streams) {
         let Some(instance) = self.instance.clone() else { return };
         let now = Timestamp::from_nanos(host::now_ns());
         waiting::finish_due(&instance, streams, now);
+        filter::try_due(&instance, streams, now);
+        instance.work.borrow_mut().tick_breakers(now);
         let leases_are_out = instance.end_leases(LEASE_IDLE, now);
         if instance.work.borrow_mut().alarm.exports(now) {
             instance.export(now);
             streams.renew();
         }
         let work = &mut *instance.work.borrow_mut();
-        let due = work.room.next_due(now).into_iter().chain(leases_are_out.then_some(LEASE_IDLE)).min();
+        let due = work.next_due(now).into_iter().chain(leases_are_out.then_some(LEASE_IDLE)).min();
         work.alarm.set(due, true, now);
+    }
+
+    /// Hands the answer to a call to the stream that it was made for.
+    pub fn call_answered(&mut self, streams: &mut Streams, token: u32, lines: u32, size: usize) {
+        if let Some(instance) = &self.instance {
+            filter::call_answered(instance, streams, token, lines, size);
+        }
     }
 
     /// Gives back what is held, and exports what was counted last.
@@ -90,8 +94,16 @@ fn read_policy() -> Result<(Policy, Fingerprint), Vec<String>> {
         None => String::from_utf8(bytes)
             .map_err(|error| vec![format!("the configuration is no Struct, and as a text not UTF-8: {error}")])?,
     };
-    match Policy::parse(&text) {
-        Ok(policy) => Ok((policy, Fingerprint::of(&text))),
-        Err(problems) => Err(problems.iter().map(ToString::to_string).collect()),
-    }
+    let policy =
+        Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let nowhere: Vec<String> = policy.routed_upstreams().filter(|it| it.cluster().is_none()).map(no_cluster).collect();
+    if nowhere.is_empty() { Ok((policy, Fingerprint::of(&text))) } else { Err(nowhere) }
+}
+
+fn no_cluster(upstream: &Upstream) -> String {
+    format!(
+        "/upstreams/{}/cluster: a route leads to this upstream, and Envoy knows upstreams by their clusters; write the name \
+         of one",
+        upstream.name().as_str()
+    )
 }

@@ -4,7 +4,7 @@ use crate::facts::Facts;
 use crate::host::{self, Level, Map};
 use crate::instance::Instance;
 use crate::shelf::SharedShelf;
-use tidegate::assets::{Answer, AssetRequest};
+use tidegate::assets::{Answer, AssetRequest, Edit};
 use tidegate::metrics::Total;
 use tidegate::stale::shelf::Kept;
 use tidegate::stale::{AnswerKey, Collecting, Draft};
@@ -65,6 +65,38 @@ impl Serving {
             Ok(false) => {}
             Err(_) => not_kept(instance),
         }
+    }
+
+    /// The key of kept answers to this request; `None` where nothing is kept.
+    pub fn key(&self) -> Option<AnswerKey> {
+        self.request.as_ref()?.key
+    }
+
+    /// Does nothing more for this stream: the answer to come is the filter's own.
+    pub fn forget(&mut self) {
+        self.request = None;
+    }
+
+    /// Answers how an answer is to be edited that came by a call, and keeps it if it may be.
+    pub fn called(&mut self, instance: &Instance, status: u16, lines: &[(&[u8], &[u8])], body: &[u8]) -> Vec<Edit> {
+        let Some(request) = self.request.take() else { return Vec::new() };
+        let length = body.len().to_string();
+        let measured = [(b"content-length".as_slice(), length.as_bytes())];
+        let answer = Answer::new(status, lines.iter().copied().chain(measured));
+        let edits = instance.assets.edits(&request, &answer);
+        let now = Timestamp::from_nanos(host::now_ns());
+        let draft = instance.assets.keeping(&request).and_then(|keeping| keeping.draft(&answer.edited(&edits), now));
+        if let Some(draft) = draft
+            && draft.is_wanted(&mut SharedShelf, now) == Ok(true)
+        {
+            self.collect(instance, draft, false);
+            if self.collecting.as_mut().is_some_and(|collecting| collecting.push(body)) {
+                self.keep(instance);
+            } else if self.stop(instance).is_some() {
+                not_kept(instance);
+            }
+        }
+        edits
     }
 
     /// Takes the next piece of the answer's body, which goes on to the client whatever comes of it here.

@@ -60,7 +60,7 @@ impl Alarm {
 pub fn enter(instance: &Instance, work: &mut Work, stream: u32, now: Timestamp) -> Option<u32> {
     let mut books = Books { store: &mut work.store, local: &mut work.local, counters: &mut work.counters };
     let limit = instance.engine.enter(&work.plan, stream, &mut work.room, &mut books);
-    work.alarm.set(work.room.next_due(now), false, now);
+    work.alarm.set(work.next_due(now), false, now);
     limit
 }
 

@@ -125,7 +125,11 @@ impl Local {
     /// What the breaker does at `now`.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> State {
-        self.shared.state(&self.rules, now)
+        match self.rules.mode {
+            BreakerMode::ForcedOpen => State::Open,
+            BreakerMode::Disabled => State::Closed,
+            BreakerMode::Enforce | BreakerMode::Observe => self.shared.state(&self.rules, now),
+        }
     }
 
     /// The calls that the rates are taken over, as far as this worker has seen them.

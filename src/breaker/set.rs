@@ -1,7 +1,8 @@
 //! The breakers of a policy: which there are, and which is asked for a call.
 
 use super::local::Local;
-use crate::policy::{Breaker, Policy};
+use crate::mode::Mode;
+use crate::policy::{Breaker, BreakerMode, Policy};
 
 /// One worker's breakers: one for each upstream whose policy names a pattern, or for each route that leads to it.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ impl Breakers {
         let mut shared = Vec::new();
         for (place, upstream) in policy.upstreams().iter().enumerate() {
             let rules = policy.routing.pattern(place).filter(|rules| !rules.per_route);
-            shared.push(rules.map(|rules| set.add(upstream.name.as_str().to_owned(), rules)));
+            shared.push(rules.map(|rules| set.add(upstream.name.as_str().to_owned(), rules, policy)));
         }
         for route in policy.routes() {
             let mut places = Vec::new();
@@ -34,7 +35,7 @@ impl Breakers {
                 places.push(match (rules, upstream) {
                     (Some(rules), Some(upstream)) if rules.per_route => {
                         // Names have no slash.
-                        Some(set.add([upstream.name.as_str(), "/", route.name.as_str()].concat(), rules))
+                        Some(set.add([upstream.name.as_str(), "/", route.name.as_str()].concat(), rules, policy))
                     }
                     _ => shared.get(*place).copied().flatten(),
                 });
@@ -44,8 +45,12 @@ impl Breakers {
         set
     }
 
-    fn add(&mut self, identity: String, rules: &Breaker) -> usize {
-        self.breakers.push(Named { identity, local: Local::new(rules) });
+    fn add(&mut self, identity: String, rules: &Breaker, policy: &Policy) -> usize {
+        let mut rules = rules.clone();
+        if policy.mode == Mode::Observe && rules.mode != BreakerMode::Disabled {
+            rules.mode = BreakerMode::Observe;
+        }
+        self.breakers.push(Named { identity, local: Local::new(&rules) });
         self.breakers.len().saturating_sub(1)
     }
 
@@ -59,6 +64,11 @@ impl Breakers {
     /// The breaker at this place.
     pub fn get(&mut self, place: usize) -> Option<&mut Local> {
         self.breakers.get_mut(place).map(|named| &mut named.local)
+    }
+
+    /// The breaker at this place with its name; see [`Breakers::identity`].
+    pub fn named(&mut self, place: usize) -> Option<(&str, &mut Local)> {
+        self.breakers.get_mut(place).map(|named| (named.identity.as_str(), &mut named.local))
     }
 
     /// The name of the breaker at this place, by which its state is published: `origin`, or `origin/assets` for that of

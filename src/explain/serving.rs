@@ -8,12 +8,11 @@ use crate::key::Seed;
 use crate::policy::{Policy, Serving};
 use crate::request::RequestFacts;
 
-/// What is done for the request and its answer, if its route says anything.
+/// What is done for the request and its answer, if its route says anything, below the lines about the route.
 pub(super) fn write_serving(text: &mut String, policy: &Policy, facts: &dyn RequestFacts) -> fmt::Result {
     let assets = Assets::new(policy, Seed::new([0, 0]));
     let Some(request) = assets.plan(facts) else { return Ok(()) };
     let Some(route) = assets.route(&request) else { return Ok(()) };
-    writeln!(text, "\nroute {} serves it", route.name().as_str())?;
     let route = route.serving();
     if let Some(target) = &request.target {
         writeln!(text, "  image  the upstream is asked for {}", shown(target))?;

@@ -199,12 +199,11 @@ fn policy() -> Policy {
         deny: AccessList::default(),
         allow: AccessList::default(),
         routing: Routing::default(),
-        response: Response { ratelimit: true, x_ratelimit: false },
+        response: Response { ratelimit: true, x_ratelimit: false, x_tidegate: false },
         health: None,
         shedding: None,
         status: None,
         on_failure: OnFailure::Pass,
-        not_acted_on: Vec::new(),
     }
 }
 

@@ -393,10 +393,27 @@ document! {
         on: Set<Failure, 1, 64>,
         /// How many upstreams are tried at most. All of the route's when absent.
         attempts: Option<Int<1, 16>>,
+        /// The methods of requests that may be sent again. One with a body never is: it is gone.
+        methods: Set<Method, 0, 32> = ["GET", "HEAD", "OPTIONS"],
+        /// How many further tries there may be at most, in percent of the requests of the last ten seconds; three a second may
+        /// be in any case.
+        budget_percent: Int<0, 100> = 20,
+        /// How long a request waits before a further try.
+        backoff: Backoff = NO_FIELDS,
         /// How old a kept answer may be to serve when all upstreams fail. Nothing is kept when absent.
         stale: Option<SpanIn<1_000, MONTH_MS>>,
         /// The answer when nothing else is left.
         fixed as "static": Option<Static>,
+    }
+}
+
+document! {
+    /// How long a request waits before a further try: a part, left to chance, of a time that doubles with each.
+    Backoff {
+        /// The most before the second try; 0 is not to wait.
+        initial: SpanIn<0, MINUTE_MS> = "25ms",
+        /// The most before any try, not less than `initial`.
+        max: SpanIn<0, MINUTE_MS> = "250ms",
     }
 }
 
@@ -407,6 +424,8 @@ document! {
         ratelimit: bool = true,
         /// Send `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
         x_ratelimit: bool = false,
+        /// Send `X-Tidegate`: which upstream served the request, at which step of its way, and how the route's breakers stand.
+        x_tidegate: bool = false,
     }
 }
 
@@ -500,6 +519,7 @@ pub(super) const NO_FIELDS: Node = Node::Object(Vec::new());
 /// A key takes 16 bytes of the table, so these take 160 MB: what a proxy can spare at most.
 const MAX_KEYS: u32 = 10_000_000;
 
+const MINUTE_MS: u64 = 60_000;
 /// A request that waits holds a connection and a stream, and its client seldom has more patience.
 const MAX_DELAY_MS: u64 = 60_000;
 

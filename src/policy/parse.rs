@@ -104,22 +104,16 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         allow: allow?,
         routing: routing?,
         kept: kept?,
-        response: Response { ratelimit: response.ratelimit()?, x_ratelimit: response.x_ratelimit()? },
+        response: Response {
+            ratelimit: response.ratelimit()?,
+            x_ratelimit: response.x_ratelimit()?,
+            x_tidegate: response.x_tidegate()?,
+        },
         health: health?,
         shedding: shedding?,
         status: status?,
         on_failure: document.on_failure()?,
-        not_acted_on: not_acted_on(document),
     })
-}
-
-fn not_acted_on(document: Of<'_, Document>) -> Vec<&'static str> {
-    let present = [
-        ("upstreams", document.upstreams().is_some_and(|map| !map.is_empty())),
-        ("breakers", document.breakers().is_some_and(|map| !map.is_empty())),
-        ("routes", document.routes().is_some_and(|list| !list.is_empty())),
-    ];
-    present.into_iter().filter_map(|(part, present)| present.then_some(part)).collect()
 }
 
 /// The priority of each tier, where the document says.

@@ -4,6 +4,7 @@ use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::failures::Failures;
 use super::parse::{Taken, matches, unknown};
+use super::retries::{Retries, retries};
 use super::value::Of;
 use super::{Breaker, Match, Name, Serving, breaker, serving};
 use crate::units::Span;
@@ -52,6 +53,7 @@ pub struct Fallback {
     pub(crate) on: Failures,
     /// How many upstreams are tried at most, `1..=16`.
     pub(crate) attempts: u32,
+    pub(crate) retries: Retries,
 }
 
 impl Upstream {
@@ -209,7 +211,7 @@ fn route(
     }
     let serving = serving::serving(document, at, problems);
     let fallback = match document.fallback() {
-        Some(Some(it)) => fallback(it).map(Some),
+        Some(Some(it)) => fallback(it, &at.field("fallback"), problems).map(Some),
         other => other.map(|_| None),
     };
     document.upstreams()?;
@@ -222,9 +224,10 @@ fn route(
     })
 }
 
-fn fallback(document: Of<'_, document::Fallback>) -> Option<Fallback> {
+fn fallback(document: Of<'_, document::Fallback>, at: &Path<'_>, problems: &mut Problems) -> Option<Fallback> {
+    let retries = retries(document, at, problems);
     let attempts = document.attempts()?.unwrap_or(MAX_ATTEMPTS);
-    Some(Fallback { on: Failures::of(&document.on()?), attempts })
+    Some(Fallback { on: Failures::of(&document.on()?), attempts, retries: retries? })
 }
 
 /// The place of a name among those known, in order; one that is not there is reported.

@@ -23,11 +23,21 @@ use std::path::Path;
 /// Limits each client address; so high that nobody is refused, so that all contenders carry the same requests.
 const POLICY: &str = r#"{"version":1,"limits":[{"name":"api","quota":{"permits":100000000,"window":"60s"}}]}"#;
 
+/// A route for everything, along an upstream with a breaker, and another one.
+const ROUTED: &str = concat!(
+    r#""breakers":{"default":{"window":{"time":"10s"}}},"#,
+    r#""upstreams":{"origin":{"cluster":"origin","breaker":"default"},"other":{"cluster":"origin"}},"#,
+    r#""routes":[{"name":"all","upstreams":["origin","other"]$ROUTE}],"#,
+);
+
 fn contenders(upstream: SocketAddr) -> Result<Vec<(&'static str, Bootstrap)>, Box<dyn std::error::Error>> {
     let shipped = Bootstrap::shipped()?.upstream(upstream)?.set(ACCESS_LOG, json!([]))?;
     let ours = shipped.clone().wasm(Path::new("dist/envoy/tidegate.wasm"))?.policy(POLICY)?;
     // Every request names another address there, which the policies without this never look at.
     let many = POLICY.replacen('{', r#"{"client":{"address":{"header":"x-forwarded-for","trusted_hops":2}},"#, 1);
+    let routed = |route: &str| POLICY.replacen('{', &format!("{{{}", ROUTED.replace("$ROUTE", route)), 1);
+    let (route, again) = (routed(""), routed(r#","fallback":{"on":["connect","timeout","reset","5xx"]}"#));
+    let unwatched = route.replace(r#","breaker":"default""#, "");
     let silent = POLICY.replacen('{', r#"{"response":{"ratelimit":false},"#, 1);
     Ok(vec![
         ("plain Envoy", shipped.clone().without_filter()?),
@@ -35,7 +45,10 @@ fn contenders(upstream: SocketAddr) -> Result<Vec<(&'static str, Bootstrap)>, Bo
         ("Envoy's local_ratelimit", shipped.clone().set(FILTER, local_ratelimit())?),
         ("Tidegate", ours.clone()),
         ("Tidegate, no RateLimit fields", ours.clone().policy(&silent)?),
-        ("Tidegate, a thousand addresses", ours.policy(&many)?),
+        ("Tidegate, a thousand addresses", ours.clone().policy(&many)?),
+        ("Tidegate, a route", ours.clone().policy(&unwatched)?),
+        ("Tidegate, a route and its breaker", ours.clone().policy(&route)?),
+        ("Tidegate, further tries as well", ours.policy(&again)?),
     ])
 }
 
@@ -78,10 +91,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let added = |costs: &[f64]| median(costs.iter().zip(&plain).map(|(cost, plain)| cost - plain).collect());
     let nothing = added(&running[1].3);
     println!("CPU of one Envoy worker, {rounds} rounds of {requests} requests, medians");
-    println!("{:<32}{:>14}{:>12}{:>20}", "", "us/request", "added us", "ratio to nothing");
+    println!("{:<36}{:>14}{:>12}{:>20}", "", "us/request", "added us", "ratio to nothing");
     for (name, _, _, costs) in &running {
         let (all, added) = (median(costs.clone()), added(costs));
-        println!("{name:<32}{all:>14.2}{added:>12.2}{:>20.2}", added / nothing);
+        println!("{name:<36}{all:>14.2}{added:>12.2}{:>20.2}", added / nothing);
     }
     Ok(())
 }

@@ -57,6 +57,9 @@ fn what_a_route_says_of_the_answer_is_told() {
     assert_eq!(
         words,
         "assets serves it
+  to     cdn (breaker default), else origin (breaker by-count)
+  again  if it has no body and an upstream fails, up to 2 upstreams in all
+  last   the static answer, 503
   image  the upstream is asked for /cdn-cgi/image/format=webp,width=320/assets/a.jpg?v=1
   cache  max-age=86400, stale-while-revalidate=3600, immutable, if the answer may be cached
   page   names </app.css>; rel=preload; as=style
@@ -66,7 +69,10 @@ fn what_a_route_says_of_the_answer_is_told() {
     );
     let secret = told(&[&image[..], &["--header", "authorization: Basic x"]].concat()).unwrap();
     assert!(secret.ends_with("  kept   nothing, since the request has authorization or no-store\n"), "{secret}");
-    assert_eq!(told(&["--path", "/", "--address", "192.0.2.1"]), None);
+    let plain = told(&["--path", "/", "--address", "192.0.2.1"]);
+    assert_eq!(plain.as_deref(), Some("all serves it\n  to     origin (breaker by-count)\n"));
+    let post = told(&[&image[..], &["--method", "POST"]].concat()).unwrap();
+    assert!(post.contains("\n  again  never, for this method\n"), "{post}");
     assert_eq!(told(&["--path", "/assets/a.jpg", "--address", "203.0.113.1", "--method", "GET"]), None, "denied");
 }
 

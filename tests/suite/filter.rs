@@ -1,6 +1,7 @@
 //! The filter as shipped, in the real Envoy, under real requests. Each test has an Envoy of its own.
 
 mod client;
+mod failing;
 mod http2;
 mod stage;
 
@@ -11,6 +12,9 @@ mod answers;
 mod assets;
 mod bad_policy;
 mod bans;
+mod bodies;
+mod breakers;
+mod chain;
 mod concurrency;
 mod costs;
 mod counting;

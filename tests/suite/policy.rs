@@ -83,7 +83,7 @@ fn a_text_without_a_json_value_is_refused_as_such() {
 }
 
 /// Bad policies with errors that a JSON Schema cannot express.
-const BEYOND_A_SCHEMA: [&str; 26] = [
+const BEYOND_A_SCHEMA: [&str; 27] = [
     // Two fields of an object, of which readers of JSON keep one.
     "duplicate-fields",
     // A number of decimals: a schema's `multipleOf` is at the mercy of binary fractions.
@@ -109,6 +109,7 @@ const BEYOND_A_SCHEMA: [&str; 26] = [
     "concurrency",
     "delays-together",
     "refusals-together",
+    "retries-together",
     "untrusted",
     "tiers-of-clients",
     "hops-without-header",

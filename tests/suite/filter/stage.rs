@@ -44,7 +44,8 @@ impl Stage {
 
     /// Sends one request on a connection of its own.
     pub async fn ask(&self, request: &Request) -> Answer {
-        Connection::open(self.http).await.unwrap().send(request).await.unwrap()
+        let answer = Connection::open(self.http).await.unwrap().send(request).await;
+        answer.unwrap_or_else(|error| panic!("{error}: {request:?}\n{}", self.envoy.log()))
     }
 
     /// Sends the request so often, one after the other, and answers how many were admitted; the rest must be refused.

@@ -30,17 +30,6 @@ fn check_approves_of_good_policies() {
 }
 
 #[test]
-fn check_notes_what_is_not_acted_on() {
-    let policy = r#"{ "version": 1, "tiers": ["a"], "upstreams": { "origin": { "cluster": "origin" } } }"#;
-    let output = tidegate(&["check", "-"], policy);
-    assert_eq!(
-        text(&output.stdout),
-        "stdin: ok (0 limits, 1 tier)\n\
-         stdin: note: \"upstreams\" is checked, but this version does not act on it yet\n"
-    );
-}
-
-#[test]
 fn check_ends_with_the_worst_of_its_files() {
     let output = tidegate(&["check", "-", "no-such-file.json"], "{}");
     assert_eq!(output.status.code(), Some(2));

@@ -85,6 +85,18 @@ impl Bootstrap {
         Ok(self)
     }
 
+    /// One more cluster, with all that `origin` has but its name and where it is.
+    pub fn with_cluster(mut self, name: &str, address: SocketAddr) -> Result<Self, BootstrapError> {
+        let mut cluster = at(&mut self.0, "/static_resources/clusters/0")?.clone();
+        let endpoint = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address";
+        *at(&mut cluster, "/name")? = json!(name);
+        *at(&mut cluster, "/load_assignment/cluster_name")? = json!(name);
+        *at(&mut cluster, endpoint)? = json!({ "address": address.ip().to_string(), "port_value": address.port() });
+        let clusters = at(&mut self.0, "/static_resources/clusters")?;
+        clusters.as_array_mut().ok_or_else(|| BootstrapError("clusters is no list".to_owned()))?.push(cluster);
+        Ok(self)
+    }
+
     /// The upstream is spoken to in the client's own protocol (needed for gRPC all the way through), not always HTTP/1.1.
     pub fn downstream_protocol_upstream(self) -> Result<Self, BootstrapError> {
         self.insert(

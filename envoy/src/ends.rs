@@ -1,0 +1,70 @@
+//! How a call ended, told from what Envoy makes of it: for an upstream that gives no answer Envoy writes one itself.
+
+use crate::host::{self, Map};
+use tidegate::fallback::{Ended, forwarding};
+use tidegate::policy::CallEnd;
+use tidegate::request::ResponseFacts;
+
+/// How the call of the stream that Envoy is working on ended, now that there is an answer. `is_whole`: it has no body.
+pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool) -> Ended {
+    let Some(status) = answer.status() else { return CallEnd::Reset.into() };
+    // To a gRPC client Envoy's own answers have the status 200 too, and nothing behind the header.
+    let is_suspect = status >= 500 || (status == 200 && is_whole && answer.header("grpc-status").is_some());
+    let end = if is_suspect { by_flags(host::response_flags().unwrap_or(0)) } else { None };
+    end.map_or_else(|| answered(answer, status), Ended::from)
+}
+
+/// How a call ended that the filter made, with this answer and body. `None` when it has no header: the call broke in its
+/// body, or that was larger than Envoy takes.
+pub fn of_call(answer: &dyn ResponseFacts, is_real: bool, body: &[u8]) -> Option<Ended> {
+    let status = answer.status()?;
+    Some(match status {
+        _ if is_real => answered(answer, status),
+        504 => CallEnd::TimedOut.into(),
+        _ if NOT_CONNECTED.iter().any(|words| body.windows(words.len()).any(|part| part == *words)) => {
+            CallEnd::NotConnected.into()
+        }
+        _ => CallEnd::Reset.into(),
+    })
+}
+
+/// Whether an upstream gave the answer to a call that the filter made: Envoy says how long it took, and does not for its own.
+pub fn is_real(answer: &dyn ResponseFacts) -> bool {
+    answer.header("x-envoy-upstream-service-time").is_some()
+}
+
+fn answered(answer: &dyn ResponseFacts, status: u16) -> Ended {
+    let says = matches!(status, 429 | 503).then(|| answer.header("retry-after")).flatten();
+    Ended { end: CallEnd::Answered(status), retry_after: says.and_then(|value| forwarding::retry_after(&value)) }
+}
+
+fn by_flags(flags: u64) -> Option<CallEnd> {
+    [(NOT_CONNECTED_FLAGS, CallEnd::NotConnected), (TIMED_OUT_FLAGS, CallEnd::TimedOut), (RESET_FLAGS, CallEnd::Reset)]
+        .into_iter()
+        .find_map(|(any, end)| (flags & any != 0).then_some(end))
+}
+
+/// The answer to a call that the filter made.
+pub struct CallAnswer;
+
+impl ResponseFacts for CallAnswer {
+    fn status(&self) -> Option<u16> {
+        str::from_utf8(&self.header(":status")?).ok()?.parse().ok()
+    }
+
+    fn header(&self, name: &str) -> Option<std::borrow::Cow<'_, [u8]>> {
+        host::header(Map::CallResponse, name).ok().flatten().map(std::borrow::Cow::Owned)
+    }
+}
+
+/// No healthy host (UH), no connection (UF), no such cluster (NC), no address (DF), too many at once (UO).
+const NOT_CONNECTED_FLAGS: u64 = 0x2 | 0x20 | 0x80 | 0x100_0000 | 0x400_0000;
+
+/// The request timeout (UT), no sign of life (SI), lasting too long (UMSDR, DT).
+const TIMED_OUT_FLAGS: u64 = 0x4 | 0x1_0000 | 0x8_0000 | 0x40_0000;
+
+/// Reset here (LR) or there (UR), the connection cut (UC), no HTTP (UPE).
+const RESET_FLAGS: u64 = 0x8 | 0x10 | 0x40 | 0x80_0000;
+
+/// What Envoy writes into the body of its own answer.
+const NOT_CONNECTED: [&[u8]; 3] = [b"connection failure", b"no healthy upstream", b"connection timeout"];

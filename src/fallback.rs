@@ -1,0 +1,294 @@
+//! The fallback chain: where a request goes, given what has failed.
+//!
+//! A request takes the first route that it matches, and goes to the first upstream of the route whose breaker admits it. When
+//! that fails, as the route understands failing, the next is tried, for as long as
+//!
+//! - the request can be repeated: its method is one of the route's, and it has no body;
+//! - fewer than `attempts` were made, and an upstream is left that was not asked and whose breaker admits;
+//! - the [`Budget`] lasts, so that a failing upstream is not met with twice the load.
+//!
+//! Between tries the request waits by a backoff that doubles, of which the request's draw takes a part ("full jitter": M.
+//! Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). When all of that is over it is served what was
+//! kept, or the policy's static answer, or the failure itself, or 503.
+
+mod asking;
+mod budget;
+pub mod forwarding;
+mod served;
+
+pub use asking::TICK;
+pub use budget::Budget;
+pub use served::{By, Served};
+
+use crate::breaker::{Breakers, Ledger, Ticket};
+use crate::mode::Mode;
+use crate::policy::{CallEnd, Fallback, Fixed, Policy, Route};
+use crate::units::{Draw, Span, Timestamp};
+
+/// Where the breakers of a worker are published.
+pub trait Ledgers {
+    /// The ledger of the breaker of this identity; see [`Breakers::identity`].
+    fn of(&mut self, identity: &str) -> &mut impl Ledger;
+}
+
+/// What one worker knows of the upstreams behind it.
+#[derive(Debug)]
+pub struct Upstreams {
+    breakers: Breakers,
+    /// For each breaker, when it was last asked.
+    asked: Vec<Timestamp>,
+    /// A breaker was asked that nobody had asked for long.
+    woken: bool,
+    /// One for each route.
+    budgets: Vec<Budget>,
+    /// For each upstream, until when it has asked not to be tried again.
+    resting: Vec<Timestamp>,
+    served: Served,
+}
+
+/// Where a worker finds what all know, and what it decides with.
+pub struct Around<'a, L> {
+    /// Where breakers are published.
+    pub ledgers: &'a mut L,
+    /// One draw for each request.
+    pub draw: Draw,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// One request's way along its route, kept until it is answered.
+#[derive(Debug)]
+pub struct Way {
+    route: usize,
+    /// A bit for each of the route's upstreams, of which there are at most 16: which were asked, or refused to be.
+    tried: u16,
+    attempts: u32,
+    repeatable: bool,
+    call: Option<Call>,
+    /// An upstream has answered, though with a failure.
+    answered: bool,
+    /// The shortest time after which a breaker may admit.
+    retry_after: Option<Span>,
+    /// What the client is served by, once that is known.
+    by: Option<By>,
+}
+
+/// A call that has not ended.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    /// The upstream's place in the route.
+    place: usize,
+    /// The upstream's place in the policy.
+    upstream: usize,
+    /// Its breaker and what the outcome is told with.
+    breaker: Option<(usize, Ticket)>,
+    began: Timestamp,
+}
+
+/// How a call ended, and what was said of the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How it ended.
+    pub end: CallEnd,
+    /// After how long the upstream wants to be tried again (`Retry-After`, RFC 9110 section 10.2.3).
+    pub retry_after: Option<Span>,
+}
+
+impl From<CallEnd> for Ended {
+    fn from(end: CallEnd) -> Self {
+        Self { end, retry_after: None }
+    }
+}
+
+/// What is to be done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'p> {
+    /// It goes to an upstream.
+    Send {
+        /// The upstream, as an index into the policy's.
+        upstream: usize,
+        /// How long it has for its answer; `None` for as long as the host allows.
+        timeout: Option<Span>,
+        /// After so long; nothing for the first.
+        wait: Span,
+    },
+    /// The client gets the answer at hand.
+    Deliver,
+    /// The client gets what was kept of an earlier answer, if that is not older than this. Otherwise [`Upstreams::last`].
+    Stale(Span),
+    /// The client gets this.
+    Static(&'p Fixed),
+    /// The client gets 503 (RFC 9110 section 15.6.4).
+    Unavailable {
+        /// When a breaker may admit again; `None` where nobody knows.
+        retry_after: Option<Span>,
+    },
+}
+
+impl Way {
+    /// The route, as an index into the policy's.
+    #[must_use]
+    pub fn route(&self) -> usize {
+        self.route
+    }
+
+    /// How many upstreams were asked.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The upstream that is being asked, as an index into the policy's.
+    #[must_use]
+    pub fn upstream(&self) -> Option<usize> {
+        self.call.map(|call| call.upstream)
+    }
+}
+
+impl Upstreams {
+    /// The upstreams of this policy, all of them well.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        let budget = |route: &Route| Budget::new(route.fallback.as_ref().map_or(0, |it| it.retries.budget_percent));
+        let breakers = Breakers::new(policy);
+        Self {
+            asked: vec![Timestamp::EPOCH; breakers.len()],
+            woken: false,
+            breakers,
+            budgets: policy.routes().iter().map(budget).collect(),
+            resting: vec![Timestamp::EPOCH; policy.upstreams().len()],
+            served: Served::new(policy),
+        }
+    }
+
+    /// The breakers.
+    pub fn breakers(&mut self) -> &mut Breakers {
+        &mut self.breakers
+    }
+
+    /// What clients were served by.
+    pub fn served(&mut self) -> &mut Served {
+        &mut self.served
+    }
+
+    /// Whether requests of this route may be sent again, those without a body.
+    #[must_use]
+    pub fn repeats(policy: &Policy, route: usize) -> bool {
+        let several = policy.routes().get(route).is_some_and(|route| route.upstreams.len() > 1);
+        let methods = |it: &Fallback| it.attempts > 1 && !it.retries.methods.is_empty();
+        several && fallback(policy, route).is_some_and(methods)
+    }
+
+    /// Begins the way of a request along this route. `method` is as received; `None` for a request that cannot be sent
+    /// again, since more than headers came, or will come.
+    pub fn begin<'p, L: Ledgers>(
+        &mut self,
+        policy: &'p Policy,
+        route: usize,
+        method: Option<&[u8]>,
+        around: &mut Around<'_, L>,
+    ) -> (Way, Step<'p>) {
+        let fallback = fallback(policy, route);
+        let repeats = |method| fallback.is_some_and(|it| it.retries.methods.iter().any(|it| it.as_bytes() == method));
+        let mut way = Way {
+            route,
+            tried: 0,
+            attempts: 0,
+            repeatable: method.is_some_and(repeats),
+            call: None,
+            answered: false,
+            retry_after: None,
+            by: None,
+        };
+        if let Some(budget) = self.budgets.get_mut(route).filter(|_| fallback.is_some()) {
+            budget.request(around.now);
+        }
+        let step = self.next(policy, &mut way, Span::ZERO, around);
+        let step = step.unwrap_or_else(|| self.end(policy, &mut way));
+        (way, step)
+    }
+
+    /// Takes in that the client has sent more of its request: what it takes for that is not the upstream's.
+    pub fn sent(way: &mut Way, now: Timestamp) {
+        if let Some(call) = &mut way.call {
+            call.began = now;
+        }
+    }
+
+    /// Takes in how the call at hand ended, before any of the answer's body went to the client, and says what comes next.
+    pub fn ended<'p, L: Ledgers>(
+        &mut self,
+        policy: &'p Policy,
+        way: &mut Way,
+        ended: Ended,
+        around: &mut Around<'_, L>,
+    ) -> Step<'p> {
+        let Ended { end, retry_after } = ended;
+        let call = self.observe(way, end, around);
+        let answered = matches!(end, CallEnd::Answered(_));
+        way.answered |= answered;
+        let fails = fallback(policy, way.route).filter(|it| end != CallEnd::Abandoned && it.on.contain(end));
+        let Some(fallback) = fails else {
+            let by = call.filter(|_| answered).map_or(By::Failure, |call| By::Upstream(call.place));
+            self.serve(way, by);
+            return Step::Deliver;
+        };
+        if let (Some(call), Some(wait)) = (call, retry_after)
+            && let Some(resting) = self.resting.get_mut(call.upstream)
+        {
+            // What an upstream says is believed for so long, and no longer.
+            *resting = around.now.after(wait.min(LONGEST_REST));
+        }
+        let wait = fallback.retries.backoff.wait(way.attempts, around.draw);
+        let may = way.repeatable && way.attempts < fallback.attempts;
+        let next = if may { self.retry(policy, way, wait, around) } else { None };
+        next.unwrap_or_else(|| self.end(policy, way))
+    }
+
+    /// Takes in that the client went away while an upstream was being asked.
+    pub fn abandoned<L: Ledgers>(&mut self, way: &mut Way, around: &mut Around<'_, L>) {
+        self.observe(way, CallEnd::Abandoned, around);
+    }
+
+    /// Takes in that the client gets what was kept.
+    pub fn kept(&mut self, way: &mut Way) {
+        self.serve(way, By::Stale);
+    }
+
+    /// What a client gets for whom nothing was kept.
+    pub fn last<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
+        let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
+        let (by, step) = match route.and_then(|route| route.serving.fixed.as_ref()) {
+            Some(fixed) => (By::Static, Step::Static(fixed)),
+            // An upstream's own words say more than ours.
+            None if way.answered => (By::Failure, Step::Deliver),
+            None => (By::Unavailable, Step::Unavailable { retry_after: way.retry_after }),
+        };
+        self.serve(way, by);
+        step
+    }
+
+    fn end<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
+        let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
+        match route.and_then(|route| route.serving.stale) {
+            Some(age) => Step::Stale(age),
+            None => self.last(policy, way),
+        }
+    }
+
+    fn serve(&mut self, way: &mut Way, by: By) {
+        way.by = Some(by);
+        self.served.count(way.route, by);
+    }
+}
+
+/// What a route does when an upstream fails. A policy that only observes lets all pass as it is.
+fn fallback(policy: &Policy, route: usize) -> Option<&Fallback> {
+    policy.routes().get(route)?.fallback.as_ref().filter(|_| policy.mode != Mode::Observe)
+}
+
+/// How long an upstream may keep further tries away from itself.
+const LONGEST_REST: Span = Span::from_secs(60);
+
+#[cfg(test)]
+mod tests;

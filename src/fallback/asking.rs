@@ -1,0 +1,175 @@
+//! Asking the upstreams of a route, and what their breakers learn of it.
+
+use super::{Around, By, Call, Ledgers, Step, Upstreams, Way};
+use crate::breaker::{Admission, State};
+use crate::policy::{CallEnd, Policy};
+use crate::units::{Span, Timestamp};
+
+impl Upstreams {
+    /// The next upstream, if the budget lasts for one more try.
+    pub(super) fn retry<'p, L: Ledgers>(
+        &mut self,
+        policy: &'p Policy,
+        way: &mut Way,
+        wait: Span,
+        around: &mut Around<'_, L>,
+    ) -> Option<Step<'p>> {
+        if !self.budgets.get_mut(way.route)?.allows(around.now) {
+            return None;
+        }
+        let step = self.next(policy, way, wait, around)?;
+        self.budgets.get_mut(way.route)?.retry(around.now);
+        Some(step)
+    }
+
+    /// The next of the route's upstreams that was not asked and whose breaker admits.
+    pub(super) fn next<'p, L: Ledgers>(
+        &mut self,
+        policy: &'p Policy,
+        way: &mut Way,
+        wait: Span,
+        around: &mut Around<'_, L>,
+    ) -> Option<Step<'p>> {
+        let route = policy.routes().get(way.route)?;
+        for (place, upstream) in route.upstreams.iter().enumerate() {
+            let bit = 1_u16.checked_shl(u32::try_from(place).unwrap_or(u32::MAX)).unwrap_or(0);
+            if way.tried & bit != 0 {
+                continue;
+            }
+            let rest = self.resting.get(*upstream).map_or(Span::ZERO, |until| until.since(around.now));
+            if way.attempts > 0 && rest > Span::ZERO {
+                let soonest = way.retry_after.into_iter().chain([rest]).min();
+                way.retry_after = soonest;
+                continue;
+            }
+            way.tried |= bit;
+            let breaker = self.breakers.place(way.route, place);
+            let breaker = match breaker.map(|at| (at, self.admit(at, around))) {
+                None => None,
+                Some((at, Admission::Pass(ticket))) => Some((at, ticket)),
+                Some((_, Admission::Observe { .. })) => None,
+                Some((_, Admission::Refuse { retry_after })) => {
+                    let soonest = way.retry_after.into_iter().chain(retry_after).min();
+                    way.retry_after = soonest;
+                    continue;
+                }
+            };
+            way.attempts = way.attempts.saturating_add(1);
+            way.call = Some(Call { place, upstream: *upstream, breaker, began: around.now.after(wait) });
+            let timeout = policy.upstreams().get(*upstream)?.timeout;
+            return Some(Step::Send { upstream: *upstream, timeout, wait });
+        }
+        None
+    }
+
+    fn admit<L: Ledgers>(&mut self, at: usize, around: &mut Around<'_, L>) -> Admission {
+        let (Some((identity, breaker)), Some(asked)) = (self.breakers.named(at), self.asked.get_mut(at)) else {
+            return Admission::Refuse { retry_after: None };
+        };
+        let ledger = around.ledgers.of(identity);
+        if around.now.since(*asked) > IDLE {
+            // What others have published meanwhile is learnt first.
+            breaker.tick(ledger, around.draw, around.now);
+            self.woken = true;
+        }
+        *asked = around.now;
+        breaker.admit(ledger, around.draw, around.now)
+    }
+
+    /// Tells the breaker how the call at hand ended.
+    pub(super) fn observe<L: Ledgers>(
+        &mut self,
+        way: &mut Way,
+        end: CallEnd,
+        around: &mut Around<'_, L>,
+    ) -> Option<Call> {
+        let call = way.call.take()?;
+        if let Some((at, ticket)) = call.breaker
+            && let Some((identity, breaker)) = self.breakers.named(at)
+        {
+            let (outcome, took) = (breaker.outcome(end), around.now.since(call.began));
+            breaker.observe(around.ledgers.of(identity), ticket, outcome, took, around.draw, around.now);
+        }
+        Some(call)
+    }
+
+    /// Lets each breaker that is in use learn what others have published, and publish what it counted. To be called every
+    /// [`TICK`] while [`Upstreams::ticks`].
+    pub fn tick<L: Ledgers>(&mut self, around: &mut Around<'_, L>) {
+        let used = self.asked.iter().enumerate().filter(|(_, asked)| is_used(**asked, around.now));
+        for (at, _) in used {
+            if let Some((identity, breaker)) = self.breakers.named(at) {
+                breaker.tick(around.ledgers.of(identity), around.draw, around.now);
+            }
+        }
+    }
+
+    /// Whether the breaker at this place is in use.
+    #[must_use]
+    pub fn is_used(&self, at: usize, now: Timestamp) -> bool {
+        self.asked.get(at).is_some_and(|asked| is_used(*asked, now))
+    }
+
+    /// Whether any breaker is in use.
+    #[must_use]
+    pub fn ticks(&self, now: Timestamp) -> bool {
+        self.asked.iter().any(|asked| is_used(*asked, now))
+    }
+
+    /// Whether a breaker has come into use since this was last asked.
+    pub fn woken(&mut self) -> bool {
+        core::mem::take(&mut self.woken)
+    }
+
+    /// How the request was served, in words: `upstream=origin; step=fallback; breakers=cdn:open, origin:closed`.
+    #[must_use]
+    pub fn describe(&mut self, policy: &Policy, way: &Way, now: Timestamp) -> String {
+        let mut text = String::new();
+        let Some(route) = policy.routes().get(way.route) else { return text };
+        let upstream = |place: usize| Some(policy.upstreams().get(*route.upstreams.get(place)?)?.name.as_str());
+        let asked = match way.by {
+            Some(By::Upstream(place)) => Some(place),
+            _ => way.call.map(|call| call.place),
+        };
+        if let Some(name) = asked.and_then(upstream) {
+            text.extend(["upstream=", name, "; "]);
+        }
+        let step = match way.by {
+            Some(By::Upstream(_)) if way.attempts > 1 || asked != Some(0) => "fallback",
+            Some(By::Upstream(_)) => "first",
+            Some(By::Stale) => "stale",
+            Some(By::Static) => "static",
+            Some(By::Unavailable) => "unavailable",
+            Some(By::Failure) | None => "failure",
+        };
+        text.extend(["step=", step]);
+        let mut before = "; breakers=";
+        for place in 0..route.upstreams.len() {
+            let breaker = self.breakers.place(way.route, place).and_then(|at| self.breakers.get(at));
+            if let (Some(name), Some(breaker)) = (upstream(place), breaker) {
+                text.extend([before, name, ":", state_word(breaker.state(now))]);
+                before = ", ";
+            }
+        }
+        text
+    }
+}
+
+fn state_word(state: State) -> &'static str {
+    match state {
+        State::Closed => "closed",
+        State::Open => "open",
+        State::HalfOpen => "half-open",
+        State::Ramping => "ramping",
+    }
+}
+
+fn is_used(asked: Timestamp, now: Timestamp) -> bool {
+    asked > Timestamp::EPOCH && now.since(asked) <= IDLE
+}
+
+/// How often breakers are to be ticked.
+pub const TICK: Span = Span::from_millis(100);
+
+/// A breaker that nobody asked for so long is out of use, until somebody asks.
+const IDLE: Span = Span::from_secs(60);

@@ -1,0 +1,95 @@
+//! What of a request goes to a further upstream, and what of its answer to the client, where a host makes the call itself.
+
+use crate::lookup::trim_blanks;
+use crate::units::Span;
+
+/// The header lines of a request, pseudo-headers included, as a further upstream gets them: without those that are for one
+/// connection alone (RFC 9110 section 7.6.1), and those by which hosts are told how to send it.
+pub fn request<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
+    kept(lines, &NOT_SENT_AGAIN)
+}
+
+/// The header lines of an answer as the client gets them: without its status, what is for one connection alone, and what
+/// the host itself says of the body's length.
+pub fn answer<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
+    kept(lines, &NOT_ANSWERED)
+}
+
+/// How long an answer asks to be left alone: the whole seconds of its `Retry-After`. A date there is not believed, as
+/// clocks differ.
+#[must_use]
+pub fn retry_after(value: &[u8]) -> Option<Span> {
+    let digits = trim_blanks(value);
+    // `parse` alone would take a sign too.
+    let number = str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit))?;
+    number.parse().ok().map(Span::from_secs)
+}
+
+fn kept<'a>(lines: &[(&'a [u8], &'a [u8])], dropped: &[&str]) -> Vec<(&'a [u8], &'a [u8])> {
+    let is = |name: &[u8], other: &[u8]| name.eq_ignore_ascii_case(trim_blanks(other));
+    let connection = lines.iter().filter(|(name, _)| is(name, b"connection"));
+    let options: Vec<&[u8]> = connection.flat_map(|(_, value)| value.split(|byte| *byte == b',')).collect();
+    let is_kept = |(name, _): &&(&[u8], &[u8])| {
+        let hop = HOP_BY_HOP.iter().chain(dropped).any(|other| is(name, other.as_bytes()));
+        // Nobody can have a pseudo-header dropped.
+        !hop && (name.starts_with(b":") || !options.iter().any(|option| is(name, option)))
+    };
+    lines.iter().filter(is_kept).copied().collect()
+}
+
+const HOP_BY_HOP: [&str; 7] =
+    ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
+const NOT_SENT_AGAIN: [&str; 6] = [
+    "content-length",
+    "expect",
+    "x-tidegate-upstream",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-expected-rq-timeout-ms",
+];
+
+const NOT_ANSWERED: [&str; 2] = [":status", "content-length"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_one_connection_stay_there_also_those_that_it_names() {
+        let lines: [(&[u8], &[u8]); 9] = [
+            (b":method", b"GET"),
+            (b":path", b"/a"),
+            (b"Connection", b"close, X-Own ,:path"),
+            (b"x-own", b"1"),
+            (b"accept", b"*/*"),
+            (b"TE", b"trailers"),
+            (b"x-tidegate-upstream", b"cdn"),
+            (b"accept", b"text/html"),
+            (b"content-length", b"0"),
+        ];
+        let sent: [(&[u8], &[u8]); 4] =
+            [(b":method", b"GET"), (b":path", b"/a"), (b"accept", b"*/*"), (b"accept", b"text/html")];
+        assert_eq!(request(&lines), sent);
+        let lines: [(&[u8], &[u8]); 5] = [
+            (b":status", b"200"),
+            (b"set-cookie", b"a=1"),
+            (b"set-cookie", b"b=2"),
+            (b"content-length", b"5"),
+            (b"transfer-encoding", b"chunked"),
+        ];
+        let sent: [(&[u8], &[u8]); 2] = [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")];
+        assert_eq!(answer(&lines), sent);
+    }
+
+    #[test]
+    fn retry_after_is_whole_seconds_or_nothing() {
+        for (value, secs) in
+            [("0", Some(0)), (" 120 ", Some(120)), ("", None), ("-1", None), ("+1", None), ("1.5", None)]
+        {
+            assert_eq!(retry_after(value.as_bytes()), secs.map(Span::from_secs), "{value:?}");
+        }
+        assert_eq!(retry_after(b"Fri, 31 Dec 1999 23:59:59 GMT"), None);
+        assert_eq!(retry_after(b"99999999999999999999"), None);
+    }
+}
