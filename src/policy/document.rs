@@ -17,7 +17,8 @@ use super::status::Status;
 use super::text::{AnyText, Body, ContentType, HeaderName, Method};
 use super::value::Of;
 use super::{
-    Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnStoreFailure, PathGlob, Priority,
+    Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnFailure, OnStoreFailure, PathGlob,
+    Priority,
 };
 use crate::api_key::Digest;
 use crate::network::Network;
@@ -65,6 +66,9 @@ document! {
         shedding: Option<Shedding>,
         /// The pages that say how the service and this policy are. There are none when absent.
         status: Option<Status>,
+        /// For Cloudflare Workers: what happens to a request that cannot be decided, since the core has failed or has not
+        /// answered in time. `pass` lets it go on, `refuse` answers with 503. For Envoy its own `failure_policy` says that.
+        on_failure: OnFailure = "pass",
     }
 }
 
@@ -316,6 +320,13 @@ words! {
         "local" => OnStoreFailure::Local,
         "allow" => OnStoreFailure::Allow,
         "deny" => OnStoreFailure::Deny,
+    }
+}
+
+words! {
+    OnFailure {
+        "pass" => OnFailure::Pass,
+        "refuse" => OnFailure::Refuse,
     }
 }
 
