@@ -9,7 +9,6 @@ mod concurrency;
 mod cost;
 mod delay;
 mod document;
-mod document_answers;
 mod error;
 mod failures;
 mod health;
@@ -68,6 +67,8 @@ pub struct Policy {
     pub(crate) shedding: Option<crate::shed::Rules>,
     /// Who may ask for the pages of status, if there are any.
     pub(crate) status: Option<Status>,
+    /// What a host does with a request that it cannot have decided.
+    pub(crate) on_failure: OnFailure,
 }
 
 impl Policy {
@@ -336,6 +337,15 @@ pub enum OnStoreFailure {
     Deny,
 }
 
+/// What happens to a request that cannot be decided, since the core has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It goes on.
+    Pass,
+    /// It is refused.
+    Refuse,
+}
+
 /// What answers say about limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -364,6 +374,19 @@ impl Policy {
     #[must_use]
     pub fn mode(&self) -> &Mode {
         &self.mode
+    }
+
+    /// What a host does with a request that it cannot have decided. Envoy has a setting of its own for that.
+    #[must_use]
+    pub fn on_failure(&self) -> OnFailure {
+        self.on_failure
+    }
+
+    /// The longest that a request can be made to wait.
+    #[must_use]
+    pub fn longest_wait(&self) -> Span {
+        let waits = self.limits.iter().filter_map(|limit| limit.delays);
+        waits.map(|delays| delays.max_delay).max().unwrap_or(Span::ZERO)
     }
 
     /// How much is kept of good answers.

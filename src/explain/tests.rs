@@ -4,8 +4,8 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Answers, Ban, Client as ClientRules, KeptBytes, Name, OnStoreFailure, Penalty, Priority, Quota,
-    Response, Routing, TierIndex, TierSource,
+    AddressSource, Answers, Ban, Client as ClientRules, KeptBytes, Name, OnFailure, OnStoreFailure, Penalty, Priority,
+    Quota, Response, Routing, TierIndex, TierSource,
 };
 use crate::units::Span;
 
@@ -203,6 +203,7 @@ fn policy() -> Policy {
         health: None,
         shedding: None,
         status: None,
+        on_failure: OnFailure::Pass,
     }
 }
 

@@ -112,6 +112,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         health: health?,
         shedding: shedding?,
         status: status?,
+        on_failure: document.on_failure()?,
     })
 }
 

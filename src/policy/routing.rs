@@ -83,6 +83,18 @@ impl Route {
         &self.name
     }
 
+    /// Which requests it is for.
+    #[must_use]
+    pub fn matches(&self) -> &Match {
+        &self.matches
+    }
+
+    /// What happens when an upstream fails.
+    #[must_use]
+    pub fn fallback(&self) -> Option<&Fallback> {
+        self.fallback.as_ref()
+    }
+
     /// What the route says of its answers.
     #[must_use]
     pub fn serving(&self) -> &Serving {

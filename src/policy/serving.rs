@@ -3,8 +3,8 @@
 pub(super) mod text;
 
 use super::KeyPart;
+use super::document::answers;
 use super::document::{self, Document};
-use super::document_answers as answers;
 use super::error::{Path, Problems};
 use super::json::quoted;
 use super::value::Of;

@@ -42,7 +42,7 @@ fn places_and_targets_that_the_readme_names_exist() {
     let linked = README.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let places: Vec<&str> = quoted
         .chain(linked)
-        .filter(|text| ["src/", "envoy/", "tests/"].iter().any(|top| text.starts_with(top)))
+        .filter(|text| ["src/", "envoy/", "cloudflare/", "tests/"].iter().any(|top| text.starts_with(top)))
         .collect();
     assert!(places.len() > 20, "{places:?}");
     for place in places {

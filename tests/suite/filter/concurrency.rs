@@ -91,7 +91,7 @@ async fn on_stage(limits: impl IntoIterator<Item = Value>) -> (Stage, Gate) {
     let gate = Gate::start().await;
     // Without Envoy's own bound of 15 s on an answer.
     let route =
-        "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes/0";
+        "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes/1";
     let stage = Stage::with(&policy(limits), |bootstrap| {
         let bootstrap = bootstrap.upstream(gate.address).unwrap();
         bootstrap.insert(&format!("{route}/route"), "timeout", json!("0s")).unwrap()

@@ -1,12 +1,12 @@
-//! The policy document, of what routes say of their answers: every object of it, declared once.
+//! What routes say of their answers.
 
-use super::KeyPart;
-use super::access::HeaderValue;
-use super::document::NO_FIELDS;
-use super::schema::{document, words};
-use super::serving::text::{ImageFormat, LinkTarget, Rewrite, Version};
-use super::shapes::{Int, Map, Set, SpanIn};
-use super::text::{Body, ContentType, HeaderName};
+use super::NO_FIELDS;
+use crate::policy::KeyPart;
+use crate::policy::access::HeaderValue;
+use crate::policy::schema::{document, words};
+use crate::policy::serving::text::{ImageFormat, LinkTarget, Rewrite, Version};
+use crate::policy::shapes::{Int, Map, Set, SpanIn};
+use crate::policy::text::{Body, ContentType, HeaderName};
 
 document! {
     /// How much is kept of good answers.
@@ -85,7 +85,7 @@ document! {
 
 /// What a preloaded asset is.
 #[derive(Clone, Copy)]
-pub(super) struct PreloadAs(pub(super) &'static str);
+pub(in crate::policy) struct PreloadAs(pub(in crate::policy) &'static str);
 
 words! {
     PreloadAs {

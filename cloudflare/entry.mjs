@@ -1,0 +1,67 @@
+// The Worker's entry. It asks the core once for each request, and stands guard over it: whatever goes wrong in there, a visitor
+// gets what the policy's `on_failure` says, and the next request meets a fresh instance.
+import module from "./pkg/tidegate_bg.wasm";
+import * as tidegate from "./pkg/tidegate.js";
+import policy from "./policy.json";
+import { flown, told, waited } from "./flight.mjs";
+
+/** Which instance is in use: how many there were before. */
+let instance = 0;
+/** Whether the instance in use has been told the policy. */
+let configured = false;
+/** What to do with a request that cannot be decided, as the policy said when it was last read. */
+let onFailure = "pass";
+
+/** Makes the instance ready, within a request: at global scope there is neither a clock nor a random source. */
+function start() {
+  tidegate.initSync({ module });
+  configured = true;
+  try {
+    onFailure = tidegate.configure(JSON.stringify(policy));
+  } catch (problems) {
+    // Without a policy every request passes; said once, since it does not get better by itself.
+    console.error(`${problems}\ntidegate: without a policy every request passes`);
+  }
+}
+
+/** Calls into an instance for the requests that it knows. One that fails is done for: its memory is lost, and with it all counts. */
+function guard(mine) {
+  return (call) => {
+    if (mine !== instance) throw new Error("the instance that knew the request has failed");
+    try {
+      return call();
+    } catch (error) {
+      instance += 1;
+      configured = false;
+      tidegate.__wbg_reset_state();
+      throw error;
+    }
+  };
+}
+
+function failed(error, request) {
+  console.error(`tidegate: the request is ${onFailure === "pass" ? "let pass" : "refused"}: ${error}`);
+  if (onFailure === "pass") return fetch(request);
+  return new Response('{"error":"service unavailable","retryAfter":1}', {
+    status: 503,
+    headers: { "content-type": "application/json", "cache-control": "no-store", "retry-after": "1" },
+  });
+}
+
+export default {
+  async fetch(request, _env, ctx) {
+    let verdict;
+    const guarded = guard(instance);
+    try {
+      if (!configured) guarded(start);
+      verdict = guarded(() => tidegate.decide(request, Date.now()));
+      if (verdict instanceof tidegate.Wait) verdict = await waited(verdict, request, guarded);
+    } catch (error) {
+      return failed(error, request);
+    }
+    if (verdict === undefined) return fetch(request);
+    if (typeof verdict === "string") return told(await fetch(request), verdict);
+    if (verdict instanceof tidegate.Flight) return flown(verdict, request, ctx, guarded);
+    return verdict;
+  },
+};

@@ -1,0 +1,92 @@
+//! What workerd knows of a request and of its answer, in the core's terms.
+
+use crate::host::{Request, Response};
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use tidegate::request::{RequestFacts, ResponseFacts};
+
+/// The request at hand. Each fact is asked for when the policy needs it.
+pub struct Facts<'a> {
+    request: &'a Request,
+    url: OnceCell<String>,
+}
+
+impl<'a> Facts<'a> {
+    /// Nothing has been asked of the request yet.
+    pub fn new(request: &'a Request) -> Self {
+        Self { request, url: OnceCell::new() }
+    }
+
+    /// The URL behind its scheme: workerd makes every request's URL absolute, and its path percent-encoded.
+    fn url(&self) -> &str {
+        let url = self.url.get_or_init(|| self.request.url());
+        url.split_once("://").map_or("", |(_, rest)| rest)
+    }
+
+    /// The path and the query, as they stand in the URL.
+    pub fn target(&self) -> &str {
+        self.url().get(self.path_start()..).unwrap_or("/")
+    }
+
+    fn path_start(&self) -> usize {
+        let url = self.url();
+        url.find(['/', '?']).unwrap_or(url.len())
+    }
+}
+
+impl RequestFacts for Facts<'_> {
+    fn method(&self) -> Cow<'_, [u8]> {
+        owned(self.request.method())
+    }
+
+    fn path(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.target().as_bytes())
+    }
+
+    fn authority(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.url().get(..self.path_start()).unwrap_or_default().as_bytes())
+    }
+
+    /// The platform sets `cf-connecting-ip` and overwrites what a client sends under the name.
+    fn peer(&self) -> Option<Cow<'_, [u8]>> {
+        self.header("cf-connecting-ip")
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        self.request.headers().get(name).map(owned)
+    }
+
+    fn country(&self) -> Option<Cow<'_, [u8]>> {
+        self.request.cf()?.country().map(owned)
+    }
+}
+
+/// The answer to a request.
+pub struct Answer<'a>(pub &'a Response);
+
+impl ResponseFacts for Answer<'_> {
+    fn status(&self) -> Option<u16> {
+        Some(self.0.status())
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        self.0.answer_headers().get(name).map(owned)
+    }
+}
+
+/// What there is in place of an answer when the client or the upstream went away before.
+pub struct NoAnswer;
+
+impl ResponseFacts for NoAnswer {
+    fn status(&self) -> Option<u16> {
+        None
+    }
+
+    fn header(&self, _name: &str) -> Option<Cow<'_, [u8]>> {
+        None
+    }
+}
+
+fn owned<'a>(text: String) -> Cow<'a, [u8]> {
+    Cow::Owned(text.into_bytes())
+}

@@ -1,0 +1,79 @@
+// The Worker as it is shipped, in the real workerd, with servers of this machine behind it.
+import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { Miniflare } from "miniflare";
+
+const shipped = new URL("../../dist/cloudflare/", import.meta.url);
+
+/** Starts the Worker with this policy, in front of `origin`; both end with the test. `log` is what the Worker says. */
+export async function worker(test, policy, origin = hello, { dist = shipped, ...options } = {}) {
+  const file = (name) => readFileSync(new URL(name, dist));
+  const server = await listen(test, origin);
+  const log = [];
+  const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
+  const miniflare = new Miniflare({
+    modules: [
+      { type: "ESModule", path: "entry.mjs", contents: file("entry.mjs") },
+      { type: "ESModule", path: "flight.mjs", contents: file("flight.mjs") },
+      { type: "ESModule", path: "pkg/tidegate.js", contents: file("pkg/tidegate.js") },
+      { type: "CompiledWasm", path: "pkg/tidegate_bg.wasm", contents: file("pkg/tidegate_bg.wasm") },
+      { type: "ESModule", path: "policy.json", contents: `export default ${JSON.stringify(policy)}` },
+    ],
+    compatibilityDate: "2026-04-01",
+    compatibilityFlags: ["enable_request_signal"],
+    outboundService: (request) => forward(request, server),
+    handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
+    ...options,
+  });
+  test.after(() => miniflare.dispose());
+  const base = await miniflare.ready;
+  /** Sends a request as a client of this address. */
+  const get = (path, { address = "192.0.2.1", headers = {}, ...init } = {}) =>
+    miniflare.dispatchFetch(`http://example.com${path}`, {
+      ...init,
+      headers: { "cf-connecting-ip": address, ...headers },
+    });
+  return { get, base, miniflare, server, log };
+}
+
+/** Waits until `holds` does, and fails if that takes too long. */
+export async function until(holds) {
+  for (let left = 200; left > 0; left -= 1) {
+    if (await holds()) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`it has not come to this in 10 s: ${holds}`);
+}
+
+/** A server on a port of its own; `server.seen` counts its requests. */
+export async function listen(test, handler) {
+  const server = createServer((request, response) => {
+    server.seen += 1;
+    handler(request, response);
+  });
+  server.seen = 0;
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  test.after(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return server;
+}
+
+/** What the Worker fetches from `request`'s host, this server answers; `x-asked` tells the host. */
+function forward(request, server) {
+  const { pathname, search, host } = new URL(request.url);
+  const headers = new Headers(request.headers);
+  headers.set("x-asked", host);
+  return fetch(`http://127.0.0.1:${server.address().port}${pathname}${search}`, {
+    method: request.method,
+    headers,
+    body: request.body,
+    duplex: "half",
+    redirect: "manual",
+  });
+}
+
+function hello(request, response) {
+  response.end(`${request.method} ${request.url}`);
+}
