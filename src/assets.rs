@@ -12,10 +12,12 @@ mod variants;
 pub use answer::Answer;
 pub use caching::Edit;
 
+use std::sync::Arc;
+
 use crate::key::Seed;
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
-use crate::policy::{Policy, Route};
+use crate::policy::{Policy, Route, Routing};
 use crate::request::RequestFacts;
 use crate::stale::{AnswerKey, Keeping};
 
@@ -23,7 +25,7 @@ use crate::stale::{AnswerKey, Keeping};
 #[derive(Debug)]
 pub struct Assets {
     matcher: Matcher,
-    routes: Vec<Route>,
+    routing: Arc<Routing>,
     /// Whether any route says anything.
     serves: bool,
     seed: Seed,
@@ -47,10 +49,10 @@ impl Assets {
     /// The routes of `policy`, whose answers are kept under keys of `seed`.
     #[must_use]
     pub fn new(policy: &Policy, seed: Seed) -> Self {
-        let routes = policy.routes().to_vec();
+        let routes = policy.routes();
         let matcher = Matcher::new(routes.iter().map(|route| &route.matches));
         let serves = routes.iter().any(|route| route.serving.says_something());
-        Self { matcher, routes, serves, seed }
+        Self { matcher, routing: policy.routing.clone(), serves, seed }
     }
 
     /// Whether no route says anything, so that no request need be looked at.
@@ -62,7 +64,7 @@ impl Assets {
     /// Whether answers are kept at all.
     #[must_use]
     pub fn keeps(&self) -> bool {
-        self.routes.iter().any(|route| route.serving.stale.is_some())
+        self.routing.routes.iter().any(|route| route.serving.stale.is_some())
     }
 
     /// What is to be done for the request; `None` when its route, the first that matches, says nothing of its answers.
@@ -77,7 +79,7 @@ impl Assets {
         let mut found = Vec::new();
         self.matcher.find(&request, &mut found);
         let index = usize::try_from(*found.first()?).ok()?;
-        let route = self.routes.get(index).filter(|route| route.serving.says_something())?;
+        let route = self.routing.routes.get(index).filter(|route| route.serving.says_something())?;
         let serving = &route.serving;
         let is_get = request.method() == b"GET";
         if !is_get && request.method() != b"HEAD" {
@@ -128,7 +130,7 @@ impl Assets {
     /// The request's route.
     #[must_use]
     pub fn route(&self, request: &AssetRequest) -> Option<&Route> {
-        self.routes.get(request.route)
+        self.routing.routes.get(request.route)
     }
 }
 

@@ -37,6 +37,8 @@ pub use retries::{Backoff, Retries};
 pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 
+use std::sync::Arc;
+
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
 use crate::mode::Mode;
@@ -57,8 +59,8 @@ pub struct Policy {
     pub(crate) deny: AccessList,
     /// Who meets no limits.
     pub(crate) allow: AccessList,
-    /// Upstreams, their breakers, and the routes that lead to them.
-    pub(crate) routing: Routing,
+    /// Upstreams, their breakers, and the routes that lead to them: shared with what acts on routes.
+    pub(crate) routing: Arc<Routing>,
     pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
     /// What tells how the service is, if that is to be told.

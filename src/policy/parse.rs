@@ -102,7 +102,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         mode: mode?,
         deny: deny?,
         allow: allow?,
-        routing: routing?,
+        routing: routing?.into(),
         kept: kept?,
         response: Response {
             ratelimit: response.ratelimit()?,
