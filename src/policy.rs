@@ -12,6 +12,7 @@ mod document;
 mod error;
 mod failures;
 mod health;
+mod hint;
 mod json;
 mod nearest;
 mod parse;

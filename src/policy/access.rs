@@ -1,6 +1,7 @@
 //! Who is let in at all: the mode of a document with what belongs to it, and its lists of clients.
 
 use super::document::{self, Document};
+use super::hint::hint;
 use super::shapes::Text;
 use super::value::{Of, Value};
 use super::{Match, PathGlob, TierIndex};
@@ -78,16 +79,13 @@ impl Text for Network {
         Self::parse(text).map(Value::Network).map_err(|error| match error {
             NotANetwork::Address => None,
             NotANetwork::Prefix(longest) => {
-                Some(["write a prefix length from 0 to ", &longest.to_string(), " after the slash"].concat())
+                hint(|| ["write a prefix length from 0 to ", &longest.to_string(), " after the slash"].concat())
             }
-            NotANetwork::HostBits(network) => {
+            NotANetwork::HostBits(network) => hint(|| {
                 let address = text.split('/').next().unwrap_or_default();
                 let network = network.to_string();
-                Some(
-                    ["write \"", &network, "\" for the whole network, or \"", address, "\" for the one address"]
-                        .concat(),
-                )
-            }
+                ["write \"", &network, "\" for the whole network, or \"", address, "\" for the one address"].concat()
+            }),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use core::marker::PhantomData;
 
+use super::hint;
 use super::json::Node;
 use super::read::{Form, HUNDREDTH, Shape, WHOLE};
 use super::schema::Document;
@@ -99,7 +100,12 @@ pub(super) trait Text {
     /// What would be right: `write 1 to 64 of a-z, 0-9 and "-"`.
     const RIGHT: &str;
     /// The form in a table.
-    const FORM: Form = Form { what: Self::WHAT, chars: Self::CHARS, right: Self::RIGHT, parse: Self::parse };
+    const FORM: Form = Form {
+        what: Self::WHAT,
+        chars: Self::CHARS,
+        right: if hint::GIVEN { Self::RIGHT } else { "" },
+        parse: Self::parse,
+    };
 
     /// As what the text is kept.
     type Kept: Kept + ?Sized + 'static;
