@@ -31,4 +31,5 @@ mod policy;
 mod readme;
 mod rig;
 mod shedding;
+mod status;
 mod table;
