@@ -30,5 +30,6 @@ mod modes;
 mod policy;
 mod readme;
 mod rig;
+mod scenarios;
 mod shedding;
 mod table;
