@@ -11,6 +11,7 @@ mod delay;
 mod document;
 mod error;
 mod failures;
+mod gathered;
 mod health;
 mod hint;
 mod json;

@@ -1,5 +1,5 @@
-//! What would be right, where a document is wrong. The texts and the search for them are a tenth of a host's module, and
-//! one that must be small leaves them out: it is built without the feature `hints`, and says where to get them.
+//! What would be right, where a document is wrong. The texts and the search for them are 6 KB, compressed, of a host's
+//! module, and one that must be small leaves them out: it is built without the feature `hints`, and says where to get them.
 
 /// Whether errors carry hints of their own.
 pub(super) const GIVEN: bool = cfg!(feature = "hints");
