@@ -53,6 +53,8 @@ pub struct Policy {
     pub(crate) max_keys: u32,
     pub(crate) limits: Vec<Limit>,
     pub(crate) mode: Mode,
+    /// What the mode `strict` leaves of a quota, in percent, whatever the mode is.
+    pub(crate) strict: u8,
     /// Who is refused.
     pub(crate) deny: AccessList,
     /// Who meets no limits.

@@ -89,7 +89,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
             limits
         });
     }
-    let mode = access::mode(document);
+    let (mode, strict) = (access::mode(document), access::strict(document));
     expect_api_keys_of_lists(document, problems);
     let (deny, allow) = (document.deny().and_then(access::list), document.allow().and_then(access::list));
     let health = health::health(document, problems);
@@ -103,6 +103,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         max_keys: document.state()?.max_keys()?,
         limits: limits?,
         mode: mode?,
+        strict: strict?,
         deny: deny?,
         allow: allow?,
         routing: routing?,
