@@ -72,6 +72,10 @@ impl Filter {
     pub fn request_headers(&mut self, is_whole: bool) -> Next {
         #[cfg(feature = "panic-on-header")]
         crate::trap::spring();
+        #[cfg(feature = "test-clock")]
+        if crate::clock::set() {
+            return Next::Pause;
+        }
         self.is_whole = is_whole;
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
@@ -231,6 +235,7 @@ impl Filter {
     }
 
     /// Sees a piece of the answer's body pass.
+    #[cfg(feature = "stale")]
     pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
         self.serving.body(&self.instance, size, is_last);
         Next::Continue
