@@ -195,6 +195,7 @@ fn policy() -> Policy {
                 ..limit("all", Match::default(), Algorithm::FixedWindow, (9, 3_600))
             },
         ],
+        strict: 50,
         mode: Mode::Enforce,
         deny: AccessList::default(),
         allow: AccessList::default(),
