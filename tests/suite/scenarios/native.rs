@@ -205,8 +205,8 @@ impl<'s> Host<'s> {
             held_by: None,
         };
         if let Some(page) = self.plan.page() {
-            let (fingerprint, monitor) = (Fingerprint::of(""), self.monitor.as_ref());
-            let sources = Sources { engine: &self.engine, fingerprint, monitor, live_keys: 0, now: self.now };
+            let (engine, fingerprint, monitor) = (&self.engine, Fingerprint::of(""), self.monitor.as_ref());
+            let sources = Sources { engine, fingerprint, monitor, upstreams: None, live_keys: 0, now: self.now };
             let reply = sources.reply(page);
             return self.reply(flight, &reply);
         }
