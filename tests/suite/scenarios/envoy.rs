@@ -184,7 +184,12 @@ impl Stage<'_> {
         let request = request(step, &id);
         let to = self.to;
         let answer = tokio::spawn(async move {
-            Connection::open(to).await.unwrap().send(&request).await.unwrap_or_else(|error| panic!("{error}: {request:?}"))
+            Connection::open(to)
+                .await
+                .unwrap()
+                .send(&request)
+                .await
+                .unwrap_or_else(|error| panic!("{error}: {request:?}"))
         });
         let after = self.expected(number).and_then(|expected| expected.after);
         let flight = Flight {

@@ -205,7 +205,8 @@ impl<'s> Host<'s> {
             held_by: None,
         };
         if let Some(page) = self.plan.page() {
-            let (engine, fingerprint, monitor) = (&self.engine, Fingerprint::of(""), self.monitor.as_ref());
+            let (fingerprint, monitor) = (Fingerprint::of(""), self.monitor.as_ref());
+            let engine = &self.engine;
             let sources = Sources { engine, fingerprint, monitor, upstreams: None, live_keys: 0, now: self.now };
             let reply = sources.reply(page);
             return self.reply(flight, &reply);
@@ -240,4 +241,3 @@ impl<'s> Host<'s> {
 fn draw(step: &Step) -> Draw {
     Draw(step.draw())
 }
-
