@@ -48,8 +48,11 @@ pub struct Ask {
     pub instance: Instance,
     /// Which ask of this instance it is, from 1, below 2^53. Later asks for the same key have higher ones.
     pub seq: u64,
-    /// Permits for requests that wait for them now. 0 to draw ahead, or to give back, for nobody in particular.
+    /// Permits for requests that wait for them now, all together; as many of them are granted as are left. 0 to draw ahead,
+    /// or to give back, for nobody in particular.
     pub need: Permits,
+    /// What the cheapest of those requests costs: when fewer are left, none are granted, since none would be of use.
+    pub least: Permits,
     /// Those, and what is to be drawn ahead: at least `need`. Equal to it where every request is to be asked for.
     pub want: Permits,
     /// Unused permits of earlier grants that are given back.
@@ -61,14 +64,15 @@ pub struct Ask {
 /// What the authority answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
-    /// Permits charged, to be used: none, or from [`Ask::need`] to [`Ask::want`].
+    /// Permits charged, to be used: none, or from [`Ask::least`] to [`Ask::want`]. More than [`Ask::need`] only when all of
+    /// that was there.
     pub granted: Permits,
     /// What the key has left after that.
     pub left: Permits,
     /// So long they may be used, in ms from when the instance *sent* the ask. 0 when nothing is granted.
     pub lasts_ms: u64,
-    /// After so long, in ms, what was needed (one permit, if nothing was) would be granted if nothing else were charged
-    /// meanwhile; 0 when it is there. `None` when it is more than the whole quota.
+    /// After so long, in ms, [`Ask::least`] (one permit, if that is none) would be granted if nothing else were charged
+    /// meanwhile; 0 when something was granted, or is there. `None` when it is more than the whole quota.
     pub retry_after_ms: Option<u64>,
     /// After so long, in ms, the quota is renewed: the end of the window, or when the bucket is full again.
     pub reset_ms: u64,

@@ -73,7 +73,7 @@ impl Account {
             Some(latest) => Latest { granted: Permits::ZERO, ..latest },
             None => counting.charge(ask, latest),
         };
-        let balance = counting.balance(ask.need.max(Permits::ONE));
+        let balance = counting.balance(ask.least.max(Permits::ONE));
         let is_granted = drawn.granted > Permits::ZERO;
         Grant {
             granted: drawn.granted,
@@ -117,7 +117,7 @@ impl Counting<'_> {
             latest.out = latest.out.minus(back);
             self.account.drawn = self.account.drawn.saturating_sub(u64::from(back.get()));
         }
-        let drawn = self.draw(ask.need, ask.want.max(ask.need));
+        let drawn = self.draw(ask);
         if drawn.granted > Permits::ZERO {
             let before = if latest.window == window { latest.out } else { Permits::ZERO };
             latest.out = if drawn.returnable { before.plus(drawn.granted) } else { before };
@@ -139,14 +139,15 @@ impl Counting<'_> {
         self.now_ms.saturating_sub(self.now_ms.checked_rem(length_ms).unwrap_or(0))
     }
 
-    fn draw(&mut self, need: Permits, want: Permits) -> Drawn {
+    fn draw(&mut self, ask: &Ask) -> Drawn {
         if self.terms.algorithm == Shared::TokenBucket {
-            return self.account.bucket.draw(self.terms, need, want, self.now_ms);
+            return self.account.bucket.draw(ask, self.now_ms);
         }
         let now = Timestamp::from_millis(self.now_ms);
         let ends_ms = self.meter.charge_lasts_until(now).map_or(0, |end| end.as_nanos() / NANOS_PER_MILLI);
         let left = self.meter.standing(self.account.state, now).remaining;
-        let granted = if need > left { Permits::ZERO } else { need.plus(ahead(want.minus(need), left.minus(need))) };
+        let (need, ahead) = parts(ask, left);
+        let granted = need.plus(ahead);
         if granted > Permits::ZERO {
             self.account.state = Some(self.meter.charge(self.account.state, granted, now));
         }
@@ -202,10 +203,15 @@ impl Counting<'_> {
     }
 }
 
-/// How many of the permits wanted ahead may be had while so many are left: a quarter, so that other instances find some
-/// too, and of the last few none.
-pub(super) fn ahead(wanted: Permits, left: Permits) -> Permits {
-    wanted.min(Permits::new(left.get() >> SHARE_SHIFT))
+/// Of an ask while so many permits are left: what is granted to those who wait, and ahead. Of what they leave at most a
+/// quarter is granted ahead, so that other instances find some too, and none of the last few.
+pub(super) fn parts(ask: &Ask, left: Permits) -> (Permits, Permits) {
+    if ask.least > left {
+        return (Permits::ZERO, Permits::ZERO);
+    }
+    let need = ask.need.min(left);
+    let spare = Permits::new(left.minus(need).get() >> SHARE_SHIFT);
+    (need, ask.want.minus(ask.need).min(spare))
 }
 
 /// Of so many instances an account remembers what they were answered. Of more, the one whose grant ends first is forgotten.

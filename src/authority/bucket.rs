@@ -18,8 +18,8 @@
 //!
 //! The debt is kept in nanoseconds, as by [`crate::limiter::token_bucket`]: `interval = window / permits`, rounded up.
 
-use super::account::{Balance, Drawn, ahead};
-use super::{NANOS_PER_MILLI, Terms};
+use super::account::{Balance, Drawn, parts};
+use super::{Ask, NANOS_PER_MILLI, Terms};
 use crate::units::Permits;
 
 /// What one key has used of its bucket.
@@ -55,14 +55,11 @@ impl Bucket {
     }
 
     /// Takes what is needed and, while there is enough to lend, some of what is wanted beside it.
-    pub(super) fn draw(&mut self, terms: &Terms, need: Permits, want: Permits, now_ms: u64) -> Drawn {
-        let size = Size::of(terms);
+    pub(super) fn draw(&mut self, ask: &Ask, now_ms: u64) -> Drawn {
+        let size = Size::of(&ask.terms);
         *self = self.at(&size, now_ms);
-        let left = self.level(&size);
-        if need > left {
-            return Drawn { granted: Permits::ZERO, ends_ms: now_ms, returnable: false };
-        }
-        let ahead = ahead(want.minus(need), left.minus(need)).min(self.lendable(terms, &size).minus(need));
+        let (need, ahead) = parts(ask, self.level(&size));
+        let ahead = ahead.min(self.lendable(&ask.terms, &size).minus(need));
         let granted = need.plus(ahead);
         self.debt_ns = self.debt_ns.saturating_add(size.debt_of(granted));
         if ahead == Permits::ZERO {
