@@ -12,7 +12,7 @@ mod document;
 mod error;
 mod failures;
 mod health;
-mod json;
+pub(crate) mod json;
 mod nearest;
 mod parse;
 mod path;

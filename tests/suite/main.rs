@@ -29,6 +29,7 @@ mod limiter;
 mod modes;
 mod policy;
 mod readme;
+mod redis;
 mod rig;
 mod shedding;
 mod table;
