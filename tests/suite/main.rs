@@ -31,5 +31,7 @@ mod policy;
 mod readme;
 mod redis;
 mod rig;
+mod scenarios;
 mod shedding;
+mod status;
 mod table;
