@@ -159,14 +159,18 @@ impl Global {
         if refusal.least > cost {
             return Missing::Unknown;
         }
-        if refusal.holds(now) || answered(refusal.at) || (hot && refusal.is_brief()) {
-            if entry.asked.is_none() && refusal.at.after(refusal.ask_again()) <= now {
-                self.ask(of, cost, now);
-            }
-            let left = refusal.until.map(|until| until.since(now).max(ASK_AGAIN));
-            return Missing::Refused { retry_after: left };
+        let goes_on = hot && refusal.is_brief() && !of.exact;
+        if !refusal.holds(now) && !answered(refusal.at) && !goes_on {
+            return Missing::Unknown;
         }
-        Missing::Unknown
+        entry.refused = entry.refused.plus(cost);
+        if entry.asked.is_none() && !of.exact && refusal.at.after(refusal.ask_again()) <= now {
+            // As many come next as have come meanwhile.
+            let demand = entry.refused;
+            self.ask_again(of, cost, demand, now);
+        }
+        let left = refusal.until.map(|until| until.since(now).max(ASK_AGAIN));
+        Missing::Refused { retry_after: left }
     }
 
     /// How a key stands with the authority, as far as is known: what is left there, and when the quota is renewed.

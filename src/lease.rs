@@ -123,6 +123,12 @@ impl Leases {
         self.global.as_deref_mut()
     }
 
+    /// The same, to be looked at.
+    #[must_use]
+    pub fn global_ref(&self) -> Option<&Global> {
+        self.global.as_deref()
+    }
+
     /// Whether limits are shared with other instances.
     #[must_use]
     pub fn shares(&self) -> bool {

@@ -94,7 +94,7 @@ impl State {
 
     /// `fresh_at` is kept in ticks of 2^23 ns, about 8.4 ms: below the shortest window (10 ms), so that a window's index
     /// can be told from it.
-    const RESOLUTION_BITS: u32 = 23;
+    pub(crate) const RESOLUTION_BITS: u32 = 23;
 
     const PAYLOAD_MASK: u64 = (1 << 56) - 1;
 }

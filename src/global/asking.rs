@@ -27,6 +27,14 @@ impl Global {
         }
     }
 
+    /// Asks in the background for a key that had nothing left: for as much as was refused meanwhile.
+    pub(super) fn ask_again(&mut self, of: &Shared, least: Permits, demand: Permits, now: Timestamp) {
+        let Some(entry) = self.table.find(of.key) else { return };
+        entry.resize(now.since(entry.granted_at), least);
+        let ahead = entry.ahead;
+        self.order(of.key, Asked { need: demand, least, ahead, ..Asked::default() }, now);
+    }
+
     /// A request was served from permits that are here, and so many are left: draws the next ones when half is used up.
     pub(crate) fn used(&mut self, of: &Shared, cost: Permits, left: Permits, now: Timestamp) {
         let fails = self.health.fails(now);
@@ -58,7 +66,7 @@ impl Global {
         }
         self.last_seq = self.last_seq.saturating_add(1);
         entry.asked = Some(Asked { seq: self.last_seq, ticket, ..asked });
-        entry.asked_at = now;
+        (entry.asked_at, entry.refused) = (now, Permits::ZERO);
         self.unsent.push(key);
     }
 

@@ -20,6 +20,8 @@ pub(super) struct Entry {
     /// When the last ask was given up.
     pub(super) failed_at: Option<Timestamp>,
     pub(super) refusal: Option<Refusal>,
+    /// What was refused without asking, since the last ask.
+    pub(super) refused: Permits,
     /// What the last lease was, and when it came.
     pub(super) granted: Permits,
     pub(super) granted_at: Timestamp,
@@ -100,6 +102,7 @@ impl Entry {
             late: None,
             failed_at: None,
             refusal: None,
+            refused: Permits::ZERO,
             granted: Permits::ZERO,
             granted_at: Timestamp::EPOCH,
             ahead: 0,
@@ -176,7 +179,8 @@ impl Entry {
         let terms = &self.of.terms;
         let soon = u64::from(terms.permits.get()).saturating_mul(SCARCE_MS).checked_div(terms.window_ms).unwrap_or(0);
         let scarce = soon.max(u64::from(asked.least.get()).saturating_mul(3));
-        let until = Some(now.after(ASK_AGAIN));
+        // The next window is another matter.
+        let until = Some(now.after(ASK_AGAIN).min(now.after(Span::from_millis(grant.reset_ms))));
         (u64::from(grant.left.get()) <= scarce).then_some(Refusal { at: now, until, least: asked.least })
     }
 

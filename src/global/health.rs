@@ -5,7 +5,7 @@
 //! else waits, so a store that is dead costs a request its deadline now and then, and one that comes back meets few asks at
 //! first.
 
-use crate::breaker::{Admission, Ledger, Local, Outcome, Part, State, Ticket};
+use crate::breaker::{Admission, Ledger, Local, Outcome, Part, Ticket};
 use crate::policy::Breaker;
 use crate::store::StoreError;
 use crate::units::{Draw, Span, Timestamp};
@@ -16,8 +16,6 @@ pub(super) struct Health {
     breaker: Local,
     ledger: Alone,
     draws: u64,
-    /// A probe whose outcome is not known yet.
-    probing: bool,
     asks: u64,
     failures: u64,
 }
@@ -26,16 +24,13 @@ impl Health {
     /// `seed` tells the waits of many workers apart, so that they do not all try again at one time.
     pub(super) fn new(seed: u64) -> Self {
         let breaker = Local::new(&Breaker::around_a_store());
-        Self { breaker, ledger: Alone::default(), draws: seed, probing: false, asks: 0, failures: 0 }
+        Self { breaker, ledger: Alone::default(), draws: seed, asks: 0, failures: 0 }
     }
 
     /// Whether to ask would be in vain.
     pub(super) fn fails(&self, now: Timestamp) -> bool {
-        match self.breaker.state(now) {
-            State::Closed | State::Ramping => false,
-            State::HalfOpen => self.probing,
-            State::Open => true,
-        }
+        // It has no ramp, which is all that a draw would be for.
+        self.breaker.refuses(Draw::default(), now)
     }
 
     /// Lets an ask pass, or not.
@@ -43,7 +38,6 @@ impl Health {
         let draw = self.draw();
         match self.breaker.admit(&mut self.ledger, draw, now) {
             Admission::Pass(ticket) => {
-                self.probing |= ticket.is_probe();
                 self.asks = self.asks.saturating_add(1);
                 Some(ticket)
             }
@@ -53,7 +47,6 @@ impl Health {
 
     /// Takes note of how an ask has ended.
     pub(super) fn observe(&mut self, ticket: Ticket, answered: bool, took: Span, now: Timestamp) {
-        self.probing &= !ticket.is_probe();
         self.failures = self.failures.saturating_add(u64::from(!answered));
         let outcome = if answered { Outcome::Success } else { Outcome::Failure };
         let draw = self.draw();

@@ -4,8 +4,9 @@
 //! kept, since the next one is drawn before the last is used up; what expires first is spent first. A third is added to
 //! one of the two with the shorter life of both, so that no permit ever lasts longer than it was granted for.
 //!
-//! In 56 bits: 20 for the permits of each lease, and 16 for how much earlier the first of them expires than the second,
-//! in ticks of [`State`]. Expiry is rounded down to a tick.
+//! In 56 bits: 20 for the permits of each lease, 13 for how much earlier the first of them expires than the second, and 3
+//! for how much earlier that one expires than the tick at which the state is fresh, both in steps of an eighth of a tick,
+//! which is about a millisecond. Expiry is rounded down to a step.
 
 use super::{Outcome, Standing, State, UsedShare, Verdict};
 use crate::units::{Permits, Span, Timestamp};
@@ -24,7 +25,7 @@ struct Leases {
 #[derive(Clone, Copy, Default)]
 struct Lease {
     left: u32,
-    /// The tick at which it has expired.
+    /// The step at which it has expired.
     until: u64,
 }
 
@@ -58,7 +59,7 @@ impl Drawn {
     #[must_use]
     pub fn standing(&self, state: Option<State>, now: Timestamp) -> Standing {
         let leases = Leases::of(state, now);
-        let reset_after = State::from_ticks(leases.second.until.max(leases.first.until)).since(now);
+        let reset_after = State::from_ticks(leases.second.until.div_ceil(STEPS)).since(now);
         Standing { remaining: Permits::new(leases.left()), reset_after }
     }
 
@@ -66,7 +67,7 @@ impl Drawn {
     #[must_use]
     pub fn add(&self, state: Option<State>, permits: Permits, until: Timestamp, now: Timestamp) -> State {
         let mut leases = Leases::of(state, now);
-        leases.add(Lease { left: permits.get(), until: State::ticks(until) }, State::ticks(now));
+        leases.add(Lease { left: permits.get(), until: steps(until) }, steps(now));
         leases.state()
     }
 
@@ -76,7 +77,7 @@ impl Drawn {
     pub fn give_back(&self, state: State, permits: Permits, charged: State, now: Timestamp) -> State {
         let (first, _) = Leases::stored(charged);
         let mut leases = Leases::of(Some(state), now);
-        leases.add(Lease { left: permits.get(), until: first.until }, State::ticks(now));
+        leases.add(Lease { left: permits.get(), until: first.until }, steps(now));
         leases.state()
     }
 }
@@ -84,7 +85,7 @@ impl Drawn {
 impl Leases {
     fn of(state: Option<State>, now: Timestamp) -> Self {
         let Some(state) = state else { return Self::default() };
-        let now = State::ticks(now);
+        let now = steps(now);
         let (first, second) = Self::stored(state);
         let live = |lease: Lease| if lease.until > now { lease } else { Lease { left: 0, ..lease } };
         let (mut first, mut second) = (live(first), live(second));
@@ -98,10 +99,12 @@ impl Leases {
     }
 
     fn stored(state: State) -> (Lease, Lease) {
-        let (payload, until) = (state.payload(), state.fresh_at_ticks());
+        let payload = state.payload();
+        let times = payload >> (LEFT_BITS * 2);
+        let until = state.fresh_at_ticks().saturating_mul(STEPS).saturating_sub(times & (STEPS - 1));
         let second = Lease { left: (payload & LEFT_MASK) as u32, until };
         let left = ((payload >> LEFT_BITS) & LEFT_MASK) as u32;
-        (Lease { left, until: until.saturating_sub(payload >> (LEFT_BITS * 2)) }, second)
+        (Lease { left, until: until.saturating_sub(times >> STEP_BITS) }, second)
     }
 
     fn left(&self) -> u32 {
@@ -137,16 +140,26 @@ impl Leases {
         // A gap that is too long to be told makes the second lease shorter, never the first one longer.
         let until = self.second.until.min(self.first.until.saturating_add(GAP_MASK));
         let gap = until.saturating_sub(self.first.until);
+        let fresh_at = until.div_ceil(STEPS);
+        let times = (gap << STEP_BITS) | fresh_at.saturating_mul(STEPS).saturating_sub(until);
         let left = |lease: &Lease| u64::from(lease.left).min(LEFT_MASK);
-        let payload = (gap << (LEFT_BITS * 2)) | (left(&self.first) << LEFT_BITS) | left(&self.second);
+        let payload = (times << (LEFT_BITS * 2)) | (left(&self.first) << LEFT_BITS) | left(&self.second);
         let used = if self.left() == 0 { USED_UP } else { HELD };
-        State::at_ticks(until, UsedShare::from_byte(used), payload)
+        State::at_ticks(fresh_at, UsedShare::from_byte(used), payload)
     }
 }
 
+/// Whole steps from the Unix epoch to `at`, rounded down.
+fn steps(at: Timestamp) -> u64 {
+    at.as_nanos() >> (State::RESOLUTION_BITS - STEP_BITS)
+}
+
+/// Steps of a tick.
+const STEPS: u64 = 1 << STEP_BITS;
+const STEP_BITS: u32 = 3;
 const LEFT_BITS: u32 = 20;
 const LEFT_MASK: u64 = (1 << LEFT_BITS) - 1;
-const GAP_MASK: u64 = (1 << 16) - 1;
+const GAP_MASK: u64 = (1 << 13) - 1;
 /// What is forgotten first when room is wanted: an account with nothing in it is as good as none.
 const USED_UP: u8 = 1;
 /// Permits that are forgotten are lost to all instances until they expire.
@@ -200,6 +213,6 @@ mod tests {
     fn a_gap_too_long_to_tell_shortens_the_later_lease() {
         let state = Drawn.add(None, Permits::new(1), ms(1_000), ms(0));
         let state = Drawn.add(Some(state), Permits::new(1), ms(3_600_000), ms(0));
-        assert_eq!((left(state, 0), left(state, 1_000), left(state, 500_000), left(state, 600_000)), (2, 1, 1, 0));
+        assert_eq!((left(state, 0), left(state, 1_000), left(state, 9_000), left(state, 10_000)), (2, 1, 1, 0));
     }
 }

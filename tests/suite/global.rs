@@ -107,11 +107,13 @@ fn while_the_store_is_away_instances_keep_to_their_shares_and_it_comes_back_with
         let used = away.admitted as f64 / 800.0;
         println!("{algorithm}: {used:.3} of the quota without the store, {} waited of {}", away.waited, away.requests);
         assert!((0.3..=1.2).contains(&used), "{algorithm}: {used} of the quota without the store");
+        assert!(away.asks > 0 && !world.store_answers(), "{algorithm}: now and then one tries");
         assert!(away.waited * 100 < away.requests, "{algorithm}: {} of {} waited", away.waited, away.requests);
         world.join_all();
         world.begin_measuring();
         world.run(12_000);
         let back = world.measured().admitted as f64 / 2_400.0;
+        assert!(world.store_answers(), "{algorithm}: it is not asked again");
         println!("{algorithm}: {back:.3} of the quota after it came back");
         assert!((0.85..=1.1).contains(&back), "{algorithm}: {back} of the quota after it came back");
     }

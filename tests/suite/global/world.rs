@@ -185,6 +185,15 @@ impl World {
         self.longest_wait_us / 1_000
     }
 
+    /// Whether every instance takes the store for one that answers.
+    pub fn store_answers(&mut self) -> bool {
+        let answers = |at: usize| {
+            let now = self.site_now(at);
+            self.instances[at].leases.global_ref().unwrap().answers(now)
+        };
+        (0..self.instances.len()).all(answers)
+    }
+
     pub fn set_rates(&mut self, rates: Vec<u64>) {
         self.rates = rates;
         (0..self.instances.len()).for_each(|at| self.arrive_later(at));
@@ -368,12 +377,10 @@ impl World {
     }
 
     fn arrive_later(&mut self, at: usize) {
-        if self.rates[at] > 0 {
-            let mean = 1_000_000 / self.rates[at];
-            // Evenly between nothing and twice the mean.
-            let us = self.random.below(2 * mean + 1);
-            self.after(us, Event::Arrival(at));
-        }
+        let Some(mean) = 1_000_000_u64.checked_div(self.rates[at]) else { return };
+        // Evenly between nothing and twice the mean.
+        let us = self.random.below(2 * mean + 1);
+        self.after(us, Event::Arrival(at));
     }
 
     fn after(&mut self, us: u64, event: Event) {
