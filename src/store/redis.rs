@@ -1,9 +1,9 @@
 //! Redis as the authority of limits that many instances share: bytes out and bytes in, over HTTP.
 //!
 //! A proxy's plugin can speak HTTP and nothing else, and a Worker wants nothing else. So Redis stands behind one of two
-//! fronts, each a [`Protocol`]. The counting is done in Redis by a script for each algorithm ([`Script`]), which
-//! gives the answers of [`crate::authority`], by Redis' own clock, and touches one key; that key holds the account of
-//! one [`Ask::key`] and expires when it equals one that was never used.
+//! fronts, each with a [`Protocol`] of its own. Redis counts by a script for each algorithm ([`Script`]), which gives the
+//! answers of [`crate::authority`] by Redis' own clock. A script touches one key, which holds the account of one
+//! [`Ask::key`] and expires when that equals one that was never used.
 //!
 //! What an adapter does:
 //!
@@ -14,8 +14,9 @@
 //!
 //! An ask may be sent again at any time: the same sequence number is charged once.
 //!
-//! Redis 5 or later; 6.2 where more than 1,024 instances draw from one key. With `maxmemory` the policy should be `noeviction`
-//! or one that prefers keys that expire soon: an evicted key starts anew, and its quota is there once more.
+//! Tried with Redis 7.0. The oldest that has what the scripts use is 5, and 6.2 where more than 1,024 instances draw from one
+//! key. What Redis forgets is there to be drawn once more: after a restart without its data, a failover to a replica
+//! that had not heard of the last charges, or an eviction, which `maxmemory-policy noeviction` prevents.
 
 mod command;
 mod error;
@@ -34,16 +35,8 @@ pub use error::RedisError;
 pub use script::Script;
 
 use crate::authority::{Ask, Grant};
+use crate::policy::Protocol;
 use command::Command;
-
-/// How to speak to what stands before Redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// The REST protocol of Upstash, which others speak too. The token is sent as a bearer token.
-    Upstash,
-    /// Webdis. The token is `user:password`, if its access list asks for one.
-    Webdis,
-}
 
 /// A Redis behind HTTP.
 #[derive(Clone, PartialEq, Eq)]
@@ -85,7 +78,8 @@ enum Progress {
 }
 
 impl Redis {
-    /// The Redis at this path of its host, behind that protocol. A path is the front's own root: `/` or empty if it has none.
+    /// The Redis behind the front at this path of its host: `/` or empty where the front has the host for itself. Upstash takes
+    /// the token as a bearer token; for Webdis it is `user:password`, if its access list asks for one.
     ///
     /// # Errors
     /// [`BadToken`] when no header can carry the token.

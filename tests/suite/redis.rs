@@ -10,7 +10,7 @@ mod stage;
 
 use tidegate::authority::{Ask, Instance, Shared, Terms};
 use tidegate::key::KeyHash;
-use tidegate::store::redis::Protocol;
+use tidegate::policy::Protocol;
 use tidegate::units::Permits;
 
 pub const PROTOCOLS: [Protocol; 2] = [Protocol::Upstash, Protocol::Webdis];

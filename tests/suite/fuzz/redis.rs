@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use tidegate::authority::{Ask, Grant, Instance, Shared, Terms};
 use tidegate::key::KeyHash;
-use tidegate::store::redis::{HttpRequest, Protocol, Redis, RedisError, Script, key};
+use tidegate::policy::Protocol;
+use tidegate::store::redis::{HttpRequest, Redis, RedisError, Script, key};
 use tidegate::units::Permits;
 
 use super::cases;

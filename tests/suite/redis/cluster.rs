@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use tidegate::authority::Ask;
-use tidegate::store::redis::{Protocol, Redis, RedisError, key};
+use tidegate::policy::Protocol;
+use tidegate::store::redis::{Redis, RedisError, key};
 
 use super::front::Front;
 use super::process::{Port, RedisServer};

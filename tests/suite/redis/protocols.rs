@@ -4,7 +4,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tidegate::authority::{Ask, Instance, Shared};
 use tidegate::key::KeyHash;
-use tidegate::store::redis::{Protocol, RedisError, key};
+use tidegate::policy::Protocol;
+use tidegate::store::redis::{RedisError, key};
 use tidegate::units::Permits;
 
 use super::stage::Stage;

@@ -8,7 +8,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
 use tidegate::authority::{Ask, Grant};
-use tidegate::store::redis::{HttpRequest, Protocol, Redis, RedisError};
+use tidegate::policy::Protocol;
+use tidegate::store::redis::{HttpRequest, Redis, RedisError};
 use tokio::net::TcpStream;
 
 use super::front::Front;
