@@ -151,6 +151,12 @@ target/cloudflare-panics/entry.mjs: worker
 	$(call bind,$(@D)/pkg,--features panic-on-header)
 	@cp cloudflare/entry.mjs cloudflare/flight.mjs $(@D)/
 
+# The Worker with a clock that each request sets, apart from what is shipped.
+target/cloudflare-scenarios/entry.mjs: worker
+	$(call say,building the Worker whose clock a request sets)
+	$(call bind,$(@D)/pkg,--features test-clock)
+	@cp cloudflare/entry.mjs cloudflare/flight.mjs $(@D)/
+
 demo: build ## a traffic spike and an outage against a real Envoy, with the filter and without (KEEP=1 leaves it up)
 	$(call say,building the demo)
 	@cargo build --features cli --bin tidegate
@@ -166,7 +172,7 @@ test: build ## everything that must hold: format, lints, core, filter, the real 
 	$(call say,tests)
 	@cargo test --features cli
 	$(call say,tests of the Worker)
-	@$(MAKE) target/cloudflare-panics/entry.mjs
+	@$(MAKE) target/cloudflare-panics/entry.mjs target/cloudflare-scenarios/entry.mjs
 	@cd cloudflare && node --test --test-reporter=spec test/*.test.mjs
 
 check: ## the quick inner loop: format, lints, unit tests

@@ -61,6 +61,8 @@ impl Root {
         let work = &mut *instance.work.borrow_mut();
         let due = work.next_due(now).into_iter().chain(leases_are_out.then_some(LEASE_IDLE)).min();
         work.alarm.set(due, true, now);
+        #[cfg(feature = "test-clock")]
+        crate::clock::ticked(now);
     }
 
     /// Hands the answer to a call to the stream that it was made for.
