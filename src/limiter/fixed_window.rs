@@ -6,7 +6,6 @@
 use super::{Outcome, ShareScale, Standing, State, Verdict};
 use crate::policy::Quota;
 use crate::units::{Permits, Timestamp};
-use core::hint::select_unpredictable;
 
 /// A quota made ready for the fixed window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,13 +82,17 @@ impl Window {
         let Some(state) = state else {
             return (Permits::ZERO, false);
         };
-        let (used, fresh_at) = (used_of(state), state.fresh_at_ticks());
-        if fresh_at >= State::ticks_after(self.boundary(index, 2)) {
-            return (used.min(self.permits), true);
+        // Nearly always this window: told without dividing.
+        let (stored, used) = if state.fresh_at_ticks() == State::ticks_after(self.boundary(index, 1)) {
+            (index, used_of(state))
+        } else {
+            self.stored(state)
+        };
+        match stored.cmp(&index) {
+            core::cmp::Ordering::Less => (Permits::ZERO, false),
+            core::cmp::Ordering::Equal => (used, false),
+            core::cmp::Ordering::Greater => (used.min(self.permits), true),
         }
-        // Told without dividing and without a branch: whether a client has come in this window before, no processor foresees.
-        let is_this = fresh_at >= State::ticks_after(self.boundary(index, 1));
-        (select_unpredictable(is_this, used, Permits::ZERO), false)
     }
 
     fn stored(&self, state: State) -> (u64, Permits) {

@@ -14,7 +14,6 @@
 use super::{Outcome, ShareScale, Standing, State, Verdict};
 use crate::policy::Quota;
 use crate::units::{Permits, Span, Timestamp};
-use core::hint::select_unpredictable;
 
 /// A quota made ready for the sliding window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,14 +141,13 @@ impl Window {
         let fresh = Counts { index, current: 0, previous: 0 };
         let Some(state) = state else { return (fresh, false) };
         let (current, previous) = counts_of(state);
-        // Nearly always this window or the one before, told without dividing. Which of the two it is, no processor foresees:
-        // to choose between values costs nothing, and to branch costs what was begun behind it.
+        // Nearly always this window or the one before: told without dividing.
         let fresh_at = state.fresh_at_ticks();
-        let is_this = fresh_at == State::ticks_after(self.boundary(index, 2));
-        if is_this | (fresh_at == State::ticks_after(self.boundary(index, 1))) {
-            let current_now = select_unpredictable(is_this, current, 0);
-            let previous_now = select_unpredictable(is_this, previous, current);
-            return (Counts { index, current: current_now, previous: previous_now }, false);
+        if fresh_at == State::ticks_after(self.boundary(index, 2)) {
+            return (Counts { index, current, previous }, false);
+        }
+        if fresh_at == State::ticks_after(self.boundary(index, 1)) {
+            return (Counts { index, current: 0, previous: current }, false);
         }
         if self.index(state) < index {
             (fresh, false)
