@@ -183,6 +183,7 @@ test: redis build ## everything that must hold: format, lints, core, filter, the
 	@cargo clippy --workspace --all-targets --features cli -- -D warnings
 	@cargo clippy --package tidegate --package tidegate-cloudflare --lib --target wasm32-unknown-unknown -- -D warnings
 	@cargo clippy --package tidegate-envoy --target wasm32-wasip1 -- -D warnings
+	@cargo clippy --package tidegate-envoy --target wasm32-wasip1 --no-default-features -- -D warnings
 	$(call say,tests)
 	@cargo test --features cli
 	$(call say,tests of the Worker)
