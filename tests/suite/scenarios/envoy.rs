@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet};
 
-use super::document::{Does, Expected, START_MS, Scenario, Step};
+use super::document::{Decision, Does, START_MS, Scenario, Step};
 use super::origin::Origin;
 use super::seen::{Report, Seen};
 use crate::bootstrap::Bootstrap;
@@ -118,6 +118,8 @@ struct Flight {
     id: String,
     is_last: bool,
     sent_ms: u64,
+    /// It is refused in the end, to make room for a request that comes just then.
+    is_refused: bool,
     /// When it should be answered; `None` when an upstream holds its answer back.
     due_ms: Option<u64>,
     held: Option<String>,
@@ -141,6 +143,9 @@ async fn play(scenario: &Scenario, origin: &Origin, to: SocketAddr) -> Option<St
                 stage.request(number, step, left == 0).await;
             }
         }
+        if scenario.steps.get(number).is_none_or(|next| next.at > step.at) {
+            stage.take(step.at, |flight| flight.due_ms == Some(step.at)).await;
+        }
     }
     stage.advance(u64::MAX).await;
     stage.report.complaint()
@@ -149,7 +154,8 @@ async fn play(scenario: &Scenario, origin: &Origin, to: SocketAddr) -> Option<St
 impl Stage<'_> {
     /// Moves the clock, and takes the answers that become due on the way.
     async fn advance(&mut self, to_ms: u64) {
-        while let Some(due) = self.flights.iter().filter_map(|flight| flight.due_ms).min().filter(|due| *due <= to_ms) {
+        let due = |flight: &Flight| flight.due_ms.filter(|due| *due < to_ms || (*due == to_ms && !flight.is_refused));
+        while let Some(due) = self.flights.iter().filter_map(due).min() {
             self.ask(due - 1).await;
             // Time for an answer that comes too early: the root is called every 20 ms.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -186,12 +192,14 @@ impl Stage<'_> {
         let answer = tokio::spawn(async move {
             Connection::open(to).await.unwrap().send(&request).await.unwrap_or_else(|error| panic!("{error}: {request:?}"))
         });
-        let after = self.expected(number).and_then(|expected| expected.after);
+        let expected = self.scenario.expected("envoy", number).expect("what is sent is expected to come to something");
+        let after = expected.after;
         let flight = Flight {
             number,
             id: id.clone(),
             is_last,
             sent_ms: step.at,
+            is_refused: expected.decision == Decision::Refused,
             due_ms: after.map(|after| step.at + after),
             held: step.holds.clone(),
             answer,
@@ -210,10 +218,6 @@ impl Stage<'_> {
         }
     }
 
-    fn expected(&self, number: usize) -> Option<&Expected> {
-        self.scenario.expected("envoy", number)
-    }
-
     /// Takes the answers of those in flight to whom this applies, which are there or come at once.
     async fn take(&mut self, now_ms: u64, which: impl Fn(&Flight) -> bool) {
         while let Some(at) = self.flights.iter().position(&which) {
@@ -223,7 +227,7 @@ impl Stage<'_> {
     }
 
     async fn finish(&mut self, flight: Flight, now_ms: u64) {
-        let Flight { number, id, is_last, sent_ms, answer, .. } = flight;
+        let Flight { number, id, is_last, sent_ms, due_ms, answer, .. } = flight;
         let answer = match tokio::time::timeout(Duration::from_secs(10), answer).await {
             Ok(answer) => answer.unwrap(),
             Err(_) => return self.report.wrong(number, "there was no answer within 10 s"),
@@ -232,7 +236,8 @@ impl Stage<'_> {
         let mut seen = Seen {
             status: answer.status,
             reason,
-            after_ms: now_ms - sent_ms,
+            // What an upstream holds back is no wait of the filter's.
+            after_ms: if due_ms.is_some() { now_ms - sent_ms } else { 0 },
             asked: self.origin.asked(&id),
             body: answer.text(),
             fields: BTreeMap::new(),

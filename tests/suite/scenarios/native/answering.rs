@@ -72,7 +72,9 @@ impl<'s> Host<'s> {
     }
 
     fn ask(&mut self, mut flight: Flight<'s>, cluster: &str) {
-        flight.seen.seen.asked.push(cluster.to_owned());
+        if cluster != "nowhere" {
+            flight.seen.seen.asked.push(cluster.to_owned());
+        }
         if flight.request.step.holds.is_some() {
             flight.held_by = Some(cluster.to_owned());
             self.flights.push(flight);
