@@ -122,7 +122,8 @@ impl Gate {
         if let Some(page) = work.plan.page() {
             let live_keys = work.live_keys(now);
             let monitor = work.health.as_ref().map(|health| &health.monitor);
-            let sources = Sources { engine: &self.engine, fingerprint: self.fingerprint, monitor, live_keys, now };
+            let (engine, fingerprint) = (&self.engine, self.fingerprint);
+            let sources = Sources { engine, fingerprint, monitor, upstreams: None, live_keys, now };
             return reply::response(&sources.reply(page), "");
         }
         if work.plan.may_wait() {

@@ -135,6 +135,7 @@ pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// The piece of the answer's body that has just come, of so many bytes.
+#[cfg(feature = "stale")]
 pub fn body_piece(size: usize) -> Result<Vec<u8>, HostError> {
     const RESPONSE_BODY: u32 = 1;
     let bytes = received(|data, got| unsafe { proxy_get_buffer_bytes(RESPONSE_BODY, 0, size, data, got) })?;
@@ -270,6 +271,13 @@ pub fn record(metric: MetricId, value: u64) -> Result<(), HostError> {
     done(unsafe { proxy_record_metric(metric.0, value) })
 }
 
+/// What a counter or gauge has come to, over all workers.
+pub fn metric(metric: MetricId) -> Result<u64, HostError> {
+    let mut value = 0;
+    done(unsafe { proxy_get_metric(metric.0, &raw mut value) })?;
+    Ok(value)
+}
+
 /// Answers the request in the upstream's place. gRPC clients get `grpc_status`, others the HTTP status and the body.
 pub fn respond(
     status: u16,
@@ -383,6 +391,7 @@ unsafe extern "C" {
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_increment_metric(id: u32, by: i64) -> u32;
+    fn proxy_get_metric(id: u32, value: *mut u64) -> u32;
     fn proxy_send_local_response(
         status: u32,
         details: *const u8,

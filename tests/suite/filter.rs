@@ -19,6 +19,7 @@ mod concurrency;
 mod costs;
 mod counting;
 mod delays;
+mod failures;
 mod flood;
 mod health;
 mod hostile;

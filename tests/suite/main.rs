@@ -32,4 +32,5 @@ mod readme;
 mod rig;
 mod scenarios;
 mod shedding;
+mod status;
 mod table;

@@ -248,7 +248,8 @@ pub fn all() -> Vec<Scenario> {
 
 fn read(file: &Path) -> Scenario {
     let name = file.file_stem().unwrap().to_string_lossy().into_owned();
-    parse(&std::fs::read_to_string(file).unwrap(), name).unwrap_or_else(|problem| panic!("{}: {problem}", file.display()))
+    parse(&std::fs::read_to_string(file).unwrap(), name)
+        .unwrap_or_else(|problem| panic!("{}: {problem}", file.display()))
 }
 
 /// Reads a scenario.

@@ -190,7 +190,12 @@ impl Stage<'_> {
         let request = request(step, &id);
         let to = self.to;
         let answer = tokio::spawn(async move {
-            Connection::open(to).await.unwrap().send(&request).await.unwrap_or_else(|error| panic!("{error}: {request:?}"))
+            Connection::open(to)
+                .await
+                .unwrap()
+                .send(&request)
+                .await
+                .unwrap_or_else(|error| panic!("{error}: {request:?}"))
         });
         let expected = self.scenario.expected("envoy", number).expect("what is sent is expected to come to something");
         let after = expected.after;

@@ -206,7 +206,8 @@ impl<'s> Host<'s> {
         };
         if let Some(page) = self.plan.page() {
             let (fingerprint, monitor) = (Fingerprint::of(""), self.monitor.as_ref());
-            let sources = Sources { engine: &self.engine, fingerprint, monitor, live_keys: 0, now: self.now };
+            let engine = &self.engine;
+            let sources = Sources { engine, fingerprint, monitor, upstreams: None, live_keys: 0, now: self.now };
             let reply = sources.reply(page);
             return self.reply(flight, &reply);
         }
@@ -240,4 +241,3 @@ impl<'s> Host<'s> {
 fn draw(step: &Step) -> Draw {
     Draw(step.draw())
 }
-

@@ -97,7 +97,8 @@ async fn serve(stream: TcpStream, cluster: &str, known: &Known) -> std::io::Resu
             }
         }
         let header = |name: &str| {
-            let named = |line: &str| line.split_once(": ").filter(|(other, _)| *other == name).map(|(_, it)| it.to_owned());
+            let named =
+                |line: &str| line.split_once(": ").filter(|(other, _)| *other == name).map(|(_, it)| it.to_owned());
             head.lines().find_map(named)
         };
         let length = header("content-length").and_then(|length| length.parse().ok());

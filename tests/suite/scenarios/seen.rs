@@ -40,14 +40,21 @@ impl Seen {
         match self.reason.as_deref() {
             None if self.after_ms > 0 => Decision::Delayed,
             None => Decision::Admitted,
-            Some("tidegate_status" | "tidegate_stale" | "tidegate_static" | "tidegate_unavailable") => Decision::Answered,
+            Some("tidegate_status" | "tidegate_stale" | "tidegate_static" | "tidegate_unavailable") => {
+                Decision::Answered
+            }
             Some(_) => Decision::Refused,
         }
     }
 }
 
 /// What differs between what is expected of a step and what came of it, a line each.
-pub fn differences(scenario: &Scenario, expected: &Expected, does: &BTreeMap<String, Does>, seen: &Seen) -> Vec<String> {
+pub fn differences(
+    scenario: &Scenario,
+    expected: &Expected,
+    does: &BTreeMap<String, Does>,
+    seen: &Seen,
+) -> Vec<String> {
     let mut lines = Vec::new();
     let mut compare = |what: &str, expected: String, got: String| {
         if expected != got {
@@ -79,7 +86,8 @@ pub fn differences(scenario: &Scenario, expected: &Expected, does: &BTreeMap<Str
     compare("asked", format!("{asked:?}"), format!("{:?}", seen.asked));
     compare("body", format!("{body:?}"), format!("{:?}", seen.body));
     for name in FIELDS {
-        let shown = |fields: &BTreeMap<String, String>| fields.get(name).map_or("none".to_owned(), |it| format!("{it:?}"));
+        let shown =
+            |fields: &BTreeMap<String, String>| fields.get(name).map_or("none".to_owned(), |it| format!("{it:?}"));
         compare(name, shown(&fields), shown(&seen.fields));
     }
     lines
@@ -125,7 +133,10 @@ impl<'s> Report<'s> {
         let Some(expected) = self.scenario.expected(self.host, number) else { return };
         if (expected.decision, expected.status) != (seen.decision(), seen.status) {
             let wanted = format!("{:?} {}", expected.decision, expected.status);
-            self.wrong(number, &format!("before its last time: expected {wanted}, got {:?} {}", seen.decision(), seen.status));
+            self.wrong(
+                number,
+                &format!("before its last time: expected {wanted}, got {:?} {}", seen.decision(), seen.status),
+            );
         }
     }
 
