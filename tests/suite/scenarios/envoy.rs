@@ -1,5 +1,4 @@
-//! The real Envoy: one process, in which every scenario has a listener and a VM of its own, and the filter has a clock that
-//! each request sets.
+//! The real Envoy: every scenario has a listener and a VM of its own, and the filter has a clock that each request sets.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,8 +21,17 @@ use crate::filter::stage::eventually;
 /// Runs all scenarios; answers what there is to complain of.
 pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
     let wasm = tokio::task::spawn_blocking(build).await.unwrap();
+    let mut complaints = Vec::new();
+    for scenarios in scenarios.chunks(AT_ONCE) {
+        complaints.extend(run_at_once(scenarios, &wasm).await);
+    }
+    complaints
+}
+
+/// Runs these scenarios in one Envoy.
+async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<String> {
     let origin = Arc::new(Origin::start(scenarios).await);
-    let bootstrap = bootstrap(scenarios, &wasm, &origin);
+    let bootstrap = bootstrap(scenarios, wasm, &origin);
     let options = Options { concurrency: 1, ..Options::new(bootstrap.text()) };
     let envoy = Envoy::start(options).await.unwrap_or_else(|error| panic!("{error}"));
     let playing = LocalSet::new();
@@ -44,14 +52,15 @@ pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
 }
 
 /// The filter with a clock that requests set, beside what is shipped.
-fn build() -> PathBuf {
+pub fn build() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = root.join("target/scenarios");
     let status = Command::new(env!("CARGO"))
         .current_dir(root)
         .args(["build", "--quiet", "--locked", "--package", "tidegate-envoy", "--features", "test-clock"])
         // Some dozens of VMs compile it.
-        .args(["--config", "profile.dev.opt-level=1", "--config", "profile.dev.strip=\"debuginfo\""])
+        .args(["--config", "profile.dev.opt-level=\"s\"", "--config", "profile.dev.strip=true"])
+        .args(["--config", "profile.dev.debug-assertions=false", "--config", "profile.dev.overflow-checks=false"])
         .args(["--target", "wasm32-wasip1", "--target-dir"])
         .arg(&target)
         .status()
@@ -276,6 +285,9 @@ fn request(step: &Step, id: &str) -> Request {
     request.body = step.body.clone().unwrap_or_default().into_bytes();
     request
 }
+
+/// How many VMs one Envoy gets: until it has made them all it does not answer.
+const AT_ONCE: usize = 48;
 
 /// The header by which Envoy is told the client's address.
 const CLIENT: &str = "x-scenario-client";
