@@ -42,6 +42,8 @@ async function playAll(scenarios, outboundService, upstreams) {
       outboundService,
       unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
     })),
+    // Each Worker says what its policy has that it does not do.
+    handleRuntimeStdio: (...streams) => streams.forEach((stream) => stream.resume()),
   });
   try {
     await miniflare.ready;
@@ -80,7 +82,7 @@ class Stage {
         this.upstreams.end(this.scenario.name, step.ends);
         await this.#take(now, ({ holds }) => holds === step.ends);
         // What a request has held comes back a moment after its answer has gone.
-        await new Promise((resolve) => setTimeout(resolve, 100));
+        await this.#ask(now);
       }
       for (let left = step.send === undefined ? 0 : (step.times ?? 1); left > 0; left -= 1) {
         await this.#request(at + 1, step, now, left === 1);
@@ -116,12 +118,13 @@ class Stage {
     await this.#take(to, (flight) => flight.answered);
   }
 
-  /** Sets the clock, and waits until the Worker has taken in all that was sent. */
+  /** Sets the clock, and waits until the Worker has taken in all that was sent, and ended all that was answered. */
   async #ask(now) {
     const headers = { host: "example.com", "x-tidegate-test-now": START_MS + now, "x-tidegate-test-asks": 1 };
     await until(async () => {
       const { headers: told } = await exchange(this.base, { path: "/", headers });
-      return Number(told["x-tidegate-test-seen"]) >= this.#sent;
+      const [seen, underWay] = ["seen", "under-way"].map((name) => Number(told[`x-tidegate-test-${name}`]));
+      return seen >= this.#sent && underWay <= this.#flights.length;
     });
   }
 
