@@ -53,7 +53,7 @@ endef
 say = @printf '\033[1m== %s\033[0m\n' "$(1)"
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help setup build filter worker demo test check bench clean
+.PHONY: help setup redis build filter worker demo test check bench clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -98,6 +98,19 @@ $(NODE_STAMP): cloudflare/package.json cloudflare/package-lock.json
 	$(call say,wrangler and workerd)
 	@cd cloudflare && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
+
+# What limits that many instances share are tested on. Fetched where that needs nobody's word; the tests start processes of
+# their own and leave what Debian makes of the packages alone.
+redis:
+	@missing=; for program in redis-server webdis; do command -v "$$program" >/dev/null || missing+=" $$program"; done; \
+		if [ -z "$$missing" ]; then exit 0; fi; \
+		if [ "$$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root='sudo -n'; else root=none; fi; \
+		if [ "$$root" = none ] || ! command -v apt-get >/dev/null; then \
+			echo "missing:$$missing (Debian's packages of these names); the tests of shared limits need them" >&2; exit 1; \
+		fi; \
+		printf '\033[1m== %s\033[0m\n' "fetching$$missing"; \
+		$$root apt-get update --quiet=2 && $$root env DEBIAN_FRONTEND=noninteractive \
+			apt-get install --quiet=2 --yes --no-install-recommends $$missing
 
 build: setup filter worker ## what is deployed: the Envoy filter into dist/envoy, the Worker into dist/cloudflare
 
@@ -162,7 +175,7 @@ demo: build ## a traffic spike and an outage against a real Envoy, with the filt
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo $(if $(KEEP),--keep) $(ARGS)
 
-test: build ## everything that must hold: format, lints, core, filter, the real Envoy
+test: redis build ## everything that must hold: format, lints, core, filter, the real Envoy
 	$(call say,format)
 	@cargo fmt --all --check
 	$(call say,lints)

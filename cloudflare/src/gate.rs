@@ -224,6 +224,7 @@ fn not_acted_on(policy: &Policy) -> Vec<&'static str> {
     [
         ("an upstream without \"url\"", lacks_url),
         ("\"breakers\"", !policy.breakers().is_empty()),
+        ("the scope \"global\"", policy.shared_limits().next().is_some()),
         ("a route's \"fallback\"", routes.iter().any(|route| route.fallback().is_some())),
         ("what routes say of their answers", routes.iter().any(|route| route.serving().says_something())),
     ]

@@ -11,15 +11,19 @@ use crate::network::{Network, Networks, NotANetwork};
 
 /// The mode that the document's word names. What belongs to the other modes stands ready and has been checked as well.
 pub(super) fn mode(document: Of<'_, Document>) -> Option<Mode> {
-    let strict = document.strict().and_then(Of::<document::Strict>::factor_percent);
     let maintenance = document.maintenance().and_then(maintenance);
-    let (strict, maintenance) = (u8::try_from(strict?).ok()?, maintenance?);
+    let (strict, maintenance) = (strict(document)?, maintenance?);
     Some(match document.mode()? {
         document::ModeWord::Enforce => Mode::Enforce,
         document::ModeWord::Observe => Mode::Observe,
         document::ModeWord::Strict => Mode::Strict(strict),
         document::ModeWord::Maintenance => Mode::Maintenance(maintenance),
     })
+}
+
+/// What the mode `strict` leaves of a quota, in percent.
+pub(super) fn strict(document: Of<'_, Document>) -> Option<u8> {
+    u8::try_from(document.strict()?.factor_percent()?).ok()
 }
 
 fn maintenance(document: Of<'_, document::Maintenance>) -> Option<Maintenance> {

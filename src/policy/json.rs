@@ -11,7 +11,7 @@ use crate::number::Number;
 
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Node {
+pub(crate) enum Node {
     /// `null`.
     Null,
     /// `true` or `false`.
@@ -28,7 +28,7 @@ pub(super) enum Node {
 
 impl Node {
     /// Reads JSON text. The error is about the whole document and says at which line and column reading stopped.
-    pub(super) fn parse(text: &str) -> Result<Self, PolicyError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, PolicyError> {
         if text.len() > MAX_BYTES {
             return Err(PolicyError {
                 path: String::new(),

@@ -20,6 +20,7 @@ use super::schema::Document as _;
 use super::serving;
 use super::shapes::OneOf;
 use super::status;
+use super::stores;
 use super::value::{Items, Of};
 use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
 
@@ -89,12 +90,13 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
             limits
         });
     }
-    let mode = access::mode(document);
+    let (mode, strict) = (access::mode(document), access::strict(document));
     expect_api_keys_of_lists(document, problems);
     let (deny, allow) = (document.deny().and_then(access::list), document.allow().and_then(access::list));
     let health = health::health(document, problems);
     let shedding = health::shedding(document, problems);
     let status = status::status(document, problems);
+    let stores = stores::stores(document, problems);
     let response = document.response()?;
     Some(Policy {
         client: client?,
@@ -103,6 +105,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         max_keys: document.state()?.max_keys()?,
         limits: limits?,
         mode: mode?,
+        strict: strict?,
         deny: deny?,
         allow: allow?,
         routing: routing?,
@@ -115,6 +118,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         health: health?,
         shedding: shedding?,
         status: status?,
+        stores: stores?,
         on_failure: document.on_failure()?,
     })
 }
@@ -186,7 +190,7 @@ fn limit(
     let delays = delays(document, &quotas, at, problems);
     let penalty = refusal::penalty(document, cost.as_ref(), &quotas, &at.field("penalty"), problems);
     let ban = refusal::ban(document, key.as_deref(), &at.field("ban"), problems);
-    document.scope()?;
+    let sharing = stores::sharing(document, &quotas, at, problems);
     Some(Limit {
         name: document.name()?.clone(),
         matches: matches?,
@@ -201,6 +205,7 @@ fn limit(
         penalty: penalty?,
         ban: ban?,
         on_store_failure: document.on_store_failure()?,
+        sharing: sharing?,
     })
 }
 

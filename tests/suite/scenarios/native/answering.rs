@@ -106,7 +106,8 @@ impl<'s> Host<'s> {
             Some(Fails::Timeout) => CallEnd::TimedOut,
         };
         let says = does.headers.get("retry-after").filter(|_| matches!(does.status, 429 | 503));
-        let retry_after = says.and_then(|value| forwarding::retry_after(value.as_bytes(), None, self.now));
+        let made = does.headers.get("date").map(String::as_bytes);
+        let retry_after = says.and_then(|value| forwarding::retry_after(value.as_bytes(), made, self.now));
         let engine = Rc::clone(&self.engine);
         let mut next = Next::Deliver;
         if let Some(way) = &mut flight.way {
