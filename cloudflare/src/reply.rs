@@ -11,7 +11,13 @@ pub fn response(reply: &Reply, fields: &str) -> JsValue {
     let add = |name: &str, value: &str| {
         headers.push(&Array::of2(&JsValue::from_str(name), &JsValue::from_str(value)));
     };
-    add("content-type", &reply.content_type);
+    let trailers = reply.trailers_only();
+    match &trailers {
+        Some(lines) => lines.iter().for_each(|(name, value)| add(name, value)),
+        // What is not there has no type.
+        None if reply.body.is_empty() => {}
+        None => add("content-type", &reply.content_type),
+    }
     add("cache-control", "no-store");
     if let Some(secs) = reply.retry_after_secs {
         add("retry-after", &secs.to_string());
@@ -25,9 +31,14 @@ pub fn response(reply: &Reply, fields: &str) -> JsValue {
     }
     let init = Object::new();
     // To set a field of a plain object cannot fail.
-    let _ = Reflect::set(&init, &"status".into(), &reply.status.into());
+    let status = if trailers.is_some() { 200 } else { reply.status };
+    let _ = Reflect::set(&init, &"status".into(), &status.into());
     let _ = Reflect::set(&init, &"headers".into(), &headers);
     // A maintenance page may have a status that goes without a body, and workerd throws where there is one.
-    let body = if matches!(reply.status, 204 | 205 | 304) { JsValue::NULL } else { JsValue::from_str(&reply.body) };
+    let body = if trailers.is_some() || matches!(status, 204 | 205 | 304) {
+        JsValue::NULL
+    } else {
+        JsValue::from_str(&reply.body)
+    };
     Response::new(body, &init).into()
 }
