@@ -69,6 +69,8 @@ pub struct Way {
     answered: bool,
     /// The shortest time after which a breaker may admit.
     retry_after: Option<Span>,
+    /// A kept answer was looked for.
+    looked: bool,
     /// What the client is served by, once that is known.
     by: Option<By>,
 }
@@ -166,6 +168,12 @@ impl Upstreams {
         &mut self.breakers
     }
 
+    /// What this worker knows of the breakers.
+    #[must_use]
+    pub fn breakers_known(&self) -> &Breakers {
+        &self.breakers
+    }
+
     /// What clients were served by.
     pub fn served(&mut self) -> &mut Served {
         &mut self.served
@@ -198,6 +206,7 @@ impl Upstreams {
             call: None,
             answered: false,
             retry_after: None,
+            looked: false,
             by: None,
         };
         if let Some(budget) = self.budgets.get_mut(route).filter(|_| fallback.is_some()) {
@@ -257,6 +266,9 @@ impl Upstreams {
 
     /// What a client gets for whom nothing was kept.
     pub fn last<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
+        if way.looked {
+            self.served.miss(way.route);
+        }
         let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
         let (by, step) = match route.and_then(|route| route.serving.fixed.as_ref()) {
             Some(fixed) => (By::Static, Step::Static(fixed)),
@@ -271,7 +283,10 @@ impl Upstreams {
     fn end<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
         let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
         match route.and_then(|route| route.serving.stale) {
-            Some(age) => Step::Stale(age),
+            Some(age) => {
+                way.looked = true;
+                Step::Stale(age)
+            }
             None => self.last(policy, way),
         }
     }

@@ -9,7 +9,6 @@
 //! record as well, under the record's checksum, so that no slot is ever taken for another's.
 
 pub mod collect;
-mod date;
 mod directives;
 mod freshness;
 mod keeping;

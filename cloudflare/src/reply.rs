@@ -16,6 +16,9 @@ pub fn response(reply: &Reply, fields: &str) -> JsValue {
     if let Some(secs) = reply.retry_after_secs {
         add("retry-after", &secs.to_string());
     }
+    // Envoy's access log says it; here nothing does.
+    #[cfg(feature = "test-clock")]
+    add("x-tidegate-test-reason", &reply.details);
     let mut lines = fields.lines();
     while let (Some(name), Some(value)) = (lines.next(), lines.next()) {
         add(name, value);

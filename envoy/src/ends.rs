@@ -4,6 +4,7 @@ use crate::host::{self, Map};
 use tidegate::fallback::{Ended, forwarding};
 use tidegate::policy::CallEnd;
 use tidegate::request::ResponseFacts;
+use tidegate::units::Timestamp;
 
 /// How the call of the stream that Envoy is working on ended, now that there is an answer. `is_whole`: it has no body.
 pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool) -> Ended {
@@ -35,7 +36,11 @@ pub fn is_real(answer: &dyn ResponseFacts) -> bool {
 
 fn answered(answer: &dyn ResponseFacts, status: u16) -> Ended {
     let says = matches!(status, 429 | 503).then(|| answer.header("retry-after")).flatten();
-    Ended { end: CallEnd::Answered(status), retry_after: says.and_then(|value| forwarding::retry_after(&value)) }
+    let read = |value: std::borrow::Cow<'_, [u8]>| {
+        let now = Timestamp::from_nanos(host::now_ns());
+        forwarding::retry_after(&value, answer.header("date").as_deref(), now)
+    };
+    Ended { end: CallEnd::Answered(status), retry_after: says.and_then(read) }
 }
 
 fn by_flags(flags: u64) -> Option<CallEnd> {
