@@ -3,7 +3,7 @@
 use crate::chain::Known;
 use crate::facts::Facts;
 use crate::flight::Flight;
-use crate::host::{self, Request};
+use crate::host::Request;
 use crate::now;
 use crate::reply;
 use crate::task::Task;
@@ -11,6 +11,7 @@ use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use tidegate::assets::Assets;
 use tidegate::decision::quota_headers;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
@@ -20,6 +21,7 @@ use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::policy::Policy;
+use tidegate::stale::{Keyed, Recent};
 use tidegate::status::{Fingerprint, Sources};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
@@ -29,6 +31,7 @@ use wasm_bindgen::JsValue;
 /// A policy in force, and the memory that its decisions work in.
 pub struct Gate {
     pub engine: Engine,
+    pub assets: Assets,
     fingerprint: Fingerprint,
     pub work: RefCell<Work>,
 }
@@ -54,6 +57,9 @@ pub struct Work {
     pub health: Option<Health>,
     /// The upstreams.
     pub known: Known,
+    /// Which answers were kept lately, and how many are being collected.
+    pub recent: Recent,
+    pub collected: u32,
     survey: Survey,
 }
 
@@ -77,17 +83,16 @@ impl Gate {
         let mut seed = [0; 16];
         // At global scope there is no random source: the entry configures within the first request.
         getrandom::fill(&mut seed).map_err(|error| format!("tidegate: no random source: {error}"))?;
-        for part in not_acted_on(&policy) {
-            host::log_warning(&format!("tidegate: {part} is checked, but the Worker does not act on it yet"));
-        }
         let max_keys = policy.max_keys();
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
         let known = Known::new(&policy);
+        let assets = Assets::new(&policy, Keyed::Everywhere);
         let engine = Engine::new(policy, Seed::from_bytes(seed));
         let room = engine.waiting_room();
         Ok(Self {
             engine,
+            assets,
             fingerprint: Fingerprint::of(text),
             work: RefCell::new(Work {
                 store: MemoryStore::new(max_keys),
@@ -102,6 +107,8 @@ impl Gate {
                 last_id: 0,
                 health,
                 known,
+                recent: Recent::default(),
+                collected: 0,
                 survey: Survey::default(),
             }),
         })
@@ -210,15 +217,6 @@ impl Health {
             self.monitor.published();
         }
     }
-}
-
-/// What the policy says, that this version of the Worker leaves undone.
-fn not_acted_on(policy: &Policy) -> Vec<&'static str> {
-    let routes = policy.routes();
-    [("what routes say of their answers", routes.iter().any(|route| route.serving().says_something()))]
-        .into_iter()
-        .filter_map(|(part, present)| present.then_some(part))
-        .collect()
 }
 
 /// A draw decides who is shed, and is no secret: 53 random bits, the upper ones of 64.

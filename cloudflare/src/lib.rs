@@ -7,6 +7,7 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod cache;
 mod chain;
 mod ends;
 mod facts;
@@ -14,6 +15,7 @@ mod flight;
 mod gate;
 mod host;
 mod reply;
+mod serving;
 mod task;
 #[cfg(feature = "panic-on-header")]
 mod trap;

@@ -12,7 +12,7 @@ export async function worker(test, policy, origin = hello, { dist = shipped, ...
   const server = await listen(test, origin);
   const log = [];
   const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
-  const miniflare = new Miniflare({
+  const under = (policy) => ({
     modules: [
       { type: "ESModule", path: "entry.mjs", contents: file("entry.mjs") },
       { type: "ESModule", path: "flight.mjs", contents: file("flight.mjs") },
@@ -26,6 +26,7 @@ export async function worker(test, policy, origin = hello, { dist = shipped, ...
     handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
     ...options,
   });
+  const miniflare = new Miniflare(under(policy));
   test.after(() => miniflare.dispose());
   const base = await miniflare.ready;
   /** Sends a request as a client of this address. */
@@ -34,7 +35,9 @@ export async function worker(test, policy, origin = hello, { dist = shipped, ...
       ...init,
       headers: { "cf-connecting-ip": address, ...headers },
     });
-  return { get, base, miniflare, server, log };
+  /** Puts another policy in force, in a new process. */
+  const deploy = (policy) => miniflare.setOptions(under(policy));
+  return { get, base, miniflare, server, log, deploy };
 }
 
 /** Waits until `holds` does, and fails if that takes too long. */
@@ -66,8 +69,12 @@ export async function direct(test, policy, options) {
   const sockets = { outboundService: undefined, unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }] };
   const all = await worker(test, policy, undefined, { ...sockets, ...options });
   // The address of miniflare itself drops the length of answers.
-  const base = await all.miniflare.unsafeGetDirectURL();
-  return { ...all, base, get: (path, init) => fetch(new URL(path, base), init) };
+  let base = await all.miniflare.unsafeGetDirectURL();
+  const deploy = async (policy) => {
+    await all.deploy(policy);
+    base = await all.miniflare.unsafeGetDirectURL();
+  };
+  return { ...all, base, deploy, get: (path, init) => fetch(new URL(path, base), init) };
 }
 
 /** The URL of a server. */
