@@ -10,7 +10,6 @@
 //! instance has keys by [`Keyed::Everywhere`], and the instance's [`Recent`] in place of a shelf.
 
 pub mod collect;
-mod date;
 mod decoded;
 mod directives;
 mod freshness;

@@ -28,7 +28,7 @@ pub async fn keep(origin: &str, collecting: Collecting, now: Timestamp) -> bool 
     let lifetime = format!("max-age={}", collected.until.since(now).as_secs_ceil().max(1));
     let lines = [("content-type", "application/octet-stream"), ("cache-control", lifetime.as_str())];
     let body = Uint8Array::from(collected.bytes.as_slice());
-    let record = reply::answer(200, lines.into_iter(), &body);
+    let record = reply::answer(200, "", lines.into_iter(), &body);
     match cache.keep(&url(origin, collected.key), &record) {
         Ok(kept) => settled(listed(&kept)).await.is_ok(),
         Err(_) => false,

@@ -88,7 +88,10 @@ impl Gate {
         let health = Monitor::new(&policy).map(Health::new);
         let known = Known::new(&policy);
         let assets = Assets::new(&policy, Keyed::Everywhere);
-        let engine = Engine::new(policy, Seed::from_bytes(seed));
+        let seed = Seed::from_bytes(seed);
+        #[cfg(feature = "test-clock")]
+        let seed = crate::clock::instead_of_seed(seed);
+        let engine = Engine::new(policy, seed);
         let room = engine.waiting_room();
         Ok(Self {
             engine,
@@ -129,7 +132,8 @@ impl Gate {
         if let Some(page) = work.plan.page() {
             let live_keys = work.live_keys(now);
             let monitor = work.health.as_ref().map(|health| &health.monitor);
-            let sources = Sources { engine: &self.engine, fingerprint: self.fingerprint, monitor, live_keys, now };
+            let (engine, fingerprint) = (&self.engine, self.fingerprint);
+            let sources = Sources { engine, fingerprint, monitor, upstreams: None, live_keys, now };
             return reply::response(&sources.reply(page), "").into();
         }
         if work.plan.may_wait() {
@@ -221,7 +225,10 @@ impl Health {
 
 /// A draw decides who is shed, and is no secret: 53 random bits, the upper ones of 64.
 pub fn draw() -> Draw {
-    Draw(((js_sys::Math::random() * TWO_TO_53) as u64) << 11)
+    let draw = Draw(((js_sys::Math::random() * TWO_TO_53) as u64) << 11);
+    #[cfg(feature = "test-clock")]
+    let draw = crate::clock::instead_of_draw(draw);
+    draw
 }
 
 const TWO_TO_53: f64 = 9_007_199_254_740_992.0;

@@ -16,21 +16,30 @@ pub fn response(reply: &Reply, fields: &str) -> Response {
         ("retry-after", retry_after.as_deref()),
     ];
     let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    answer(reply.status, own.chain(pairs(fields)), &JsValue::from_str(&reply.body))
+    answer(reply.status, &reply.details, own.chain(pairs(fields)), &JsValue::from_str(&reply.body))
 }
 
 /// The response of a policy's own words.
 pub fn fixed(fixed: &Fixed) -> Response {
     let lines = fixed.lines.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    answer(fixed.status, lines, &JsValue::from_str(&fixed.body))
+    answer(fixed.status, "tidegate_static", lines, &JsValue::from_str(&fixed.body))
 }
 
-/// A response of these parts.
-pub fn answer<'a>(status: u16, lines: impl Iterator<Item = (&'a str, &'a str)>, body: &JsValue) -> Response {
+/// A response of these parts. Why it is given Envoy's access log says; here the tests alone are told.
+pub fn answer<'a>(
+    status: u16,
+    details: &str,
+    lines: impl Iterator<Item = (&'a str, &'a str)>,
+    body: &JsValue,
+) -> Response {
     let headers = Array::new();
     for (name, value) in lines {
         headers.push(&Array::of2(&JsValue::from_str(name), &JsValue::from_str(value)));
     }
+    #[cfg(feature = "test-clock")]
+    headers.push(&Array::of2(&"x-tidegate-test-reason".into(), &details.into()));
+    #[cfg(not(feature = "test-clock"))]
+    let _ = details;
     let init = Object::new();
     put(&init, "status", &status.into());
     put(&init, "headers", &headers);

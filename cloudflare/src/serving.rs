@@ -94,7 +94,7 @@ impl Serving {
             .map(|(name, value)| (String::from_utf8_lossy(name), String::from_utf8_lossy(value)))
             .collect();
         let lines = lines.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
-        Some(reply::answer(served.status, lines, &Uint8Array::from(served.body)))
+        Some(reply::answer(served.status, "tidegate_stale", lines, &Uint8Array::from(served.body)))
     }
 }
 

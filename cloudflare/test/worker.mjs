@@ -8,18 +8,11 @@ const shipped = new URL("../../dist/cloudflare/", import.meta.url);
 
 /** Starts the Worker with this policy, in front of `origin`; both end with the test. `log` is what the Worker says. */
 export async function worker(test, policy, origin = hello, { dist = shipped, ...options } = {}) {
-  const file = (name) => readFileSync(new URL(name, dist));
   const server = await listen(test, origin);
   const log = [];
   const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
   const under = (policy) => ({
-    modules: [
-      { type: "ESModule", path: "entry.mjs", contents: file("entry.mjs") },
-      { type: "ESModule", path: "flight.mjs", contents: file("flight.mjs") },
-      { type: "ESModule", path: "pkg/tidegate.js", contents: file("pkg/tidegate.js") },
-      { type: "CompiledWasm", path: "pkg/tidegate_bg.wasm", contents: file("pkg/tidegate_bg.wasm") },
-      { type: "ESModule", path: "policy.json", contents: `export default ${JSON.stringify(policy)}` },
-    ],
+    modules: modules(policy, dist),
     compatibilityDate: "2026-04-01",
     compatibilityFlags: ["enable_request_signal"],
     outboundService: (request) => forward(request, server),
@@ -38,6 +31,18 @@ export async function worker(test, policy, origin = hello, { dist = shipped, ...
   /** Puts another policy in force, in a new process. */
   const deploy = (policy) => miniflare.setOptions(under(policy));
   return { get, base, miniflare, server, log, deploy };
+}
+
+/** The modules of the Worker that was built here, with this policy. */
+export function modules(policy, dist) {
+  const file = (name) => readFileSync(new URL(name, dist));
+  return [
+    { type: "ESModule", path: "entry.mjs", contents: file("entry.mjs") },
+    { type: "ESModule", path: "flight.mjs", contents: file("flight.mjs") },
+    { type: "ESModule", path: "pkg/tidegate.js", contents: file("pkg/tidegate.js") },
+    { type: "CompiledWasm", path: "pkg/tidegate_bg.wasm", contents: file("pkg/tidegate_bg.wasm") },
+    { type: "ESModule", path: "policy.json", contents: `export default ${JSON.stringify(policy)}` },
+  ];
 }
 
 /** Waits until `holds` does, and fails if that takes too long. */
