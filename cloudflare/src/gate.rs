@@ -1,14 +1,17 @@
 //! A policy in force in an isolate, and one request's way through it.
 
+use crate::chain::Known;
 use crate::facts::Facts;
 use crate::flight::Flight;
-use crate::host::{self, Request};
+use crate::host::Request;
+use crate::now;
 use crate::reply;
-use crate::upstream::Upstreams;
+use crate::task::Task;
 use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use tidegate::assets::Assets;
 use tidegate::decision::quota_headers;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
@@ -18,7 +21,8 @@ use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::policy::Policy;
-use tidegate::status::{Fingerprint, Sources};
+use tidegate::stale::{Keyed, Recent};
+use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
 use tidegate::units::{Draw, Span, Timestamp};
@@ -27,8 +31,8 @@ use wasm_bindgen::JsValue;
 /// A policy in force, and the memory that its decisions work in.
 pub struct Gate {
     pub engine: Engine,
+    pub assets: Assets,
     fingerprint: Fingerprint,
-    upstreams: Upstreams,
     pub work: RefCell<Work>,
 }
 
@@ -51,6 +55,11 @@ pub struct Work {
     pub last_id: u32,
     /// Where the policy asks how the service is.
     pub health: Option<Health>,
+    /// The upstreams.
+    pub known: Known,
+    /// Which answers were kept lately, and how many are being collected.
+    pub recent: Recent,
+    pub collected: u32,
     survey: Survey,
 }
 
@@ -74,13 +83,11 @@ impl Gate {
         let mut seed = [0; 16];
         // At global scope there is no random source: the entry configures within the first request.
         getrandom::fill(&mut seed).map_err(|error| format!("tidegate: no random source: {error}"))?;
-        for part in not_acted_on(&policy) {
-            host::log_warning(&format!("tidegate: {part} is checked, but the Worker does not act on it yet"));
-        }
         let max_keys = policy.max_keys();
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
-        let upstreams = Upstreams::new(&policy);
+        let known = Known::new(&policy);
+        let assets = Assets::new(&policy, Keyed::Everywhere);
         let seed = Seed::from_bytes(seed);
         #[cfg(feature = "test-clock")]
         let seed = crate::clock::instead_of_seed(seed);
@@ -88,8 +95,8 @@ impl Gate {
         let room = engine.waiting_room();
         Ok(Self {
             engine,
+            assets,
             fingerprint: Fingerprint::of(text),
-            upstreams,
             work: RefCell::new(Work {
                 store: MemoryStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
@@ -102,6 +109,9 @@ impl Gate {
                 ended: BTreeMap::new(),
                 last_id: 0,
                 health,
+                known,
+                recent: Recent::default(),
+                collected: 0,
                 survey: Survey::default(),
             }),
         })
@@ -117,14 +127,10 @@ impl Gate {
         }
         self.engine.plan(&facts, &mut work.plan);
         if work.plan.is_clear() {
-            return self.admit(work, request, &facts, None, String::new(), now);
+            return self.admit(work, request, None, None, String::new());
         }
         if let Some(page) = work.plan.page() {
-            let live_keys = work.live_keys(now);
-            let monitor = work.health.as_ref().map(|health| &health.monitor);
-            let (engine, fingerprint) = (&self.engine, self.fingerprint);
-            let sources = Sources { engine, fingerprint, monitor, upstreams: None, live_keys, now };
-            return reply::response(&sources.reply(page), "");
+            return self.page(work, page, now);
         }
         if work.plan.may_wait() {
             // Nobody else need have looked since the last one's time came.
@@ -138,12 +144,25 @@ impl Gate {
         }
         let fields = work.fields(&self.engine);
         match decision.refusal {
-            Some(refusal) => reply::response(&refusal.reply(&self.engine, &facts), &fields),
+            Some(refusal) => reply::response(&refusal.reply(&self.engine, &facts), &fields).into(),
             None => {
-                let ticket = work.plan.ticket();
-                self.admit(work, request, &facts, ticket, fields, now)
+                let (route, ticket) = (work.plan.route(), work.plan.ticket());
+                self.admit(work, request, route, ticket, fields)
             }
         }
+    }
+
+    /// Answers with a page of status: of this isolate, since nobody exports what it counts.
+    fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> JsValue {
+        let live_keys = work.live_keys(now);
+        work.known.act(now, |upstreams, around| upstreams.refresh(around));
+        let (engine, fingerprint) = (&self.engine, self.fingerprint);
+        let monitor = work.health.as_ref().map(|health| &health.monitor);
+        let known = work.known.upstreams();
+        let upstreams = Some(UpstreamsNow { known, counted: known });
+        let counters = Some(&work.counters);
+        let sources = Sources { engine, fingerprint, monitor, upstreams, counters, live_keys, now };
+        reply::response(&sources.reply(page), "").into()
     }
 
     /// Ends the waits that are due, which takes the plan, and plans anew.
@@ -159,13 +178,11 @@ impl Gate {
         self: &Rc<Self>,
         work: &Work,
         request: &Request,
-        facts: &Facts<'_>,
+        route: Option<usize>,
         mut ticket: Option<Ticket>,
         fields: String,
-        now: Timestamp,
     ) -> JsValue {
-        let target = self.upstreams.target(facts);
-        if ticket.is_none() && target.is_none() && work.health.is_none() {
+        if ticket.is_none() && route.is_none() && work.health.is_none() {
             return if fields.is_empty() { JsValue::UNDEFINED } else { JsValue::from_str(&fields) };
         }
         if let Some(ticket) = &mut ticket
@@ -173,8 +190,9 @@ impl Gate {
         {
             ticket.leave_untimed();
         }
-        let began = work.health.as_ref().map(|_| now);
-        Flight::new(Rc::clone(self), ticket, began, target, fields).into()
+        let began = work.health.as_ref().map(|_| now());
+        let flight = Flight { gate: Rc::clone(self), request: request.clone(), route, ticket, began, fields };
+        Task::new(flight.fly()).into()
     }
 }
 
@@ -214,27 +232,8 @@ impl Health {
     }
 }
 
-/// What the policy says, that this version of the Worker leaves undone.
-fn not_acted_on(policy: &Policy) -> Vec<&'static str> {
-    let routes = policy.routes();
-    let lacks_url = routes
-        .iter()
-        .flat_map(|route| route.upstreams())
-        .any(|index| policy.upstreams().get(*index).is_some_and(|upstream| upstream.url().is_none()));
-    [
-        ("an upstream without \"url\"", lacks_url),
-        ("\"breakers\"", !policy.breakers().is_empty()),
-        ("the scope \"global\"", policy.shared_limits().next().is_some()),
-        ("a route's \"fallback\"", routes.iter().any(|route| route.fallback().is_some())),
-        ("what routes say of their answers", routes.iter().any(|route| route.serving().says_something())),
-    ]
-    .into_iter()
-    .filter_map(|(part, present)| present.then_some(part))
-    .collect()
-}
-
 /// A draw decides who is shed, and is no secret: 53 random bits, the upper ones of 64.
-fn draw() -> Draw {
+pub fn draw() -> Draw {
     let draw = Draw(((js_sys::Math::random() * TWO_TO_53) as u64) << 11);
     #[cfg(feature = "test-clock")]
     let draw = crate::clock::instead_of_draw(draw);

@@ -1,6 +1,7 @@
 // The Worker as it is shipped, in the real workerd, with servers of this machine behind it.
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
+import { createServer as createSocketServer } from "node:net";
 import { Miniflare } from "miniflare";
 
 const shipped = new URL("../../dist/cloudflare/", import.meta.url);
@@ -10,7 +11,7 @@ export async function worker(test, policy, origin = hello, { dist = shipped, ...
   const server = await listen(test, origin);
   const log = [];
   const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
-  const miniflare = new Miniflare({
+  const under = (policy) => ({
     modules: modules(policy, dist),
     compatibilityDate: "2026-04-01",
     compatibilityFlags: ["enable_request_signal"],
@@ -18,6 +19,7 @@ export async function worker(test, policy, origin = hello, { dist = shipped, ...
     handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
     ...options,
   });
+  const miniflare = new Miniflare(under(policy));
   test.after(() => miniflare.dispose());
   const base = await miniflare.ready;
   /** Sends a request as a client of this address. */
@@ -26,7 +28,9 @@ export async function worker(test, policy, origin = hello, { dist = shipped, ...
       ...init,
       headers: { "cf-connecting-ip": address, ...headers },
     });
-  return { get, base, miniflare, server, log };
+  /** Puts another policy in force, in a new process. */
+  const deploy = (policy) => miniflare.setOptions(under(policy));
+  return { get, base, miniflare, server, log, deploy };
 }
 
 /** The modules of the Worker that was built here, with this policy. */
@@ -60,6 +64,43 @@ export async function listen(test, handler) {
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   test.after(() => {
     server.closeAllConnections();
+    server.close();
+  });
+  return server;
+}
+
+/** The Worker with this policy, whose `fetch` reaches the servers of this machine itself. */
+export async function direct(test, policy, options) {
+  const sockets = { outboundService: undefined, unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }] };
+  const all = await worker(test, policy, undefined, { ...sockets, ...options });
+  // The address of miniflare itself drops the length of answers.
+  let base = await all.miniflare.unsafeGetDirectURL();
+  const deploy = async (policy) => {
+    await all.deploy(policy);
+    base = await all.miniflare.unsafeGetDirectURL();
+  };
+  return { ...all, base, deploy, get: (path, init) => fetch(new URL(path, base), init) };
+}
+
+/** The URL of a server. */
+export const urlOf = (server) => `http://127.0.0.1:${server.address().port}`;
+
+/** A server that answers whatever it is asked with these bytes, or does with its socket as `act` does. */
+export async function raw(test, act) {
+  const sockets = new Set();
+  const server = createSocketServer((socket) => {
+    sockets.add(socket);
+    socket.on("error", () => {});
+    socket.once("data", () => {
+      server.seen += 1;
+      if (typeof act === "string") socket.end(act);
+      else act(socket);
+    });
+  });
+  server.seen = 0;
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  test.after(() => {
+    sockets.forEach((socket) => socket.destroy());
     server.close();
   });
   return server;
