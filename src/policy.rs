@@ -40,6 +40,7 @@ pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
 use crate::mode::Mode;
+use crate::request::Locality;
 use crate::status::Status;
 use crate::units::{Permits, Span};
 
@@ -248,8 +249,8 @@ pub enum KeyPart {
     Host,
     /// The client's tier.
     Tier,
-    /// The client's country, where the host knows it.
-    Country,
+    /// Where the request comes from or came in, where the host knows it.
+    Locality(Locality),
 }
 
 /// How a limit counts.

@@ -129,7 +129,8 @@ document! {
         name: Name,
         /// Which requests the limit is for. All requests when absent.
         matches as "match": Match = NO_FIELDS,
-        /// What tells one client from another, all parts together. An empty list is one counter for all requests.
+        /// What tells one client from another, all parts together. An empty list is one counter for all requests. Of
+        /// a request that lacks one of them the address counts instead: in Envoy, which knows no `country`, `region` or `colo`.
         key: Set<KeyPart, 0, 8> = ["address"],
         /// How the limit counts.
         algorithm: Algorithm = "sliding-window",
