@@ -130,7 +130,7 @@ worker: setup ## the Worker alone, into dist/cloudflare
 	$(call say,building the Worker)
 	$(call bind,cloudflare/pkg,)
 	@rm -rf dist/cloudflare target/cloudflare && mkdir -p dist/cloudflare
-	@cd cloudflare && cp -r entry.mjs flight.mjs pkg policy.json wrangler.toml ../dist/cloudflare/
+	@cd cloudflare && cp -r *.mjs pkg policy.json wrangler.toml ../dist/cloudflare/
 	@cd dist/cloudflare && $(subst node_modules,$(CURDIR)/cloudflare/node_modules,$(WRANGLER)) deploy --dry-run --outdir ../../target/cloudflare
 	@size=$$(cat target/cloudflare/entry.js target/cloudflare/*.wasm | gzip -9 | wc -c) \
 		&& echo "the Worker: $$((size)) bytes compressed, of at most $(WORKER_LIMIT)" \
@@ -140,7 +140,7 @@ worker: setup ## the Worker alone, into dist/cloudflare
 target/cloudflare-panics/entry.mjs: worker
 	$(call say,building the Worker that panics on request)
 	$(call bind,$(@D)/pkg,--features panic-on-header)
-	@cp cloudflare/entry.mjs cloudflare/flight.mjs $(@D)/
+	@cp cloudflare/*.mjs $(@D)/
 
 demo: build ## a traffic spike and an outage against a real Envoy, with the filter and without (KEEP=1 leaves it up)
 	$(call say,building the demo)

@@ -2,26 +2,24 @@
 // gets what the policy's `on_failure` says, and the next request meets a fresh instance.
 import module from "./pkg/tidegate_bg.wasm";
 import * as tidegate from "./pkg/tidegate.js";
-import policy from "./policy.json";
 import { flown, told, waited } from "./flight.mjs";
+import * as settings from "./settings.mjs";
 
 /** Which instance is in use: how many there were before. */
 let instance = 0;
 /** Whether the instance in use has been told the policy. */
 let configured = false;
-/** What to do with a request that cannot be decided, as the policy said when it was last read. */
-let onFailure = "pass";
 
 /** Makes the instance ready, within a request: at global scope there is neither a clock nor a random source. */
 function start() {
   tidegate.initSync({ module });
   configured = true;
-  try {
-    onFailure = tidegate.configure(JSON.stringify(policy));
-  } catch (problems) {
-    // Without a policy every request passes; said once, since it does not get better by itself.
-    console.error(`${problems}\ntidegate: without a policy every request passes`);
-  }
+  settings.enforce(tidegate, true);
+}
+
+/** Puts in force what KV says by now. */
+async function refresh(env) {
+  if ((await settings.learn(env)) && configured) guard(instance)(() => settings.enforce(tidegate, false));
 }
 
 /** Calls into an instance for the requests that it knows. One that fails is done for: its memory is lost, and with it all counts. */
@@ -40,8 +38,8 @@ function guard(mine) {
 }
 
 function failed(error, request) {
-  console.error(`tidegate: the request is ${onFailure === "pass" ? "let pass" : "refused"}: ${error}`);
-  if (onFailure === "pass") return fetch(request);
+  console.error(`tidegate: the request is ${settings.passes() ? "let pass" : "refused"}: ${error}`);
+  if (settings.passes()) return fetch(request);
   return new Response('{"error":"service unavailable","retryAfter":1}', {
     status: 503,
     headers: { "content-type": "application/json", "cache-control": "no-store", "retry-after": "1" },
@@ -49,7 +47,9 @@ function failed(error, request) {
 }
 
 export default {
-  async fetch(request, _env, ctx) {
+  async fetch(request, env, ctx) {
+    if (!settings.isKnown()) await refresh(env);
+    else if (settings.isDue(env)) ctx.waitUntil(refresh(env));
     let verdict;
     const guarded = guard(instance);
     try {

@@ -57,7 +57,7 @@ impl Flight {
     /// Lets the limits learn from the answer. Answers with the fields to add to it.
     pub fn answered(&mut self, answer: &Response, now_ms: f64) -> String {
         let (gate, now) = (Rc::clone(&self.gate), timestamp(now_ms));
-        let work = &mut *gate.work.borrow_mut();
+        let work = &mut *gate.work();
         if let Some(mut ticket) = self.ticket.take() {
             self.observe(work, &mut ticket, &Answer(answer), now);
             self.ticket = Some(ticket).filter(Ticket::holds);
@@ -71,7 +71,7 @@ impl Flight {
     /// Keeps what it holds from expiring.
     pub fn renew(&mut self, now_ms: f64) {
         let Some(ticket) = &mut self.ticket else { return };
-        let work = &mut *self.gate.work.borrow_mut();
+        let work = &mut *self.gate.work();
         self.gate.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, timestamp(now_ms));
     }
 }
@@ -85,7 +85,7 @@ pub fn renewed_within_ms() -> u32 {
 impl Drop for Flight {
     fn drop(&mut self) {
         let (gate, now) = (Rc::clone(&self.gate), timestamp(js_sys::Date::now()));
-        let work = &mut *gate.work.borrow_mut();
+        let work = &mut *gate.work();
         if let Some(mut ticket) = self.ticket.take() {
             self.observe(work, &mut ticket, &NoAnswer, now);
             gate.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now);

@@ -3,6 +3,7 @@
 use crate::facts::Facts;
 use crate::flight::Flight;
 use crate::host::{self, Request};
+use crate::memory::{Memory, Working};
 use crate::reply;
 use crate::upstream::Upstreams;
 use crate::wait::{self, Ended, Wait};
@@ -14,9 +15,9 @@ use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
 use tidegate::health::monitor::Monitor;
-use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
+use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
 use tidegate::status::{Fingerprint, Sources};
 use tidegate::store::memory::MemoryStore;
@@ -29,12 +30,13 @@ pub struct Gate {
     pub engine: Engine,
     fingerprint: Fingerprint,
     upstreams: Upstreams,
-    pub work: RefCell<Work>,
+    memory: Rc<Memory>,
+    work: RefCell<Work>,
 }
 
 /// What a decision works with. No borrow outlives a call, and what is called of workerd meanwhile does not call back.
 pub struct Work {
-    /// What limits of the scope `instance` count: this isolate is the instance.
+    /// What limits of the scope `instance` count: this isolate is the instance. Lent by [`Memory`] for each call, as is `local`.
     pub store: MemoryStore,
     pub local: MemoryStore,
     /// There is nobody to draw from: the state is here.
@@ -63,33 +65,36 @@ pub struct Health {
 }
 
 impl Gate {
-    /// Puts a policy in force.
+    /// Puts a policy in force, in a mode that stands in place of its own where there is one. It goes on from what was counted under
+    /// the policy before.
     ///
     /// # Errors
     /// Everything that is wrong with the document, a line each.
-    pub fn new(text: &str) -> Result<Self, String> {
-        let policy = Policy::parse(text).map_err(|problems| {
+    pub fn new(text: &str, mode: Option<ModeWord>, before: Option<&Self>) -> Result<Self, String> {
+        let policy = mode.map_or_else(|| Policy::parse(text), |mode| Policy::parse_in(mode, text));
+        let policy = policy.map_err(|problems| {
             problems.iter().map(|problem| format!("tidegate: policy error: {problem}")).collect::<Vec<_>>().join("\n")
         })?;
-        let mut seed = [0; 16];
-        // At global scope there is no random source: the entry configures within the first request.
-        getrandom::fill(&mut seed).map_err(|error| format!("tidegate: no random source: {error}"))?;
+        let memory = match before.filter(|before| before.memory.max_keys == policy.max_keys()) {
+            Some(before) => Rc::clone(&before.memory),
+            None => Memory::new(policy.max_keys())?,
+        };
         for part in not_acted_on(&policy) {
             host::log_warning(&format!("tidegate: {part} is checked, but the Worker does not act on it yet"));
         }
-        let max_keys = policy.max_keys();
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
         let upstreams = Upstreams::new(&policy);
-        let engine = Engine::new(policy, Seed::from_bytes(seed));
+        let engine = Engine::new(policy, memory.seed);
         let room = engine.waiting_room();
         Ok(Self {
             engine,
             fingerprint: Fingerprint::of(text),
             upstreams,
+            memory,
             work: RefCell::new(Work {
-                store: MemoryStore::new(max_keys),
-                local: MemoryStore::new(max_keys),
+                store: MemoryStore::new(0),
+                local: MemoryStore::new(0),
                 leases: Leases::none(),
                 counters,
                 plan: Plan::new(),
@@ -104,10 +109,15 @@ impl Gate {
         })
     }
 
+    /// What decisions work with. Only one call at a time does.
+    pub fn work(&self) -> Working<'_> {
+        Working::new(self.work.borrow_mut(), &self.memory)
+    }
+
     /// Decides on a request; see [`crate::decide`].
     pub fn decide(self: &Rc<Self>, request: &Request, now: Timestamp) -> JsValue {
         let facts = Facts::new(request);
-        let work = &mut *self.work.borrow_mut();
+        let work = &mut *self.work();
         if let Some(health) = &mut work.health {
             health.update(now);
             work.plan.press(health.monitor.pressure(), draw());

@@ -11,6 +11,7 @@ mod facts;
 mod flight;
 mod gate;
 mod host;
+mod memory;
 mod reply;
 #[cfg(feature = "panic-on-header")]
 mod trap;
@@ -21,6 +22,7 @@ use gate::Gate;
 use host::Request;
 use std::cell::RefCell;
 use std::rc::Rc;
+use tidegate::mode::ModeWord;
 use tidegate::policy::OnFailure;
 use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::prelude::*;
@@ -30,22 +32,36 @@ thread_local! {
     static GATE: RefCell<Option<Rc<Gate>>> = const { RefCell::new(None) };
 }
 
-/// Puts a policy in force, and answers what is to be done with requests that cannot be decided: `pass` or `refuse`. One that is
-/// already in force stays if this one is bad.
+/// Puts a policy in force, in the mode of this word or, where that is empty, in its own; and answers what is to be done with requests
+/// that cannot be decided: `pass` or `refuse`. What was counted before goes on counting.
 ///
 /// # Errors
-/// Everything that is wrong with the document, a line each, as text.
+/// Everything that is wrong with the document or the word, a line each, as text. What was in force stays.
 #[wasm_bindgen]
-pub fn configure(policy: &str) -> Result<String, JsValue> {
+pub fn configure(policy: &str, mode: &str) -> Result<String, JsValue> {
     // Otherwise a panic says nothing but that there was one.
     std::panic::set_hook(Box::new(|info| host::log_error(&format!("tidegate: {info}"))));
-    let gate = Gate::new(policy)?;
+    let before = GATE.with_borrow(Option::clone);
+    let gate = Gate::new(policy, mode_of(mode)?, before.as_deref())?;
     let on_failure = match gate.engine.policy().on_failure() {
         OnFailure::Pass => "pass",
         OnFailure::Refuse => "refuse",
     };
     GATE.with_borrow_mut(|current| *current = Some(Rc::new(gate)));
     Ok(on_failure.to_owned())
+}
+
+/// What is wrong with the word for a mode, if anything is. An empty one is good: the policy's own mode.
+#[wasm_bindgen]
+pub fn mode_problem(word: &str) -> Option<String> {
+    mode_of(word).err()
+}
+
+fn mode_of(word: &str) -> Result<Option<ModeWord>, String> {
+    match word.trim() {
+        "" => Ok(None),
+        word => word.parse().map(Some).map_err(|error| format!("tidegate: mode error: {error}")),
+    }
 }
 
 /// Within how many milliseconds a request that waits must have its verdict.

@@ -1,20 +1,22 @@
 // The Worker as it is shipped, in the real workerd, with servers of this machine behind it.
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { Miniflare } from "miniflare";
 
 const shipped = new URL("../../dist/cloudflare/", import.meta.url);
 
 /** Starts the Worker with this policy, in front of `origin`; both end with the test. `log` is what the Worker says. */
-export async function worker(test, policy, origin = hello, { dist = shipped, ...options } = {}) {
+export async function worker(test, policy, origin = hello, { dist = shipped, world, ...options } = {}) {
   const file = (name) => readFileSync(new URL(name, dist));
+  const beside = readdirSync(dist).filter((name) => name.endsWith(".mjs") && name !== "entry.mjs");
   const server = await listen(test, origin);
   const log = [];
   const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
   const miniflare = new Miniflare({
     modules: [
+      ...(world ? [{ type: "ESModule", path: "world.mjs", contents: worldly(world) }] : []),
       { type: "ESModule", path: "entry.mjs", contents: file("entry.mjs") },
-      { type: "ESModule", path: "flight.mjs", contents: file("flight.mjs") },
+      ...beside.map((path) => ({ type: "ESModule", path, contents: file(path) })),
       { type: "ESModule", path: "pkg/tidegate.js", contents: file("pkg/tidegate.js") },
       { type: "CompiledWasm", path: "pkg/tidegate_bg.wasm", contents: file("pkg/tidegate_bg.wasm") },
       { type: "ESModule", path: "policy.json", contents: `export default ${JSON.stringify(policy)}` },
@@ -35,6 +37,26 @@ export async function worker(test, policy, origin = hello, { dist = shipped, ...
     });
   return { get, base, miniflare, server, log };
 }
+
+/**
+ * The Worker in a world of its own: each request can move the clock, to so many milliseconds after the real one, and `world`, a
+ * function as text, makes its bindings of the real ones.
+ */
+const worldly = (world) => `
+  const now = Date.now;
+  let ahead = 0;
+  Date.now = () => now() + ahead;
+  const world = ${world};
+  import worker from "./entry.mjs";
+  export * from "./entry.mjs";
+  export default {
+    ...worker,
+    fetch(request, env, ctx) {
+      ahead = Number(request.headers.get("x-test-ahead-ms") ?? ahead);
+      return worker.fetch(request, world(env), ctx);
+    },
+  };
+`;
 
 /** Waits until `holds` does, and fails if that takes too long. */
 export async function until(holds) {

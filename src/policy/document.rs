@@ -21,6 +21,7 @@ use super::{
     Priority,
 };
 use crate::api_key::Digest;
+use crate::mode::ModeWord;
 use crate::network::Network;
 
 document! {
@@ -341,19 +342,6 @@ pub(super) enum Scope {
 words! {
     Scope { "instance" => Scope::Instance }
     later "global"
-}
-
-/// How the policy acts.
-#[derive(Clone, Copy)]
-pub(super) enum ModeWord {
-    /// As it says.
-    Enforce,
-    /// By watching only.
-    Observe,
-    /// With lower quotas.
-    Strict,
-    /// Closed.
-    Maintenance,
 }
 
 words! {

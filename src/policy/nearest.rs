@@ -2,7 +2,7 @@
 
 /// A hint that names the known word nearest to `wrong`, or, when none is near, lists what is known after `list`,
 /// as in `write one of`.
-pub(super) fn hint(wrong: &str, list: &str, known: &[&str]) -> String {
+pub(crate) fn hint(wrong: &str, list: &str, known: &[&str]) -> String {
     if let Some(meant) = meant(wrong, known) {
         return meant;
     }
