@@ -2,7 +2,7 @@
 // gets what the policy's `on_failure` says, and the next request meets a fresh instance.
 import module from "./pkg/tidegate_bg.wasm";
 import * as tidegate from "./pkg/tidegate.js";
-import { flown, told, waited } from "./flight.mjs";
+import { driven, told, waited } from "./flight.mjs";
 import * as settings from "./settings.mjs";
 
 /** Which instance is in use: how many there were before. */
@@ -38,8 +38,10 @@ function guard(mine) {
 }
 
 function failed(error, request) {
-  console.error(`tidegate: the request is ${settings.passes() ? "let pass" : "refused"}: ${error}`);
-  if (settings.passes()) return fetch(request);
+  // A body that an upstream has had cannot be sent again.
+  const passes = settings.passes() && !request.bodyUsed;
+  console.error(`tidegate: the request is ${passes ? "let pass" : "refused"}: ${error}`);
+  if (passes) return fetch(request);
   return new Response('{"error":"service unavailable","retryAfter":1}', {
     status: 503,
     headers: { "content-type": "application/json", "cache-control": "no-store", "retry-after": "1" },
@@ -56,12 +58,12 @@ export default {
       if (!configured) guarded(start);
       verdict = guarded(() => tidegate.decide(request, Date.now()));
       if (verdict instanceof tidegate.Wait) verdict = await waited(verdict, request, guarded);
+      if (verdict instanceof tidegate.Task) verdict = await driven(verdict, request, ctx, guarded);
     } catch (error) {
       return failed(error, request);
     }
     if (verdict === undefined) return fetch(request);
     if (typeof verdict === "string") return told(await fetch(request), verdict);
-    if (verdict instanceof tidegate.Flight) return flown(verdict, request, ctx, guarded);
     return verdict;
   },
 };

@@ -14,15 +14,18 @@
 mod asking;
 mod budget;
 pub mod forwarding;
+mod memory;
 mod served;
 
 pub use asking::TICK;
 pub use budget::Budget;
+pub use memory::MemoryLedgers;
 pub use served::{By, Served};
 
 use crate::breaker::{Breakers, Ledger, Ticket};
 use crate::mode::Mode;
 use crate::policy::{CallEnd, Fallback, Fixed, Policy, Route};
+use crate::request::ResponseFacts;
 use crate::units::{Draw, Span, Timestamp};
 
 /// Where the breakers of a worker are published.
@@ -92,6 +95,16 @@ pub struct Ended {
     pub end: CallEnd,
     /// After how long the upstream wants to be tried again (`Retry-After`, RFC 9110 section 10.2.3).
     pub retry_after: Option<Span>,
+}
+
+impl Ended {
+    /// A call that ended with this answer of an upstream.
+    #[must_use]
+    pub fn answered(answer: &dyn ResponseFacts, status: u16) -> Self {
+        let says = matches!(status, 429 | 503).then(|| answer.header("retry-after")).flatten();
+        let retry_after = says.and_then(|value| forwarding::retry_after(&value));
+        Self { end: CallEnd::Answered(status), retry_after }
+    }
 }
 
 impl From<CallEnd> for Ended {

@@ -28,6 +28,13 @@ impl<'a> Facts<'a> {
         self.url().get(self.path_start()..).unwrap_or("/")
     }
 
+    /// The scheme and the host.
+    pub fn origin(&self) -> &str {
+        let behind = self.target().len();
+        let url = self.url.get().map_or("", String::as_str);
+        url.get(..url.len().saturating_sub(behind)).unwrap_or(url)
+    }
+
     fn path_start(&self) -> usize {
         let url = self.url();
         url.find(['/', '?']).unwrap_or(url.len())
@@ -78,6 +85,19 @@ impl ResponseFacts for Answer<'_> {
 
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         self.0.answer_headers().get(name).map(owned)
+    }
+}
+
+/// An answer of our own, of which the status says all.
+pub struct Status(pub u16);
+
+impl ResponseFacts for Status {
+    fn status(&self) -> Option<u16> {
+        Some(self.0)
+    }
+
+    fn header(&self, _name: &str) -> Option<Cow<'_, [u8]>> {
+        None
     }
 }
 

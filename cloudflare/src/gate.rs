@@ -1,11 +1,13 @@
 //! A policy in force in an isolate, and one request's way through it.
 
+use crate::chain::Known;
 use crate::facts::Facts;
 use crate::flight::Flight;
 use crate::host::{self, Request};
 use crate::memory::{Memory, Working};
+use crate::now;
 use crate::reply;
-use crate::upstream::Upstreams;
+use crate::task::Task;
 use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,7 +31,6 @@ use wasm_bindgen::JsValue;
 pub struct Gate {
     pub engine: Engine,
     fingerprint: Fingerprint,
-    upstreams: Upstreams,
     memory: Rc<Memory>,
     work: RefCell<Work>,
 }
@@ -53,6 +54,8 @@ pub struct Work {
     pub last_id: u32,
     /// Where the policy asks how the service is.
     pub health: Option<Health>,
+    /// The upstreams.
+    pub known: Known,
     survey: Survey,
 }
 
@@ -84,13 +87,12 @@ impl Gate {
         }
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
-        let upstreams = Upstreams::new(&policy);
+        let known = Known::new(&policy, &memory.ledgers);
         let engine = Engine::new(policy, memory.seed);
         let room = engine.waiting_room();
         Ok(Self {
             engine,
             fingerprint: Fingerprint::of(text),
-            upstreams,
             memory,
             work: RefCell::new(Work {
                 store: MemoryStore::new(0),
@@ -104,6 +106,7 @@ impl Gate {
                 ended: BTreeMap::new(),
                 last_id: 0,
                 health,
+                known,
                 survey: Survey::default(),
             }),
         })
@@ -124,13 +127,13 @@ impl Gate {
         }
         self.engine.plan(&facts, &mut work.plan);
         if work.plan.is_clear() {
-            return self.admit(work, request, &facts, None, String::new(), now);
+            return self.admit(work, request, None, None, String::new());
         }
         if let Some(page) = work.plan.page() {
             let live_keys = work.live_keys(now);
             let monitor = work.health.as_ref().map(|health| &health.monitor);
             let sources = Sources { engine: &self.engine, fingerprint: self.fingerprint, monitor, live_keys, now };
-            return reply::response(&sources.reply(page), "");
+            return reply::response(&sources.reply(page), "").into();
         }
         if work.plan.may_wait() {
             // Nobody else need have looked since the last one's time came.
@@ -144,10 +147,10 @@ impl Gate {
         }
         let fields = work.fields(&self.engine);
         match decision.refusal {
-            Some(refusal) => reply::response(&refusal.reply(&self.engine, &facts), &fields),
+            Some(refusal) => reply::response(&refusal.reply(&self.engine, &facts), &fields).into(),
             None => {
-                let ticket = work.plan.ticket();
-                self.admit(work, request, &facts, ticket, fields, now)
+                let (route, ticket) = (work.plan.route(), work.plan.ticket());
+                self.admit(work, request, route, ticket, fields)
             }
         }
     }
@@ -165,13 +168,11 @@ impl Gate {
         self: &Rc<Self>,
         work: &Work,
         request: &Request,
-        facts: &Facts<'_>,
+        route: Option<usize>,
         mut ticket: Option<Ticket>,
         fields: String,
-        now: Timestamp,
     ) -> JsValue {
-        let target = self.upstreams.target(facts);
-        if ticket.is_none() && target.is_none() && work.health.is_none() {
+        if ticket.is_none() && route.is_none() && work.health.is_none() {
             return if fields.is_empty() { JsValue::UNDEFINED } else { JsValue::from_str(&fields) };
         }
         if let Some(ticket) = &mut ticket
@@ -179,8 +180,9 @@ impl Gate {
         {
             ticket.leave_untimed();
         }
-        let began = work.health.as_ref().map(|_| now);
-        Flight::new(Rc::clone(self), ticket, began, target, fields).into()
+        let began = work.health.as_ref().map(|_| now());
+        let flight = Flight { gate: Rc::clone(self), request: request.clone(), route, ticket, began, fields };
+        Task::new(flight.fly()).into()
     }
 }
 
@@ -223,23 +225,14 @@ impl Health {
 /// What the policy says, that this version of the Worker leaves undone.
 fn not_acted_on(policy: &Policy) -> Vec<&'static str> {
     let routes = policy.routes();
-    let lacks_url = routes
-        .iter()
-        .flat_map(|route| route.upstreams())
-        .any(|index| policy.upstreams().get(*index).is_some_and(|upstream| upstream.url().is_none()));
-    [
-        ("an upstream without \"url\"", lacks_url),
-        ("\"breakers\"", !policy.breakers().is_empty()),
-        ("a route's \"fallback\"", routes.iter().any(|route| route.fallback().is_some())),
-        ("what routes say of their answers", routes.iter().any(|route| route.serving().says_something())),
-    ]
-    .into_iter()
-    .filter_map(|(part, present)| present.then_some(part))
-    .collect()
+    [("what routes say of their answers", routes.iter().any(|route| route.serving().says_something()))]
+        .into_iter()
+        .filter_map(|(part, present)| present.then_some(part))
+        .collect()
 }
 
 /// A draw decides who is shed, and is no secret: 53 random bits, the upper ones of 64.
-fn draw() -> Draw {
+pub fn draw() -> Draw {
     Draw(((js_sys::Math::random() * TWO_TO_53) as u64) << 11)
 }
 

@@ -1,21 +1,23 @@
 //! Tidegate as a Cloudflare Worker: a thin adapter between workerd and the core.
 //!
 //! `entry.mjs` calls one synchronous function for each request, [`decide`]. Most requests simply pass, and cost what they
-//! would in JavaScript. One whose answer matters to the policy, or that goes to an upstream of it, comes back as a
-//! [`flight::Flight`], and one that has to wait as a [`wait::Wait`]. Both are held by JavaScript, which does the waiting and the
-//! fetching: an instance that dies takes no request along that is under way.
+//! would in JavaScript. One whose answer matters to the policy, or that goes along a route of it, comes back as a [`task::Task`],
+//! and one that has to wait as a [`wait::Wait`]. JavaScript drives both, and awaits for them: all that enters the instance is
+//! guarded, and an instance that dies takes no request along that is under way.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod chain;
+mod ends;
 mod facts;
 mod flight;
 mod gate;
 mod host;
 mod memory;
 mod reply;
+mod task;
 #[cfg(feature = "panic-on-header")]
 mod trap;
-mod upstream;
 mod wait;
 
 use gate::Gate;
@@ -73,7 +75,7 @@ pub fn deadline_ms() -> u32 {
 }
 
 /// Decides on a request. Answers with `undefined` when it passes as it is; with the header fields to add to its answer, name and
-/// value by turns, a line each; with a response that takes the answer's place; with a `Flight` or a `Wait`.
+/// value by turns, a line each; with a response that takes the answer's place; with a `Task` or a `Wait`.
 #[wasm_bindgen]
 pub fn decide(request: &Request, now_ms: f64) -> JsValue {
     #[cfg(feature = "panic-on-header")]
@@ -85,4 +87,9 @@ pub fn decide(request: &Request, now_ms: f64) -> JsValue {
 /// The clock is a whole number of milliseconds, and in production moves only when the isolate waits for something.
 fn timestamp(now_ms: f64) -> Timestamp {
     Timestamp::from_millis(now_ms as u64)
+}
+
+/// The time of a step that was not told it.
+fn now() -> Timestamp {
+    timestamp(js_sys::Date::now())
 }

@@ -1,4 +1,4 @@
-//! What limits have counted, which outlives the policy under which it was counted.
+//! What limits have counted and breakers published, which outlives the policy under which that was.
 //!
 //! A new policy takes it over, and requests that came under the one before go on counting in it: they give back there what they
 //! hold. A policy's own [`Work`] has it only while a call works with it.
@@ -7,13 +7,16 @@ use crate::gate::Work;
 use std::cell::{RefCell, RefMut};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+use tidegate::fallback::MemoryLedgers;
 use tidegate::key::Seed;
 use tidegate::store::memory::MemoryStore;
 
-/// The tables of this isolate.
+/// What this isolate keeps.
 pub struct Memory {
     pub seed: Seed,
     pub max_keys: u32,
+    /// What breakers publish.
+    pub ledgers: Rc<RefCell<MemoryLedgers>>,
     tables: RefCell<Tables>,
 }
 
@@ -31,7 +34,12 @@ impl Memory {
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(|error| format!("tidegate: no random source: {error}"))?;
         let tables = Tables { store: MemoryStore::new(max_keys), local: MemoryStore::new(max_keys) };
-        Ok(Rc::new(Self { seed: Seed::from_bytes(seed), max_keys, tables: RefCell::new(tables) }))
+        Ok(Rc::new(Self {
+            seed: Seed::from_bytes(seed),
+            max_keys,
+            ledgers: Rc::default(),
+            tables: RefCell::new(tables),
+        }))
     }
 }
 

@@ -1,30 +1,61 @@
-//! A refusal as workerd sends it.
+//! Answers as workerd sends them.
 
-use crate::host::Response;
-use js_sys::{Array, Object, Reflect};
+use crate::host::{Response, put};
+use js_sys::{Array, Object};
 use tidegate::decision::Reply;
+use tidegate::policy::Fixed;
 use wasm_bindgen::JsValue;
 
 /// The response of this reply, with `fields` beside its own: name and value by turns, a line each.
-pub fn response(reply: &Reply, fields: &str) -> JsValue {
+pub fn response(reply: &Reply, fields: &str) -> Response {
+    let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
+    let own = [
+        ("content-type", Some(reply.content_type.as_ref())),
+        ("cache-control", Some("no-store")),
+        ("retry-after", retry_after.as_deref()),
+    ];
+    let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    answer(reply.status, own.chain(pairs(fields)), &JsValue::from_str(&reply.body))
+}
+
+/// The response of a policy's own words.
+pub fn fixed(fixed: &Fixed) -> Response {
+    let lines = fixed.lines.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    answer(fixed.status, lines, &JsValue::from_str(&fixed.body))
+}
+
+/// A response of these parts.
+pub fn answer<'a>(status: u16, lines: impl Iterator<Item = (&'a str, &'a str)>, body: &JsValue) -> Response {
     let headers = Array::new();
-    let add = |name: &str, value: &str| {
+    for (name, value) in lines {
         headers.push(&Array::of2(&JsValue::from_str(name), &JsValue::from_str(value)));
-    };
-    add("content-type", &reply.content_type);
-    add("cache-control", "no-store");
-    if let Some(secs) = reply.retry_after_secs {
-        add("retry-after", &secs.to_string());
-    }
-    let mut lines = fields.lines();
-    while let (Some(name), Some(value)) = (lines.next(), lines.next()) {
-        add(name, value);
     }
     let init = Object::new();
-    // To set a field of a plain object cannot fail.
-    let _ = Reflect::set(&init, &"status".into(), &reply.status.into());
-    let _ = Reflect::set(&init, &"headers".into(), &headers);
-    // A maintenance page may have a status that goes without a body, and workerd throws where there is one.
-    let body = if matches!(reply.status, 204 | 205 | 304) { JsValue::NULL } else { JsValue::from_str(&reply.body) };
-    Response::new(body, &init).into()
+    put(&init, "status", &status.into());
+    put(&init, "headers", &headers);
+    // These go without a body, and workerd throws where there is one.
+    let body = if matches!(status, 204 | 205 | 304) { &JsValue::NULL } else { body };
+    Response::new(body, &init)
+}
+
+/// The answer with these fields as well.
+pub fn told(answer: Response, fields: &str) -> Response {
+    if fields.is_empty() {
+        return answer;
+    }
+    let body = answer.answer_body().map_or(JsValue::NULL, JsValue::from);
+    let told = Response::new(&body, &answer);
+    let headers = told.answer_headers();
+    for (name, value) in pairs(fields) {
+        // The structured fields are lists, to which an upstream with limits of its own may have contributed.
+        let sent = if name.starts_with("x-") { headers.set(name, value) } else { headers.append(name, value) };
+        // What is written here is text that every header takes.
+        let _ = sent;
+    }
+    told
+}
+
+fn pairs(fields: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut lines = fields.lines();
+    core::iter::from_fn(move || Some((lines.next()?, lines.next()?)))
 }

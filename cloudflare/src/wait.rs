@@ -20,6 +20,7 @@ pub struct Wait {
     gate: Rc<Gate>,
     id: u32,
     limit: u32,
+    route: Option<usize>,
     pause: Span,
     /// For the tests: it never ends.
     hangs: bool,
@@ -44,7 +45,8 @@ impl Wait {
         let hangs = crate::trap::hangs(request);
         #[cfg(not(feature = "panic-on-header"))]
         let (hangs, _) = (false, request);
-        Some(Self { gate: Rc::clone(gate), id, limit, pause: delay.min(LONGEST_PAUSE), hangs })
+        let route = work.plan.route();
+        Some(Self { gate: Rc::clone(gate), id, limit, route, pause: delay.min(LONGEST_PAUSE), hangs })
     }
 }
 
@@ -69,13 +71,13 @@ impl Wait {
         };
         let facts = Facts::new(request);
         if let Some(refusal) = refusal {
-            return reply::response(&refusal.reply(&gate.engine, &facts), &fields);
+            return reply::response(&refusal.reply(&gate.engine, &facts), &fields).into();
         }
         if let Some(ticket) = &mut ticket {
             // What it holds may have expired while it waited.
             gate.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
         }
-        gate.admit(work, request, &facts, ticket, fields, now)
+        gate.admit(work, request, self.route, ticket, fields)
     }
 }
 

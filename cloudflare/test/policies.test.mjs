@@ -40,20 +40,6 @@ test("a request that no route is for goes to where it was going", async (t) => {
   assert.equal(await (await get("/a")).text(), "example.com");
 });
 
-test("the log says what the Worker does not act on yet, once", async (t) => {
-  const more = {
-    upstreams: { origin: { cluster: "origin", breaker: "b" } },
-    breakers: { b: { window: { time: "30s" } } },
-    routes: [{ name: "all", upstreams: ["origin"], fallback: { on: ["5xx"] }, cache: { ttl: "1d" } }],
-  };
-  const { get, log } = await worker(t, policy(more));
-  assert.equal((await get("/")).status, 200);
-  assert.equal((await get("/")).status, 429);
-  const said = () => log.filter((line) => line.includes("does not act on it yet"));
-  await until(() => said().length > 3);
-  assert.equal(said().length, 4, log.join("\n"));
-});
-
 test("modes, lists, tiers, bans and X-RateLimit are as in Envoy", async (t) => {
   const statuses = async (more, requests) => {
     const { get } = await worker(t, policy(more));

@@ -48,7 +48,7 @@ test("a new policy in KV is in force within a minute, and counts go on", async (
 });
 
 test("a request under way holds its permit under a new policy, and gives it back", async (t) => {
-  const held = (more) => ({ version: 1, limits: [{ name: "held", algorithm: "concurrency", quota: { permits: 1 } }], ...more });
+  const held = (more) => ({ version: 1, limits: [{ name: "held", algorithm: "concurrency", lease: "1h", quota: { permits: 1 } }], ...more });
   let end;
   const origin = (request, response) => {
     if (request.headers["x-slow"]) end = () => response.end("slow");
@@ -66,6 +66,27 @@ test("a request under way holds its permit under a new policy, and gives it back
   end();
   assert.equal(await (await slow).text(), "slow");
   await until(async () => (await status()) === 200);
+});
+
+test("a breaker that is open stays open under a new policy", async (t) => {
+  const along = (more) => ({
+    version: 1,
+    upstreams: { origin: { url: "http://origin.example.net", breaker: "one" } },
+    breakers: { one: { window: { time: "30s" }, consecutive_failures: 2, open: { initial: "5m" } } },
+    routes: [{ name: "all", upstreams: ["origin"] }],
+    ...more,
+  });
+  const { status, get, server, put, later } = await withKv(t, { policy: along() }, {
+    origin: (_, response) => response.writeHead(500).end(),
+  });
+  await until(async () => (await status()) === 503);
+  const seen = server.seen;
+  await put("policy", along({ deny: { addresses: ["192.0.2.9"] } }));
+  later();
+  assert.equal(await status(), 503);
+  await until(async () => (await get("/", { address: "192.0.2.9" })).status === 403);
+  assert.equal(await status(), 503);
+  assert.equal(server.seen, seen);
 });
 
 test("a bad policy in KV is refused with its errors, once, and the one before stays", async (t) => {

@@ -1,6 +1,7 @@
 // The Worker as it is shipped, in the real workerd, with servers of this machine behind it.
 import { readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
+import { createServer as createSocketServer } from "node:net";
 import { Miniflare } from "miniflare";
 
 const shipped = new URL("../../dist/cloudflare/", import.meta.url);
@@ -77,6 +78,39 @@ export async function listen(test, handler) {
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   test.after(() => {
     server.closeAllConnections();
+    server.close();
+  });
+  return server;
+}
+
+/** The Worker with this policy, whose `fetch` reaches the servers of this machine itself. */
+export async function direct(test, policy, options) {
+  const sockets = { outboundService: undefined, unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }] };
+  const all = await worker(test, policy, undefined, { ...sockets, ...options });
+  // The address of miniflare itself drops the length of answers.
+  const base = await all.miniflare.unsafeGetDirectURL();
+  return { ...all, base, get: (path, init) => fetch(new URL(path, base), init) };
+}
+
+/** The URL of a server. */
+export const urlOf = (server) => `http://127.0.0.1:${server.address().port}`;
+
+/** A server that answers whatever it is asked with these bytes, or does with its socket as `act` does. */
+export async function raw(test, act) {
+  const sockets = new Set();
+  const server = createSocketServer((socket) => {
+    sockets.add(socket);
+    socket.on("error", () => {});
+    socket.once("data", () => {
+      server.seen += 1;
+      if (typeof act === "string") socket.end(act);
+      else act(socket);
+    });
+  });
+  server.seen = 0;
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  test.after(() => {
+    sockets.forEach((socket) => socket.destroy());
     server.close();
   });
   return server;
