@@ -21,6 +21,7 @@ use core::hash::Hasher;
 use core::net::IpAddr;
 use std::borrow::Cow;
 
+use sha2::{Digest as _, Sha256};
 use siphasher::sip::SipHasher13;
 
 use crate::api_key::Digest;
@@ -84,6 +85,17 @@ impl Seed {
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         let bits = u128::from_le_bytes(bytes);
         Self([bits as u64, (bits >> 64) as u64])
+    }
+
+    /// The seed of keys that many instances share, so that all of them know a client by the same key: made from what they
+    /// share already and strangers do not know, such as the token of their store. Of no secret it is always the same;
+    /// whoever reads this can then choose keys that meet at one place of the store, and nothing else.
+    #[must_use]
+    pub fn shared(secret: &[u8]) -> Self {
+        let digest = Sha256::new().chain_update(b"tidegate: the seed of shared keys\0").chain_update(secret).finalize();
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(digest).for_each(|(byte, of)| *byte = of);
+        Self::from_bytes(bytes)
     }
 
     pub(crate) fn hasher(self, domain: u8) -> SipHasher13 {

@@ -20,6 +20,7 @@
 pub mod access;
 pub mod api_key;
 pub mod assets;
+pub mod authority;
 pub mod breaker;
 pub mod decision;
 pub mod delay;
