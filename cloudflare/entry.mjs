@@ -1,40 +1,18 @@
 // The Worker's entry. It asks the core once for each request, and stands guard over it: whatever goes wrong in there, a visitor
 // gets what the policy's `on_failure` says, and the next request meets a fresh instance.
-import module from "./pkg/tidegate_bg.wasm";
 import * as tidegate from "./pkg/tidegate.js";
 import { driven, told, waited } from "./flight.mjs";
+import { current, guard } from "./instance.mjs";
 import * as settings from "./settings.mjs";
 
-/** Which instance is in use: how many there were before. */
-let instance = 0;
-/** Whether the instance in use has been told the policy. */
-let configured = false;
+export { TidegateAuthority } from "./authority.mjs";
 
-/** Makes the instance ready, within a request: at global scope there is neither a clock nor a random source. */
-function start() {
-  tidegate.initSync({ module });
-  configured = true;
-  settings.enforce(tidegate, true);
-}
+/** The instance that has been told the policy. */
+let configured;
 
 /** Puts in force what KV says by now. */
 async function refresh(env) {
-  if ((await settings.learn(env)) && configured) guard(instance)(() => settings.enforce(tidegate, false));
-}
-
-/** Calls into an instance for the requests that it knows. One that fails is done for: its memory is lost, and with it all counts. */
-function guard(mine) {
-  return (call) => {
-    if (mine !== instance) throw new Error("the instance that knew the request has failed");
-    try {
-      return call();
-    } catch (error) {
-      instance += 1;
-      configured = false;
-      tidegate.__wbg_reset_state();
-      throw error;
-    }
-  };
+  if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(tidegate, false));
 }
 
 function failed(error, request) {
@@ -53,9 +31,12 @@ export default {
     if (!settings.isKnown()) await refresh(env);
     else if (settings.isDue(env)) ctx.waitUntil(refresh(env));
     let verdict;
-    const guarded = guard(instance);
+    const guarded = guard(current());
     try {
-      if (!configured) guarded(start);
+      if (configured !== current()) {
+        guarded(() => settings.enforce(tidegate, true));
+        configured = current();
+      }
       verdict = guarded(() => tidegate.decide(request, Date.now()));
       if (verdict instanceof tidegate.Wait) verdict = await waited(verdict, request, guarded);
       if (verdict instanceof tidegate.Task) verdict = await driven(verdict, request, ctx, guarded);

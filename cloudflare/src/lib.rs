@@ -7,6 +7,7 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod authority;
 mod chain;
 mod ends;
 mod facts;
@@ -34,6 +35,13 @@ thread_local! {
     static GATE: RefCell<Option<Rc<Gate>>> = const { RefCell::new(None) };
 }
 
+/// Called once when an instance begins.
+#[wasm_bindgen(start)]
+pub fn start() {
+    // Otherwise a panic says nothing but that there was one.
+    std::panic::set_hook(Box::new(|info| host::log_error(&format!("tidegate: {info}"))));
+}
+
 /// Puts a policy in force, in the mode of this word or, where that is empty, in its own; and answers what is to be done with requests
 /// that cannot be decided: `pass` or `refuse`. What was counted before goes on counting.
 ///
@@ -41,8 +49,6 @@ thread_local! {
 /// Everything that is wrong with the document or the word, a line each, as text. What was in force stays.
 #[wasm_bindgen]
 pub fn configure(policy: &str, mode: &str) -> Result<String, JsValue> {
-    // Otherwise a panic says nothing but that there was one.
-    std::panic::set_hook(Box::new(|info| host::log_error(&format!("tidegate: {info}"))));
     let before = GATE.with_borrow(Option::clone);
     let gate = Gate::new(policy, mode_of(mode)?, before.as_deref())?;
     let on_failure = match gate.engine.policy().on_failure() {

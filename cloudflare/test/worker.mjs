@@ -41,15 +41,28 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
 
 /**
  * The Worker in a world of its own: each request can move the clock, to so many milliseconds after the real one, and `world`, a
- * function as text, makes its bindings of the real ones.
+ * function as text, makes its bindings of the real ones. Its Durable Object can be evicted, and tells what it keeps.
  */
 const worldly = (world) => `
   const now = Date.now;
   let ahead = 0;
   Date.now = () => now() + ahead;
   const world = ${world};
-  import worker from "./entry.mjs";
-  export * from "./entry.mjs";
+  import worker, { TidegateAuthority as Shipped } from "./entry.mjs";
+  export class TidegateAuthority extends Shipped {
+    leave() {
+      this.ctx.abort("evicted");
+    }
+    tried(asks) {
+      return this.ask(asks).catch(String);
+    }
+    ring() {
+      return this.alarm();
+    }
+    async kept() {
+      return { keys: this.sql.exec("SELECT count(*) AS keys FROM accounts").one().keys, alarm: await this.ctx.storage.getAlarm() };
+    }
+  }
   export default {
     ...worker,
     fetch(request, env, ctx) {
