@@ -27,6 +27,7 @@ use crate::mode::Mode;
 use crate::policy::{CallEnd, Fallback, Fixed, Policy, Route};
 use crate::request::ResponseFacts;
 use crate::units::{Draw, Span, Timestamp};
+use std::borrow::Cow;
 
 /// Where the breakers of a worker are published.
 pub trait Ledgers {
@@ -72,6 +73,8 @@ pub struct Way {
     answered: bool,
     /// The shortest time after which a breaker may admit.
     retry_after: Option<Span>,
+    /// A kept answer was looked for.
+    looked: bool,
     /// What the client is served by, once that is known.
     by: Option<By>,
 }
@@ -98,11 +101,12 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// A call that ended with this answer of an upstream.
+    /// A call that ended with this answer of an upstream, which came just now.
     #[must_use]
-    pub fn answered(answer: &dyn ResponseFacts, status: u16) -> Self {
+    pub fn answered(answer: &dyn ResponseFacts, status: u16, now: Timestamp) -> Self {
         let says = matches!(status, 429 | 503).then(|| answer.header("retry-after")).flatten();
-        let retry_after = says.and_then(|value| forwarding::retry_after(&value));
+        let read = |value: Cow<'_, [u8]>| forwarding::retry_after(&value, answer.header("date").as_deref(), now);
+        let retry_after = says.and_then(read);
         Self { end: CallEnd::Answered(status), retry_after }
     }
 }
@@ -179,6 +183,12 @@ impl Upstreams {
         &mut self.breakers
     }
 
+    /// What this worker knows of the breakers.
+    #[must_use]
+    pub fn breakers_known(&self) -> &Breakers {
+        &self.breakers
+    }
+
     /// What clients were served by.
     pub fn served(&mut self) -> &mut Served {
         &mut self.served
@@ -211,6 +221,7 @@ impl Upstreams {
             call: None,
             answered: false,
             retry_after: None,
+            looked: false,
             by: None,
         };
         if let Some(budget) = self.budgets.get_mut(route).filter(|_| fallback.is_some()) {
@@ -270,6 +281,9 @@ impl Upstreams {
 
     /// What a client gets for whom nothing was kept.
     pub fn last<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
+        if way.looked {
+            self.served.miss(way.route);
+        }
         let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
         let (by, step) = match route.and_then(|route| route.serving.fixed.as_ref()) {
             Some(fixed) => (By::Static, Step::Static(fixed)),
@@ -284,7 +298,10 @@ impl Upstreams {
     fn end<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
         let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
         match route.and_then(|route| route.serving.stale) {
-            Some(age) => Step::Stale(age),
+            Some(age) => {
+                way.looked = true;
+                Step::Stale(age)
+            }
             None => self.last(policy, way),
         }
     }

@@ -22,6 +22,7 @@ pub mod api_key;
 pub mod assets;
 pub mod authority;
 pub mod breaker;
+mod date;
 pub mod decision;
 pub mod delay;
 pub mod engine;

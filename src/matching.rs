@@ -2,12 +2,12 @@
 //!
 //! Rules are compiled once into two tries, so that a request is looked up and never tried against rule after rule:
 //!
-//! 1. A trie over the segments of the path ([`Matcher`]). Each node has its children by literal segment (a binary
-//!    search) and by glob (one search for each shape of glob that stands there, see `values`), and points to the rules
+//! 1. A trie over the segments of the path ([`Matcher`]). Each node has its children by literal segment (a hash
+//!    table) and by glob (a look-up for each shape of glob that stands there, see `values`), and points to the rules
 //!    that end there and to those that end there in `**`.
 //! 2. From there a trie over conditions (`conditions`): host, then method, then headers, exact values first. Rules of
-//!    a node differ in a *value*, and the request's value is searched among theirs: a thousand rules that
-//!    differ in one header's value cost one question to the host and ten comparisons.
+//!    a node differ in a *value*, and the request's value is looked up among theirs: a thousand rules that
+//!    differ in one header's value cost one question to the host and one look-up.
 //!
 //! What is searched is asked of the host only when a rule still standing needs it, and once per request ([`Lookup`]).
 //!

@@ -8,8 +8,10 @@
 //! limited. The request of someone who may see them meets nothing, not even maintenance: it is then that they are needed.
 
 mod report;
+mod upstreams;
 
 pub use report::Sources;
+pub use upstreams::{Counted, UpstreamsNow};
 
 use core::fmt;
 use core::hash::Hasher;

@@ -4,11 +4,13 @@ use crate::facts::Facts;
 use crate::gate::{Gate, draw};
 use crate::host::{Call, Request, Response};
 use crate::now;
+use crate::serving::Serving;
 use crate::task::{pause, settled};
 use std::cell::RefCell;
 use std::rc::Rc;
 use tidegate::fallback::{Around, Ended, MemoryLedgers, Step, TICK, Upstreams, Way};
 use tidegate::policy::{CallEnd, Policy};
+use tidegate::stale::serve::Why;
 use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::JsCast;
 
@@ -58,22 +60,22 @@ impl Chain {
         (Self { gate: Rc::clone(gate), way }, step)
     }
 
-    /// Asks an upstream for `target`, or for what the request asks for, after a wait.
+    /// Asks an upstream for what the request asks for, or its route in place of that, after a wait.
     ///
     /// # Errors
     /// How the call ended, if there is no answer.
     pub async fn ask(
         &self,
         request: &Request,
-        target: Option<&[u8]>,
+        serving: &Serving,
         (upstream, timeout, wait): (usize, Option<Span>, Span),
     ) -> Result<Response, CallEnd> {
         if wait >= SHORTEST_WAIT {
             pause(wait).await;
         }
         let base = self.gate.engine.policy().upstreams().get(upstream).and_then(|upstream| upstream.url());
-        let aimed = aim(request, base, target).map_err(|_| CallEnd::NotConnected)?;
-        let call = Call::new(aimed.as_ref().unwrap_or(request), timeout);
+        let aimed = aim(request, base, serving.target()).map_err(|_| CallEnd::NotConnected)?;
+        let call = Call::new(aimed.as_ref().unwrap_or(request), timeout, serving.wishes());
         match settled(call.answer.clone()).await {
             Ok(answer) => Ok(answer.unchecked_into()),
             Err(_) if call.took_too_long() => Err(CallEnd::TimedOut),
@@ -85,6 +87,16 @@ impl Chain {
     pub fn ended<'p>(&mut self, policy: &'p Policy, ended: Ended) -> Step<'p> {
         let way = &mut self.way;
         self.gate.work().known.act(now(), |upstreams, around| upstreams.ended(policy, way, ended, around))
+    }
+
+    /// Why the client is to get what was kept, after this last answer.
+    pub fn why(&self, last: Option<u16>) -> Why {
+        if self.way.attempts() == 0 { Why::NotAsked } else { Why::Failed(last) }
+    }
+
+    /// Notes that the client gets what was kept.
+    pub fn kept(&mut self) {
+        self.gate.work().known.upstreams.kept(&mut self.way);
     }
 
     /// What a client gets for whom nothing was kept.

@@ -5,6 +5,7 @@
 
 use crate::facts::Answer;
 use crate::host::Response;
+use crate::now;
 use tidegate::fallback::Ended;
 use tidegate::policy::CallEnd;
 
@@ -16,6 +17,6 @@ pub fn of_answer(answer: &Response) -> Ended {
         524 => CallEnd::TimedOut.into(),
         // Empty, cut or no HTTP.
         520 => CallEnd::Reset.into(),
-        status => Ended::answered(&Answer(answer), status),
+        status => Ended::answered(&Answer(answer), status, now()),
     }
 }

@@ -4,9 +4,10 @@ use crate::chain::Chain;
 use crate::ends;
 use crate::facts::{Answer, Facts, NoAnswer, Status};
 use crate::gate::Gate;
-use crate::host::{Call, Request, Response};
+use crate::host::{self, Body, Call, Request, Response};
 use crate::now;
 use crate::reply;
+use crate::serving::{Kept, Serving};
 use crate::task::{beating, listed, respond, settled};
 use js_sys::Promise;
 use std::rc::Rc;
@@ -33,8 +34,8 @@ pub struct Flight {
 
 /// What a way ends in.
 enum End {
-    /// An upstream's answer.
-    Answer(Response),
+    /// An upstream's answer, and what its route says of it.
+    Answer(Response, Option<Serving>),
     /// An answer in its place.
     Own(Response),
 }
@@ -47,14 +48,14 @@ impl Flight {
             None => self.straight().await,
         };
         match end {
-            End::Answer(answer) => {
+            End::Answer(answer, serving) => {
                 self.learn(&Answer(&answer));
-                self.deliver(answer).await;
+                self.deliver(answer, serving).await;
             }
             End::Own(answer) => {
                 self.learn(&Status(answer.status()));
                 // Nothing of it is the upstream's: it ends here.
-                let told = reply::told(answer, &core::mem::take(&mut self.fields));
+                let told = reply::told(answer, &[], &core::mem::take(&mut self.fields));
                 drop(self);
                 respond(told).await;
             }
@@ -63,9 +64,9 @@ impl Flight {
 
     /// Goes where the request was going.
     async fn straight(&mut self) -> End {
-        let call = Call::new(&self.request, None);
+        let call = Call::new(&self.request, None, None);
         match self.hold(call.answer.clone()).await {
-            Ok(answer) => End::Answer(answer.unchecked_into()),
+            Ok(answer) => End::Answer(answer.unchecked_into(), None),
             Err(_) => self.unavailable(None),
         }
     }
@@ -74,6 +75,7 @@ impl Flight {
     async fn along(&mut self, route: usize) -> End {
         let gate = Rc::clone(&self.gate);
         let policy = gate.engine.policy();
+        let serving = Serving::new(&gate, &self.request);
         let (mut chain, mut step) = Chain::begin(&gate, policy, route, &self.request);
         if !matches!(step, Step::Send { .. }) {
             // No upstream is asked: this tells nothing of how it is.
@@ -84,7 +86,7 @@ impl Flight {
         let end = loop {
             step = match step {
                 Step::Send { upstream, timeout, wait } => {
-                    let ended = match chain.ask(&self.request, None, (upstream, timeout, wait)).await {
+                    let ended = match chain.ask(&self.request, &serving, (upstream, timeout, wait)).await {
                         Ok(answer) => {
                             let ended = ends::of_answer(&answer);
                             if let Some(body) = last.replace(answer).and_then(|earlier| earlier.answer_body()) {
@@ -96,11 +98,20 @@ impl Flight {
                     };
                     chain.ended(policy, ended)
                 }
-                Step::Stale(_) => chain.last(policy),
+                Step::Stale(_) => {
+                    let why = chain.why(last.as_ref().map(Response::status));
+                    match serving.find(&self.request, why).await {
+                        Some(kept) => {
+                            chain.kept();
+                            break End::Own(kept);
+                        }
+                        None => chain.last(policy),
+                    }
+                }
                 Step::Static(fixed) => break End::Own(reply::fixed(fixed)),
                 Step::Unavailable { retry_after } => break self.unavailable(retry_after),
                 Step::Deliver => match last.take() {
-                    Some(answer) => break End::Answer(answer),
+                    Some(answer) => break End::Answer(answer, Some(serving)),
                     None => break self.unavailable(None),
                 },
             };
@@ -121,17 +132,50 @@ impl Flight {
         End::Own(reply::response(&refusal.reply(&self.gate.engine, &Facts::new(&self.request)), ""))
     }
 
-    /// Answers the client with an upstream's answer, and holds what it holds until the last byte of that has gone.
-    async fn deliver(mut self, answer: Response) {
+    /// Answers the client with an upstream's answer, keeps it if it may be, and holds what it holds until the last byte has gone.
+    async fn deliver(mut self, answer: Response, serving: Option<Serving>) {
         let fields = core::mem::take(&mut self.fields);
-        let body = answer.answer_body().filter(|_| self.holds());
-        let length = answer_length(&answer);
-        let Some((readable, ended)) = body.and_then(|body| body.watched(length, &self.request.signal())) else {
-            drop(self);
-            return respond(reply::told(answer, &fields)).await;
+        let (edits, kept) = serving.map(|serving| serving.answered(&answer)).unwrap_or_default();
+        let whole = answer.answer_body();
+        let twice = kept.as_ref().and(whole.as_ref()).and_then(Body::twice);
+        let (body, copy) = match twice {
+            Some((body, copy)) => (Some(body), Some(copy)),
+            None => (whole, None),
         };
-        respond(reply::told(Response::new(&readable, &answer), &fields)).await;
-        let _ = self.hold(listed(&ended)).await;
+        let watched = body.as_ref().filter(|_| self.holds());
+        let watched = watched.and_then(|body| body.watched(answer_length(&answer), &self.request.signal()));
+        let (body, gone) = watched.map_or((body, None), |(body, gone)| (Some(body), Some(gone)));
+        let told = if copy.is_some() || gone.is_some() {
+            Response::new(&body.map_or(JsValue::NULL, JsValue::from), &answer)
+        } else {
+            answer
+        };
+        let told = reply::told(told, &edits, &fields);
+        if gone.is_none() {
+            self.give_back();
+        }
+        respond(told).await;
+        if let Some(kept) = kept {
+            self.collect(kept, copy).await;
+        }
+        if let Some(gone) = gone {
+            let _ = self.hold(listed(&gone)).await;
+        }
+    }
+
+    /// Collects an answer, and keeps it if all of it comes.
+    async fn collect(&mut self, mut kept: Kept, copy: Option<Body>) {
+        if let Some(reader) = copy.map(|copy| copy.reader()) {
+            loop {
+                let Ok(read) = self.hold(reader.read()).await else { return };
+                let Some(piece) = host::piece(&read) else { break };
+                if !kept.push(&piece) {
+                    let _ = reader.cancel();
+                    return;
+                }
+            }
+        }
+        kept.keep(&self.request).await;
     }
 
     fn holds(&self) -> bool {
@@ -150,6 +194,12 @@ impl Flight {
         let Some(ticket) = &mut self.ticket else { return };
         let work = &mut *self.gate.work();
         self.gate.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
+    }
+
+    fn give_back(&mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let work = &mut *self.gate.work();
+        self.gate.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
     }
 
     /// Lets the limits that await the answer learn from it, and whoever asks how the service is.
@@ -176,10 +226,7 @@ impl Drop for Flight {
         if self.ticket.is_some() {
             self.learn(&NoAnswer);
         }
-        if let Some(ticket) = self.ticket.take() {
-            let work = &mut *gate.work();
-            gate.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
-        }
+        self.give_back();
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::chain::Known;
 use crate::facts::Facts;
 use crate::flight::Flight;
-use crate::host::{self, Request};
+use crate::host::Request;
 use crate::memory::{Memory, Working};
 use crate::now;
 use crate::reply;
@@ -12,6 +12,7 @@ use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use tidegate::assets::Assets;
 use tidegate::decision::quota_headers;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
@@ -21,6 +22,7 @@ use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
+use tidegate::stale::{Keyed, Recent};
 use tidegate::status::{Fingerprint, Sources};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
@@ -30,6 +32,7 @@ use wasm_bindgen::JsValue;
 /// A policy in force, and the memory that its decisions work in.
 pub struct Gate {
     pub engine: Engine,
+    pub assets: Assets,
     fingerprint: Fingerprint,
     memory: Rc<Memory>,
     work: RefCell<Work>,
@@ -56,6 +59,9 @@ pub struct Work {
     pub health: Option<Health>,
     /// The upstreams.
     pub known: Known,
+    /// Which answers were kept lately, and how many are being collected.
+    pub recent: Recent,
+    pub collected: u32,
     survey: Survey,
 }
 
@@ -82,16 +88,15 @@ impl Gate {
             Some(before) => Rc::clone(&before.memory),
             None => Memory::new(policy.max_keys())?,
         };
-        for part in not_acted_on(&policy) {
-            host::log_warning(&format!("tidegate: {part} is checked, but the Worker does not act on it yet"));
-        }
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
         let known = Known::new(&policy, &memory.ledgers);
+        let assets = Assets::new(&policy, Keyed::Everywhere);
         let engine = Engine::new(policy, memory.seed);
         let room = engine.waiting_room();
         Ok(Self {
             engine,
+            assets,
             fingerprint: Fingerprint::of(text),
             memory,
             work: RefCell::new(Work {
@@ -107,6 +112,8 @@ impl Gate {
                 last_id: 0,
                 health,
                 known,
+                recent: Recent::default(),
+                collected: 0,
                 survey: Survey::default(),
             }),
         })
@@ -132,7 +139,8 @@ impl Gate {
         if let Some(page) = work.plan.page() {
             let live_keys = work.live_keys(now);
             let monitor = work.health.as_ref().map(|health| &health.monitor);
-            let sources = Sources { engine: &self.engine, fingerprint: self.fingerprint, monitor, live_keys, now };
+            let (engine, fingerprint) = (&self.engine, self.fingerprint);
+            let sources = Sources { engine, fingerprint, monitor, upstreams: None, live_keys, now };
             return reply::response(&sources.reply(page), "").into();
         }
         if work.plan.may_wait() {
@@ -222,18 +230,12 @@ impl Health {
     }
 }
 
-/// What the policy says, that this version of the Worker leaves undone.
-fn not_acted_on(policy: &Policy) -> Vec<&'static str> {
-    let routes = policy.routes();
-    [("what routes say of their answers", routes.iter().any(|route| route.serving().says_something()))]
-        .into_iter()
-        .filter_map(|(part, present)| present.then_some(part))
-        .collect()
-}
-
 /// A draw decides who is shed, and is no secret: 53 random bits, the upper ones of 64.
 pub fn draw() -> Draw {
-    Draw(((js_sys::Math::random() * TWO_TO_53) as u64) << 11)
+    let draw = Draw(((js_sys::Math::random() * TWO_TO_53) as u64) << 11);
+    #[cfg(feature = "test-clock")]
+    let draw = crate::clock::instead_of_draw(draw);
+    draw
 }
 
 const TWO_TO_53: f64 = 9_007_199_254_740_992.0;

@@ -3,7 +3,7 @@
 //!
 //! What is to happen whatever becomes of the instance, as the end of a try that takes too long, is left to functions of workerd's own.
 
-use js_sys::{Array, Function, Object, Promise, Reflect};
+use js_sys::{Array, Function, Object, Promise, Reflect, Uint8Array};
 use tidegate::units::Span;
 use wasm_bindgen::prelude::*;
 
@@ -74,12 +74,43 @@ extern "C" {
     #[wasm_bindgen(method, getter, structural, js_name = body)]
     pub fn answer_body(this: &Response) -> Option<Body>;
 
+    #[wasm_bindgen(method, structural, catch, js_name = arrayBuffer)]
+    pub fn array_buffer(this: &Response) -> Result<Promise, JsValue>;
+
+    /// A cache of the location.
+    pub type Cache;
+
+    #[wasm_bindgen(js_namespace = caches, js_name = open)]
+    pub fn open_cache(name: &str) -> Promise;
+
+    /// The response that stands under this URL; `undefined` when none does.
+    #[wasm_bindgen(method, structural, catch, js_name = "match")]
+    pub fn find(this: &Cache, url: &str) -> Result<Promise, JsValue>;
+
+    #[wasm_bindgen(method, structural, catch, js_name = put)]
+    pub fn keep(this: &Cache, url: &str, response: &Response) -> Result<Promise, JsValue>;
+
     /// A stream of bytes.
     #[derive(Clone)]
     pub type Body;
 
     #[wasm_bindgen(method, structural, catch)]
     fn cancel(this: &Body) -> Result<Promise, JsValue>;
+
+    #[wasm_bindgen(method, structural, catch)]
+    fn tee(this: &Body) -> Result<Array, JsValue>;
+
+    #[wasm_bindgen(method, structural, js_name = getReader)]
+    pub fn reader(this: &Body) -> Reader;
+
+    pub type Reader;
+
+    /// An object with the next piece as its `value`, which has none at the end.
+    #[wasm_bindgen(method, structural)]
+    pub fn read(this: &Reader) -> Promise;
+
+    #[wasm_bindgen(method, structural)]
+    pub fn cancel(this: &Reader) -> Promise;
 
     #[wasm_bindgen(method, structural, catch, js_name = pipeTo)]
     fn pipe_to(this: &Body, writable: &JsValue, options: &Object) -> Result<Promise, JsValue>;
@@ -153,12 +184,15 @@ pub struct Call {
 }
 
 impl Call {
-    /// Asks for what the request says. It is given up when its client goes away, or the answer has not begun after `timeout`.
-    pub fn new(request: &Request, timeout: Option<Span>) -> Self {
+    /// Asks for what the request says, and Cloudflare for what it is to do with the answer. It is given up when its client goes away, or the answer has not begun after `timeout`.
+    pub fn new(request: &Request, timeout: Option<Span>, wishes: Option<Object>) -> Self {
         let controller = AbortController::new();
         let signal = controller.own_signal();
         let init = Object::new();
         put(&init, "signal", &AbortSignal::any(&Array::of2(&signal, &request.signal())));
+        if let Some(wishes) = wishes {
+            put(&init, "cf", &wishes);
+        }
         let mut answer = fetch_with(request, &init);
         if let Some(timeout) = timeout
             && let Ok(abort) = Reflect::get(&controller, &"abort".into()).and_then(JsCast::dyn_into::<Function>)
@@ -192,10 +226,30 @@ impl Body {
         Some((readable.unchecked_into(), ended))
     }
 
+    /// The same bytes twice. What one has read and the other not is kept in memory.
+    pub fn twice(&self) -> Option<(Body, Body)> {
+        let both = self.tee().ok()?;
+        Some((both.get(0).unchecked_into(), both.get(1).unchecked_into()))
+    }
+
     /// Says that nobody will read it, so that the connection is free for others.
     pub fn discard(&self) {
         // One that somebody is reading stays as it is.
         let _ = self.cancel();
+    }
+}
+
+/// The piece that a reader has read; `None` at the end.
+pub fn piece(read: &JsValue) -> Option<Uint8Array> {
+    Reflect::get(read, &"value".into()).ok()?.dyn_into().ok()
+}
+
+impl Response {
+    /// Its header, line by line, names in lower case.
+    pub fn lines(&self) -> Vec<(String, String)> {
+        let text = |line: &Array, at| line.get(at).as_string().unwrap_or_default();
+        let lines = Array::from(&self.answer_headers());
+        lines.iter().map(|line| line.unchecked_into::<Array>()).map(|line| (text(&line, 0), text(&line, 1))).collect()
     }
 }
 

@@ -8,7 +8,10 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod authority;
+mod cache;
 mod chain;
+#[cfg(feature = "test-clock")]
+mod clock;
 mod ends;
 mod facts;
 mod flight;
@@ -16,6 +19,7 @@ mod gate;
 mod host;
 mod memory;
 mod reply;
+mod serving;
 mod task;
 #[cfg(feature = "panic-on-header")]
 mod trap;
@@ -86,12 +90,18 @@ pub fn deadline_ms() -> u32 {
 pub fn decide(request: &Request, now_ms: f64) -> JsValue {
     #[cfg(feature = "panic-on-header")]
     trap::spring(request);
+    #[cfg(feature = "test-clock")]
+    if let Some(answer) = clock::set(request) {
+        return answer;
+    }
     let gate = GATE.with_borrow(Option::clone);
     gate.map_or(JsValue::UNDEFINED, |gate| gate.decide(request, timestamp(now_ms)))
 }
 
 /// The clock is a whole number of milliseconds, and in production moves only when the isolate waits for something.
 fn timestamp(now_ms: f64) -> Timestamp {
+    #[cfg(feature = "test-clock")]
+    let now_ms = clock::instead_of(now_ms);
     Timestamp::from_millis(now_ms as u64)
 }
 

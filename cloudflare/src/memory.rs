@@ -33,13 +33,11 @@ impl Memory {
     pub fn new(max_keys: u32) -> Result<Rc<Self>, String> {
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(|error| format!("tidegate: no random source: {error}"))?;
+        let seed = Seed::from_bytes(seed);
+        #[cfg(feature = "test-clock")]
+        let seed = crate::clock::instead_of_seed(seed);
         let tables = Tables { store: MemoryStore::new(max_keys), local: MemoryStore::new(max_keys) };
-        Ok(Rc::new(Self {
-            seed: Seed::from_bytes(seed),
-            max_keys,
-            ledgers: Rc::default(),
-            tables: RefCell::new(tables),
-        }))
+        Ok(Rc::new(Self { seed, max_keys, ledgers: Rc::default(), tables: RefCell::new(tables) }))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Answers as workerd sends them.
 
-use crate::host::{Response, put};
+use crate::host::{Response, log_warning, put};
 use js_sys::{Array, Object};
+use tidegate::assets::Edit;
 use tidegate::decision::Reply;
 use tidegate::policy::Fixed;
 use wasm_bindgen::JsValue;
@@ -15,21 +16,30 @@ pub fn response(reply: &Reply, fields: &str) -> Response {
         ("retry-after", retry_after.as_deref()),
     ];
     let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    answer(reply.status, own.chain(pairs(fields)), &JsValue::from_str(&reply.body))
+    answer(reply.status, &reply.details, own.chain(pairs(fields)), &JsValue::from_str(&reply.body))
 }
 
 /// The response of a policy's own words.
 pub fn fixed(fixed: &Fixed) -> Response {
     let lines = fixed.lines.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    answer(fixed.status, lines, &JsValue::from_str(&fixed.body))
+    answer(fixed.status, "tidegate_static", lines, &JsValue::from_str(&fixed.body))
 }
 
-/// A response of these parts.
-pub fn answer<'a>(status: u16, lines: impl Iterator<Item = (&'a str, &'a str)>, body: &JsValue) -> Response {
+/// A response of these parts. Why it is given Envoy's access log says; here the tests alone are told.
+pub fn answer<'a>(
+    status: u16,
+    details: &str,
+    lines: impl Iterator<Item = (&'a str, &'a str)>,
+    body: &JsValue,
+) -> Response {
     let headers = Array::new();
     for (name, value) in lines {
         headers.push(&Array::of2(&JsValue::from_str(name), &JsValue::from_str(value)));
     }
+    #[cfg(feature = "test-clock")]
+    headers.push(&Array::of2(&"x-tidegate-test-reason".into(), &details.into()));
+    #[cfg(not(feature = "test-clock"))]
+    let _ = details;
     let init = Object::new();
     put(&init, "status", &status.into());
     put(&init, "headers", &headers);
@@ -38,19 +48,22 @@ pub fn answer<'a>(status: u16, lines: impl Iterator<Item = (&'a str, &'a str)>, 
     Response::new(body, &init)
 }
 
-/// The answer with these fields as well.
-pub fn told(answer: Response, fields: &str) -> Response {
-    if fields.is_empty() {
+/// The answer with its header changed so, and with these fields as well.
+pub fn told(answer: Response, edits: &[Edit], fields: &str) -> Response {
+    if edits.is_empty() && fields.is_empty() {
         return answer;
     }
     let body = answer.answer_body().map_or(JsValue::NULL, JsValue::from);
     let told = Response::new(&body, &answer);
     let headers = told.answer_headers();
-    for (name, value) in pairs(fields) {
-        // The structured fields are lists, to which an upstream with limits of its own may have contributed.
-        let sent = if name.starts_with("x-") { headers.set(name, value) } else { headers.append(name, value) };
-        // What is written here is text that every header takes.
-        let _ = sent;
+    let edits = edits.iter().map(|edit| (edit.name, edit.value.as_str(), edit.replaces));
+    // The structured fields are lists, to which an upstream with limits of its own may have contributed.
+    let fields = pairs(fields).map(|(name, value)| (name, value, name.starts_with("x-")));
+    for (name, value, replaces) in edits.chain(fields) {
+        let sent = if replaces { headers.set(name, value) } else { headers.append(name, value) };
+        if sent.is_err() {
+            log_warning(&["tidegate: cannot send ", name].concat());
+        }
     }
     told
 }

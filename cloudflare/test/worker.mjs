@@ -8,26 +8,18 @@ const shipped = new URL("../../dist/cloudflare/", import.meta.url);
 
 /** Starts the Worker with this policy, in front of `origin`; both end with the test. `log` is what the Worker says. */
 export async function worker(test, policy, origin = hello, { dist = shipped, world, ...options } = {}) {
-  const file = (name) => readFileSync(new URL(name, dist));
-  const beside = readdirSync(dist).filter((name) => name.endsWith(".mjs") && name !== "entry.mjs");
   const server = await listen(test, origin);
   const log = [];
   const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
-  const miniflare = new Miniflare({
-    modules: [
-      ...(world ? [{ type: "ESModule", path: "world.mjs", contents: worldly(world) }] : []),
-      { type: "ESModule", path: "entry.mjs", contents: file("entry.mjs") },
-      ...beside.map((path) => ({ type: "ESModule", path, contents: file(path) })),
-      { type: "ESModule", path: "pkg/tidegate.js", contents: file("pkg/tidegate.js") },
-      { type: "CompiledWasm", path: "pkg/tidegate_bg.wasm", contents: file("pkg/tidegate_bg.wasm") },
-      { type: "ESModule", path: "policy.json", contents: `export default ${JSON.stringify(policy)}` },
-    ],
+  const under = (policy) => ({
+    modules: modules(policy, dist, world),
     compatibilityDate: "2026-04-01",
     compatibilityFlags: ["enable_request_signal"],
     outboundService: (request) => forward(request, server),
     handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
     ...options,
   });
+  const miniflare = new Miniflare(under(policy));
   test.after(() => miniflare.dispose());
   const base = await miniflare.ready;
   /** Sends a request as a client of this address. */
@@ -36,7 +28,23 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
       ...init,
       headers: { "cf-connecting-ip": address, ...headers },
     });
-  return { get, base, miniflare, server, log };
+  /** Puts another policy in force, in a new process. */
+  const deploy = (policy) => miniflare.setOptions(under(policy));
+  return { get, base, miniflare, server, log, deploy };
+}
+
+/** The modules of the Worker that was built here, with this policy. */
+export function modules(policy, dist, world) {
+  const file = (name) => readFileSync(new URL(name, dist));
+  const beside = readdirSync(dist).filter((name) => name.endsWith(".mjs") && name !== "entry.mjs");
+  return [
+    ...(world ? [{ type: "ESModule", path: "world.mjs", contents: worldly(world) }] : []),
+    { type: "ESModule", path: "entry.mjs", contents: file("entry.mjs") },
+    ...beside.map((path) => ({ type: "ESModule", path, contents: file(path) })),
+    { type: "ESModule", path: "pkg/tidegate.js", contents: file("pkg/tidegate.js") },
+    { type: "CompiledWasm", path: "pkg/tidegate_bg.wasm", contents: file("pkg/tidegate_bg.wasm") },
+    { type: "ESModule", path: "policy.json", contents: `export default ${JSON.stringify(policy)}` },
+  ];
 }
 
 /**
@@ -101,8 +109,12 @@ export async function direct(test, policy, options) {
   const sockets = { outboundService: undefined, unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }] };
   const all = await worker(test, policy, undefined, { ...sockets, ...options });
   // The address of miniflare itself drops the length of answers.
-  const base = await all.miniflare.unsafeGetDirectURL();
-  return { ...all, base, get: (path, init) => fetch(new URL(path, base), init) };
+  let base = await all.miniflare.unsafeGetDirectURL();
+  const deploy = async (policy) => {
+    await all.deploy(policy);
+    base = await all.miniflare.unsafeGetDirectURL();
+  };
+  return { ...all, base, deploy, get: (path, init) => fetch(new URL(path, base), init) };
 }
 
 /** The URL of a server. */

@@ -4,6 +4,7 @@ use crate::host::{self, Map};
 use tidegate::fallback::Ended;
 use tidegate::policy::CallEnd;
 use tidegate::request::ResponseFacts;
+use tidegate::units::Timestamp;
 
 /// How the call of the stream that Envoy is working on ended, now that there is an answer. `is_whole`: it has no body.
 pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool) -> Ended {
@@ -11,7 +12,7 @@ pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool) -> Ended {
     // To a gRPC client Envoy's own answers have the status 200 too, and nothing behind the header.
     let is_suspect = status >= 500 || (status == 200 && is_whole && answer.header("grpc-status").is_some());
     let end = if is_suspect { by_flags(host::response_flags().unwrap_or(0)) } else { None };
-    end.map_or_else(|| Ended::answered(answer, status), Ended::from)
+    end.map_or_else(|| Ended::answered(answer, status, now()), Ended::from)
 }
 
 /// How a call ended that the filter made, with this answer and body. `None` when it has no header: the call broke in its
@@ -19,7 +20,7 @@ pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool) -> Ended {
 pub fn of_call(answer: &dyn ResponseFacts, is_real: bool, body: &[u8]) -> Option<Ended> {
     let status = answer.status()?;
     Some(match status {
-        _ if is_real => Ended::answered(answer, status),
+        _ if is_real => Ended::answered(answer, status, now()),
         504 => CallEnd::TimedOut.into(),
         _ if NOT_CONNECTED.iter().any(|words| body.windows(words.len()).any(|part| part == *words)) => {
             CallEnd::NotConnected.into()
@@ -31,6 +32,10 @@ pub fn of_call(answer: &dyn ResponseFacts, is_real: bool, body: &[u8]) -> Option
 /// Whether an upstream gave the answer to a call that the filter made: Envoy says how long it took, and does not for its own.
 pub fn is_real(answer: &dyn ResponseFacts) -> bool {
     answer.header("x-envoy-upstream-service-time").is_some()
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_nanos(host::now_ns())
 }
 
 fn by_flags(flags: u64) -> Option<CallEnd> {

@@ -18,7 +18,6 @@ use tidegate::decision::{Refusal, Reply, quota_headers};
 use tidegate::engine::Ticket;
 use tidegate::fallback::Step;
 use tidegate::request::ResponseFacts;
-use tidegate::status::Sources;
 use tidegate::units::Timestamp;
 
 /// Whether Envoy goes on with a stream. The numbers are the ABI's.
@@ -73,6 +72,10 @@ impl Filter {
     pub fn request_headers(&mut self, is_whole: bool) -> Next {
         #[cfg(feature = "panic-on-header")]
         crate::trap::spring();
+        #[cfg(feature = "test-clock")]
+        if crate::clock::set() {
+            return Next::Pause;
+        }
         self.is_whole = is_whole;
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
@@ -89,10 +92,7 @@ impl Filter {
         let now = self.began.unwrap_or_else(now);
         if let Some(page) = work.plan.page() {
             self.began = None;
-            let Work { monitor, live_keys, .. } = work;
-            let (engine, fingerprint) = (&instance.engine, instance.fingerprint);
-            let sources = Sources { engine, fingerprint, monitor: monitor.as_ref(), live_keys: *live_keys, now };
-            self.reply(&sources.reply(page));
+            self.reply(&instance.page(work, page, now));
             return Next::Pause;
         }
         if work.plan.may_wait() {
@@ -235,6 +235,7 @@ impl Filter {
     }
 
     /// Sees a piece of the answer's body pass.
+    #[cfg(feature = "stale")]
     pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
         self.serving.body(&self.instance, size, is_last);
         Next::Continue

@@ -70,6 +70,8 @@ pub fn log(level: Level, message: fmt::Arguments<'_>) {
 pub fn now_ns() -> u64 {
     let mut now = 0;
     let _ = unsafe { proxy_get_current_time_nanoseconds(&raw mut now) };
+    #[cfg(feature = "test-clock")]
+    let now = crate::clock::instead_of(now);
     now
 }
 
@@ -133,6 +135,7 @@ pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// The piece of the answer's body that has just come, of so many bytes.
+#[cfg(feature = "stale")]
 pub fn body_piece(size: usize) -> Result<Vec<u8>, HostError> {
     const RESPONSE_BODY: u32 = 1;
     let bytes = received(|data, got| unsafe { proxy_get_buffer_bytes(RESPONSE_BODY, 0, size, data, got) })?;
@@ -183,6 +186,8 @@ pub fn set_shared(key: &[u8], value: &[u8], cas: Option<u32>) -> Result<(), Host
 
 /// Calls `on_tick` every so often; zero for never.
 pub fn set_tick_period(period: Span) -> Result<(), HostError> {
+    #[cfg(feature = "test-clock")]
+    let period = crate::clock::period(period);
     let period_ms = u32::try_from(period.as_nanos() / 1_000_000).unwrap_or(u32::MAX);
     done(unsafe { proxy_set_tick_period_milliseconds(period_ms) })
 }
@@ -264,6 +269,13 @@ pub fn increment(metric: MetricId, by: i64) -> Result<(), HostError> {
 /// Sets a gauge.
 pub fn record(metric: MetricId, value: u64) -> Result<(), HostError> {
     done(unsafe { proxy_record_metric(metric.0, value) })
+}
+
+/// What a counter or gauge has come to, over all workers.
+pub fn metric(metric: MetricId) -> Result<u64, HostError> {
+    let mut value = 0;
+    done(unsafe { proxy_get_metric(metric.0, &raw mut value) })?;
+    Ok(value)
 }
 
 /// Answers the request in the upstream's place. gRPC clients get `grpc_status`, others the HTTP status and the body.
@@ -379,6 +391,7 @@ unsafe extern "C" {
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_increment_metric(id: u32, by: i64) -> u32;
+    fn proxy_get_metric(id: u32, value: *mut u64) -> u32;
     fn proxy_send_local_response(
         status: u32,
         details: *const u8,

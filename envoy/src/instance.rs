@@ -4,13 +4,14 @@ use crate::fields::Fields;
 use crate::health;
 use crate::host;
 use crate::ledger::SharedLedgers;
-use crate::metrics::{Gauge, Metrics, UpstreamMetrics};
+use crate::metrics::{Gauge, Metrics, Totals, UpstreamMetrics};
 use crate::random::Random;
 use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use crate::waiting::Alarm;
 use core::cell::RefCell;
 use tidegate::assets::Assets;
+use tidegate::decision::Reply;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
@@ -21,7 +22,7 @@ use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::policy::{KeptBytes, Policy};
 use tidegate::stale::{AnswerKey, shelf};
-use tidegate::status::Fingerprint;
+use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
 use tidegate::units::{Span, Timestamp};
@@ -91,6 +92,8 @@ impl Instance {
             health::share(monitor, &mut bytes);
         }
         let (kept, seed) = (policy.kept(), shared_seed());
+        #[cfg(feature = "test-clock")]
+        let seed = crate::clock::instead_of_seed(seed);
         let assets = Assets::new(&policy, seed);
         if assets.keeps() {
             // Should it fail, the next answer that is kept makes its page fit.
@@ -99,6 +102,7 @@ impl Instance {
         let engine = Engine::new(policy, seed);
         let room = engine.waiting_room();
         let upstreams = Upstreams::new(engine.policy());
+        let upstream_metrics = UpstreamMetrics::new(engine.policy());
         Self {
             engine,
             fingerprint,
@@ -110,7 +114,7 @@ impl Instance {
                 leases: Leases::new(),
                 counters: Counters::new(limits, tiers),
                 metrics: Metrics::default(),
-                upstream_metrics: UpstreamMetrics::default(),
+                upstream_metrics,
                 survey: Survey::default(),
                 plan: Plan::new(),
                 text: String::new(),
@@ -130,6 +134,27 @@ impl Instance {
                 collected: Vec::new(),
             }),
         }
+    }
+
+    /// The answer to a request for a page.
+    pub fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> Reply {
+        let policy = self.engine.policy();
+        if page == Page::Status {
+            work.upstreams_around(now, |upstreams, around| upstreams.refresh(around));
+            // What this worker has counted; what others have since their last export comes with their next.
+            work.upstream_metrics.export(policy, &mut work.upstreams, now);
+        }
+        let Work { monitor, live_keys, upstreams, upstream_metrics: metrics, .. } = work;
+        let counted = Totals { metrics, policy, upstreams };
+        Sources {
+            engine: &self.engine,
+            fingerprint: self.fingerprint,
+            monitor: monitor.as_ref(),
+            upstreams: Some(UpstreamsNow { known: upstreams, counted: &counted }),
+            live_keys: *live_keys,
+            now,
+        }
+        .reply(page)
     }
 
     /// Gives leases back of which nobody has asked for `idle`, and answers whether others are still out.

@@ -10,6 +10,8 @@
 
 mod abi;
 mod chain;
+#[cfg(feature = "test-clock")]
+mod clock;
 mod ends;
 mod facts;
 mod fields;

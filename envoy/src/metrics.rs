@@ -5,7 +5,7 @@
 
 mod upstreams;
 
-pub use upstreams::UpstreamMetrics;
+pub use upstreams::{Totals, UpstreamMetrics};
 
 use crate::host::{self, MetricId, MetricKind};
 use tidegate::engine::Load;
@@ -37,6 +37,10 @@ pub enum Gauge {
     Waiting = 2,
     /// How the service is: healthy (0), degraded (1) or critical (2).
     Health = 3,
+}
+
+impl Gauge {
+    const COUNT: usize = Self::Health as usize + 1;
 }
 
 impl Metrics {
@@ -140,7 +144,7 @@ fn id(
 }
 
 const FIRST_GAUGE: usize = Total::ALL.len();
-const FIRST_REQUESTS: usize = FIRST_GAUGE + 3;
+const FIRST_REQUESTS: usize = FIRST_GAUGE + Gauge::COUNT;
 
 fn gauge_name(gauge: Gauge) -> &'static str {
     match gauge {

@@ -61,6 +61,8 @@ impl Root {
         let work = &mut *instance.work.borrow_mut();
         let due = work.next_due(now).into_iter().chain(leases_are_out.then_some(LEASE_IDLE)).min();
         work.alarm.set(due, true, now);
+        #[cfg(feature = "test-clock")]
+        crate::clock::ticked(now);
     }
 
     /// Hands the answer to a call to the stream that it was made for.
@@ -96,8 +98,20 @@ fn read_policy() -> Result<(Policy, Fingerprint), Vec<String>> {
     };
     let policy =
         Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let nowhere: Vec<String> = policy.routed_upstreams().filter(|it| it.cluster().is_none()).map(no_cluster).collect();
-    if nowhere.is_empty() { Ok((policy, Fingerprint::of(&text))) } else { Err(nowhere) }
+    let mut problems: Vec<String> =
+        policy.routed_upstreams().filter(|it| it.cluster().is_none()).map(no_cluster).collect();
+    if !cfg!(feature = "stale") {
+        let keeping = policy.routes().iter().enumerate().filter(|(_, route)| route.serving().stale().is_some());
+        problems.extend(keeping.map(|(place, _)| keeps_nothing(place)));
+    }
+    if problems.is_empty() { Ok((policy, Fingerprint::of(&text))) } else { Err(problems) }
+}
+
+fn keeps_nothing(route: usize) -> String {
+    format!(
+        "/routes/{route}/fallback/stale: tidegate-lean.wasm keeps no answers, which costs every request a call; load \
+         tidegate.wasm, or remove \"stale\""
+    )
 }
 
 fn no_cluster(upstream: &Upstream) -> String {

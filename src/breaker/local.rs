@@ -81,6 +81,15 @@ impl Statistics {
     pub fn take(&mut self) -> Self {
         core::mem::take(self)
     }
+
+    /// The words of what is told to whoever watches.
+    pub const WORDS: [&str; 7] = ["calls", "failures", "slow", "rejected", "observed", "probes", "opened"];
+
+    /// The numbers of these words.
+    #[must_use]
+    pub const fn told(&self) -> [u64; Self::WORDS.len()] {
+        [self.calls, self.failures, self.slow, self.rejected, self.observed, self.probes, self.opened]
+    }
 }
 
 impl Ticket {

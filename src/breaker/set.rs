@@ -71,6 +71,12 @@ impl Breakers {
         self.breakers.get_mut(place).map(|named| (named.identity.as_str(), &mut named.local))
     }
 
+    /// What this worker knows of the breaker at this place.
+    #[must_use]
+    pub fn local(&self, place: usize) -> Option<&Local> {
+        self.breakers.get(place).map(|named| &named.local)
+    }
+
     /// The name of the breaker at this place, by which its state is published: `origin`, or `origin/assets` for that of
     /// one route. It is the same in every policy that has this upstream and route.
     #[must_use]

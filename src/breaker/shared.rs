@@ -66,6 +66,19 @@ pub enum State {
     Ramping,
 }
 
+impl State {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+            Self::Ramping => "ramping",
+        }
+    }
+}
+
 impl Shared {
     /// The most bytes that [`Shared::encode`] makes.
     pub const BYTES: usize = 50;

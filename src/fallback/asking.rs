@@ -1,7 +1,7 @@
 //! Asking the upstreams of a route, and what their breakers learn of it.
 
 use super::{Around, By, Call, Ledgers, Step, Upstreams, Way};
-use crate::breaker::{Admission, State};
+use crate::breaker::Admission;
 use crate::policy::{CallEnd, Policy};
 use crate::units::{Span, Timestamp};
 
@@ -104,6 +104,16 @@ impl Upstreams {
         }
     }
 
+    /// Lets every breaker learn what others have published, also those that this worker does not use: for whoever wants to
+    /// see them.
+    pub fn refresh<L: Ledgers>(&mut self, around: &mut Around<'_, L>) {
+        for at in 0..self.breakers.len() {
+            if let Some((identity, breaker)) = self.breakers.named(at) {
+                breaker.tick(around.ledgers.of(identity), around.draw, around.now);
+            }
+        }
+    }
+
     /// Whether the breaker at this place is in use.
     #[must_use]
     pub fn is_used(&self, at: usize, now: Timestamp) -> bool {
@@ -147,20 +157,11 @@ impl Upstreams {
         for place in 0..route.upstreams.len() {
             let breaker = self.breakers.place(way.route, place).and_then(|at| self.breakers.get(at));
             if let (Some(name), Some(breaker)) = (upstream(place), breaker) {
-                text.extend([before, name, ":", state_word(breaker.state(now))]);
+                text.extend([before, name, ":", breaker.state(now).as_str()]);
                 before = ", ";
             }
         }
         text
-    }
-}
-
-fn state_word(state: State) -> &'static str {
-    match state {
-        State::Closed => "closed",
-        State::Open => "open",
-        State::HalfOpen => "half-open",
-        State::Ramping => "ramping",
     }
 }
 

@@ -1,7 +1,8 @@
 //! What of a request goes to a further upstream, and what of its answer to the client, where a host makes the call itself.
 
+use crate::date;
 use crate::lookup::trim_blanks;
-use crate::units::Span;
+use crate::units::{Span, Timestamp};
 
 /// The header lines of a request, pseudo-headers included, as a further upstream gets them: without those that are for one
 /// connection alone (RFC 9110 section 7.6.1), and those by which hosts are told how to send it.
@@ -15,13 +16,19 @@ pub fn answer<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
     kept(lines, &NOT_ANSWERED)
 }
 
-/// How long an answer asks to be left alone: the whole seconds of its `Retry-After`. A date there is not believed, as
-/// clocks differ.
+/// How long an answer asks to be left alone by its `Retry-After`, in whole seconds or as a date (RFC 9110 section 10.2.3).
+/// `made` is the answer's own `Date`: of two times of one clock the difference is right, whatever that clock shows; without
+/// it the date is compared with `now`. A date that has passed asks for nothing.
 #[must_use]
-pub fn retry_after(value: &[u8]) -> Option<Span> {
-    let digits = trim_blanks(value);
+pub fn retry_after(value: &[u8], made: Option<&[u8]>, now: Timestamp) -> Option<Span> {
+    let value = trim_blanks(value);
+    if let Some(until) = date::parse(value) {
+        let from = made.and_then(|made| date::parse(trim_blanks(made)));
+        let now_secs = now.since(Timestamp::EPOCH).as_nanos() / NANOS_PER_SEC;
+        return Some(Span::from_secs(until.saturating_sub(from.unwrap_or(now_secs))));
+    }
     // `parse` alone would take a sign too.
-    let number = str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit))?;
+    let number = str::from_utf8(value).ok().filter(|_| value.iter().all(u8::is_ascii_digit))?;
     number.parse().ok().map(Span::from_secs)
 }
 
@@ -50,6 +57,8 @@ const NOT_SENT_AGAIN: [&str; 6] = [
 ];
 
 const NOT_ANSWERED: [&str; 2] = [":status", "content-length"];
+
+const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -83,13 +92,30 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_whole_seconds_or_nothing() {
+    fn retry_after_is_whole_seconds_or_a_date() {
+        let now = Timestamp::from_millis(784_111_777_900);
+        let at = |value: &str, made: Option<&str>| {
+            retry_after(value.as_bytes(), made.map(str::as_bytes), now).map(|span| span.as_nanos() / NANOS_PER_SEC)
+        };
         for (value, secs) in
             [("0", Some(0)), (" 120 ", Some(120)), ("", None), ("-1", None), ("+1", None), ("1.5", None)]
         {
-            assert_eq!(retry_after(value.as_bytes()), secs.map(Span::from_secs), "{value:?}");
+            assert_eq!(at(value, None), secs, "{value:?}");
         }
-        assert_eq!(retry_after(b"Fri, 31 Dec 1999 23:59:59 GMT"), None);
-        assert_eq!(retry_after(b"99999999999999999999"), None);
+        assert_eq!(at("99999999999999999999", None), None);
+        // That is the date of `now`, less nine tenths of a second.
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for (value, secs) in [
+            (date, 0),
+            (" Sun, 06 Nov 1994 08:50:07 GMT ", 30),
+            ("Fri, 31 Dec 1993 23:59:59 GMT", 0),
+            ("Sun, 06 Nov 1994 09:49:37 GMT", 3_600),
+        ] {
+            assert_eq!(at(value, None), Some(secs), "{value:?}");
+            assert_eq!(at(value, Some("no date")), Some(secs), "{value:?}");
+        }
+        // An upstream whose clock is a day behind still means twenty seconds.
+        assert_eq!(at("Sat, 05 Nov 1994 08:49:57 GMT", Some("Sat, 05 Nov 1994 08:49:37 GMT")), Some(20));
+        assert_eq!(at("Sunday, 06-Nov-94 08:49:37 GMT", None), None);
     }
 }

@@ -17,41 +17,82 @@ pub enum By {
     Failure,
 }
 
+impl By {
+    /// Whatever is no upstream, in the order of their numbers.
+    pub const OTHERS: [Self; 4] = [Self::Stale, Self::Static, Self::Unavailable, Self::Failure];
+
+    /// Whether the client did not get what it had asked for, be it an old copy.
+    #[must_use]
+    pub const fn is_failed(self) -> bool {
+        matches!(self, Self::Static | Self::Unavailable | Self::Failure)
+    }
+
+    /// Its number in a route of so many upstreams: these come first.
+    #[must_use]
+    pub const fn number(self, upstreams: usize) -> usize {
+        match self {
+            Self::Upstream(place) => place,
+            Self::Stale => upstreams,
+            Self::Static => upstreams.saturating_add(1),
+            Self::Unavailable => upstreams.saturating_add(2),
+            Self::Failure => upstreams.saturating_add(3),
+        }
+    }
+}
+
 /// How often each route was served by what, since these numbers were last taken.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// For each route: each of its upstreams, then the others.
-    counts: Vec<Vec<u64>>,
+    routes: Vec<OfRoute>,
+}
+
+#[derive(Clone, Debug)]
+struct OfRoute {
+    /// By [`By::number`].
+    counts: Vec<u64>,
+    /// Requests for which a kept answer was looked for, and none found.
+    misses: u64,
 }
 
 impl Served {
     /// Nothing was served yet.
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
-        let places = |upstreams: usize| vec![0; upstreams.saturating_add(OTHERS.len())];
-        Self { counts: policy.routes().iter().map(|route| places(route.upstreams.len())).collect() }
+        let of_route = |upstreams: usize| OfRoute { counts: vec![0; numbers(upstreams)], misses: 0 };
+        Self { routes: policy.routes().iter().map(|route| of_route(route.upstreams.len())).collect() }
     }
 
     /// Counts one request.
     pub fn count(&mut self, route: usize, by: By) {
-        let Some(counts) = self.counts.get_mut(route) else { return };
-        let upstreams = counts.len().saturating_sub(OTHERS.len());
-        let place = match by {
-            By::Upstream(place) => place,
-            by => upstreams.saturating_add(OTHERS.iter().position(|other| *other == by).unwrap_or(0)),
-        };
-        if let Some(count) = counts.get_mut(place) {
+        let Some(OfRoute { counts, .. }) = self.routes.get_mut(route) else { return };
+        let number = by.number(counts.len().saturating_sub(By::OTHERS.len()));
+        if let Some(count) = counts.get_mut(number) {
             *count = count.saturating_add(1);
+        }
+    }
+
+    /// Counts one request for which nothing was kept.
+    pub fn miss(&mut self, route: usize) {
+        if let Some(OfRoute { misses, .. }) = self.routes.get_mut(route) {
+            *misses = misses.saturating_add(1);
         }
     }
 
     /// Takes the numbers of one route; from here on they are counted anew.
     pub fn take(&mut self, route: usize) -> impl Iterator<Item = (By, u64)> + '_ {
-        let counts = self.counts.get_mut(route).map_or(&mut [][..], Vec::as_mut_slice);
-        let upstreams = counts.len().saturating_sub(OTHERS.len());
-        let by = (0..upstreams).map(By::Upstream).chain(OTHERS);
+        let counts = self.routes.get_mut(route).map_or(&mut [][..], |of_route| &mut of_route.counts);
+        let upstreams = counts.len().saturating_sub(By::OTHERS.len());
+        let by = (0..upstreams).map(By::Upstream).chain(By::OTHERS);
         by.zip(counts.iter_mut().map(core::mem::take))
+    }
+
+    /// Takes how often nothing was kept for a request of the route.
+    pub fn take_misses(&mut self, route: usize) -> u64 {
+        self.routes.get_mut(route).map_or(0, |of_route| core::mem::take(&mut of_route.misses))
     }
 }
 
-const OTHERS: [By; 4] = [By::Stale, By::Static, By::Unavailable, By::Failure];
+/// How many numbers there are for so many upstreams.
+const fn numbers(upstreams: usize) -> usize {
+    upstreams.saturating_add(By::OTHERS.len())
+}

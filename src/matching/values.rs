@@ -1,18 +1,13 @@
-//! Texts and globs, searched by a value instead of tried one by one.
-
-use core::cmp::Ordering;
+//! Texts and globs, looked up by a value instead of tried one by one.
 
 /// A map from texts and globs of the form `prefix*suffix` to ids.
 ///
-/// Texts are sorted. Globs are grouped by shape, which is how long their two ends are: of one shape, the ends that a
-/// value would have to have are known, and those are searched. So a look-up takes one binary search for the texts and
-/// one for each *shape*, of which a policy has few, however many globs it has.
-///
-/// Sorted lists and no hash table: the keys are the policy's and never grow, ten comparisons find one of a thousand,
-/// and no client can choose values that collide.
+/// Globs are grouped by shape, which is how long their two ends are: of one shape, the ends that a value would have to have
+/// are known, and those are looked up. So a value is looked up once for the texts and once for each *shape*, of which a policy
+/// has few, however many globs it has.
 #[derive(Debug, Default)]
 pub(super) struct Values {
-    texts: Vec<(Box<[u8]>, u32)>,
+    texts: Table,
     shapes: Vec<Shape>,
 }
 
@@ -21,20 +16,37 @@ pub(super) struct Values {
 struct Shape {
     prefix_len: usize,
     suffix_len: usize,
-    /// The prefix with the suffix behind it, sorted.
-    ends: Vec<(Box<[u8]>, u32)>,
+    globs: Table,
+}
+
+/// Keys of two parts, and their ids: a hash table with linear probing, at most half full.
+///
+/// A value that no rule names ends nearly always at an empty slot, and never touches a key. The hash is not keyed: the keys
+/// are the policy's and never grow, so that no client can make a run of slots longer than the policy has made it.
+#[derive(Debug, Default)]
+struct Table {
+    /// A power of two, or none.
+    slots: Vec<Slot>,
+    /// The first part of each key with the second behind it, and the id.
+    keys: Vec<(Box<[u8]>, u32)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    hash: u32,
+    /// The place of its key; [`EMPTY`] when there is none.
+    key: u32,
 }
 
 impl Values {
     /// Whether there is nothing to find.
     pub(super) fn is_empty(&self) -> bool {
-        self.texts.is_empty() && self.shapes.is_empty()
+        self.texts.keys.is_empty() && self.shapes.is_empty()
     }
 
     /// The id of `text`.
     pub(super) fn exact(&self, text: &[u8]) -> Option<u32> {
-        let at = self.texts.binary_search_by(|(key, _)| key.as_ref().cmp(text)).ok()?;
-        self.texts.get(at).map(|&(_, id)| id)
+        self.texts.find(text, b"")
     }
 
     /// Calls `found` with the id of `value` and of each glob that it fits, each once.
@@ -51,26 +63,20 @@ impl Values {
 
     /// The id of `text`, `new` when it had none.
     pub(super) fn exact_or_insert(&mut self, text: &[u8], new: u32) -> u32 {
-        let place = self.texts.binary_search_by(|(key, _)| key.as_ref().cmp(text));
-        get_or_insert(&mut self.texts, place, text, new)
+        self.texts.find_or_insert(text, b"", new)
     }
 
     /// The id of the glob `prefix*suffix`, `new` when it had none.
     pub(super) fn glob_or_insert(&mut self, prefix: &[u8], suffix: &[u8], new: u32) -> u32 {
         let (prefix_len, suffix_len) = (prefix.len(), suffix.len());
         let same = |shape: &&mut Shape| (shape.prefix_len, shape.suffix_len) == (prefix_len, suffix_len);
-        let ends = [prefix, suffix].concat();
-        match self.shapes.iter_mut().find(same) {
-            Some(shape) => {
-                let place = shape.ends.binary_search_by(|(key, _)| key.as_ref().cmp(&ends));
-                get_or_insert(&mut shape.ends, place, &ends, new)
-            }
-            None => {
-                let ends = vec![(ends.into_boxed_slice(), new)];
-                self.shapes.push(Shape { prefix_len, suffix_len, ends });
-                new
-            }
+        if let Some(shape) = self.shapes.iter_mut().find(same) {
+            return shape.globs.find_or_insert(prefix, suffix, new);
         }
+        let mut globs = Table::default();
+        globs.find_or_insert(prefix, suffix, new);
+        self.shapes.push(Shape { prefix_len, suffix_len, globs });
+        new
     }
 }
 
@@ -81,25 +87,86 @@ impl Shape {
         if suffix_start < self.prefix_len {
             return None;
         }
-        let (prefix, suffix) = (value.get(..self.prefix_len)?, value.get(suffix_start..)?);
-        let compare = |ends: &[u8]| match ends.split_at_checked(self.prefix_len) {
-            Some((before, after)) => before.cmp(prefix).then_with(|| after.cmp(suffix)),
-            None => Ordering::Less,
-        };
-        let at = self.ends.binary_search_by(|(ends, _)| compare(ends)).ok()?;
-        self.ends.get(at).map(|&(_, id)| id)
+        self.globs.find(value.get(..self.prefix_len)?, value.get(suffix_start..)?)
     }
 }
 
-fn get_or_insert(sorted: &mut Vec<(Box<[u8]>, u32)>, place: Result<usize, usize>, key: &[u8], new: u32) -> u32 {
-    match place {
-        Ok(at) => sorted.get(at).map_or(new, |&(_, id)| id),
-        Err(at) => {
-            sorted.insert(at, (key.into(), new));
-            new
+impl Table {
+    #[inline]
+    fn find(&self, first: &[u8], second: &[u8]) -> Option<u32> {
+        let mask = self.slots.len().checked_sub(1)?;
+        let hash = hash(first, second);
+        let mut at = hash as usize & mask;
+        // One slot in two is empty: the search ends long before it has seen all.
+        for _ in 0..=mask {
+            let slot = self.slots.get(at)?;
+            if slot.key == EMPTY {
+                return None;
+            }
+            if slot.hash == hash
+                && let Some((key, id)) = self.keys.get(slot.key as usize)
+                && key.strip_prefix(first) == Some(second)
+            {
+                return Some(*id);
+            }
+            at = at.wrapping_add(1) & mask;
+        }
+        None
+    }
+
+    fn find_or_insert(&mut self, first: &[u8], second: &[u8], new: u32) -> u32 {
+        if let Some(id) = self.find(first, second) {
+            return id;
+        }
+        let key = super::id(self.keys.len());
+        self.keys.push(([first, second].concat().into_boxed_slice(), new));
+        if self.keys.len().saturating_mul(2) > self.slots.len() {
+            let filled = self.slots.iter().filter(|slot| slot.key != EMPTY).copied().collect::<Vec<_>>();
+            let empty = Slot { hash: 0, key: EMPTY };
+            self.slots = vec![empty; self.keys.len().saturating_mul(4).next_power_of_two()];
+            filled.into_iter().for_each(|slot| self.fill(slot));
+        }
+        self.fill(Slot { hash: hash(first, second), key });
+        new
+    }
+
+    /// Puts a slot into the first empty place for its hash.
+    fn fill(&mut self, slot: Slot) {
+        let mask = self.slots.len().saturating_sub(1);
+        let mut at = slot.hash as usize & mask;
+        while let Some(place) = self.slots.get_mut(at) {
+            if place.key == EMPTY {
+                *place = slot;
+                return;
+            }
+            at = at.wrapping_add(1) & mask;
         }
     }
 }
+
+/// Eight bytes at a time, each word multiplied and folded: quick, and good enough for keys that nobody hostile has chosen.
+#[inline]
+fn hash(first: &[u8], second: &[u8]) -> u32 {
+    let hash = fold(first.len() as u64, first);
+    (if second.is_empty() { hash } else { fold(hash, second) }) as u32
+}
+
+#[inline]
+fn fold(hash: u64, part: &[u8]) -> u64 {
+    let (words, rest) = part.as_chunks::<8>();
+    let hash = words.iter().fold(hash, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    mix(hash, rest.iter().fold(0, |rest, byte| (rest << 8) | u64::from(*byte)))
+}
+
+#[inline]
+fn mix(hash: u64, word: u64) -> u64 {
+    // An odd number without a pattern: 2^64 by the golden ratio.
+    let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ (product >> 32)
+}
+
+/// No key has this place: a policy never has so many.
+const EMPTY: u32 = u32::MAX;
 
 #[cfg(test)]
 mod tests {
@@ -123,5 +190,24 @@ mod tests {
             found.sort_unstable();
             assert_eq!(found, ids, "{value}");
         }
+    }
+
+    #[test]
+    fn of_thousands_of_values_each_finds_its_own_and_no_other_finds_any() {
+        let mut values = Values::default();
+        let text = |n: u32| format!("segment-{n}").into_bytes();
+        for n in 0..5_000 {
+            assert_eq!(values.exact_or_insert(&text(n), n), n);
+            assert_eq!(values.glob_or_insert(&text(n), b"!", 5_000 + n), 5_000 + n);
+        }
+        for n in 0..5_000 {
+            assert_eq!(values.exact(&text(n)), Some(n));
+            assert_eq!(values.exact_or_insert(&text(n), 9), n);
+            let mut found = Vec::new();
+            values.each(&[text(n), b"?!".to_vec()].concat(), |id| found.push(id));
+            // A glob fits longer values too: `segment-1*!` fits what begins with `segment-12`.
+            assert!(found.contains(&(5_000 + n)) && found.iter().all(|id| *id >= 5_000), "{n}: {found:?}");
+        }
+        assert!((5_000..50_000).all(|n| values.exact(&text(n)).is_none()));
     }
 }

@@ -93,6 +93,19 @@ pub enum BreakerMode {
     Disabled,
 }
 
+impl BreakerMode {
+    /// The word for it in the policy.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::ForcedOpen => "forced-open",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
 impl Breaker {
     /// The pattern's name.
     #[must_use]

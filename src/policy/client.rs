@@ -199,6 +199,7 @@ impl Text for Digest {
     const PATTERN: Option<&str> = Some("^[0-9a-f]{64}$");
     const CHARS: (u32, u32) = (64, 64);
     const RIGHT: &str = "write the 64 digits, in lower case, that sha256sum prints for the key";
+    const SECRET: bool = true;
 
     type Kept = Self;
 

@@ -79,6 +79,8 @@ pub(super) struct Form {
     pub(super) chars: (u32, u32),
     /// What would be right: `write 1 to 64 of a-z, 0-9 and "-"`.
     pub(super) right: &'static str,
+    /// Whether a wrong text may be a secret, so that errors do not show it.
+    pub(super) secret: bool,
     /// Reads a text of an allowed length. The error is a hint when there is a better one than `right`.
     pub(super) parse: fn(&str) -> Result<Value, Option<String>>,
 }
@@ -124,7 +126,9 @@ impl Shape {
             (Self::TextOrNull(_), Node::Null) => return Value::Null,
             (Self::Text(form) | Self::TextOrNull(form), Node::Text(text)) => return form.read(text, at, problems),
             (Self::Text(form) | Self::TextOrNull(form), _) => {
-                problems.report(at, &[&node.described(), " is not ", form.what], &[form.right]);
+                let is_shown = !form.secret || !matches!(node, Node::Number(_));
+                let described = if is_shown { node.described() } else { "a number".to_owned() };
+                problems.report(at, &[&described, " is not ", form.what], &[form.right]);
                 return Value::Wrong;
             }
             (Self::List { of, min, max, distinct }, Node::List(nodes)) => {
@@ -222,17 +226,18 @@ impl Form {
     fn read(&self, text: &str, at: &Path<'_>, problems: &mut Problems) -> Value {
         let chars = u32::try_from(text.chars().count()).unwrap_or(u32::MAX);
         let (min, max) = self.chars;
+        let told = if self.secret { "this text, not shown as it may be a secret,".to_owned() } else { quoted(text) };
         if (min..=max).contains(&chars) {
             let hint = match (self.parse)(text) {
                 Ok(value) => return value,
                 Err(hint) => hint,
             };
-            problems.report(at, &[&quoted(text), " is not ", self.what], &[hint.as_deref().unwrap_or(self.right)]);
+            problems.report(at, &[&told, " is not ", self.what], &[hint.as_deref().unwrap_or(self.right)]);
         } else if chars < min {
-            problems.report(at, &[&quoted(text), " is too short"], &[self.right]);
+            problems.report(at, &[&told, " is too short"], &[self.right]);
         } else {
             let (chars, max) = (chars.to_string(), max.to_string());
-            problems.report(at, &[&quoted(text), " has ", &chars, " characters, more than ", &max], &[self.right]);
+            problems.report(at, &[&told, " has ", &chars, " characters, more than ", &max], &[self.right]);
         }
         Value::Wrong
     }
@@ -294,11 +299,13 @@ fn entries(
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Vec<(Value, Value)> {
-    let read = |(name, node): &(String, Node)| {
-        let at = at.field(name);
+    let read = |(index, (name, node)): (usize, &(String, Node))| {
+        // Its number stands for a name that must not be shown.
+        let is_hidden = names.secret && (names.parse)(name).is_err();
+        let at = if is_hidden { at.item(index) } else { at.field(name) };
         (names.read(name, &at, problems), of.read(node, &at, problems))
     };
-    fields.iter().map(read).collect()
+    fields.iter().enumerate().map(read).collect()
 }
 
 /// Reports the fields that are not among those declared.

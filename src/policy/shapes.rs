@@ -98,8 +98,12 @@ pub(super) trait Text {
     const CHARS: (u32, u32);
     /// What would be right: `write 1 to 64 of a-z, 0-9 and "-"`.
     const RIGHT: &str;
+    /// Whether a wrong text may be a secret that somebody took for what belongs here: errors then do not quote it, since
+    /// they end in logs.
+    const SECRET: bool = false;
     /// The form in a table.
-    const FORM: Form = Form { what: Self::WHAT, chars: Self::CHARS, right: Self::RIGHT, parse: Self::parse };
+    const FORM: Form =
+        Form { what: Self::WHAT, chars: Self::CHARS, right: Self::RIGHT, secret: Self::SECRET, parse: Self::parse };
 
     /// As what the text is kept.
     type Kept: Kept + ?Sized + 'static;

@@ -1,8 +1,8 @@
 //! How long an answer is fresh, and how old it is (RFC 9111 section 4.2).
 
-use super::date;
 use super::directives::directives;
 use crate::assets::Answer;
+use crate::date;
 
 /// What an answer says of its own use by caches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! Answers a request with a kept answer.
 
-use super::date;
 use super::freshness::Freshness;
 use super::range::{Part, part};
 use super::record::Record;
 use crate::assets::{Answer, accept};
+use crate::date;
 use crate::lookup::{Lookup, trim_blanks};
 use crate::request::RequestFacts;
 use crate::units::Timestamp;

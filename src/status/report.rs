@@ -3,13 +3,13 @@
 use core::fmt::{self, Write as _};
 use std::borrow::Cow;
 
-use super::{Fingerprint, Page};
+use super::{Fingerprint, Page, UpstreamsNow, upstreams};
 use crate::decision::Reply;
 use crate::engine::Engine;
 use crate::health::Health;
 use crate::health::monitor::Monitor;
 use crate::health::orca::Load;
-use crate::policy::{Algorithm, Limit, Policy, Priority, TierIndex, Upstream};
+use crate::policy::{Algorithm, Limit, Policy, Priority, TierIndex};
 use crate::units::{BasisPoints, Span, Timestamp};
 
 /// Where what the pages say is taken from.
@@ -21,6 +21,8 @@ pub struct Sources<'a> {
     pub fingerprint: Fingerprint,
     /// What this worker knows of the service's health, where the policy asks for it.
     pub monitor: Option<&'a Monitor>,
+    /// How the upstreams do, where the host asks several.
+    pub upstreams: Option<UpstreamsNow<'a>>,
     /// How many keys the table holds.
     pub live_keys: u64,
     /// The time.
@@ -72,8 +74,7 @@ impl Sources<'_> {
         }
         write!(text, ",\"keys\":{{\"live\":{},\"max\":{}}},\"limits\":", self.live_keys, policy.max_keys)?;
         list(text, &policy.limits, |text, limit| write_limit(text, limit, policy))?;
-        text.push_str(",\"upstreams\":");
-        list(text, policy.upstreams(), |text, upstream| write_upstream(text, upstream, policy))?;
+        upstreams::write(text, policy, self.upstreams.as_ref(), self.now)?;
         text.push('}');
         Ok(())
     }
@@ -117,22 +118,17 @@ fn write_limit(text: &mut String, limit: &Limit, policy: &Policy) -> fmt::Result
     Ok(())
 }
 
-/// An upstream and the pattern of its breaker. Whether that is open is for the adapter to add that acts on it.
-fn write_upstream(text: &mut String, upstream: &Upstream, policy: &Policy) -> fmt::Result {
-    write!(text, "{{\"name\":\"{}\"", upstream.name.as_str())?;
-    if let Some(breaker) = upstream.breaker.and_then(|breaker| policy.breakers().get(breaker)) {
-        write!(text, ",\"breaker\":\"{}\"", breaker.name.as_str())?;
-    }
-    text.write_char('}')
-}
-
-fn millis(span: Span) -> u64 {
+pub(super) fn millis(span: Span) -> u64 {
     span.as_nanos() / 1_000_000
 }
 
-fn list<T>(text: &mut String, items: &[T], write: impl Fn(&mut String, &T) -> fmt::Result) -> fmt::Result {
+pub(super) fn list<T>(
+    text: &mut String,
+    items: impl IntoIterator<Item = T>,
+    write: impl Fn(&mut String, T) -> fmt::Result,
+) -> fmt::Result {
     text.push('[');
-    for (place, item) in items.iter().enumerate() {
+    for (place, item) in items.into_iter().enumerate() {
         if place > 0 {
             text.push(',');
         }
@@ -155,7 +151,7 @@ fn object<const N: usize>(text: &mut String, fields: [(&str, Option<u64>); N]) -
 }
 
 /// Hundredths of a percent, as percent.
-struct Percent(u32);
+pub(super) struct Percent(pub(super) u32);
 
 impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

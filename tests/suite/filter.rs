@@ -1,9 +1,9 @@
 //! The filter as shipped, in the real Envoy, under real requests. Each test has an Envoy of its own.
 
-mod client;
+pub mod client;
 mod failing;
 mod http2;
-mod stage;
+pub mod stage;
 
 mod access;
 mod adaptive;
@@ -19,6 +19,7 @@ mod concurrency;
 mod costs;
 mod counting;
 mod delays;
+mod failures;
 mod flood;
 mod health;
 mod hostile;

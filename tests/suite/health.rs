@@ -220,7 +220,8 @@ impl Bench {
 
     fn reply(&self, page: Page) -> Reply {
         let (fingerprint, monitor) = (Fingerprint::of(SHEDDING), self.workers.monitors.first());
-        Sources { engine: &self.engine, fingerprint, monitor, live_keys: 7, now: ms(60_000) }.reply(page)
+        Sources { engine: &self.engine, fingerprint, monitor, upstreams: None, live_keys: 7, now: ms(60_000) }
+            .reply(page)
     }
 }
 
@@ -360,8 +361,9 @@ fn pages_tell_how_the_service_is() {
         r#"{ "version": 1, "breakers": { "b": { "window": { "time": "9s" } } },
         "upstreams": { "origin": { "cluster": "o", "breaker": "b" }, "cdn": { "cluster": "c" } } }"#,
     );
-    let reply = Sources { engine: &plain, fingerprint: Fingerprint::of(""), monitor: None, live_keys: 0, now: ms(0) }
-        .reply(Page::Status);
+    let fingerprint = Fingerprint::of("");
+    let sources = Sources { engine: &plain, fingerprint, monitor: None, upstreams: None, live_keys: 0, now: ms(0) };
+    let reply = sources.reply(Page::Status);
     let status: Value = serde_json::from_str(&reply.body).expect("JSON");
     assert_eq!((&status["health"], &status["shedding"], &status["limits"]), (&Value::Null, &Value::Null, &json!([])));
     let upstreams: Vec<_> = status["upstreams"].as_array().unwrap().iter().collect();

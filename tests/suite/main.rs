@@ -30,5 +30,7 @@ mod modes;
 mod policy;
 mod readme;
 mod rig;
+mod scenarios;
 mod shedding;
+mod status;
 mod table;

@@ -2,38 +2,58 @@
 
 use super::add;
 use crate::host::{self, MetricId, MetricKind};
-use tidegate::breaker::State;
+use core::cell::RefCell;
+use tidegate::breaker::{State, Statistics};
 use tidegate::fallback::{By, Upstreams};
-use tidegate::policy::Policy;
+use tidegate::policy::{Policy, Route};
+use tidegate::status::Counted;
 use tidegate::units::Timestamp;
 
 /// The metrics of one policy's upstreams, defined as they are first needed.
 #[derive(Default)]
 pub struct UpstreamMetrics {
-    /// By place: what each route was served by, then what each breaker has to tell.
-    ids: Vec<Option<MetricId>>,
+    /// By place: for each route what it was served by, what came to nothing and for what nothing was kept, then what each
+    /// breaker has to tell.
+    ids: RefCell<Vec<Option<MetricId>>>,
+    /// The first place of each route, and behind them that of the breakers.
+    first: Vec<usize>,
+}
+
+/// The metrics, read: Envoy has what all workers have added.
+pub struct Totals<'a> {
+    pub metrics: &'a UpstreamMetrics,
+    pub policy: &'a Policy,
+    pub upstreams: &'a Upstreams,
 }
 
 impl UpstreamMetrics {
+    /// The metrics of this policy.
+    pub fn new(policy: &Policy) -> Self {
+        let mut next = 0_usize;
+        let mut first = Vec::with_capacity(policy.routes().len().saturating_add(1));
+        for route in policy.routes() {
+            first.push(next);
+            next = next.saturating_add(numbers(route)).saturating_add(2);
+        }
+        first.push(next);
+        Self { ids: RefCell::default(), first }
+    }
+
     /// Adds what was counted since the last time, and says how breakers stand that are in use.
-    pub fn export(&mut self, policy: &Policy, upstreams: &mut Upstreams, now: Timestamp) {
-        let mut place = 0_usize;
+    pub fn export(&self, policy: &Policy, upstreams: &mut Upstreams, now: Timestamp) {
         for (index, route) in policy.routes().iter().enumerate() {
-            for (by, count) in upstreams.served().take(index) {
-                if count > 0 {
-                    self.add(place, count, || {
-                        let upstream = |at: usize| policy.upstreams().get(*route.upstreams().get(at)?);
-                        let by = match by {
-                            By::Upstream(at) => upstream(at).map_or("", |upstream| upstream.name().as_str()),
-                            By::Stale => "stale",
-                            By::Static => "static",
-                            By::Unavailable => "unavailable",
-                            By::Failure => "failure",
-                        };
-                        format!("tidegate_served_total.route={}.by={by}", route.name().as_str())
-                    });
-                }
-                place = place.saturating_add(1);
+            let mut failed = 0_u64;
+            for (by, count) in upstreams.served().take(index).filter(|(_, count)| *count > 0) {
+                failed = failed.saturating_add(if by.is_failed() { count } else { 0 });
+                add(self.served(policy, index, by), count);
+            }
+            // Defined with the first that is counted, as there may be thousands of routes.
+            let misses = upstreams.served().take_misses(index);
+            if failed > 0 {
+                add(self.of_route(index, route, 0, "tidegate_failed_total"), failed);
+            }
+            if misses > 0 {
+                add(self.misses(policy, index), misses);
             }
         }
         for at in 0..upstreams.breakers().len() {
@@ -48,45 +68,103 @@ impl UpstreamMetrics {
                 };
                 let since = breaker.shared().since().map_or(0, |since| since.as_nanos() / NANOS_PER_SEC);
                 let counted = breaker.statistics().take();
-                for (offset, (name, value)) in
-                    (place..).zip([("tidegate_breaker_state", state), ("tidegate_breaker_since_seconds", since)])
-                {
-                    if let Some(id) = self.id(offset, MetricKind::Gauge, || named(name, identity)) {
+                for (offset, (word, value)) in [("state", state), ("since_seconds", since)].into_iter().enumerate() {
+                    if let Some(id) = self.of_breaker(at, offset, MetricKind::Gauge, (word, ""), identity) {
                         let _ = host::record(id, value);
                     }
                 }
-                for (offset, (name, count)) in (place.saturating_add(GAUGES)..).zip([
-                    ("tidegate_breaker_calls_total", counted.calls),
-                    ("tidegate_breaker_failures_total", counted.failures),
-                    ("tidegate_breaker_slow_total", counted.slow),
-                    ("tidegate_breaker_rejected_total", counted.rejected),
-                    ("tidegate_breaker_observed_total", counted.observed),
-                    ("tidegate_breaker_probes_total", counted.probes),
-                    ("tidegate_breaker_opened_total", counted.opened),
-                ]) {
-                    self.add(offset, count, || named(name, identity));
+                for (id, count) in self.counters(at, identity).zip(counted.told()) {
+                    add(id, count);
                 }
             }
-            place = place.saturating_add(OF_BREAKER);
         }
     }
 
-    fn add(&mut self, place: usize, count: u64, name: impl FnOnce() -> String) {
-        add(self.id(place, MetricKind::Counter, name), count);
+    fn served(&self, policy: &Policy, index: usize, by: By) -> Option<MetricId> {
+        let route = policy.routes().get(index)?;
+        let place = self.first.get(index)?.saturating_add(by.number(route.upstreams().len()));
+        self.id(place, MetricKind::Counter, || {
+            let upstream = |at: usize| policy.upstreams().get(*route.upstreams().get(at)?);
+            let by = match by {
+                By::Upstream(at) => upstream(at).map_or("", |upstream| upstream.name().as_str()),
+                By::Stale => "stale",
+                By::Static => "static",
+                By::Unavailable => "unavailable",
+                By::Failure => "failure",
+            };
+            format!("tidegate_served_total.route={}.by={by}", route.name().as_str())
+        })
     }
 
-    fn id(&mut self, place: usize, kind: MetricKind, name: impl FnOnce() -> String) -> Option<MetricId> {
-        super::id(&mut self.ids, place, kind, name)
+    fn misses(&self, policy: &Policy, index: usize) -> Option<MetricId> {
+        self.of_route(index, policy.routes().get(index)?, 1, "tidegate_kept_misses_total")
+    }
+
+    fn of_route(&self, index: usize, route: &Route, offset: usize, metric: &str) -> Option<MetricId> {
+        let place = self.first.get(index)?.saturating_add(numbers(route)).saturating_add(offset);
+        self.id(place, MetricKind::Counter, || [metric, ".route=", route.name().as_str()].concat())
+    }
+
+    /// The counters of a breaker, in the order of [`Statistics::WORDS`].
+    fn counters(&self, at: usize, identity: &str) -> impl Iterator<Item = Option<MetricId>> {
+        (GAUGES..)
+            .zip(Statistics::WORDS)
+            .map(move |(offset, word)| self.of_breaker(at, offset, MetricKind::Counter, (word, "_total"), identity))
+    }
+
+    fn of_breaker(
+        &self,
+        at: usize,
+        offset: usize,
+        kind: MetricKind,
+        (word, end): (&str, &str),
+        identity: &str,
+    ) -> Option<MetricId> {
+        let place = self.first.last()?.saturating_add(at.saturating_mul(OF_BREAKER)).saturating_add(offset);
+        self.id(place, kind, || ["tidegate_breaker_", word, end, ".breaker=", identity].concat())
+    }
+
+    fn id(&self, place: usize, kind: MetricKind, name: impl FnOnce() -> String) -> Option<MetricId> {
+        super::id(&mut self.ids.borrow_mut(), place, kind, name)
     }
 }
 
-fn named(metric: &str, identity: &str) -> String {
-    [metric, ".breaker=", identity].concat()
+impl Counted for Totals<'_> {
+    fn served(&self, route: usize, by: By) -> u64 {
+        read(self.metrics.served(self.policy, route, by))
+    }
+
+    fn misses(&self, route: usize) -> u64 {
+        read(self.metrics.misses(self.policy, route))
+    }
+
+    fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()] {
+        let mut counts = [0; Statistics::WORDS.len()];
+        if let Some(identity) = self.upstreams.breakers_known().identity(place) {
+            counts.iter_mut().zip(self.metrics.counters(place, identity)).for_each(|(count, id)| *count = read(id));
+        }
+        counts
+    }
+}
+
+impl core::fmt::Debug for Totals<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Totals").finish_non_exhaustive()
+    }
+}
+
+fn read(id: Option<MetricId>) -> u64 {
+    id.and_then(|id| host::metric(id).ok()).unwrap_or(0)
+}
+
+/// How many things a route may be served by.
+fn numbers(route: &Route) -> usize {
+    route.upstreams().len().saturating_add(By::OTHERS.len())
 }
 
 const GAUGES: usize = 2;
 
 /// How many metrics a breaker has.
-const OF_BREAKER: usize = GAUGES + 7;
+const OF_BREAKER: usize = GAUGES + Statistics::WORDS.len();
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;

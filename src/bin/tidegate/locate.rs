@@ -27,7 +27,9 @@ impl<'a> Located<'a> {
                 // The last of duplicates, as the reader of the policy takes it.
                 Value::Object(object) => {
                     let named = object.properties.iter().rfind(|property| property.name.as_str() == step);
-                    named.map(|property| (&property.value, property.range.start))
+                    // A name that may be a secret is not shown: its number stands for it.
+                    let numbered = || object.properties.get(step.parse::<usize>().ok()?);
+                    named.or_else(numbered).map(|property| (&property.value, property.range.start))
                 }
                 Value::Array(array) => {
                     let item = step.parse().ok().and_then(|index: usize| array.elements.get(index));
@@ -64,6 +66,7 @@ mod tests {
             ("/a~1~0/1/missing", 4),
             ("/a~1~0/9", 2),
             ("/c", 8),
+            ("/1", 7),
             ("/missing/below", 1),
         ] {
             assert_eq!(located.line(pointer), line, "{pointer}");

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::chain::{route, stage};
 use super::client::{Connection, Request};
 use super::failing::{Does, Upstream, answer, good};
-use super::metrics::assert_shows;
-use super::stage::{Stage, eventually, policy, shipped};
+use super::metrics::{assert_shows, sample};
+use super::reload::in_force;
+use super::stage::{Stage, eventually, limit, policy, shipped};
 
 /// A policy with one route, along the upstream `fickle`, whose breaker opens after ten failures, and a static answer.
 fn breaking(fields: Value) -> Value {
@@ -51,28 +52,52 @@ async fn connections(stage: &Stage, count: usize) -> Vec<Connection> {
     connections
 }
 
-/// Fails so many requests that the breaker opens, and gives all workers the time to learn of it.
-async fn open(stage: &Stage, fickle: &Upstream) {
-    fickle.set(busy());
-    let mut connection = Connection::open(stage.http).await.unwrap();
-    let mut last = String::new();
-    for _ in 0..10 {
-        last = connection.send(&request()).await.unwrap().header("x-tidegate");
+/// What clients have got.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    well: u64,
+    /// The static answer, be it that the upstream has failed or that nobody was asked.
+    fixed: u64,
+}
+
+impl Seen {
+    /// Sends a request, and answers how the breaker stood then.
+    async fn ask(&mut self, connection: &mut Connection) -> String {
+        let answer = connection.send(&request()).await.unwrap();
+        match (answer.status, answer.text().as_str()) {
+            (200, "well") => self.well += 1,
+            (503, "static") => self.fixed += 1,
+            _ => panic!("{answer:?}"),
+        }
+        state(&answer.header("x-tidegate")).to_owned()
     }
-    assert_eq!(state(&last), "open");
-    tokio::time::sleep(Duration::from_millis(250)).await;
+}
+
+/// Fails so many requests that the breaker opens, and waits until all workers know of it.
+async fn open(connections: &mut [Connection], fickle: &Upstream) -> Seen {
+    fickle.set(busy());
+    let mut seen = Seen::default();
+    // One after the other, since a worker whose tick comes late may bring in a success of before, or not know yet.
+    for connection in connections {
+        eventually("the breaker is open", async || seen.ask(connection).await == "open").await;
+    }
+    seen
 }
 
 #[tokio::test]
 async fn breaker_opens_for_all_workers_and_one_set_of_probes_closes_it() {
     let fickle = Upstream::start(good("well")).await;
-    let stage = stage(&breaking(json!({})), &[("fickle", fickle.address)]).await;
+    let fields = json!({ "open": { "initial": "5s", "jitter_percent": 0 } });
+    let stage = stage(&breaking(fields), &[("fickle", fickle.address)]).await;
     let mut connections = connections(&stage, 16).await;
     for connection in &mut connections {
         assert_eq!(connection.send(&request()).await.unwrap().text(), "well");
     }
-    open(&stage, &fickle).await;
+    let seen = open(&mut connections, &fickle).await;
+    let opened = Instant::now();
     let before = fickle.requests();
+    let failed = before - 16;
+    assert!(seen.well == 0 && (10..=seen.fixed).contains(&failed), "{failed} {seen:?}");
     for connection in &mut connections {
         let refused = connection.send(&request()).await.unwrap();
         assert_eq!((refused.status, refused.text().as_str()), (503, "static"), "{refused:?}");
@@ -81,9 +106,9 @@ async fn breaker_opens_for_all_workers_and_one_set_of_probes_closes_it() {
     assert_eq!(fickle.requests(), before, "an open breaker asks nobody");
     assert_shows(&stage, "tidegate_breaker_state", &[("breaker", "fickle")], 3).await;
 
-    // That is how long it is open.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
-    fickle.set(Does::AnswersAfter(Duration::from_millis(400), answer(200, "", "well")));
+    tokio::time::sleep(Duration::from_millis(5_100).saturating_sub(opened.elapsed())).await;
+    // Longer than it takes until all have asked.
+    fickle.set(Does::AnswersAfter(Duration::from_secs(2), answer(200, "", "well")));
     let asked: Vec<_> = connections
         .into_iter()
         .map(|mut connection| tokio::spawn(async move { connection.send(&request()).await.unwrap().text() }))
@@ -96,15 +121,24 @@ async fn breaker_opens_for_all_workers_and_one_set_of_probes_closes_it() {
     assert_eq!((probes, fickle.requests() - before), (3, 3), "{texts:?}");
 
     fickle.set(good("well"));
-    tokio::time::sleep(Duration::from_millis(250)).await;
+    let closed = "upstream=fickle; step=first; breakers=fickle:closed";
+    let mut rejected = seen.fixed - failed + 16 + 13;
     for mut connection in self::connections(&stage, 16).await {
-        let answer = connection.send(&request()).await.unwrap();
-        assert_eq!(answer.header("x-tidegate"), "upstream=fickle; step=first; breakers=fickle:closed");
+        eventually("the worker knows that it is closed", async || {
+            let told = connection.send(&request()).await.unwrap().header("x-tidegate");
+            rejected += u64::from(told.starts_with("step=static"));
+            told == closed
+        })
+        .await;
     }
-    for (name, value) in [("opened", 1), ("probes", 3), ("failures", 10), ("rejected", 29)] {
+    for (name, value) in [("opened", 1), ("probes", 3), ("rejected", rejected)] {
         assert_shows(&stage, &format!("tidegate_breaker_{name}_total"), &[("breaker", "fickle")], value).await;
     }
     assert_shows(&stage, "tidegate_breaker_state", &[("breaker", "fickle")], 0).await;
+    // Those that were under way when their worker learnt that it was open do not count.
+    let text = stage.envoy.admin_get("/stats/prometheus").await.unwrap();
+    let failures = sample(&text, "tidegate_breaker_failures_total", &[("breaker", "fickle")]);
+    assert!(failures.is_some_and(|failures| (10..=failed).contains(&failures)), "{failures:?} of {failed}");
     stage.end().await;
 }
 
@@ -114,79 +148,86 @@ async fn ramp_admits_a_share_that_grows_in_a_straight_line() {
     let over = 4.0;
     let fields = json!({
         "half_open": { "probes": 1 }, "ramp": { "from_percent": 10, "over": "4s" },
-        "open": { "initial": "200ms", "jitter_percent": 0 },
+        "open": { "initial": "500ms", "jitter_percent": 0 },
     });
     let stage = stage(&breaking(fields), &[("fickle", fickle.address)]).await;
-    open(&stage, &fickle).await;
-    fickle.set(good("well"));
     let mut connections = connections(&stage, 8).await;
-    assert_eq!(connections[0].send(&request()).await.unwrap().text(), "well", "the probe");
+    open(&mut connections[..1], &fickle).await;
+    fickle.set(good("well"));
+    let mut seen = Seen::default();
+    eventually("the probe has closed it", async || seen.ask(&mut connections[0]).await == "ramping").await;
     let closed = Instant::now();
-    tokio::time::sleep(Duration::from_millis(250)).await;
-    // For each eighth of the ramp: how many were admitted, how many should have been, and the variance of that.
-    let mut eighths = [(0.0, 0.0, 0.0); 8];
+    assert_eq!(seen.well, 1);
+    // For each eighth of the ramp: how many were admitted, how many should have been, the variance of that, and of how many.
+    let mut eighths = [(0.0, 0.0, 0.0, 0.0); 8];
     while closed.elapsed() < Duration::from_millis(3_900) {
         for connection in &mut connections {
             let place = closed.elapsed().as_secs_f64() / over;
             let share = 0.1 + 0.9 * place;
             let admitted = connection.send(&request()).await.unwrap().text() == "well";
-            if let Some((count, expected, variance)) = eighths.get_mut((place * 8.0) as usize) {
+            if let Some((count, expected, variance, requests)) = eighths.get_mut((place * 8.0) as usize) {
                 *count += f64::from(u8::from(admitted));
                 *expected += share;
                 *variance += share * (1.0 - share);
+                *requests += 1.0;
             }
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    for (place, (count, expected, variance)) in eighths.into_iter().enumerate() {
-        // A machine may be as slow as 20 ms to take the time: half a percent of the line.
-        let off: f64 = (count - expected).abs() - 0.005 * 500.0;
-        assert!(off <= 3.0 * variance.sqrt(), "in eighth {place}: {count}, and not {expected}");
+    let mut sum = (0.0, 0.0, 0.0);
+    // A machine may be as slow as 20 ms to take the time: half a percent of the line.
+    let late = |requests: f64| 0.005 * requests;
+    let mut sent = 0.0;
+    for (place, (count, expected, variance, requests)) in eighths.into_iter().enumerate() {
+        // Of eight eighths one is further off than three standard deviations in one of fifty runs.
+        let off: f64 = (count - expected).abs() - late(requests);
+        assert!(off <= 4.0 * variance.sqrt(), "in eighth {place}: {count}, and not {expected}");
         assert!(expected > 10.0, "too few requests to tell: {eighths:?}");
+        sum = (sum.0 + count, sum.1 + expected, sum.2 + variance);
+        sent += requests;
     }
+    let (count, expected, variance) = sum;
+    assert!((count - expected).abs() - late(sent) <= 3.0 * variance.sqrt(), "{count}, and not {expected}");
     stage.end().await;
 }
 
 #[tokio::test]
-async fn breaker_that_opens_under_load_loses_no_request() {
+async fn breaker_that_opens_under_two_thousand_requests_a_second_loses_none() {
     let fickle = Upstream::start(good("well")).await;
-    let stage = stage(&breaking(json!({ "open": { "initial": "30s" } })), &[("fickle", fickle.address)]).await;
+    let stage = stage(&breaking(json!({ "open": { "initial": "1m" } })), &[("fickle", fickle.address)]).await;
     let to = stage.http;
-    let clients: Vec<_> = (0..16)
-        .map(|_| {
+    let began = Instant::now();
+    // Forty clients that send one in 20 ms each, whatever they are answered; one who is late sends the next at once.
+    let clients: Vec<_> = (0..40_u32)
+        .map(|client| {
             tokio::spawn(async move {
                 let mut connection = Connection::open(to).await.unwrap();
-                let (began, mut well, mut refused) = (Instant::now(), 0_u32, 0_u32);
-                while began.elapsed() < Duration::from_secs(2) {
-                    // One that is lost fails here.
-                    match connection.send(&request()).await.unwrap() {
-                        answer if answer.status == 200 => well += 1,
-                        answer => {
-                            assert_eq!((answer.status, answer.text().as_str()), (503, "static"));
-                            refused += 1;
-                        }
-                    }
+                let mut seen = Seen::default();
+                for turn in 0..150 {
+                    let due = Duration::from_micros(u64::from(client) * 500) + Duration::from_millis(20) * turn;
+                    tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
+                    // One that is lost, or gets anything but the three, fails here.
+                    seen.ask(&mut connection).await;
                 }
-                (well, refused)
+                seen
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(800)).await;
-    let asked_well = fickle.requests();
+    eventually("a thousand are served", || async { fickle.requests() > 1_000 }).await;
     fickle.set(busy());
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let asked = fickle.requests();
-    let (mut well, mut refused) = (0, 0);
+    let mut sum = Seen::default();
     for client in clients {
-        let (one, other) = client.await.unwrap();
-        (well, refused) = (well + one, refused + other);
+        let Seen { well, fixed } = client.await.unwrap();
+        sum = Seen { well: sum.well + well, fixed: sum.fixed + fixed };
     }
-    assert!(well > 100 && refused > 100, "{well} and {refused}");
-    assert_eq!(fickle.requests(), asked, "an open breaker asks nobody, whichever the worker");
-    println!(
-        "{well} were served, {refused} got the static answer, {} of them after they had been sent",
-        asked - asked_well
-    );
+    let took = began.elapsed();
+    assert_eq!(sum.well + sum.fixed, 6_000, "{sum:?}");
+    // What two workers let through until both know: ten failures and what comes within 200 ms, with room for ticks that a
+    // busy machine has late. Each was sent once.
+    let failed = fickle.requests() - sum.well;
+    assert!((10..1_500).contains(&failed) && sum.fixed > failed + 1_000, "{failed} {sum:?}");
+    assert!(took < Duration::from_secs(6), "the load was far below 2,000 a second: {took:?}");
+    assert_shows(&stage, "tidegate_breaker_rejected_total", &[("breaker", "fickle")], sum.fixed - failed).await;
     stage.end().await;
 }
 
@@ -195,46 +236,54 @@ async fn new_policy_finds_each_breaker_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("filter.json");
     let fickle = Upstream::start(good("well")).await;
-    let fields = json!({
-        "open": { "initial": "3s", "jitter_percent": 0 }, "half_open": { "probes": 2 },
-        "ramp": { "from_percent": 50, "over": "60s" },
-    });
-    let mut policy = breaking(fields);
-    let stage = {
-        let bootstrap = |bootstrap: crate::bootstrap::Bootstrap| {
-            bootstrap.with_cluster("fickle", fickle.address).unwrap().filter_from(&file).unwrap()
-        };
-        Stage::with(&policy, bootstrap).await
+    let fields = |open: &str| {
+        json!({
+            "open": { "initial": open, "max": open, "jitter_percent": 0 }, "half_open": { "probes": 2 },
+            "ramp": { "from_percent": 50, "over": "1h" },
+        })
     };
-    let mut revision = 0;
-    let mut reload = async || {
+    let policy = |open: &str, revision: u32| {
+        let mut policy = breaking(fields(open));
+        policy["limits"] = json!([limit("load", "/load", &["address"], revision)]);
+        policy
+    };
+    let bootstrap = |bootstrap: crate::bootstrap::Bootstrap| {
+        bootstrap.with_cluster("fickle", fickle.address).unwrap().filter_from(&file).unwrap()
+    };
+    let stage = Stage::with(&policy("1h", 100), bootstrap).await;
+    let mut revision = 100;
+    let mut reload = async |open: &str| {
         revision += 1;
-        let mark = format!("marked-{revision}");
-        policy["tiers"] = json!([mark]);
-        shipped(&policy).publish_filter(&file).unwrap();
-        let in_force = "tidegate: policy in force";
-        let before = stage.envoy.log().matches(in_force).count();
-        // On the main thread and on both workers.
-        eventually("the policy is in force", || async { stage.envoy.log().matches(in_force).count() >= before + 3 })
-            .await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        shipped(&policy(open, revision)).publish_filter(&file).unwrap();
+        in_force(&stage, revision).await;
     };
-    let told = async || stage.ask(&request()).await.header("x-tidegate");
+    let told = async || state(&stage.ask(&request()).await.header("x-tidegate")).to_owned();
 
-    assert_eq!(state(&told().await), "closed");
-    reload().await;
-    assert_eq!(state(&told().await), "closed");
-    open(&stage, &fickle).await;
-    let opened = Instant::now();
-    reload().await;
-    assert_eq!(state(&told().await), "open");
-    tokio::time::sleep(Duration::from_millis(3_100).saturating_sub(opened.elapsed())).await;
-
+    assert_eq!(told().await, "closed");
+    reload("1h").await;
+    assert_eq!(told().await, "closed");
+    open(&mut connections(&stage, 8).await, &fickle).await;
     fickle.set(good("well"));
-    assert_eq!(state(&told().await), "half-open", "the first of two probes");
-    reload().await;
-    assert_eq!(state(&told().await), "ramping", "the second, which a new policy knows to be the last");
-    reload().await;
-    assert_eq!(state(&told().await), "ramping");
+    reload("1h").await;
+    // On connections of their own, so that both workers have some.
+    for _ in 0..8 {
+        assert_eq!(told().await, "open");
+    }
+    // Under this policy nothing is open for so long, also what has been opened before.
+    reload("100ms").await;
+    eventually("the first of two probes has succeeded", async || match told().await.as_str() {
+        "open" => false,
+        state => {
+            assert_eq!(state, "half-open");
+            true
+        }
+    })
+    .await;
+    reload("100ms").await;
+    assert_eq!(told().await, "ramping", "the second, which a new policy knows to be the last");
+    reload("100ms").await;
+    for _ in 0..8 {
+        assert_eq!(told().await, "ramping");
+    }
     stage.assert_no_vm_failed().await;
 }

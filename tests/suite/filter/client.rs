@@ -13,6 +13,8 @@ use tokio::net::{TcpSocket, TcpStream};
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: &'static str,
+    /// The host that it names; one of the suite's when absent.
+    pub host: Option<String>,
     pub target: Vec<u8>,
     pub headers: Vec<(&'static str, Vec<u8>)>,
     pub body: Vec<u8>,
@@ -20,7 +22,7 @@ pub struct Request {
 
 impl Request {
     pub fn get(target: impl AsRef<[u8]>) -> Self {
-        Self { method: "GET", target: target.as_ref().to_vec(), headers: Vec::new(), body: Vec::new() }
+        Self { method: "GET", host: None, target: target.as_ref().to_vec(), headers: Vec::new(), body: Vec::new() }
     }
 
     pub fn post(target: impl AsRef<[u8]>, body: Vec<u8>) -> Self {
@@ -46,7 +48,8 @@ impl Request {
     /// The request as HTTP/1.1 has it.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256 + self.body.len());
-        for part in [self.method.as_bytes(), b" ", &self.target, b" HTTP/1.1\r\nhost: suite.example\r\n"] {
+        let host = self.host.as_deref().unwrap_or("suite.example").as_bytes();
+        for part in [self.method.as_bytes(), b" ", &self.target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"] {
             bytes.extend_from_slice(part);
         }
         for (name, value) in &self.headers {

@@ -95,7 +95,7 @@ async fn stage_from(file: &Path, policy: &Value) -> Stage {
 }
 
 /// Waits until every worker has the version with so many permits for `/load`.
-async fn in_force(stage: &Stage, permits: u32) {
+pub async fn in_force(stage: &Stage, permits: u32) {
     eventually(&format!("the version with {permits}"), || async {
         let quota = format!("\"load\";q={permits};");
         // The system spreads connections over the two workers by chance: that all of these come to one is less likely

@@ -2,8 +2,11 @@
 
 use serde_json::json;
 
+use super::chain::{self, route};
 use super::client::{Connection, Request};
-use super::stage::{Stage, limit, policy};
+use super::failing::{Does, Upstream, answer, good};
+use super::metrics::assert_shows;
+use super::stage::{Stage, eventually, limit, policy};
 
 const OPERATOR: &str = "10.0.0.1";
 /// The SHA-256 of `open sesame`.
@@ -81,5 +84,64 @@ async fn pages_are_answered_under_maintenance_and_are_off_unless_named() {
     policy.as_object_mut().unwrap().remove("deny");
     let stage = Stage::start(&policy).await;
     assert_eq!(stage.ask(&request("/tidegate/status")).await.json()["path"], "/tidegate/status");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn every_worker_tells_how_the_breakers_stand_and_what_all_have_counted() {
+    let fickle = Upstream::start(Does::Answers(answer(503, "", "busy"))).await;
+    let mut policy = policy([]);
+    policy["status"] = json!({ "addresses": [OPERATOR] });
+    policy["breakers"] = json!({ "pattern": {
+        "window": { "time": "60s" }, "min_calls": 1000, "consecutive_failures": 10, "open": { "initial": "1m" },
+    } });
+    policy["upstreams"] = json!({
+        "fickle": { "cluster": "fickle", "breaker": "pattern" }, "idle": { "cluster": "fickle", "breaker": "pattern" },
+    });
+    let mut only = route("only", &["fickle"]);
+    only["fallback"]["stale"] = json!("1h");
+    policy["routes"] = json!([only, route("never", &["idle"])]);
+    let stage = chain::stage(&policy, &[("fickle", fickle.address)]).await;
+    // On one connection, so that one worker has seen all of it when it opens the breaker.
+    let mut connection = Connection::open(stage.http).await.unwrap();
+    for _ in 0..10 {
+        connection.send(&Request::get("/only/")).await.unwrap();
+    }
+    fickle.set(good("well"));
+    // On connections of their own, so that both workers refuse some.
+    eventually("both workers know that it is open", || async {
+        let mut refused = 0;
+        for _ in 0..8 {
+            refused += usize::from(stage.ask(&Request::get("/only/")).await.status == 503);
+        }
+        refused == 8
+    })
+    .await;
+    let sent = fickle.requests();
+    let status = Request::get("/tidegate/status").from(OPERATOR);
+    for _ in 0..8 {
+        let mut told = json!(null);
+        // What the other worker has counted is there when it has exported it, once in a second.
+        eventually("all is counted", async || {
+            told = stage.ask(&status).await.json();
+            let number = |page: &str, name: &str| told.pointer(page).unwrap()[name].as_u64().unwrap();
+            let rejected = number("/breakers/0", "rejected");
+            rejected >= 8 && number("/served", "kept_misses") == rejected + 10
+        })
+        .await;
+        let breaker = &told["breakers"][0];
+        let numbers = ["calls", "failures", "slow", "observed", "probes", "opened"].map(|name| breaker[name].as_u64());
+        assert_eq!(numbers, [10, 10, 0, 0, 0, 1].map(Some), "{told}");
+        assert_eq!((&breaker["name"], &breaker["state"]), (&json!("fickle"), &json!("open")));
+        assert!(breaker["for_ms"].as_u64().is_some_and(|ms| ms < 60_000), "{breaker}");
+        assert_eq!((&told["breakers"][1]["name"], &told["breakers"][1]["state"]), (&json!("idle"), &json!("closed")));
+        assert_eq!((&told["served"]["failure"], &told["served"]["upstreams"]), (&json!(10), &json!(0)), "{told}");
+        assert_eq!(told["served"]["kept_hit_rate_percent"], json!(0.0));
+    }
+    assert_eq!(fickle.requests(), sent, "an open breaker asks nobody");
+    let told = stage.ask(&status).await.json();
+    let [failed, misses] = ["failed", "kept_misses"].map(|name| told["served"][name].as_u64().unwrap());
+    assert_shows(&stage, "tidegate_failed_total", &[("route", "only")], failed).await;
+    assert_shows(&stage, "tidegate_kept_misses_total", &[("route", "only")], misses).await;
     stage.end().await;
 }

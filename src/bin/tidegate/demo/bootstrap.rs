@@ -77,6 +77,11 @@ impl Bootstrap {
         Ok(self)
     }
 
+    /// The one listener.
+    pub fn listener(&self) -> Result<Value, BootstrapError> {
+        at(&mut self.0.clone(), LISTENER).cloned()
+    }
+
     /// Where the cluster `origin` is.
     pub fn upstream(mut self, address: SocketAddr) -> Result<Self, BootstrapError> {
         let endpoint = "/static_resources/clusters/0/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address";

@@ -2,7 +2,7 @@
 
 /// The moment that the text writes, in the one form that is sent today (`Sun, 06 Nov 1994 08:49:37 GMT`, RFC 9110
 /// section 5.6.7). `None` for anything else: what depends on a date that cannot be read is left out.
-pub(super) fn parse(text: &[u8]) -> Option<u64> {
+pub(crate) fn parse(text: &[u8]) -> Option<u64> {
     let text = str::from_utf8(text).ok()?;
     let (_, rest) = text.split_once(", ")?;
     let mut parts = rest.split(' ');

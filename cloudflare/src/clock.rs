@@ -1,0 +1,61 @@
+//! For the tests alone: the time, and what is left to chance, are what the last request said. Not in what is shipped.
+//!
+//! The clock stands between requests, so that a scenario comes out the same however slow the machine is. A request that asks
+//! for it is answered here, with how many others there were.
+
+use crate::host::{Request, Response};
+use core::cell::Cell;
+use js_sys::{Array, Object, Reflect};
+use tidegate::key::Seed;
+use tidegate::units::Draw;
+use wasm_bindgen::JsValue;
+
+#[derive(Clone, Copy)]
+struct Clock {
+    now_ms: u64,
+    draw: u64,
+    /// How many requests have come.
+    seen: u64,
+}
+
+thread_local! {
+    static CLOCK: Cell<Clock> = const { Cell::new(Clock { now_ms: START_MS, draw: 0, seen: 0 }) };
+}
+
+/// Sets the clock as the request says. Answers the request if it wanted no more than that.
+pub fn set(request: &Request) -> Option<JsValue> {
+    let number = |name| request.headers().get(name)?.parse::<u64>().ok();
+    let mut clock = CLOCK.get();
+    if let Some(now_ms) = number("x-tidegate-test-now") {
+        clock.now_ms = now_ms;
+    }
+    clock.draw = number("x-tidegate-test-draw").unwrap_or(0);
+    let asks = number("x-tidegate-test-asks").is_some();
+    clock.seen = clock.seen.saturating_add(u64::from(!asks));
+    CLOCK.set(clock);
+    asks.then(|| {
+        let line = Array::of2(&"x-tidegate-test-seen".into(), &clock.seen.to_string().into());
+        let init = Object::new();
+        // To set a field of a plain object cannot fail.
+        let _ = Reflect::set(&init, &"headers".into(), &Array::of1(&line));
+        Response::new(&JsValue::from_str(""), &init).into()
+    })
+}
+
+/// The time in milliseconds, whatever the host says.
+pub fn instead_of(_now_ms: f64) -> f64 {
+    CLOCK.get().now_ms as f64
+}
+
+/// What is left to chance, whatever was drawn.
+pub fn instead_of_draw(_draw: Draw) -> Draw {
+    Draw(CLOCK.get().draw)
+}
+
+/// The seed of every key's hash, whatever was drawn.
+pub fn instead_of_seed(_seed: Seed) -> Seed {
+    Seed::from_bytes(*b"tidegate-scenari")
+}
+
+/// When scenarios begin.
+const START_MS: u64 = 1_800_014_400_000;

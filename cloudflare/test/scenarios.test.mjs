@@ -1,0 +1,182 @@
+// The scenarios of tests/scenarios/ in the real workerd: one process, in which every scenario has a Worker of its own, built with a
+// clock that each request sets.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { request as send } from "node:http";
+import { test } from "node:test";
+import { Miniflare } from "miniflare";
+import { FIELDS, START_MS, all, differences, earlyDifferences, expectation, millis } from "./scenario.mjs";
+import { Upstreams } from "./upstreams.mjs";
+import { modules, until } from "./worker.mjs";
+
+/** A build with a clock for tests. */
+const dist = new URL("../../target/cloudflare-scenarios/", import.meta.url);
+
+test("scenarios come out as they say in the real workerd", async (t) => {
+  const scenarios = all();
+  const upstreams = new Upstreams();
+  const outboundService = { external: { address: await upstreams.start(), http: {} } };
+  t.after(() => upstreams.stop());
+  const miniflare = new Miniflare({
+    workers: scenarios.map(({ name, policy }) => ({
+      name,
+      modules: modules(policy, dist),
+      compatibilityDate: "2026-04-01",
+      compatibilityFlags: ["enable_request_signal"],
+      outboundService,
+      unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
+    })),
+  });
+  t.after(() => miniflare.dispose());
+  await miniflare.ready;
+  const complaints = await Promise.all(
+    scenarios.map(async (scenario) => {
+      const base = await miniflare.unsafeGetDirectURL(scenario.name);
+      const stage = new Stage(scenario, base, upstreams);
+      await stage.play();
+      return stage.complaint();
+    }),
+  );
+  assert.equal(complaints.join(""), "");
+});
+
+test("what is shipped has the clock of its host, whatever a request says", () => {
+  const wasm = (directory) => readFileSync(new URL("pkg/tidegate_bg.wasm", directory), "latin1");
+  assert.ok(wasm(dist).includes("x-tidegate-test"), "the test build lacks what the test looks for");
+  assert.ok(!wasm(new URL("../../dist/cloudflare/", import.meta.url)).includes("x-tidegate-test"));
+});
+
+/** A scenario under way. */
+class Stage {
+  #does;
+  #sent = 0;
+  #flights = [];
+  #wrong = "";
+
+  constructor(scenario, base, upstreams) {
+    Object.assign(this, { scenario, base, upstreams });
+    this.#does = { ...scenario.upstreams };
+  }
+
+  async play() {
+    for (const [at, step] of this.scenario.steps.entries()) {
+      const now = millis(step.at);
+      await this.#advance(now);
+      Object.assign(this.#does, step.upstreams);
+      this.upstreams.set(this.scenario.name, this.#does);
+      if (step.ends !== undefined) {
+        this.upstreams.end(this.scenario.name, step.ends);
+        await this.#take(now, ({ holds }) => holds === step.ends);
+        // What a request has held comes back a moment after its answer has gone.
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+      for (let left = step.send === undefined ? 0 : (step.times ?? 1); left > 0; left -= 1) {
+        await this.#request(at + 1, step, now, left === 1);
+      }
+    }
+    await this.#advance(Infinity);
+  }
+
+  complaint() {
+    const isLacking = this.scenario.differs?.workerd !== undefined && this.scenario.differs.workerd.steps === undefined;
+    if (!isLacking) return this.#wrong;
+    if (this.#wrong !== "") return "";
+    return `\n  tests/scenarios/${this.scenario.name}.json: workerd is said to differ, and comes through all of it: take that out`;
+  }
+
+  /** Moves the clock, and takes the answers that become due on the way. */
+  async #advance(to) {
+    for (;;) {
+      const due = Math.min(...this.#flights.map((flight) => flight.due));
+      if (due > to || due === Infinity) break;
+      await this.#ask(due - 1);
+      // Time for an answer that comes too early: who waits asks every 100 ms.
+      await new Promise((resolve) => setTimeout(resolve, 250));
+      await this.#take(due - 1, (flight) => flight.answered);
+      await this.#ask(due);
+      await this.#take(due, (flight) => flight.due === due);
+    }
+    if (to === Infinity) return;
+    await this.#ask(to);
+    await this.#take(to, (flight) => flight.answered);
+  }
+
+  /** Sets the clock, and waits until the Worker has taken in all that was sent. */
+  async #ask(now) {
+    const headers = { host: "example.com", "x-tidegate-test-now": START_MS + now, "x-tidegate-test-asks": 1 };
+    await until(async () => {
+      const { headers: told } = await exchange(this.base, { path: "/", headers });
+      return Number(told["x-tidegate-test-seen"]) >= this.#sent;
+    });
+  }
+
+  async #request(number, step, now, isLast) {
+    this.#sent += 1;
+    const id = `${this.scenario.name}/${this.#sent}`;
+    const [method, path] = step.send.split(" ");
+    const headers = {
+      ...step.headers,
+      host: step.host ?? "example.com",
+      "cf-connecting-ip": step.from ?? "192.0.2.1",
+      "x-scenario": id,
+      "x-tidegate-test-now": START_MS + now,
+      "x-tidegate-test-draw": String((0xffff_ffff_ffff_ffffn / 100n) * BigInt(step.draw_percent ?? 0)),
+      ...(step.holds === undefined ? {} : { "x-scenario-holds": step.holds }),
+    };
+    const after = expectation(this.scenario, number).after;
+    const due = after === undefined ? Infinity : now + millis(after);
+    const flight = { number, id, isLast, now, due, holds: step.holds, answered: false };
+    flight.answer = exchange(this.base, { method, path, headers }, step.body);
+    flight.answer.then(
+      () => (flight.answered = true),
+      () => (flight.answered = true),
+    );
+    if (after === undefined && step.holds === undefined) return this.#finish(flight, now);
+    this.#flights.push(flight);
+    if (step.holds === undefined) return this.#ask(now);
+    await until(() => this.upstreams.holds(id) || flight.answered);
+    return this.#take(now, (flight) => flight.answered);
+  }
+
+  async #take(now, which) {
+    for (const flight of this.#flights.filter(which)) {
+      this.#flights.splice(this.#flights.indexOf(flight), 1);
+      await this.#finish(flight, now);
+    }
+  }
+
+  async #finish({ number, id, isLast, now: sent, answer }, now) {
+    const expected = expectation(this.scenario, number);
+    let found;
+    try {
+      const { status, headers, body } = await answer;
+      const reason = headers["x-tidegate-test-reason"];
+      const fields = Object.fromEntries(Object.entries(headers).filter(([name]) => FIELDS.includes(name)));
+      const seen = { status, reason, afterMs: now - sent, asked: this.upstreams.asked(id), body, fields };
+      found = isLast ? differences(this.scenario, expected, this.#does, seen) : earlyDifferences(expected, seen);
+    } catch (error) {
+      found = [`no answer: ${error}`];
+    }
+    if (found.length === 0) return;
+    const { at, send: what } = this.scenario.steps[number - 1];
+    const step = `tests/scenarios/${this.scenario.name}.json, step ${number} (at ${at}, ${what}) on workerd:`;
+    this.#wrong += [`\n  ${step}`, ...found].join("\n      ");
+  }
+}
+
+/** One request, as it is written here, and its answer. */
+function exchange(base, options, body) {
+  return new Promise((resolve, reject) => {
+    const request = send({ host: base.hostname, port: base.port, agent: false, timeout: 10_000, ...options }, (answer) => {
+      const pieces = [];
+      answer.on("data", (piece) => pieces.push(piece));
+      answer.on("error", reject);
+      answer.on("end", () =>
+        resolve({ status: answer.statusCode, headers: answer.headers, body: Buffer.concat(pieces).toString() }),
+      );
+    });
+    request.on("timeout", () => request.destroy(new Error("no answer within 10 s")));
+    request.on("error", reject);
+    request.end(body);
+  });
+}

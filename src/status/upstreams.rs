@@ -1,0 +1,151 @@
+//! How the upstreams do: who serves, and how the breakers stand.
+
+use core::fmt::{self, Debug, Write as _};
+
+use super::report::{Percent, list, millis};
+use crate::breaker::{Breakers, Local, State, Statistics};
+use crate::fallback::{By, Upstreams};
+use crate::policy::{BreakerMode, Policy};
+use crate::units::Timestamp;
+
+/// How the upstreams do.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamsNow<'a> {
+    /// What the worker that is asked knows of them, after [`Upstreams::refresh`].
+    pub known: &'a Upstreams,
+    /// What all workers have counted.
+    pub counted: &'a dyn Counted,
+}
+
+/// What all workers of a host have counted since it started, as it adds that up.
+pub trait Counted: Debug {
+    /// How many requests of the route at this place were served by this.
+    fn served(&self, route: usize, by: By) -> u64;
+
+    /// For how many requests of the route at this place nothing was kept, when a kept answer was all that was left.
+    fn misses(&self, route: usize) -> u64;
+
+    /// What happened at the breaker at this place, see [`Breakers::identity`], by [`Statistics::WORDS`].
+    fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()];
+}
+
+/// Writes `"upstreams"`, and where the host asks several `"served"` and `"breakers"`, each after a comma.
+pub(super) fn write(
+    text: &mut String,
+    policy: &Policy,
+    now: Option<&UpstreamsNow<'_>>,
+    time: Timestamp,
+) -> fmt::Result {
+    let sums = now.map(|now| Sums::of(policy, now.counted));
+    text.push_str(",\"upstreams\":");
+    list(text, policy.upstreams().iter().enumerate(), |text, (place, upstream)| {
+        write!(text, "{{\"name\":\"{}\"", upstream.name.as_str())?;
+        if let Some(breaker) = upstream.breaker.and_then(|breaker| policy.breakers().get(breaker)) {
+            write!(text, ",\"breaker\":\"{}\"", breaker.name.as_str())?;
+        }
+        if let Some(served) = sums.as_ref().and_then(|sums| sums.upstreams.get(place)) {
+            write!(text, ",\"served\":{served}")?;
+        }
+        text.write_char('}')
+    })?;
+    let (Some(now), Some(sums)) = (now, sums) else { return Ok(()) };
+    sums.write(text)?;
+    write_breakers(text, now, time)
+}
+
+/// What clients were served by, over all routes.
+struct Sums {
+    upstreams: Vec<u64>,
+    /// In the order of [`By::OTHERS`].
+    others: [u64; By::OTHERS.len()],
+    misses: u64,
+    routes_left_out: usize,
+}
+
+impl Sums {
+    fn of(policy: &Policy, counted: &dyn Counted) -> Self {
+        let routes_left_out = policy.routes().len().saturating_sub(MOST_ROUTES);
+        let (upstreams, others) = (vec![0; policy.upstreams().len()], [0; By::OTHERS.len()]);
+        let mut sums = Self { upstreams, others, misses: 0, routes_left_out };
+        for (index, route) in policy.routes().iter().enumerate().take(MOST_ROUTES) {
+            for (place, upstream) in route.upstreams().iter().enumerate() {
+                if let Some(sum) = sums.upstreams.get_mut(*upstream) {
+                    *sum = sum.saturating_add(counted.served(index, By::Upstream(place)));
+                }
+            }
+            for (sum, by) in sums.others.iter_mut().zip(By::OTHERS) {
+                *sum = sum.saturating_add(counted.served(index, by));
+            }
+            sums.misses = sums.misses.saturating_add(counted.misses(index));
+        }
+        sums
+    }
+
+    fn write(&self, text: &mut String) -> fmt::Result {
+        let upstreams = self.upstreams.iter().fold(0_u64, |sum, served| sum.saturating_add(*served));
+        let failed = By::OTHERS.iter().zip(self.others).filter(|(by, _)| by.is_failed());
+        let failed = failed.fold(0_u64, |sum, (_, count)| sum.saturating_add(count));
+        let [stale, fixed, unavailable, failure] = self.others;
+        write!(text, ",\"served\":{{\"upstreams\":{upstreams},\"stale\":{stale},\"static\":{fixed}")?;
+        write!(text, ",\"unavailable\":{unavailable},\"failure\":{failure},\"failed\":{failed}")?;
+        let (misses, left_out) = (self.misses, self.routes_left_out);
+        write!(text, ",\"kept_hits\":{stale},\"kept_misses\":{misses},\"kept_hit_rate_percent\":")?;
+        match share(stale, stale.saturating_add(misses)) {
+            Some(percent) => write!(text, "{percent}")?,
+            None => text.push_str("null"),
+        }
+        write!(text, ",\"routes_left_out\":{left_out}}}")
+    }
+}
+
+fn write_breakers(text: &mut String, now: &UpstreamsNow<'_>, time: Timestamp) -> fmt::Result {
+    let breakers = now.known.breakers_known();
+    let state = |place: usize| breakers.local(place).map_or(State::Closed, |local| local.state(time));
+    // Those of which one wants to know come first, so that the bound leaves out what is well.
+    let (closed, other): (Vec<usize>, Vec<usize>) =
+        (0..breakers.len()).partition(|place| state(*place) == State::Closed);
+    let left_out = breakers.len().saturating_sub(MOST_BREAKERS);
+    text.push_str(",\"breakers\":");
+    list(text, other.into_iter().chain(closed).take(MOST_BREAKERS), |text, place| {
+        write_breaker(text, breakers, place, now.counted, time)
+    })?;
+    write!(text, ",\"breakers_left_out\":{left_out}")
+}
+
+fn write_breaker(
+    text: &mut String,
+    breakers: &Breakers,
+    place: usize,
+    counted: &dyn Counted,
+    time: Timestamp,
+) -> fmt::Result {
+    let (Some(name), Some(local)) = (breakers.identity(place), breakers.local(place)) else { return Ok(()) };
+    let (state, mode) = (local.state(time).as_str(), local.rules().mode());
+    // Names have nothing that JSON escapes, and a slash between them.
+    write!(text, "{{\"name\":\"{name}\",\"mode\":\"{}\",\"state\":\"{state}\"", mode.as_str())?;
+    if let Some(since) = since(local, mode) {
+        let (since_ms, for_ms) = (millis(since.since(Timestamp::EPOCH)), millis(time.since(since)));
+        write!(text, ",\"since_unix_ms\":{since_ms},\"for_ms\":{for_ms}")?;
+    }
+    let window = local.tally();
+    write!(text, ",\"window\":{{\"calls\":{},\"failures\":{}", window.calls, window.failures)?;
+    write!(text, ",\"slow\":{}}}", window.slow)?;
+    for (word, count) in Statistics::WORDS.into_iter().zip(counted.breaker(place)) {
+        write!(text, ",\"{word}\":{count}")?;
+    }
+    text.write_char('}')
+}
+
+/// Since when the breaker is in its state; `None` when it never opened, or the policy alone says what it does.
+fn since(local: &Local, mode: BreakerMode) -> Option<Timestamp> {
+    local.shared().since().filter(|_| matches!(mode, BreakerMode::Enforce | BreakerMode::Observe))
+}
+
+fn share(part: u64, whole: u64) -> Option<Percent> {
+    let share = u128::from(part).saturating_mul(10_000).checked_div(whole.into())?;
+    u32::try_from(share).ok().map(Percent)
+}
+
+/// A page of status is some hundred KB at most, and takes some thousand calls of the host.
+const MOST_BREAKERS: usize = 256;
+const MOST_ROUTES: usize = 256;

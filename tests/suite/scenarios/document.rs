@@ -1,0 +1,320 @@
+//! A scenario as its file says it: a policy, requests at times, what upstreams answer, and what each request comes to.
+//!
+//! A field that is not known is an error, and so is a step that leaves open what is expected. What an expectation does not
+//! mention must not be in the answer; see [`Expected`] for what goes without saying.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// One scenario.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it shows, in a sentence.
+    pub shows: String,
+    /// The policy in force.
+    pub policy: Value,
+    /// Header fields of every answer, unless a step says otherwise.
+    #[serde(default)]
+    pub always: BTreeMap<String, String>,
+    /// What upstreams do from the beginning, by the name of their cluster.
+    #[serde(default)]
+    pub upstreams: BTreeMap<String, Does>,
+    /// What happens, in the order of time.
+    pub steps: Vec<Step>,
+    /// Where a host answers otherwise, by the host's name.
+    #[serde(default)]
+    pub differs: BTreeMap<String, Difference>,
+    /// The file's name without its ending.
+    #[serde(skip)]
+    pub name: String,
+}
+
+/// One step: a request, an upstream that answers what it has held back, or upstreams that change.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// When, from the beginning: `"90s"`, `"250ms"`.
+    #[serde(deserialize_with = "millis")]
+    pub at: u64,
+    /// From now on upstreams do this.
+    #[serde(default)]
+    pub upstreams: BTreeMap<String, Does>,
+    /// The request's method and target: `"GET /api/x?y=z"`.
+    pub send: Option<String>,
+    /// The address of the client.
+    #[serde(default = "usual_client")]
+    pub from: String,
+    /// The host that the request names.
+    #[serde(default = "usual_host")]
+    pub host: String,
+    /// Header lines, a list where there are several of one name.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Lines>,
+    /// The request's body.
+    pub body: Option<String>,
+    /// What is left to chance, in percent of all that could be drawn.
+    #[serde(default)]
+    pub draw_percent: u8,
+    /// So often, one after the other; what is expected is of the last one, and the others are decided as it is.
+    #[serde(default = "once")]
+    pub times: u32,
+    /// The upstream holds its answer back until a step `ends` what has this name.
+    pub holds: Option<String>,
+    /// The upstream answers what it has held back under this name.
+    pub ends: Option<String>,
+    /// What the request comes to.
+    pub expect: Option<Expected>,
+}
+
+/// What an upstream does with a request.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Does {
+    /// The status of its answer.
+    #[serde(default = "ok")]
+    pub status: u16,
+    /// Header fields of its answer.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Its body; the upstream's name when absent.
+    pub body: Option<String>,
+    /// Instead of an answer.
+    pub fails: Option<Fails>,
+}
+
+/// How an upstream fails to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fails {
+    /// It cuts the connection.
+    Reset,
+    /// It never answers.
+    Timeout,
+}
+
+/// What a request comes to. Fields that are not said must not be in the answer, but for these: an upstream's own fields and
+/// body, where one has answered; `content-type: application/json` and `cache-control: no-store`, where the request was
+/// refused.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    /// Whether the request goes on.
+    pub decision: Decision,
+    /// The answer's status.
+    pub status: u16,
+    /// Why it was refused or answered, as logs have it: `tidegate_limit_api`.
+    pub reason: Option<String>,
+    /// How long it waited.
+    #[serde(default, deserialize_with = "some_millis")]
+    pub after: Option<u64>,
+    /// Which upstreams were asked, by their clusters; `origin` when absent and the request goes on, else none.
+    pub asked: Option<Vec<String>>,
+    /// The answer's body.
+    pub body: Option<String>,
+    /// The answer's header fields, of those in [`FIELDS`]; `null` for one that is absent though it could be expected.
+    #[serde(default)]
+    pub fields: BTreeMap<String, Option<String>>,
+}
+
+/// What was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decision {
+    /// An upstream answers.
+    Admitted,
+    /// An upstream answers, after a wait.
+    Delayed,
+    /// The client is told to go away.
+    Refused,
+    /// Tidegate answers in an upstream's place, since none can, or since it was asked itself.
+    Answered,
+}
+
+/// Where a host differs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Difference {
+    /// Why it must, as README says it.
+    pub why: String,
+    /// What is expected there, by the number of the step; when absent the host is known to lack something, and
+    /// must not come through the scenario.
+    pub steps: Option<BTreeMap<usize, Expected>>,
+}
+
+/// Header lines of one name.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Lines {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Lines {
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(line) => std::slice::from_ref(line),
+            Self::Several(lines) => lines,
+        }
+    }
+}
+
+impl Scenario {
+    /// What is expected of a step on this host.
+    pub fn expected(&self, host: &str, step: usize) -> Option<&Expected> {
+        let other = self.differs.get(host).and_then(|it| it.steps.as_ref()?.get(&step));
+        other.or(self.steps[step - 1].expect.as_ref())
+    }
+
+    /// Whether the host is known to lack something that the scenario needs.
+    pub fn is_lacking(&self, host: &str) -> bool {
+        self.differs.get(host).is_some_and(|it| it.steps.is_none())
+    }
+
+    /// What is wrong with it, beyond what its types say.
+    fn problem(&self) -> Option<String> {
+        let mut last = 0;
+        let held = |name: &String| self.steps.iter().any(|step| step.holds.as_ref() == Some(name));
+        for (number, step) in self.numbered() {
+            let hosts = self.differs.values().filter_map(|it| it.steps.as_ref()?.get(&number));
+            let expectations = step.expect.iter().chain(hosts);
+            let problem = if step.at < last {
+                Some("it comes after what is later".to_owned())
+            } else if step.send.is_some() != step.expect.is_some() {
+                Some("what is sent has to be expected to come to something, and nothing else".to_owned())
+            } else if step.send.as_ref().is_some_and(|send| send.split(' ').count() != 2) {
+                Some("`send` is a method, a blank and a target".to_owned())
+            } else if step.ends.as_ref().is_some_and(|name| !held(name)) {
+                Some("it ends what nobody holds".to_owned())
+            } else if step.upstreams.keys().any(|name| !UPSTREAMS.contains(&name.as_str())) {
+                Some(format!("upstreams are {UPSTREAMS:?}"))
+            } else {
+                expectations.filter_map(Expected::problem).next()
+            };
+            if problem.is_some() {
+                return problem.map(|problem| format!("step {number}: {problem}"));
+            }
+            last = step.at;
+        }
+        if let Some(host) = self.differs.keys().find(|host| !HOSTS.contains(&host.as_str())) {
+            return Some(format!("{host} is none of {HOSTS:?}"));
+        }
+        if self.shows.split(' ').count() < 4 || !self.shows.ends_with('.') {
+            return Some("`shows` is a sentence".to_owned());
+        }
+        strange(self.always.keys())
+    }
+
+    pub fn numbered(&self) -> impl Iterator<Item = (usize, &Step)> {
+        (1..).zip(&self.steps)
+    }
+}
+
+impl Step {
+    /// What is left to chance, of 2^64.
+    pub fn draw(&self) -> u64 {
+        u64::MAX / 100 * u64::from(self.draw_percent.min(100))
+    }
+}
+
+impl Expected {
+    fn problem(&self) -> Option<String> {
+        let goes_on = matches!(self.decision, Decision::Admitted | Decision::Delayed);
+        if goes_on == self.reason.is_some() {
+            return Some("there is a `reason` if and only if the request does not go on".to_owned());
+        }
+        if self.decision == Decision::Delayed && self.after.is_none() {
+            return Some("a request that is delayed goes on `after` a while".to_owned());
+        }
+        strange(self.fields.keys())
+    }
+}
+
+/// What is wrong with these header fields.
+fn strange<'n>(mut names: impl Iterator<Item = &'n String>) -> Option<String> {
+    names.find(|name| !FIELDS.contains(&name.as_str())).map(|name| format!("{name} is none of {FIELDS:?}"))
+}
+
+/// Every scenario there is, in the order of names.
+pub fn all() -> Vec<Scenario> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| read(file)).collect()
+}
+
+fn read(file: &Path) -> Scenario {
+    let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+    parse(&std::fs::read_to_string(file).unwrap(), name)
+        .unwrap_or_else(|problem| panic!("{}: {problem}", file.display()))
+}
+
+/// Reads a scenario.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(text: &str, name: String) -> Result<Scenario, String> {
+    let scenario: Scenario = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let scenario = Scenario { name, ..scenario };
+    scenario.problem().map_or(Ok(scenario), Err)
+}
+
+fn millis<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    let read = |(unit, ms): (&str, u64)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(ms);
+    let wrong = || serde::de::Error::custom(format!("{text:?} is no time; write one like \"90s\" or \"250ms\""));
+    units.into_iter().find_map(read).ok_or_else(wrong)
+}
+
+fn some_millis<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    millis(deserializer).map(Some)
+}
+
+fn usual_client() -> String {
+    "192.0.2.1".to_owned()
+}
+
+fn usual_host() -> String {
+    "example.com".to_owned()
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn ok() -> u16 {
+    200
+}
+
+/// The header fields that are compared, byte for byte.
+pub const FIELDS: [&str; 13] = [
+    "cache-control",
+    "content-type",
+    "grpc-status",
+    "link",
+    "location",
+    "ratelimit",
+    "ratelimit-policy",
+    "retry-after",
+    "vary",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-tidegate",
+];
+
+/// The hosts that run the scenarios.
+pub const HOSTS: [&str; 3] = ["native", "envoy", "workerd"];
+
+/// The upstreams that there are. What no route is for goes to `origin`, and nobody listens at `nowhere`.
+pub const UPSTREAMS: [&str; 4] = ["origin", "cdn", "spare", "nowhere"];
+
+/// When every scenario begins: noon of a day, in milliseconds since 1970.
+pub const START_MS: u64 = 1_800_014_400_000;
+
+/// The seed of every scenario's keys.
+pub const SEED: [u8; 16] = *b"tidegate-scenari";

@@ -1,0 +1,279 @@
+//! The real Envoy: one process, in which every scenario has a listener and a VM of its own, and the filter has a clock that
+//! each request sets.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::{JoinHandle, LocalSet};
+
+use super::document::{Does, Expected, START_MS, Scenario, Step};
+use super::origin::Origin;
+use super::seen::{Report, Seen};
+use crate::bootstrap::Bootstrap;
+use crate::envoy::{Envoy, Options};
+use crate::filter::client::{Answer, Connection, Request};
+use crate::filter::stage::eventually;
+
+/// Runs all scenarios; answers what there is to complain of.
+pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
+    let wasm = tokio::task::spawn_blocking(build).await.unwrap();
+    let origin = Arc::new(Origin::start(scenarios).await);
+    let bootstrap = bootstrap(scenarios, &wasm, &origin);
+    let options = Options { concurrency: 1, ..Options::new(bootstrap.text()) };
+    let envoy = Envoy::start(options).await.unwrap_or_else(|error| panic!("{error}"));
+    let playing = LocalSet::new();
+    let mut played = Vec::new();
+    for scenario in scenarios {
+        let (scenario, origin) = (Arc::clone(scenario), Arc::clone(&origin));
+        let to = envoy.listener(&scenario.name).unwrap();
+        played.push(playing.spawn_local(async move { play(&scenario, &origin, to).await }));
+    }
+    playing.await;
+    let mut complaints = Vec::new();
+    for played in played {
+        complaints.extend(played.await.unwrap());
+    }
+    let log = envoy.log();
+    assert!(!log.contains("panicked") && !log.contains("Uncaught RuntimeError"), "{log}");
+    complaints
+}
+
+/// The filter with a clock that requests set, beside what is shipped.
+fn build() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = root.join("target/scenarios");
+    let status = Command::new(env!("CARGO"))
+        .current_dir(root)
+        .args(["build", "--quiet", "--locked", "--package", "tidegate-envoy", "--features", "test-clock"])
+        // Some dozens of VMs compile it.
+        .args(["--config", "profile.dev.opt-level=1", "--config", "profile.dev.strip=\"debuginfo\""])
+        .args(["--target", "wasm32-wasip1", "--target-dir"])
+        .arg(&target)
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "the filter with a clock for tests does not compile");
+    target.join("wasm32-wasip1/debug/tidegate_envoy.wasm")
+}
+
+/// The shipped bootstrap with a listener for each scenario.
+fn bootstrap(scenarios: &[Arc<Scenario>], wasm: &Path, origin: &Origin) -> Bootstrap {
+    let clusters = ["cdn", "spare"].map(|name| (name, origin.address(name)));
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).unwrap();
+    let shipped = Bootstrap::shipped().unwrap().wasm(wasm).unwrap().upstream(origin.address("origin")).unwrap();
+    let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+    let shipped = shipped
+        .set(&format!("{manager}/use_remote_address"), json!(false))
+        .unwrap()
+        // Who the client is, is said apart from what it sends.
+        .insert(manager, "original_ip_detection_extensions", json!([{
+            "name": "client",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig",
+                "header_name": CLIENT,
+                "allow_extension_to_set_address_as_trusted": true,
+            },
+        }]))
+        .unwrap()
+        // Why the filter has answered, as the access log has it.
+        .insert(manager, "local_reply_config", json!({ "mappers": [{
+            "filter": { "status_code_filter": { "comparison": { "op": "GE", "value": { "default_value": 0, "runtime_key": "none" } } } },
+            "headers_to_add": [{ "header": { "key": REASON, "value": "%RESPONSE_CODE_DETAILS%" } }],
+        }] }))
+        .unwrap();
+    let all = clusters.into_iter().chain([("nowhere", nowhere)]);
+    let mut bootstrap = all.fold(shipped, |bootstrap, (name, address)| bootstrap.with_cluster(name, address).unwrap());
+    let mut listeners = Vec::new();
+    for scenario in scenarios {
+        let one = bootstrap.policy(&scenario.policy.to_string()).unwrap();
+        bootstrap = one;
+        let mut listener = bootstrap.listener().unwrap();
+        listener["name"] = json!(scenario.name);
+        let filter = "/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config/vm_config/vm_id";
+        *listener.pointer_mut(filter).unwrap() = json!(scenario.name);
+        listeners.push(listener);
+    }
+    bootstrap.set("/static_resources/listeners", Value::Array(listeners)).unwrap()
+}
+
+/// A scenario under way.
+struct Stage<'s> {
+    scenario: &'s Scenario,
+    origin: &'s Origin,
+    to: SocketAddr,
+    report: Report<'s>,
+    does: BTreeMap<String, Does>,
+    /// How many requests the filter must have seen.
+    sent: u64,
+    flights: Vec<Flight>,
+}
+
+/// A request whose answer is awaited while other things happen.
+struct Flight {
+    number: usize,
+    id: String,
+    is_last: bool,
+    sent_ms: u64,
+    /// When it should be answered; `None` when an upstream holds its answer back.
+    due_ms: Option<u64>,
+    held: Option<String>,
+    answer: JoinHandle<Answer>,
+}
+
+async fn play(scenario: &Scenario, origin: &Origin, to: SocketAddr) -> Option<String> {
+    let report = Report::new(scenario, "envoy");
+    let does = scenario.upstreams.clone();
+    let mut stage = Stage { scenario, origin, to, report, does, sent: 0, flights: Vec::new() };
+    for (number, step) in scenario.numbered() {
+        stage.advance(step.at).await;
+        stage.does.extend(step.upstreams.clone());
+        origin.set(&scenario.name, &stage.does);
+        if let Some(name) = &step.ends {
+            origin.end(&scenario.name, name);
+            stage.take(step.at, |flight| flight.held.as_ref() == Some(name)).await;
+        }
+        if step.send.is_some() {
+            for left in (0..step.times).rev() {
+                stage.request(number, step, left == 0).await;
+            }
+        }
+    }
+    stage.advance(u64::MAX).await;
+    stage.report.complaint()
+}
+
+impl Stage<'_> {
+    /// Moves the clock, and takes the answers that become due on the way.
+    async fn advance(&mut self, to_ms: u64) {
+        while let Some(due) = self.flights.iter().filter_map(|flight| flight.due_ms).min().filter(|due| *due <= to_ms) {
+            self.ask(due - 1).await;
+            // Time for an answer that comes too early: the root is called every 20 ms.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.take(due - 1, |flight| flight.answer.is_finished()).await;
+            self.ask(due).await;
+            self.take(due, |flight| flight.due_ms == Some(due)).await;
+        }
+        if to_ms < u64::MAX {
+            self.ask(to_ms).await;
+            self.take(to_ms, |flight| flight.answer.is_finished()).await;
+        }
+    }
+
+    /// Sets the clock, and waits until the filter has taken in all that was sent and done what is due.
+    async fn ask(&self, now_ms: u64) {
+        let now = (START_MS + now_ms).to_string();
+        let request = Request::get("/").with("x-tidegate-test-now", &now).with("x-tidegate-test-asks", "1");
+        let mut connection = Connection::open(self.to).await.unwrap();
+        let mut told = (0, 0);
+        eventually("the filter has come so far", async || {
+            let answer = connection.send(&request).await.unwrap();
+            let number = |name| answer.header(name).parse::<u64>().unwrap_or_else(|_| panic!("{answer:?}"));
+            told = (number("x-tidegate-test-seen"), number("x-tidegate-test-ticked"));
+            told.0 >= self.sent && told.1 >= START_MS + now_ms
+        })
+        .await;
+    }
+
+    async fn request(&mut self, number: usize, step: &Step, is_last: bool) {
+        self.sent += 1;
+        let id = format!("{}/{}", self.scenario.name, self.sent);
+        let request = request(step, &id);
+        let to = self.to;
+        let answer = tokio::spawn(async move {
+            Connection::open(to)
+                .await
+                .unwrap()
+                .send(&request)
+                .await
+                .unwrap_or_else(|error| panic!("{error}: {request:?}"))
+        });
+        let after = self.expected(number).and_then(|expected| expected.after);
+        let flight = Flight {
+            number,
+            id: id.clone(),
+            is_last,
+            sent_ms: step.at,
+            due_ms: after.map(|after| step.at + after),
+            held: step.holds.clone(),
+            answer,
+        };
+        if after.is_some() {
+            self.flights.push(flight);
+            self.ask(step.at).await;
+        } else if step.holds.is_some() {
+            self.flights.push(flight);
+            let origin = self.origin;
+            let flight = self.flights.last().unwrap();
+            eventually("it is held", async || origin.holds(&id) || flight.answer.is_finished()).await;
+            self.take(step.at, |flight| flight.answer.is_finished()).await;
+        } else {
+            self.finish(flight, step.at).await;
+        }
+    }
+
+    fn expected(&self, number: usize) -> Option<&Expected> {
+        self.scenario.expected("envoy", number)
+    }
+
+    /// Takes the answers of those in flight to whom this applies, which are there or come at once.
+    async fn take(&mut self, now_ms: u64, which: impl Fn(&Flight) -> bool) {
+        while let Some(at) = self.flights.iter().position(&which) {
+            let flight = self.flights.remove(at);
+            self.finish(flight, now_ms).await;
+        }
+    }
+
+    async fn finish(&mut self, flight: Flight, now_ms: u64) {
+        let Flight { number, id, is_last, sent_ms, answer, .. } = flight;
+        let answer = match tokio::time::timeout(Duration::from_secs(10), answer).await {
+            Ok(answer) => answer.unwrap(),
+            Err(_) => return self.report.wrong(number, "there was no answer within 10 s"),
+        };
+        let reason = Some(answer.header(REASON)).filter(|it| it.starts_with("tidegate_") && it != "tidegate_fallback");
+        let mut seen = Seen {
+            status: answer.status,
+            reason,
+            after_ms: now_ms - sent_ms,
+            asked: self.origin.asked(&id),
+            body: answer.text(),
+            fields: BTreeMap::new(),
+        };
+        seen.keep(answer.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap_or("no text"))));
+        if is_last {
+            self.report.step(number, &self.does, &seen);
+        } else {
+            self.report.early(number, &seen);
+        }
+    }
+}
+
+/// A step's request as a client sends it to Envoy.
+fn request(step: &Step, id: &str) -> Request {
+    let (method, target) = step.send.as_deref().and_then(|send| send.split_once(' ')).expect("checked");
+    let mut request = Request::get(target);
+    request.method = method.to_owned().leak();
+    request.host = Some(step.host.clone());
+    let mut add = |name: &str, value: &str| request.headers.push((name.to_owned().leak(), value.as_bytes().to_vec()));
+    for (name, lines) in &step.headers {
+        lines.all().iter().for_each(|line| add(name, line));
+    }
+    add(CLIENT, &step.from);
+    add("x-scenario", id);
+    add("x-tidegate-test-now", &(START_MS + step.at).to_string());
+    add("x-tidegate-test-draw", &step.draw().to_string());
+    if let Some(name) = &step.holds {
+        add("x-scenario-holds", name);
+    }
+    request.body = step.body.clone().unwrap_or_default().into_bytes();
+    request
+}
+
+/// The header by which Envoy is told the client's address.
+const CLIENT: &str = "x-scenario-client";
+
+/// The header by which Envoy tells why it, or the filter, has answered.
+const REASON: &str = "x-scenario-reason";

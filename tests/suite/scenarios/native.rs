@@ -1,0 +1,243 @@
+//! The core alone, without a host: what an adapter does with it, one call after the other, under a clock that stands where
+//! the scenario puts it.
+
+mod answering;
+mod facts;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use tidegate::assets::{AssetRequest, Assets};
+use tidegate::decision::quota_headers;
+use tidegate::engine::delaying::{Books, Room};
+use tidegate::engine::{Engine, Plan, Ticket};
+use tidegate::fallback::{Around, TICK, Upstreams, Way};
+use tidegate::health::monitor::Monitor;
+use tidegate::key::Seed;
+use tidegate::lease::{LEASE_IDLE, Leases};
+use tidegate::metrics::Counters;
+use tidegate::policy::Policy;
+use tidegate::status::{Fingerprint, Sources};
+use tidegate::store::memory::MemoryStore;
+use tidegate::units::{Draw, Timestamp};
+
+use super::document::{Does, SEED, START_MS, Scenario, Step};
+use super::memory::{BreakerRecords, KeptAnswers};
+use super::seen::{Report, Seen};
+use facts::Request;
+
+/// Runs a scenario; answers what there is to complain of.
+pub fn run(scenario: &Scenario) -> Option<String> {
+    let policy = match Policy::parse(&scenario.policy.to_string()) {
+        Ok(policy) => policy,
+        Err(problems) => return Some(format!("\n  tests/scenarios/{}.json: {problems}", scenario.name)),
+    };
+    let mut host = Host::new(scenario, policy);
+    for (number, step) in scenario.numbered() {
+        host.advance(moment(step.at));
+        host.does.extend(step.upstreams.clone());
+        if let Some(name) = &step.ends {
+            host.end(name);
+        }
+        if step.send.is_some() {
+            for left in (0..step.times).rev() {
+                host.request(number, step, left == 0);
+            }
+        }
+    }
+    // Whoever still waits gets his turn.
+    while let Some(due) = host.room.next_due(host.now) {
+        host.advance(host.now.after(due));
+    }
+    for flight in std::mem::take(&mut host.flights) {
+        host.report.wrong(flight.seen.number, "nothing came of it");
+    }
+    host.report.complaint()
+}
+
+fn moment(at_ms: u64) -> Timestamp {
+    Timestamp::from_millis(START_MS + at_ms)
+}
+
+struct Host<'s> {
+    engine: Rc<Engine>,
+    assets: Assets,
+    upstreams: Upstreams,
+    breakers: BreakerRecords,
+    kept: KeptAnswers,
+    kept_bytes: (u32, u32),
+    store: MemoryStore,
+    local: MemoryStore,
+    leases: Leases,
+    counters: Counters,
+    plan: Plan,
+    room: Room,
+    monitor: Option<Monitor>,
+    shared_health: Vec<u8>,
+    merged_at: Timestamp,
+    ticked_at: Timestamp,
+    now: Timestamp,
+    does: BTreeMap<String, Does>,
+    /// Requests that wait for their turn, or for their upstream.
+    flights: Vec<Flight<'s>>,
+    last_id: u32,
+    report: Report<'s>,
+}
+
+/// A request under way.
+struct Flight<'s> {
+    id: u32,
+    request: Request<'s>,
+    seen: Partial,
+    route: Option<usize>,
+    ticket: Option<Ticket>,
+    began: Option<Timestamp>,
+    fields: Vec<(String, String)>,
+    asset: Option<AssetRequest>,
+    way: Option<Way>,
+    /// The upstream that holds its answer back.
+    held_by: Option<String>,
+}
+
+/// What is known so far of what comes of a request.
+struct Partial {
+    number: usize,
+    is_last: bool,
+    sent: Timestamp,
+    seen: Seen,
+}
+
+impl<'s> Host<'s> {
+    fn new(scenario: &'s Scenario, policy: Policy) -> Self {
+        let seed = Seed::from_bytes(SEED);
+        let max_keys = policy.max_keys();
+        let counters = Counters::new(policy.limits().len(), policy.tiers().len());
+        let (assets, monitor, kept) = (Assets::new(&policy, seed), Monitor::new(&policy), policy.kept());
+        let engine = Rc::new(Engine::new(policy, seed));
+        Self {
+            room: engine.waiting_room(),
+            upstreams: Upstreams::new(engine.policy()),
+            engine,
+            assets,
+            breakers: BreakerRecords::default(),
+            kept: KeptAnswers::default(),
+            kept_bytes: (kept.max_object, kept.max_bytes),
+            store: MemoryStore::new(max_keys),
+            local: MemoryStore::new(max_keys),
+            leases: Leases::new(),
+            counters,
+            plan: Plan::new(),
+            monitor,
+            shared_health: Vec::new(),
+            merged_at: moment(0),
+            ticked_at: moment(0),
+            now: moment(0),
+            does: scenario.upstreams.clone(),
+            flights: Vec::new(),
+            last_id: 0,
+            report: Report::new(scenario, "native"),
+        }
+    }
+
+    /// Moves the clock, and does what becomes due on the way.
+    fn advance(&mut self, to: Timestamp) {
+        while let Some(due) = self.room.next_due(self.now).filter(|due| self.now.after(*due) < to) {
+            self.now = self.now.after(due);
+            self.finish_waits();
+        }
+        self.now = to;
+        self.finish_waits();
+        if self.now >= self.ticked_at.after(TICK) && self.upstreams.ticks(self.now) {
+            self.ticked_at = self.now;
+            let mut around = Around { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
+            self.upstreams.tick(&mut around);
+        }
+        self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
+        if let Some(monitor) = &mut self.monitor
+            && self.now.since(self.merged_at).as_secs() >= 1
+        {
+            self.merged_at = self.now;
+            let known = Some(self.shared_health.as_slice()).filter(|known| !known.is_empty());
+            let mut merged = Vec::new();
+            if monitor.merge(known, &mut merged, self.now) {
+                self.shared_health = merged;
+                monitor.published();
+            }
+        }
+    }
+
+    fn finish_waits(&mut self) {
+        let mut left = Vec::new();
+        self.room.due(self.now, usize::MAX, &mut left);
+        for left in left {
+            let at = self.flights.iter().position(|flight| flight.id == left.id).expect("who waits is known");
+            let mut flight = self.flights.remove(at);
+            let mut books = Books { store: &mut self.store, local: &mut self.local, counters: &mut self.counters };
+            let decision = self.engine.finish(left, &mut self.plan, &mut books, self.now);
+            flight.seen.seen.after_ms = self.now.since(flight.seen.sent).as_nanos() / 1_000_000;
+            flight.fields = self.fields();
+            match decision.refusal {
+                Some(refusal) => self.refuse(flight, &refusal),
+                None => self.admit(flight),
+            }
+        }
+    }
+
+    fn request(&mut self, number: usize, step: &'s Step, is_last: bool) {
+        let draw = draw(step);
+        if let Some(monitor) = &self.monitor {
+            self.plan.press(monitor.pressure(), draw);
+        }
+        let request = Request::of(step);
+        self.engine.plan(&request, &mut self.plan);
+        self.last_id += 1;
+        let seen = Partial { number, is_last, sent: self.now, seen: Seen::default() };
+        let mut flight = Flight {
+            id: self.last_id,
+            request,
+            seen,
+            route: self.plan.route(),
+            ticket: None,
+            began: None,
+            fields: Vec::new(),
+            asset: None,
+            way: None,
+            held_by: None,
+        };
+        if let Some(page) = self.plan.page() {
+            let (fingerprint, monitor) = (Fingerprint::of(""), self.monitor.as_ref());
+            let engine = &self.engine;
+            let sources = Sources { engine, fingerprint, monitor, upstreams: None, live_keys: 0, now: self.now };
+            let reply = sources.reply(page);
+            return self.reply(flight, &reply);
+        }
+        if self.plan.may_wait() {
+            self.engine.offer(&mut self.plan, &self.room, self.now);
+        }
+        let Self { engine, plan, store, local, leases, counters, now, room, .. } = self;
+        let decision = engine.decide(plan, store, local, leases, counters, *now);
+        if decision.delay.is_some() {
+            let mut books = Books { store, local, counters };
+            engine.enter(plan, flight.id, room, &mut books).expect("what is delayed can wait");
+            self.flights.push(flight);
+            return;
+        }
+        flight.fields = self.fields();
+        match decision.refusal {
+            Some(refusal) => self.refuse(flight, &refusal),
+            None => self.admit(flight),
+        }
+    }
+
+    fn fields(&self) -> Vec<(String, String)> {
+        let mut fields = Vec::new();
+        quota_headers(&self.engine, &self.plan, &mut String::new(), &mut |name, value| {
+            fields.push((name.to_owned(), value.to_owned()));
+        });
+        fields
+    }
+}
+
+fn draw(step: &Step) -> Draw {
+    Draw(step.draw())
+}

@@ -1,0 +1,245 @@
+//! An admitted request's way to its upstreams, and what its client gets.
+
+use std::rc::Rc;
+
+use tidegate::assets;
+use tidegate::decision::{Cause, Refusal, Reply};
+use tidegate::fallback::{Around, Ended, Step as Next, forwarding};
+use tidegate::policy::CallEnd;
+use tidegate::request::{RequestFacts, ResponseFacts};
+use tidegate::stale::record::Record;
+use tidegate::stale::serve::{Why, serve};
+use tidegate::stale::shelf;
+
+use super::super::document::Fails;
+use super::super::seen::answer_of;
+use super::facts::Answer;
+use super::{Flight, Host, Partial, draw};
+
+impl<'s> Host<'s> {
+    pub(super) fn admit(&mut self, mut flight: Flight<'s>) {
+        flight.ticket = self.plan.ticket();
+        if let Some(ticket) = &mut flight.ticket
+            && flight.request.step.body.is_some()
+        {
+            ticket.leave_untimed();
+        }
+        flight.began = Some(self.now);
+        flight.asset = self.assets.plan(&flight.request);
+        let Some(route) = flight.route else { return self.ask(flight, "origin") };
+        let engine = Rc::clone(&self.engine);
+        let policy = engine.policy();
+        let method = flight.request.method();
+        let method = flight.request.step.body.is_none().then_some(&*method);
+        let draw = draw(flight.request.step);
+        let mut around = Around { ledgers: &mut self.breakers, draw, now: self.now };
+        let (way, next) = self.upstreams.begin(policy, route, method, &mut around);
+        flight.way = Some(way);
+        match next {
+            Next::Send { upstream, .. } => {
+                let cluster = self.cluster(upstream);
+                self.ask(flight, &cluster);
+            }
+            next => {
+                flight.began = None;
+                let last = self.last(next, &mut flight);
+                self.conclude(flight, &last, None);
+            }
+        }
+    }
+
+    /// What comes when nothing was kept that could be served.
+    fn last(&mut self, next: Next<'_>, flight: &mut Flight<'s>) -> Last {
+        let is_stale = matches!(next, Next::Stale(_));
+        if is_stale && self.kept_for(flight).is_some() {
+            return Last::Stale;
+        }
+        let next = match &mut flight.way {
+            Some(way) if is_stale => self.upstreams.last(self.engine.policy(), way),
+            _ => next,
+        };
+        match next {
+            Next::Static(fixed) => Last::Static(fixed.status, fixed.lines.clone(), fixed.body.clone()),
+            Next::Unavailable { retry_after } => {
+                Last::Refused(Refusal { limit: None, window: None, cause: Cause::Unavailable, retry_after })
+            }
+            _ => Last::Deliver,
+        }
+    }
+
+    fn cluster(&self, upstream: usize) -> String {
+        self.engine.policy().upstreams()[upstream].cluster().expect("scenarios name clusters").to_owned()
+    }
+
+    fn ask(&mut self, mut flight: Flight<'s>, cluster: &str) {
+        flight.seen.seen.asked.push(cluster.to_owned());
+        if flight.request.step.holds.is_some() {
+            flight.held_by = Some(cluster.to_owned());
+            self.flights.push(flight);
+        } else {
+            self.answer(flight, cluster);
+        }
+    }
+
+    /// The upstream answers what it has held back.
+    pub(super) fn end(&mut self, name: &str) {
+        let of_name = |flight: &Flight<'_>| flight.request.step.holds.as_deref() == Some(name);
+        while let Some(at) = self.flights.iter().position(|flight| flight.held_by.is_some() && of_name(flight)) {
+            let mut flight = self.flights.remove(at);
+            let cluster = flight.held_by.take().expect("it was looked for");
+            self.answer(flight, &cluster);
+        }
+    }
+
+    fn answer(&mut self, mut flight: Flight<'s>, cluster: &str) {
+        let does = answer_of(cluster, &self.does);
+        let end = match does.fails {
+            _ if cluster == "nowhere" => CallEnd::NotConnected,
+            None => CallEnd::Answered(does.status),
+            Some(Fails::Reset) => CallEnd::Reset,
+            Some(Fails::Timeout) => CallEnd::TimedOut,
+        };
+        let says = does.headers.get("retry-after").filter(|_| matches!(does.status, 429 | 503));
+        let retry_after = says.and_then(|value| forwarding::retry_after(value.as_bytes(), None, self.now));
+        let engine = Rc::clone(&self.engine);
+        let mut next = Next::Deliver;
+        if let Some(way) = &mut flight.way {
+            let draw = draw(flight.request.step);
+            let mut around = Around { ledgers: &mut self.breakers, draw, now: self.now };
+            next = self.upstreams.ended(engine.policy(), way, Ended { end, retry_after }, &mut around);
+        }
+        if let Next::Send { upstream, .. } = next {
+            let cluster = self.cluster(upstream);
+            return self.ask(flight, &cluster);
+        }
+        let last = self.last(next, &mut flight);
+        let answer = Answer { status: matches!(end, CallEnd::Answered(_)).then_some(does.status), does: &does };
+        self.conclude(flight, &last, Some(&answer));
+    }
+
+    /// The client gets its answer.
+    fn conclude(&mut self, mut flight: Flight<'s>, last: &Last, answer: Option<&Answer<'_>>) {
+        if matches!(last, Last::Stale) {
+            self.upstreams.kept(flight.way.as_mut().expect("what was kept is for requests on a way"));
+        }
+        let policy = self.engine.policy();
+        if let Some(way) = flight.way.as_ref().filter(|_| policy.tells_upstreams()) {
+            flight.fields.push(("x-tidegate".to_owned(), self.upstreams.describe(policy, way, self.now)));
+        }
+        match last {
+            Last::Refused(refusal) => {
+                self.learn(&mut flight, &Answer { status: Some(503), does: &answer_of("nowhere", &self.does) });
+                let reply = refusal.reply(&self.engine, &flight.request);
+                self.reply(flight, &reply);
+            }
+            Last::Static(status, lines, body) => {
+                self.learn(&mut flight, &Answer { status: Some(*status), does: &answer_of("nowhere", &self.does) });
+                flight.seen.seen.reason = Some("tidegate_static".to_owned());
+                self.send(flight, *status, lines.clone(), body);
+            }
+            Last::Stale => {
+                let bytes = self.kept_for(&flight).expect("it was there");
+                let key = flight.asset.as_ref().and_then(|asset| asset.key).expect("what is kept has a key");
+                let record = Record::decode(&bytes, self.engine.seed(), key).expect("it was read before");
+                let why = answer.map_or(Why::NotAsked, |answer| Why::Failed(answer.status));
+                let served = serve(&record, &flight.request, why, self.now).expect("it was served before");
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let lines = served.lines.iter().map(|(name, value)| (text(name), text(value))).collect();
+                let (status, body) = (served.status, text(served.body));
+                self.learn(&mut flight, &Answer { status: Some(status), does: &answer_of("nowhere", &self.does) });
+                flight.seen.seen.reason = Some("tidegate_stale".to_owned());
+                self.send(flight, status, lines, &body);
+            }
+            Last::Deliver => self.deliver(flight, answer.expect("there is an answer to deliver")),
+        }
+    }
+
+    fn deliver(&mut self, mut flight: Flight<'s>, answer: &Answer<'_>) {
+        self.learn(&mut flight, answer);
+        let does = answer.does;
+        let mut lines: Vec<(String, String)> = does.headers.clone().into_iter().collect();
+        if let Some(request) = flight.asset.take() {
+            let body = does.body.as_deref().unwrap_or_default();
+            let measured = [("content-length".to_owned(), body.len().to_string())];
+            let all: Vec<(String, String)> = lines.iter().cloned().chain(measured).collect();
+            let bytes = all.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            let answer = assets::Answer::new(does.status, bytes);
+            let edits = self.assets.edits(&request, &answer);
+            let draft = self.assets.keeping(&request).and_then(|it| it.draft(&answer.edited(&edits), self.now));
+            if let Some(draft) = draft
+                && draft.is_wanted(&mut self.kept, self.now) == Ok(true)
+                && let Some(mut collecting) = draft.collect(self.kept_bytes.0)
+                && collecting.push(body.as_bytes())
+                && let Some(collected) = collecting.finish(self.engine.seed())
+            {
+                collected.keep(&mut self.kept, self.now, self.kept_bytes.1).expect("memory does not fail");
+            }
+            for edit in &edits {
+                lines.retain(|(name, _)| !edit.replaces || name != edit.name);
+                lines.push((edit.name.to_owned(), String::from_utf8_lossy(edit.value.as_ref()).into_owned()));
+            }
+        }
+        self.send(flight, does.status, lines, does.body.as_deref().unwrap_or_default());
+    }
+
+    fn kept_for(&mut self, flight: &Flight<'_>) -> Option<Vec<u8>> {
+        let key = flight.asset.as_ref()?.key?;
+        let bytes = shelf::find(&mut self.kept, key).ok()??;
+        let record = Record::decode(&bytes, self.engine.seed(), key)?;
+        serve(&record, &flight.request, Why::NotAsked, self.now)?;
+        Some(bytes)
+    }
+
+    fn learn(&mut self, flight: &mut Flight<'_>, answer: &dyn ResponseFacts) {
+        let Self { engine, store, local, counters, now, .. } = self;
+        if let Some(ticket) = &mut flight.ticket {
+            engine.observe(ticket, answer, store, local, counters, *now);
+        }
+        if let (Some(began), Some(monitor)) = (flight.began.take(), &mut self.monitor) {
+            monitor.answered(answer, began, self.now);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, flight: Flight<'s>, refusal: &Refusal) {
+        let reply = refusal.reply(&self.engine, &flight.request);
+        self.reply(flight, &reply);
+    }
+
+    pub(super) fn reply(&mut self, mut flight: Flight<'s>, reply: &Reply) {
+        let mut lines = vec![
+            ("content-type".to_owned(), reply.content_type.clone().into_owned()),
+            ("cache-control".to_owned(), "no-store".to_owned()),
+        ];
+        lines.extend(reply.retry_after_secs.map(|secs| ("retry-after".to_owned(), secs.to_string())));
+        flight.seen.seen.reason = Some(reply.details.clone());
+        self.send(flight, reply.status, lines, &reply.body);
+    }
+
+    /// The answer goes to the client, and the request ends.
+    fn send(&mut self, mut flight: Flight<'s>, status: u16, mut lines: Vec<(String, String)>, body: &str) {
+        for (name, value) in flight.fields.drain(..) {
+            lines.retain(|(other, _)| !name.starts_with("x-") || *other != name);
+            lines.push((name, value));
+        }
+        let Partial { number, is_last, mut seen, .. } = flight.seen;
+        seen.status = status;
+        seen.body = if *flight.request.method() == *b"HEAD" { String::new() } else { body.to_owned() };
+        seen.keep(lines.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        if let Some(ticket) = flight.ticket {
+            self.engine.release(ticket, &mut self.store, &mut self.local, &mut self.counters, self.now);
+        }
+        if is_last {
+            self.report.step(number, &self.does, &seen);
+        } else {
+            self.report.early(number, &seen);
+        }
+    }
+}
+
+/// What a way ends in.
+enum Last {
+    Deliver,
+    Stale,
+    Static(u16, Vec<(String, String)>, String),
+    Refused(Refusal),
+}

@@ -1,0 +1,151 @@
+//! The upstreams of all scenarios: a server for each cluster, that does with a request what its scenario says just then.
+//!
+//! A request tells by `x-scenario: NAME/NUMBER` where it belongs, and by `x-scenario-holds` that its answer is held back.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+use super::document::{Does, Fails, Scenario};
+use super::seen::answer_of;
+
+/// The upstreams.
+#[derive(Debug)]
+pub struct Origin {
+    addresses: BTreeMap<&'static str, SocketAddr>,
+    known: Arc<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    state: Mutex<State>,
+    /// Something may have been ended.
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    does: HashMap<String, BTreeMap<String, Does>>,
+    /// Which clusters were asked for a request.
+    asked: HashMap<String, Vec<String>>,
+    held: HashSet<String>,
+    ended: HashSet<(String, String)>,
+}
+
+impl Origin {
+    /// Starts a server for each cluster.
+    pub async fn start(scenarios: &[Arc<Scenario>]) -> Self {
+        let known = Arc::new(Known::default());
+        for scenario in scenarios {
+            known.state.lock().unwrap().does.insert(scenario.name.clone(), scenario.upstreams.clone());
+        }
+        let mut addresses = BTreeMap::new();
+        for cluster in ["origin", "cdn", "spare"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.insert(cluster, listener.local_addr().unwrap());
+            let known = Arc::clone(&known);
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let known = Arc::clone(&known);
+                    // A connection that ends badly is Envoy's affair.
+                    tokio::spawn(async move { serve(stream, cluster, &known).await });
+                }
+            });
+        }
+        Self { addresses, known }
+    }
+
+    /// Where the server of this cluster is.
+    pub fn address(&self, cluster: &str) -> SocketAddr {
+        self.addresses[cluster]
+    }
+
+    /// From now on the upstreams of a scenario do this.
+    pub fn set(&self, scenario: &str, does: &BTreeMap<String, Does>) {
+        self.known.state.lock().unwrap().does.insert(scenario.to_owned(), does.clone());
+    }
+
+    /// Lets go what a scenario holds under this name.
+    pub fn end(&self, scenario: &str, name: &str) {
+        self.known.state.lock().unwrap().ended.insert((scenario.to_owned(), name.to_owned()));
+        self.known.ended.notify_waiters();
+    }
+
+    /// Whether the answer to this request is held back.
+    pub fn holds(&self, id: &str) -> bool {
+        self.known.state.lock().unwrap().held.contains(id)
+    }
+
+    /// Which clusters were asked for this request.
+    pub fn asked(&self, id: &str) -> Vec<String> {
+        self.known.state.lock().unwrap().asked.get(id).cloned().unwrap_or_default()
+    }
+}
+
+async fn serve(stream: TcpStream, cluster: &str, known: &Known) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if stream.read_line(&mut head).await? == 0 {
+                return Ok(());
+            }
+        }
+        let header = |name: &str| {
+            let named =
+                |line: &str| line.split_once(": ").filter(|(other, _)| *other == name).map(|(_, it)| it.to_owned());
+            head.lines().find_map(named)
+        };
+        let length = header("content-length").and_then(|length| length.parse().ok());
+        stream.read_exact(&mut vec![0; length.unwrap_or(0)]).await?;
+        let id = header("x-scenario").unwrap_or_default();
+        let scenario = id.split('/').next().unwrap_or_default().to_owned();
+        known.state.lock().unwrap().asked.entry(id.clone()).or_default().push(cluster.to_owned());
+        if let Some(name) = header("x-scenario-holds") {
+            known.hold(&id, &(scenario.clone(), name)).await;
+        }
+        let does = known.state.lock().unwrap().does.get(&scenario).cloned().unwrap_or_default();
+        let answer = answer_of(cluster, &does);
+        match answer.fails {
+            Some(Fails::Reset) => return Ok(()),
+            Some(Fails::Timeout) => {
+                let _ = stream.read_u8().await;
+                return Ok(());
+            }
+            None => stream.write_all(&bytes(&answer, head.starts_with("HEAD "))).await?,
+        }
+    }
+}
+
+impl Known {
+    async fn hold(&self, id: &str, name: &(String, String)) {
+        loop {
+            // Before the look, so that nothing is missed between.
+            let ended = self.ended.notified();
+            {
+                let mut state = self.state.lock().unwrap();
+                if state.ended.contains(name) {
+                    return;
+                }
+                state.held.insert(id.to_owned());
+            }
+            ended.await;
+        }
+    }
+}
+
+fn bytes(answer: &Does, is_head: bool) -> Vec<u8> {
+    let body = answer.body.as_deref().unwrap_or_default();
+    let mut text = format!("HTTP/1.1 {} Any\r\ncontent-length: {}\r\n", answer.status, body.len());
+    for (name, value) in &answer.headers {
+        text.extend([name, ": ", value, "\r\n"]);
+    }
+    text.push_str("\r\n");
+    text.push_str(if is_head { "" } else { body });
+    text.into_bytes()
+}

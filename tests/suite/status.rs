@@ -1,0 +1,182 @@
+//! What the page of status says of upstreams and breakers.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use tidegate::breaker::{Ledger, Part, Statistics};
+use tidegate::engine::Engine;
+use tidegate::fallback::{Around, By, Ledgers, Step, Upstreams};
+use tidegate::policy::CallEnd;
+use tidegate::status::{Counted, Fingerprint, Page, Sources, UpstreamsNow};
+use tidegate::store::StoreError;
+use tidegate::units::Draw;
+
+use crate::harness::{engine, ms};
+
+/// What workers share.
+#[derive(Default)]
+struct Memory {
+    parts: HashMap<(String, Part), Vec<u8>>,
+    at: String,
+}
+
+impl Ledgers for Memory {
+    fn of(&mut self, identity: &str) -> &mut impl Ledger {
+        identity.clone_into(&mut self.at);
+        self
+    }
+}
+
+impl Ledger for Memory {
+    fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
+        Ok(self.parts.get(&(self.at.clone(), part)).map(Vec::as_slice))
+    }
+
+    fn publish(&mut self, part: Part, bytes: &[u8]) -> Result<(), StoreError> {
+        self.parts.insert((self.at.clone(), part), bytes.to_vec());
+        Ok(())
+    }
+}
+
+/// What a host has added up, by route and number, and by breaker.
+#[derive(Debug, Default)]
+struct Sums {
+    served: HashMap<(usize, usize), u64>,
+    misses: HashMap<usize, u64>,
+    breakers: HashMap<usize, [u64; Statistics::WORDS.len()]>,
+    /// Of how many upstreams each route is.
+    upstreams: usize,
+}
+
+impl Sums {
+    /// Takes what a worker has counted.
+    fn take(&mut self, upstreams: &mut Upstreams, routes: usize) {
+        for route in 0..routes {
+            for (by, count) in upstreams.served().take(route) {
+                *self.served.entry((route, by.number(self.upstreams))).or_default() += count;
+            }
+            *self.misses.entry(route).or_default() += upstreams.served().take_misses(route);
+        }
+        for place in 0..upstreams.breakers().len() {
+            let told = upstreams.breakers().get(place).unwrap().statistics().take().told();
+            let sums = self.breakers.entry(place).or_default();
+            sums.iter_mut().zip(told).for_each(|(sum, count)| *sum += count);
+        }
+    }
+}
+
+impl Counted for Sums {
+    fn served(&self, route: usize, by: By) -> u64 {
+        self.served.get(&(route, by.number(self.upstreams))).copied().unwrap_or_default()
+    }
+
+    fn misses(&self, route: usize) -> u64 {
+        self.misses.get(&route).copied().unwrap_or_default()
+    }
+
+    fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()] {
+        self.breakers.get(&place).copied().unwrap_or_default()
+    }
+}
+
+fn page(engine: &Engine, known: &Upstreams, counted: &Sums, at: u64) -> Value {
+    let upstreams = Some(UpstreamsNow { known, counted });
+    let sources =
+        Sources { engine, fingerprint: Fingerprint::of(""), monitor: None, upstreams, live_keys: 0, now: ms(at) };
+    serde_json::from_str(&sources.reply(Page::Status).body).expect("JSON")
+}
+
+#[test]
+fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
+    let engine = engine(
+        r#"{ "version": 1,
+        "breakers": {
+            "own": { "window": { "count": 9 }, "consecutive_failures": 2, "slow_call": "1s", "slow_rate_percent": 100,
+                     "open": { "initial": "5s", "jitter_percent": 0 }, "half_open": { "probes": 1 },
+                     "ramp": { "from_percent": 100, "over": "10s" }, "per_route": true },
+            "shut": { "window": { "count": 9 }, "mode": "forced-open" } },
+        "upstreams": { "a": { "cluster": "a", "breaker": "own" }, "b": { "cluster": "b", "breaker": "shut" } },
+        "routes": [{ "name": "r", "upstreams": ["a", "b"], "fallback": { "on": ["5xx"], "stale": "1h" } }] }"#,
+    );
+    let policy = engine.policy();
+    let (mut worker, mut other) = (Upstreams::new(policy), Upstreams::new(policy));
+    let (mut ledgers, mut sums) = (Memory::default(), Sums { upstreams: 2, ..Sums::default() });
+    let mut ask = |upstreams: &mut Upstreams, ledgers: &mut Memory, status: u16, is_kept: bool, at: u64| {
+        let around = &mut Around { ledgers, draw: Draw(0), now: ms(at) };
+        let (mut way, mut step) = upstreams.begin(policy, 0, Some(b"GET"), around);
+        around.now = ms(at + 1);
+        if let Step::Send { .. } = step {
+            step = upstreams.ended(policy, &mut way, CallEnd::Answered(status).into(), around);
+        }
+        match step {
+            Step::Stale(_) if is_kept => upstreams.kept(&mut way),
+            Step::Stale(_) => drop(upstreams.last(policy, &mut way)),
+            _ => {}
+        }
+        sums.take(upstreams, 1);
+        page(&engine, upstreams, &sums, at + 2)
+    };
+    let shut = |page: &Value| page["breakers"].as_array().unwrap().iter().find(|it| it["name"] == "b").unwrap().clone();
+    let own =
+        |page: &Value| page["breakers"].as_array().unwrap().iter().find(|it| it["name"] == "a/r").unwrap().clone();
+
+    let told = ask(&mut worker, &mut ledgers, 200, false, 0);
+    assert_eq!(
+        own(&told),
+        json!({ "name": "a/r", "mode": "enforce", "state": "closed", "window": { "calls": 1, "failures": 0, "slow": 0 },
+            "calls": 1, "failures": 0, "slow": 0, "rejected": 0, "observed": 0, "probes": 0, "opened": 0 })
+    );
+    ask(&mut worker, &mut ledgers, 500, true, 10);
+    ask(&mut worker, &mut ledgers, 500, true, 20);
+    let told = ask(&mut worker, &mut ledgers, 500, false, 30);
+    assert_eq!(
+        own(&told),
+        json!({ "name": "a/r", "mode": "enforce", "state": "open", "since_unix_ms": 1_800_014_400_021_u64, "for_ms": 11,
+            "window": { "calls": 0, "failures": 0, "slow": 0 }, "calls": 3, "failures": 2, "slow": 0, "rejected": 1,
+            "observed": 0, "probes": 0, "opened": 1 })
+    );
+    // What the policy alone says has not begun at any time.
+    assert_eq!((&shut(&told)["state"], &shut(&told)["for_ms"]), (&json!("open"), &Value::Null));
+    assert_eq!(shut(&told)["rejected"], 3);
+    assert_eq!(
+        told["served"],
+        json!({ "upstreams": 1, "stale": 2, "static": 0, "unavailable": 1, "failure": 0, "failed": 1, "kept_hits": 2,
+            "kept_misses": 1, "kept_hit_rate_percent": 66.66, "routes_left_out": 0 })
+    );
+    assert_eq!(
+        told["upstreams"],
+        json!([{ "name": "a", "breaker": "own", "served": 1 }, { "name": "b", "breaker": "shut", "served": 0 }])
+    );
+
+    // A worker that was never asked knows the same as soon as it wants to.
+    assert_eq!(own(&page(&engine, &other, &Sums::default(), 40))["state"], "closed");
+    other.refresh(&mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(40) });
+    assert_eq!(own(&page(&engine, &other, &Sums::default(), 40))["state"], "open");
+    let told = ask(&mut other, &mut ledgers, 200, false, 5_100);
+    assert_eq!((&own(&told)["state"], &own(&told)["probes"]), (&json!("ramping"), &json!(1)));
+    assert_eq!(told["breakers_left_out"], 0);
+}
+
+#[test]
+fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
+    let routes: Vec<String> =
+        (0..300).map(|index| format!(r#"{{ "name": "r{index}", "upstreams": ["a"] }}"#)).collect();
+    let engine = engine(&format!(
+        r#"{{ "version": 1,
+        "breakers": {{ "own": {{ "window": {{ "count": 9 }}, "consecutive_failures": 1, "per_route": true }},
+                       "shut": {{ "window": {{ "count": 9 }}, "mode": "forced-open" }} }},
+        "upstreams": {{ "a": {{ "cluster": "a", "breaker": "own" }}, "b": {{ "cluster": "b", "breaker": "shut" }} }},
+        "routes": [{}] }}"#,
+        routes.join(",")
+    ));
+    let policy = engine.policy();
+    let (mut upstreams, mut ledgers) = (Upstreams::new(policy), Memory::default());
+    let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
+    let (mut way, _) = upstreams.begin(policy, 299, None, around);
+    upstreams.ended(policy, &mut way, CallEnd::NotConnected.into(), around);
+    let told = page(&engine, &upstreams, &Sums { upstreams: 1, ..Sums::default() }, 1);
+    let breakers = told["breakers"].as_array().unwrap();
+    let names: Vec<_> = breakers.iter().map(|breaker| breaker["name"].as_str().unwrap()).collect();
+    assert_eq!((names.len(), &names[..3]), (256, &["b", "a/r299", "a/r0"][..]));
+    assert_eq!((&told["breakers_left_out"], &told["served"]["routes_left_out"]), (&json!(45), &json!(44)));
+}
