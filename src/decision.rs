@@ -21,11 +21,13 @@ pub struct Decision {
     /// How long the request has to wait before it goes on, if nobody more important comes and nobody leaves; `None` when
     /// it need not.
     pub delay: Option<Span>,
+    /// Nothing is decided yet: the authority of a shared limit has to be asked, for so long at most. See [`crate::global`].
+    pub awaits: Option<Span>,
 }
 
 impl Decision {
     /// The request goes on.
-    pub const ADMIT: Self = Self { refusal: None, observed: None, delay: None };
+    pub const ADMIT: Self = Self { refusal: None, observed: None, delay: None, awaits: None };
 }
 
 /// A refused request.

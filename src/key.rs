@@ -98,6 +98,11 @@ impl Seed {
         Self::from_bytes(bytes)
     }
 
+    /// The key under which an instance of this seed keeps what it knows of a key that many instances share.
+    pub(crate) fn rekey(self, shared: KeyHash) -> KeyHash {
+        KeyHash(self.hasher_of(DOMAIN_SHARED, shared.0).finish())
+    }
+
     pub(crate) fn hasher(self, domain: u8) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
         hasher.write(&[domain]);
@@ -369,6 +374,7 @@ const DOMAIN_IDENTITY: u8 = 1;
 const DOMAIN_KEY: u8 = 2;
 const DOMAIN_FALLBACK: u8 = 3;
 const DOMAIN_PARTITION: u8 = 4;
+const DOMAIN_SHARED: u8 = 5;
 // 20 to 22 are those of `stale`.
 
 /// What a part is. These numbers are in every key that is counted: a new kind gets a new number.

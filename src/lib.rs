@@ -29,6 +29,7 @@ pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;
 pub mod fallback;
+pub mod global;
 pub mod health;
 pub mod key;
 pub mod lease;

@@ -84,11 +84,19 @@ pub enum Total {
     Overdue,
     /// Requests whose client went away while they waited.
     Abandoned,
+    /// Asks sent to the authority of shared limits.
+    Asks,
+    /// Those that were not answered in time, or with an error.
+    AskFailures,
+    /// Requests that waited for the authority.
+    Awaited,
+    /// Grants that could not be kept: their permits count as used.
+    GrantsLost,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -111,6 +119,10 @@ impl Total {
         Self::Displaced,
         Self::Overdue,
         Self::Abandoned,
+        Self::Asks,
+        Self::AskFailures,
+        Self::Awaited,
+        Self::GrantsLost,
     ];
 
     /// Requests of this priority that were shed. Critical ones never are.

@@ -25,6 +25,7 @@ mod schema;
 mod serving;
 mod shapes;
 mod status;
+mod stores;
 mod text;
 mod value;
 
@@ -36,6 +37,7 @@ pub use failures::{CallEnd, Failures};
 pub use retries::{Backoff, Retries};
 pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
+pub use stores::{Protocol, RedisStore, Sharing, Stores};
 
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
@@ -68,6 +70,8 @@ pub struct Policy {
     pub(crate) shedding: Option<crate::shed::Rules>,
     /// Who may ask for the pages of status, if there are any.
     pub(crate) status: Option<Status>,
+    /// What counts the limits that many instances share.
+    pub(crate) stores: Stores,
     /// What a host does with a request that it cannot have decided.
     pub(crate) on_failure: OnFailure,
 }
@@ -172,6 +176,8 @@ pub struct Limit {
     pub(crate) penalty: Option<Penalty>,
     pub(crate) ban: Option<Ban>,
     pub(crate) on_store_failure: OnStoreFailure,
+    /// How permits are drawn, where many instances share the limit.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 /// Which requests a limit or a route is for. All conditions must hold.
@@ -389,6 +395,17 @@ impl Policy {
     #[must_use]
     pub fn on_failure(&self) -> OnFailure {
         self.on_failure
+    }
+
+    /// What counts the limits that many instances share.
+    #[must_use]
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// The limits that many instances share.
+    pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().filter(|limit| limit.sharing.is_some())
     }
 
     /// The longest that a request can be made to wait.

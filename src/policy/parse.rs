@@ -20,6 +20,7 @@ use super::schema::Document as _;
 use super::serving;
 use super::shapes::OneOf;
 use super::status;
+use super::stores;
 use super::value::{Items, Of};
 use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
 use crate::mode::ModeWord;
@@ -96,6 +97,7 @@ fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Pr
     let health = health::health(document, problems);
     let shedding = health::shedding(document, problems);
     let status = status::status(document, problems);
+    let stores = stores::stores(document, problems);
     let response = document.response()?;
     Some(Policy {
         client: client?,
@@ -116,6 +118,7 @@ fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Pr
         health: health?,
         shedding: shedding?,
         status: status?,
+        stores: stores?,
         on_failure: document.on_failure()?,
     })
 }
@@ -187,7 +190,7 @@ fn limit(
     let delays = delays(document, &quotas, at, problems);
     let penalty = refusal::penalty(document, cost.as_ref(), &quotas, &at.field("penalty"), problems);
     let ban = refusal::ban(document, key.as_deref(), &at.field("ban"), problems);
-    document.scope()?;
+    let sharing = stores::sharing(document, &quotas, at, problems);
     Some(Limit {
         name: document.name()?.clone(),
         matches: matches?,
@@ -202,6 +205,7 @@ fn limit(
         penalty: penalty?,
         ban: ban?,
         on_store_failure: document.on_store_failure()?,
+        sharing: sharing?,
     })
 }
 

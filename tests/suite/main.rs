@@ -23,6 +23,7 @@ mod engine;
 mod explain;
 mod filter;
 mod fuzz;
+mod global;
 mod harness;
 mod health;
 mod limiter;
