@@ -14,16 +14,14 @@ export class TidegateAuthority extends DurableObject {
   }
 
   /**
-   * Answers asks, one behind the other in these bytes, with as many grants. What they charge is stored before the answer leaves: the
-   * runtime holds it back until then. Throws when the core fails, and then nothing was stored of that ask.
+   * Answers an ask with a grant. What it charges is stored before the answer leaves: the runtime holds it back until then. Throws
+   * when the core fails, and then nothing is stored.
    */
-  async ask(asks) {
-    const each = guard()((core) => core.ask_bytes());
-    const grants = [];
-    for (let at = 0; at + each <= asks.length; at += each) grants.push(this.#settle(asks.subarray(at, at + each)));
+  async ask(ask) {
+    const grant = this.#settle(ask);
     this.isSet ??= (await this.ctx.storage.getAlarm()) !== null;
-    if (!this.isSet && this.keys > 0) await this.#clean();
-    return grants;
+    if (!this.isSet) await this.#clean();
+    return grant;
   }
 
   #settle(ask) {

@@ -4,6 +4,7 @@ import * as tidegate from "./pkg/tidegate.js";
 import { driven, told, waited } from "./flight.mjs";
 import { current, guard } from "./instance.mjs";
 import * as settings from "./settings.mjs";
+import { asked, send } from "./sharing.mjs";
 
 export { TidegateAuthority } from "./authority.mjs";
 
@@ -12,7 +13,7 @@ let configured;
 
 /** Puts in force what KV says by now. */
 async function refresh(env) {
-  if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(tidegate, false));
+  if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(tidegate, env, false));
 }
 
 function failed(error, request) {
@@ -34,10 +35,14 @@ export default {
     const guarded = guard(current());
     try {
       if (configured !== current()) {
-        guarded(() => settings.enforce(tidegate, true));
+        guarded(() => settings.enforce(tidegate, env, true));
         configured = current();
       }
       verdict = guarded(() => tidegate.decide(request, Date.now()));
+      if (env.TIDEGATE_AUTHORITY !== undefined) {
+        const sent = send(env, ctx, guarded);
+        if (verdict instanceof tidegate.Asking) verdict = await asked(verdict, request, sent, env, ctx, guarded);
+      }
       if (verdict instanceof tidegate.Wait) verdict = await waited(verdict, request, guarded);
       if (verdict instanceof tidegate.Task) verdict = await driven(verdict, request, ctx, guarded);
     } catch (error) {

@@ -45,7 +45,7 @@ export async function learn(env) {
 }
 
 /** Puts in force what was read last. What is bad is told once, and what was in force before stays; a fresh instance is told that. */
-export function enforce(tidegate, isFresh) {
+export function enforce(tidegate, env, isFresh) {
   const problem = tidegate.mode_problem(latest.mode);
   if (problem !== undefined) {
     console.error(problem);
@@ -54,7 +54,7 @@ export function enforce(tidegate, isFresh) {
   for (const settings of isFresh ? [latest, inForce, deployed] : [latest]) {
     if (settings === undefined || refused.has(settings)) continue;
     try {
-      onFailure = tidegate.configure(settings.policy, settings.mode);
+      onFailure = tidegate.configure(settings.policy, settings.mode, env.TIDEGATE_AUTHORITY !== undefined);
       inForce = settings;
       return;
     } catch (problems) {

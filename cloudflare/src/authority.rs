@@ -48,9 +48,3 @@ impl Settled {
         self.grant.to_bytes().into()
     }
 }
-
-/// How long an ask is, in bytes.
-#[wasm_bindgen]
-pub fn ask_bytes() -> usize {
-    Ask::BYTES
-}

@@ -3,10 +3,11 @@
 use crate::chain::Known;
 use crate::facts::Facts;
 use crate::flight::Flight;
-use crate::host::Request;
+use crate::host::{self, Request};
 use crate::memory::{Memory, Working};
 use crate::now;
 use crate::reply;
+use crate::sharing::{self, Asking};
 use crate::task::Task;
 use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
@@ -43,8 +44,10 @@ pub struct Work {
     /// What limits of the scope `instance` count: this isolate is the instance. Lent by [`Memory`] for each call, as is `local`.
     pub store: MemoryStore,
     pub local: MemoryStore,
-    /// There is nobody to draw from: the state is here.
-    leases: Leases,
+    /// What is drawn of limits that others share.
+    pub leases: Leases,
+    /// Those who have waited for the authority and do not know yet, and since when they have.
+    pub woken: BTreeMap<u32, Timestamp>,
     pub counters: Counters,
     pub plan: Plan,
     text: String,
@@ -79,7 +82,7 @@ impl Gate {
     ///
     /// # Errors
     /// Everything that is wrong with the document, a line each.
-    pub fn new(text: &str, mode: Option<ModeWord>, before: Option<&Self>) -> Result<Self, String> {
+    pub fn new(text: &str, mode: Option<ModeWord>, has_authority: bool, before: Option<&Self>) -> Result<Self, String> {
         let policy = mode.map_or_else(|| Policy::parse(text), |mode| Policy::parse_in(mode, text));
         let policy = policy.map_err(|problems| {
             problems.iter().map(|problem| format!("tidegate: policy error: {problem}")).collect::<Vec<_>>().join("\n")
@@ -93,6 +96,11 @@ impl Gate {
         let known = Known::new(&policy, &memory.ledgers);
         let assets = Assets::new(&policy, Keyed::Everywhere);
         let engine = Engine::new(policy, memory.seed);
+        let leases = sharing::leases(&engine, has_authority)?;
+        if !has_authority && engine.policy().shared_limits().next().is_some() {
+            let text = "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object";
+            host::log_warning(text);
+        }
         let room = engine.waiting_room();
         Ok(Self {
             engine,
@@ -102,7 +110,8 @@ impl Gate {
             work: RefCell::new(Work {
                 store: MemoryStore::new(0),
                 local: MemoryStore::new(0),
-                leases: Leases::none(),
+                leases,
+                woken: BTreeMap::new(),
                 counters,
                 plan: Plan::new(),
                 text: String::new(),
@@ -126,6 +135,11 @@ impl Gate {
 
     /// Decides on a request; see [`crate::decide`].
     pub fn decide(self: &Rc<Self>, request: &Request, now: Timestamp) -> JsValue {
+        self.judge(request, None, now)
+    }
+
+    /// The same for a request that may have waited for the authority, under this number and since this time.
+    pub fn judge(self: &Rc<Self>, request: &Request, resumed: Option<(u32, Timestamp)>, now: Timestamp) -> JsValue {
         let facts = Facts::new(request);
         let work = &mut *self.work();
         if let Some(health) = &mut work.health {
@@ -148,8 +162,14 @@ impl Gate {
             self.finish_due_before(work, &facts, now);
             self.engine.offer(&mut work.plan, &work.room, now);
         }
+        if let Some((_, since)) = resumed {
+            work.plan.resume(since);
+        }
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
+        if decision.awaits.is_some() {
+            return Asking::enter(self, work, resumed.map(|(id, _)| id));
+        }
         if let Some(wait) = decision.delay.and_then(|delay| Wait::enter(self, work, request, delay)) {
             return wait.into();
         }
@@ -204,6 +224,12 @@ impl Work {
             }
         });
         fields
+    }
+
+    /// A number unlike that of any other request that waits: there are never as many.
+    pub fn next_id(&mut self) -> u32 {
+        self.last_id = self.last_id.wrapping_add(1);
+        self.last_id
     }
 
     fn live_keys(&mut self, now: Timestamp) -> u64 {

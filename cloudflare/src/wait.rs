@@ -36,10 +36,8 @@ pub struct Ended {
 impl Wait {
     /// Lets the request of the decided plan wait; `None` when it cannot.
     pub fn enter(gate: &Rc<Gate>, work: &mut Work, request: &Request, delay: Span) -> Option<Self> {
-        let Work { store, local, counters, room, plan, last_id, .. } = work;
-        // Unlike that of any other that waits: there are never as many.
-        *last_id = last_id.wrapping_add(1);
-        let id = *last_id;
+        let id = work.next_id();
+        let Work { store, local, counters, room, plan, .. } = work;
         let limit = gate.engine.enter(plan, id, room, &mut Books { store, local, counters })?;
         #[cfg(feature = "panic-on-header")]
         let hangs = crate::trap::hangs(request);

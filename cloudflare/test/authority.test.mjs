@@ -9,7 +9,7 @@ const authority = async (t, options = {}) => {
   const it = await worker(t, { version: 1 }, undefined, { world: "(env) => env", durableObjects: objects, ...options });
   const namespace = await it.miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY");
   const stub = (name = "one") => namespace.get(namespace.idFromName(name));
-  const ask = async (more, name) => grant((await stub(name).ask(bytes(more)))[0]);
+  const ask = async (more, name) => grant(await stub(name).ask(bytes(more)));
   return { ...it, namespace, stub, ask };
 };
 

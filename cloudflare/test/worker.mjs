@@ -33,6 +33,38 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
   return { get, base, miniflare, server, log, deploy };
 }
 
+/**
+ * Three locations of a Worker with this policy, that share one KV namespace and the Durable Objects. Answers with how to ask each,
+ * and with its object of a shard.
+ */
+export async function locations(test, policy, { origin = hello, dist = shipped, world = "(env) => env" } = {}) {
+  const server = await listen(test, origin);
+  const log = [];
+  const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
+  const names = ["hel", "osl", "rkv"];
+  const miniflare = new Miniflare({
+    handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
+    workers: names.map((name) => ({
+      name,
+      modules: modules(policy, dist, world),
+      compatibilityDate: "2026-04-01",
+      compatibilityFlags: ["enable_request_signal"],
+      outboundService: (request) => forward(request, server),
+      kvNamespaces: { TIDEGATE: "shared" },
+      durableObjects: { TIDEGATE_AUTHORITY: { className: "TidegateAuthority", scriptName: "hel", useSQLite: true } },
+    })),
+  });
+  test.after(() => miniflare.dispose());
+  await miniflare.ready;
+  const workers = await Promise.all(names.map((name) => miniflare.getWorker(name)));
+  const get = async (at, path, { address = "192.0.2.1", headers = {}, ...init } = {}) =>
+    workers[at].fetch(`http://example.com${path}`, { ...init, headers: { "cf-connecting-ip": address, ...headers } });
+  const namespace = await miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY", "hel");
+  const shards = Array.from({ length: 32 }, (_, at) => namespace.get(namespace.idFromName(`shard-${at}`)));
+  const kv = await miniflare.getKVNamespace("TIDEGATE", "hel");
+  return { get, shards, kv, server, log, miniflare };
+}
+
 /** The modules of the Worker that was built here, with this policy. */
 export function modules(policy, dist, world) {
   const file = (name) => readFileSync(new URL(name, dist));
@@ -60,6 +92,15 @@ const worldly = (world) => `
   export class TidegateAuthority extends Shipped {
     leave() {
       this.ctx.abort("evicted");
+    }
+    // "hang", "throw", or none.
+    fault(fault) {
+      this.faulty = fault;
+    }
+    async ask(ask) {
+      if (this.faulty === "hang") await new Promise(() => {});
+      if (this.faulty === "throw") throw Object.assign(new Error("too many requests"), { overloaded: true });
+      return super.ask(ask);
     }
     tried(asks) {
       return this.ask(asks).catch(String);
