@@ -189,6 +189,12 @@ impl Upstreams {
         &self.breakers
     }
 
+    /// What this worker knows of what clients were served by.
+    #[must_use]
+    pub fn served_known(&self) -> &Served {
+        &self.served
+    }
+
     /// What clients were served by.
     pub fn served(&mut self) -> &mut Served {
         &mut self.served

@@ -34,6 +34,11 @@ impl Known {
         Self { upstreams: Upstreams::new(policy), ledgers: Rc::clone(ledgers), ticked: Timestamp::EPOCH }
     }
 
+    /// The upstreams.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+
     /// Has the upstreams do something, after what was due by the time: there is nobody else to see to that.
     pub fn act<T>(
         &mut self,

@@ -24,7 +24,7 @@ use tidegate::metrics::Counters;
 use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
 use tidegate::stale::{Keyed, Recent};
-use tidegate::status::{Fingerprint, Sources};
+use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
 use tidegate::units::{Draw, Span, Timestamp};
@@ -151,11 +151,7 @@ impl Gate {
             return self.admit(work, request, None, None, String::new());
         }
         if let Some(page) = work.plan.page() {
-            let live_keys = work.live_keys(now);
-            let monitor = work.health.as_ref().map(|health| &health.monitor);
-            let (engine, fingerprint) = (&self.engine, self.fingerprint);
-            let sources = Sources { engine, fingerprint, monitor, upstreams: None, live_keys, now };
-            return reply::response(&sources.reply(page), "").into();
+            return self.page(work, page, now);
         }
         if work.plan.may_wait() {
             // Nobody else need have looked since the last one's time came.
@@ -181,6 +177,19 @@ impl Gate {
                 self.admit(work, request, route, ticket, fields)
             }
         }
+    }
+
+    /// Answers with a page of status: of this isolate, since nobody exports what it counts.
+    fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> JsValue {
+        let live_keys = work.live_keys(now);
+        work.known.act(now, |upstreams, around| upstreams.refresh(around));
+        let (engine, fingerprint) = (&self.engine, self.fingerprint);
+        let monitor = work.health.as_ref().map(|health| &health.monitor);
+        let known = work.known.upstreams();
+        let upstreams = Some(UpstreamsNow { known, counted: known });
+        let counters = Some(&work.counters);
+        let sources = Sources { engine, fingerprint, monitor, upstreams, counters, live_keys, now };
+        reply::response(&sources.reply(page), "").into()
     }
 
     /// Ends the waits that are due, which takes the plan, and plans anew.

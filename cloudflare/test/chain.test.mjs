@@ -251,3 +251,36 @@ test("a policy that only observes asks the first upstream, and delivers what it 
   const { get } = await direct(t, policy);
   assert.equal((await get("/")).status, 500);
 });
+
+test("the page of status tells how breakers stand, what served, and what was counted", async (t) => {
+  const origin = await listen(t, ok);
+  const policy = along(
+    { cdn: { url: nowhere, breaker: "b" }, origin: urlOf(origin) },
+    { static: { status: 503 } },
+    {
+      policy: {
+        breakers: { b: { ...breaker, open: { initial: "60s", jitter_percent: 0 } } },
+        limits: [{ name: "api", match: { path: "/limited" }, key: [], quota: { permits: 2, window: "31d" } }],
+        status: { token_sha256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" },
+      },
+    },
+  );
+  const { get } = await direct(t, policy);
+  for (let left = 4; left > 0; left -= 1) await (await get("/limited")).text();
+  for (let left = 3; left > 0; left -= 1) await (await get("/")).text();
+  const status = await (await get("/tidegate/status", { headers: { authorization: "Bearer abc" } })).json();
+  const [{ name, state, failures, rejected, opened }] = status.breakers;
+  assert.deepEqual({ name, state, failures, rejected, opened }, { name: "cdn", state: "open", failures: 3, rejected: 2, opened: 1 });
+  assert.deepEqual(
+    status.upstreams.map(({ name, served }) => [name, served]),
+    [
+      ["cdn", 0],
+      ["origin", 5],
+    ],
+  );
+  assert.deepEqual(status.requests, [
+    { limit: "api", tier: "default", admitted: 2, refused: 2, observed: 0, banned: 0, delayed: 0 },
+  ]);
+  assert.equal(status.totals.kept, 0);
+  assert.equal(Object.keys(status.totals).length, 22);
+});
