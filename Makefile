@@ -181,7 +181,7 @@ check: ## the quick inner loop: format, lints, unit tests
 	@cargo test --quiet --features cli --lib --bins
 
 bench: build ## what a decision and a request cost, as ratios to what one would use instead
-	@cargo bench --bench core --bench growth --bench accuracy --bench flood
+	@cargo bench --bench core --bench growth --bench accuracy --bench flood --bench global
 	@cargo bench --bench breaker
 	$(call say,building the filter that does nothing)
 	@cargo build --package tidegate-bench-nothing --target wasm32-wasip1 --profile wasm
