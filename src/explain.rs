@@ -161,6 +161,10 @@ fn write_limit<'a>(
             writeln!(text, "  key    {}", words.collect::<Vec<_>>().join(", "))?;
         }
     }
+    if let (true, Some(service)) = (limit.by_service, policy.stores().rls()) {
+        let (cluster, domain) = (service.cluster(), service.domain());
+        writeln!(text, "  asks   the rate-limit service at {cluster}, domain {domain}; while it fails counts by itself")?;
+    }
     for (place, quota) in limit.quotas(client.tier()).iter().enumerate() {
         let label = if place == 0 { "quota" } else { "and  " };
         writeln!(text, "  {label}  {}", quota_words(limit.algorithm, policy.mode.in_force(*quota)))?;
