@@ -27,8 +27,10 @@
 mod account;
 pub mod bucket;
 mod bytes;
+mod wire;
 
 pub use account::{Account, MAX_INSTANCES};
+use bucket::Bucket;
 
 use std::collections::BTreeMap;
 
@@ -130,11 +132,16 @@ impl Terms {
         }
     }
 
-    /// Whether a script that counts in doubles can count this: a sliding window multiplies the permits by its length.
+    /// Whether a script that counts in doubles counts this exactly: a sliding window multiplies the permits by its length, and
+    /// a bucket's debt in nanoseconds is at most what fills it, which may be 104 days.
     #[must_use]
     pub fn is_countable(&self) -> bool {
-        let product = u64::from(self.permits.get()).saturating_mul(self.window_ms);
-        self.algorithm != Shared::SlidingWindow || product < MAX_EXACT
+        let largest = match self.algorithm {
+            Shared::FixedWindow => 0,
+            Shared::SlidingWindow => u64::from(self.permits.get()).saturating_mul(self.window_ms),
+            Shared::TokenBucket => Bucket::fills_in_ns(self),
+        };
+        largest < MAX_EXACT
     }
 
     fn meter(&self) -> Meter {

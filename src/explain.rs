@@ -168,6 +168,12 @@ fn write_limit<'a>(
     if let Some(words) = cost_words(&limit.cost, request) {
         writeln!(text, "  cost   {words}")?;
     }
+    if matches!(policy.mode, Mode::Strict(_))
+        && let Some((_, cost, least)) = policy.shut_when_strict().find(|(shut, ..)| shut.name == limit.name)
+    {
+        let (cost, least) = (cost.get(), least.get());
+        writeln!(text, "  strict lets nothing pass: each costs {cost} or more, and a quota has only {least}")?;
+    }
     if !limit.only_on.is_empty() {
         let answers = limit.only_on.iter().map(|answers| match (answers.first, answers.last) {
             (first, last) if first == last => first.to_string(),
@@ -254,7 +260,7 @@ fn part_words(part: &KeyPart) -> Cow<'static, str> {
         KeyPart::Method => return Cow::Borrowed("method"),
         KeyPart::Host => return Cow::Borrowed("host"),
         KeyPart::Tier => return Cow::Borrowed("tier"),
-        KeyPart::Country => return Cow::Borrowed("country"),
+        KeyPart::Locality(kind) => return Cow::Borrowed(kind.as_str()),
         KeyPart::Header(name) => format!("header {name}"),
         KeyPart::Cookie(name) => format!("cookie {name}"),
         KeyPart::Query(name) => format!("query parameter {name}"),
