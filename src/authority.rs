@@ -27,6 +27,7 @@
 mod account;
 pub mod bucket;
 mod bytes;
+mod wire;
 
 pub use account::{Account, MAX_INSTANCES};
 use bucket::Bucket;

@@ -44,7 +44,7 @@ pub fn set(request: &Request, holders: usize) -> Option<JsValue> {
         let init = Object::new();
         // To set a field of a plain object cannot fail.
         let _ = Reflect::set(&init, &"headers".into(), &lines);
-        Response::new(JsValue::from_str(""), &init).into()
+        Response::new(&JsValue::from_str(""), &init).into()
     })
 }
 

@@ -151,6 +151,7 @@ impl Instance {
             fingerprint: self.fingerprint,
             monitor: monitor.as_ref(),
             upstreams: Some(UpstreamsNow { known: upstreams, counted: &counted }),
+            counters: None,
             live_keys: *live_keys,
             now,
         }

@@ -66,6 +66,8 @@ pub struct Variants {
     /// The endings of paths that are images, without their dot.
     pub(crate) extensions: Vec<String>,
     pub(crate) rewrite: Vec<Piece>,
+    /// Whether a Worker asks Cloudflare's image service in place of that.
+    pub(crate) cf_image: bool,
 }
 
 /// Where a request says the width of an image.
@@ -263,6 +265,7 @@ fn variants(document: Of<'_, answers::Variants>, at: &Path<'_>, problems: &mut P
         width_from,
         extensions: document.extensions()?.known().map(str::to_owned).collect(),
         rewrite,
+        cf_image: document.cf_image()?,
     })
 }
 

@@ -3,12 +3,13 @@
 use core::fmt::{self, Write as _};
 use std::borrow::Cow;
 
-use super::{Fingerprint, Page, UpstreamsNow, upstreams};
+use super::{Fingerprint, Page, UpstreamsNow, counts, upstreams};
 use crate::decision::Reply;
 use crate::engine::Engine;
 use crate::health::Health;
 use crate::health::monitor::Monitor;
 use crate::health::orca::Load;
+use crate::metrics::Counters;
 use crate::policy::{Algorithm, Limit, Policy, Priority, TierIndex};
 use crate::units::{BasisPoints, Span, Timestamp};
 
@@ -23,6 +24,8 @@ pub struct Sources<'a> {
     pub monitor: Option<&'a Monitor>,
     /// How the upstreams do, where the host asks several.
     pub upstreams: Option<UpstreamsNow<'a>>,
+    /// What was counted, where nobody takes the numbers away to export them.
+    pub counters: Option<&'a Counters>,
     /// How many keys the table holds.
     pub live_keys: u64,
     /// The time.
@@ -76,6 +79,9 @@ impl Sources<'_> {
         write!(text, ",\"keys\":{{\"live\":{},\"max\":{}}},\"limits\":", self.live_keys, policy.max_keys)?;
         list(text, &policy.limits, |text, limit| write_limit(text, limit, policy))?;
         upstreams::write(text, policy, self.upstreams.as_ref(), self.now)?;
+        if let Some(counters) = self.counters {
+            counts::write(text, policy, counters)?;
+        }
         text.push('}');
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! The authority alone, asked at random.
 
-use super::shared;
-use super::world::Random;
+use super::world::{Random, shared};
 use std::collections::BTreeMap;
 use tidegate::authority::{Account, Ask, Authority, Grant, Instance, MAX_INSTANCES, Terms};
 use tidegate::key::KeyHash;
