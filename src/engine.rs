@@ -21,18 +21,21 @@ mod leasing;
 mod observing;
 mod plan;
 mod refusing;
+mod sharing;
 mod shedding;
 
 pub use holding::Load;
 pub use observing::Ticket;
 pub use plan::{Charge, Plan};
+pub use sharing::Answer;
 #[cfg(feature = "cli")]
 pub(crate) use shedding::priority;
 
 use charging::Charging;
 use delaying::Chance;
-use plan::{Entry, Stage};
+use plan::{Counted, Entry, Stage};
 use refusing::{Refusals, Sentence};
+use sharing::Sharing;
 
 use crate::decision::{Cause, Decision, QuotaItem, Refusal};
 use crate::key::{self, Seed};
@@ -54,6 +57,8 @@ use crate::units::{Permits, Span, Timestamp};
 pub struct Engine {
     policy: Policy,
     seed: Seed,
+    /// The seed of keys that all instances know.
+    shared_seed: Seed,
     matcher: Matcher,
     routes: Matcher,
     limits: Vec<ReadyLimit>,
@@ -70,6 +75,8 @@ struct ReadyLimit {
     /// The same, for clients.
     items: Vec<Vec<QuotaItem>>,
     refusals: Refusals,
+    /// For a limit that many instances share.
+    sharing: Option<Sharing>,
 }
 
 impl Engine {
@@ -86,7 +93,8 @@ impl Engine {
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
         let routes = Matcher::new(policy.routes().iter().map(|route| &route.matches));
         let limits = policy.limits.iter().map(|limit| ReadyLimit::new(limit, &policy.mode)).collect();
-        Self { policy, seed, matcher, routes, limits, door }
+        let shared_seed = Seed::shared(policy.stores().secret());
+        Self { policy, seed, shared_seed, matcher, routes, limits, door }
     }
 
     /// The policy in force.
@@ -108,6 +116,7 @@ impl Engine {
         plan.charges.clear();
         plan.route = None;
         plan.may_wait = false;
+        plan.since = None;
         plan.entry = self.entry(&lookup, &client, &mut plan.found);
         if !matches!(plan.entry, Entry::Limited | Entry::Allowed) {
             return;
@@ -137,10 +146,17 @@ impl Engine {
             // One quota, nearly always.
             let quotas = limit.quotas(plan.tier).len();
             for (quota, identity) in (0..).zip(&ready.identities).take(quotas) {
+                let sharing = ready.sharing.as_ref();
+                let shared_key = sharing
+                    .map(|it| client.key(self.shared_seed, it.identity(*identity, plan.tier, quota), &limit.key));
                 plan.charges.push(Charge {
                     limit: index,
                     quota,
-                    key: client.key(self.seed, *identity, &limit.key),
+                    key: match shared_key {
+                        // Where it lies in the table, strangers cannot know.
+                        Some(key) => self.seed.rekey(key),
+                        None => client.key(self.seed, *identity, &limit.key),
+                    },
                     page: 0,
                     cost,
                     awaits_answer: limit.awaits_answer(),
@@ -154,6 +170,9 @@ impl Engine {
                     chance: Chance::at(limit),
                     before: None,
                     ahead: Permits::ZERO,
+                    counted: Counted::Here,
+                    shared_key,
+                    told: None,
                 });
             }
         }
@@ -183,22 +202,33 @@ impl Engine {
             Entry::TurnedAway(cause) => return self.turn_away(cause, counters),
             Entry::Shed(priority) => return self.shed(priority, plan.draw, counters),
         }
+        let shares = leases.shares();
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
+            if shares && charge.shared_key.is_some() {
+                charge.counted = Counted::Drawn;
+            }
         }
-        let mut charging = Charging { engine: self, tier: plan.tier, store, local, leases, counters, now };
+        let (tier, since) = (plan.tier, plan.since);
+        let mut charging = Charging { engine: self, tier, store, local, leases, counters, now, since };
         charging.recall(&mut plan.charges);
         for _ in 0..MAX_ROUNDS {
             charging.begin();
             charging.check(&mut plan.charges);
-            if self.refuses(&plan.charges) || charging.charge(&mut plan.charges) {
+            let is_open = !self.refuses(&plan.charges) && !charging.awaits(&plan.charges);
+            if !is_open || charging.charge(&mut plan.charges) {
                 break;
             }
             charging.conflict();
         }
         let refused = charging.settle(&mut plan.charges);
+        let awaits = charging.awaited(&plan.charges);
         plan.refused = refused;
         (plan.now, plan.charged_at) = (now, now);
+        if awaits.is_some() {
+            // It is counted when it is decided.
+            return Decision { awaits, ..Decision::ADMIT };
+        }
         if refused {
             if plan.charges.iter().any(|charge| charge.chance.crowded) {
                 counters.add(Total::RoomFull, 1);
@@ -253,6 +283,9 @@ impl Engine {
     /// How the client of a decided plan stands with one of its quotas; `None` when its state could not be had.
     #[must_use]
     pub fn standing(&self, plan: &Plan, charge: &Charge) -> Option<Standing> {
+        if charge.told.is_some() {
+            return charge.told;
+        }
         let outcome = charge.outcome?;
         // A quota with room stands as before if another one had none, or if it awaits the answer.
         let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
@@ -284,6 +317,9 @@ impl Engine {
 
     /// The meter of a charge, as it stood when the charge was checked.
     fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
+        if charge.counted != Counted::Here {
+            return self.shared_meter(charge, tier);
+        }
         let meter = *self.said_meter(charge.limit, tier, charge.quota)?;
         Some(charge.found.map_or(meter, |permits| meter.within(permits)))
     }
@@ -361,6 +397,7 @@ impl ReadyLimit {
         let most = limit.quotas.iter().map(Vec::len).max().unwrap_or(0);
         Self {
             identities: (0..).take(most).map(|place| key::identity(limit, place)).collect(),
+            sharing: Sharing::new(limit),
             meters: limit.quotas.iter().map(meters).collect(),
             items: limit.quotas.iter().map(|quotas| items(quotas)).collect(),
             refusals: Refusals::new(limit, mode),

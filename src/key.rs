@@ -21,6 +21,7 @@ use core::hash::Hasher;
 use core::net::IpAddr;
 use std::borrow::Cow;
 
+use sha2::{Digest as _, Sha256};
 use siphasher::sip::SipHasher13;
 
 use crate::api_key::Digest;
@@ -83,6 +84,22 @@ impl Seed {
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         let bits = u128::from_le_bytes(bytes);
         Self([bits as u64, (bits >> 64) as u64])
+    }
+
+    /// The seed of keys that many instances share, so that all of them know a client by the same key: made from what they
+    /// share already and strangers do not know, such as the token of their store. Of no secret it is always the same;
+    /// whoever reads this can then choose keys that meet at one place of the store, and nothing else.
+    #[must_use]
+    pub fn shared(secret: &[u8]) -> Self {
+        let digest = Sha256::new().chain_update(b"tidegate: the seed of shared keys\0").chain_update(secret).finalize();
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(digest).for_each(|(byte, of)| *byte = of);
+        Self::from_bytes(bytes)
+    }
+
+    /// The key under which an instance of this seed keeps what it knows of a key that many instances share.
+    pub(crate) fn rekey(self, shared: KeyHash) -> KeyHash {
+        KeyHash(self.hasher_of(DOMAIN_SHARED, shared.0).finish())
     }
 
     pub(crate) fn hasher(self, domain: u8) -> SipHasher13 {
@@ -348,6 +365,7 @@ const DOMAIN_IDENTITY: u8 = 1;
 const DOMAIN_KEY: u8 = 2;
 const DOMAIN_FALLBACK: u8 = 3;
 const DOMAIN_PARTITION: u8 = 4;
+const DOMAIN_SHARED: u8 = 5;
 // 20 to 22 are those of `stale`.
 
 /// What a part is. These numbers are in every key that is counted: a new kind gets a new number.

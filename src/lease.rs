@@ -16,6 +16,7 @@
 //! A clock that steps back ends all leases. A step that this instance sees nothing of, since it is over before its next
 //! request or tick, may give a window's lease to the same window's second coming: at most the lease.
 
+use crate::global::Global;
 use crate::key::KeyHash;
 use crate::limiter::{Outcome, State, Verdict};
 use crate::policy::TierIndex;
@@ -32,6 +33,8 @@ pub struct Leases {
     /// The latest time seen, and how often the clock has stepped back behind it.
     latest: Timestamp,
     steps_back: u32,
+    /// What is known of limits that many instances share. Without it each counts alone.
+    global: Option<Box<Global>>,
 }
 
 /// Which account: the key, and the quota that its permits are of.
@@ -99,13 +102,37 @@ impl Leases {
     /// No leases.
     #[must_use]
     pub const fn new() -> Self {
-        Self { sets: Vec::new(), alone: false, out: 0, latest: Timestamp::EPOCH, steps_back: 0 }
+        Self { sets: Vec::new(), alone: false, out: 0, latest: Timestamp::EPOCH, steps_back: 0, global: None }
     }
 
     /// Never any leases: for an instance whose state is in its own memory, where to ask costs no more than to know.
     #[must_use]
     pub const fn none() -> Self {
-        Self { sets: Vec::new(), alone: true, out: 0, latest: Timestamp::EPOCH, steps_back: 0 }
+        Self { sets: Vec::new(), alone: true, out: 0, latest: Timestamp::EPOCH, steps_back: 0, global: None }
+    }
+
+    /// Shares limits of the scope `global` with other instances from here on. Without this each instance counts them
+    /// alone.
+    pub fn share(&mut self, global: Global) {
+        self.global = Some(Box::new(global));
+    }
+
+    /// What is known of limits that many instances share, if they are shared.
+    #[must_use]
+    pub fn global(&mut self) -> Option<&mut Global> {
+        self.global.as_deref_mut()
+    }
+
+    /// The same, to be looked at.
+    #[must_use]
+    pub fn global_ref(&self) -> Option<&Global> {
+        self.global.as_deref()
+    }
+
+    /// Whether limits are shared with other instances.
+    #[must_use]
+    pub fn shares(&self) -> bool {
+        self.global.is_some()
     }
 
     /// Whether permits are held. If so, [`Engine::end_leases`](crate::engine::Engine::end_leases) is due soon.

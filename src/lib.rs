@@ -20,6 +20,7 @@
 pub mod access;
 pub mod api_key;
 pub mod assets;
+pub mod authority;
 pub mod breaker;
 mod date;
 pub mod decision;
@@ -28,6 +29,7 @@ pub mod engine;
 #[cfg(feature = "cli")]
 pub mod explain;
 pub mod fallback;
+pub mod global;
 pub mod health;
 pub mod key;
 pub mod lease;

@@ -11,6 +11,7 @@
 pub mod adaptive;
 pub mod ban;
 pub mod concurrency;
+pub mod drawn;
 pub mod fixed_window;
 pub mod sliding_window;
 pub mod token_bucket;
@@ -93,7 +94,7 @@ impl State {
 
     /// `fresh_at` is kept in ticks of 2^23 ns, about 8.4 ms: below the shortest window (10 ms), so that a window's index
     /// can be told from it.
-    const RESOLUTION_BITS: u32 = 23;
+    pub(crate) const RESOLUTION_BITS: u32 = 23;
 
     const PAYLOAD_MASK: u64 = (1 << 56) - 1;
 }
@@ -202,6 +203,8 @@ pub enum Meter {
     FixedWindow(fixed_window::Window),
     /// See [`concurrency`].
     Concurrency(concurrency::Slots),
+    /// What was drawn from the authority of a shared limit: see [`drawn`].
+    Drawn(drawn::Drawn),
 }
 
 impl Meter {
@@ -233,6 +236,7 @@ impl Meter {
             Self::TokenBucket(bucket) => bucket.check(state, cost, now),
             Self::FixedWindow(window) => window.check(state, cost, now),
             Self::Concurrency(slots) => slots.check(state, cost, now),
+            Self::Drawn(drawn) => drawn.check(state, cost, now),
         }
     }
 
@@ -245,6 +249,7 @@ impl Meter {
             Self::TokenBucket(bucket) => bucket.charge(state, cost, now),
             Self::FixedWindow(window) => window.charge(state, cost, now),
             Self::Concurrency(slots) => slots.charge(state, cost, now),
+            Self::Drawn(drawn) => drawn.charge(state, cost, now),
         }
     }
 
@@ -256,6 +261,7 @@ impl Meter {
             Self::TokenBucket(bucket) => bucket.standing(state, now),
             Self::FixedWindow(window) => window.standing(state, now),
             Self::Concurrency(slots) => slots.standing(state, now),
+            Self::Drawn(drawn) => drawn.standing(state, now),
         }
     }
 
@@ -266,7 +272,7 @@ impl Meter {
         match self {
             Self::SlidingWindow(window) => Some(window.ends_at(now)),
             Self::FixedWindow(window) => Some(window.ends_at(now)),
-            Self::TokenBucket(_) | Self::Concurrency(_) => None,
+            Self::TokenBucket(_) | Self::Concurrency(_) | Self::Drawn(_) => None,
         }
     }
 
@@ -279,6 +285,8 @@ impl Meter {
             Self::TokenBucket(bucket) => bucket.refund(state, cost),
             Self::FixedWindow(window) => window.refund(state, cost, charged_at),
             Self::Concurrency(slots) => slots.refund(state, cost, charged_at),
+            // Nobody can tell here how long they last.
+            Self::Drawn(_) => state,
         }
     }
 
@@ -309,6 +317,7 @@ impl Meter {
             Self::TokenBucket(bucket) => bucket.burst().minus(remaining),
             Self::FixedWindow(window) => window.permits().minus(remaining),
             Self::Concurrency(slots) => slots.permits().minus(remaining),
+            Self::Drawn(_) => Permits::ZERO,
         }
     }
 
@@ -325,6 +334,7 @@ impl Meter {
     ) -> Option<State> {
         match self {
             Self::TokenBucket(bucket) => bucket.give_back(state, cost, charged, now),
+            Self::Drawn(drawn) => Some(drawn.give_back(state, cost, charged, now)),
             other => Some(other.refund(state, cost, charged_at)),
         }
     }

@@ -84,11 +84,19 @@ pub enum Total {
     Overdue,
     /// Requests whose client went away while they waited.
     Abandoned,
+    /// Asks sent to the authority of shared limits.
+    Asks,
+    /// Those that were not answered in time, or with an error.
+    AskFailures,
+    /// Requests that waited for the authority.
+    Awaited,
+    /// Grants that could not be kept: their permits count as used.
+    GrantsLost,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -111,6 +119,10 @@ impl Total {
         Self::Displaced,
         Self::Overdue,
         Self::Abandoned,
+        Self::Asks,
+        Self::AskFailures,
+        Self::Awaited,
+        Self::GrantsLost,
     ];
 
     /// The word for it where numbers are told in words.
@@ -139,6 +151,10 @@ impl Total {
             Self::Displaced => "waits_refused_displaced",
             Self::Overdue => "waits_refused_overdue",
             Self::Abandoned => "waits_abandoned",
+            Self::Asks => "store_asks",
+            Self::AskFailures => "store_ask_failures",
+            Self::Awaited => "store_waits",
+            Self::GrantsLost => "store_grants_lost",
         }
     }
 

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::network::Networks;
-use crate::policy::{Match, Quota};
+use crate::policy::{Limit, Match, Policy, Quota};
 use crate::units::{Permits, Span};
 
 /// How a policy acts.
@@ -82,6 +82,22 @@ impl Mode {
             Self::Maintenance(maintenance) => Some(maintenance),
             _ => None,
         }
+    }
+}
+
+impl Policy {
+    /// The limits that the mode `strict` would let no request pass, since each costs more than a quota would then have: the
+    /// limit, the cost, and that quota. No error, for in an emergency a policy is not to be refused.
+    pub fn shut_when_strict(&self) -> impl Iterator<Item = (&Limit, Permits, Permits)> {
+        let strict = Mode::Strict(self.strict);
+        self.limits.iter().filter_map(move |limit| {
+            let has = |quota: &Quota| {
+                let quota = strict.in_force(*quota);
+                quota.least.unwrap_or(quota.burst)
+            };
+            let (cost, least) = (limit.cost.least(), limit.quotas.iter().flatten().map(has).min()?);
+            (least < cost).then_some((limit, cost, least))
+        })
     }
 }
 

@@ -11,8 +11,10 @@ mod delay;
 mod document;
 mod error;
 mod failures;
+mod gathered;
 mod health;
-mod json;
+mod hint;
+pub(crate) mod json;
 mod nearest;
 mod parse;
 mod path;
@@ -25,6 +27,7 @@ mod schema;
 mod serving;
 mod shapes;
 mod status;
+mod stores;
 mod text;
 mod value;
 
@@ -36,6 +39,9 @@ pub use failures::{CallEnd, Failures};
 pub use retries::{Backoff, Retries};
 pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
+pub use stores::{Protocol, RedisStore, Sharing, Stores};
+
+use std::sync::Arc;
 
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
@@ -53,12 +59,14 @@ pub struct Policy {
     pub(crate) max_keys: u32,
     pub(crate) limits: Vec<Limit>,
     pub(crate) mode: Mode,
+    /// What the mode `strict` leaves of a quota, in percent, whatever the mode is.
+    pub(crate) strict: u8,
     /// Who is refused.
     pub(crate) deny: AccessList,
     /// Who meets no limits.
     pub(crate) allow: AccessList,
-    /// Upstreams, their breakers, and the routes that lead to them.
-    pub(crate) routing: Routing,
+    /// Upstreams, their breakers, and the routes that lead to them: shared with what acts on routes.
+    pub(crate) routing: Arc<Routing>,
     pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
     /// What tells how the service is, if that is to be told.
@@ -67,6 +75,8 @@ pub struct Policy {
     pub(crate) shedding: Option<crate::shed::Rules>,
     /// Who may ask for the pages of status, if there are any.
     pub(crate) status: Option<Status>,
+    /// What counts the limits that many instances share.
+    pub(crate) stores: Stores,
     /// What a host does with a request that it cannot have decided.
     pub(crate) on_failure: OnFailure,
 }
@@ -163,6 +173,8 @@ pub struct Limit {
     pub(crate) penalty: Option<Penalty>,
     pub(crate) ban: Option<Ban>,
     pub(crate) on_store_failure: OnStoreFailure,
+    /// How permits are drawn, where many instances share the limit.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 /// Which requests a limit or a route is for. All conditions must hold.
@@ -380,6 +392,17 @@ impl Policy {
     #[must_use]
     pub fn on_failure(&self) -> OnFailure {
         self.on_failure
+    }
+
+    /// What counts the limits that many instances share.
+    #[must_use]
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// The limits that many instances share.
+    pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().filter(|limit| limit.sharing.is_some())
     }
 
     /// The longest that a request can be made to wait.

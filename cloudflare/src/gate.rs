@@ -3,7 +3,7 @@
 use crate::chain::Known;
 use crate::facts::Facts;
 use crate::flight::Flight;
-use crate::host::Request;
+use crate::host::{Request, log_warning};
 use crate::now;
 use crate::reply;
 use crate::task::Task;
@@ -83,6 +83,9 @@ impl Gate {
         let mut seed = [0; 16];
         // At global scope there is no random source: the entry configures within the first request.
         getrandom::fill(&mut seed).map_err(|error| format!("tidegate: no random source: {error}"))?;
+        if let Some(part) = not_acted_on(&policy) {
+            log_warning(&format!("tidegate: {part} is checked, but the Worker does not act on it yet"));
+        }
         let max_keys = policy.max_keys();
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
@@ -230,6 +233,11 @@ impl Health {
             self.monitor.published();
         }
     }
+}
+
+/// What the policy says, that this version of the Worker leaves undone.
+fn not_acted_on(policy: &Policy) -> Option<&'static str> {
+    policy.shared_limits().next().map(|_| "the scope \"global\"")
 }
 
 /// A draw decides who is shed, and is no secret: 53 random bits, the upper ones of 64.

@@ -53,7 +53,8 @@ export class Upstreams {
     const scenario = id.split("/")[0];
     this.#asked.set(id, [...this.asked(id), cluster]);
     const go = () => {
-      const { status, headers, body, fails } = answerOf(cluster, this.#does.get(scenario) ?? {});
+      const { status, headers, fails, ...says } = answerOf(cluster, this.#does.get(scenario) ?? {});
+      const body = says.echoes ? request.url : says.body;
       if (fails === "reset") request.socket.destroy();
       if (fails !== undefined) return;
       response.writeHead(status, { ...headers, "content-length": Buffer.byteLength(body) });
@@ -66,6 +67,6 @@ export class Upstreams {
 
 /** What the upstream of this cluster answers. */
 export function answerOf(cluster, does) {
-  const { status = 200, headers = {}, body = cluster, fails } = does[cluster] ?? {};
-  return { status, headers: { "content-type": "text/plain", ...headers }, body, fails };
+  const { status = 200, headers = {}, body = cluster, echoes = false, fails } = does[cluster] ?? {};
+  return { status, headers: { "content-type": "text/plain", ...headers }, body, echoes, fails };
 }

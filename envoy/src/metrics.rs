@@ -179,5 +179,9 @@ fn total_name(total: Total) -> &'static str {
         Total::Displaced => "tidegate_waits_refused_total.kind=displaced",
         Total::Overdue => "tidegate_waits_refused_total.kind=overdue",
         Total::Abandoned => "tidegate_waits_abandoned_total",
+        Total::Asks => "tidegate_store_asks_total",
+        Total::AskFailures => "tidegate_store_ask_failures_total",
+        Total::Awaited => "tidegate_store_waits_total",
+        Total::GrantsLost => "tidegate_store_grants_lost_total",
     }
 }

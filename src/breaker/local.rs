@@ -177,6 +177,16 @@ impl Local {
         }
     }
 
+    /// Whether a call would be refused now by the record as this worker knows it, without counting that.
+    #[must_use]
+    pub(crate) fn refuses(&self, draw: Draw, now: Timestamp) -> bool {
+        match self.rules.mode {
+            BreakerMode::Enforce => self.shared.wait(&self.rules, draw, now).is_some(),
+            BreakerMode::ForcedOpen => true,
+            BreakerMode::Observe | BreakerMode::Disabled => false,
+        }
+    }
+
     /// Takes over the record, as it was read or published. Calls of another generation say nothing about this one.
     pub fn adopt(&mut self, shared: Shared) {
         if shared.generation != self.shared.generation {

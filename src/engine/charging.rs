@@ -21,6 +21,8 @@ pub(super) struct Charging<'a, S> {
     pub(super) leases: &'a mut Leases,
     pub(super) counters: &'a mut Counters,
     pub(super) now: Timestamp,
+    /// See [`Plan::resume`](super::Plan::resume).
+    pub(super) since: Option<Timestamp>,
 }
 
 impl<S: Store> Charging<'_, S> {
@@ -40,6 +42,7 @@ impl<S: Store> Charging<'_, S> {
             match self.store.read(charge.page) {
                 Ok(page) => {
                     self.engine.ask(charge, page, self.leases.held(charge.key), self.tier, self.now);
+                    self.look_up(charge);
                     charge.ahead = self.worth_drawing(charge);
                 }
                 Err(_) => self.fall_back(charge),
@@ -90,13 +93,15 @@ impl<S: Store> Charging<'_, S> {
     /// Ends the decision: charges what this instance counts itself, or takes back what was already charged. Answers
     /// whether the request is refused.
     pub(super) fn settle(&mut self, charges: &mut [Charge]) -> bool {
-        if !self.engine.refuses(charges) {
+        let awaits = self.awaits(charges);
+        if !awaits && !self.engine.refuses(charges) {
             for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
                 self.fall_back(charge);
             }
         }
         hold(charges);
-        let refused = self.engine.refuses(charges);
+        // What waits for the authority is charged nothing meanwhile, no more than what is refused.
+        let refused = awaits || self.engine.refuses(charges);
         for charge in charges.iter().filter(|charge| charge.outcome.is_some()) {
             // A ban refuses what the quota would admit; the state is that of a charged request then.
             let moved = charge
@@ -119,12 +124,15 @@ impl<S: Store> Charging<'_, S> {
                 self.learn(charge, refused);
             }
         }
-        self.note_refusals(charges);
+        self.settle_shared(charges, awaits, refused);
+        if !awaits {
+            self.note_refusals(charges);
+        }
         refused
     }
 
     /// The store failed this charge: the policy says what then.
-    fn fall_back(&mut self, charge: &mut Charge) {
+    pub(super) fn fall_back(&mut self, charge: &mut Charge) {
         self.counters.add(Total::StoreFailures, 1);
         (charge.outcome, charge.sentence, charge.ahead) = (None, Sentence::Free, Permits::ZERO);
         let limit = self.engine.policy.limits.get(charge.limit());
@@ -133,6 +141,7 @@ impl<S: Store> Charging<'_, S> {
             Some(OnStoreFailure::Allow) | None => Stage::Waived,
             Some(OnStoreFailure::Local) => {
                 charge.page = page_of(charge.key, self.local.pages());
+                self.take_share(charge);
                 if let Ok(page) = self.local.read(charge.page) {
                     self.engine.ask(charge, page, None, self.tier, self.now);
                 }
@@ -147,6 +156,7 @@ impl<S: Store> Charging<'_, S> {
             page.write(&probe, charge.key, outcome.state);
             self.counters.displaced(probe.displaces());
         }
+        self.owe(charge);
     }
 
     /// Writes the state of a refused client that was moved to where the clock has stepped back to. If somebody else

@@ -4,6 +4,7 @@
 //! request is taken back in the very state that the request is checked against.
 
 use super::charging::{Charging, take_back};
+use super::plan::Counted;
 use super::{Charge, Engine, Stage};
 use crate::lease::{Account, Known, LEASE_LASTS, Lease, Leases};
 use crate::limiter::{State, Verdict};
@@ -47,7 +48,8 @@ impl Engine {
         let limit = self.policy.limits.get(charge.limit());
         let asks =
             |limit: &Limit| limit.ban.is_some() || limit.penalty.is_some() || limit.delays.is_some() || limit.holds();
-        !charge.awaits_answer && charge.cost > Permits::ZERO && !limit.is_some_and(asks)
+        let here = charge.counted == Counted::Here && !charge.awaits_answer && charge.cost > Permits::ZERO;
+        here && !limit.is_some_and(asks)
     }
 }
 

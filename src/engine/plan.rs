@@ -4,12 +4,12 @@ use super::delaying::Chance;
 use super::refusing::Sentence;
 use crate::decision::Cause;
 use crate::key::KeyHash;
-use crate::limiter::{Outcome, State, Verdict};
+use crate::limiter::{Outcome, Standing, State, Verdict};
 use crate::policy::{Priority, TierIndex};
 use crate::shed::Pressure;
 use crate::status::Page;
 use crate::table::Probe;
-use crate::units::{Draw, Permits, Span, Timestamp};
+use crate::units::{BasisPoints, Draw, Permits, Span, Timestamp};
 
 /// What one request is about to be charged, and what came of it. Kept and used again for the next request.
 #[derive(Debug, Default)]
@@ -27,6 +27,8 @@ pub struct Plan {
     pub(super) charged_at: Timestamp,
     pub(super) pressure: Pressure,
     pub(super) draw: Draw,
+    /// Since when the request has waited for the authority of shared limits, if it has.
+    pub(super) since: Option<Timestamp>,
 }
 
 /// What the stages before the limits say.
@@ -71,6 +73,23 @@ pub struct Charge {
     pub(super) before: Option<State>,
     /// Permits charged beside the cost, for a lease.
     pub(super) ahead: Permits,
+    /// By what the charge is counted.
+    pub(super) counted: Counted,
+    /// For a shared limit: the key by which all instances know the client.
+    pub(super) shared_key: Option<KeyHash>,
+    /// For a shared limit: how the client stands with the authority.
+    pub(super) told: Option<Standing>,
+}
+
+/// By what a charge is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// The quota, by this instance.
+    Here,
+    /// Permits that were drawn from the authority.
+    Drawn,
+    /// This instance's share of the quota, by itself, since the authority cannot be asked.
+    Share(BasisPoints),
 }
 
 /// How far a charge has come.
@@ -84,6 +103,8 @@ pub(super) enum Stage {
     Settled,
     /// Decided by what this instance knows without asking the store: see [`crate::lease`].
     Known,
+    /// The authority of the shared limit is to be asked first.
+    Awaiting,
     /// The store failed, and this instance's own memory counts.
     Local,
     /// The store failed, and the policy lets the request pass uncounted.
@@ -171,6 +192,12 @@ impl Plan {
     /// Says how hard the service is pressed when the next request is planned, and what that request drew.
     pub fn press(&mut self, pressure: Pressure, draw: Draw) {
         (self.pressure, self.draw) = (pressure, draw);
+    }
+
+    /// Says that the request of this plan has waited for the authority since then, so that it does not wait again for what
+    /// is known to have failed, nor for longer than the deadline. To be called between plan and decide.
+    pub fn resume(&mut self, since: Timestamp) {
+        self.since = Some(since);
     }
 
     /// The page of status that the request is answered with; there is nothing to decide then.

@@ -5,7 +5,7 @@ use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
     AddressSource, Answers, Ban, Client as ClientRules, KeptBytes, Name, OnFailure, OnStoreFailure, Penalty, Priority,
-    Quota, Response, Routing, TierIndex, TierSource,
+    Quota, Response, Routing, Stores, TierIndex, TierSource,
 };
 use crate::units::Span;
 
@@ -158,6 +158,7 @@ fn policy() -> Policy {
         tiers: vec![Name("anonymous".into()), Name("free".into())],
         priorities: vec![None, Some(Priority::Low)],
         max_keys: 1_000,
+        stores: Stores::default(),
         kept: KeptBytes { max_object: 1_024, max_bytes: 32_768 },
         limits: vec![
             Limit {
@@ -195,10 +196,11 @@ fn policy() -> Policy {
                 ..limit("all", Match::default(), Algorithm::FixedWindow, (9, 3_600))
             },
         ],
+        strict: 50,
         mode: Mode::Enforce,
         deny: AccessList::default(),
         allow: AccessList::default(),
-        routing: Routing::default(),
+        routing: Routing::default().into(),
         response: Response { ratelimit: true, x_ratelimit: false, x_tidegate: false },
         health: None,
         shedding: None,
@@ -236,5 +238,6 @@ fn limit(name: &str, matches: Match, algorithm: Algorithm, permits_and_secs: (u3
         penalty: None,
         ban: None,
         on_store_failure: OnStoreFailure::Local,
+        sharing: None,
     }
 }

@@ -137,6 +137,7 @@ fn a_limit_is_the_same_as_long_as_its_name_key_and_algorithm_are() {
         penalty: None,
         ban: None,
         on_store_failure: OnStoreFailure::Local,
+        sharing: None,
     };
     let quota = Quota { permits: Permits::ONE, window: Span::from_secs(1), burst: Permits::ONE, least: None };
     let methods = vec!["GET".to_owned()];

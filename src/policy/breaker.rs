@@ -107,6 +107,30 @@ impl BreakerMode {
 }
 
 impl Breaker {
+    /// The pattern for a store that shared limits ask: see [`crate::global`].
+    #[must_use]
+    pub(crate) fn around_a_store() -> Self {
+        Self {
+            name: Name("store".to_owned()),
+            window: WindowOf::Time(Span::from_secs(10)),
+            min_calls: 10,
+            failure_rate: BasisPoints::new(5_000),
+            slow: None,
+            consecutive_failures: Some(3),
+            failures: Failures::default(),
+            open: OpenFor {
+                initial: Span::from_millis(250),
+                factor_hundredths: 200,
+                max: Span::from_secs(10),
+                jitter: BasisPoints::new(2_000),
+            },
+            half_open: HalfOpen { probes: 1, max_wait: Span::from_secs(1) },
+            ramp: None,
+            per_route: false,
+            mode: BreakerMode::Enforce,
+        }
+    }
+
     /// The pattern's name.
     #[must_use]
     pub fn name(&self) -> &Name {

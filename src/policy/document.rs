@@ -3,9 +3,11 @@
 pub(super) mod answers;
 mod client;
 mod routing;
+mod stores;
 
 pub(super) use client::{Address, Claims, Client, Tier};
 pub(super) use routing::{Breaker, Fallback, Open, Route, Upstream, Window};
+pub(super) use stores::{Drawing, LimitScope, Redis, Stores};
 
 use self::answers::Kept;
 use super::access::HeaderValue;
@@ -43,6 +45,8 @@ document! {
         limits: List<Limit, 0, 4_096> = [],
         /// Where requests can go, by name.
         upstreams: Map<Name, Upstream, 1_024> = NO_FIELDS,
+        /// What counts the limits that many instances share.
+        stores: Stores = NO_FIELDS,
         /// Circuit breakers, by name. Each upstream that names one has a breaker of its own made to that pattern.
         breakers: Map<Name, Breaker, 1_024> = NO_FIELDS,
         /// Which upstreams serve a request. The first route that matches is taken.
@@ -149,8 +153,12 @@ document! {
         /// Only requests whose answer has one of these statuses are charged, when it comes: `401`, or `4xx` for all from
         /// 400 to 499. A client over the limit is refused before. All requests, before they go on, when absent.
         only_on: Option<Set<Answers, 1, 64>>,
-        /// Who counts together: `instance` is one Envoy with all its workers.
-        scope: Scope = "instance",
+        /// Who counts together: `instance` is one Envoy with all its workers, `global` is all instances with the same store, see
+        /// `stores`.
+        scope: LimitScope = "instance",
+        /// For the scope `global`: `lease` draws permits ahead, so that a client in use is not waited for, `exact` asks the
+        /// store for every request. `lease` when absent.
+        sharing: Option<Drawing>,
         /// What happens to a request over the limit: `reject` refuses it, `delay` lets it wait for its turn, `observe` counts
         /// it and lets it pass.
         on_exceed: OnExceed = "reject",
@@ -172,7 +180,6 @@ document! {
         on_store_failure: OnStoreFailure = "local",
     }
     one_of "quota" "quotas"
-    later "mode"
 }
 
 document! {
@@ -330,7 +337,7 @@ words! {
     }
 }
 
-/// Who counts together.
+/// Who shares a breaker.
 #[derive(Clone, Copy)]
 pub(super) enum Scope {
     /// One instance.

@@ -10,6 +10,7 @@ use super::cost::cost;
 use super::delay::delays;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
+use super::gathered::Gathered;
 use super::health;
 use super::json::{Node, quoted};
 use super::nearest;
@@ -20,6 +21,7 @@ use super::schema::Document as _;
 use super::serving;
 use super::shapes::OneOf;
 use super::status;
+use super::stores;
 use super::value::{Items, Of};
 use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
 
@@ -74,7 +76,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
     let trusted = document.client().map(Trusted::of);
     let at = root.field("limits");
     let mut names = Taken::default();
-    let mut limits = Some(Vec::new());
+    let mut limits = Gathered::new();
     for (index, item) in document.limits()?.iter().enumerate() {
         let at = at.item(index);
         if let Some(name) = item.and_then(Of::<document::Limit>::name) {
@@ -83,29 +85,27 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         if let (Some(item), Some(trusted)) = (item, &trusted) {
             trusted.expect_cost(item, &at, problems);
         }
-        let limit = item.and_then(|item| limit(item, tiers.as_deref(), claims, &at, problems));
-        limits = limits.zip(limit).map(|(mut limits, limit)| {
-            limits.push(limit);
-            limits
-        });
+        limits.add(item.and_then(|item| limit(item, tiers.as_deref(), claims, &at, problems)));
     }
-    let mode = access::mode(document);
+    let (mode, strict) = (access::mode(document), access::strict(document));
     expect_api_keys_of_lists(document, problems);
     let (deny, allow) = (document.deny().and_then(access::list), document.allow().and_then(access::list));
     let health = health::health(document, problems);
     let shedding = health::shedding(document, problems);
     let status = status::status(document, problems);
+    let stores = stores::stores(document, problems);
     let response = document.response()?;
     Some(Policy {
         client: client?,
         tiers: tiers?,
         priorities: priorities?,
         max_keys: document.state()?.max_keys()?,
-        limits: limits?,
+        limits: limits.all()?,
         mode: mode?,
+        strict: strict?,
         deny: deny?,
         allow: allow?,
-        routing: routing?,
+        routing: routing?.into(),
         kept: kept?,
         response: Response {
             ratelimit: response.ratelimit()?,
@@ -115,6 +115,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         health: health?,
         shedding: shedding?,
         status: status?,
+        stores: stores?,
         on_failure: document.on_failure()?,
     })
 }
@@ -186,7 +187,7 @@ fn limit(
     let delays = delays(document, &quotas, at, problems);
     let penalty = refusal::penalty(document, cost.as_ref(), &quotas, &at.field("penalty"), problems);
     let ban = refusal::ban(document, key.as_deref(), &at.field("ban"), problems);
-    document.scope()?;
+    let sharing = stores::sharing(document, &quotas, at, problems);
     Some(Limit {
         name: document.name()?.clone(),
         matches: matches?,
@@ -201,6 +202,7 @@ fn limit(
         penalty: penalty?,
         ban: ban?,
         on_store_failure: document.on_store_failure()?,
+        sharing: sharing?,
     })
 }
 

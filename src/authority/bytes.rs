@@ -1,0 +1,67 @@
+//! An account as bytes, for a host that keeps accounts where its memory does not last.
+
+use super::account::{Latest, MAX_INSTANCES};
+use super::{Account, Instance};
+use crate::limiter::{State, UsedShare};
+use crate::units::Permits;
+
+impl Account {
+    /// The account as bytes: a version, then whole numbers of eight bytes, the lowest first.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let bucket = &self.bucket;
+        let state = self.state.unwrap_or_default();
+        let head = [
+            VERSION,
+            self.at_ms,
+            self.drawn,
+            self.ends_ms,
+            u64::from(self.state.is_some()),
+            state.fresh_at_ticks(),
+            u64::from(state.used().get()),
+            state.payload(),
+            bucket.at_ms,
+            bucket.debt_ns,
+            bucket.epoch_ms,
+            u64::from(bucket.lent.get()),
+            u64::from(bucket.lent_before.get()),
+        ];
+        let latest = self.latest.iter().flat_map(|latest| {
+            let (granted, out) = (u64::from(latest.granted.get()), u64::from(latest.out.get()));
+            [latest.instance.get(), latest.seq, granted, latest.window, latest.ends_ms, out]
+        });
+        head.into_iter().chain(latest).flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// The account of these bytes; `None` when they are of another version, or no account.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (numbers, rest) = bytes.as_chunks::<8>();
+        let mut numbers = numbers.iter().map(|number| u64::from_le_bytes(*number));
+        if !rest.is_empty() || numbers.len() > HEAD + MAX_INSTANCES * EACH || numbers.next() != Some(VERSION) {
+            return None;
+        }
+        let mut next = || numbers.next();
+        let mut account = Self { at_ms: next()?, drawn: next()?, ends_ms: next()?, ..Self::default() };
+        let is_there = next()? != 0;
+        let state = State::at_ticks(next()?, UsedShare::from_byte(u8::try_from(next()?).ok()?), next()?);
+        account.state = is_there.then_some(state);
+        (account.bucket.at_ms, account.bucket.debt_ns, account.bucket.epoch_ms) = (next()?, next()?, next()?);
+        (account.bucket.lent, account.bucket.lent_before) = (permits(next()?)?, permits(next()?)?);
+        while let Some(instance) = next() {
+            let (seq, granted) = (next()?, permits(next()?)?);
+            let (window, ends_ms, out) = (next()?, next()?, permits(next()?)?);
+            account.latest.push(Latest { instance: Instance::new(instance), seq, granted, window, ends_ms, out });
+        }
+        Some(account)
+    }
+}
+
+fn permits(number: u64) -> Option<Permits> {
+    u32::try_from(number).ok().filter(|number| *number <= Permits::MAX.get()).map(Permits::new)
+}
+
+const VERSION: u64 = 1;
+/// Numbers of an account without those of its instances, and of each instance.
+const HEAD: usize = 13;
+const EACH: usize = 6;

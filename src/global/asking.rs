@@ -1,0 +1,186 @@
+//! How asks are made, sent and answered.
+
+use super::entry::Asked;
+use super::{ASK_AGAIN, Arrived, Ask, Global, Grant, IDLE, Shared, Wake};
+use crate::key::KeyHash;
+use crate::limiter::drawn::Drawn;
+use crate::units::{Permits, Span, Timestamp};
+
+impl Global {
+    /// Has the authority asked for what a request of `cost` needs, together with others that wait for the same key. If that
+    /// cannot be, since there are too many asks under way or the breaker does not let it pass, the key is known to fail.
+    pub(crate) fn ask(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
+        let has_room = self.waiting.has_room();
+        let Some(entry) = self.table.find_or_make(of, now).filter(|_| has_room) else { return };
+        match &mut entry.asked {
+            // The next one is made from the requests that have not been served by this one.
+            Some(asked) if asked.is_sent() => {}
+            Some(asked) => {
+                asked.need = asked.need.plus(cost);
+                asked.least = if asked.least == Permits::ZERO { cost } else { asked.least.min(cost) };
+            }
+            None => {
+                entry.resize(now.since(entry.granted_at), cost);
+                let ahead = entry.ahead;
+                self.order(of.key, Asked { need: cost, least: cost, ahead, ..Asked::default() }, now);
+            }
+        }
+    }
+
+    /// Asks in the background for a key that had nothing left: for as much as was refused meanwhile.
+    pub(super) fn ask_again(&mut self, of: &Shared, least: Permits, demand: Permits, now: Timestamp) {
+        let Some(entry) = self.table.find(of.key) else { return };
+        entry.resize(now.since(entry.granted_at), least);
+        let ahead = entry.ahead;
+        self.order(of.key, Asked { need: demand, least, ahead, ..Asked::default() }, now);
+    }
+
+    /// A request was served from permits that are here, and so many are left: draws the next ones when half is used up.
+    pub(crate) fn used(&mut self, of: &Shared, cost: Permits, left: Permits, now: Timestamp) {
+        let fails = self.health.fails(now);
+        let Some(entry) = self.table.find(of.key) else { return };
+        entry.touch(now);
+        let is_enough = left.get() >= entry.granted.get().div_ceil(2);
+        if fails || is_enough || entry.of.exact || entry.asked.is_some() || entry.asked_at.after(ASK_AGAIN) > now {
+            return;
+        }
+        // While nothing is left there, those who are refused ask.
+        if entry.refusal.is_some_and(|refusal| refusal.at.after(refusal.ask_again()) > now) {
+            return;
+        }
+        let lasted = now.since(entry.granted_at);
+        entry.resize(Span::from_nanos(lasted.as_nanos().saturating_mul(2)), cost);
+        let ahead = entry.ahead;
+        if ahead > 0 {
+            self.order(of.key, Asked { least: cost, ahead, ..Asked::default() }, now);
+        }
+    }
+
+    /// Takes up an ask, if the breaker lets it pass.
+    fn order(&mut self, key: KeyHash, asked: Asked, now: Timestamp) {
+        let Some(entry) = self.table.find(key) else { return };
+        let ticket = self.health.admit(now);
+        if ticket.is_none() {
+            entry.failed_at = Some(now);
+            return;
+        }
+        self.last_seq = self.last_seq.saturating_add(1);
+        entry.asked = Some(Asked { seq: self.last_seq, ticket, ..asked });
+        (entry.asked_at, entry.refused) = (now, Permits::ZERO);
+        self.unsent.push(key);
+    }
+
+    /// Takes out what is to be sent now. Its deadline counts from here.
+    pub fn asks(&mut self, now: Timestamp, asks: &mut Vec<Ask>) {
+        for key in self.unsent.drain(..) {
+            let Some(entry) = self.table.find(key) else { continue };
+            let (of, Some(asked)) = (entry.of, &mut entry.asked) else { continue };
+            asked.sent_at = now.max(Timestamp::from_nanos(1));
+            let want = asked.need.plus(Permits::new(asked.ahead)).min(Drawn::MOST);
+            let need = asked.need.min(Drawn::MOST);
+            asks.push(Ask {
+                key,
+                terms: of.terms,
+                instance: self.instance,
+                seq: asked.seq,
+                need,
+                least: asked.least,
+                want,
+                back: asked.back,
+                back_of: asked.back_of,
+            });
+            self.sent.push(key);
+        }
+    }
+
+    /// Lets a request wait for these keys, under a number unlike that of any other that waits. One that would wait for
+    /// nothing, or finds no room, is [ready](Self::ready) at once.
+    pub(crate) fn wait(&mut self, id: u32, since: Option<Timestamp>, keys: &[KeyHash], now: Timestamp) {
+        let is_asked = |key: &&KeyHash| self.table.get(**key).is_some_and(|entry| entry.asked.is_some());
+        let pending: Vec<_> = keys.iter().filter(is_asked).copied().collect();
+        let wake = Wake { id, since: since.unwrap_or(now) };
+        self.waiting.enter(wake, pending, since.is_none());
+    }
+
+    /// The next request that is to be planned and decided again.
+    pub fn ready(&mut self) -> Option<Wake> {
+        self.waiting.ready()
+    }
+
+    /// The client of a request that waits has gone.
+    pub fn leave(&mut self, id: u32) {
+        self.waiting.leave(id);
+    }
+
+    /// Takes in the answer to the ask of this number, `None` when there will be none. Answers with the permits that have
+    /// come by it.
+    pub(crate) fn answered(&mut self, key: KeyHash, seq: u64, grant: Option<Grant>, now: Timestamp) -> Option<Arrived> {
+        let entry = self.table.find(key)?;
+        let in_time = entry.asked.is_some_and(|asked| asked.seq == seq && asked.is_sent());
+        // What was granted is of use also when it comes too late for those who waited: once.
+        let asked = if in_time { entry.asked.take() } else { entry.late.take_if(|late| late.seq == seq) }?;
+        if in_time {
+            self.sent.retain(|of| *of != key);
+            if let Some(ticket) = asked.ticket {
+                self.health.observe(ticket, grant.is_some(), now.since(asked.sent_at), now);
+            }
+        }
+        let arrived = match grant {
+            Some(grant) => entry.take_in(&asked, &grant, in_time, now),
+            None => {
+                entry.failed_at = Some(now);
+                None
+            }
+        };
+        if arrived.is_some() {
+            self.table.note_held();
+        }
+        self.waiting.answered(key);
+        arrived
+    }
+
+    /// Gives up asks that were not answered in time, and lets go of those who have waited too long.
+    pub(crate) fn expire(&mut self, now: Timestamp) {
+        let deadline = self.rules.deadline;
+        let mut expired = Vec::new();
+        for key in &self.sent {
+            let Some(entry) = self.table.find(*key) else { continue };
+            if let Some(asked) = entry.asked.take_if(|asked| asked.sent_at.after(deadline) <= now) {
+                if let Some(ticket) = asked.ticket {
+                    self.health.observe(ticket, false, deadline, now);
+                }
+                (entry.late, entry.failed_at) = (Some(asked), Some(now));
+                expired.push(*key);
+            }
+        }
+        if !expired.is_empty() {
+            self.sent.retain(|key| !expired.contains(key));
+            expired.into_iter().for_each(|key| self.waiting.answered(key));
+        }
+        self.waiting.expire(deadline, now);
+        self.health.tick(now);
+    }
+
+    /// The accounts of keys that nobody has asked for of late, and how many permits of each this worker may give back.
+    pub(crate) fn idle(&mut self, now: Timestamp) -> Vec<(Shared, Permits)> {
+        if self.tended_at.after(IDLE) > now && now >= self.tended_at {
+            return Vec::new();
+        }
+        self.tended_at = now;
+        if self.health.fails(now) {
+            return Vec::new();
+        }
+        let keys = self.table.idle(IDLE, now);
+        keys.iter().filter_map(|key| self.table.get(*key)).map(|entry| (entry.of, entry.own.out)).collect()
+    }
+
+    /// Has permits given back that were taken from the account in the instance's own table.
+    pub(crate) fn give_back(&mut self, of: &Shared, permits: Permits, now: Timestamp) {
+        let Some(entry) = self.table.find(of.key).filter(|entry| entry.asked.is_none()) else { return };
+        let back_of = entry.own.window;
+        (entry.own.out, entry.ahead, entry.granted) = (Permits::ZERO, 0, Permits::ZERO);
+        if permits > Permits::ZERO {
+            self.order(of.key, Asked { back: permits, back_of, ..Asked::default() }, now);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Whether the store answers: a circuit breaker of this worker's own around it.
+//!
+//! It opens when three asks in a row fail, or half of those of the last ten seconds, and tries again with one ask after a
+//! quarter of a second, then after twice as long, up to ten seconds. While it is half-open one ask is under way and nobody
+//! else waits, so a store that is dead costs a request its deadline now and then, and one that comes back meets few asks at
+//! first.
+
+use crate::breaker::{Admission, Ledger, Local, Outcome, Part, Ticket};
+use crate::policy::Breaker;
+use crate::store::StoreError;
+use crate::units::{Draw, Span, Timestamp};
+
+/// The breaker, and what was counted.
+#[derive(Debug)]
+pub(super) struct Health {
+    breaker: Local,
+    ledger: Alone,
+    draws: u64,
+    asks: u64,
+    failures: u64,
+}
+
+impl Health {
+    /// `seed` tells the waits of many workers apart, so that they do not all try again at one time.
+    pub(super) fn new(seed: u64) -> Self {
+        let breaker = Local::new(&Breaker::around_a_store());
+        Self { breaker, ledger: Alone::default(), draws: seed, asks: 0, failures: 0 }
+    }
+
+    /// Whether to ask would be in vain.
+    pub(super) fn fails(&self, now: Timestamp) -> bool {
+        // It has no ramp, which is all that a draw would be for.
+        self.breaker.refuses(Draw::default(), now)
+    }
+
+    /// Lets an ask pass, or not.
+    pub(super) fn admit(&mut self, now: Timestamp) -> Option<Ticket> {
+        let draw = self.draw();
+        match self.breaker.admit(&mut self.ledger, draw, now) {
+            Admission::Pass(ticket) => {
+                self.asks = self.asks.saturating_add(1);
+                Some(ticket)
+            }
+            Admission::Refuse { .. } | Admission::Observe { .. } => None,
+        }
+    }
+
+    /// Takes note of how an ask has ended.
+    pub(super) fn observe(&mut self, ticket: Ticket, answered: bool, took: Span, now: Timestamp) {
+        self.failures = self.failures.saturating_add(u64::from(!answered));
+        let outcome = if answered { Outcome::Success } else { Outcome::Failure };
+        let draw = self.draw();
+        self.breaker.observe(&mut self.ledger, ticket, outcome, took, draw, now);
+    }
+
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        let draw = self.draw();
+        self.breaker.tick(&mut self.ledger, draw, now);
+    }
+
+    pub(super) fn take_counts(&mut self) -> (u64, u64) {
+        (core::mem::take(&mut self.asks), core::mem::take(&mut self.failures))
+    }
+
+    /// The next of a sequence that looks random (splitmix64, Steele, Lea and Flood 2014); it has to tell workers apart, no
+    /// more.
+    fn draw(&mut self) -> Draw {
+        self.draws = self.draws.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.draws ^ (self.draws >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Draw(mixed ^ (mixed >> 31))
+    }
+}
+
+/// The record of a breaker that nobody shares.
+#[derive(Debug, Default)]
+struct Alone {
+    transitions: Option<Vec<u8>>,
+    calls: Option<Vec<u8>>,
+}
+
+impl Ledger for Alone {
+    fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
+        Ok(match part {
+            Part::Transitions => self.transitions.as_deref(),
+            Part::Calls => self.calls.as_deref(),
+        })
+    }
+
+    fn publish(&mut self, part: Part, bytes: &[u8]) -> Result<(), StoreError> {
+        let place = match part {
+            Part::Transitions => &mut self.transitions,
+            Part::Calls => &mut self.calls,
+        };
+        *place = Some(bytes.to_vec());
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! What counts the limits that many instances share.
+
+use crate::policy::Protocol;
+use crate::policy::schema::{document, words};
+use crate::policy::shapes::{Int, SpanIn, Text};
+use crate::policy::text::{AnyText, Cluster, Url};
+use crate::policy::value::Value;
+
+document! {
+    /// What counts the limits of the scope `global`. Without a store here the Durable Object of a Worker does, and in Envoy
+    /// there can be none.
+    Stores {
+        /// How long an answer of the store is awaited. 20 ms in Envoy and 50 ms in a Worker when absent.
+        deadline: Option<SpanIn<1, 10_000>>,
+        /// For `on_store_failure`: `local`: which share of each quota an instance has, in percent, as long as it has not seen
+        /// how much of it others use.
+        local_share_percent: Int<1, 100> = 10,
+        /// Redis behind HTTP.
+        redis: Option<Redis>,
+    }
+}
+
+document! {
+    /// Redis behind HTTP.
+    Redis {
+        /// How it is spoken to: `upstash` is the REST API of Upstash, `webdis` is Webdis.
+        protocol: Protocol = "upstash",
+        /// The name of the cluster in Envoy.
+        cluster: Option<Cluster>,
+        /// The base URL, for Cloudflare Workers.
+        url: Option<Url>,
+        /// In Envoy, the path under which it is served.
+        path: BasePath = "/",
+        /// The token that it asks for. The keys of shared limits are made from it too, so that strangers cannot choose them.
+        token: Option<Token>,
+        /// In place of `token`: the environment variable, or in a Worker the binding, that holds it.
+        token_env: Option<AnyText>,
+    }
+}
+
+words! {
+    Protocol {
+        "upstash" => Protocol::Upstash,
+        "webdis" => Protocol::Webdis,
+    }
+}
+
+/// Who counts a limit together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::policy) enum LimitScope {
+    /// One instance.
+    Instance,
+    /// All that share a store.
+    Global,
+}
+
+words! {
+    LimitScope {
+        "instance" => LimitScope::Instance,
+        "global" => LimitScope::Global,
+    }
+}
+
+/// How the permits of a shared limit are drawn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::policy) enum Drawing {
+    /// Ahead.
+    Lease,
+    /// For every request.
+    Exact,
+}
+
+words! {
+    Drawing {
+        "lease" => Drawing::Lease,
+        "exact" => Drawing::Exact,
+    }
+}
+
+/// The path under which something is served.
+pub(in crate::policy) enum BasePath {}
+
+impl Text for BasePath {
+    const WHAT: &str = "a path";
+    const PATTERN: Option<&str> = Some("^/([!\"$->@-~]*[!\"$-.0->@-~])?$");
+    const CHARS: (u32, u32) = (1, 256);
+    const RIGHT: &str = "write a path that begins with \"/\" and does not end with it, as in \"/redis\", or \"/\"";
+
+    type Kept = str;
+
+    fn parse(text: &str) -> Result<Value, Option<String>> {
+        let right = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
+        let ends = text == "/" || (text.starts_with('/') && !text.ends_with('/'));
+        (right && ends).then(|| Value::Text(text.to_owned())).ok_or(None)
+    }
+}
+
+/// The token of a store.
+pub(in crate::policy) enum Token {}
+
+impl Text for Token {
+    const WHAT: &str = "a token";
+    const PATTERN: Option<&str> = Some("^[!-~]+$");
+    const CHARS: (u32, u32) = (1, 1_024);
+    const RIGHT: &str = "write it as the store's provider gives it: letters, digits and signs, without blanks";
+    const SECRET: bool = true;
+
+    type Kept = str;
+
+    fn parse(text: &str) -> Result<Value, Option<String>> {
+        text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Value::Text(text.to_owned())).ok_or(None)
+    }
+}

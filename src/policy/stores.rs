@@ -1,0 +1,225 @@
+//! Stores: what counts the limits that many instances share.
+
+use super::document::{self, Document};
+use super::error::{Path, Problems};
+use super::shapes::OneOf;
+use super::value::Of;
+use super::{Algorithm, OnExceed, Quota};
+use crate::authority::Terms;
+use crate::units::{BasisPoints, Span};
+use core::fmt;
+
+/// What a limit's permits are drawn with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// Each request is asked for, and nothing is drawn ahead.
+    pub(crate) exact: bool,
+}
+
+/// What counts the limits that many instances share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stores {
+    deadline: Option<Span>,
+    local_share: BasisPoints,
+    redis: Option<RedisStore>,
+}
+
+/// Redis behind HTTP.
+#[derive(Clone, PartialEq)]
+pub struct RedisStore {
+    protocol: Protocol,
+    cluster: Option<String>,
+    url: Option<String>,
+    path: String,
+    token: Option<String>,
+    token_env: Option<String>,
+}
+
+/// How Redis is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The REST API of Upstash: commands as JSON lists, with a bearer token.
+    Upstash,
+    /// Webdis.
+    Webdis,
+}
+
+impl Stores {
+    /// How long an answer is awaited; `None` where the host's own default counts.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Span> {
+        self.deadline
+    }
+
+    /// Which share of a quota an instance has while the store fails and others' use is not known.
+    #[must_use]
+    pub fn local_share(&self) -> BasisPoints {
+        self.local_share
+    }
+
+    /// The Redis that counts, if one does.
+    #[must_use]
+    pub fn redis(&self) -> Option<&RedisStore> {
+        self.redis.as_ref()
+    }
+
+    /// What keys that all instances know are made with: the token, where the document has it.
+    pub(crate) fn secret(&self) -> &[u8] {
+        self.redis.as_ref().and_then(|redis| redis.token.as_deref()).unwrap_or_default().as_bytes()
+    }
+}
+
+impl Default for Stores {
+    fn default() -> Self {
+        Self { deadline: None, local_share: BasisPoints::new(1_000), redis: None }
+    }
+}
+
+impl RedisStore {
+    /// How it is spoken to.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Its cluster in Envoy.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+
+    /// Its base URL, for Workers.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        self.url.as_deref()
+    }
+
+    /// The path under which it is served in Envoy: begins and does not end with `/`, or is `/`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The token that it asks for, where the document says it. To be shown to nobody else.
+    #[must_use]
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// The name of the variable that holds the token.
+    #[must_use]
+    pub fn token_env(&self) -> Option<&str> {
+        self.token_env.as_deref()
+    }
+}
+
+/// Without the token.
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let store = &mut f.debug_struct("RedisStore");
+        store.field("protocol", &self.protocol).field("cluster", &self.cluster).field("url", &self.url);
+        store.field("path", &self.path).field("token_env", &self.token_env).finish_non_exhaustive()
+    }
+}
+
+/// The stores of the document.
+pub(super) fn stores(document: Of<'_, Document>, problems: &mut Problems) -> Option<Stores> {
+    let at = Path::Root.field("stores");
+    let stores = document.stores()?;
+    let redis = match stores.redis()? {
+        Some(redis) => Some(self::redis(redis, &at.field("redis"), problems)?),
+        None => None,
+    };
+    let percent = u16::try_from(stores.local_share_percent()?).unwrap_or(100);
+    let local_share = BasisPoints::new(percent.saturating_mul(100));
+    Some(Stores { deadline: stores.deadline()?, local_share, redis })
+}
+
+fn redis(document: Of<'_, document::Redis>, at: &Path<'_>, problems: &mut Problems) -> Option<RedisStore> {
+    if matches!((document.cluster(), document.url()), (Some(None), Some(None))) {
+        let hint = "write its \"cluster\" for Envoy, its \"url\" for Cloudflare Workers, or both";
+        problems.report(at, &["nothing says where this Redis is"], &[hint]);
+    }
+    if matches!((document.token(), document.token_env()), (Some(Some(_)), Some(Some(_)))) {
+        let hint = "keep one of them";
+        problems.report(&at.field("token_env"), &["the token stands in \"token\" already"], &[hint]);
+    }
+    Some(RedisStore {
+        protocol: document.protocol()?,
+        cluster: document.cluster()?.map(str::to_owned),
+        url: document.url()?.map(str::to_owned),
+        path: document.path()?.to_owned(),
+        token: document.token()?.map(str::to_owned),
+        token_env: document.token_env()?.map(str::to_owned),
+    })
+}
+
+/// What the document says of sharing a limit; reports what cannot be shared.
+pub(super) fn sharing(
+    document: Of<'_, document::Limit>,
+    quotas: &[Option<Vec<Quota>>],
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Option<Sharing>> {
+    let mode = document.sharing()?;
+    if document.scope()? == document::LimitScope::Instance {
+        if mode.is_some() {
+            let hint = "write \"scope\": \"global\", or remove this";
+            problems.report(&at.field("sharing"), &["a limit of one instance draws nothing from others"], &[hint]);
+        }
+        return Some(None);
+    }
+    let mut refuse = |field: &str, problem: &str, hint: &str| problems.report(&at.field(field), &[problem], &[hint]);
+    let algorithm = document.algorithm();
+    if algorithm == Some(Algorithm::Concurrency) {
+        refuse("scope", "requests in flight cannot be shared in this version", "write \"scope\": \"instance\"");
+    }
+    if document.on_exceed() == Some(OnExceed::Delay) {
+        refuse(
+            "on_exceed",
+            "only a limit of one instance can give turns away",
+            "write \"reject\", or \"scope\": \"instance\"",
+        );
+    }
+    if matches!(document.slow_down(), Some(Some(_))) {
+        refuse("slow_down", "a shared limit does not know how near to it a client is", "remove this");
+    }
+    if matches!(document.penalty(), Some(Some(_))) {
+        refuse("penalty", "a refused request draws no permits that it could be charged", "remove this, or use \"ban\"");
+    }
+    if matches!(document.only_on(), Some(Some(_))) {
+        refuse("only_on", "a shared limit charges before the answer is known", "remove this");
+    }
+    let of_answer = |cost: OneOf<u32, Of<'_, document::CostHeader>>| match cost {
+        OneOf::Second(header) => matches!(header.response_header(), Some(Some(_))),
+        OneOf::First(_) => false,
+    };
+    if document.cost().is_some_and(of_answer) {
+        refuse("cost", "a shared limit charges before the answer says what it costs", "use \"request_header\"");
+    }
+    let terms = |quota: &Quota| algorithm.and_then(|algorithm| Terms::new(algorithm, quota));
+    for quota in quotas.iter().flatten().flatten() {
+        if quota.window < SHORTEST {
+            let hint = "write a window of 100ms or more, or \"scope\": \"instance\"";
+            problems.report(
+                &at.field("scope"),
+                &["a window of ", &quota.window.to_string(), " is over before a store has answered"],
+                &[hint],
+            );
+        } else if terms(quota).is_some_and(|terms| !terms.is_countable()) {
+            let hint = "use \"fixed-window\", or a shorter window";
+            problems.report(
+                &at.field("scope"),
+                &["permits times window are more than a shared sliding window can count"],
+                &[hint],
+            );
+        } else {
+            continue;
+        }
+        break;
+    }
+    Some(Some(Sharing { exact: mode == Some(document::Drawing::Exact) }))
+}
+
+/// Below this a store could not answer often enough.
+const SHORTEST: Span = Span::from_millis(100);

@@ -1,0 +1,132 @@
+//! Limits that many instances share: instances, the authority and the messages between them, on a virtual clock.
+//!
+//! The instances run the engine and the authority is the one that a Durable Object runs. What a seed chooses is printed
+//! when it fails.
+
+mod authority;
+mod world;
+
+use world::{Faults, Setup, World};
+
+/// Every algorithm, with a quota of 200 a second and a window of one or two.
+const ALGORITHMS: [(&str, &str); 3] = [
+    ("fixed-window", r#"{ "permits": 200, "window": "1s" }"#),
+    ("sliding-window", r#"{ "permits": 400, "window": "2s" }"#),
+    ("token-bucket", r#"{ "permits": 200, "window": "1s", "burst": 120 }"#),
+];
+
+#[test]
+fn whatever_becomes_of_messages_instances_and_clocks_no_more_is_admitted_than_the_algorithm_allows() {
+    for seed in 0..SEEDS {
+        for (algorithm, quota) in ALGORITHMS {
+            for sharing in ["lease", "exact"] {
+                let setup = Setup { algorithm, quota, sharing, on_store_failure: "deny", ..Setup::default() };
+                let mut world = World::new(seed, &setup, Faults::of(seed));
+                world.run(3_000);
+                if let Err(problem) = world.verify() {
+                    panic!("seed {seed}, {algorithm}, {sharing}: {problem}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn under_full_demand_nearly_all_of_the_quota_is_used_and_nearly_nobody_waits() {
+    for (algorithm, quota) in [
+        ("fixed-window", r#"{ "permits": 1000, "window": "1s" }"#),
+        ("sliding-window", r#"{ "permits": 1000, "window": "1s" }"#),
+        ("token-bucket", r#"{ "permits": 1000, "window": "1s" }"#),
+    ] {
+        let setup = Setup { algorithm, quota, rates: vec![2_400_000, 450_000, 150_000], ..Setup::default() };
+        let mut world = World::new(1, &setup, Faults::none());
+        world.run(1_000);
+        world.begin_measuring();
+        world.run(10_000);
+        world.verify().unwrap();
+        let measured = world.measured();
+        let used = measured.admitted as f64 / 10_000.0;
+        let waited = measured.waited as f64 / measured.requests as f64;
+        println!("{algorithm}: {:.1}% used, {:.2}% waited, {} asks", used * 100.0, waited * 100.0, measured.asks);
+        assert!((0.97..=1.01).contains(&used), "{algorithm}: {used} of the quota was used");
+        assert!(waited < 0.01, "{algorithm}: {waited} of all requests waited");
+    }
+}
+
+#[test]
+fn below_the_quota_everybody_is_served_and_nearly_nobody_waits() {
+    for (algorithm, quota) in [
+        ("fixed-window", r#"{ "permits": 1000, "window": "1s" }"#),
+        ("sliding-window", r#"{ "permits": 1000, "window": "1s" }"#),
+        ("token-bucket", r#"{ "permits": 1000, "window": "1s" }"#),
+    ] {
+        let setup = Setup { algorithm, quota, rates: vec![560_000, 105_000, 35_000], ..Setup::default() };
+        let mut world = World::new(2, &setup, Faults::none());
+        world.run(1_000);
+        world.begin_measuring();
+        world.run(10_000);
+        let measured = world.measured();
+        let refused = (measured.requests - measured.admitted) as f64 / measured.requests as f64;
+        let waited = measured.waited as f64 / measured.requests as f64;
+        println!("{algorithm}: {:.2}% refused, {:.2}% waited, {} asks", refused * 100.0, waited * 100.0, measured.asks);
+        assert!(refused < 0.001, "{algorithm}: {refused} refused");
+        assert!(waited < 0.01, "{algorithm}: {waited} waited");
+    }
+}
+
+#[test]
+fn what_a_crash_loses_is_back_when_it_expires() {
+    for (algorithm, quota) in ALGORITHMS {
+        let setup = Setup { algorithm, quota, rates: vec![1_000_000, 0], ..Setup::default() };
+        let mut world = World::new(3, &setup, Faults::none());
+        world.run(500);
+        world.crash(0);
+        world.set_rates(vec![0, 1_000_000]);
+        // Two windows, or what a bucket lends, later.
+        world.run(4_000);
+        world.begin_measuring();
+        world.run(4_000);
+        let used = world.measured().admitted as f64 / 800.0;
+        assert!(used >= 0.97, "{algorithm}: {used} of the quota after the crash");
+        world.verify().unwrap();
+    }
+}
+
+#[test]
+fn while_the_store_is_away_instances_keep_to_their_shares_and_it_comes_back_without_a_burst() {
+    for (algorithm, quota) in ALGORITHMS {
+        let setup = Setup { algorithm, quota, rates: vec![800_000, 150_000, 50_000], ..Setup::default() };
+        let mut world = World::new(4, &setup, Faults::none());
+        world.run(4_000);
+        world.part_all();
+        world.run(2_000);
+        world.begin_measuring();
+        world.run(4_000);
+        let away = world.measured();
+        let used = away.admitted as f64 / 800.0;
+        println!("{algorithm}: {used:.3} of the quota without the store, {} waited of {}", away.waited, away.requests);
+        assert!((0.3..=1.2).contains(&used), "{algorithm}: {used} of the quota without the store");
+        assert!(away.asks > 0 && !world.store_answers(), "{algorithm}: now and then one tries");
+        assert!(away.waited * 100 < away.requests, "{algorithm}: {} of {} waited", away.waited, away.requests);
+        world.join_all();
+        world.begin_measuring();
+        world.run(12_000);
+        let back = world.measured().admitted as f64 / 2_400.0;
+        assert!(world.store_answers(), "{algorithm}: it is not asked again");
+        println!("{algorithm}: {back:.3} of the quota after it came back");
+        assert!((0.85..=1.1).contains(&back), "{algorithm}: {back} of the quota after it came back");
+    }
+}
+
+#[test]
+fn no_request_waits_beyond_the_deadline() {
+    for seed in 0..50 {
+        let setup = Setup::default();
+        let mut world = World::new(seed, &setup, Faults::of(seed));
+        world.run(3_000);
+        assert!(world.longest_wait_ms() <= world::DEADLINE_MS + 1, "seed {seed}: {} ms", world.longest_wait_ms());
+    }
+}
+
+/// As many as take a few seconds in a debug build.
+const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 3_000 };

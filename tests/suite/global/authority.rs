@@ -1,0 +1,169 @@
+//! The authority alone, asked at random.
+
+use super::world::{Random, shared};
+use std::collections::BTreeMap;
+use tidegate::authority::{Account, Ask, Authority, Grant, Instance, MAX_INSTANCES, Terms};
+use tidegate::key::KeyHash;
+use tidegate::units::Permits;
+
+fn terms(algorithm: &str, permits: u32, burst: u32) -> Terms {
+    Terms { algorithm: shared(algorithm), permits: Permits::new(permits), window_ms: 1_000, burst: Permits::new(burst) }
+}
+
+fn ask(terms: Terms, seq: u64, need: u32, want: u32) -> Ask {
+    let [need, want] = [need, want].map(Permits::new);
+    let (key, instance) = (KeyHash::from_bits(7), Instance::new(1));
+    Ask { key, terms, instance, seq, need, least: need, want, back: Permits::ZERO, back_of: 0 }
+}
+
+const ALGORITHMS: [&str; 3] = ["fixed-window", "sliding-window", "token-bucket"];
+const NOW: u64 = 1_700_000_000_000;
+
+#[test]
+fn the_same_ask_again_is_given_the_same_and_charged_nothing_more() {
+    for algorithm in ALGORITHMS {
+        let mut account = Account::default();
+        let first = account.answer(&ask(terms(algorithm, 100, 100), 1, 5, 9), NOW);
+        let again = account.answer(&ask(terms(algorithm, 100, 100), 1, 5, 9), NOW + 3);
+        assert_eq!(first.granted, Permits::new(9), "{algorithm}");
+        assert_eq!((again.granted, again.window, again.drawn), (first.granted, first.window, first.drawn));
+        assert_eq!(again.lasts_ms, first.lasts_ms - 3);
+        let earlier = account.answer(&ask(terms(algorithm, 100, 100), 2, 1, 1), NOW + 4);
+        assert_eq!(earlier.granted, Permits::ONE);
+        let late = account.answer(&ask(terms(algorithm, 100, 100), 1, 5, 9), NOW + 5);
+        assert_eq!((late.granted, late.drawn), (Permits::ZERO, earlier.drawn), "{algorithm}");
+    }
+}
+
+#[test]
+fn as_many_are_served_as_are_left_but_none_below_what_the_cheapest_costs() {
+    for algorithm in ALGORITHMS {
+        let mut account = Account::default();
+        let terms = terms(algorithm, 10, 10);
+        assert_eq!(account.answer(&ask(terms, 1, 7, 7), NOW).granted, Permits::new(7));
+        let dear = account.answer(&ask(terms, 2, 4, 4), NOW);
+        assert_eq!((dear.granted, dear.left), (Permits::ZERO, Permits::new(3)), "{algorithm}");
+        assert!(dear.retry_after_ms > Some(0), "{algorithm}");
+        let together = Ask { least: Permits::ONE, ..ask(terms, 3, 4, 4) };
+        assert_eq!(account.answer(&together, NOW).granted, Permits::new(3), "{algorithm}");
+        assert_eq!(account.answer(&ask(terms, 4, 11, 11), NOW).retry_after_ms, None, "{algorithm}");
+    }
+}
+
+#[test]
+fn waiting_as_long_as_it_says_suffices_and_a_millisecond_less_does_not() {
+    let mut random = Random(5);
+    for round in 0..2_000 {
+        let algorithm = ALGORITHMS[round % 3];
+        let terms = terms(algorithm, 20 + random.below(200) as u32, 1 + random.below(200) as u32);
+        let mut account = Account::default();
+        let mut now = NOW;
+        for seq in 1..20 {
+            now += random.below(400);
+            let need = random.below(20) as u32;
+            account.answer(&ask(terms, seq, need, need + random.below(60) as u32), now);
+        }
+        let need = 1 + random.below(u64::from(terms.most().get())) as u32;
+        let Some(wait) = account.clone().answer(&ask(terms, 100, need, need), now).retry_after_ms else {
+            panic!("{algorithm}: {need} of {:?} is not too much", terms);
+        };
+        if wait > 0 {
+            let before = account.clone().answer(&ask(terms, 100, need, need), now + wait - 1);
+            assert_eq!(before.granted, Permits::ZERO, "{algorithm}, round {round}: {wait} ms is too long");
+        }
+        let after = account.answer(&ask(terms, 100, need, need), now + wait);
+        assert_eq!(after.granted, Permits::new(need), "{algorithm}, round {round}: {wait} ms is too short");
+    }
+}
+
+#[test]
+fn a_return_is_credited_once_in_its_window_and_to_whom_it_was_granted() {
+    for algorithm in ALGORITHMS {
+        let terms = terms(algorithm, 1_000, 1_000);
+        let mut account = Account::default();
+        let grant = account.answer(&ask(terms, 1, 0, 100), NOW);
+        assert_eq!(grant.granted, Permits::new(100), "{algorithm}");
+        let back = |instance: u64, seq: u64, of: u64| Ask {
+            instance: Instance::new(instance),
+            back: Permits::new(60),
+            back_of: of,
+            ..ask(terms, seq, 0, 0)
+        };
+        let left = |account: &mut Account, ask: &Ask| account.answer(ask, NOW + 1).left.get();
+        let before = left(&mut account, &back(2, 1, grant.window));
+        assert_eq!(left(&mut account, &back(1, 2, grant.window + 1)), before, "{algorithm}: of another window");
+        assert_eq!(left(&mut account, &back(1, 3, grant.window)), before + 60, "{algorithm}");
+        assert_eq!(left(&mut account, &back(1, 3, grant.window)), before + 60, "{algorithm}: doubled");
+        let rest = left(&mut account, &back(1, 4, grant.window));
+        assert_eq!(rest, before + 100, "{algorithm}: no more than was granted");
+        assert_eq!(left(&mut account, &back(1, 5, grant.window)), rest, "{algorithm}");
+    }
+}
+
+#[test]
+fn a_bucket_and_what_it_has_lent_are_never_more_than_the_burst() {
+    let mut random = Random(9);
+    for round in 0..500 {
+        let terms = terms("token-bucket", 10 + random.below(1_000) as u32, 1 + random.below(1_000) as u32);
+        let mut account = Account::default();
+        // What is out, by when it expires.
+        let mut out: Vec<(u64, u64)> = Vec::new();
+        let mut now = NOW;
+        for seq in 1..200 {
+            now += random.below(60);
+            let (need, ahead) = (random.below(3) as u32, random.below(400) as u32);
+            let grant: Grant = account.answer(&ask(terms, seq, need, need + ahead), now);
+            out.retain(|(until, _)| *until > now);
+            if grant.lasts_ms != tidegate::authority::bucket::EXACT_LASTS_MS {
+                out.push((now + grant.lasts_ms, u64::from(grant.granted.get())));
+            }
+            let lent: u64 = out.iter().map(|(_, permits)| permits).sum();
+            let all = u64::from(grant.left.get()) + lent;
+            assert!(
+                all <= u64::from(terms.burst.get()),
+                "round {round}: {} left and {lent} lent of {terms:?}",
+                grant.left.get()
+            );
+        }
+    }
+}
+
+#[test]
+fn an_account_comes_back_from_its_bytes_and_nothing_else_does() {
+    for algorithm in ALGORITHMS {
+        let mut account = Account::default();
+        for seq in 1..4 {
+            for instance in 0..3 {
+                let ask = Ask { instance: Instance::new(instance), ..ask(terms(algorithm, 100, 100), seq, 1, 5) };
+                account.answer(&ask, NOW + seq);
+            }
+        }
+        let bytes = account.to_bytes();
+        assert_eq!(Account::from_bytes(&bytes), Some(account), "{algorithm}");
+        for len in 0..bytes.len() {
+            // An account of fewer instances is one, too.
+            if let Some(shorter) = Account::from_bytes(&bytes[..len]) {
+                assert_eq!(shorter.to_bytes(), &bytes[..len]);
+            }
+        }
+        assert_eq!(Account::from_bytes(&[2; 200]), None);
+    }
+}
+
+#[test]
+fn keys_and_instances_are_bounded() {
+    let mut authority = Authority::new(10);
+    for key in 0..1_000 {
+        let ask = Ask { key: KeyHash::from_bits(key * 0x9e37_79b9), ..ask(terms("fixed-window", 10, 10), 1, 1, 1) };
+        assert_eq!(authority.answer(&ask, NOW).granted, Permits::ONE);
+        assert!(authority.len() <= 10);
+    }
+    assert_eq!(authority.forget_ended(NOW + 2_000), 0);
+    let mut account = Account::default();
+    let mut granted: BTreeMap<u64, Permits> = BTreeMap::new();
+    for instance in 0..(MAX_INSTANCES as u64 + 100) {
+        let ask = Ask { instance: Instance::new(instance), ..ask(terms("fixed-window", 1 << 20, 1 << 20), 1, 1, 1) };
+        granted.insert(instance, account.answer(&ask, NOW).granted);
+    }
+    assert!(account.to_bytes().len() < 8 * (20 + 6 * MAX_INSTANCES));
+}
