@@ -135,6 +135,8 @@ fn scenarios_show_all_that_a_policy_can_say() {
         // Of a store, an instance or a host that fails, which is tried on each by itself.
         "on_store_failure",
         "on_failure",
+        // Cloudflare's own service of images, which no local workerd has.
+        "cf_image",
         // To be shown when there is another than the default.
         "scope",
     ];
