@@ -26,6 +26,7 @@ mod task;
 mod trap;
 mod wait;
 
+pub use authority::{Settled, settle};
 use gate::Gate;
 use host::Request;
 use sharing::Errand;
