@@ -35,7 +35,7 @@ pub struct Gate {
     pub engine: Engine,
     pub assets: Assets,
     fingerprint: Fingerprint,
-    memory: Rc<Memory>,
+    pub memory: Rc<Memory>,
     work: RefCell<Work>,
 }
 
