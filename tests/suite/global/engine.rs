@@ -279,7 +279,7 @@ fn idle_permits_are_given_back() {
     let key = {
         bench.decide(40);
         bench.serve(40);
-        bench.plan.charges()[0].clone()
+        bench.plan.charges()[0]
     };
     assert!(bench.engine.standing(&bench.plan, &key).is_some());
     bench.tend(300);
