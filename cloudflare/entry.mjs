@@ -1,6 +1,7 @@
 // The Worker's entry. It asks the core once for each request, and stands guard over it: whatever goes wrong in there, a visitor
 // gets what the policy's `on_failure` says, and the next request meets a fresh instance.
 import * as tidegate from "./pkg/tidegate.js";
+import { listen, spread } from "./breakers.mjs";
 import { driven, told, waited } from "./flight.mjs";
 import { current, guard } from "./instance.mjs";
 import * as settings from "./settings.mjs";
@@ -14,6 +15,7 @@ let configured;
 /** Puts in force what KV says by now. */
 async function refresh(env) {
   if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(tidegate, env, false));
+  if (env.TIDEGATE !== undefined && configured === current()) await listen(env, guard()).catch(console.error);
 }
 
 function failed(error, request) {
@@ -37,6 +39,7 @@ export default {
       if (configured !== current()) {
         guarded(() => settings.enforce(tidegate, env, true));
         configured = current();
+        if (env.TIDEGATE !== undefined) ctx.waitUntil(listen(env, guarded).catch(console.error));
       }
       verdict = guarded(() => tidegate.decide(request, Date.now()));
       if (env.TIDEGATE_AUTHORITY !== undefined) {
@@ -44,7 +47,10 @@ export default {
         if (verdict instanceof tidegate.Asking) verdict = await asked(verdict, request, sent, env, ctx, guarded);
       }
       if (verdict instanceof tidegate.Wait) verdict = await waited(verdict, request, guarded);
-      if (verdict instanceof tidegate.Task) verdict = await driven(verdict, request, ctx, guarded);
+      if (verdict instanceof tidegate.Task) {
+        verdict = await driven(verdict, request, ctx, guarded);
+        if (env.TIDEGATE !== undefined) spread(env, ctx, guarded);
+      }
     } catch (error) {
       return failed(error, request);
     }

@@ -27,3 +27,12 @@ export function guard(mine = number) {
     }
   };
 }
+
+/** Takes a step that nobody can be helped with when it fails. */
+export function quietly(step) {
+  try {
+    step();
+  } catch (error) {
+    console.error(`tidegate: ${error}`);
+  }
+}

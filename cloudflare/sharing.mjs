@@ -1,6 +1,7 @@
 // Asks the authority over limits that are shared, which is a Durable Object for each part of the keys. The core says what to ask.
 import { errands, tend } from "./pkg/tidegate.js";
 import { within } from "./settings.mjs";
+import { quietly } from "./instance.mjs";
 
 /** Sends what there is to be asked. Resolves when all of it is answered, or will not be. */
 export function send(env, ctx, guarded) {
@@ -74,14 +75,6 @@ function tell(error) {
   if (Math.abs(Date.now() - toldAt) < TOLD_EVERY_MS) return;
   toldAt = Date.now();
   console.error(`tidegate: the authority over shared limits cannot be asked: ${error}`);
-}
-
-function quietly(step) {
-  try {
-    step();
-  } catch (error) {
-    console.error(`tidegate: ${error}`);
-  }
 }
 
 const after = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

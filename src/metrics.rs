@@ -151,10 +151,10 @@ impl Total {
             Self::Displaced => "waits_refused_displaced",
             Self::Overdue => "waits_refused_overdue",
             Self::Abandoned => "waits_abandoned",
-            Self::Asks => "asks",
-            Self::AskFailures => "ask_failures",
-            Self::Awaited => "awaited",
-            Self::GrantsLost => "grants_lost",
+            Self::Asks => "store_asks",
+            Self::AskFailures => "store_ask_failures",
+            Self::Awaited => "store_waits",
+            Self::GrantsLost => "store_grants_lost",
         }
     }
 

@@ -405,22 +405,6 @@ impl Policy {
         self.on_failure
     }
 
-    /// What counts the limits that many instances share.
-    #[must_use]
-    pub fn stores(&self) -> &Stores {
-        &self.stores
-    }
-
-    /// The limits that many instances share.
-    pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().filter(|limit| limit.sharing.is_some())
-    }
-
-    /// The limits that the rate-limit service counts.
-    pub fn limits_by_service(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().filter(|limit| limit.by_service)
-    }
-
     /// The longest that a request can be made to wait.
     #[must_use]
     pub fn longest_wait(&self) -> Span {

@@ -36,7 +36,7 @@ pub struct Gate {
     pub engine: Engine,
     pub assets: Assets,
     fingerprint: Fingerprint,
-    memory: Rc<Memory>,
+    pub memory: Rc<Memory>,
     work: RefCell<Work>,
 }
 
@@ -103,7 +103,8 @@ impl Gate {
             host::log_warning(text);
         }
         if engine.policy().limits_by_service().next().is_some() {
-            let text = "tidegate: limits with the store \"rls\" are as if the service was down: a Worker cannot call it";
+            let text =
+                "tidegate: limits with the store \"rls\" are as if the service was down: a Worker cannot call it";
             host::log_warning(text);
         }
         let room = engine.waiting_room();

@@ -26,6 +26,7 @@ mod task;
 mod trap;
 mod wait;
 
+pub use authority::{Settled, settle};
 use gate::Gate;
 use host::Request;
 use sharing::Errand;
@@ -123,6 +124,38 @@ pub fn tend(now_ms: f64) -> Option<u32> {
     let gate = GATE.with_borrow(Option::clone)?;
     let work = &mut *gate.work();
     sharing::tend(&gate.engine, work, timestamp(now_ms))
+}
+
+/// Whether breakers may have something to tell other locations.
+#[wasm_bindgen]
+pub fn may_have_news() -> bool {
+    let gate = GATE.with_borrow(Option::clone);
+    gate.is_some_and(|gate| gate.memory.broadcast.borrow().may_have_news(&gate.memory.ledgers.borrow()))
+}
+
+/// Lets breakers learn what other locations have told of theirs.
+#[wasm_bindgen]
+pub fn hear(text: &str, now_ms: f64) {
+    if let Some(gate) = GATE.with_borrow(Option::clone) {
+        let mut ledgers = gate.memory.ledgers.borrow_mut();
+        gate.memory.broadcast.borrow_mut().hear(text, &mut ledgers, timestamp(now_ms));
+    }
+}
+
+/// What other locations are to be told, all of it; `undefined` when they know.
+#[wasm_bindgen]
+pub fn news(now_ms: f64) -> Option<String> {
+    let gate = GATE.with_borrow(Option::clone)?;
+    let mut ledgers = gate.memory.ledgers.borrow_mut();
+    gate.memory.broadcast.borrow_mut().tell(&mut ledgers, timestamp(now_ms))
+}
+
+/// Says that they could not be told.
+#[wasm_bindgen]
+pub fn untold() {
+    if let Some(gate) = GATE.with_borrow(Option::clone) {
+        gate.memory.broadcast.borrow_mut().untold();
+    }
 }
 
 /// The clock is a whole number of milliseconds, and in production moves only when the isolate waits for something.

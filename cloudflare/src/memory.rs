@@ -7,7 +7,7 @@ use crate::gate::Work;
 use std::cell::{RefCell, RefMut};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
-use tidegate::fallback::MemoryLedgers;
+use tidegate::fallback::{Broadcast, MemoryLedgers};
 use tidegate::key::Seed;
 use tidegate::store::memory::MemoryStore;
 
@@ -17,6 +17,8 @@ pub struct Memory {
     pub max_keys: u32,
     /// What breakers publish.
     pub ledgers: Rc<RefCell<MemoryLedgers>>,
+    /// What other locations know of it.
+    pub broadcast: RefCell<Broadcast>,
     tables: RefCell<Tables>,
 }
 
@@ -37,7 +39,13 @@ impl Memory {
         #[cfg(feature = "test-clock")]
         let seed = crate::clock::instead_of_seed(seed);
         let tables = Tables { store: MemoryStore::new(max_keys), local: MemoryStore::new(max_keys) };
-        Ok(Rc::new(Self { seed, max_keys, ledgers: Rc::default(), tables: RefCell::new(tables) }))
+        Ok(Rc::new(Self {
+            seed,
+            max_keys,
+            ledgers: Rc::default(),
+            broadcast: RefCell::default(),
+            tables: RefCell::new(tables),
+        }))
     }
 }
 

@@ -18,12 +18,11 @@ pub fn response(reply: &Reply, fields: &str) -> Response {
         ("cache-control", Some("no-store")),
         ("retry-after", retry_after.as_deref()),
     ];
-    let own = own.into_iter().filter_map(|(name, value)| Some((name, value?))).chain(pairs(fields));
-    let Some(trailers) = &trailers else {
-        return answer(reply.status, &reply.details, own, &JsValue::from_str(&reply.body));
-    };
-    let trailers = trailers.iter().map(|(name, value)| (*name, value.as_str()));
-    answer(200, &reply.details, trailers.chain(own), &JsValue::NULL)
+    let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let of_grpc = trailers.iter().flatten().map(|(name, value)| (*name, value.as_str()));
+    let (status, body) =
+        if trailers.is_some() { (200, JsValue::NULL) } else { (reply.status, JsValue::from_str(&reply.body)) };
+    answer(status, &reply.details, of_grpc.chain(own).chain(pairs(fields)), &body)
 }
 
 /// The response of a policy's own words.

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { until, worker } from "./worker.mjs";
+import { locations, until, worker } from "./worker.mjs";
 
 const policy = (permits, more) => ({
   version: 1,
@@ -148,4 +148,48 @@ test("a KV namespace that hangs keeps the first request waiting for a second, an
   assert.ok(took[0] >= 990 && took[0] < 5_000 && took[1] < 900, `${took}`);
   assert.equal((await get("/")).status, 429);
   await until(() => log.some((line) => line.includes("KV cannot be read")));
+});
+
+const along = {
+  version: 1,
+  upstreams: { origin: { url: "http://origin.example.net", breaker: "one" } },
+  breakers: { one: { window: { time: "30s" }, consecutive_failures: 2, open: { initial: "5m", jitter_percent: 0 } } },
+  routes: [{ name: "all", upstreams: ["origin"] }],
+};
+
+const code = async (answer) => {
+  const { status, body } = await answer;
+  await body?.cancel();
+  return status;
+};
+
+test("a breaker that opens in one location is open in the others when KV shows it", async (t) => {
+  const { get, kv, server } = await locations(t, along, { origin: (_, response) => response.writeHead(500).end() });
+  assert.equal(await code(get(1, "/")), 500);
+  await until(async () => (await code(get(0, "/"))) === 503);
+  await until(async () => (await kv.get("breakers")) !== null);
+  const seen = server.seen;
+  const later = { headers: { "x-test-ahead-ms": "31000" } };
+  await until(async () => (await code(get(1, "/", later))) === 503);
+  assert.ok(server.seen <= seen + 1, "the other location had one failure to go");
+  // One that starts later knows at once, or nearly so.
+  await until(async () => (await code(get(2, "/"))) === 503);
+});
+
+test("a location that sees KV as it was a minute ago takes no breaker for open that is not", async (t) => {
+  let well = false;
+  const origin = (_, response) => response.writeHead(well ? 200 : 500).end();
+  // The third location sees what the test says that it sees.
+  const world = `(env) => ({ ...env, TIDEGATE: { get: (key) => env.TIDEGATE.get("seen/" + key), put: () => {} } })`;
+  const { get, kv, server } = await locations(t, along, { origin, worlds: [undefined, undefined, world] });
+  await until(async () => (await code(get(0, "/"))) === 503);
+  await until(async () => (await kv.get("breakers")) !== null);
+  await kv.put("seen/breakers", await kv.get("breakers"));
+  well = true;
+  // By then it has been over for a minute.
+  const later = { headers: { "x-test-ahead-ms": "360000" } };
+  for (let left = 3; left > 0; left -= 1) {
+    assert.equal(await code(get(2, "/", later)), 200);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
 });

@@ -4,7 +4,7 @@
 import { createServer } from "node:http";
 
 /** The hosts by which policies of scenarios know their upstreams; the zone's own host is `origin`. */
-const HOSTS = { "cdn.example.net": "cdn", "spare.example.net": "spare", "origin.example.net": "origin" };
+const HOSTS = Object.fromEntries(["origin", "cdn", "spare", "nowhere"].map((name) => [`${name}.example.net`, name]));
 
 export class Upstreams {
   #does = new Map();
@@ -50,6 +50,8 @@ export class Upstreams {
     request.resume();
     const { "x-scenario": id = "", "x-scenario-holds": holds, host } = request.headers;
     const cluster = HOSTS[host] ?? "origin";
+    // Where nobody listens, nobody is asked.
+    if (cluster === "nowhere") return request.socket.destroy();
     const scenario = id.split("/")[0];
     this.#asked.set(id, [...this.asked(id), cluster]);
     const go = () => {

@@ -37,16 +37,16 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
  * Three locations of a Worker with this policy, that share one KV namespace and the Durable Objects. Answers with how to ask each,
  * and with its object of a shard.
  */
-export async function locations(test, policy, { origin = hello, dist = shipped, world = "(env) => env" } = {}) {
+export async function locations(test, policy, { origin = hello, dist = shipped, worlds = [] } = {}) {
   const server = await listen(test, origin);
   const log = [];
   const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
   const names = ["hel", "osl", "rkv"];
   const miniflare = new Miniflare({
     handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
-    workers: names.map((name) => ({
+    workers: names.map((name, at) => ({
       name,
-      modules: modules(policy, dist, world),
+      modules: modules(policy, dist, worlds[at] ?? "(env) => env"),
       compatibilityDate: "2026-04-01",
       compatibilityFlags: ["enable_request_signal"],
       outboundService: (request) => forward(request, server),

@@ -260,13 +260,7 @@ pub fn call_body(size: usize) -> Result<Vec<u8>, HostError> {
 ///
 /// # Errors
 /// When there is no such service, or the call could not even begin.
-pub fn call_grpc(
-    service: &[u8],
-    name: &str,
-    method: &str,
-    message: &[u8],
-    timeout: Span,
-) -> Result<u32, HostError> {
+pub fn call_grpc(service: &[u8], name: &str, method: &str, message: &[u8], timeout: Span) -> Result<u32, HostError> {
     let metadata = pairs(&[]);
     // At least one millisecond: none would be for ever.
     let timeout_ms = u32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1);

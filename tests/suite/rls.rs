@@ -1,0 +1,7 @@
+//! Limits that a rate-limit service counts, in the real Envoy, before a service of the published definition of the API.
+
+mod asking;
+mod failing;
+mod service;
+mod stage;
+mod waiting;
