@@ -13,9 +13,10 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::{
 };
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use envoy_types::pb::google::protobuf::Duration;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// What the service does with a request.
@@ -59,8 +60,14 @@ impl Service {
             under_way: AtomicUsize::new(0),
         });
         let service = Self { addr, shared };
-        let server = tonic::transport::Server::builder().add_service(RateLimitServiceServer::new(service.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        let calls = RateLimitServiceServer::new(service.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let calls = TowerToHyperService::new(calls.clone());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), calls));
+            }
+        });
         service
     }
 
