@@ -20,7 +20,7 @@ use crate::decision::{Cause, Refusal, Reply};
 use crate::engine::Engine;
 use crate::global::health::Health;
 use crate::metrics::{Counters, Total};
-use crate::store::rls::{Answer, Code, Header, RlsError, Status, answer};
+use crate::store::rls::{Answer, Code, Header, RlsError, Status, UNAVAILABLE, answer};
 use crate::units::{Span, Timestamp};
 use std::borrow::Cow;
 
@@ -107,8 +107,13 @@ impl Service {
         now: Timestamp,
     ) -> Result<(Verdict, Words), RlsError> {
         self.waiting = self.waiting.saturating_sub(1);
-        let answer = message.and_then(answer);
-        self.health.observe(asked.ticket, answer.is_ok(), now.since(asked.at), now);
+        let took = now.since(asked.at);
+        let answer = message.and_then(answer).map_err(|error| match error {
+            // Envoy has one status for what cannot be reached and for what has taken too long.
+            RlsError::Status(UNAVAILABLE) if took >= self.deadline => RlsError::Late,
+            error => error,
+        });
+        self.health.observe(asked.ticket, answer.is_ok(), took, now);
         counters.add(Total::AskFailures, u64::from(answer.is_err()));
         let Answer { over, statuses, response_headers, request_headers, body } = answer?;
         Ok((Verdict { over, statuses }, Words { response_headers, request_headers, body }))

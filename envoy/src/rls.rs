@@ -9,7 +9,7 @@ use crate::streams::Streams;
 use tidegate::engine::Engine;
 use tidegate::request::RequestFacts;
 use tidegate::rls::{Asked, Heard, Service, Words};
-use tidegate::store::rls::{self, METHOD, RlsError, SERVICE};
+use tidegate::store::rls::{self, METHOD, RlsError, SERVICE, UNAVAILABLE};
 use tidegate::units::{Span, Timestamp};
 
 /// The calls to the service of a policy.
@@ -103,8 +103,5 @@ impl RateLimits {
 
 /// How long an answer is awaited where the policy does not say: as long as Envoy's own filter does.
 const DEADLINE: Span = Span::from_millis(20);
-
-/// gRPC's status for what cannot be reached.
-const UNAVAILABLE: u32 = 14;
 
 const COMPLAIN_AGAIN: Span = Span::from_secs(10);

@@ -178,7 +178,8 @@ impl<S: Store> Charging<'_, S> {
 
     /// Whether the request has to wait for an authority or a service, and nothing refuses it already.
     pub(super) fn awaits(&self, charges: &[Charge]) -> bool {
-        charges.iter().any(|charge| matches!(charge.stage, Stage::Awaiting | Stage::Consulting)) && !self.engine.refuses(charges)
+        charges.iter().any(|charge| matches!(charge.stage, Stage::Awaiting | Stage::Consulting))
+            && !self.engine.refuses(charges)
     }
 
     /// The longest that the request has to wait for its authorities, if it has to.

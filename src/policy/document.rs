@@ -7,8 +7,8 @@ mod stores;
 
 pub(super) use client::{Address, Claims, Client, Tier};
 pub(super) use routing::{Breaker, Fallback, Open, Route, Upstream, Window};
-pub(super) use stores::{Drawing, LimitScope, Redis, Stores};
 use stores::Counter;
+pub(super) use stores::{Drawing, LimitScope, Redis, Stores};
 
 use self::answers::Kept;
 use super::access::HeaderValue;

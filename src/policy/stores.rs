@@ -298,7 +298,11 @@ pub(super) fn by_service(
     }
     let mut refuse = |field: &str, problem: &str, hint: &str| problems.report(&at.field(field), &[problem], &[hint]);
     if limit.scope() == Some(document::LimitScope::Instance) {
-        refuse("store", "a limit of one instance is counted in no store", "write \"scope\": \"global\", or remove this");
+        refuse(
+            "store",
+            "a limit of one instance is counted in no store",
+            "write \"scope\": \"global\", or remove this",
+        );
     }
     if matches!(document.stores().and_then(Of::<document::Stores>::rls), Some(None)) {
         let hint = "write \"stores\": { \"rls\": { \"cluster\": ..., \"domain\": ... } }";

@@ -42,7 +42,7 @@ pub fn envoy_service(cluster: &str) -> Vec<u8> {
 pub enum RlsError {
     /// The call ended with this gRPC status, which is none of success; 14 when the service cannot be reached.
     Status(u32),
-    /// It was not answered within the deadline: gRPC status 4.
+    /// It was not answered within the deadline.
     Late,
     /// The bytes are no answer of such a service.
     Malformed,
@@ -63,7 +63,7 @@ impl RlsError {
 impl fmt::Display for RlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Status(14) => f.write_str("cannot be reached (gRPC status 14, UNAVAILABLE)"),
+            Self::Status(UNAVAILABLE) => f.write_str("cannot be reached (gRPC status 14, UNAVAILABLE)"),
             Self::Status(12) => f.write_str("is no envoy.service.ratelimit.v3.RateLimitService (gRPC status 12)"),
             Self::Status(status) => write!(f, "failed with gRPC status {status}"),
             Self::Late => f.write_str("did not answer within the deadline"),
@@ -76,4 +76,8 @@ impl fmt::Display for RlsError {
 
 impl core::error::Error for RlsError {}
 
+/// gRPC's status for what cannot be reached.
+pub const UNAVAILABLE: u32 = 14;
+
+/// gRPC's status for what has taken too long.
 const DEADLINE_EXCEEDED: u32 = 4;

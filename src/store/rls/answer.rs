@@ -157,7 +157,10 @@ fn header(bytes: &[u8]) -> Result<Option<Header>, RlsError> {
     })?;
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     let value = if value.is_empty() { raw } else { value };
-    if name.is_empty() || !name.iter().all(is_token) || value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+    if name.is_empty()
+        || !name.iter().all(is_token)
+        || value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
+    {
         return Err(RlsError::Malformed);
     }
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
@@ -178,8 +181,15 @@ fn push<T>(items: &mut Vec<T>, item: T) -> Result<(), RlsError> {
 }
 
 /// Names of units by their numbers: a second, a minute, an hour, a day, a month, a year, a week. The longest that these can be.
-const UNITS: [(u64, u64); 7] =
-    [(1, 1), (2, 60), (3, 3_600), (4, DAY), (5, DAY.saturating_mul(31)), (6, DAY.saturating_mul(366)), (7, DAY.saturating_mul(7))];
+const UNITS: [(u64, u64); 7] = [
+    (1, 1),
+    (2, 60),
+    (3, 3_600),
+    (4, DAY),
+    (5, DAY.saturating_mul(31)),
+    (6, DAY.saturating_mul(366)),
+    (7, DAY.saturating_mul(7)),
+];
 
 const DAY: u64 = 86_400;
 
@@ -223,7 +233,9 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_an_error() {
         // A code that is no number, a status of garbage, a header of a line break, a text for a list.
-        for bytes in [[0x0a, 1, 1].as_slice(), &[0x08, 1, 0x12, 1, 8], &[0x08, 1, 0x1a, 6, 0x0a, 1, b'a', 0x12, 1, b'\n']] {
+        for bytes in
+            [[0x0a, 1, 1].as_slice(), &[0x08, 1, 0x12, 1, 8], &[0x08, 1, 0x1a, 6, 0x0a, 1, b'a', 0x12, 1, b'\n']]
+        {
             assert_eq!(answer(bytes), Err(RlsError::Malformed), "{bytes:?}");
         }
         assert_eq!(answer(b"HTTP/1.1 200 OK\r\n\r\n"), Err(RlsError::Malformed));

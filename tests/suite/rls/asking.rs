@@ -1,7 +1,9 @@
 //! What the service is asked, and what becomes of its answers.
 
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
-use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit};
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::{
+    Code, DescriptorStatus, RateLimit, rate_limit,
+};
 use serde_json::json;
 
 use super::service::{Does, Service, answer, entries, header, status};
@@ -63,7 +65,8 @@ async fn costs_are_the_hits_and_what_is_free_is_not_asked_for() {
     // Six, and one of the other.
     assert_eq!(stage.ask(&costs("/both", "6")).await.status, 200);
     let both = &service.asked()[1];
-    let hits: Vec<_> = both.descriptors.iter().map(|it| it.hits_addend.map_or(both.hits_addend.into(), |it| it.value)).collect();
+    let hits: Vec<_> =
+        both.descriptors.iter().map(|it| it.hits_addend.map_or(both.hits_addend.into(), |it| it.value)).collect();
     assert_eq!(hits, [6, 1]);
     assert_eq!(stage.ask(&costs("/", "1")).await.status, 429);
     assert_eq!(stage.ask(&costs("/both", "0")).await.status, 200);
@@ -105,7 +108,10 @@ async fn what_the_service_says_to_client_and_upstream_is_passed_on() {
     service.set(Does::Answers(spoken));
     let refused = stage.ask(&user("/", "ann")).await;
     let said = ["content-type", "retry-after"].map(|name| refused.header(name));
-    assert_eq!((refused.status, refused.text().as_str(), said), (429, "<p>Later.</p>", ["text/html".into(), "9".into()]));
+    assert_eq!(
+        (refused.status, refused.text().as_str(), said),
+        (429, "<p>Later.</p>", ["text/html".into(), "9".into()])
+    );
     stage.end().await;
 }
 
@@ -116,7 +122,8 @@ async fn client_is_told_to_wait_only_where_the_service_says_how_long() {
     let refused = stage.ask(&user("/", "ann")).await;
     assert_eq!((refused.status, refused.header("retry-after").as_str()), (429, ""));
     assert_eq!(refused.json(), json!({ "error": "rate limit exceeded" }));
-    let current_limit = RateLimit { requests_per_unit: 5, unit: rate_limit::Unit::Minute as i32, ..RateLimit::default() };
+    let current_limit =
+        RateLimit { requests_per_unit: 5, unit: rate_limit::Unit::Minute as i32, ..RateLimit::default() };
     let status = DescriptorStatus { current_limit: Some(current_limit), ..status(Code::OverLimit, None) };
     service.set(Does::Answers(RateLimitResponse { statuses: vec![status], ..answer(Code::OverLimit) }));
     assert_eq!(stage.ask(&user("/", "ann")).await.header("retry-after"), "60");
@@ -126,7 +133,8 @@ async fn client_is_told_to_wait_only_where_the_service_says_how_long() {
 #[tokio::test]
 async fn service_is_asked_last_and_what_it_refuses_is_charged_nowhere_else() {
     let service = Service::start(Does::Answers(answer(Code::OverLimit))).await;
-    let stage = stage(&with_service([limit("own", "/**", &["address"], 2), counted("api", "/api")]), service.addr).await;
+    let stage =
+        stage(&with_service([limit("own", "/**", &["address"], 2), counted("api", "/api")]), service.addr).await;
     for _ in 0..3 {
         assert_eq!(stage.ask(&user("/api", "ann")).await.status, 429);
     }

@@ -64,7 +64,8 @@ async fn assert_does_without(stage: &Stage) {
 #[tokio::test]
 async fn whichever_way_a_service_fails_the_policy_decides() {
     let none = refusing().await;
-    let no_http2 = Raw::start(Upstream::Answers(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())).await.address;
+    let no_http2 =
+        Raw::start(Upstream::Answers(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())).await.address;
     let cuts = Raw::start(Upstream::Cuts).await.address;
     let status = Service::start(Does::Fails(tonic::Code::Internal)).await.addr;
     let unknown = Service::start(Does::Answers(answer(Code::Unknown))).await.addr;
@@ -83,7 +84,11 @@ async fn whichever_way_a_service_fails_the_policy_decides() {
         assert_does_without(&stage).await;
         let line = "tidegate: the rate-limit service, cluster rls: ";
         assert!(stage.envoy.logged(line).await, "{name}");
-        assert!(stage.envoy.log().lines().any(|of| of.contains(line) && of.contains(says)), "{name}: {}", stage.envoy.log());
+        assert!(
+            stage.envoy.log().lines().any(|of| of.contains(line) && of.contains(says)),
+            "{name}: {}",
+            stage.envoy.log()
+        );
         assert_shows(&stage, "tidegate_store_failures_total", &[], 12).await;
         stage.end().await;
     }

@@ -63,7 +63,9 @@ impl Service {
         let calls = RateLimitServiceServer::new(service.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                // Envoy was seen to queue what one connection has no room for.
+                server.max_concurrent_streams(1_000);
                 let calls = TowerToHyperService::new(calls.clone());
                 tokio::spawn(server.serve_connection(TokioIo::new(stream), calls));
             }

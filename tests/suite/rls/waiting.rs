@@ -51,10 +51,9 @@ async fn request_that_waits_while_a_new_policy_comes_is_decided_by_its_own() {
     let file = directory.path().join("filter.json");
     let service = Service::start(Does::Holds).await;
     let policy = with_service([counted("api", "/api")]);
-    let stage = Stage::of_workers(1, &policy, |bootstrap| {
-        service_at(bootstrap, service.addr).filter_from(&file).unwrap()
-    })
-    .await;
+    let stage =
+        Stage::of_workers(1, &policy, |bootstrap| service_at(bootstrap, service.addr).filter_from(&file).unwrap())
+            .await;
     let mut waits = Connection::open(stage.http).await.unwrap();
     waits.write(&Request::get("/api").with("x-user", "ann").bytes()).await.unwrap();
     eventually("it waits", async || service.under_way() == 1).await;
