@@ -1,6 +1,7 @@
 // What takes time. The awaiting is done here and not in the instance, so that it goes on when that fails. `guarded` calls into the
 // instance, and throws if it has failed.
 import { deadline_ms } from "./pkg/tidegate.js";
+import { quietly } from "./instance.mjs";
 
 /** The verdict on a request that has to wait, within its deadline. */
 export async function waited(wait, request, guarded) {
@@ -79,12 +80,4 @@ export function told(answer, lines) {
     else response.headers.append(fields[at], fields[at + 1]);
   }
   return response;
-}
-
-function quietly(step) {
-  try {
-    step();
-  } catch (error) {
-    console.error(`tidegate: ${error}`);
-  }
 }

@@ -12,12 +12,14 @@
 //! kept, or the policy's static answer, or the failure itself, or 503.
 
 mod asking;
+mod broadcast;
 mod budget;
 pub mod forwarding;
 mod memory;
 mod served;
 
 pub use asking::TICK;
+pub use broadcast::Broadcast;
 pub use budget::Budget;
 pub use memory::MemoryLedgers;
 pub use served::{By, Served};

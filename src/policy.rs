@@ -15,7 +15,7 @@ mod gathered;
 mod health;
 mod hint;
 pub(crate) mod json;
-mod nearest;
+pub(crate) mod nearest;
 mod parse;
 mod path;
 mod quota;
@@ -45,7 +45,8 @@ use std::sync::Arc;
 
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
-use crate::mode::Mode;
+use crate::mode::{Mode, ModeWord};
+use crate::request::Locality;
 use crate::status::Status;
 use crate::units::{Permits, Span};
 
@@ -89,7 +90,15 @@ impl Policy {
     /// # Errors
     /// Whatever is wrong with the document, each with its place and with what would be right.
     pub fn parse(text: &str) -> Result<Self, PolicyErrors> {
-        parse::policy(text)
+        parse::policy(text, None)
+    }
+
+    /// Reads a policy document as [`Policy::parse`] does, to act in this mode whatever the document says of it.
+    ///
+    /// # Errors
+    /// Those of [`Policy::parse`].
+    pub fn parse_in(mode: ModeWord, text: &str) -> Result<Self, PolicyErrors> {
+        parse::policy(text, Some(mode))
     }
 
     /// The JSON Schema (draft 2020-12) of the policy document, made from the same declarations as its reader. It
@@ -260,8 +269,8 @@ pub enum KeyPart {
     Host,
     /// The client's tier.
     Tier,
-    /// The client's country, where the host knows it.
-    Country,
+    /// Where the request comes from or came in, where the host knows it.
+    Locality(Locality),
 }
 
 /// How a limit counts.
@@ -392,17 +401,6 @@ impl Policy {
     #[must_use]
     pub fn on_failure(&self) -> OnFailure {
         self.on_failure
-    }
-
-    /// What counts the limits that many instances share.
-    #[must_use]
-    pub fn stores(&self) -> &Stores {
-        &self.stores
-    }
-
-    /// The limits that many instances share.
-    pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().filter(|limit| limit.sharing.is_some())
     }
 
     /// The longest that a request can be made to wait.

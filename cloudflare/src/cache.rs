@@ -36,10 +36,7 @@ pub async fn keep(origin: &str, collecting: Collecting, now: Timestamp) -> bool 
 }
 
 async fn open() -> Option<Cache> {
-    let name = NAME;
-    #[cfg(feature = "test-clock")]
-    let name = &crate::clock::instead_of_name(name);
-    in_time(host::open_cache(name)).await.map(JsCast::unchecked_into)
+    in_time(host::open_cache(NAME)).await.map(JsCast::unchecked_into)
 }
 
 /// The promise's value. A cache that does not answer is as good as an empty one.

@@ -6,6 +6,7 @@ use crate::host::{Call, Request, Response};
 use crate::now;
 use crate::serving::Serving;
 use crate::task::{pause, settled};
+use std::cell::RefCell;
 use std::rc::Rc;
 use tidegate::fallback::{Around, Ended, MemoryLedgers, Step, TICK, Upstreams, Way};
 use tidegate::policy::{CallEnd, Policy};
@@ -16,7 +17,8 @@ use wasm_bindgen::JsCast;
 /// What this isolate knows of the upstreams.
 pub struct Known {
     upstreams: Upstreams,
-    ledgers: MemoryLedgers,
+    /// Where breakers publish. They outlive the policy, and a new one's breakers go on from there.
+    ledgers: Rc<RefCell<MemoryLedgers>>,
     ticked: Timestamp,
 }
 
@@ -27,9 +29,9 @@ pub struct Chain {
 }
 
 impl Known {
-    /// All upstreams are well.
-    pub fn new(policy: &Policy) -> Self {
-        Self { upstreams: Upstreams::new(policy), ledgers: MemoryLedgers::new(), ticked: Timestamp::EPOCH }
+    /// All upstreams are well, but for what is published.
+    pub fn new(policy: &Policy, ledgers: &Rc<RefCell<MemoryLedgers>>) -> Self {
+        Self { upstreams: Upstreams::new(policy), ledgers: Rc::clone(ledgers), ticked: Timestamp::EPOCH }
     }
 
     /// The upstreams.
@@ -43,7 +45,7 @@ impl Known {
         now: Timestamp,
         act: impl FnOnce(&mut Upstreams, &mut Around<'_, MemoryLedgers>) -> T,
     ) -> T {
-        let mut around = Around { ledgers: &mut self.ledgers, draw: draw(), now };
+        let mut around = Around { ledgers: &mut *self.ledgers.borrow_mut(), draw: draw(), now };
         if now < self.ticked || now >= self.ticked.after(TICK) {
             self.ticked = now;
             self.upstreams.tick(&mut around);
@@ -58,7 +60,7 @@ impl Chain {
         // A body can be read once.
         let method = request.body().is_null().then(|| request.method());
         let method = method.as_ref().map(String::as_bytes);
-        let known = &mut gate.work.borrow_mut().known;
+        let known = &mut gate.work().known;
         let (way, step) = known.act(now(), |upstreams, around| upstreams.begin(policy, route, method, around));
         (Self { gate: Rc::clone(gate), way }, step)
     }
@@ -89,7 +91,7 @@ impl Chain {
     /// Takes in how the call at hand ended.
     pub fn ended<'p>(&mut self, policy: &'p Policy, ended: Ended) -> Step<'p> {
         let way = &mut self.way;
-        self.gate.work.borrow_mut().known.act(now(), |upstreams, around| upstreams.ended(policy, way, ended, around))
+        self.gate.work().known.act(now(), |upstreams, around| upstreams.ended(policy, way, ended, around))
     }
 
     /// Why the client is to get what was kept, after this last answer.
@@ -99,17 +101,17 @@ impl Chain {
 
     /// Notes that the client gets what was kept.
     pub fn kept(&mut self) {
-        self.gate.work.borrow_mut().known.upstreams.kept(&mut self.way);
+        self.gate.work().known.upstreams.kept(&mut self.way);
     }
 
     /// What a client gets for whom nothing was kept.
     pub fn last<'p>(&mut self, policy: &'p Policy) -> Step<'p> {
-        self.gate.work.borrow_mut().known.upstreams.last(policy, &mut self.way)
+        self.gate.work().known.upstreams.last(policy, &mut self.way)
     }
 
     /// How the client is served, in words.
     pub fn describe(&self, policy: &Policy) -> String {
-        self.gate.work.borrow_mut().known.upstreams.describe(policy, &self.way, now())
+        self.gate.work().known.upstreams.describe(policy, &self.way, now())
     }
 }
 
@@ -117,7 +119,7 @@ impl Drop for Chain {
     fn drop(&mut self) {
         if self.way.upstream().is_some() {
             let way = &mut self.way;
-            self.gate.work.borrow_mut().known.act(now(), |upstreams, around| upstreams.abandoned(way, around));
+            self.gate.work().known.act(now(), |upstreams, around| upstreams.abandoned(way, around));
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::host::{Request, Response};
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use tidegate::request::{RequestFacts, ResponseFacts};
+use tidegate::request::{Locality, RequestFacts, ResponseFacts};
 
 /// The request at hand. Each fact is asked for when the policy needs it.
 pub struct Facts<'a> {
@@ -63,8 +63,15 @@ impl RequestFacts for Facts<'_> {
         self.request.headers().get(name).map(owned)
     }
 
-    fn country(&self) -> Option<Cow<'_, [u8]>> {
-        self.request.cf()?.country().map(owned)
+    fn locality(&self, kind: Locality) -> Option<Cow<'_, [u8]>> {
+        let cf = self.request.cf()?;
+        match kind {
+            Locality::Country => cf.country(),
+            // A code without its country would be that of several.
+            Locality::Region => Some([cf.country()?, cf.region_code()?].join("-")),
+            Locality::Colo => cf.colo(),
+        }
+        .map(owned)
     }
 }
 

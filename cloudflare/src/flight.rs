@@ -192,19 +192,19 @@ impl Flight {
 
     fn renew(&mut self) {
         let Some(ticket) = &mut self.ticket else { return };
-        let work = &mut *self.gate.work.borrow_mut();
+        let work = &mut *self.gate.work();
         self.gate.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
     }
 
     fn give_back(&mut self) {
         let Some(ticket) = self.ticket.take() else { return };
-        let work = &mut *self.gate.work.borrow_mut();
+        let work = &mut *self.gate.work();
         self.gate.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
     }
 
     /// Lets the limits that await the answer learn from it, and whoever asks how the service is.
     fn learn(&mut self, answer: &dyn ResponseFacts) {
-        let (now, work) = (now(), &mut *self.gate.work.borrow_mut());
+        let (now, work) = (now(), &mut *self.gate.work());
         if let Some(mut ticket) = self.ticket.take() {
             let (store, local) = (&mut work.store, &mut work.local);
             self.gate.engine.observe(&mut ticket, answer, store, local, &mut work.counters, now);
@@ -220,7 +220,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         let (gate, now) = (Rc::clone(&self.gate), now());
-        if let (Some(began), Some(health)) = (self.began.take(), &mut gate.work.borrow_mut().health) {
+        if let (Some(began), Some(health)) = (self.began.take(), &mut gate.work().health) {
             health.monitor.abandoned(began, now);
         }
         if self.ticket.is_some() {

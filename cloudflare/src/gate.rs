@@ -3,9 +3,11 @@
 use crate::chain::Known;
 use crate::facts::Facts;
 use crate::flight::Flight;
-use crate::host::{Request, log_warning};
+use crate::host::{self, Request};
+use crate::memory::{Memory, Working};
 use crate::now;
 use crate::reply;
+use crate::sharing::{self, Asking};
 use crate::task::Task;
 use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
@@ -17,9 +19,9 @@ use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
 use tidegate::health::monitor::Monitor;
-use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
+use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
 use tidegate::stale::{Keyed, Recent};
 use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
@@ -33,16 +35,19 @@ pub struct Gate {
     pub engine: Engine,
     pub assets: Assets,
     fingerprint: Fingerprint,
-    pub work: RefCell<Work>,
+    pub memory: Rc<Memory>,
+    work: RefCell<Work>,
 }
 
 /// What a decision works with. No borrow outlives a call, and what is called of workerd meanwhile does not call back.
 pub struct Work {
-    /// What limits of the scope `instance` count: this isolate is the instance.
+    /// What limits of the scope `instance` count: this isolate is the instance. Lent by [`Memory`] for each call, as is `local`.
     pub store: MemoryStore,
     pub local: MemoryStore,
-    /// There is nobody to draw from: the state is here.
-    leases: Leases,
+    /// What is drawn of limits that others share.
+    pub leases: Leases,
+    /// Those who have waited for the authority and do not know yet, and since when they have.
+    pub woken: BTreeMap<u32, Timestamp>,
     pub counters: Counters,
     pub plan: Plan,
     text: String,
@@ -72,38 +77,41 @@ pub struct Health {
 }
 
 impl Gate {
-    /// Puts a policy in force.
+    /// Puts a policy in force, in a mode that stands in place of its own where there is one. It goes on from what was counted under
+    /// the policy before.
     ///
     /// # Errors
     /// Everything that is wrong with the document, a line each.
-    pub fn new(text: &str) -> Result<Self, String> {
-        let policy = Policy::parse(text).map_err(|problems| {
+    pub fn new(text: &str, mode: Option<ModeWord>, has_authority: bool, before: Option<&Self>) -> Result<Self, String> {
+        let policy = mode.map_or_else(|| Policy::parse(text), |mode| Policy::parse_in(mode, text));
+        let policy = policy.map_err(|problems| {
             problems.iter().map(|problem| format!("tidegate: policy error: {problem}")).collect::<Vec<_>>().join("\n")
         })?;
-        let mut seed = [0; 16];
-        // At global scope there is no random source: the entry configures within the first request.
-        getrandom::fill(&mut seed).map_err(|error| format!("tidegate: no random source: {error}"))?;
-        if let Some(part) = not_acted_on(&policy) {
-            log_warning(&format!("tidegate: {part} is checked, but the Worker does not act on it yet"));
-        }
-        let max_keys = policy.max_keys();
+        let memory = match before.filter(|before| before.memory.max_keys == policy.max_keys()) {
+            Some(before) => Rc::clone(&before.memory),
+            None => Memory::new(policy.max_keys())?,
+        };
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
-        let known = Known::new(&policy);
+        let known = Known::new(&policy, &memory.ledgers);
         let assets = Assets::new(&policy, Keyed::Everywhere);
-        let seed = Seed::from_bytes(seed);
-        #[cfg(feature = "test-clock")]
-        let seed = crate::clock::instead_of_seed(seed);
-        let engine = Engine::new(policy, seed);
+        let engine = Engine::new(policy, memory.seed);
+        let leases = sharing::leases(&engine, has_authority)?;
+        if !has_authority && engine.policy().shared_limits().next().is_some() {
+            let text = "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object";
+            host::log_warning(text);
+        }
         let room = engine.waiting_room();
         Ok(Self {
             engine,
             assets,
             fingerprint: Fingerprint::of(text),
+            memory,
             work: RefCell::new(Work {
-                store: MemoryStore::new(max_keys),
-                local: MemoryStore::new(max_keys),
-                leases: Leases::none(),
+                store: MemoryStore::new(0),
+                local: MemoryStore::new(0),
+                leases,
+                woken: BTreeMap::new(),
                 counters,
                 plan: Plan::new(),
                 text: String::new(),
@@ -120,10 +128,20 @@ impl Gate {
         })
     }
 
+    /// What decisions work with. Only one call at a time does.
+    pub fn work(&self) -> Working<'_> {
+        Working::new(self.work.borrow_mut(), &self.memory)
+    }
+
     /// Decides on a request; see [`crate::decide`].
     pub fn decide(self: &Rc<Self>, request: &Request, now: Timestamp) -> JsValue {
+        self.judge(request, None, now)
+    }
+
+    /// The same for a request that may have waited for the authority, under this number and since this time.
+    pub fn judge(self: &Rc<Self>, request: &Request, resumed: Option<(u32, Timestamp)>, now: Timestamp) -> JsValue {
         let facts = Facts::new(request);
-        let work = &mut *self.work.borrow_mut();
+        let work = &mut *self.work();
         if let Some(health) = &mut work.health {
             health.update(now);
             work.plan.press(health.monitor.pressure(), draw());
@@ -140,8 +158,14 @@ impl Gate {
             self.finish_due_before(work, &facts, now);
             self.engine.offer(&mut work.plan, &work.room, now);
         }
+        if let Some((_, since)) = resumed {
+            work.plan.resume(since);
+        }
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
+        if decision.awaits.is_some() {
+            return Asking::enter(self, work, resumed.map(|(id, _)| id));
+        }
         if let Some(wait) = decision.delay.and_then(|delay| Wait::enter(self, work, request, delay)) {
             return wait.into();
         }
@@ -211,6 +235,12 @@ impl Work {
         fields
     }
 
+    /// A number unlike that of any other request that waits: there are never as many.
+    pub fn next_id(&mut self) -> u32 {
+        self.last_id = self.last_id.wrapping_add(1);
+        self.last_id
+    }
+
     fn live_keys(&mut self, now: Timestamp) -> u64 {
         self.survey.step(&mut self.store, now)
     }
@@ -233,11 +263,6 @@ impl Health {
             self.monitor.published();
         }
     }
-}
-
-/// What the policy says, that this version of the Worker leaves undone.
-fn not_acted_on(policy: &Policy) -> Option<&'static str> {
-    policy.shared_limits().next().map(|_| "the scope \"global\"")
 }
 
 /// A draw decides who is shed, and is no secret: 53 random bits, the upper ones of 64.

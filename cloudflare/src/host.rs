@@ -57,6 +57,13 @@ extern "C" {
     #[wasm_bindgen(method, getter, structural)]
     pub fn country(this: &Cf) -> Option<String>;
 
+    /// ISO 3166-2 without the country.
+    #[wasm_bindgen(method, getter, structural, js_name = regionCode)]
+    pub fn region_code(this: &Cf) -> Option<String>;
+
+    #[wasm_bindgen(method, getter, structural)]
+    pub fn colo(this: &Cf) -> Option<String>;
+
     /// An answer, the upstream's or one of our own.
     #[derive(Clone)]
     pub type Response;

@@ -68,7 +68,7 @@ impl Serving {
         undo_coding(&mut lines, &UNDONE);
         let (shown, now) = (show(answer, &lines), now());
         let draft = keeping.draft(&shown.edited(&edits), now);
-        let work = &mut *self.gate.work.borrow_mut();
+        let work = &mut *self.gate.work();
         let draft = draft.filter(|draft| draft.is_due(&mut work.recent, now));
         let kept = draft.and_then(|draft| {
             let max_object = self.gate.engine.policy().kept().max_object;
@@ -120,7 +120,7 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let work = &mut *self.gate.work.borrow_mut();
+        let work = &mut *self.gate.work();
         work.collected = work.collected.saturating_sub(1);
         work.counters.add(if self.is_kept { Total::Kept } else { Total::NotKept }, 1);
         if let Some(collecting) = &self.collecting {

@@ -4,7 +4,7 @@
 import { createServer } from "node:http";
 
 /** The hosts by which policies of scenarios know their upstreams; the zone's own host is `origin`. */
-const HOSTS = { "cdn.example.net": "cdn", "spare.example.net": "spare", "origin.example.net": "origin" };
+const HOSTS = Object.fromEntries(["origin", "cdn", "spare", "nowhere"].map((name) => [`${name}.example.net`, name]));
 
 export class Upstreams {
   #does = new Map();
@@ -49,9 +49,9 @@ export class Upstreams {
   #serve(request, response) {
     request.resume();
     const { "x-scenario": id = "", "x-scenario-holds": holds, host } = request.headers;
-    // A proxy has been connected to already: a connection that is cut is as good as none to workerd.
-    if (host === "nowhere.example.net") return request.socket.destroy();
     const cluster = HOSTS[host] ?? "origin";
+    // Where nobody listens, nobody is asked.
+    if (cluster === "nowhere") return request.socket.destroy();
     const scenario = id.split("/")[0];
     this.#asked.set(id, [...this.asked(id), cluster]);
     const go = () => {

@@ -100,6 +100,10 @@ fn read_policy() -> Result<(Policy, Fingerprint), Vec<String>> {
         Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let mut problems: Vec<String> =
         policy.routed_upstreams().filter(|it| it.cluster().is_none()).map(no_cluster).collect();
+    if policy.shared_limits().next().is_some() {
+        // Each Envoy would have the whole quota.
+        problems.push("/limits: the filter does not share limits yet; write \"scope\": \"instance\"".to_owned());
+    }
     if !cfg!(feature = "stale") {
         let keeping = policy.routes().iter().enumerate().filter(|(_, route)| route.serving().stale().is_some());
         problems.extend(keeping.map(|(place, _)| keeps_nothing(place)));

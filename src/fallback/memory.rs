@@ -11,6 +11,8 @@ pub struct MemoryLedgers {
     ledgers: Vec<(String, Published)>,
     /// The ledger that is asked for.
     at: usize,
+    /// How often a transition was published.
+    changes: u64,
 }
 
 /// What one breaker has published.
@@ -25,6 +27,17 @@ impl MemoryLedgers {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// How often breakers have published a transition or a probe.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The breakers that were asked.
+    pub fn identities(&self) -> impl Iterator<Item = &str> {
+        self.ledgers.iter().map(|(identity, _)| identity.as_str())
     }
 
     fn part(&mut self, part: Part) -> Result<&mut Option<Vec<u8>>, StoreError> {
@@ -52,6 +65,9 @@ impl Ledger for MemoryLedgers {
     }
 
     fn publish(&mut self, part: Part, bytes: &[u8]) -> Result<(), StoreError> {
+        if part == Part::Transitions {
+            self.changes = self.changes.wrapping_add(1);
+        }
         let place = self.part(part)?.get_or_insert_default();
         place.clear();
         place.extend_from_slice(bytes);

@@ -7,18 +7,20 @@ use super::value::{Of, Value};
 use super::{Match, PathGlob, TierIndex};
 use crate::access::{AccessList, HeaderValues};
 use crate::api_key::ApiKeys;
-use crate::mode::{Maintenance, Mode};
+use crate::mode::{Maintenance, Mode, ModeWord};
 use crate::network::{Network, Networks, NotANetwork};
 
-/// The mode that the document's word names. What belongs to the other modes stands ready and has been checked as well.
-pub(super) fn mode(document: Of<'_, Document>) -> Option<Mode> {
+/// The mode that the document's word names, or another one in its place. What belongs to the other modes stands ready and has
+/// been checked as well.
+pub(super) fn mode(document: Of<'_, Document>, instead: Option<ModeWord>) -> Option<Mode> {
     let maintenance = document.maintenance().and_then(maintenance);
     let (strict, maintenance) = (strict(document)?, maintenance?);
-    Some(match document.mode()? {
-        document::ModeWord::Enforce => Mode::Enforce,
-        document::ModeWord::Observe => Mode::Observe,
-        document::ModeWord::Strict => Mode::Strict(strict),
-        document::ModeWord::Maintenance => Mode::Maintenance(maintenance),
+    let said = document.mode()?;
+    Some(match instead.unwrap_or(said) {
+        ModeWord::Enforce => Mode::Enforce,
+        ModeWord::Observe => Mode::Observe,
+        ModeWord::Strict => Mode::Strict(strict),
+        ModeWord::Maintenance => Mode::Maintenance(maintenance),
     })
 }
 

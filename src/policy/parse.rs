@@ -24,14 +24,15 @@ use super::status;
 use super::stores;
 use super::value::{Items, Of};
 use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
+use crate::mode::ModeWord;
 
-/// Reads the text of a policy document.
-pub(super) fn policy(text: &str) -> Result<Policy, PolicyErrors> {
+/// Reads the text of a policy document, which acts in this mode if there is one.
+pub(super) fn policy(text: &str, mode: Option<ModeWord>) -> Result<Policy, PolicyErrors> {
     let node = Node::parse(text)?;
     let mut problems = Problems::default();
     duplicates(&node, &Path::Root, &mut problems);
     let document = Document::SHAPE.read(&node, &Path::Root, &mut problems);
-    let policy = Of::seen(&document).and_then(|document| checked(document, &mut problems));
+    let policy = Of::seen(&document).and_then(|document| checked(document, mode, &mut problems));
     problems.or_errors(policy)
 }
 
@@ -63,7 +64,7 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
     }
 }
 
-fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy> {
+fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Problems) -> Option<Policy> {
     let root = Path::Root;
     let routing = routing::routing(document, problems);
     let kept = serving::kept_bytes(document, problems);
@@ -87,7 +88,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         }
         limits.add(item.and_then(|item| limit(item, tiers.as_deref(), claims, &at, problems)));
     }
-    let (mode, strict) = (access::mode(document), access::strict(document));
+    let (mode, strict) = (access::mode(document, mode), access::strict(document));
     expect_api_keys_of_lists(document, problems);
     let (deny, allow) = (document.deny().and_then(access::list), document.allow().and_then(access::list));
     let health = health::health(document, problems);

@@ -8,6 +8,7 @@ use super::schema::Document;
 use super::shapes::Text;
 use super::value::{Kept, Value};
 use super::{Answers, HeaderCondition, HostGlob, KeyPart, Name};
+use crate::request::Locality;
 
 impl Text for Name {
     const WHAT: &str = "a name";
@@ -136,10 +137,10 @@ impl Text for HeaderPattern {
 impl Text for KeyPart {
     const WHAT: &str = "a part of a key";
     const PATTERN: Option<&str> = Some(
-        r"^(address|path|method|host|tier|country|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|(query|claim):[^\x00-\x20\x7f-\x9f]+)$",
+        r"^(address|path|method|host|tier|country|region|colo|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|(query|claim):[^\x00-\x20\x7f-\x9f]+)$",
     );
     const CHARS: (u32, u32) = (1, 136);
-    const RIGHT: &str = "write \"address\", \"path\", \"method\", \"host\", \"tier\", \"country\", or \"header:NAME\", \
+    const RIGHT: &str = "write \"address\", \"path\", \"method\", \"host\", \"tier\", \"country\", \"region\", \"colo\", or \"header:NAME\", \
                          \"cookie:NAME\", \"query:NAME\", \"claim:NAME\" with a name";
 
     type Kept = Self;
@@ -152,7 +153,9 @@ impl Text for KeyPart {
                 "method" => Self::Method,
                 "host" => Self::Host,
                 "tier" => Self::Tier,
-                "country" => Self::Country,
+                "country" => Self::Locality(Locality::Country),
+                "region" => Self::Locality(Locality::Region),
+                "colo" => Self::Locality(Locality::Colo),
                 _ if KEY_KINDS.iter().any(|kind| kind.strip_suffix(':') == Some(text)) => {
                     return Err(hint(|| format!("write a name after it, as in \"{text}:NAME\"")));
                 }
@@ -178,7 +181,7 @@ impl Text for KeyPart {
 }
 
 /// The key parts that stand alone.
-const KEY_WORDS: [&str; 6] = ["address", "path", "method", "host", "tier", "country"];
+const KEY_WORDS: [&str; 8] = ["address", "path", "method", "host", "tier", "country", "region", "colo"];
 
 /// The key parts that take a name.
 const KEY_KINDS: [&str; 4] = ["header:", "cookie:", "query:", "claim:"];

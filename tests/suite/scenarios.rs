@@ -135,6 +135,8 @@ fn scenarios_show_all_that_a_policy_can_say() {
         // Of a store, an instance or a host that fails, which is tried on each by itself.
         "on_store_failure",
         "on_failure",
+        // Cloudflare's own service of images, which no local workerd has.
+        "cf_image",
         // To be shown when there is another than the default.
         "scope",
     ];
@@ -170,5 +172,7 @@ fn what_is_shipped_for_envoy_has_the_clock_of_its_host_whatever_a_request_says()
     };
     const HEADER: &str = "x-tidegate-test";
     assert!(holds(&envoy::build()), "the test build lacks what the test looks for");
-    assert!(!holds(&Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/envoy/tidegate.wasm")));
+    for shipped in ["tidegate.wasm", "tidegate-lean.wasm"] {
+        assert!(!holds(&Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/envoy").join(shipped)), "{shipped}");
+    }
 }
