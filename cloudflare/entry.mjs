@@ -3,7 +3,7 @@
 import * as tidegate from "./pkg/tidegate.js";
 import { listen, spread } from "./breakers.mjs";
 import { driven, told, waited } from "./flight.mjs";
-import { current, guard } from "./instance.mjs";
+import { current, guard, quietly } from "./instance.mjs";
 import * as settings from "./settings.mjs";
 import { asked, send } from "./sharing.mjs";
 
@@ -55,7 +55,14 @@ export default {
       return failed(error, request);
     }
     if (verdict === undefined) return fetch(request);
+    if (verdict instanceof tidegate.Change) return settings.obey(verdict, env, tidegate);
     if (typeof verdict === "string") return told(await fetch(request), verdict);
     return verdict;
+  },
+
+  /** By a cron trigger: learns what KV says by now, and gives back what lies idle. */
+  async scheduled(_controller, env, ctx) {
+    await refresh(env);
+    if (env.TIDEGATE_AUTHORITY !== undefined && configured === current()) quietly(() => send(env, ctx, guard()));
   },
 };
