@@ -13,10 +13,11 @@ BINARYEN_VERSION := 132.0.0
 WASM_BINDGEN_VERSION := 0.2.130
 
 WASM_TARGETS := wasm32-wasip1 wasm32-unknown-unknown
-# Well above what the features come to: beyond it something large has crept in, a formatter of floats or a table of Unicode.
+# A little above what the features come to: beyond it something large has crept in, a formatter of floats or a table of Unicode.
 WASM_LIMIT := $(shell echo $$((480 * 1024)))
 # What Envoy 1.40 loads: `--all-features` makes a module that it refuses.
-WASM_OPT := .tools/node_modules/.bin/wasm-opt -O3 --mvp-features --enable-bulk-memory --enable-bulk-memory-opt \
+# Addresses below 1024 are the far end of the stack, which stands first: no pointer that is added to lies there.
+WASM_OPT := .tools/node_modules/.bin/wasm-opt -O3 --low-memory-unused --mvp-features --enable-bulk-memory --enable-bulk-memory-opt \
 	--enable-sign-ext --enable-mutable-globals --enable-nontrapping-float-to-int --enable-multivalue \
 	--enable-reference-types
 
@@ -53,7 +54,7 @@ endef
 say = @printf '\033[1m== %s\033[0m\n' "$(1)"
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help setup build filter worker demo test check bench clean
+.PHONY: help setup redis build filter worker demo test check bench clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -98,6 +99,19 @@ $(NODE_STAMP): cloudflare/package.json cloudflare/package-lock.json
 	$(call say,wrangler and workerd)
 	@cd cloudflare && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
+
+# What limits that many instances share are tested on. Fetched where that needs nobody's word; the tests start processes of
+# their own and leave what Debian makes of the packages alone.
+redis:
+	@missing=; for program in redis-server webdis; do command -v "$$program" >/dev/null || missing+=" $$program"; done; \
+		if [ -z "$$missing" ]; then exit 0; fi; \
+		if [ "$$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root='sudo -n'; else root=none; fi; \
+		if [ "$$root" = none ] || ! command -v apt-get >/dev/null; then \
+			echo "missing:$$missing (Debian's packages of these names); the tests of shared limits need them" >&2; exit 1; \
+		fi; \
+		printf '\033[1m== %s\033[0m\n' "fetching$$missing"; \
+		$$root apt-get update --quiet=2 && $$root env DEBIAN_FRONTEND=noninteractive \
+			apt-get install --quiet=2 --yes --no-install-recommends $$missing
 
 build: setup filter worker ## what is deployed: the Envoy filter into dist/envoy, the Worker into dist/cloudflare
 
@@ -162,13 +176,14 @@ demo: build ## a traffic spike and an outage against a real Envoy, with the filt
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo $(if $(KEEP),--keep) $(ARGS)
 
-test: build ## everything that must hold: format, lints, core, filter, the real Envoy
+test: redis build ## everything that must hold: format, lints, core, filter, the real Envoy
 	$(call say,format)
 	@cargo fmt --all --check
 	$(call say,lints)
 	@cargo clippy --workspace --all-targets --features cli -- -D warnings
 	@cargo clippy --package tidegate --package tidegate-cloudflare --lib --target wasm32-unknown-unknown -- -D warnings
 	@cargo clippy --package tidegate-envoy --target wasm32-wasip1 -- -D warnings
+	@cargo clippy --package tidegate-envoy --target wasm32-wasip1 --no-default-features -- -D warnings
 	$(call say,tests)
 	@cargo test --features cli
 	$(call say,tests of the Worker)

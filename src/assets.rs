@@ -13,9 +13,11 @@ pub use answer::Answer;
 pub use caching::Edit;
 pub use variants::Image;
 
+use std::sync::Arc;
+
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
-use crate::policy::{Policy, Route};
+use crate::policy::{Policy, Route, Routing};
 use crate::request::RequestFacts;
 use crate::stale::{AnswerKey, Keeping, Keyed};
 
@@ -23,7 +25,7 @@ use crate::stale::{AnswerKey, Keeping, Keyed};
 #[derive(Debug)]
 pub struct Assets {
     matcher: Matcher,
-    routes: Vec<Route>,
+    routing: Arc<Routing>,
     /// Whether any route says anything.
     serves: bool,
     keyed: Keyed,
@@ -50,10 +52,10 @@ impl Assets {
     /// The routes of `policy`, whose answers are kept under keys that are hashed so.
     #[must_use]
     pub fn new(policy: &Policy, keyed: impl Into<Keyed>) -> Self {
-        let routes = policy.routes().to_vec();
+        let routes = policy.routes();
         let matcher = Matcher::new(routes.iter().map(|route| &route.matches));
         let serves = routes.iter().any(|route| route.serving.says_something());
-        Self { matcher, routes, serves, keyed: keyed.into() }
+        Self { matcher, routing: policy.routing.clone(), serves, keyed: keyed.into() }
     }
 
     /// Whether no route says anything, so that no request need be looked at.
@@ -65,7 +67,7 @@ impl Assets {
     /// Whether answers are kept at all.
     #[must_use]
     pub fn keeps(&self) -> bool {
-        self.routes.iter().any(|route| route.serving.stale.is_some())
+        self.routing.routes.iter().any(|route| route.serving.stale.is_some())
     }
 
     /// What is to be done for the request; `None` when its route, the first that matches, says nothing of its answers.
@@ -80,7 +82,7 @@ impl Assets {
         let mut found = Vec::new();
         self.matcher.find(&request, &mut found);
         let index = usize::try_from(*found.first()?).ok()?;
-        let route = self.routes.get(index).filter(|route| route.serving.says_something())?;
+        let route = self.routing.routes.get(index).filter(|route| route.serving.says_something())?;
         let serving = &route.serving;
         let is_get = request.method() == b"GET";
         if !is_get && request.method() != b"HEAD" {
@@ -132,7 +134,7 @@ impl Assets {
     /// The request's route.
     #[must_use]
     pub fn route(&self, request: &AssetRequest) -> Option<&Route> {
-        self.routes.get(request.route)
+        self.routing.routes.get(request.route)
     }
 }
 

@@ -30,6 +30,7 @@ mod bytes;
 mod wire;
 
 pub use account::{Account, MAX_INSTANCES};
+use bucket::Bucket;
 
 use std::collections::BTreeMap;
 
@@ -70,7 +71,8 @@ pub struct Grant {
     pub granted: Permits,
     /// What the key has left after that.
     pub left: Permits,
-    /// So long they may be used, in ms from when the instance *sent* the ask. 0 when nothing is granted.
+    /// So long they may be used, in ms from when the instance *sent* the ask, less one: the authority's clock has whole
+    /// milliseconds. 0 when nothing is granted.
     pub lasts_ms: u64,
     /// After so long, in ms, [`Ask::least`] (one permit, if that is none) would be granted if nothing else were charged
     /// meanwhile; 0 when something was granted, or is there. `None` when it is more than the whole quota.
@@ -131,11 +133,16 @@ impl Terms {
         }
     }
 
-    /// Whether a script that counts in doubles can count this: a sliding window multiplies the permits by its length.
+    /// Whether a script that counts in doubles counts this exactly: a sliding window multiplies the permits by its length, and
+    /// a bucket's debt in nanoseconds is at most what fills it, which may be 104 days.
     #[must_use]
     pub fn is_countable(&self) -> bool {
-        let product = u64::from(self.permits.get()).saturating_mul(self.window_ms);
-        self.algorithm != Shared::SlidingWindow || product < MAX_EXACT
+        let largest = match self.algorithm {
+            Shared::FixedWindow => 0,
+            Shared::SlidingWindow => u64::from(self.permits.get()).saturating_mul(self.window_ms),
+            Shared::TokenBucket => Bucket::fills_in_ns(self),
+        };
+        largest < MAX_EXACT
     }
 
     fn meter(&self) -> Meter {

@@ -168,6 +168,12 @@ fn write_limit<'a>(
     if let Some(words) = cost_words(&limit.cost, request) {
         writeln!(text, "  cost   {words}")?;
     }
+    if matches!(policy.mode, Mode::Strict(_))
+        && let Some((_, cost, least)) = policy.shut_when_strict().find(|(shut, ..)| shut.name == limit.name)
+    {
+        let (cost, least) = (cost.get(), least.get());
+        writeln!(text, "  strict lets nothing pass: each costs {cost} or more, and a quota has only {least}")?;
+    }
     if !limit.only_on.is_empty() {
         let answers = limit.only_on.iter().map(|answers| match (answers.first, answers.last) {
             (first, last) if first == last => first.to_string(),

@@ -7,7 +7,7 @@ use core::str::FromStr;
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::network::Networks;
-use crate::policy::{Match, Quota, nearest};
+use crate::policy::{Limit, Match, Policy, Quota, nearest};
 use crate::units::{Permits, Span};
 
 /// How a policy acts.
@@ -101,6 +101,22 @@ impl Mode {
             Self::Maintenance(maintenance) => Some(maintenance),
             _ => None,
         }
+    }
+}
+
+impl Policy {
+    /// The limits that the mode `strict` would let no request pass, since each costs more than a quota would then have: the
+    /// limit, the cost, and that quota. No error, for in an emergency a policy is not to be refused.
+    pub fn shut_when_strict(&self) -> impl Iterator<Item = (&Limit, Permits, Permits)> {
+        let strict = Mode::Strict(self.strict);
+        self.limits.iter().filter_map(move |limit| {
+            let has = |quota: &Quota| {
+                let quota = strict.in_force(*quota);
+                quota.least.unwrap_or(quota.burst)
+            };
+            let (cost, least) = (limit.cost.least(), limit.quotas.iter().flatten().map(has).min()?);
+            (least < cost).then_some((limit, cost, least))
+        })
     }
 }
 

@@ -56,6 +56,12 @@ impl Number {
         (!self.negative || micros == 0).then_some(micros)
     }
 
+    /// The number as an integer; `None` when it is none, is negative, or is larger than what a `f64` holds exactly.
+    pub(crate) fn as_integer(self) -> Option<u64> {
+        let is_integer = !self.negative && self.micros == 0 && self.is_exact();
+        is_integer.then_some(self.whole)
+    }
+
     /// A JSON text of which [`Number::nearest`] makes this number again.
     #[must_use]
     pub fn to_json(self) -> String {

@@ -11,8 +11,10 @@ mod delay;
 mod document;
 mod error;
 mod failures;
+mod gathered;
 mod health;
-mod json;
+mod hint;
+pub(crate) mod json;
 pub(crate) mod nearest;
 mod parse;
 mod path;
@@ -39,6 +41,8 @@ pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 pub use stores::{Protocol, RedisStore, Sharing, Stores};
 
+use std::sync::Arc;
+
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
 use crate::mode::{Mode, ModeWord};
@@ -56,12 +60,14 @@ pub struct Policy {
     pub(crate) max_keys: u32,
     pub(crate) limits: Vec<Limit>,
     pub(crate) mode: Mode,
+    /// What the mode `strict` leaves of a quota, in percent, whatever the mode is.
+    pub(crate) strict: u8,
     /// Who is refused.
     pub(crate) deny: AccessList,
     /// Who meets no limits.
     pub(crate) allow: AccessList,
-    /// Upstreams, their breakers, and the routes that lead to them.
-    pub(crate) routing: Routing,
+    /// Upstreams, their breakers, and the routes that lead to them: shared with what acts on routes.
+    pub(crate) routing: Arc<Routing>,
     pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
     /// What tells how the service is, if that is to be told.
@@ -395,17 +401,6 @@ impl Policy {
     #[must_use]
     pub fn on_failure(&self) -> OnFailure {
         self.on_failure
-    }
-
-    /// What counts the limits that many instances share.
-    #[must_use]
-    pub fn stores(&self) -> &Stores {
-        &self.stores
-    }
-
-    /// The limits that many instances share.
-    pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().filter(|limit| limit.sharing.is_some())
     }
 
     /// The longest that a request can be made to wait.

@@ -4,6 +4,7 @@
 //! otherwise the engine reads again and decides again, a bounded number of times.
 
 pub mod memory;
+pub mod redis;
 
 use crate::table::Page;
 use core::fmt;

@@ -20,7 +20,7 @@ impl<'a> Facts<'a> {
     /// The URL behind its scheme: workerd makes every request's URL absolute, and its path percent-encoded.
     fn url(&self) -> &str {
         let url = self.url.get_or_init(|| self.request.url());
-        url.split_once("://").map_or("", |(_, rest)| rest)
+        url.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//")).unwrap_or_default()
     }
 
     /// The path and the query, as they stand in the URL.

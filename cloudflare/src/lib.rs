@@ -38,6 +38,11 @@ use tidegate::policy::OnFailure;
 use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::prelude::*;
 
+/// 3 KB less, compressed, than what the standard library brings, and as fast: a policy with claims costs the same by either.
+/// Both of its calls take constant time.
+#[global_allocator]
+static ALLOCATOR: rlsf::SmallGlobalTlsf = rlsf::SmallGlobalTlsf::new();
+
 thread_local! {
     /// The policy in force in this isolate, and what it has counted. An isolate has one thread.
     static GATE: RefCell<Option<Rc<Gate>>> = const { RefCell::new(None) };
@@ -86,7 +91,10 @@ fn mode_of(word: &str) -> Result<Option<ModeWord>, String> {
 pub fn deadline_ms() -> u32 {
     let longest = GATE.with_borrow(|gate| gate.as_ref().map_or(Span::ZERO, |gate| gate.engine.policy().longest_wait()));
     // A second more than the policy allows: by then something has gone wrong.
-    u32::try_from(longest.as_secs_ceil().saturating_add(1).saturating_mul(1_000)).unwrap_or(u32::MAX)
+    let deadline = longest.plus(Span::from_secs(1));
+    #[cfg(feature = "test-clock")]
+    let deadline = clock::instead_of_deadline(deadline);
+    u32::try_from(deadline.as_secs_ceil().saturating_mul(1_000)).unwrap_or(u32::MAX)
 }
 
 /// Decides on a request. Answers with `undefined` when it passes as it is; with the header fields to add to its answer, name and
@@ -96,7 +104,7 @@ pub fn decide(request: &Request, now_ms: f64) -> JsValue {
     #[cfg(feature = "panic-on-header")]
     trap::spring(request);
     #[cfg(feature = "test-clock")]
-    if let Some(answer) = clock::set(request) {
+    if let Some(answer) = clock::set(request, GATE.with_borrow(|gate| gate.as_ref().map_or(0, Rc::strong_count))) {
         return answer;
     }
     let gate = GATE.with_borrow(Option::clone);

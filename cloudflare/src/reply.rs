@@ -10,13 +10,19 @@ use wasm_bindgen::JsValue;
 /// The response of this reply, with `fields` beside its own: name and value by turns, a line each.
 pub fn response(reply: &Reply, fields: &str) -> Response {
     let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
+    let trailers = reply.trailers_only();
+    // What is not there has no type.
+    let has_type = trailers.is_none() && !reply.body.is_empty();
     let own = [
-        ("content-type", Some(reply.content_type.as_ref())),
+        ("content-type", has_type.then_some(reply.content_type.as_ref())),
         ("cache-control", Some("no-store")),
         ("retry-after", retry_after.as_deref()),
     ];
     let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    answer(reply.status, &reply.details, own.chain(pairs(fields)), &JsValue::from_str(&reply.body))
+    let of_grpc = trailers.iter().flatten().map(|(name, value)| (*name, value.as_str()));
+    let (status, body) =
+        if trailers.is_some() { (200, JsValue::NULL) } else { (reply.status, JsValue::from_str(&reply.body)) };
+    answer(status, &reply.details, of_grpc.chain(own).chain(pairs(fields)), &body)
 }
 
 /// The response of a policy's own words.

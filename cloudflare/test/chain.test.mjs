@@ -282,5 +282,5 @@ test("the page of status tells how breakers stand, what served, and what was cou
     { limit: "api", tier: "default", admitted: 2, refused: 2, observed: 0, banned: 0, delayed: 0 },
   ]);
   assert.equal(status.totals.kept, 0);
-  assert.equal(Object.keys(status.totals).length, 26);
+  assert.ok("store_failures" in status.totals);
 });

@@ -54,6 +54,11 @@ impl Bucket {
         Size::of(terms).epoch_ms
     }
 
+    /// How long it takes to fill an empty bucket, in ns.
+    pub(super) fn fills_in_ns(terms: &Terms) -> u64 {
+        Size::of(terms).capacity_ns
+    }
+
     /// Takes what is needed and, while there is enough to lend, some of what is wanted beside it.
     pub(super) fn draw(&mut self, ask: &Ask, now_ms: u64) -> Drawn {
         let size = Size::of(&ask.terms);

@@ -196,10 +196,11 @@ fn policy() -> Policy {
                 ..limit("all", Match::default(), Algorithm::FixedWindow, (9, 3_600))
             },
         ],
+        strict: 50,
         mode: Mode::Enforce,
         deny: AccessList::default(),
         allow: AccessList::default(),
-        routing: Routing::default(),
+        routing: Routing::default().into(),
         response: Response { ratelimit: true, x_ratelimit: false, x_tidegate: false },
         health: None,
         shedding: None,

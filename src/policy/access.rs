@@ -1,6 +1,7 @@
 //! Who is let in at all: the mode of a document with what belongs to it, and its lists of clients.
 
 use super::document::{self, Document};
+use super::hint::hint;
 use super::shapes::Text;
 use super::value::{Of, Value};
 use super::{Match, PathGlob, TierIndex};
@@ -12,9 +13,8 @@ use crate::network::{Network, Networks, NotANetwork};
 /// The mode that the document's word names, or another one in its place. What belongs to the other modes stands ready and has
 /// been checked as well.
 pub(super) fn mode(document: Of<'_, Document>, instead: Option<ModeWord>) -> Option<Mode> {
-    let strict = document.strict().and_then(Of::<document::Strict>::factor_percent);
     let maintenance = document.maintenance().and_then(maintenance);
-    let (strict, maintenance) = (u8::try_from(strict?).ok()?, maintenance?);
+    let (strict, maintenance) = (strict(document)?, maintenance?);
     let said = document.mode()?;
     Some(match instead.unwrap_or(said) {
         ModeWord::Enforce => Mode::Enforce,
@@ -22,6 +22,11 @@ pub(super) fn mode(document: Of<'_, Document>, instead: Option<ModeWord>) -> Opt
         ModeWord::Strict => Mode::Strict(strict),
         ModeWord::Maintenance => Mode::Maintenance(maintenance),
     })
+}
+
+/// What the mode `strict` leaves of a quota, in percent.
+pub(super) fn strict(document: Of<'_, Document>) -> Option<u8> {
+    u8::try_from(document.strict()?.factor_percent()?).ok()
 }
 
 fn maintenance(document: Of<'_, document::Maintenance>) -> Option<Maintenance> {
@@ -80,16 +85,13 @@ impl Text for Network {
         Self::parse(text).map(Value::Network).map_err(|error| match error {
             NotANetwork::Address => None,
             NotANetwork::Prefix(longest) => {
-                Some(["write a prefix length from 0 to ", &longest.to_string(), " after the slash"].concat())
+                hint(|| ["write a prefix length from 0 to ", &longest.to_string(), " after the slash"].concat())
             }
-            NotANetwork::HostBits(network) => {
+            NotANetwork::HostBits(network) => hint(|| {
                 let address = text.split('/').next().unwrap_or_default();
                 let network = network.to_string();
-                Some(
-                    ["write \"", &network, "\" for the whole network, or \"", address, "\" for the one address"]
-                        .concat(),
-                )
-            }
+                ["write \"", &network, "\" for the whole network, or \"", address, "\" for the one address"].concat()
+            }),
         })
     }
 }

@@ -7,11 +7,12 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::error::{Place, PolicyError};
+use super::hint;
 use crate::number::Number;
 
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Node {
+pub(crate) enum Node {
     /// `null`.
     Null,
     /// `true` or `false`.
@@ -28,12 +29,12 @@ pub(super) enum Node {
 
 impl Node {
     /// Reads JSON text. The error is about the whole document and says at which line and column reading stopped.
-    pub(super) fn parse(text: &str) -> Result<Self, PolicyError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, PolicyError> {
         if text.len() > MAX_BYTES {
             return Err(PolicyError {
                 path: String::new(),
                 problem: format!("the document has {} bytes", text.len()),
-                hint: format!("write at most {MAX_BYTES} bytes"),
+                hint: hint::of(&["write at most ", &MAX_BYTES.to_string(), " bytes"]),
                 place: None,
             });
         }
@@ -245,8 +246,9 @@ fn unreadable(what: &str, place: Option<Place>) -> PolicyError {
     PolicyError {
         path: String::new(),
         problem: ["the document cannot be read as JSON: ", what].concat(),
-        hint: "write JSON (RFC 8259): no comments, no comma after the last item, names and texts in double quotes"
-            .to_owned(),
+        hint: hint::of(&[
+            "write JSON (RFC 8259): no comments, no comma after the last item, names and texts in double quotes",
+        ]),
         place,
     }
 }

@@ -10,6 +10,7 @@ use super::cost::cost;
 use super::delay::delays;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
+use super::gathered::Gathered;
 use super::health;
 use super::json::{Node, quoted};
 use super::nearest;
@@ -76,7 +77,7 @@ fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Pr
     let trusted = document.client().map(Trusted::of);
     let at = root.field("limits");
     let mut names = Taken::default();
-    let mut limits = Some(Vec::new());
+    let mut limits = Gathered::new();
     for (index, item) in document.limits()?.iter().enumerate() {
         let at = at.item(index);
         if let Some(name) = item.and_then(Of::<document::Limit>::name) {
@@ -85,13 +86,9 @@ fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Pr
         if let (Some(item), Some(trusted)) = (item, &trusted) {
             trusted.expect_cost(item, &at, problems);
         }
-        let limit = item.and_then(|item| limit(item, tiers.as_deref(), claims, &at, problems));
-        limits = limits.zip(limit).map(|(mut limits, limit)| {
-            limits.push(limit);
-            limits
-        });
+        limits.add(item.and_then(|item| limit(item, tiers.as_deref(), claims, &at, problems)));
     }
-    let mode = access::mode(document, mode);
+    let (mode, strict) = (access::mode(document, mode), access::strict(document));
     expect_api_keys_of_lists(document, problems);
     let (deny, allow) = (document.deny().and_then(access::list), document.allow().and_then(access::list));
     let health = health::health(document, problems);
@@ -104,11 +101,12 @@ fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Pr
         tiers: tiers?,
         priorities: priorities?,
         max_keys: document.state()?.max_keys()?,
-        limits: limits?,
+        limits: limits.all()?,
         mode: mode?,
+        strict: strict?,
         deny: deny?,
         allow: allow?,
-        routing: routing?,
+        routing: routing?.into(),
         kept: kept?,
         response: Response {
             ratelimit: response.ratelimit()?,

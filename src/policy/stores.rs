@@ -4,7 +4,7 @@ use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::shapes::OneOf;
 use super::value::Of;
-use super::{Algorithm, OnExceed, Quota};
+use super::{Algorithm, Limit, OnExceed, Policy, Quota};
 use crate::authority::Terms;
 use crate::units::{BasisPoints, Span};
 use core::fmt;
@@ -42,6 +42,19 @@ pub enum Protocol {
     Upstash,
     /// Webdis.
     Webdis,
+}
+
+impl Policy {
+    /// What counts the limits that many instances share.
+    #[must_use]
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// The limits that many instances share.
+    pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().filter(|limit| limit.sharing.is_some())
+    }
 }
 
 impl Stores {

@@ -1,5 +1,6 @@
 //! The texts of the document that have a form of their own.
 
+use super::hint::hint;
 use super::json::Node;
 use super::nearest;
 use super::read::Shape;
@@ -82,9 +83,9 @@ impl Text for HostGlob {
         }
         Err(match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.contains(':') => {
-                Some("write the host without its port: hosts match on any port".to_owned())
+                hint(|| "write the host without its port: hosts match on any port".to_owned())
             }
-            _ if !host.is_ascii() => Some("write an international host in its ASCII form (xn--...)".to_owned()),
+            _ if !host.is_ascii() => hint(|| "write an international host in its ASCII form (xn--...)".to_owned()),
             _ => None,
         })
     }
@@ -124,7 +125,7 @@ impl Text for HeaderPattern {
             return Err(None);
         }
         match text.split_once('*') {
-            Some((_, suffix)) if suffix.contains('*') => Err(Some("write at most one \"*\"".to_owned())),
+            Some((_, suffix)) if suffix.contains('*') => Err(hint(|| "write at most one \"*\"".to_owned())),
             Some((prefix, suffix)) => {
                 Ok(Value::Header(HeaderCondition::Glob { prefix: prefix.to_owned(), suffix: suffix.to_owned() }))
             }
@@ -156,7 +157,7 @@ impl Text for KeyPart {
                 "region" => Self::Locality(Locality::Region),
                 "colo" => Self::Locality(Locality::Colo),
                 _ if KEY_KINDS.iter().any(|kind| kind.strip_suffix(':') == Some(text)) => {
-                    return Err(Some(format!("write a name after it, as in \"{text}:NAME\"")));
+                    return Err(hint(|| format!("write a name after it, as in \"{text}:NAME\"")));
                 }
                 _ => return Err(nearest::meant(text, &KEY_WORDS)),
             }));
@@ -168,9 +169,9 @@ impl Text for KeyPart {
             "query" if is_name => Self::Query(name.to_owned()),
             "claim" if is_name => Self::Claim(name.to_owned()),
             "header" | "cookie" => {
-                return Err(Some(format!("write a name of letters, digits and \"-\" after \"{kind}:\"")));
+                return Err(hint(|| format!("write a name of letters, digits and \"-\" after \"{kind}:\"")));
             }
-            "query" | "claim" => return Err(Some(format!("write a name without blanks after \"{kind}:\""))),
+            "query" | "claim" => return Err(hint(|| format!("write a name without blanks after \"{kind}:\""))),
             _ => {
                 let meant = text.strip_suffix(name).and_then(|kind| nearest::nearest(kind, &KEY_KINDS));
                 return Err(meant.map(|kind| format!("did you mean \"{kind}{name}\"?")));

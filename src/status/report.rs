@@ -52,6 +52,7 @@ impl Sources<'_> {
         Reply {
             status,
             grpc_status,
+            for_grpc: false,
             details: "tidegate_status".to_owned(),
             content_type: Cow::Borrowed("application/json"),
             body,

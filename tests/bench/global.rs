@@ -26,7 +26,7 @@ fn main() {
             for demand in [3.0, 0.7] {
                 for instances in sizes {
                     let setup =
-                        Setup { algorithm, quota, sharing, rates: rates(*instances, demand), ..Setup::default() };
+                        Setup { algorithm, quota, sharing, on_store_failure: "deny", rates: rates(*instances, demand) };
                     line(&setup, demand, seconds);
                 }
             }

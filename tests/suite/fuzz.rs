@@ -10,6 +10,7 @@ mod addresses;
 mod claims;
 mod networks;
 mod pairs;
+mod redis;
 mod requests;
 
 use std::borrow::Cow;

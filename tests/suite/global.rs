@@ -4,6 +4,7 @@
 //! when it fails.
 
 mod authority;
+mod engine;
 mod world;
 
 use world::{Faults, Setup, World};

@@ -30,6 +30,7 @@ mod limiter;
 mod modes;
 mod policy;
 mod readme;
+mod redis;
 mod rig;
 mod scenarios;
 mod shedding;

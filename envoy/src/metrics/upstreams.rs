@@ -68,8 +68,8 @@ impl UpstreamMetrics {
                 };
                 let since = breaker.shared().since().map_or(0, |since| since.as_nanos() / NANOS_PER_SEC);
                 let counted = breaker.statistics().take();
-                for (offset, (word, value)) in [("state", state), ("since_seconds", since)].into_iter().enumerate() {
-                    if let Some(id) = self.of_breaker(at, offset, MetricKind::Gauge, (word, ""), identity) {
+                for (offset, (name, value)) in (0..).zip(GAUGES.into_iter().zip([state, since])) {
+                    if let Some(id) = self.of_breaker(at, offset, MetricKind::Gauge, name, identity) {
                         let _ = host::record(id, value);
                     }
                 }
@@ -107,21 +107,14 @@ impl UpstreamMetrics {
 
     /// The counters of a breaker, in the order of [`Statistics::WORDS`].
     fn counters(&self, at: usize, identity: &str) -> impl Iterator<Item = Option<MetricId>> {
-        (GAUGES..)
-            .zip(Statistics::WORDS)
-            .map(move |(offset, word)| self.of_breaker(at, offset, MetricKind::Counter, (word, "_total"), identity))
+        (GAUGES.len()..)
+            .zip(COUNTERS)
+            .map(move |(offset, name)| self.of_breaker(at, offset, MetricKind::Counter, name, identity))
     }
 
-    fn of_breaker(
-        &self,
-        at: usize,
-        offset: usize,
-        kind: MetricKind,
-        (word, end): (&str, &str),
-        identity: &str,
-    ) -> Option<MetricId> {
+    fn of_breaker(&self, at: usize, offset: usize, kind: MetricKind, name: &str, identity: &str) -> Option<MetricId> {
         let place = self.first.last()?.saturating_add(at.saturating_mul(OF_BREAKER)).saturating_add(offset);
-        self.id(place, kind, || ["tidegate_breaker_", word, end, ".breaker=", identity].concat())
+        self.id(place, kind, || [name, ".breaker=", identity].concat())
     }
 
     fn id(&self, place: usize, kind: MetricKind, name: impl FnOnce() -> String) -> Option<MetricId> {
@@ -162,9 +155,20 @@ fn numbers(route: &Route) -> usize {
     route.upstreams().len().saturating_add(By::OTHERS.len())
 }
 
-const GAUGES: usize = 2;
+const GAUGES: [&str; 2] = ["tidegate_breaker_state", "tidegate_breaker_since_seconds"];
+
+/// In the order of [`Statistics::WORDS`].
+const COUNTERS: [&str; Statistics::WORDS.len()] = [
+    "tidegate_breaker_calls_total",
+    "tidegate_breaker_failures_total",
+    "tidegate_breaker_slow_total",
+    "tidegate_breaker_rejected_total",
+    "tidegate_breaker_observed_total",
+    "tidegate_breaker_probes_total",
+    "tidegate_breaker_opened_total",
+];
 
 /// How many metrics a breaker has.
-const OF_BREAKER: usize = GAUGES + Statistics::WORDS.len();
+const OF_BREAKER: usize = GAUGES.len() + COUNTERS.len();
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;

@@ -97,5 +97,13 @@ pub fn listing(name: &str, text: &str, errors: &PolicyErrors) -> Result<String, 
 fn approval(name: &str, policy: &Policy) -> String {
     let count = |count: usize, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
-    format!("{name}: ok ({}, {})\n", count(limits, "limit"), count(tiers, "tier"))
+    let mut approval = format!("{name}: ok ({}, {})\n", count(limits, "limit"), count(tiers, "tier"));
+    for (limit, cost, least) in policy.shut_when_strict() {
+        let (limit, cost, least) = (limit.name().as_str(), cost.get(), least.get());
+        approval.push_str(&format!(
+            "{name}: under the mode \"strict\" no request would pass the limit \"{limit}\": each costs {cost} or more, and a \
+             quota would have only {least}; raise \"factor_percent\" or the quota\n"
+        ));
+    }
+    approval
 }

@@ -27,13 +27,16 @@ fn busy() -> Does {
     Does::Answers(answer(503, "", "busy"))
 }
 
+/// What the next upstream does, how it is asked for that, and the status and body that the client gets.
+type Case<'a> = (&'static str, Does, fn(Request) -> Request, u16, &'a [u8]);
+
 #[tokio::test]
 async fn after_each_way_of_failing_parts_large_and_slow_answers_and_304_are_as_the_next_one_sends_them() {
     let large: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
     let tagged = "etag: \"v1\"\r\n";
     let slow = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nslow".to_vec();
     let get = |name: &str| Request::get(format!("/{name}/"));
-    let answers: [(&str, Does, fn(Request) -> Request, u16, &[u8]); 5] = [
+    let answers: [Case<'_>; 5] = [
         (
             "a part",
             Does::Answers(answer(206, &format!("content-range: bytes 2-5/9\r\n{tagged}"), "cdef")),

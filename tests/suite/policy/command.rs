@@ -30,6 +30,25 @@ fn check_approves_of_good_policies() {
 }
 
 #[test]
+fn check_says_which_limits_would_let_nothing_pass_in_an_emergency() {
+    let policy = r#"{ "version": 1, "strict": { "factor_percent": 10 }, "limits": [
+        { "name": "export", "quota": { "permits": 50, "window": "1h" }, "cost": 10 },
+        { "name": "api", "quota": { "permits": 100, "window": "1h" }, "cost": 10 } ] }"#;
+    let output = tidegate(&["check", "-"], policy);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        text(&output.stdout),
+        "stdin: ok (2 limits, 0 tiers)\nstdin: under the mode \"strict\" no request would pass the limit \"export\": each \
+         costs 10 or more, and a quota would have only 5; raise \"factor_percent\" or the quota\n"
+    );
+    let strict = policy.replacen("\"version\": 1", "\"version\": 1, \"mode\": \"strict\"", 1);
+    let output = tidegate(&["explain", "-", "--path", "/"], strict);
+    let (export, api) = text(&output.stdout).split_once("api applies").expect("both limits");
+    assert!(export.contains("  strict lets nothing pass: each costs 10 or more, and a quota has only 5\n"), "{export}");
+    assert!(!api.contains("strict lets"), "{api}");
+}
+
+#[test]
 fn check_ends_with_the_worst_of_its_files() {
     let output = tidegate(&["check", "-", "no-such-file.json"], "{}");
     assert_eq!(output.status.code(), Some(2));

@@ -153,6 +153,9 @@ impl<'s> Host<'s> {
             self.upstreams.tick(&mut around);
         }
         self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
+        for ticket in self.flights.iter_mut().filter_map(|flight| flight.ticket.as_mut()) {
+            self.engine.renew(ticket, &mut self.store, &mut self.local, &mut self.counters, self.now);
+        }
         if let Some(monitor) = &mut self.monitor
             && self.now.since(self.merged_at).as_secs() >= 1
         {

@@ -4,12 +4,15 @@
 
 #![allow(dead_code, reason = "the demo and the suite each use a part of the rig")]
 
+// By its path, since this file is part of several programs, and its own modules would be looked for at several places.
+#[path = "leash.rs"]
+pub mod leash;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io};
 
@@ -19,6 +22,8 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use leash::Leashed;
 
 /// A running Envoy. Dropping it kills the process and removes its directory.
 #[derive(Debug)]
@@ -118,7 +123,7 @@ impl Envoy {
             .arg(at(LOG))
             .stdout(File::create(at(ACCESS_LOG)).map_err(io_error("make Envoy's access log"))?)
             .stderr(File::create(at(STDERR)).map_err(io_error("make Envoy's error log"))?);
-        let mut process = Leashed::spawn(&mut command)?;
+        let mut process = Leashed::spawn(&mut command).map_err(io_error("start Envoy"))?;
         let admin = ready(&mut process, directory.path()).await?;
         let mut envoy = Self { process, admin, listeners: BTreeMap::new(), directory };
         envoy.refresh_listeners().await?;
@@ -131,10 +136,11 @@ impl Envoy {
         let mut command = command(directory.path(), &Options::new(bootstrap))?;
         let log = File::create(directory.path().join(LOG)).map_err(io_error("make Envoy's log"))?;
         let errors = log.try_clone().map_err(io_error("make Envoy's log"))?;
-        let mut process = Leashed::spawn(command.args(["--mode", "validate"]).stdout(log).stderr(errors))?;
+        let command = command.args(["--mode", "validate"]).stdout(log).stderr(errors);
+        let mut process = Leashed::spawn(command).map_err(io_error("start Envoy"))?;
         let deadline = Instant::now() + READY_WITHIN;
         while Instant::now() < deadline {
-            match process.exited()? {
+            match process.exited().map_err(io_error("wait for Envoy"))? {
                 Some(how) if how.success() => return Ok(()),
                 Some(how) => return Err(Error::Exited { how, log: tail(directory.path()) }),
                 None => tokio::time::sleep(POLL).await,
@@ -157,12 +163,12 @@ impl Envoy {
     /// Envoy's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.process.envoy.id()
+        self.process.id()
     }
 
     /// Whether Envoy still runs.
     pub fn is_running(&mut self) -> Result<bool, Error> {
-        self.process.exited().map(|exited| exited.is_none())
+        self.process.exited().map(|exited| exited.is_none()).map_err(io_error("wait for Envoy"))
     }
 
     /// What the admin interface answers to GET.
@@ -217,45 +223,6 @@ impl Envoy {
     }
 }
 
-/// Envoy and, beside it, a shell that kills it as soon as this process is gone, however that comes about: the shell
-/// reads a pipe that only this process holds open. Both stand in their own process group, so that Ctrl-C reaches only us.
-#[derive(Debug)]
-struct Leashed {
-    envoy: Child,
-    leash: Option<Child>,
-}
-
-impl Leashed {
-    fn spawn(command: &mut Command) -> Result<Self, Error> {
-        let envoy = command.process_group(0).stdin(Stdio::null()).spawn().map_err(io_error("start Envoy"))?;
-        let mut process = Self { envoy, leash: None };
-        let leash = Command::new("/bin/sh")
-            .args(["-c", "read -r _; kill -9 \"$1\"", "leash", &process.envoy.id().to_string()])
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        process.leash = Some(leash.map_err(io_error("start the shell that minds Envoy"))?);
-        Ok(process)
-    }
-
-    /// How Envoy has ended, if it has.
-    fn exited(&mut self) -> Result<Option<ExitStatus>, Error> {
-        self.envoy.try_wait().map_err(io_error("wait for Envoy"))
-    }
-}
-
-impl Drop for Leashed {
-    fn drop(&mut self) {
-        // The shell first: once Envoy has been waited for, its number may become another process's.
-        for child in self.leash.iter_mut().chain([&mut self.envoy]) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 fn command(directory: &Path, options: &Options) -> Result<Command, Error> {
     let program = std::env::var_os(ENVOY_VARIABLE).map_or_else(|| PathBuf::from(ENVOY_DEFAULT), PathBuf::from);
     if !program.is_file() {
@@ -277,7 +244,7 @@ fn command(directory: &Path, options: &Options) -> Result<Command, Error> {
 async fn ready(process: &mut Leashed, directory: &Path) -> Result<SocketAddr, Error> {
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {
-        if let Some(how) = process.exited()? {
+        if let Some(how) = process.exited().map_err(io_error("wait for Envoy"))? {
             return Err(Error::Exited { how, log: tail(directory) });
         }
         if let Ok(admin) = read(&directory.join(ADMIN_ADDRESS)).trim().parse()

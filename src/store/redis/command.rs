@@ -1,0 +1,95 @@
+//! An ask as a command of Redis, and the grant in what its script answers.
+
+use super::RedisError;
+use super::reply::Reply;
+use super::script::Script;
+use crate::authority::{Ask, Grant, Shared};
+use crate::units::Permits;
+
+/// A script to be run for an ask.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Command<'a> {
+    /// What is asked.
+    pub(super) ask: &'a Ask,
+    /// Whether the script goes along: Redis does not know it. It does from then on.
+    pub(super) whole: bool,
+}
+
+impl Command<'_> {
+    /// The command's own word.
+    pub(super) const fn verb(&self) -> &'static str {
+        if self.whole { "EVAL" } else { "EVALSHA" }
+    }
+
+    /// Hands out the words of the command, one after the other.
+    pub(super) fn words(&self, mut word: impl FnMut(&str)) {
+        let (ask, terms) = (self.ask, &self.ask.terms);
+        let script = Script::of(terms.algorithm);
+        word(self.verb());
+        if self.whole {
+            word(&script.source())
+        } else {
+            word(script.sha1())
+        }
+        // The part in braces alone decides on which node of a cluster the key is.
+        word("1");
+        word(&key(ask));
+        let permits = |permits: Permits| u64::from(permits.get());
+        for number in [
+            permits(terms.permits),
+            terms.window_ms,
+            permits(terms.burst),
+            ask.instance.get(),
+            ask.seq,
+            permits(ask.need),
+            permits(ask.least),
+            permits(ask.want),
+            permits(ask.back),
+            ask.back_of,
+        ] {
+            word(&number.to_string());
+        }
+    }
+}
+
+/// The one key that the ask touches.
+#[must_use]
+pub fn key(ask: &Ask) -> String {
+    format!("tg:{{{:016x}}}:{}", ask.key.get(), Script::of(ask.terms.algorithm).suffix())
+}
+
+/// The grant in a script's answer.
+///
+/// # Errors
+/// [`RedisError::Garbled`] when it is none that could be given for this ask: what is wrong with it nobody knows, and so none of
+/// its permits may be used.
+pub(super) fn grant(ask: &Ask, reply: &Reply) -> Result<Grant, RedisError> {
+    let (head, retry) = reply.split_first_chunk().ok_or(RedisError::Garbled)?;
+    let [granted, left, lasts_ms, reset_ms, window, drawn] = *head;
+    let retry_after_ms = match retry {
+        [] => None,
+        [after_ms] => Some(*after_ms),
+        _ => return Err(RedisError::Garbled),
+    };
+    let permits = |count: u64| {
+        u32::try_from(count)
+            .ok()
+            .filter(|count| *count <= Permits::MAX.get())
+            .map(Permits::new)
+            .ok_or(RedisError::Garbled)
+    };
+    let (granted, left) = (permits(granted)?, permits(left)?);
+    let in_range = granted == Permits::ZERO || (ask.least.min(ask.need)..=ask.want.max(ask.need)).contains(&granted);
+    // Nothing lasts longer than what it was charged in; a bucket's permits last a second at most.
+    let longest_ms = match ask.terms.algorithm {
+        Shared::FixedWindow | Shared::SlidingWindow => ask.terms.window_ms,
+        Shared::TokenBucket => MAX_LEND_MS,
+    };
+    if !in_range || lasts_ms > longest_ms {
+        return Err(RedisError::Garbled);
+    }
+    Ok(Grant { granted, left, lasts_ms, retry_after_ms, reset_ms, window, drawn })
+}
+
+/// What [`crate::authority::bucket`] lends lasts so long at most.
+const MAX_LEND_MS: u64 = 1_000;

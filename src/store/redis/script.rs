@@ -1,0 +1,141 @@
+//! The scripts by which Redis is an authority: one for each algorithm, held equal to [`crate::authority`] by the tests.
+//!
+//! A script is made of four parts: the clock, what is asked and known, the algorithm, and the account that they make up. Its
+//! comments are for the reader, and neither compiled in nor sent.
+
+use crate::authority::Shared;
+
+/// A script, which answers one ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Script {
+    algorithm: &'static str,
+    sha1: &'static str,
+    suffix: &'static str,
+}
+
+impl Script {
+    /// The script of an algorithm.
+    #[must_use]
+    pub const fn of(algorithm: Shared) -> Self {
+        match algorithm {
+            Shared::FixedWindow => {
+                Self { algorithm: FIXED_WINDOW, sha1: "39efe5788481b69e665a28d16d846a6f98b5743c", suffix: "f1" }
+            }
+            Shared::SlidingWindow => {
+                Self { algorithm: SLIDING_WINDOW, sha1: "9f009fecb9b10d618b1c69c943380080690901e6", suffix: "s1" }
+            }
+            Shared::TokenBucket => {
+                Self { algorithm: TOKEN_BUCKET, sha1: "83131ac03d6b163ee68ad6c2b621be393df2e2f1", suffix: "t1" }
+            }
+        }
+    }
+
+    /// The whole text, as Redis is to run it.
+    #[must_use]
+    pub fn source(&self) -> String {
+        [CLOCK, ASK, self.algorithm, ACCOUNT].concat()
+    }
+
+    /// The SHA-1 of [`Script::source`], by which Redis knows a script that it has seen: 40 digits, lower case.
+    #[must_use]
+    pub const fn sha1(&self) -> &'static str {
+        self.sha1
+    }
+
+    /// What ends the name of a key that this script writes: the algorithm, and the version of what it writes. While a limit
+    /// is changed from one algorithm to another, instances of either count apart and do not undo each other's counts.
+    #[must_use]
+    pub const fn suffix(&self) -> &'static str {
+        self.suffix
+    }
+}
+
+/// The lines of a file that are code, without what they are indented by. All of it happens at build time.
+macro_rules! code {
+    ($file:literal) => {{
+        const TEXT: &[u8] = include_bytes!($file);
+        const CODE: [u8; code_len(TEXT)] = code(TEXT);
+        match core::str::from_utf8(&CODE) {
+            Ok(code) => code,
+            Err(_) => panic!("the script is not UTF-8"),
+        }
+    }};
+}
+
+const CLOCK: &str = code!("clock.lua");
+const ASK: &str = code!("ask.lua");
+const FIXED_WINDOW: &str = code!("fixed_window.lua");
+const SLIDING_WINDOW: &str = code!("sliding_window.lua");
+const TOKEN_BUCKET: &str = code!("token_bucket.lua");
+const ACCOUNT: &str = code!("account.lua");
+
+/// How much of the text is code.
+const fn code_len(text: &[u8]) -> usize {
+    code_into(text, &mut [0; MAX_CODE_BYTES])
+}
+
+const fn code<const N: usize>(text: &[u8]) -> [u8; N] {
+    let mut code = [0; N];
+    code_into(text, &mut code);
+    code
+}
+
+/// Writes the code in `text` to `code`, and answers how long it is. A line is a comment if it begins as one; no string of
+/// the scripts goes over more than one line.
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "runs at build time, where a panic is an error"
+)]
+const fn code_into(text: &[u8], code: &mut [u8]) -> usize {
+    let (mut at, mut len) = (0, 0);
+    while at < text.len() {
+        while at < text.len() && (text[at] == b' ' || text[at] == b'\n') {
+            at += 1;
+        }
+        let is_comment = at + 1 < text.len() && text[at] == b'-' && text[at + 1] == b'-';
+        while at < text.len() {
+            if !is_comment {
+                code[len] = text[at];
+                len += 1;
+            }
+            at += 1;
+            if text[at - 1] == b'\n' {
+                break;
+            }
+        }
+    }
+    len
+}
+
+/// More than the longest of the files.
+const MAX_CODE_BYTES: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sha1_is_that_of_the_source() {
+        let scripts = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket].map(Script::of);
+        let computed = scripts.map(|script| redis::Script::new(&script.source()).get_hash().to_owned());
+        assert_eq!(scripts.map(|script| script.sha1().to_owned()), computed);
+    }
+
+    #[test]
+    fn comments_and_indentation_are_left_out_and_nothing_else() {
+        const TEXT: &[u8] = b"-- why\nlocal a = 1\n\n  if a - 1 then\n    -- so\n    return '--'\n  end";
+        const CODE: [u8; code_len(TEXT)] = code(TEXT);
+        assert_eq!(CODE.escape_ascii().to_string(), r"local a = 1\nif a - 1 then\nreturn \'--\'\nend");
+    }
+
+    #[test]
+    fn a_script_is_plain_text_and_reads_no_other_clock() {
+        for algorithm in [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket] {
+            let source = Script::of(algorithm).source();
+            // So that neither JSON nor a percent-encoded word needs more than a few escapes.
+            assert!(source.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')), "{source}");
+            assert!(source.starts_with(CLOCK) && source.matches("TIME").count() == 1, "{source}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The REST protocol of Upstash: commands as JSON in the body of a POST, several in one request, a bearer token.
+//!
+//! Source: Upstash's documentation of its REST API. Requests go to `/pipeline`, also for a single command, so that there is
+//! one form of answer: a list with an object for each command, `{"result": ...}` or `{"error": "..."}`, in their order. What is
+//! wrong with the whole request is told by one such object with an error.
+
+use super::RedisError;
+use super::command::Command;
+use super::reply::{self, Reply};
+use crate::policy::json::Node;
+
+/// Where requests go, under the store's own path.
+pub(super) const PATH: &str = "/pipeline";
+
+/// The body that asks for these commands.
+pub(super) fn encode<'c>(commands: impl Iterator<Item = Command<'c>>) -> Vec<u8> {
+    let mut body = String::from("[");
+    for command in commands {
+        separate(&mut body);
+        body.push('[');
+        command.words(|word| {
+            separate(&mut body);
+            push_text(&mut body, word);
+        });
+        body.push(']');
+    }
+    body.push(']');
+    body.into_bytes()
+}
+
+/// What the body answers to each of `count` commands.
+pub(super) fn decode(body: &[u8], count: usize) -> Vec<Result<Reply, RedisError>> {
+    let answers = match reply::read(body) {
+        Some(Node::List(answers)) if answers.len() == count => answers.iter().map(one).collect(),
+        // A single error stands for all: nothing of the pipeline was done.
+        Some(node @ Node::Object(_)) => vec![one(&node).and(Err(RedisError::Garbled)); count],
+        _ => Vec::new(),
+    };
+    if answers.is_empty() { vec![Err(RedisError::Garbled); count] } else { answers }
+}
+
+fn one(answer: &Node) -> Result<Reply, RedisError> {
+    match answer {
+        Node::Object(fields) => match fields.as_slice() {
+            [(name, Node::Text(words))] if name == "error" => Err(RedisError::from_words(words)),
+            [(name, result)] if name == "result" => reply::integers(result),
+            _ => Err(RedisError::Garbled),
+        },
+        _ => Err(RedisError::Garbled),
+    }
+}
+
+fn separate(body: &mut String) {
+    if !body.ends_with('[') {
+        body.push(',');
+    }
+}
+
+/// The word as a JSON text. Words are ours: ASCII, and of its control characters only line feeds.
+fn push_text(body: &mut String, word: &str) {
+    body.push('"');
+    for c in word.chars() {
+        match c {
+            '"' | '\\' => body.extend(['\\', c]),
+            '\n' => body.push_str("\\n"),
+            c => body.push(c),
+        }
+    }
+    body.push('"');
+}
