@@ -5,7 +5,7 @@
 //! Worker has come as far as it has.
 
 use crate::host::{Request, Response};
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use js_sys::{Array, Object, Reflect};
 use tidegate::key::Seed;
 use tidegate::units::{Draw, Span};
@@ -21,17 +21,39 @@ struct Clock {
 
 thread_local! {
     static CLOCK: Cell<Clock> = const { Cell::new(Clock { now_ms: START_MS, draw: 0, seen: 0 }) };
+    /// The scenario of the last request.
+    static SCENARIO: RefCell<String> = const { RefCell::new(String::new()) };
+    static UNDER_WAY: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Sets the clock as the request says. Answers the request if it wanted no more than that. `holders`: how many hold the policy,
-/// which are itself and each request under way.
-pub fn set(request: &Request, holders: usize) -> Option<JsValue> {
+/// A request that waits or is on its way.
+pub struct UnderWay;
+
+impl UnderWay {
+    /// One more.
+    pub fn new() -> Self {
+        UNDER_WAY.set(UNDER_WAY.get().saturating_add(1));
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.set(UNDER_WAY.get().saturating_sub(1));
+    }
+}
+
+/// Sets the clock as the request says. Answers the request if it wanted no more than that.
+pub fn set(request: &Request) -> Option<JsValue> {
     let number = |name| request.headers().get(name)?.parse::<u64>().ok();
     let mut clock = CLOCK.get();
     if let Some(now_ms) = number("x-tidegate-test-now") {
         clock.now_ms = now_ms;
     }
     clock.draw = number("x-tidegate-test-draw").unwrap_or(0);
+    if let Some((scenario, _)) = request.headers().get("x-scenario").as_deref().and_then(|it| it.split_once('/')) {
+        SCENARIO.with_borrow_mut(|name| scenario.clone_into(name));
+    }
     let asks = number("x-tidegate-test-asks").is_some();
     clock.seen = clock.seen.saturating_add(u64::from(!asks));
     CLOCK.set(clock);
@@ -39,7 +61,7 @@ pub fn set(request: &Request, holders: usize) -> Option<JsValue> {
         let line = |name: &str, number: String| Array::of2(&name.into(), &number.into());
         let lines = Array::of2(
             &line("x-tidegate-test-seen", clock.seen.to_string()),
-            &line("x-tidegate-test-under-way", holders.saturating_sub(1).to_string()),
+            &line("x-tidegate-test-under-way", UNDER_WAY.get().to_string()),
         );
         let init = Object::new();
         // To set a field of a plain object cannot fail.
@@ -61,6 +83,11 @@ pub fn instead_of_draw(_draw: Draw) -> Draw {
 /// How long a request may wait by the host's clock, while this one stands.
 pub fn instead_of_deadline(_deadline: Span) -> Span {
     Span::from_secs(600)
+}
+
+/// The name of the cache: all scenarios are in one process, which has one cache of a name.
+pub fn instead_of_name(name: &str) -> String {
+    SCENARIO.with_borrow(|scenario| [name, "-", scenario].concat())
 }
 
 /// The seed of every key's hash, whatever was drawn.

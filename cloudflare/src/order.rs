@@ -67,6 +67,7 @@ fn answer(status: u16, body: String) -> JsValue {
         content_type: "application/json".into(),
         body,
         retry_after_secs: None,
+        for_grpc: false,
     };
     reply::response(&reply, "").into()
 }

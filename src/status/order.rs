@@ -79,6 +79,6 @@ mod tests {
             assert_eq!(order(method, path, Some("abc")), None, "{method} {path}");
         }
         let slip = order("PUT", "/tidegate/mode/strct", Some("abc")).unwrap().unwrap_err();
-        assert!(slip.to_string().contains("did you mean \"strict\"?"));
+        assert!(slip.to_string().contains("write one of \"enforce\""));
     }
 }
