@@ -46,10 +46,11 @@ use crate::limiter::{Meter, Standing, Verdict};
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Fate, Total};
-use crate::mode::{Door, Mode};
+use crate::mode::{Door, Mode, UnknownMode};
 use crate::policy::{Cost, Limit, OnExceed, Policy, Quota, TierIndex};
 use crate::request::RequestFacts;
 use crate::rls::Heard;
+use crate::status::Order;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
 use crate::table::page_of;
@@ -251,6 +252,13 @@ impl Engine {
             self.count(plan, counters, refused);
         }
         Decision { delay, ..Decision::ADMIT }
+    }
+
+    /// What the request orders to be changed, for hosts that can: asked before anything is planned, since whoever may order is
+    /// limited by nothing.
+    #[must_use]
+    pub fn order(&self, facts: &dyn RequestFacts) -> Option<Result<Order, UnknownMode>> {
+        self.policy.status.as_ref()?.order(&Lookup::new(facts))
     }
 
     /// The stages before the limits.

@@ -15,7 +15,7 @@ mod gathered;
 mod health;
 mod hint;
 pub(crate) mod json;
-pub(crate) mod nearest;
+mod nearest;
 mod parse;
 mod path;
 mod quota;

@@ -6,6 +6,7 @@ use crate::flight::Flight;
 use crate::host::{self, Request};
 use crate::memory::{Memory, Working};
 use crate::now;
+use crate::order;
 use crate::reply;
 use crate::sharing::{self, Asking};
 use crate::task::Task;
@@ -141,7 +142,10 @@ impl Gate {
 
     /// Decides on a request; see [`crate::decide`].
     pub fn decide(self: &Rc<Self>, request: &Request, now: Timestamp) -> JsValue {
-        self.judge(request, None, now)
+        match order::ordered(self, &Facts::new(request)) {
+            Some(change) => change,
+            None => self.judge(request, None, now),
+        }
     }
 
     /// The same for a request that may have waited for the authority, under this number and since this time.
