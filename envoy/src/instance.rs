@@ -6,6 +6,7 @@ use crate::host;
 use crate::ledger::SharedLedgers;
 use crate::metrics::{Gauge, Metrics, Totals, UpstreamMetrics};
 use crate::random::Random;
+use crate::rls::{self, RateLimits};
 use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use crate::waiting::Alarm;
@@ -52,6 +53,8 @@ pub struct Work {
     pub left: Vec<Left<Held>>,
     pub alarm: Alarm,
     pub random: Random,
+    /// Where the policy has limits that a rate-limit service counts.
+    pub rate_limits: Option<RateLimits>,
     pub upstreams: Upstreams,
     ledgers: SharedLedgers,
     /// When breakers were last ticked.
@@ -100,6 +103,8 @@ impl Instance {
             let _ = shelf::trim(&mut SharedShelf, kept.max_bytes, Timestamp::from_nanos(host::now_ns()));
         }
         let engine = Engine::new(policy, seed);
+        let mut random = Random::new();
+        let rate_limits = rls::of(&engine, random.draw().0);
         let room = engine.waiting_room();
         let upstreams = Upstreams::new(engine.policy());
         let upstream_metrics = UpstreamMetrics::new(engine.policy());
@@ -121,7 +126,8 @@ impl Instance {
                 room,
                 left: Vec::new(),
                 alarm: Alarm::default(),
-                random: Random::new(),
+                rate_limits,
+                random,
                 upstreams,
                 ledgers: SharedLedgers::default(),
                 ticked: Timestamp::EPOCH,

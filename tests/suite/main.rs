@@ -32,6 +32,7 @@ mod policy;
 mod readme;
 mod redis;
 mod rig;
+mod rls;
 mod scenarios;
 mod shedding;
 mod status;
