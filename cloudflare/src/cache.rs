@@ -38,8 +38,6 @@ pub async fn keep(origin: &str, collecting: Collecting, now: Timestamp) -> bool 
 
 async fn open() -> Option<Cache> {
     let name = CACHE.with_borrow(|purge| [NAME, purge].concat());
-    #[cfg(feature = "test-clock")]
-    let name = crate::clock::instead_of_name(&name);
     in_time(host::open_cache(&name)).await.map(JsCast::unchecked_into)
 }
 

@@ -5,7 +5,7 @@
 //! Worker has come as far as it has.
 
 use crate::host::{Request, Response};
-use core::cell::{Cell, RefCell};
+use core::cell::Cell;
 use js_sys::{Array, Object, Reflect};
 use tidegate::key::Seed;
 use tidegate::units::{Draw, Span};
@@ -21,8 +21,6 @@ struct Clock {
 
 thread_local! {
     static CLOCK: Cell<Clock> = const { Cell::new(Clock { now_ms: START_MS, draw: 0, seen: 0 }) };
-    /// The scenario of the last request.
-    static SCENARIO: RefCell<String> = const { RefCell::new(String::new()) };
     static UNDER_WAY: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -51,9 +49,6 @@ pub fn set(request: &Request) -> Option<JsValue> {
         clock.now_ms = now_ms;
     }
     clock.draw = number("x-tidegate-test-draw").unwrap_or(0);
-    if let Some((scenario, _)) = request.headers().get("x-scenario").as_deref().and_then(|it| it.split_once('/')) {
-        SCENARIO.with_borrow_mut(|name| scenario.clone_into(name));
-    }
     let asks = number("x-tidegate-test-asks").is_some();
     clock.seen = clock.seen.saturating_add(u64::from(!asks));
     CLOCK.set(clock);
@@ -83,11 +78,6 @@ pub fn instead_of_draw(_draw: Draw) -> Draw {
 /// How long a request may wait by the host's clock, while this one stands.
 pub fn instead_of_deadline(_deadline: Span) -> Span {
     Span::from_secs(600)
-}
-
-/// The name of the cache: all scenarios are in one process, which has one cache of a name.
-pub fn instead_of_name(name: &str) -> String {
-    SCENARIO.with_borrow(|scenario| [name, "-", scenario].concat())
 }
 
 /// The seed of every key's hash, whatever was drawn.

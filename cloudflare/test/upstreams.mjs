@@ -49,8 +49,6 @@ export class Upstreams {
   #serve(request, response) {
     request.resume();
     const { "x-scenario": id = "", "x-scenario-holds": holds, host } = request.headers;
-    // A proxy has been connected to already: a connection that is cut is as good as none to workerd.
-    if (host === "nowhere.example.net") return request.socket.destroy();
     const cluster = HOSTS[host] ?? "origin";
     // Where nobody listens, nobody is asked.
     if (cluster === "nowhere") return request.socket.destroy();

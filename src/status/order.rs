@@ -50,7 +50,7 @@ mod tests {
         let policy = Policy::parse(POLICY).unwrap();
         let facts = Recorded { method: method.into(), ..Recorded::get(path).from("192.0.2.1") };
         let facts = token.map_or(facts.clone(), |token| facts.with("authorization", format!("Bearer {token}")));
-        policy.status.unwrap().order(&Lookup::new(&facts))
+        policy.status.as_ref().unwrap().order(&Lookup::new(&facts))
     }
 
     #[test]
