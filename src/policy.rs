@@ -398,7 +398,7 @@ impl Policy {
 
     /// The limits that many instances share.
     pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().filter(|limit| limit.sharing.is_some())
+        self.limits.iter().filter(|limit| limit.is_shared())
     }
 
     /// The longest that a request can be made to wait.
@@ -451,6 +451,12 @@ impl Policy {
 }
 
 impl Limit {
+    /// Whether many instances share it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.sharing.is_some()
+    }
+
     /// The limit's name, unique in its policy.
     #[must_use]
     pub fn name(&self) -> &Name {

@@ -123,7 +123,7 @@ impl Gate {
             let live_keys = work.live_keys(now);
             let monitor = work.health.as_ref().map(|health| &health.monitor);
             let (engine, fingerprint) = (&self.engine, self.fingerprint);
-            let sources = Sources { engine, fingerprint, monitor, upstreams: None, live_keys, now };
+            let sources = Sources { engine, fingerprint, monitor, upstreams: None, store: None, live_keys, now };
             return reply::response(&sources.reply(page), "");
         }
         if work.plan.may_wait() {

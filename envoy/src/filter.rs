@@ -6,6 +6,7 @@ pub use answering::{call_answered, try_due};
 
 use answering::Fate;
 
+use crate::authority;
 use crate::chain::{Chain, UPSTREAM_HEADER};
 use crate::facts::{Answer, Facts, NoAnswer};
 use crate::fields::Fields;
@@ -18,7 +19,8 @@ use tidegate::decision::{Refusal, Reply, quota_headers};
 use tidegate::engine::Ticket;
 use tidegate::fallback::Step;
 use tidegate::request::ResponseFacts;
-use tidegate::units::Timestamp;
+use tidegate::shed::Pressure;
+use tidegate::units::{Draw, Timestamp};
 
 /// Whether Envoy goes on with a stream. The numbers are the ABI's.
 #[derive(Clone, Copy)]
@@ -33,6 +35,8 @@ pub struct Filter {
     id: u32,
     /// The limit at which the request waits.
     waits_at: Option<u32>,
+    /// The request waits for the store of shared limits.
+    awaits_grant: bool,
     /// The request has no body, or none that is still to come.
     is_whole: bool,
     /// What the answer says about limits, until it is sent.
@@ -57,6 +61,7 @@ impl Filter {
             instance,
             id,
             waits_at: None,
+            awaits_grant: false,
             is_whole: true,
             fields: Fields::default(),
             ticket: None,
@@ -95,6 +100,29 @@ impl Filter {
             self.reply(&instance.page(work, page, now));
             return Next::Pause;
         }
+        self.decide(&instance, work, now)
+    }
+
+    /// Decides again, now that more is known of the limits that the request waits for, and acts on it.
+    pub fn decide_again(&mut self, since: Timestamp) {
+        self.awaits_grant = false;
+        let instance = Rc::clone(&self.instance);
+        let work = &mut *instance.work.borrow_mut();
+        // It was let in when it came.
+        work.plan.press(Pressure::default(), Draw::default());
+        instance.engine.plan(&Facts, &mut work.plan);
+        work.plan.resume(since);
+        let now = now();
+        self.began = work.monitor.as_ref().map(|_| now);
+        if let Next::Continue = self.decide(&instance, work, now)
+            && let Err(error) = host::resume_request()
+        {
+            host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
+        }
+    }
+
+    /// Decides on the request of the plan.
+    fn decide(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
         if work.plan.may_wait() {
             instance.engine.offer(&mut work.plan, &work.room, now);
         }
@@ -106,21 +134,32 @@ impl Filter {
             &mut work.counters,
             now,
         );
+        if decision.awaits.is_some() {
+            // What it waits here is not the service's doing.
+            self.began = None;
+            self.awaits_grant = true;
+            instance.engine.await_grant(&work.plan, self.id, &mut work.leases);
+        }
+        authority::send(instance, work, now);
+        if self.awaits_grant {
+            work.alarm.set(work.next_due(now), false, now);
+            return Next::Pause;
+        }
         if decision.delay.is_some() {
             // What it waits here is not the service's doing.
             self.began = None;
-            self.waits_at = waiting::enter(&instance, work, self.id, now);
-            let goes_on = self.waits_at.is_none() && self.forward(&instance, work, now);
+            self.waits_at = waiting::enter(instance, work, self.id, now);
+            let goes_on = self.waits_at.is_none() && self.forward(instance, work, now);
             return if goes_on { Next::Continue } else { Next::Pause };
         }
-        self.tell(&instance, work);
+        self.tell(instance, work);
         if let Some(refusal) = decision.observed {
             // Not at a level that is on by default: there is one for each request that would be refused.
             host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
         }
         match decision.refusal {
             None => {
-                if self.admit(&instance, work, now) {
+                if self.admit(instance, work, now) {
                     Next::Continue
                 } else {
                     Next::Pause
@@ -265,6 +304,9 @@ impl Filter {
             if let Some(ticket) = self.ticket.take() {
                 instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
             }
+        }
+        if self.awaits_grant {
+            authority::leave(&mut instance.work.borrow_mut(), self.id);
         }
         if let Some(limit) = self.waits_at {
             waiting::leave(&instance, limit, self.id);

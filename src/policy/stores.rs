@@ -94,6 +94,13 @@ impl RedisStore {
         self.url.as_deref()
     }
 
+    /// The host of that URL, and its port where it has one: which host a request in Envoy is for.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        let (_, rest) = self.url()?.split_once("://")?;
+        rest.split('/').next()
+    }
+
     /// The path under which it is served in Envoy: begins and does not end with `/`, or is `/`.
     #[must_use]
     pub fn path(&self) -> &str {

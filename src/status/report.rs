@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use super::{Fingerprint, Page, UpstreamsNow, upstreams};
 use crate::decision::Reply;
 use crate::engine::Engine;
+use crate::global::Global;
 use crate::health::Health;
 use crate::health::monitor::Monitor;
 use crate::health::orca::Load;
@@ -23,6 +24,8 @@ pub struct Sources<'a> {
     pub monitor: Option<&'a Monitor>,
     /// How the upstreams do, where the host asks several.
     pub upstreams: Option<UpstreamsNow<'a>>,
+    /// What this worker knows of limits that many instances share, where the policy has some.
+    pub store: Option<&'a Global>,
     /// How many keys the table holds.
     pub live_keys: u64,
     /// The time.
@@ -74,6 +77,10 @@ impl Sources<'_> {
         }
         write!(text, ",\"keys\":{{\"live\":{},\"max\":{}}},\"limits\":", self.live_keys, policy.max_keys)?;
         list(text, &policy.limits, |text, limit| write_limit(text, limit, policy))?;
+        if let Some(store) = self.store {
+            let (answers, deadline) = (store.answers(self.now), store.rules().deadline);
+            write!(text, ",\"store\":{{\"answers\":{answers},\"deadline_ms\":{}}}", millis(deadline))?;
+        }
         upstreams::write(text, policy, self.upstreams.as_ref(), self.now)?;
         text.push('}');
         Ok(())

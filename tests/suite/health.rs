@@ -220,8 +220,16 @@ impl Bench {
 
     fn reply(&self, page: Page) -> Reply {
         let (fingerprint, monitor) = (Fingerprint::of(SHEDDING), self.workers.monitors.first());
-        Sources { engine: &self.engine, fingerprint, monitor, upstreams: None, live_keys: 7, now: ms(60_000) }
-            .reply(page)
+        Sources {
+            engine: &self.engine,
+            fingerprint,
+            monitor,
+            upstreams: None,
+            store: None,
+            live_keys: 7,
+            now: ms(60_000),
+        }
+        .reply(page)
     }
 }
 
@@ -362,7 +370,8 @@ fn pages_tell_how_the_service_is() {
         "upstreams": { "origin": { "cluster": "o", "breaker": "b" }, "cdn": { "cluster": "c" } } }"#,
     );
     let fingerprint = Fingerprint::of("");
-    let sources = Sources { engine: &plain, fingerprint, monitor: None, upstreams: None, live_keys: 0, now: ms(0) };
+    let sources =
+        Sources { engine: &plain, fingerprint, monitor: None, upstreams: None, store: None, live_keys: 0, now: ms(0) };
     let reply = sources.reply(Page::Status);
     let status: Value = serde_json::from_str(&reply.body).expect("JSON");
     assert_eq!((&status["health"], &status["shedding"], &status["limits"]), (&Value::Null, &Value::Null, &json!([])));

@@ -81,8 +81,15 @@ impl Counted for Sums {
 
 fn page(engine: &Engine, known: &Upstreams, counted: &Sums, at: u64) -> Value {
     let upstreams = Some(UpstreamsNow { known, counted });
-    let sources =
-        Sources { engine, fingerprint: Fingerprint::of(""), monitor: None, upstreams, live_keys: 0, now: ms(at) };
+    let sources = Sources {
+        engine,
+        fingerprint: Fingerprint::of(""),
+        monitor: None,
+        upstreams,
+        store: None,
+        live_keys: 0,
+        now: ms(at),
+    };
     serde_json::from_str(&sources.reply(Page::Status).body).expect("JSON")
 }
 
