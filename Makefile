@@ -53,10 +53,10 @@ endef
 say = @printf '\033[1m== %s\033[0m\n' "$(1)"
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help setup redis build filter worker demo test check bench clean
+.PHONY: help setup redis build filter worker demo demo-global test check bench clean
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(ENVOY_STAMP) $(BINARYEN_STAMP) $(RUST_STAMP) $(WASM_BINDGEN_STAMP) $(NODE_STAMP) ## fetch Envoy, workerd and the tools to build for them; once
 
@@ -175,6 +175,11 @@ demo: build ## a traffic spike and an outage against a real Envoy, with the filt
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo $(if $(KEEP),--keep) $(ARGS)
 
+demo-global: redis build ## three Envoys and one Redis: one quota, uneven load, and a Redis that stops (KEEP=1 leaves it up)
+	$(call say,building the demo)
+	@cargo build --features cli --bin tidegate
+	@exec cargo run --quiet --features cli --bin tidegate -- demo --act global $(if $(KEEP),--keep) $(ARGS)
+
 test: redis build ## everything that must hold: format, lints, core, filter, the real Envoy
 	$(call say,format)
 	@cargo fmt --all --check
@@ -193,14 +198,14 @@ check: ## the quick inner loop: format, lints, unit tests
 	@cargo clippy --workspace --all-targets --features cli -- -D warnings
 	@cargo test --quiet --features cli --lib --bins
 
-bench: build ## what a decision and a request cost, as ratios to what one would use instead
+bench: redis build ## what a decision and a request cost, as ratios to what one would use instead
 	@cargo bench --bench core --bench growth --bench accuracy --bench flood
 	@cargo bench --bench breaker
 	$(call say,building the filter that does nothing)
 	@cargo build --package tidegate-bench-nothing --target wasm32-wasip1 --profile wasm
 	@mkdir -p target/bench
 	@$(WASM_OPT) target/wasm32-wasip1/wasm/tidegate_bench_nothing.wasm --output target/bench/nothing.wasm
-	@cargo bench --features cli --bench filter --bench chain
+	@cargo bench --features cli --bench filter --bench chain --bench shared
 
 clean: ## remove what was built and fetched
 	@rm -rf target dist .tools

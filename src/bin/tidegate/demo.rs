@@ -2,11 +2,13 @@
 
 mod bootstrap;
 mod envoy;
+mod global;
 mod load;
 mod origin;
 mod outage;
 mod population;
 mod screen;
+mod store;
 mod summary;
 mod tally;
 mod view;
@@ -21,6 +23,7 @@ use std::{fmt, fs, io};
 use bootstrap::{Bootstrap, BootstrapError};
 use clap::{Args, ValueEnum};
 use envoy::Envoy;
+use global::Global;
 use load::Load;
 use origin::{Origin, Settings};
 use outage::Outage;
@@ -43,7 +46,8 @@ pub struct Demo {
     /// How long each act of the spike lasts, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
     act_seconds: u64,
-    /// How long each phase of the outage lasts, in seconds; the recovery lasts until the breaker is closed.
+    /// How long each phase of the outage and of the shared quota lasts, in seconds; the recovery lasts until the breaker is
+    /// closed, and Redis is away for 5 s.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
     phase_seconds: u64,
     /// Leave all of it up after the acts, with commands to try, until Ctrl-C.
@@ -61,6 +65,9 @@ pub struct Demo {
     /// The policy of the outage, with upstreams named `cdn` and `origin` and `x_tidegate`.
     #[arg(long, default_value = "tests/policies/outage.json", value_name = "FILE")]
     outage_policy: PathBuf,
+    /// The policy of the shared quota, with a store whose cluster is `redis`, spoken to as Webdis.
+    #[arg(long, default_value = "tests/policies/global.json", value_name = "FILE")]
+    global_policy: PathBuf,
 }
 
 /// What can be played alone.
@@ -70,6 +77,8 @@ enum Part {
     Spike,
     /// A CDN that fails, and then the origin behind it.
     Outage,
+    /// Three Envoys that share one quota by a Redis; needs redis-server and webdis, and is played only by name.
+    Global,
 }
 
 impl Demo {
@@ -100,6 +109,9 @@ impl Demo {
         if !self.wasm.is_file() {
             return Err(Error::NoFilter(self.wasm.clone()));
         }
+        if self.act == Some(Part::Global) {
+            return self.play_global().await;
+        }
         let plays = |part| self.act.is_none_or(|only| only == part);
         let spike = if plays(Part::Spike) { Some(self.play_spike().await?) } else { None };
         // What nobody will try takes no part in the machine's load.
@@ -108,6 +120,18 @@ impl Demo {
         if self.keep {
             spike.iter().for_each(Stage::print_commands);
             outage.iter().for_each(Outage::print_commands);
+            interrupted().await?;
+            println!();
+        }
+        Ok(())
+    }
+
+    async fn play_global(&self) -> Result<(), Error> {
+        let lasting = Duration::from_secs(self.phase_seconds);
+        let mut global = Global::set_up(&self.wasm, &self.global_policy, self.plain, lasting).await?;
+        global.play().await?;
+        if self.keep {
+            global.print_commands();
             interrupted().await?;
             println!();
         }
@@ -215,6 +239,7 @@ enum Error {
     Origin(io::Error),
     Bootstrap(BootstrapError),
     Envoy(envoy::Error),
+    Store(io::Error),
     Histogram,
     Signals(io::Error),
     Interrupted,
@@ -228,6 +253,7 @@ impl fmt::Display for Error {
             Self::Origin(error) => write!(f, "cannot start the origin or the CDN: {error}"),
             Self::Bootstrap(error) => error.fmt(f),
             Self::Envoy(error) => error.fmt(f),
+            Self::Store(error) => write!(f, "cannot start the store: {error}; run `make redis`"),
             Self::Histogram => write!(f, "cannot make a histogram of latencies"),
             Self::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Self::Interrupted => write!(f, "interrupted"),
