@@ -1,47 +1,28 @@
 // The Worker's entry. It asks the core once for each request, and stands guard over it: whatever goes wrong in there, a visitor
 // gets what the policy's `on_failure` says, and the next request meets a fresh instance.
-import module from "./pkg/tidegate_bg.wasm";
 import * as tidegate from "./pkg/tidegate.js";
-import policy from "./policy.json";
-import { flown, told, waited } from "./flight.mjs";
+import { listen, spread } from "./breakers.mjs";
+import { driven, told, waited } from "./flight.mjs";
+import { current, guard } from "./instance.mjs";
+import * as settings from "./settings.mjs";
+import { asked, send } from "./sharing.mjs";
 
-/** Which instance is in use: how many there were before. */
-let instance = 0;
-/** Whether the instance in use has been told the policy. */
-let configured = false;
-/** What to do with a request that cannot be decided, as the policy said when it was last read. */
-let onFailure = "pass";
+export { TidegateAuthority } from "./authority.mjs";
 
-/** Makes the instance ready, within a request: at global scope there is neither a clock nor a random source. */
-function start() {
-  tidegate.initSync({ module });
-  configured = true;
-  try {
-    onFailure = tidegate.configure(JSON.stringify(policy));
-  } catch (problems) {
-    // Without a policy every request passes; said once, since it does not get better by itself.
-    console.error(`${problems}\ntidegate: without a policy every request passes`);
-  }
-}
+/** The instance that has been told the policy. */
+let configured;
 
-/** Calls into an instance for the requests that it knows. One that fails is done for: its memory is lost, and with it all counts. */
-function guard(mine) {
-  return (call) => {
-    if (mine !== instance) throw new Error("the instance that knew the request has failed");
-    try {
-      return call();
-    } catch (error) {
-      instance += 1;
-      configured = false;
-      tidegate.__wbg_reset_state();
-      throw error;
-    }
-  };
+/** Puts in force what KV says by now. */
+async function refresh(env) {
+  if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(tidegate, env, false));
+  if (env.TIDEGATE !== undefined && configured === current()) await listen(env, guard()).catch(console.error);
 }
 
 function failed(error, request) {
-  console.error(`tidegate: the request is ${onFailure === "pass" ? "let pass" : "refused"}: ${error}`);
-  if (onFailure === "pass") return fetch(request);
+  // A body that an upstream has had cannot be sent again.
+  const passes = settings.passes() && !request.bodyUsed;
+  console.error(`tidegate: the request is ${passes ? "let pass" : "refused"}: ${error}`);
+  if (passes) return fetch(request);
   return new Response('{"error":"service unavailable","retryAfter":1}', {
     status: 503,
     headers: { "content-type": "application/json", "cache-control": "no-store", "retry-after": "1" },
@@ -49,19 +30,32 @@ function failed(error, request) {
 }
 
 export default {
-  async fetch(request, _env, ctx) {
+  async fetch(request, env, ctx) {
+    if (!settings.isKnown()) await refresh(env);
+    else if (settings.isDue(env)) ctx.waitUntil(refresh(env));
     let verdict;
-    const guarded = guard(instance);
+    const guarded = guard(current());
     try {
-      if (!configured) guarded(start);
+      if (configured !== current()) {
+        guarded(() => settings.enforce(tidegate, env, true));
+        configured = current();
+        if (env.TIDEGATE !== undefined) ctx.waitUntil(listen(env, guarded).catch(console.error));
+      }
       verdict = guarded(() => tidegate.decide(request, Date.now()));
+      if (env.TIDEGATE_AUTHORITY !== undefined) {
+        const sent = send(env, ctx, guarded);
+        if (verdict instanceof tidegate.Asking) verdict = await asked(verdict, request, sent, env, ctx, guarded);
+      }
       if (verdict instanceof tidegate.Wait) verdict = await waited(verdict, request, guarded);
+      if (verdict instanceof tidegate.Task) {
+        verdict = await driven(verdict, request, ctx, guarded);
+        if (env.TIDEGATE !== undefined) spread(env, ctx, guarded);
+      }
     } catch (error) {
       return failed(error, request);
     }
     if (verdict === undefined) return fetch(request);
     if (typeof verdict === "string") return told(await fetch(request), verdict);
-    if (verdict instanceof tidegate.Flight) return flown(verdict, request, ctx, guarded);
     return verdict;
   },
 };

@@ -1,6 +1,7 @@
-// What takes time: a request waits, or is under way to its upstream and the policy wants to know what becomes of it. It is done
-// here and not in the instance, so that it goes on when that fails. `guarded` calls into the instance, and throws if it has failed.
-import { deadline_ms, renewed_within_ms } from "./pkg/tidegate.js";
+// What takes time. The awaiting is done here and not in the instance, so that it goes on when that fails. `guarded` calls into the
+// instance, and throws if it has failed.
+import { deadline_ms } from "./pkg/tidegate.js";
+import { quietly } from "./instance.mjs";
 
 /** The verdict on a request that has to wait, within its deadline. */
 export async function waited(wait, request, guarded) {
@@ -21,41 +22,51 @@ export async function waited(wait, request, guarded) {
   }
 }
 
-/** The answer to a request that goes where the policy says, or whose answer matters to it. */
-export async function flown(flight, request, ctx, guarded) {
-  const target = flight.target;
-  const holds = flight.holds;
-  // The instance may be gone by then, and what the request has held with it.
-  const call = (step) => quietly(() => guarded(step));
-  let beat;
+/** The response that a task gives its client. What it does after that goes on beside it. */
+export function driven(task, request, ctx, guarded) {
+  return new Promise((resolve, reject) => ctx.waitUntil(drive(task, request, guarded, resolve).catch(reject)));
+}
+
+async function drive(task, request, guarded, respond) {
   let over = false;
   const end = () => {
     if (over) return;
     over = true;
-    clearInterval(beat);
-    call(() => flight.free());
+    quietly(() => guarded(() => task.free()));
   };
-  if (holds) {
-    beat = setInterval(() => call(() => flight.renew(Date.now())), renewed_within_ms() / 2);
-    request.signal.addEventListener("abort", end);
-  }
-  let answer;
+  request.signal.addEventListener("abort", end);
+  let came;
+  let failed = false;
+  let awaited;
   try {
-    answer = await fetch(target === undefined ? request : new Request(target, request));
+    while (!over) {
+      const step = guarded(() => task.resume(came, failed));
+      if (step === undefined) return;
+      came = undefined;
+      failed = false;
+      if (step instanceof Response) {
+        respond(step);
+        continue;
+      }
+      awaited = Array.isArray(step) ? step[0] : step;
+      try {
+        came = await (step === awaited ? step : Promise.race(step));
+      } catch (error) {
+        came = error;
+        failed = true;
+      }
+    }
+    // Nobody is there to see it.
+    respond(new Response(null, { status: 499 }));
   } catch (error) {
+    // The instance has failed. The upstream that was being asked still answers the client.
+    const answer = await Promise.resolve(awaited).catch(() => undefined);
+    if (!(answer instanceof Response)) throw error;
+    respond(answer);
+  } finally {
+    request.signal.removeEventListener("abort", end);
     end();
-    throw error;
   }
-  const lines = call(() => flight.answered(answer, Date.now())) ?? "";
-  if (!holds || answer.body === null) {
-    end();
-    return told(answer, lines);
-  }
-  // The runtime moves the bytes by itself, and the promise says when the last one has gone or nobody takes them any more.
-  const length = answer.headers.has("content-encoding") ? null : answer.headers.get("content-length");
-  const { readable, writable } = length === null ? new IdentityTransformStream() : new FixedLengthStream(Number(length));
-  ctx.waitUntil(answer.body.pipeTo(writable, { signal: request.signal }).then(end, end));
-  return told(new Response(readable, answer), lines);
 }
 
 /** The upstream's answer with what it says about limits: name and value by turns, a line each. */
@@ -69,13 +80,4 @@ export function told(answer, lines) {
     else response.headers.append(fields[at], fields[at + 1]);
   }
   return response;
-}
-
-function quietly(step) {
-  try {
-    return step();
-  } catch (error) {
-    console.error(`tidegate: ${error}`);
-    return undefined;
-  }
 }

@@ -11,22 +11,24 @@ mod variants;
 
 pub use answer::Answer;
 pub use caching::Edit;
+pub use variants::Image;
 
-use crate::key::Seed;
+use std::sync::Arc;
+
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
-use crate::policy::{Policy, Route};
+use crate::policy::{Policy, Route, Routing};
 use crate::request::RequestFacts;
-use crate::stale::{AnswerKey, Keeping};
+use crate::stale::{AnswerKey, Keeping, Keyed};
 
 /// The routes of a policy, as far as their answers are concerned.
 #[derive(Debug)]
 pub struct Assets {
     matcher: Matcher,
-    routes: Vec<Route>,
+    routing: Arc<Routing>,
     /// Whether any route says anything.
     serves: bool,
-    seed: Seed,
+    keyed: Keyed,
 }
 
 /// A request to a route that says something of its answers.
@@ -35,6 +37,9 @@ pub struct AssetRequest {
     route: usize,
     /// What the upstream is to be asked for in place of what the client has: an image in a format and width.
     pub target: Option<Vec<u8>>,
+    /// The same in the terms of Cloudflare's image service, where the policy says that the zone has it: there, this is to be
+    /// asked for in place of the target, which tells kept answers apart all the same.
+    pub image: Option<Image>,
     /// Under which key an answer is kept and served; `None` when none is, for this request.
     pub key: Option<AnswerKey>,
     /// Whether the target may depend on what the client accepts, so that caches have to know.
@@ -44,13 +49,13 @@ pub struct AssetRequest {
 }
 
 impl Assets {
-    /// The routes of `policy`, whose answers are kept under keys of `seed`.
+    /// The routes of `policy`, whose answers are kept under keys that are hashed so.
     #[must_use]
-    pub fn new(policy: &Policy, seed: Seed) -> Self {
-        let routes = policy.routes().to_vec();
+    pub fn new(policy: &Policy, keyed: impl Into<Keyed>) -> Self {
+        let routes = policy.routes();
         let matcher = Matcher::new(routes.iter().map(|route| &route.matches));
         let serves = routes.iter().any(|route| route.serving.says_something());
-        Self { matcher, routes, serves, seed }
+        Self { matcher, routing: policy.routing.clone(), serves, keyed: keyed.into() }
     }
 
     /// Whether no route says anything, so that no request need be looked at.
@@ -62,7 +67,7 @@ impl Assets {
     /// Whether answers are kept at all.
     #[must_use]
     pub fn keeps(&self) -> bool {
-        self.routes.iter().any(|route| route.serving.stale.is_some())
+        self.routing.routes.iter().any(|route| route.serving.stale.is_some())
     }
 
     /// What is to be done for the request; `None` when its route, the first that matches, says nothing of its answers.
@@ -77,22 +82,23 @@ impl Assets {
         let mut found = Vec::new();
         self.matcher.find(&request, &mut found);
         let index = usize::try_from(*found.first()?).ok()?;
-        let route = self.routes.get(index).filter(|route| route.serving.says_something())?;
+        let route = self.routing.routes.get(index).filter(|route| route.serving.says_something())?;
         let serving = &route.serving;
         let is_get = request.method() == b"GET";
         if !is_get && request.method() != b"HEAD" {
             return None;
         }
-        let variants = serving.variants.as_ref().filter(|variants| variants.is_for(request.path()));
+        let variants = serving.variants.as_ref().filter(|variants| variants.is_for(&request));
         let target = variants.and_then(|variants| variants.target(&request));
+        let image = variants.filter(|_| target.is_some()).and_then(|variants| variants.image(&request));
         let key = serving.stale.filter(|_| may_be_kept(&request)).map(|_| {
             let of_client = facts.path();
             let target = target.as_deref().unwrap_or(&of_client);
             let version = serving.version.as_deref().unwrap_or_default();
-            AnswerKey::new(self.seed, route.name.as_str(), version, &request, target, &serving.vary)
+            AnswerKey::new(self.keyed, route.name.as_str(), version, &request, target, &serving.vary)
         });
         let has_cookie = key.is_some() && request.header("cookie").is_some();
-        Some(AssetRequest { route: index, target, key, varies: variants.is_some(), is_get, has_cookie })
+        Some(AssetRequest { route: index, target, image, key, varies: variants.is_some(), is_get, has_cookie })
     }
 
     /// How the header of the request's answer is to be changed.
@@ -128,7 +134,7 @@ impl Assets {
     /// The request's route.
     #[must_use]
     pub fn route(&self, request: &AssetRequest) -> Option<&Route> {
-        self.routes.get(request.route)
+        self.routing.routes.get(request.route)
     }
 }
 

@@ -27,6 +27,7 @@
 mod account;
 pub mod bucket;
 mod bytes;
+mod wire;
 
 pub use account::{Account, MAX_INSTANCES};
 use bucket::Bucket;
@@ -70,7 +71,8 @@ pub struct Grant {
     pub granted: Permits,
     /// What the key has left after that.
     pub left: Permits,
-    /// So long they may be used, in ms from when the instance *sent* the ask. 0 when nothing is granted.
+    /// So long they may be used, in ms from when the instance *sent* the ask, less one: the authority's clock has whole
+    /// milliseconds. 0 when nothing is granted.
     pub lasts_ms: u64,
     /// After so long, in ms, [`Ask::least`] (one permit, if that is none) would be granted if nothing else were charged
     /// meanwhile; 0 when something was granted, or is there. `None` when it is more than the whole quota.

@@ -4,8 +4,9 @@
 /// section 5.6.7). `None` for anything else: what depends on a date that cannot be read is left out.
 pub(crate) fn parse(text: &[u8]) -> Option<u64> {
     let text = str::from_utf8(text).ok()?;
-    let (_, rest) = text.split_once(", ")?;
-    let mut parts = rest.split(' ');
+    // By a character and not by a text: a search for texts of any length is 4 KB that the core has no other use for.
+    let (_, rest) = text.split_once(',')?;
+    let mut parts = rest.strip_prefix(' ')?.split(' ');
     let (day, month, year, time, zone) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     if zone != "GMT" || parts.next().is_some() || year.len() != 4 {
         return None;

@@ -1,6 +1,7 @@
 //! What to do with a request, why, and what its client is told.
 
 mod fields;
+mod grpc;
 
 pub(crate) use fields::QuotaItem;
 pub use fields::quota_headers;
@@ -71,6 +72,8 @@ pub struct Reply {
     /// The gRPC status, for a client that speaks gRPC: PERMISSION_DENIED (7), RESOURCE_EXHAUSTED (8) or
     /// UNAVAILABLE (14).
     pub grpc_status: u8,
+    /// Whether the client speaks gRPC: see [`Reply::trailers_only`].
+    pub for_grpc: bool,
     /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_ban_NAME`, `tidegate_store_NAME`, `tidegate_maintenance`,
     /// `tidegate_denied`, `tidegate_shed`, `tidegate_unavailable`, or `tidegate_status` for a page of status.
     pub details: String,
@@ -97,12 +100,14 @@ impl Refusal {
             Cause::Maintenance => (maintenance.map_or(503, |maintenance| maintenance.status), 14),
             Cause::Denied => (403, 7),
         };
+        let for_grpc = grpc::is_spoken(facts);
         let details = self.details(engine);
         if let (Cause::Maintenance, Some((content_type, page))) =
             (self.cause, maintenance.and_then(|it| it.page.clone()))
         {
             let content_type = Cow::Owned(content_type);
-            return Reply { status, grpc_status, details, content_type, body: page, retry_after_secs };
+            let page = if is_without_body(status) { String::new() } else { page };
+            return Reply { status, grpc_status, for_grpc, details, content_type, body: page, retry_after_secs };
         }
         let problem = facts.header("accept").is_some_and(|accept| accepts_problem(&accept));
         let mut body = String::new();
@@ -112,9 +117,13 @@ impl Refusal {
             let _ = write!(body, ",\"retryAfter\":{secs}");
         }
         body.push('}');
+        if is_without_body(status) {
+            body.clear();
+        }
         Reply {
             status,
             grpc_status,
+            for_grpc,
             details,
             content_type: Cow::Borrowed(if problem { "application/problem+json" } else { "application/json" }),
             body,
@@ -186,6 +195,11 @@ impl Refusal {
             (Cause::Unavailable, _) => "the service is unavailable",
         }
     }
+}
+
+/// Whether nothing follows the header of an answer of this status: RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5.
+pub(crate) const fn is_without_body(status: u16) -> bool {
+    matches!(status, 204 | 205 | 304)
 }
 
 /// The name of a quota policy for clients: that of the limit, and the window where the limit has several quotas.

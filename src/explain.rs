@@ -260,7 +260,7 @@ fn part_words(part: &KeyPart) -> Cow<'static, str> {
         KeyPart::Method => return Cow::Borrowed("method"),
         KeyPart::Host => return Cow::Borrowed("host"),
         KeyPart::Tier => return Cow::Borrowed("tier"),
-        KeyPart::Country => return Cow::Borrowed("country"),
+        KeyPart::Locality(kind) => return Cow::Borrowed(kind.as_str()),
         KeyPart::Header(name) => format!("header {name}"),
         KeyPart::Cookie(name) => format!("cookie {name}"),
         KeyPart::Query(name) => format!("query parameter {name}"),

@@ -12,18 +12,24 @@
 //! kept, or the policy's static answer, or the failure itself, or 503.
 
 mod asking;
+mod broadcast;
 mod budget;
 pub mod forwarding;
+mod memory;
 mod served;
 
 pub use asking::TICK;
+pub use broadcast::Broadcast;
 pub use budget::Budget;
+pub use memory::MemoryLedgers;
 pub use served::{By, Served};
 
 use crate::breaker::{Breakers, Ledger, Ticket};
 use crate::mode::Mode;
 use crate::policy::{CallEnd, Fallback, Fixed, Policy, Route};
+use crate::request::ResponseFacts;
 use crate::units::{Draw, Span, Timestamp};
+use std::borrow::Cow;
 
 /// Where the breakers of a worker are published.
 pub trait Ledgers {
@@ -94,6 +100,17 @@ pub struct Ended {
     pub end: CallEnd,
     /// After how long the upstream wants to be tried again (`Retry-After`, RFC 9110 section 10.2.3).
     pub retry_after: Option<Span>,
+}
+
+impl Ended {
+    /// A call that ended with this answer of an upstream, which came just now.
+    #[must_use]
+    pub fn answered(answer: &dyn ResponseFacts, status: u16, now: Timestamp) -> Self {
+        let says = matches!(status, 429 | 503).then(|| answer.header("retry-after")).flatten();
+        let read = |value: Cow<'_, [u8]>| forwarding::retry_after(&value, answer.header("date").as_deref(), now);
+        let retry_after = says.and_then(read);
+        Self { end: CallEnd::Answered(status), retry_after }
+    }
 }
 
 impl From<CallEnd> for Ended {
@@ -172,6 +189,12 @@ impl Upstreams {
     #[must_use]
     pub fn breakers_known(&self) -> &Breakers {
         &self.breakers
+    }
+
+    /// What this worker knows of what clients were served by.
+    #[must_use]
+    pub fn served_known(&self) -> &Served {
+        &self.served
     }
 
     /// What clients were served by.

@@ -27,6 +27,7 @@ use siphasher::sip::SipHasher13;
 use crate::api_key::Digest;
 use crate::lookup::Lookup;
 use crate::policy::{self, Algorithm, KeyPart, Limit, Name, Policy, TierIndex, TierSource};
+use crate::request::Locality;
 
 /// A client of one limit, known only by this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,7 +158,7 @@ pub fn identity(limit: &Limit, place: u8) -> u64 {
             KeyPart::Method => (TAG_METHOD, ""),
             KeyPart::Host => (TAG_HOST, ""),
             KeyPart::Tier => (TAG_TIER, ""),
-            KeyPart::Country => (TAG_COUNTRY, ""),
+            KeyPart::Locality(kind) => (tag_of(*kind), ""),
         };
         write(&mut hasher, tag, name.as_bytes());
     }
@@ -288,7 +289,7 @@ impl<'r, 'a> Client<'r, 'a> {
             KeyPart::Host => (TAG_HOST, Cow::Borrowed(self.request.host())),
             // The name and not the index, so that a new order of the tiers keeps the counts.
             KeyPart::Tier => return Some(Value::Text(TAG_TIER, Cow::Borrowed(self.tier_name()))),
-            KeyPart::Country => (TAG_COUNTRY, Cow::Borrowed(self.request.country()?)),
+            KeyPart::Locality(kind) => (tag_of(*kind), Cow::Borrowed(self.request.locality(*kind)?)),
         };
         // An empty value tells nobody apart: it is as good as none.
         (!text.is_empty()).then_some(Value::Text(tag, text))
@@ -360,6 +361,14 @@ pub(crate) fn write(hasher: &mut SipHasher13, tag: u8, bytes: &[u8]) {
     hasher.write(bytes);
 }
 
+const fn tag_of(locality: Locality) -> u8 {
+    match locality {
+        Locality::Country => TAG_COUNTRY,
+        Locality::Region => TAG_REGION,
+        Locality::Colo => TAG_COLO,
+    }
+}
+
 /// What a hash is for, the first byte that is hashed.
 const DOMAIN_IDENTITY: u8 = 1;
 const DOMAIN_KEY: u8 = 2;
@@ -383,6 +392,8 @@ const TAG_HOST: u8 = 11;
 const TAG_TIER: u8 = 12;
 const TAG_COUNTRY: u8 = 13;
 const TAG_PLACE: u8 = 14;
+const TAG_REGION: u8 = 15;
+const TAG_COLO: u8 = 16;
 
 #[cfg(test)]
 mod tests;

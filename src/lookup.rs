@@ -4,7 +4,7 @@ use core::cell::OnceCell;
 use std::borrow::Cow;
 
 use crate::path::{self, Form};
-use crate::request::RequestFacts;
+use crate::request::{Locality, RequestFacts};
 
 /// A request's facts, kept once they have been asked for.
 ///
@@ -16,7 +16,8 @@ pub struct Lookup<'a> {
     method: OnceCell<Cow<'a, [u8]>>,
     host: OnceCell<Cow<'a, [u8]>>,
     peer: OnceCell<Option<Cow<'a, [u8]>>>,
-    country: OnceCell<Option<Cow<'a, [u8]>>>,
+    /// By kind.
+    localities: [OnceCell<Option<Cow<'a, [u8]>>>; 3],
     headers: Headers<'a>,
 }
 
@@ -30,7 +31,7 @@ impl<'a> Lookup<'a> {
             method: OnceCell::new(),
             host: OnceCell::new(),
             peer: OnceCell::new(),
-            country: OnceCell::new(),
+            localities: Default::default(),
             headers: Headers::default(),
         }
     }
@@ -70,11 +71,11 @@ impl<'a> Lookup<'a> {
         self.peer.get_or_init(|| self.facts.peer()).as_deref()
     }
 
-    /// The client's country; `None` when unknown or empty.
+    /// Where the request comes from or came in; `None` when unknown or empty.
     #[must_use]
-    pub fn country(&self) -> Option<&[u8]> {
-        let country = self.country.get_or_init(|| self.facts.country()).as_deref();
-        country.filter(|country| !country.is_empty())
+    pub fn locality(&self, kind: Locality) -> Option<&[u8]> {
+        let place = self.localities.get(kind as usize)?.get_or_init(|| self.facts.locality(kind)).as_deref();
+        place.filter(|place| !place.is_empty())
     }
 
     /// The value of the header `name` (lower case) without surrounding blanks; `None` when it is absent.
@@ -207,14 +208,15 @@ mod tests {
             assert_eq!(lookup.method(), b"GET");
             assert_eq!(lookup.host(), b"h");
             assert_eq!(lookup.peer(), Some(b"192.0.2.7".as_slice()));
-            assert_eq!(lookup.country(), None);
+            assert_eq!(lookup.locality(Locality::Country), None);
+            assert_eq!(lookup.locality(Locality::Colo), None);
             assert_eq!(lookup.header("absent"), None);
             for name in &names {
                 assert_eq!(lookup.header(name), Some(format!("value of {name}").as_bytes()));
             }
         }
         let asked = facts.asked();
-        assert_eq!(asked.len(), 6 + names.len(), "{asked:?}");
+        assert_eq!(asked.len(), 7 + names.len(), "{asked:?}");
     }
 
     #[test]

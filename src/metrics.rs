@@ -125,6 +125,39 @@ impl Total {
         Self::GrantsLost,
     ];
 
+    /// The word for it where numbers are told in words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Conflicts => "conflicts",
+            Self::StoreFailures => "store_failures",
+            Self::RefundsLost => "refunds_lost",
+            Self::ReleasesLost => "releases_lost",
+            Self::FreshEvictions => "evictions_fresh",
+            Self::LiveEvictions => "evictions_live",
+            Self::ForgivenDebt => "forgiven_debt_255ths",
+            Self::Maintenance => "maintenance",
+            Self::Denied => "denied",
+            Self::Allowed => "allowed",
+            Self::ShedLow => "shed_low",
+            Self::ShedMedium => "shed_medium",
+            Self::ShedHigh => "shed_high",
+            Self::Kept => "kept",
+            Self::NotKept => "not_kept",
+            Self::KeptEvictions => "kept_evictions",
+            Self::Bans => "bans",
+            Self::PenaltyPermits => "penalty_permits",
+            Self::RoomFull => "waits_refused_full",
+            Self::Displaced => "waits_refused_displaced",
+            Self::Overdue => "waits_refused_overdue",
+            Self::Abandoned => "waits_abandoned",
+            Self::Asks => "store_asks",
+            Self::AskFailures => "store_ask_failures",
+            Self::Awaited => "store_waits",
+            Self::GrantsLost => "store_grants_lost",
+        }
+    }
+
     /// Requests of this priority that were shed. Critical ones never are.
     #[must_use]
     pub const fn shed(priority: Priority) -> Self {
@@ -178,6 +211,18 @@ impl Counters {
                 self.add(Total::ForgivenDebt, u64::from(UsedShare::get(used)));
             }
         }
+    }
+
+    /// What was counted of one fate at one limit since the last taking.
+    #[must_use]
+    pub fn requests(&self, limit: usize, tier: TierIndex, fate: Fate) -> u64 {
+        self.requests.get(self.cell(limit, tier, fate)).copied().unwrap_or(0)
+    }
+
+    /// What a total has come to since the last taking.
+    #[must_use]
+    pub fn total(&self, total: Total) -> u64 {
+        self.totals.get(total as usize).copied().unwrap_or(0)
     }
 
     /// Takes what was counted of one fate at one limit since the last taking.

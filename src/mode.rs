@@ -1,11 +1,13 @@
 //! How a policy acts as a whole: as it says, by watching only, more strictly, or closed for maintenance.
 
+use core::fmt;
 use core::net::IpAddr;
+use core::str::FromStr;
 
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::network::Networks;
-use crate::policy::{Limit, Match, Policy, Quota};
+use crate::policy::{Limit, Match, Policy, Quota, nearest};
 use crate::units::{Permits, Span};
 
 /// How a policy acts.
@@ -21,6 +23,23 @@ pub enum Mode {
     /// Nobody goes on but those let in.
     Maintenance(Maintenance),
 }
+
+/// The word for a mode, as in a policy or from whoever sets it while the policy stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModeWord {
+    /// See [`Mode::Enforce`].
+    Enforce,
+    /// See [`Mode::Observe`].
+    Observe,
+    /// See [`Mode::Strict`].
+    Strict,
+    /// See [`Mode::Maintenance`].
+    Maintenance,
+}
+
+/// A word that is no mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownMode(String);
 
 /// What everybody gets during maintenance, and who does not.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,6 +120,39 @@ impl Policy {
     }
 }
 
+impl ModeWord {
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::Strict => "strict",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+impl FromStr for ModeWord {
+    type Err = UnknownMode;
+
+    /// The mode of this word, with nothing around it.
+    fn from_str(word: &str) -> Result<Self, UnknownMode> {
+        let known = ALL.into_iter().find(|mode| mode.as_str() == word);
+        known.ok_or_else(|| UnknownMode(word.chars().filter(|c| !c.is_control()).take(LONGEST_SHOWN).collect()))
+    }
+}
+
+/// What is wrong, and what would be right.
+impl fmt::Display for UnknownMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hint = nearest::hint(&self.0, "write one of", &ALL.map(ModeWord::as_str));
+        write!(f, "\"{}\" is not a mode; {hint}", self.0)
+    }
+}
+
+impl core::error::Error for UnknownMode {}
+
 /// Whom maintenance lets in, made ready to be asked.
 #[derive(Debug)]
 pub(crate) struct Door {
@@ -127,6 +179,11 @@ impl Door {
     }
 }
 
+const ALL: [ModeWord; 4] = [ModeWord::Enforce, ModeWord::Observe, ModeWord::Strict, ModeWord::Maintenance];
+
+/// What is shown of a word that is wrong: more is nobody's slip.
+const LONGEST_SHOWN: usize = 64;
+
 /// Filling a bucket takes at most as long as the longest window.
 const MAX_FILL: Span = Span::from_secs(31 * 86_400);
 
@@ -151,6 +208,26 @@ mod tests {
             assert_eq!(Mode::Strict(percent).in_force(said), in_force);
             assert_eq!(Mode::Observe.in_force(said), said);
         }
+    }
+
+    #[test]
+    fn a_mode_is_known_by_its_word_and_a_slip_is_told() {
+        for mode in ALL {
+            assert_eq!(mode.as_str().parse(), Ok(mode));
+        }
+        let told = |word: &str| word.parse::<ModeWord>().unwrap_err().to_string();
+        assert_eq!(told("strct"), r#""strct" is not a mode; did you mean "strict"?"#);
+        let listed = r#"write one of "enforce", "observe", "strict", "maintenance""#;
+        assert_eq!(told("off"), format!("\"off\" is not a mode; {listed}"));
+        assert!(told(&"x".repeat(1_000)).len() < 200);
+    }
+
+    #[test]
+    fn a_mode_set_from_outside_stands_in_place_of_the_policys() {
+        let text = r#"{"version": 1, "mode": "observe", "strict": {"factor_percent": 10}}"#;
+        let mode = |word| crate::policy::Policy::parse_in(word, text).unwrap().mode;
+        assert_eq!(mode(ModeWord::Strict), Mode::Strict(10));
+        assert_eq!(mode(ModeWord::Enforce), Mode::Enforce);
     }
 
     #[test]

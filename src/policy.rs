@@ -11,9 +11,11 @@ mod delay;
 mod document;
 mod error;
 mod failures;
+mod gathered;
 mod health;
+mod hint;
 pub(crate) mod json;
-mod nearest;
+pub(crate) mod nearest;
 mod parse;
 mod path;
 mod quota;
@@ -39,9 +41,12 @@ pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
 pub use stores::{Protocol, RedisStore, Sharing, Stores};
 
+use std::sync::Arc;
+
 use crate::access::AccessList;
 use crate::api_key::ApiKeys;
-use crate::mode::Mode;
+use crate::mode::{Mode, ModeWord};
+use crate::request::Locality;
 use crate::status::Status;
 use crate::units::{Permits, Span};
 
@@ -61,8 +66,8 @@ pub struct Policy {
     pub(crate) deny: AccessList,
     /// Who meets no limits.
     pub(crate) allow: AccessList,
-    /// Upstreams, their breakers, and the routes that lead to them.
-    pub(crate) routing: Routing,
+    /// Upstreams, their breakers, and the routes that lead to them: shared with what acts on routes.
+    pub(crate) routing: Arc<Routing>,
     pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
     /// What tells how the service is, if that is to be told.
@@ -85,7 +90,15 @@ impl Policy {
     /// # Errors
     /// Whatever is wrong with the document, each with its place and with what would be right.
     pub fn parse(text: &str) -> Result<Self, PolicyErrors> {
-        parse::policy(text)
+        parse::policy(text, None)
+    }
+
+    /// Reads a policy document as [`Policy::parse`] does, to act in this mode whatever the document says of it.
+    ///
+    /// # Errors
+    /// Those of [`Policy::parse`].
+    pub fn parse_in(mode: ModeWord, text: &str) -> Result<Self, PolicyErrors> {
+        parse::policy(text, Some(mode))
     }
 
     /// The JSON Schema (draft 2020-12) of the policy document, made from the same declarations as its reader. It
@@ -256,8 +269,8 @@ pub enum KeyPart {
     Host,
     /// The client's tier.
     Tier,
-    /// The client's country, where the host knows it.
-    Country,
+    /// Where the request comes from or came in, where the host knows it.
+    Locality(Locality),
 }
 
 /// How a limit counts.
@@ -388,17 +401,6 @@ impl Policy {
     #[must_use]
     pub fn on_failure(&self) -> OnFailure {
         self.on_failure
-    }
-
-    /// What counts the limits that many instances share.
-    #[must_use]
-    pub fn stores(&self) -> &Stores {
-        &self.stores
-    }
-
-    /// The limits that many instances share.
-    pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().filter(|limit| limit.is_shared())
     }
 
     /// The longest that a request can be made to wait.

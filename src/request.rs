@@ -25,9 +25,32 @@ pub trait RequestFacts {
     /// The value of the header `name` (lower case); the values of a repeated header joined by `,`.
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
 
-    /// The client's country as two letters (ISO 3166-1), where the host knows it.
-    fn country(&self) -> Option<Cow<'_, [u8]>> {
+    /// Where the request comes from or came in, as far as the host knows it.
+    fn locality(&self, _kind: Locality) -> Option<Cow<'_, [u8]>> {
         None
+    }
+}
+
+/// A place that a host may know of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locality {
+    /// The client's country as two letters (ISO 3166-1), as in `US`.
+    Country,
+    /// The client's region within its country (ISO 3166-2), as in `US-TX`.
+    Region,
+    /// The location of the host's network in which the request came in, as in `HEL`.
+    Colo,
+}
+
+impl Locality {
+    /// Its name as a part of keys.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Country => "country",
+            Self::Region => "region",
+            Self::Colo => "colo",
+        }
     }
 }
 

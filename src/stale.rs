@@ -6,28 +6,33 @@
 //! makes an answer of one.
 //!
 //! A kept answer is known by an [`AnswerKey`], 128 bits of keyed hashes over all that it depends on. It is part of the
-//! record as well, under the record's checksum, so that no slot is ever taken for another's.
+//! record as well, under the record's checksum, so that no slot is ever taken for another's. A host whose cache outlives the
+//! instance has keys by [`Keyed::Everywhere`], and the instance's [`Recent`] in place of a shelf.
 
 pub mod collect;
+mod decoded;
 mod directives;
 mod freshness;
 mod keeping;
+mod keyed;
 mod range;
+mod recent;
 pub mod record;
 pub mod serve;
 pub mod shelf;
 
 pub use collect::Collecting;
+pub use decoded::undo_coding;
 pub(crate) use directives::directives;
 pub use keeping::{Draft, Keeping};
+pub use keyed::Keyed;
+pub use recent::Recent;
 pub use shelf::Shelf;
 
 use crate::assets::accept;
-use crate::key::{Seed, write};
 use crate::lookup::Lookup;
-use core::hash::Hasher;
 
-/// All that a kept answer depends on, as two hashes under the instance's secret seed: nobody can make two requests meet.
+/// All that a kept answer depends on, as 128 bits of hashes: see [`Keyed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnswerKey([u64; 2]);
 
@@ -39,37 +44,35 @@ impl AnswerKey {
     /// scheme, host and target as the upstream gets them; and the values of the headers that answers vary by.
     #[must_use]
     pub(crate) fn new<'a>(
-        seed: Seed,
+        keyed: Keyed,
         route: &str,
         version: &str,
         request: &Lookup<'a>,
         target: &[u8],
         vary: &'a [String],
     ) -> Self {
-        let mut hashers = DOMAINS.map(|domain| seed.hasher(domain));
-        for hasher in &mut hashers {
-            write(hasher, 0, route.as_bytes());
-            write(hasher, 1, version.as_bytes());
+        keyed.key(|write| {
+            write(0, route.as_bytes());
+            write(1, version.as_bytes());
             // One address may redirect to https and be the page itself there.
-            write(hasher, 2, request.header("x-forwarded-proto").unwrap_or_default());
-            write(hasher, 3, request.host());
-            write(hasher, 4, target);
+            write(2, request.header("x-forwarded-proto").unwrap_or_default());
+            write(3, request.host());
+            write(4, target);
             for name in vary {
-                write(hasher, 5, name.as_bytes());
+                write(5, name.as_bytes());
                 match request.header(name) {
                     // As many answers as there are sets of codings, and not as many as there are spellings.
-                    Some(value) if name == "accept-encoding" => write(hasher, 6, &[accept::codings(value)]),
-                    Some(value) => write(hasher, 6, value),
-                    None => write(hasher, 7, b""),
+                    Some(value) if name == "accept-encoding" => write(6, &[accept::codings(value)]),
+                    Some(value) => write(6, value),
+                    None => write(7, b""),
                 }
             }
-        }
-        Self(hashers.map(|hasher| hasher.finish()))
+        })
     }
 
     /// The key as bytes.
     #[must_use]
-    pub(crate) fn to_bytes(self) -> [u8; 16] {
+    pub fn to_bytes(self) -> [u8; 16] {
         (u128::from(self.0[0]) | (u128::from(self.0[1]) << 64)).to_le_bytes()
     }
 
@@ -85,6 +88,3 @@ impl AnswerKey {
         u32::try_from(self.0[0].checked_rem(u64::from(pages)).unwrap_or(0)).unwrap_or(0)
     }
 }
-
-/// Two domains beside those of `key`, so that the two hashes have nothing in common.
-const DOMAINS: [u8; 2] = [20, 21];

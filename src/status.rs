@@ -7,6 +7,7 @@
 //! what the upstream has there. So nobody learns from an answer that there is a token to guess, and whoever guesses is
 //! limited. The request of someone who may see them meets nothing, not even maintenance: it is then that they are needed.
 
+mod counts;
 mod report;
 mod upstreams;
 

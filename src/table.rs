@@ -52,7 +52,7 @@ pub type Page = PageOf<GROUPS>;
 
 /// A page of `G` groups, a power of two: [`Page`] is the one that the stores keep, benchmarks compare it with others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[repr(align(64))]
+#[repr(align(128))]
 pub struct PageOf<const G: usize> {
     groups: [group::Bytes; G],
 }

@@ -1,13 +1,14 @@
 //! For the tests alone: the time, and what is left to chance, are what the last request said. Not in what is shipped.
 //!
 //! The clock stands between requests, so that a scenario comes out the same however slow the machine is. A request that asks
-//! for it is answered here, with how many others there were.
+//! for it is answered here, with how many others there were and how many are under way: by that the tests know that the
+//! Worker has come as far as it has.
 
 use crate::host::{Request, Response};
 use core::cell::Cell;
 use js_sys::{Array, Object, Reflect};
 use tidegate::key::Seed;
-use tidegate::units::Draw;
+use tidegate::units::{Draw, Span};
 use wasm_bindgen::JsValue;
 
 #[derive(Clone, Copy)]
@@ -22,8 +23,9 @@ thread_local! {
     static CLOCK: Cell<Clock> = const { Cell::new(Clock { now_ms: START_MS, draw: 0, seen: 0 }) };
 }
 
-/// Sets the clock as the request says. Answers the request if it wanted no more than that.
-pub fn set(request: &Request) -> Option<JsValue> {
+/// Sets the clock as the request says. Answers the request if it wanted no more than that. `holders`: how many hold the policy,
+/// which are itself and each request under way.
+pub fn set(request: &Request, holders: usize) -> Option<JsValue> {
     let number = |name| request.headers().get(name)?.parse::<u64>().ok();
     let mut clock = CLOCK.get();
     if let Some(now_ms) = number("x-tidegate-test-now") {
@@ -34,11 +36,15 @@ pub fn set(request: &Request) -> Option<JsValue> {
     clock.seen = clock.seen.saturating_add(u64::from(!asks));
     CLOCK.set(clock);
     asks.then(|| {
-        let line = Array::of2(&"x-tidegate-test-seen".into(), &clock.seen.to_string().into());
+        let line = |name: &str, number: String| Array::of2(&name.into(), &number.into());
+        let lines = Array::of2(
+            &line("x-tidegate-test-seen", clock.seen.to_string()),
+            &line("x-tidegate-test-under-way", holders.saturating_sub(1).to_string()),
+        );
         let init = Object::new();
         // To set a field of a plain object cannot fail.
-        let _ = Reflect::set(&init, &"headers".into(), &Array::of1(&line));
-        Response::new(JsValue::from_str(""), &init).into()
+        let _ = Reflect::set(&init, &"headers".into(), &lines);
+        Response::new(&JsValue::from_str(""), &init).into()
     })
 }
 
@@ -50,6 +56,11 @@ pub fn instead_of(_now_ms: f64) -> f64 {
 /// What is left to chance, whatever was drawn.
 pub fn instead_of_draw(_draw: Draw) -> Draw {
     Draw(CLOCK.get().draw)
+}
+
+/// How long a request may wait by the host's clock, while this one stands.
+pub fn instead_of_deadline(_deadline: Span) -> Span {
+    Span::from_secs(600)
 }
 
 /// The seed of every key's hash, whatever was drawn.

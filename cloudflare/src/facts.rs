@@ -3,7 +3,7 @@
 use crate::host::{Request, Response};
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use tidegate::request::{RequestFacts, ResponseFacts};
+use tidegate::request::{Locality, RequestFacts, ResponseFacts};
 
 /// The request at hand. Each fact is asked for when the policy needs it.
 pub struct Facts<'a> {
@@ -20,12 +20,19 @@ impl<'a> Facts<'a> {
     /// The URL behind its scheme: workerd makes every request's URL absolute, and its path percent-encoded.
     fn url(&self) -> &str {
         let url = self.url.get_or_init(|| self.request.url());
-        url.split_once("://").map_or("", |(_, rest)| rest)
+        url.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//")).unwrap_or_default()
     }
 
     /// The path and the query, as they stand in the URL.
     pub fn target(&self) -> &str {
         self.url().get(self.path_start()..).unwrap_or("/")
+    }
+
+    /// The scheme and the host.
+    pub fn origin(&self) -> &str {
+        let behind = self.target().len();
+        let url = self.url.get().map_or("", String::as_str);
+        url.get(..url.len().saturating_sub(behind)).unwrap_or(url)
     }
 
     fn path_start(&self) -> usize {
@@ -56,8 +63,15 @@ impl RequestFacts for Facts<'_> {
         self.request.headers().get(name).map(owned)
     }
 
-    fn country(&self) -> Option<Cow<'_, [u8]>> {
-        self.request.cf()?.country().map(owned)
+    fn locality(&self, kind: Locality) -> Option<Cow<'_, [u8]>> {
+        let cf = self.request.cf()?;
+        match kind {
+            Locality::Country => cf.country(),
+            // A code without its country would be that of several.
+            Locality::Region => Some([cf.country()?, cf.region_code()?].join("-")),
+            Locality::Colo => cf.colo(),
+        }
+        .map(owned)
     }
 }
 
@@ -71,6 +85,19 @@ impl ResponseFacts for Answer<'_> {
 
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         self.0.answer_headers().get(name).map(owned)
+    }
+}
+
+/// An answer of our own, of which the status says all.
+pub struct Status(pub u16);
+
+impl ResponseFacts for Status {
+    fn status(&self) -> Option<u16> {
+        Some(self.0)
+    }
+
+    fn header(&self, _name: &str) -> Option<Cow<'_, [u8]>> {
+        None
     }
 }
 

@@ -1,24 +1,30 @@
 //! A policy in force in an isolate, and one request's way through it.
 
+use crate::chain::Known;
 use crate::facts::Facts;
 use crate::flight::Flight;
 use crate::host::{self, Request};
+use crate::memory::{Memory, Working};
+use crate::now;
 use crate::reply;
-use crate::upstream::Upstreams;
+use crate::sharing::{self, Asking};
+use crate::task::Task;
 use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use tidegate::assets::Assets;
 use tidegate::decision::quota_headers;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
 use tidegate::health::monitor::Monitor;
-use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
+use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
-use tidegate::status::{Fingerprint, Sources};
+use tidegate::stale::{Keyed, Recent};
+use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
 use tidegate::units::{Draw, Span, Timestamp};
@@ -27,18 +33,21 @@ use wasm_bindgen::JsValue;
 /// A policy in force, and the memory that its decisions work in.
 pub struct Gate {
     pub engine: Engine,
+    pub assets: Assets,
     fingerprint: Fingerprint,
-    upstreams: Upstreams,
-    pub work: RefCell<Work>,
+    pub memory: Rc<Memory>,
+    work: RefCell<Work>,
 }
 
 /// What a decision works with. No borrow outlives a call, and what is called of workerd meanwhile does not call back.
 pub struct Work {
-    /// What limits of the scope `instance` count: this isolate is the instance.
+    /// What limits of the scope `instance` count: this isolate is the instance. Lent by [`Memory`] for each call, as is `local`.
     pub store: MemoryStore,
     pub local: MemoryStore,
-    /// There is nobody to draw from: the state is here.
-    leases: Leases,
+    /// What is drawn of limits that others share.
+    pub leases: Leases,
+    /// Those who have waited for the authority and do not know yet, and since when they have.
+    pub woken: BTreeMap<u32, Timestamp>,
     pub counters: Counters,
     pub plan: Plan,
     text: String,
@@ -51,6 +60,11 @@ pub struct Work {
     pub last_id: u32,
     /// Where the policy asks how the service is.
     pub health: Option<Health>,
+    /// The upstreams.
+    pub known: Known,
+    /// Which answers were kept lately, and how many are being collected.
+    pub recent: Recent,
+    pub collected: u32,
     survey: Survey,
 }
 
@@ -63,37 +77,41 @@ pub struct Health {
 }
 
 impl Gate {
-    /// Puts a policy in force.
+    /// Puts a policy in force, in a mode that stands in place of its own where there is one. It goes on from what was counted under
+    /// the policy before.
     ///
     /// # Errors
     /// Everything that is wrong with the document, a line each.
-    pub fn new(text: &str) -> Result<Self, String> {
-        let policy = Policy::parse(text).map_err(|problems| {
+    pub fn new(text: &str, mode: Option<ModeWord>, has_authority: bool, before: Option<&Self>) -> Result<Self, String> {
+        let policy = mode.map_or_else(|| Policy::parse(text), |mode| Policy::parse_in(mode, text));
+        let policy = policy.map_err(|problems| {
             problems.iter().map(|problem| format!("tidegate: policy error: {problem}")).collect::<Vec<_>>().join("\n")
         })?;
-        let mut seed = [0; 16];
-        // At global scope there is no random source: the entry configures within the first request.
-        getrandom::fill(&mut seed).map_err(|error| format!("tidegate: no random source: {error}"))?;
-        for part in not_acted_on(&policy) {
-            host::log_warning(&format!("tidegate: {part} is checked, but the Worker does not act on it yet"));
-        }
-        let max_keys = policy.max_keys();
+        let memory = match before.filter(|before| before.memory.max_keys == policy.max_keys()) {
+            Some(before) => Rc::clone(&before.memory),
+            None => Memory::new(policy.max_keys())?,
+        };
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
-        let upstreams = Upstreams::new(&policy);
-        let seed = Seed::from_bytes(seed);
-        #[cfg(feature = "test-clock")]
-        let seed = crate::clock::instead_of_seed(seed);
-        let engine = Engine::new(policy, seed);
+        let known = Known::new(&policy, &memory.ledgers);
+        let assets = Assets::new(&policy, Keyed::Everywhere);
+        let engine = Engine::new(policy, memory.seed);
+        let leases = sharing::leases(&engine, has_authority)?;
+        if !has_authority && engine.policy().shared_limits().next().is_some() {
+            let text = "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object";
+            host::log_warning(text);
+        }
         let room = engine.waiting_room();
         Ok(Self {
             engine,
+            assets,
             fingerprint: Fingerprint::of(text),
-            upstreams,
+            memory,
             work: RefCell::new(Work {
-                store: MemoryStore::new(max_keys),
-                local: MemoryStore::new(max_keys),
-                leases: Leases::none(),
+                store: MemoryStore::new(0),
+                local: MemoryStore::new(0),
+                leases,
+                woken: BTreeMap::new(),
                 counters,
                 plan: Plan::new(),
                 text: String::new(),
@@ -102,48 +120,76 @@ impl Gate {
                 ended: BTreeMap::new(),
                 last_id: 0,
                 health,
+                known,
+                recent: Recent::default(),
+                collected: 0,
                 survey: Survey::default(),
             }),
         })
     }
 
+    /// What decisions work with. Only one call at a time does.
+    pub fn work(&self) -> Working<'_> {
+        Working::new(self.work.borrow_mut(), &self.memory)
+    }
+
     /// Decides on a request; see [`crate::decide`].
     pub fn decide(self: &Rc<Self>, request: &Request, now: Timestamp) -> JsValue {
+        self.judge(request, None, now)
+    }
+
+    /// The same for a request that may have waited for the authority, under this number and since this time.
+    pub fn judge(self: &Rc<Self>, request: &Request, resumed: Option<(u32, Timestamp)>, now: Timestamp) -> JsValue {
         let facts = Facts::new(request);
-        let work = &mut *self.work.borrow_mut();
+        let work = &mut *self.work();
         if let Some(health) = &mut work.health {
             health.update(now);
             work.plan.press(health.monitor.pressure(), draw());
         }
         self.engine.plan(&facts, &mut work.plan);
         if work.plan.is_clear() {
-            return self.admit(work, request, &facts, None, String::new(), now);
+            return self.admit(work, request, None, None, String::new());
         }
         if let Some(page) = work.plan.page() {
-            let live_keys = work.live_keys(now);
-            let monitor = work.health.as_ref().map(|health| &health.monitor);
-            let (engine, fingerprint) = (&self.engine, self.fingerprint);
-            let sources = Sources { engine, fingerprint, monitor, upstreams: None, store: None, live_keys, now };
-            return reply::response(&sources.reply(page), "");
+            return self.page(work, page, now);
         }
         if work.plan.may_wait() {
             // Nobody else need have looked since the last one's time came.
             self.finish_due_before(work, &facts, now);
             self.engine.offer(&mut work.plan, &work.room, now);
         }
+        if let Some((_, since)) = resumed {
+            work.plan.resume(since);
+        }
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
+        if decision.awaits.is_some() {
+            return Asking::enter(self, work, resumed.map(|(id, _)| id));
+        }
         if let Some(wait) = decision.delay.and_then(|delay| Wait::enter(self, work, request, delay)) {
             return wait.into();
         }
         let fields = work.fields(&self.engine);
         match decision.refusal {
-            Some(refusal) => reply::response(&refusal.reply(&self.engine, &facts), &fields),
+            Some(refusal) => reply::response(&refusal.reply(&self.engine, &facts), &fields).into(),
             None => {
-                let ticket = work.plan.ticket();
-                self.admit(work, request, &facts, ticket, fields, now)
+                let (route, ticket) = (work.plan.route(), work.plan.ticket());
+                self.admit(work, request, route, ticket, fields)
             }
         }
+    }
+
+    /// Answers with a page of status: of this isolate, since nobody exports what it counts.
+    fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> JsValue {
+        let live_keys = work.live_keys(now);
+        work.known.act(now, |upstreams, around| upstreams.refresh(around));
+        let (engine, fingerprint) = (&self.engine, self.fingerprint);
+        let monitor = work.health.as_ref().map(|health| &health.monitor);
+        let known = work.known.upstreams();
+        let upstreams = Some(UpstreamsNow { known, counted: known });
+        let (store, counters) = (work.leases.global_ref(), Some(&work.counters));
+        let sources = Sources { engine, fingerprint, monitor, upstreams, store, counters, live_keys, now };
+        reply::response(&sources.reply(page), "").into()
     }
 
     /// Ends the waits that are due, which takes the plan, and plans anew.
@@ -159,13 +205,11 @@ impl Gate {
         self: &Rc<Self>,
         work: &Work,
         request: &Request,
-        facts: &Facts<'_>,
+        route: Option<usize>,
         mut ticket: Option<Ticket>,
         fields: String,
-        now: Timestamp,
     ) -> JsValue {
-        let target = self.upstreams.target(facts);
-        if ticket.is_none() && target.is_none() && work.health.is_none() {
+        if ticket.is_none() && route.is_none() && work.health.is_none() {
             return if fields.is_empty() { JsValue::UNDEFINED } else { JsValue::from_str(&fields) };
         }
         if let Some(ticket) = &mut ticket
@@ -173,8 +217,9 @@ impl Gate {
         {
             ticket.leave_untimed();
         }
-        let began = work.health.as_ref().map(|_| now);
-        Flight::new(Rc::clone(self), ticket, began, target, fields).into()
+        let began = work.health.as_ref().map(|_| now());
+        let flight = Flight { gate: Rc::clone(self), request: request.clone(), route, ticket, began, fields };
+        Task::new(flight.fly()).into()
     }
 }
 
@@ -188,6 +233,12 @@ impl Work {
             }
         });
         fields
+    }
+
+    /// A number unlike that of any other request that waits: there are never as many.
+    pub fn next_id(&mut self) -> u32 {
+        self.last_id = self.last_id.wrapping_add(1);
+        self.last_id
     }
 
     fn live_keys(&mut self, now: Timestamp) -> u64 {
@@ -214,27 +265,8 @@ impl Health {
     }
 }
 
-/// What the policy says, that this version of the Worker leaves undone.
-fn not_acted_on(policy: &Policy) -> Vec<&'static str> {
-    let routes = policy.routes();
-    let lacks_url = routes
-        .iter()
-        .flat_map(|route| route.upstreams())
-        .any(|index| policy.upstreams().get(*index).is_some_and(|upstream| upstream.url().is_none()));
-    [
-        ("an upstream without \"url\"", lacks_url),
-        ("\"breakers\"", !policy.breakers().is_empty()),
-        ("the scope \"global\"", policy.shared_limits().next().is_some()),
-        ("a route's \"fallback\"", routes.iter().any(|route| route.fallback().is_some())),
-        ("what routes say of their answers", routes.iter().any(|route| route.serving().says_something())),
-    ]
-    .into_iter()
-    .filter_map(|(part, present)| present.then_some(part))
-    .collect()
-}
-
 /// A draw decides who is shed, and is no secret: 53 random bits, the upper ones of 64.
-fn draw() -> Draw {
+pub fn draw() -> Draw {
     let draw = Draw(((js_sys::Math::random() * TWO_TO_53) as u64) << 11);
     #[cfg(feature = "test-clock")]
     let draw = crate::clock::instead_of_draw(draw);

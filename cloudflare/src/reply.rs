@@ -1,33 +1,80 @@
-//! A refusal as workerd sends it.
+//! Answers as workerd sends them.
 
-use crate::host::Response;
-use js_sys::{Array, Object, Reflect};
+use crate::host::{Response, log_warning, put};
+use js_sys::{Array, Object};
+use tidegate::assets::Edit;
 use tidegate::decision::Reply;
+use tidegate::policy::Fixed;
 use wasm_bindgen::JsValue;
 
 /// The response of this reply, with `fields` beside its own: name and value by turns, a line each.
-pub fn response(reply: &Reply, fields: &str) -> JsValue {
+pub fn response(reply: &Reply, fields: &str) -> Response {
+    let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
+    let trailers = reply.trailers_only();
+    // What is not there has no type.
+    let has_type = trailers.is_none() && !reply.body.is_empty();
+    let own = [
+        ("content-type", has_type.then_some(reply.content_type.as_ref())),
+        ("cache-control", Some("no-store")),
+        ("retry-after", retry_after.as_deref()),
+    ];
+    let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let of_grpc = trailers.iter().flatten().map(|(name, value)| (*name, value.as_str()));
+    let (status, body) =
+        if trailers.is_some() { (200, JsValue::NULL) } else { (reply.status, JsValue::from_str(&reply.body)) };
+    answer(status, &reply.details, of_grpc.chain(own).chain(pairs(fields)), &body)
+}
+
+/// The response of a policy's own words.
+pub fn fixed(fixed: &Fixed) -> Response {
+    let lines = fixed.lines.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    answer(fixed.status, "tidegate_static", lines, &JsValue::from_str(&fixed.body))
+}
+
+/// A response of these parts. Why it is given Envoy's access log says; here the tests alone are told.
+pub fn answer<'a>(
+    status: u16,
+    details: &str,
+    lines: impl Iterator<Item = (&'a str, &'a str)>,
+    body: &JsValue,
+) -> Response {
     let headers = Array::new();
-    let add = |name: &str, value: &str| {
+    for (name, value) in lines {
         headers.push(&Array::of2(&JsValue::from_str(name), &JsValue::from_str(value)));
-    };
-    add("content-type", &reply.content_type);
-    add("cache-control", "no-store");
-    if let Some(secs) = reply.retry_after_secs {
-        add("retry-after", &secs.to_string());
     }
-    // Envoy's access log says it; here nothing does.
     #[cfg(feature = "test-clock")]
-    add("x-tidegate-test-reason", &reply.details);
-    let mut lines = fields.lines();
-    while let (Some(name), Some(value)) = (lines.next(), lines.next()) {
-        add(name, value);
-    }
+    headers.push(&Array::of2(&"x-tidegate-test-reason".into(), &details.into()));
+    #[cfg(not(feature = "test-clock"))]
+    let _ = details;
     let init = Object::new();
-    // To set a field of a plain object cannot fail.
-    let _ = Reflect::set(&init, &"status".into(), &reply.status.into());
-    let _ = Reflect::set(&init, &"headers".into(), &headers);
-    // A maintenance page may have a status that goes without a body, and workerd throws where there is one.
-    let body = if matches!(reply.status, 204 | 205 | 304) { JsValue::NULL } else { JsValue::from_str(&reply.body) };
-    Response::new(body, &init).into()
+    put(&init, "status", &status.into());
+    put(&init, "headers", &headers);
+    // These go without a body, and workerd throws where there is one.
+    let body = if matches!(status, 204 | 205 | 304) { &JsValue::NULL } else { body };
+    Response::new(body, &init)
+}
+
+/// The answer with its header changed so, and with these fields as well.
+pub fn told(answer: Response, edits: &[Edit], fields: &str) -> Response {
+    if edits.is_empty() && fields.is_empty() {
+        return answer;
+    }
+    let body = answer.answer_body().map_or(JsValue::NULL, JsValue::from);
+    let told = Response::new(&body, &answer);
+    let headers = told.answer_headers();
+    let edits = edits.iter().map(|edit| (edit.name, edit.value.as_str(), edit.replaces));
+    // The structured fields are lists, to which an upstream with limits of its own may have contributed.
+    let fields = pairs(fields).map(|(name, value)| (name, value, name.starts_with("x-")));
+    for (name, value, replaces) in edits.chain(fields) {
+        let sent = if replaces { headers.set(name, value) } else { headers.append(name, value) };
+        if sent.is_err() {
+            log_warning(&["tidegate: cannot send ", name].concat());
+        }
+    }
+    told
+}
+
+fn pairs(fields: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut lines = fields.lines();
+    core::iter::from_fn(move || Some((lines.next()?, lines.next()?)))
 }

@@ -10,6 +10,14 @@ pub fn spring(request: &Request) {
     }
 }
 
+/// Panics if the ask is for the key of which all bits are set.
+#[allow(clippy::panic, reason = "this is what it is for")]
+pub fn spring_for(ask: &tidegate::authority::Ask) {
+    if ask.key.get() == u64::MAX {
+        panic!("as the ask asked");
+    }
+}
+
 /// Whether the request asks that its wait never end.
 pub fn hangs(request: &Request) -> bool {
     request.headers().get("x-tidegate-hang").is_some()

@@ -20,6 +20,7 @@ pub struct Wait {
     gate: Rc<Gate>,
     id: u32,
     limit: u32,
+    route: Option<usize>,
     pause: Span,
     /// For the tests: it never ends.
     hangs: bool,
@@ -35,16 +36,15 @@ pub struct Ended {
 impl Wait {
     /// Lets the request of the decided plan wait; `None` when it cannot.
     pub fn enter(gate: &Rc<Gate>, work: &mut Work, request: &Request, delay: Span) -> Option<Self> {
-        let Work { store, local, counters, room, plan, last_id, .. } = work;
-        // Unlike that of any other that waits: there are never as many.
-        *last_id = last_id.wrapping_add(1);
-        let id = *last_id;
+        let id = work.next_id();
+        let Work { store, local, counters, room, plan, .. } = work;
         let limit = gate.engine.enter(plan, id, room, &mut Books { store, local, counters })?;
         #[cfg(feature = "panic-on-header")]
         let hangs = crate::trap::hangs(request);
         #[cfg(not(feature = "panic-on-header"))]
         let (hangs, _) = (false, request);
-        Some(Self { gate: Rc::clone(gate), id, limit, pause: delay.min(LONGEST_PAUSE), hangs })
+        let route = work.plan.route();
+        Some(Self { gate: Rc::clone(gate), id, limit, route, pause: delay.min(LONGEST_PAUSE), hangs })
     }
 }
 
@@ -60,7 +60,7 @@ impl Wait {
     /// What becomes of the request, as `decide` says it; `null` while it has to wait.
     pub fn verdict(&mut self, request: &Request, now_ms: f64) -> JsValue {
         let (gate, now) = (Rc::clone(&self.gate), timestamp(now_ms));
-        let work = &mut *gate.work.borrow_mut();
+        let work = &mut *gate.work();
         finish_due(&gate.engine, work, now);
         let ended = if self.hangs { None } else { work.ended.remove(&self.id) };
         let Some(Ended { refusal, mut ticket, fields }) = ended else {
@@ -69,20 +69,20 @@ impl Wait {
         };
         let facts = Facts::new(request);
         if let Some(refusal) = refusal {
-            return reply::response(&refusal.reply(&gate.engine, &facts), &fields);
+            return reply::response(&refusal.reply(&gate.engine, &facts), &fields).into();
         }
         if let Some(ticket) = &mut ticket {
             // What it holds may have expired while it waited.
             gate.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
         }
-        gate.admit(work, request, &facts, ticket, fields, now)
+        gate.admit(work, request, self.route, ticket, fields)
     }
 }
 
 impl Drop for Wait {
     fn drop(&mut self) {
         let now = timestamp(js_sys::Date::now());
-        let work = &mut *self.gate.work.borrow_mut();
+        let work = &mut *self.gate.work();
         let Work { store, local, counters, room, ended, .. } = work;
         self.gate.engine.leave(self.limit, self.id, room, &mut Books { store, local, counters }, now);
         if let Some(ticket) = ended.remove(&self.id).and_then(|ended| ended.ticket) {

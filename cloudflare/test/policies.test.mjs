@@ -40,20 +40,6 @@ test("a request that no route is for goes to where it was going", async (t) => {
   assert.equal(await (await get("/a")).text(), "example.com");
 });
 
-test("the log says what the Worker does not act on yet, once", async (t) => {
-  const more = {
-    upstreams: { origin: { cluster: "origin", breaker: "b" } },
-    breakers: { b: { window: { time: "30s" } } },
-    routes: [{ name: "all", upstreams: ["origin"], fallback: { on: ["5xx"] }, cache: { ttl: "1d" } }],
-  };
-  const { get, log } = await worker(t, policy(more));
-  assert.equal((await get("/")).status, 200);
-  assert.equal((await get("/")).status, 429);
-  const said = () => log.filter((line) => line.includes("does not act on it yet"));
-  await until(() => said().length > 3);
-  assert.equal(said().length, 4, log.join("\n"));
-});
-
 test("modes, lists, tiers, bans and X-RateLimit are as in Envoy", async (t) => {
   const statuses = async (more, requests) => {
     const { get } = await worker(t, policy(more));
@@ -94,11 +80,19 @@ test("modes, lists, tiers, bans and X-RateLimit are as in Envoy", async (t) => {
   assert.match(headers.get("ratelimit"), /^"own";r=1, "api";r=0;/);
 });
 
-test("countries have accounts of their own", async (t) => {
-  const { get } = await worker(t, policy({ limits: [{ ...limit, key: ["country"] }] }));
-  const seen = [];
-  for (const country of ["IS", "IS", "NO"]) seen.push((await get("/", { cf: { country } })).status);
-  assert.deepEqual(seen, [200, 429, 200]);
+test("countries, regions and locations have accounts of their own", async (t) => {
+  const texas = { country: "US", regionCode: "TX", colo: "DFW" };
+  const cases = [
+    ["country", [texas, { ...texas, regionCode: "CA" }, { country: "NO" }], [200, 429, 200]],
+    ["region", [texas, { ...texas, colo: "IAH" }, { ...texas, country: "XX" }], [200, 429, 200]],
+    ["colo", [texas, { ...texas, country: "MX" }, { ...texas, colo: "IAH" }], [200, 429, 200]],
+  ];
+  for (const [part, requests, expected] of cases) {
+    const { get } = await worker(t, policy({ limits: [{ ...limit, key: [part] }] }));
+    const seen = [];
+    for (const cf of requests) seen.push((await get("/", { cf })).status);
+    assert.deepEqual(seen, expected, part);
+  }
 });
 
 test("pages of status are there for those who may see them, and failing upstreams have requests shed", async (t) => {

@@ -9,6 +9,7 @@ const directory = new URL("../../tests/scenarios/", import.meta.url);
 export const FIELDS = [
   "cache-control",
   "content-type",
+  "grpc-message",
   "grpc-status",
   "link",
   "location",

@@ -4,7 +4,7 @@
 import { createServer } from "node:http";
 
 /** The hosts by which policies of scenarios know their upstreams; the zone's own host is `origin`. */
-const HOSTS = { "cdn.example.net": "cdn", "spare.example.net": "spare", "origin.example.net": "origin" };
+const HOSTS = Object.fromEntries(["origin", "cdn", "spare", "nowhere"].map((name) => [`${name}.example.net`, name]));
 
 export class Upstreams {
   #does = new Map();
@@ -50,10 +50,13 @@ export class Upstreams {
     request.resume();
     const { "x-scenario": id = "", "x-scenario-holds": holds, host } = request.headers;
     const cluster = HOSTS[host] ?? "origin";
+    // Where nobody listens, nobody is asked.
+    if (cluster === "nowhere") return request.socket.destroy();
     const scenario = id.split("/")[0];
     this.#asked.set(id, [...this.asked(id), cluster]);
     const go = () => {
-      const { status, headers, body, fails } = answerOf(cluster, this.#does.get(scenario) ?? {});
+      const { status, headers, fails, ...says } = answerOf(cluster, this.#does.get(scenario) ?? {});
+      const body = says.echoes ? request.url : says.body;
       if (fails === "reset") request.socket.destroy();
       if (fails !== undefined) return;
       response.writeHead(status, { ...headers, "content-length": Buffer.byteLength(body) });
@@ -66,6 +69,6 @@ export class Upstreams {
 
 /** What the upstream of this cluster answers. */
 export function answerOf(cluster, does) {
-  const { status = 200, headers = {}, body = cluster, fails } = does[cluster] ?? {};
-  return { status, headers: { "content-type": "text/plain", ...headers }, body, fails };
+  const { status = 200, headers = {}, body = cluster, echoes = false, fails } = does[cluster] ?? {};
+  return { status, headers: { "content-type": "text/plain", ...headers }, body, echoes, fails };
 }

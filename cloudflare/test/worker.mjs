@@ -1,23 +1,25 @@
 // The Worker as it is shipped, in the real workerd, with servers of this machine behind it.
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
+import { createServer as createSocketServer } from "node:net";
 import { Miniflare } from "miniflare";
 
 const shipped = new URL("../../dist/cloudflare/", import.meta.url);
 
 /** Starts the Worker with this policy, in front of `origin`; both end with the test. `log` is what the Worker says. */
-export async function worker(test, policy, origin = hello, { dist = shipped, ...options } = {}) {
+export async function worker(test, policy, origin = hello, { dist = shipped, world, ...options } = {}) {
   const server = await listen(test, origin);
   const log = [];
   const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
-  const miniflare = new Miniflare({
-    modules: modules(policy, dist),
+  const under = (policy) => ({
+    modules: modules(policy, dist, world),
     compatibilityDate: "2026-04-01",
     compatibilityFlags: ["enable_request_signal"],
     outboundService: (request) => forward(request, server),
     handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
     ...options,
   });
+  const miniflare = new Miniflare(under(policy));
   test.after(() => miniflare.dispose());
   const base = await miniflare.ready;
   /** Sends a request as a client of this address. */
@@ -26,20 +28,98 @@ export async function worker(test, policy, origin = hello, { dist = shipped, ...
       ...init,
       headers: { "cf-connecting-ip": address, ...headers },
     });
-  return { get, base, miniflare, server, log };
+  /** Puts another policy in force, in a new process. */
+  const deploy = (policy) => miniflare.setOptions(under(policy));
+  return { get, base, miniflare, server, log, deploy };
+}
+
+/**
+ * Three locations of a Worker with this policy, that share one KV namespace and the Durable Objects. Answers with how to ask each,
+ * and with its object of a shard.
+ */
+export async function locations(test, policy, { origin = hello, dist = shipped, worlds = [] } = {}) {
+  const server = await listen(test, origin);
+  const log = [];
+  const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
+  const names = ["hel", "osl", "rkv"];
+  const miniflare = new Miniflare({
+    handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
+    workers: names.map((name, at) => ({
+      name,
+      modules: modules(policy, dist, worlds[at] ?? "(env) => env"),
+      compatibilityDate: "2026-04-01",
+      compatibilityFlags: ["enable_request_signal"],
+      outboundService: (request) => forward(request, server),
+      kvNamespaces: { TIDEGATE: "shared" },
+      durableObjects: { TIDEGATE_AUTHORITY: { className: "TidegateAuthority", scriptName: "hel", useSQLite: true } },
+    })),
+  });
+  test.after(() => miniflare.dispose());
+  await miniflare.ready;
+  const workers = await Promise.all(names.map((name) => miniflare.getWorker(name)));
+  const get = async (at, path, { address = "192.0.2.1", headers = {}, ...init } = {}) =>
+    workers[at].fetch(`http://example.com${path}`, { ...init, headers: { "cf-connecting-ip": address, ...headers } });
+  const namespace = await miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY", "hel");
+  const shards = Array.from({ length: 32 }, (_, at) => namespace.get(namespace.idFromName(`shard-${at}`)));
+  const kv = await miniflare.getKVNamespace("TIDEGATE", "hel");
+  return { get, shards, kv, server, log, miniflare };
 }
 
 /** The modules of the Worker that was built here, with this policy. */
-export function modules(policy, dist) {
+export function modules(policy, dist, world) {
   const file = (name) => readFileSync(new URL(name, dist));
+  const beside = readdirSync(dist).filter((name) => name.endsWith(".mjs") && name !== "entry.mjs");
   return [
+    ...(world ? [{ type: "ESModule", path: "world.mjs", contents: worldly(world) }] : []),
     { type: "ESModule", path: "entry.mjs", contents: file("entry.mjs") },
-    { type: "ESModule", path: "flight.mjs", contents: file("flight.mjs") },
+    ...beside.map((path) => ({ type: "ESModule", path, contents: file(path) })),
     { type: "ESModule", path: "pkg/tidegate.js", contents: file("pkg/tidegate.js") },
     { type: "CompiledWasm", path: "pkg/tidegate_bg.wasm", contents: file("pkg/tidegate_bg.wasm") },
     { type: "ESModule", path: "policy.json", contents: `export default ${JSON.stringify(policy)}` },
   ];
 }
+
+/**
+ * The Worker in a world of its own: each request can move the clock, to so many milliseconds after the real one, and `world`, a
+ * function as text, makes its bindings of the real ones. Its Durable Object can be evicted, and tells what it keeps.
+ */
+const worldly = (world) => `
+  const now = Date.now;
+  let ahead = 0;
+  Date.now = () => now() + ahead;
+  const world = ${world};
+  import worker, { TidegateAuthority as Shipped } from "./entry.mjs";
+  export class TidegateAuthority extends Shipped {
+    leave() {
+      this.ctx.abort("evicted");
+    }
+    // "hang", "throw", or none.
+    fault(fault) {
+      this.faulty = fault;
+    }
+    async ask(ask) {
+      if (this.faulty === "hang") await new Promise(() => {});
+      if (this.faulty === "throw") throw Object.assign(new Error("too many requests"), { overloaded: true });
+      return super.ask(ask);
+    }
+    tried(asks) {
+      return this.ask(asks).catch(String);
+    }
+    ring() {
+      return this.alarm();
+    }
+    async kept() {
+      return { keys: this.sql.exec("SELECT count(*) AS keys FROM accounts").one().keys, alarm: await this.ctx.storage.getAlarm() };
+    }
+  }
+  export default {
+    ...worker,
+    fetch(request, env, ctx) {
+      ahead = Number(request.headers.get("x-test-ahead-ms") ?? ahead);
+      return worker.fetch(request, world(env), ctx);
+    },
+  };
+`;
 
 /** Waits until `holds` does, and fails if that takes too long. */
 export async function until(holds) {
@@ -60,6 +140,43 @@ export async function listen(test, handler) {
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   test.after(() => {
     server.closeAllConnections();
+    server.close();
+  });
+  return server;
+}
+
+/** The Worker with this policy, whose `fetch` reaches the servers of this machine itself. */
+export async function direct(test, policy, options) {
+  const sockets = { outboundService: undefined, unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }] };
+  const all = await worker(test, policy, undefined, { ...sockets, ...options });
+  // The address of miniflare itself drops the length of answers.
+  let base = await all.miniflare.unsafeGetDirectURL();
+  const deploy = async (policy) => {
+    await all.deploy(policy);
+    base = await all.miniflare.unsafeGetDirectURL();
+  };
+  return { ...all, base, deploy, get: (path, init) => fetch(new URL(path, base), init) };
+}
+
+/** The URL of a server. */
+export const urlOf = (server) => `http://127.0.0.1:${server.address().port}`;
+
+/** A server that answers whatever it is asked with these bytes, or does with its socket as `act` does. */
+export async function raw(test, act) {
+  const sockets = new Set();
+  const server = createSocketServer((socket) => {
+    sockets.add(socket);
+    socket.on("error", () => {});
+    socket.once("data", () => {
+      server.seen += 1;
+      if (typeof act === "string") socket.end(act);
+      else act(socket);
+    });
+  });
+  server.seen = 0;
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  test.after(() => {
+    sockets.forEach((socket) => socket.destroy());
     server.close();
   });
   return server;

@@ -1,7 +1,7 @@
 //! How a call ended, told from what Envoy makes of it: for an upstream that gives no answer Envoy writes one itself.
 
 use crate::host::{self, Map};
-use tidegate::fallback::{Ended, forwarding};
+use tidegate::fallback::Ended;
 use tidegate::policy::CallEnd;
 use tidegate::request::ResponseFacts;
 use tidegate::units::Timestamp;
@@ -12,7 +12,7 @@ pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool) -> Ended {
     // To a gRPC client Envoy's own answers have the status 200 too, and nothing behind the header.
     let is_suspect = status >= 500 || (status == 200 && is_whole && answer.header("grpc-status").is_some());
     let end = if is_suspect { by_flags(host::response_flags().unwrap_or(0)) } else { None };
-    end.map_or_else(|| answered(answer, status), Ended::from)
+    end.map_or_else(|| Ended::answered(answer, status, now()), Ended::from)
 }
 
 /// How a call ended that the filter made, with this answer and body. `None` when it has no header: the call broke in its
@@ -20,7 +20,7 @@ pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool) -> Ended {
 pub fn of_call(answer: &dyn ResponseFacts, is_real: bool, body: &[u8]) -> Option<Ended> {
     let status = answer.status()?;
     Some(match status {
-        _ if is_real => answered(answer, status),
+        _ if is_real => Ended::answered(answer, status, now()),
         504 => CallEnd::TimedOut.into(),
         _ if NOT_CONNECTED.iter().any(|words| body.windows(words.len()).any(|part| part == *words)) => {
             CallEnd::NotConnected.into()
@@ -34,13 +34,8 @@ pub fn is_real(answer: &dyn ResponseFacts) -> bool {
     answer.header("x-envoy-upstream-service-time").is_some()
 }
 
-fn answered(answer: &dyn ResponseFacts, status: u16) -> Ended {
-    let says = matches!(status, 429 | 503).then(|| answer.header("retry-after")).flatten();
-    let read = |value: std::borrow::Cow<'_, [u8]>| {
-        let now = Timestamp::from_nanos(host::now_ns());
-        forwarding::retry_after(&value, answer.header("date").as_deref(), now)
-    };
-    Ended { end: CallEnd::Answered(status), retry_after: says.and_then(read) }
+fn now() -> Timestamp {
+    Timestamp::from_nanos(host::now_ns())
 }
 
 fn by_flags(flags: u64) -> Option<CallEnd> {

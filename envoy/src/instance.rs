@@ -168,6 +168,7 @@ impl Instance {
             monitor: monitor.as_ref(),
             store: leases.global_ref(),
             upstreams: Some(UpstreamsNow { known: upstreams, counted: &counted }),
+            counters: None,
             live_keys: *live_keys,
             now,
         }

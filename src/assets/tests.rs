@@ -1,4 +1,5 @@
 use super::*;
+use crate::key::Seed;
 use crate::lookup::recorded::Recorded;
 use crate::units::{Span, Timestamp};
 
@@ -227,4 +228,24 @@ fn a_request_of_a_route_that_says_nothing_is_not_asked_for_more_than_its_path() 
     let request = Recorded::get("/");
     assert_eq!(none.plan(&request), None);
     assert_eq!(request.asked(), [""; 0]);
+}
+
+#[test]
+fn where_the_zone_has_the_service_an_image_is_asked_for_in_its_terms_and_kept_as_the_same_variant() {
+    let (by_cf, by_path) = (IMAGES.replacen('{', r#"{ "cf_image": true,"#, 1), IMAGES.to_owned());
+    let stale = r#", "fallback": { "on": ["5xx"], "stale": "1h" }"#;
+    let (by_cf, by_path) = (assets(&(by_cf + stale)), assets(&(by_path + stale)));
+    let request = Recorded::get("/x/../a.jpg?w=300&v=2").with("accept", "image/webp");
+    let (one, other) = (by_cf.plan(&request).unwrap(), by_path.plan(&request).unwrap());
+    assert_eq!((&one.target, one.key), (&other.target, other.key));
+    assert_eq!(other.image, None);
+    let image = one.image.unwrap();
+    assert_eq!((image.format.as_deref(), image.width), (Some("webp"), Some(320)));
+    assert_eq!(image.source, b"/a.jpg?v=2");
+    // What the service fetches for itself is the image.
+    let resizer = request.with("via", "1.1 image-resizing-proxy");
+    let plan = by_cf.plan(&resizer).unwrap();
+    assert_eq!((plan.target, plan.image), (None, None));
+    // Whoever takes none of the formats gets the image itself.
+    assert_eq!(by_cf.plan(&Recorded::get("/a.jpg")).unwrap().image, None);
 }

@@ -5,9 +5,26 @@ use crate::key::query_value;
 use crate::lookup::Lookup;
 use crate::policy::{Piece, Variants, WidthFrom};
 
+/// An image in the terms of Cloudflare's image service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The target of the image itself.
+    pub source: Vec<u8>,
+    /// Its format; that which it has when `None`.
+    pub format: Option<String>,
+    /// Its width in pixels; that which it has when `None`.
+    pub width: Option<u32>,
+}
+
 impl Variants {
-    /// Whether the path is that of an image that the service can make variants of, and not of a variant already.
-    pub(crate) fn is_for(&self, path: &[u8]) -> bool {
+    /// Whether the request is for an image that the service can make variants of, and not for a variant already. Nor is it
+    /// the service's own: Cloudflare's fetches the image by way of the Worker, and says so in `Via`.
+    pub(crate) fn is_for<'a>(&self, request: &Lookup<'a>) -> bool {
+        let path = request.path();
+        let by_service = |via: &[u8]| via.windows(RESIZER.len()).any(|part| part == RESIZER);
+        if self.cf_image && request.header("via").is_some_and(by_service) {
+            return false;
+        }
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let ending = name.iter().rposition(|byte| *byte == b'.').and_then(|dot| name.get(dot.saturating_add(1)..));
         let is_image = ending
@@ -36,6 +53,18 @@ impl Variants {
         }
         self.push_query(request, &mut target);
         Some(target)
+    }
+
+    /// What Cloudflare's image service is to be asked for, where the zone has it.
+    pub(crate) fn image<'a>(&'a self, request: &Lookup<'a>) -> Option<Image> {
+        if !self.cf_image {
+            return None;
+        }
+        let format = if self.formats.is_empty() { None } else { self.format(request).map(str::to_owned) };
+        let width = Some(self.width(request)).filter(|_| !self.widths.is_empty());
+        let mut source = request.path().to_vec();
+        self.push_query(request, &mut source);
+        Some(Image { source, format, width })
     }
 
     /// The headers of the request by which answers vary.
@@ -91,3 +120,6 @@ impl Variants {
         }
     }
 }
+
+/// What the service says of itself, as its documentation has it for telling its requests apart.
+const RESIZER: &[u8] = b"image-resizing";

@@ -57,7 +57,7 @@ impl Account {
     }
 }
 
-fn permits(number: u64) -> Option<Permits> {
+pub(super) fn permits(number: u64) -> Option<Permits> {
     u32::try_from(number).ok().filter(|number| *number <= Permits::MAX.get()).map(Permits::new)
 }
 

@@ -125,6 +125,12 @@ impl Local {
         &mut self.statistics
     }
 
+    /// What happened at this worker, as it is.
+    #[must_use]
+    pub fn statistics_known(&self) -> &Statistics {
+        &self.statistics
+    }
+
     /// The record, as this worker last saw it.
     #[must_use]
     pub fn shared(&self) -> &Shared {

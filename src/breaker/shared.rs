@@ -95,6 +95,22 @@ impl Shared {
         self.opened
     }
 
+    /// One more with each transition.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether the record tells others of a state that lasts: that the breaker is closed, or open still.
+    #[must_use]
+    pub(crate) fn counts_at(&self, now: Timestamp) -> bool {
+        match self.phase {
+            Phase::Closed => true,
+            Phase::Open { until } => until > now,
+            Phase::HalfOpen(_) => false,
+        }
+    }
+
     /// The record as bytes: a version, a word for the phase, then little-endian numbers.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::BYTES] {

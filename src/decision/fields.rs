@@ -62,7 +62,7 @@ impl QuotaItem {
     pub(crate) fn new(limit: &Limit, quotas: &[Quota], quota: &Quota) -> Self {
         let window = (quotas.len() > 1).then_some(quota.window);
         let mut text = format!("\"{}\";q={}", PolicyName(limit.name.as_str(), window), quota.permits.get());
-        let name = text.find(";q=").unwrap_or(text.len());
+        let name = text.find(';').unwrap_or(text.len());
         if limit.holds() {
             text.push_str(";qu=\"concurrent-requests\"");
         } else {

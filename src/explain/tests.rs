@@ -200,7 +200,7 @@ fn policy() -> Policy {
         mode: Mode::Enforce,
         deny: AccessList::default(),
         allow: AccessList::default(),
-        routing: Routing::default(),
+        routing: Routing::default().into(),
         response: Response { ratelimit: true, x_ratelimit: false, x_tidegate: false },
         health: None,
         shedding: None,

@@ -78,6 +78,20 @@ impl Served {
         }
     }
 
+    /// How often the route was served by this, since that was last taken.
+    #[must_use]
+    pub fn get(&self, route: usize, by: By) -> u64 {
+        let of_route = self.routes.get(route);
+        let upstreams = of_route.map_or(0, |it| it.counts.len().saturating_sub(By::OTHERS.len()));
+        of_route.and_then(|it| it.counts.get(by.number(upstreams))).copied().unwrap_or(0)
+    }
+
+    /// How often nothing was kept for a request of the route, since that was last taken.
+    #[must_use]
+    pub fn misses(&self, route: usize) -> u64 {
+        self.routes.get(route).map_or(0, |it| it.misses)
+    }
+
     /// Takes the numbers of one route; from here on they are counted anew.
     pub fn take(&mut self, route: usize) -> impl Iterator<Item = (By, u64)> + '_ {
         let counts = self.routes.get_mut(route).map_or(&mut [][..], |of_route| &mut of_route.counts);

@@ -41,7 +41,11 @@ impl Global {
         let Some(entry) = self.table.find(of.key) else { return };
         entry.touch(now);
         let is_enough = left.get() >= entry.granted.get().div_ceil(2);
-        if fails || is_enough || entry.of.exact || entry.asked.is_some() || entry.asked_at.after(ASK_AGAIN) > now {
+        // What has just brought nothing is not asked for with every request.
+        let in_vain = entry.granted_at < entry.asked_at && entry.asked_at.after(ASK_AGAIN) > now;
+        // Nothing is drawn ahead for a client who may not come again.
+        let is_known = entry.ahead > 0;
+        if fails || is_enough || in_vain || !is_known || entry.of.exact || entry.asked.is_some() {
             return;
         }
         // While nothing is left there, those who are refused ask.

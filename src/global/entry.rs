@@ -152,7 +152,8 @@ impl Entry {
         if grant.granted == Permits::ZERO {
             return None;
         }
-        let lasts = Span::from_millis(grant.lasts_ms);
+        // The authority's clock may be as good as a millisecond further than it says.
+        let lasts = Span::from_millis(grant.lasts_ms.saturating_sub(1));
         let until = asked.sent_at.after(lasts);
         let before = if grant.window == self.own.window { self.own.out } else { Permits::ZERO };
         self.own = Own { window: grant.window, out: before.plus(grant.granted), until };

@@ -11,8 +11,12 @@ const SEED: Seed = Seed::new([1, 2]);
 fn each_part_tells_clients_apart_by_what_it_names_and_nothing_else() {
     let base = || Recorded::get("/a?q=1&r=1").on("h").from("192.0.2.7").with("x", "1").with("cookie", "c=1; d=1");
     let with_path = |path: &str| Recorded { path: path.into(), ..base() };
-    let all = ["address", "header:x", "cookie:c", "query:q", "path", "method", "host", "country"];
-    let country = |facts: Recorded, country: &str| Recorded { country: Some(country.into()), ..facts };
+    let all = ["address", "header:x", "cookie:c", "query:q", "path", "method", "host", "country", "region", "colo"];
+    let at = |facts: Recorded, places: [&str; 3]| Recorded {
+        places: [Locality::Country, Locality::Region, Locality::Colo].into_iter().zip(places.map(Vec::from)).collect(),
+        ..facts
+    };
+    let here = ["DE", "DE-BE", "TXL"];
     for (other, differing) in [
         (with_path("/a?q=2&r=1"), &["query:q"][..]),
         (with_path("/a?q=1&r=2"), &[]),
@@ -28,10 +32,12 @@ fn each_part_tells_clients_apart_by_what_it_names_and_nothing_else() {
             Recorded { headers: vec![("x".into(), b"2".to_vec()), ("cookie".into(), b"c=2".to_vec())], ..base() },
             &["header:x", "cookie:c"],
         ),
-        (country(base(), "SE"), &["country"]),
+        (at(base(), ["SE", "DE-BE", "TXL"]), &["country"]),
+        (at(base(), ["DE", "DE-HH", "TXL"]), &["region"]),
+        (at(base(), ["DE", "DE-BE", "HAM"]), &["colo"]),
     ] {
-        let base = country(base(), "DE");
-        let other = if other.country.is_none() { country(other, "DE") } else { other };
+        let base = at(base(), here);
+        let other = if other.places.is_empty() { at(other, here) } else { other };
         for part in all {
             let same = key(&base, &[part]) == key(&other, &[part]);
             assert_eq!(same, !differing.contains(&part), "{part} of {other:?}");
@@ -42,7 +48,7 @@ fn each_part_tells_clients_apart_by_what_it_names_and_nothing_else() {
 #[test]
 fn an_absent_part_makes_the_key_fall_back_to_the_address() {
     let none = || Recorded::get("/").from("192.0.2.7");
-    for part in ["header:x", "cookie:c", "query:q", "claim:sub", "country", "host"] {
+    for part in ["header:x", "cookie:c", "query:q", "claim:sub", "country", "region", "colo", "host"] {
         let parts = ["path", part];
         assert_ne!(key(&none(), &parts), key(&none().from("192.0.2.8"), &parts), "{part}");
         let (here, there) = (none(), Recorded { path: b"/elsewhere".to_vec(), ..none() });
@@ -223,7 +229,7 @@ proptest! {
             KeyPart::Method,
             KeyPart::Host,
             KeyPart::Tier,
-            KeyPart::Country,
+            KeyPart::Locality(Locality::Country),
         ];
         let rules = rules();
         let lookup = Lookup::new(&facts);
@@ -272,7 +278,9 @@ fn part_of(text: &str) -> KeyPart {
         "path" => KeyPart::Path,
         "method" => KeyPart::Method,
         "host" => KeyPart::Host,
-        "country" => KeyPart::Country,
+        "country" => KeyPart::Locality(Locality::Country),
+        "region" => KeyPart::Locality(Locality::Region),
+        "colo" => KeyPart::Locality(Locality::Colo),
         _ => KeyPart::Tier,
     }
 }

@@ -3,7 +3,7 @@
 use core::cell::RefCell;
 use std::borrow::Cow;
 
-use crate::request::RequestFacts;
+use crate::request::{Locality, RequestFacts};
 
 /// A made-up request.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +12,7 @@ pub(crate) struct Recorded {
     pub(crate) path: Vec<u8>,
     pub(crate) authority: Vec<u8>,
     pub(crate) peer: Option<Vec<u8>>,
-    pub(crate) country: Option<Vec<u8>>,
+    pub(crate) places: Vec<(Locality, Vec<u8>)>,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) asked: RefCell<Vec<String>>,
 }
@@ -75,8 +75,8 @@ impl RequestFacts for Recorded {
         Some(Cow::Owned(values.fold(first, |list, value| [&list, b",".as_slice(), value].concat())))
     }
 
-    fn country(&self) -> Option<Cow<'_, [u8]>> {
-        self.record("country");
-        self.country.as_deref().map(Cow::Borrowed)
+    fn locality(&self, kind: Locality) -> Option<Cow<'_, [u8]>> {
+        self.record(kind.as_str());
+        self.places.iter().find(|(known, _)| *known == kind).map(|(_, place)| Cow::Borrowed(place.as_slice()))
     }
 }

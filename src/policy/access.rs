@@ -1,23 +1,26 @@
 //! Who is let in at all: the mode of a document with what belongs to it, and its lists of clients.
 
 use super::document::{self, Document};
+use super::hint::hint;
 use super::shapes::Text;
 use super::value::{Of, Value};
 use super::{Match, PathGlob, TierIndex};
 use crate::access::{AccessList, HeaderValues};
 use crate::api_key::ApiKeys;
-use crate::mode::{Maintenance, Mode};
+use crate::mode::{Maintenance, Mode, ModeWord};
 use crate::network::{Network, Networks, NotANetwork};
 
-/// The mode that the document's word names. What belongs to the other modes stands ready and has been checked as well.
-pub(super) fn mode(document: Of<'_, Document>) -> Option<Mode> {
+/// The mode that the document's word names, or another one in its place. What belongs to the other modes stands ready and has
+/// been checked as well.
+pub(super) fn mode(document: Of<'_, Document>, instead: Option<ModeWord>) -> Option<Mode> {
     let maintenance = document.maintenance().and_then(maintenance);
     let (strict, maintenance) = (strict(document)?, maintenance?);
-    Some(match document.mode()? {
-        document::ModeWord::Enforce => Mode::Enforce,
-        document::ModeWord::Observe => Mode::Observe,
-        document::ModeWord::Strict => Mode::Strict(strict),
-        document::ModeWord::Maintenance => Mode::Maintenance(maintenance),
+    let said = document.mode()?;
+    Some(match instead.unwrap_or(said) {
+        ModeWord::Enforce => Mode::Enforce,
+        ModeWord::Observe => Mode::Observe,
+        ModeWord::Strict => Mode::Strict(strict),
+        ModeWord::Maintenance => Mode::Maintenance(maintenance),
     })
 }
 
@@ -82,16 +85,13 @@ impl Text for Network {
         Self::parse(text).map(Value::Network).map_err(|error| match error {
             NotANetwork::Address => None,
             NotANetwork::Prefix(longest) => {
-                Some(["write a prefix length from 0 to ", &longest.to_string(), " after the slash"].concat())
+                hint(|| ["write a prefix length from 0 to ", &longest.to_string(), " after the slash"].concat())
             }
-            NotANetwork::HostBits(network) => {
+            NotANetwork::HostBits(network) => hint(|| {
                 let address = text.split('/').next().unwrap_or_default();
                 let network = network.to_string();
-                Some(
-                    ["write \"", &network, "\" for the whole network, or \"", address, "\" for the one address"]
-                        .concat(),
-                )
-            }
+                ["write \"", &network, "\" for the whole network, or \"", address, "\" for the one address"].concat()
+            }),
         })
     }
 }

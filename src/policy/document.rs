@@ -23,6 +23,7 @@ use super::{
     Priority,
 };
 use crate::api_key::Digest;
+use crate::mode::ModeWord;
 use crate::network::Network;
 
 document! {
@@ -133,7 +134,8 @@ document! {
         name: Name,
         /// Which requests the limit is for. All requests when absent.
         matches as "match": Match = NO_FIELDS,
-        /// What tells one client from another, all parts together. An empty list is one counter for all requests.
+        /// What tells one client from another, all parts together. An empty list is one counter for all requests. Of
+        /// a request that lacks one of them the address counts instead: in Envoy, which knows no `country`, `region` or `colo`.
         key: Set<KeyPart, 0, 8> = ["address"],
         /// How the limit counts.
         algorithm: Algorithm = "sliding-window",
@@ -347,19 +349,6 @@ pub(super) enum Scope {
 words! {
     Scope { "instance" => Scope::Instance }
     later "global"
-}
-
-/// How the policy acts.
-#[derive(Clone, Copy)]
-pub(super) enum ModeWord {
-    /// As it says.
-    Enforce,
-    /// By watching only.
-    Observe,
-    /// With lower quotas.
-    Strict,
-    /// Closed.
-    Maintenance,
 }
 
 words! {

@@ -2,6 +2,7 @@
 
 use core::fmt::{self, Write as _};
 
+use super::hint;
 use super::json::printable;
 
 /// One error of a policy document.
@@ -12,7 +13,7 @@ pub struct PolicyError {
     pub path: String,
     /// What is wrong, quoting the value as far as a line of a log bears it.
     pub problem: String,
-    /// What would be right.
+    /// What would be right; without the feature `hints`, where to ask for that.
     pub hint: String,
     /// Where reading stopped, when the text is not JSON at all.
     pub place: Option<Place>,
@@ -137,13 +138,13 @@ pub(super) struct Problems(Vec<PolicyError>);
 impl Problems {
     /// Notes an error; problem and hint come in pieces.
     pub(super) fn report(&mut self, at: &Path<'_>, problem: &[&str], hint: &[&str]) {
-        let (problem, hint) = (problem.concat(), hint.concat());
+        let (problem, hint) = (problem.concat(), hint::of(hint));
         match self.0.len() {
             ..MAX_PROBLEMS => self.0.push(PolicyError { path: at.to_string(), problem, hint, place: None }),
             MAX_PROBLEMS => self.0.push(PolicyError {
                 path: String::new(),
                 problem: format!("there are more than {MAX_PROBLEMS} errors"),
-                hint: "correct these first, the others are listed then".to_owned(),
+                hint: hint::of(&["correct these first, the others are listed then"]),
                 place: None,
             }),
             _ => {}

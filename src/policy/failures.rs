@@ -14,6 +14,8 @@ pub enum CallEnd {
     TimedOut,
     /// The connection was cut before the answer.
     Reset,
+    /// No connection was had, or it was cut before the answer: the host does not tell which. A failure where either is.
+    Unanswered,
     /// The client went away before the answer: nobody knows how the call would have ended.
     Abandoned,
 }
@@ -62,6 +64,7 @@ impl Failures {
             CallEnd::NotConnected => self.not_connected,
             CallEnd::TimedOut => self.timed_out,
             CallEnd::Reset => self.reset,
+            CallEnd::Unanswered => self.not_connected || self.reset,
             CallEnd::Abandoned => false,
         }
     }
@@ -87,8 +90,17 @@ mod tests {
         }
         let failed: Vec<u16> = (0..=u16::MAX).filter(|status| failures.contain(CallEnd::Answered(*status))).collect();
         assert_eq!(failed, [400, 429, 503, 599]);
-        for end in [CallEnd::NotConnected, CallEnd::TimedOut, CallEnd::Reset, CallEnd::Abandoned] {
+        for end in [CallEnd::NotConnected, CallEnd::TimedOut, CallEnd::Reset, CallEnd::Unanswered, CallEnd::Abandoned] {
             assert!(!failures.contain(end), "{end:?}");
         }
+    }
+
+    #[test]
+    fn what_may_be_either_is_a_failure_where_one_of_them_is() {
+        let (connect, reset) =
+            (Failures { not_connected: true, ..Failures::default() }, Failures { reset: true, ..Failures::default() });
+        let timeout = Failures { timed_out: true, ..Failures::default() };
+        assert!(connect.contain(CallEnd::Unanswered) && reset.contain(CallEnd::Unanswered));
+        assert!(!timeout.contain(CallEnd::Unanswered));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::document::{Document, HOUR_MS, NO_FIELDS};
 use super::error::{Path, Problems};
+use super::gathered::Gathered;
 use super::json::Node;
 use super::schema::document;
 use super::shapes::{Decimal, Int, SpanIn};
@@ -125,17 +126,13 @@ pub(super) fn health(document: Of<'_, Document>, problems: &mut Problems) -> Opt
     let errors = health.error_rate_percent();
     let errors =
         errors.and_then(|it| decimals(it.degraded()?, it.critical()?, &at.field("error_rate_percent"), problems));
-    let mut thresholds = Some(Vec::new());
+    let mut thresholds = Gathered::new();
     let mut take = |signal, range: Option<Range>, unit: u64| {
-        let found = range.map(|(degraded, critical)| Thresholds {
+        thresholds.add(range.map(|(degraded, critical)| Thresholds {
             signal,
             degraded: degraded.saturating_mul(unit),
             critical: critical.saturating_mul(unit),
-        });
-        thresholds = thresholds.take().zip(found).map(|(mut all, found)| {
-            all.push(found);
-            all
-        });
+        }));
     };
     take(Signal::ErrorRate, errors, 1);
     let mut quantile = BasisPoints::ALL;
@@ -162,7 +159,7 @@ pub(super) fn health(document: Of<'_, Document>, problems: &mut Problems) -> Opt
         window: health.window()?,
         min_calls: health.min_calls()?,
         quantile,
-        thresholds: thresholds?,
+        thresholds: thresholds.all()?,
         recovers_at_percent: u8::try_from(health.recovery()?.below_percent()?).ok()?,
         calm: health.recovery()?.calm()?,
     }))

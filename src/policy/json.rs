@@ -7,6 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::error::{Place, PolicyError};
+use super::hint;
 use crate::number::Number;
 
 /// A JSON value.
@@ -33,7 +34,7 @@ impl Node {
             return Err(PolicyError {
                 path: String::new(),
                 problem: format!("the document has {} bytes", text.len()),
-                hint: format!("write at most {MAX_BYTES} bytes"),
+                hint: hint::of(&["write at most ", &MAX_BYTES.to_string(), " bytes"]),
                 place: None,
             });
         }
@@ -245,8 +246,9 @@ fn unreadable(what: &str, place: Option<Place>) -> PolicyError {
     PolicyError {
         path: String::new(),
         problem: ["the document cannot be read as JSON: ", what].concat(),
-        hint: "write JSON (RFC 8259): no comments, no comma after the last item, names and texts in double quotes"
-            .to_owned(),
+        hint: hint::of(&[
+            "write JSON (RFC 8259): no comments, no comma after the last item, names and texts in double quotes",
+        ]),
         place,
     }
 }

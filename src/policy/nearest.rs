@@ -1,8 +1,13 @@
 //! What a misspelt word was probably meant to be.
 
+use super::hint;
+
 /// A hint that names the known word nearest to `wrong`, or, when none is near, lists what is known after `list`,
 /// as in `write one of`.
-pub(super) fn hint(wrong: &str, list: &str, known: &[&str]) -> String {
+pub(crate) fn hint(wrong: &str, list: &str, known: &[&str]) -> String {
+    if !hint::GIVEN {
+        return String::new();
+    }
     if let Some(meant) = meant(wrong, known) {
         return meant;
     }
@@ -25,7 +30,7 @@ pub(super) fn meant(wrong: &str, known: &[&str]) -> Option<String> {
 
 /// The word that the fewest slips of the keyboard turn into `wrong`: at most one in three letters.
 pub(super) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
-    if wrong.len() > MAX_COMPARED_BYTES {
+    if !hint::GIVEN || wrong.len() > MAX_COMPARED_BYTES {
         return None;
     }
     let wrong = wrong.to_ascii_lowercase();

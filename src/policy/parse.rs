@@ -10,6 +10,7 @@ use super::cost::cost;
 use super::delay::delays;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
+use super::gathered::Gathered;
 use super::health;
 use super::json::{Node, quoted};
 use super::nearest;
@@ -23,14 +24,15 @@ use super::status;
 use super::stores;
 use super::value::{Items, Of};
 use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
+use crate::mode::ModeWord;
 
-/// Reads the text of a policy document.
-pub(super) fn policy(text: &str) -> Result<Policy, PolicyErrors> {
+/// Reads the text of a policy document, which acts in this mode if there is one.
+pub(super) fn policy(text: &str, mode: Option<ModeWord>) -> Result<Policy, PolicyErrors> {
     let node = Node::parse(text)?;
     let mut problems = Problems::default();
     duplicates(&node, &Path::Root, &mut problems);
     let document = Document::SHAPE.read(&node, &Path::Root, &mut problems);
-    let policy = Of::seen(&document).and_then(|document| checked(document, &mut problems));
+    let policy = Of::seen(&document).and_then(|document| checked(document, mode, &mut problems));
     problems.or_errors(policy)
 }
 
@@ -62,7 +64,7 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
     }
 }
 
-fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy> {
+fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Problems) -> Option<Policy> {
     let root = Path::Root;
     let routing = routing::routing(document, problems);
     let kept = serving::kept_bytes(document, problems);
@@ -75,7 +77,7 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
     let trusted = document.client().map(Trusted::of);
     let at = root.field("limits");
     let mut names = Taken::default();
-    let mut limits = Some(Vec::new());
+    let mut limits = Gathered::new();
     for (index, item) in document.limits()?.iter().enumerate() {
         let at = at.item(index);
         if let Some(name) = item.and_then(Of::<document::Limit>::name) {
@@ -84,13 +86,9 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         if let (Some(item), Some(trusted)) = (item, &trusted) {
             trusted.expect_cost(item, &at, problems);
         }
-        let limit = item.and_then(|item| limit(item, tiers.as_deref(), claims, &at, problems));
-        limits = limits.zip(limit).map(|(mut limits, limit)| {
-            limits.push(limit);
-            limits
-        });
+        limits.add(item.and_then(|item| limit(item, tiers.as_deref(), claims, &at, problems)));
     }
-    let (mode, strict) = (access::mode(document), access::strict(document));
+    let (mode, strict) = (access::mode(document, mode), access::strict(document));
     expect_api_keys_of_lists(document, problems);
     let (deny, allow) = (document.deny().and_then(access::list), document.allow().and_then(access::list));
     let health = health::health(document, problems);
@@ -103,12 +101,12 @@ fn checked(document: Of<'_, Document>, problems: &mut Problems) -> Option<Policy
         tiers: tiers?,
         priorities: priorities?,
         max_keys: document.state()?.max_keys()?,
-        limits: limits?,
+        limits: limits.all()?,
         mode: mode?,
         strict: strict?,
         deny: deny?,
         allow: allow?,
-        routing: routing?,
+        routing: routing?.into(),
         kept: kept?,
         response: Response {
             ratelimit: response.ratelimit()?,

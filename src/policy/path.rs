@@ -1,5 +1,6 @@
 //! Path patterns: `/api/**`, `/users/*/posts`, `/assets/v*`.
 
+use super::hint::hint;
 use super::shapes::Text;
 use super::value::Value;
 use super::{PathGlob, SegmentGlob};
@@ -19,7 +20,7 @@ impl Text for PathGlob {
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let path = text.strip_prefix('/').ok_or(None)?;
         if path.contains(['?', '#']) {
-            return Err(Some("a pattern is for the path alone: write it without a query or fragment".to_owned()));
+            return Err(hint(|| "a pattern is for the path alone: write it without a query or fragment".to_owned()));
         }
         let (path, deep) = match path.strip_suffix("**") {
             Some("") => return Ok(Value::Path(Self { segments: Vec::new(), deep: true })),
@@ -41,21 +42,21 @@ impl Text for PathGlob {
 fn segment(text: &str) -> Result<SegmentGlob, Option<String>> {
     match text.split_once('*') {
         None => match normalised(text)? {
-            dots if dots == b"." || dots == b".." => Err(Some(
-                "no normalised path has the segments \".\" and \"..\": write the path they lead to".to_owned(),
-            )),
+            dots if dots == b"." || dots == b".." => Err(hint(|| {
+                "no normalised path has the segments \".\" and \"..\": write the path they lead to".to_owned()
+            })),
             text => Ok(SegmentGlob::Literal(text)),
         },
         Some((_, suffix)) if suffix.starts_with('*') => Err(deep_hint()),
         Some((_, suffix)) if suffix.contains('*') => {
-            Err(Some("write at most one \"*\" in a segment, as in \"/assets/v*\"".to_owned()))
+            Err(hint(|| "write at most one \"*\" in a segment, as in \"/assets/v*\"".to_owned()))
         }
         Some((prefix, suffix)) => Ok(SegmentGlob::Star { prefix: normalised(prefix)?, suffix: normalised(suffix)? }),
     }
 }
 
 fn deep_hint() -> Option<String> {
-    Some("\"**\" can only be the whole last segment, as in \"/api/**\"".to_owned())
+    hint(|| "\"**\" can only be the whole last segment, as in \"/api/**\"".to_owned())
 }
 
 /// The bytes of a segment as they stand in a normalised path, see [`normalise_segment`].
@@ -64,7 +65,7 @@ fn normalised(text: &str) -> Result<Vec<u8>, Option<String>> {
     while let Some((&byte, after)) = rest.split_first() {
         match byte {
             b'%' if escaped(after).is_none() => return Err(percent_hint()),
-            0..=b' ' | 127 => return Err(Some("write blanks and control characters as %20 and so on".to_owned())),
+            0..=b' ' | 127 => return Err(hint(|| "write blanks and control characters as %20 and so on".to_owned())),
             _ => rest = after,
         }
     }
@@ -72,7 +73,7 @@ fn normalised(text: &str) -> Result<Vec<u8>, Option<String>> {
 }
 
 fn percent_hint() -> Option<String> {
-    Some("write two hexadecimal digits after \"%\", and \"%25\" for the character itself".to_owned())
+    hint(|| "write two hexadecimal digits after \"%\", and \"%25\" for the character itself".to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Reads a value of the document by its declaration, and reports everything that is wrong with it.
 
 use super::error::{Path, Problems};
+use super::hint;
 use super::json::{Node, quoted};
 use super::nearest;
 use super::value::Value;
@@ -177,6 +178,9 @@ impl Shape {
 
     /// What would be right, as a hint: `write a whole number from 1 to 16`.
     fn right(&self) -> String {
+        if !hint::GIVEN {
+            return String::new();
+        }
         match self {
             Self::Bool => "write true or false, without quotes".to_owned(),
             Self::Number { min, max, .. } if min == max => format!("write {min}"),

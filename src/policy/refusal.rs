@@ -67,6 +67,6 @@ pub(super) fn ban(
 fn tells_clients_apart(part: &KeyPart) -> bool {
     match part {
         KeyPart::Address | KeyPart::Header(_) | KeyPart::Cookie(_) | KeyPart::Query(_) | KeyPart::Claim(_) => true,
-        KeyPart::Path | KeyPart::Method | KeyPart::Host | KeyPart::Tier | KeyPart::Country => false,
+        KeyPart::Path | KeyPart::Method | KeyPart::Host | KeyPart::Tier | KeyPart::Locality(_) => false,
     }
 }

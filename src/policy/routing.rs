@@ -3,6 +3,7 @@
 use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::failures::Failures;
+use super::gathered::Gathered;
 use super::parse::{Taken, matches, unknown};
 use super::retries::{Retries, retries};
 use super::value::Of;
@@ -113,33 +114,29 @@ pub(super) fn routing(document: Of<'_, Document>, problems: &mut Problems) -> Op
     let root = Path::Root;
     // Maps are kept in the order of names: the document's means nothing.
     let patterns = document.breakers().map(|map| in_order(map.names()));
-    let mut breakers = Some(Vec::new());
+    let mut breakers = Gathered::new();
     for (name, it) in document.breakers().iter().flat_map(|map| map.iter()) {
         let breaker =
             it.and_then(|it| breaker::breaker(name, it, &root.field("breakers").field(name.as_str()), problems));
-        put(&mut breakers, breaker, |other: &Breaker| &other.name);
+        breakers.add_by(breaker, |breaker: &Breaker| &breaker.name);
     }
     let known = document.upstreams().map(|map| in_order(map.names()));
-    let mut upstreams = Some(Vec::new());
+    let mut upstreams = Gathered::new();
     for (name, it) in document.upstreams().iter().flat_map(|map| map.iter()) {
         let at = root.field("upstreams");
         let upstream = it.and_then(|it| upstream(name, it, patterns.as_deref(), &at.field(name.as_str()), problems));
-        put(&mut upstreams, upstream, |other: &Upstream| &other.name);
+        upstreams.add_by(upstream, |upstream: &Upstream| &upstream.name);
     }
     let at = root.field("routes");
-    let (mut routes, mut names) = (Some(Vec::new()), Taken::default());
+    let (mut routes, mut names) = (Gathered::new(), Taken::default());
     for (index, item) in document.routes()?.iter().enumerate() {
         let at = at.item(index);
         if let Some(name) = item.and_then(Of::<document::Route>::name) {
             names.take(name, index, &at.field("name"), problems);
         }
-        let route = item.and_then(|item| route(item, known.as_deref(), &at, problems));
-        routes = routes.zip(route).map(|(mut routes, route)| {
-            routes.push(route);
-            routes
-        });
+        routes.add(item.and_then(|item| route(item, known.as_deref(), &at, problems)));
     }
-    let routing = Routing { upstreams: upstreams?, breakers: breakers?, routes: routes? };
+    let routing = Routing { upstreams: upstreams.all()?, breakers: breakers.all()?, routes: routes.all()? };
     let breakers = routing.breakers();
     if breakers > MAX_BREAKERS {
         problems.report(
@@ -200,14 +197,10 @@ fn route(
     problems: &mut Problems,
 ) -> Option<Route> {
     let matches = document.matches().and_then(|it| matches(it, &at.field("match"), problems));
-    let mut upstreams = Some(Vec::new());
+    let mut upstreams = Gathered::new();
     for (index, name) in document.upstreams().iter().flat_map(|set| set.iter()).enumerate() {
         let at = at.field("upstreams");
-        let index = name.and_then(|name| reference("upstream", name, known, &at.item(index), problems));
-        upstreams = upstreams.zip(index).map(|(mut upstreams, index)| {
-            upstreams.push(index);
-            upstreams
-        });
+        upstreams.add(name.and_then(|name| reference("upstream", name, known, &at.item(index), problems)));
     }
     let serving = serving::serving(document, at, problems);
     let fallback = match document.fallback() {
@@ -218,7 +211,7 @@ fn route(
     Some(Route {
         name: document.name()?.clone(),
         matches: matches?,
-        upstreams: upstreams?,
+        upstreams: upstreams.all()?,
         fallback: fallback?,
         serving: serving?,
     })
@@ -251,14 +244,6 @@ fn in_order<'v>(names: impl Iterator<Item = &'v Name>) -> Vec<&'v Name> {
     let mut sorted = Vec::new();
     names.for_each(|name| sorted.insert(sorted.partition_point(|other| *other < name), name));
     sorted
-}
-
-/// Puts an item where its name comes in order; one that is wrong leaves nothing of the list.
-fn put<T>(items: &mut Option<Vec<T>>, item: Option<T>, name: impl Fn(&T) -> &Name) {
-    *items = items.take().zip(item).map(|(mut items, item)| {
-        items.insert(items.partition_point(|other| name(other) < name(&item)), item);
-        items
-    });
 }
 
 /// A route has no more upstreams than these.

@@ -8,6 +8,7 @@ use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::json::quoted;
 use super::value::Of;
+use crate::decision::is_without_body;
 use crate::units::Span;
 use core::fmt;
 
@@ -65,6 +66,8 @@ pub struct Variants {
     /// The endings of paths that are images, without their dot.
     pub(crate) extensions: Vec<String>,
     pub(crate) rewrite: Vec<Piece>,
+    /// Whether a Worker asks Cloudflare's image service in place of that.
+    pub(crate) cf_image: bool,
 }
 
 /// Where a request says the width of an image.
@@ -187,7 +190,9 @@ fn fixed(answer: Of<'_, answers::Static>, at: &Path<'_>, problems: &mut Problems
         }
         lines.push((lower, value?.to_owned()));
     }
-    Some(Fixed { status: u16::try_from(answer.status()?).ok()?, lines, body: answer.body()?.to_owned() })
+    let status = u16::try_from(answer.status()?).ok()?;
+    let body = answer.body()?;
+    Some(Fixed { status, lines, body: if is_without_body(status) { String::new() } else { body.to_owned() } })
 }
 
 type Cache = (Option<Caching>, Vec<String>, Option<String>);
@@ -260,6 +265,7 @@ fn variants(document: Of<'_, answers::Variants>, at: &Path<'_>, problems: &mut P
         width_from,
         extensions: document.extensions()?.known().map(str::to_owned).collect(),
         rewrite,
+        cf_image: document.cf_image()?,
     })
 }
 

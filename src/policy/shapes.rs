@@ -2,6 +2,7 @@
 
 use core::marker::PhantomData;
 
+use super::hint;
 use super::json::Node;
 use super::read::{Form, HUNDREDTH, Shape, WHOLE};
 use super::schema::Document;
@@ -102,8 +103,13 @@ pub(super) trait Text {
     /// they end in logs.
     const SECRET: bool = false;
     /// The form in a table.
-    const FORM: Form =
-        Form { what: Self::WHAT, chars: Self::CHARS, right: Self::RIGHT, secret: Self::SECRET, parse: Self::parse };
+    const FORM: Form = Form {
+        what: Self::WHAT,
+        chars: Self::CHARS,
+        right: if hint::GIVEN { Self::RIGHT } else { "" },
+        secret: Self::SECRET,
+        parse: Self::parse,
+    };
 
     /// As what the text is kept.
     type Kept: Kept + ?Sized + 'static;

@@ -4,7 +4,7 @@ use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::shapes::OneOf;
 use super::value::Of;
-use super::{Algorithm, OnExceed, Quota};
+use super::{Algorithm, Limit, OnExceed, Policy, Quota};
 use crate::authority::Terms;
 use crate::units::{BasisPoints, Span};
 use core::fmt;
@@ -42,6 +42,19 @@ pub enum Protocol {
     Upstash,
     /// Webdis.
     Webdis,
+}
+
+impl Policy {
+    /// What counts the limits that many instances share.
+    #[must_use]
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// The limits that many instances share.
+    pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().filter(|limit| limit.is_shared())
+    }
 }
 
 impl Stores {
@@ -151,19 +164,12 @@ fn redis(document: Of<'_, document::Redis>, at: &Path<'_>, problems: &mut Proble
         let hint = "keep one of them";
         problems.report(&at.field("token_env"), &["the token stands in \"token\" already"], &[hint]);
     }
-    let token = document.token()?;
-    // It is not quoted: errors are logged.
-    let is_plain = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    if token.is_some_and(|token| !is_plain(token)) {
-        let hint = "write it as the store's provider gives it: letters, digits and signs, without blanks";
-        problems.report(&at.field("token"), &["this is not a token"], &[hint]);
-    }
     Some(RedisStore {
         protocol: document.protocol()?,
         cluster: document.cluster()?.map(str::to_owned),
         url: document.url()?.map(str::to_owned),
         path: document.path()?.to_owned(),
-        token: token.map(str::to_owned),
+        token: document.token()?.map(str::to_owned),
         token_env: document.token_env()?.map(str::to_owned),
     })
 }
@@ -214,7 +220,7 @@ pub(super) fn sharing(
     let terms = |quota: &Quota| algorithm.and_then(|algorithm| Terms::new(algorithm, quota));
     for quota in quotas.iter().flatten().flatten() {
         if quota.window < SHORTEST {
-            let hint = "write a quota of a second or more, or \"scope\": \"instance\"";
+            let hint = "write a window of 100ms or more, or \"scope\": \"instance\"";
             problems.report(
                 &at.field("scope"),
                 &["a window of ", &quota.window.to_string(), " is over before a store has answered"],

@@ -1,5 +1,6 @@
 //! The texts of the document that have a form of their own.
 
+use super::hint::hint;
 use super::json::Node;
 use super::nearest;
 use super::read::Shape;
@@ -7,6 +8,7 @@ use super::schema::Document;
 use super::shapes::Text;
 use super::value::{Kept, Value};
 use super::{Answers, HeaderCondition, HostGlob, KeyPart, Name};
+use crate::request::Locality;
 
 impl Text for Name {
     const WHAT: &str = "a name";
@@ -81,9 +83,9 @@ impl Text for HostGlob {
         }
         Err(match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.contains(':') => {
-                Some("write the host without its port: hosts match on any port".to_owned())
+                hint(|| "write the host without its port: hosts match on any port".to_owned())
             }
-            _ if !host.is_ascii() => Some("write an international host in its ASCII form (xn--...)".to_owned()),
+            _ if !host.is_ascii() => hint(|| "write an international host in its ASCII form (xn--...)".to_owned()),
             _ => None,
         })
     }
@@ -123,7 +125,7 @@ impl Text for HeaderPattern {
             return Err(None);
         }
         match text.split_once('*') {
-            Some((_, suffix)) if suffix.contains('*') => Err(Some("write at most one \"*\"".to_owned())),
+            Some((_, suffix)) if suffix.contains('*') => Err(hint(|| "write at most one \"*\"".to_owned())),
             Some((prefix, suffix)) => {
                 Ok(Value::Header(HeaderCondition::Glob { prefix: prefix.to_owned(), suffix: suffix.to_owned() }))
             }
@@ -135,10 +137,10 @@ impl Text for HeaderPattern {
 impl Text for KeyPart {
     const WHAT: &str = "a part of a key";
     const PATTERN: Option<&str> = Some(
-        r"^(address|path|method|host|tier|country|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|(query|claim):[^\x00-\x20\x7f-\x9f]+)$",
+        r"^(address|path|method|host|tier|country|region|colo|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|(query|claim):[^\x00-\x20\x7f-\x9f]+)$",
     );
     const CHARS: (u32, u32) = (1, 136);
-    const RIGHT: &str = "write \"address\", \"path\", \"method\", \"host\", \"tier\", \"country\", or \"header:NAME\", \
+    const RIGHT: &str = "write \"address\", \"path\", \"method\", \"host\", \"tier\", \"country\", \"region\", \"colo\", or \"header:NAME\", \
                          \"cookie:NAME\", \"query:NAME\", \"claim:NAME\" with a name";
 
     type Kept = Self;
@@ -151,9 +153,11 @@ impl Text for KeyPart {
                 "method" => Self::Method,
                 "host" => Self::Host,
                 "tier" => Self::Tier,
-                "country" => Self::Country,
+                "country" => Self::Locality(Locality::Country),
+                "region" => Self::Locality(Locality::Region),
+                "colo" => Self::Locality(Locality::Colo),
                 _ if KEY_KINDS.iter().any(|kind| kind.strip_suffix(':') == Some(text)) => {
-                    return Err(Some(format!("write a name after it, as in \"{text}:NAME\"")));
+                    return Err(hint(|| format!("write a name after it, as in \"{text}:NAME\"")));
                 }
                 _ => return Err(nearest::meant(text, &KEY_WORDS)),
             }));
@@ -165,9 +169,9 @@ impl Text for KeyPart {
             "query" if is_name => Self::Query(name.to_owned()),
             "claim" if is_name => Self::Claim(name.to_owned()),
             "header" | "cookie" => {
-                return Err(Some(format!("write a name of letters, digits and \"-\" after \"{kind}:\"")));
+                return Err(hint(|| format!("write a name of letters, digits and \"-\" after \"{kind}:\"")));
             }
-            "query" | "claim" => return Err(Some(format!("write a name without blanks after \"{kind}:\""))),
+            "query" | "claim" => return Err(hint(|| format!("write a name without blanks after \"{kind}:\""))),
             _ => {
                 let meant = text.strip_suffix(name).and_then(|kind| nearest::nearest(kind, &KEY_KINDS));
                 return Err(meant.map(|kind| format!("did you mean \"{kind}{name}\"?")));
@@ -177,7 +181,7 @@ impl Text for KeyPart {
 }
 
 /// The key parts that stand alone.
-const KEY_WORDS: [&str; 6] = ["address", "path", "method", "host", "tier", "country"];
+const KEY_WORDS: [&str; 8] = ["address", "path", "method", "host", "tier", "country", "region", "colo"];
 
 /// The key parts that take a name.
 const KEY_KINDS: [&str; 4] = ["header:", "cookie:", "query:", "claim:"];

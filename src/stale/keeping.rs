@@ -3,7 +3,7 @@
 use super::freshness::Freshness;
 use super::record::Head;
 use super::shelf::{self, Shelf};
-use super::{AnswerKey, Collecting};
+use super::{AnswerKey, Collecting, Recent};
 use crate::assets::Answer;
 use crate::lookup::trim_blanks;
 use crate::store::StoreError;
@@ -115,6 +115,12 @@ impl Draft {
     /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
     pub fn is_wanted<S: Shelf>(&self, shelf: &mut S, now: Timestamp) -> Result<bool, StoreError> {
         shelf::is_wanted(shelf, self.head.key, self.stale, now)
+    }
+
+    /// Whether the answer is to be kept, where the instance remembers alone what it has lately kept.
+    #[must_use]
+    pub fn is_due(&self, recent: &mut Recent, now: Timestamp) -> bool {
+        recent.take(self.head.key, self.stale, now)
     }
 
     /// Begins to collect the body; `None` when it is known already that it would be larger than `max_object` bytes.

@@ -3,13 +3,14 @@
 use core::fmt::{self, Write as _};
 use std::borrow::Cow;
 
-use super::{Fingerprint, Page, UpstreamsNow, upstreams};
+use super::{Fingerprint, Page, UpstreamsNow, counts, upstreams};
 use crate::decision::Reply;
 use crate::engine::Engine;
 use crate::global::Global;
 use crate::health::Health;
 use crate::health::monitor::Monitor;
 use crate::health::orca::Load;
+use crate::metrics::Counters;
 use crate::policy::{Algorithm, Limit, Policy, Priority, TierIndex};
 use crate::units::{BasisPoints, Span, Timestamp};
 
@@ -26,6 +27,8 @@ pub struct Sources<'a> {
     pub upstreams: Option<UpstreamsNow<'a>>,
     /// What this worker knows of limits that many instances share, where the policy has some.
     pub store: Option<&'a Global>,
+    /// What was counted, where nobody takes the numbers away to export them.
+    pub counters: Option<&'a Counters>,
     /// How many keys the table holds.
     pub live_keys: u64,
     /// The time.
@@ -52,6 +55,7 @@ impl Sources<'_> {
         Reply {
             status,
             grpc_status,
+            for_grpc: false,
             details: "tidegate_status".to_owned(),
             content_type: Cow::Borrowed("application/json"),
             body,
@@ -82,6 +86,9 @@ impl Sources<'_> {
             write!(text, ",\"store\":{{\"answers\":{answers},\"deadline_ms\":{}}}", millis(deadline))?;
         }
         upstreams::write(text, policy, self.upstreams.as_ref(), self.now)?;
+        if let Some(counters) = self.counters {
+            counts::write(text, policy, counters)?;
+        }
         text.push('}');
         Ok(())
     }

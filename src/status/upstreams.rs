@@ -29,6 +29,21 @@ pub trait Counted: Debug {
     fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()];
 }
 
+/// Of a host that has one worker, and takes no numbers away: what that has counted.
+impl Counted for Upstreams {
+    fn served(&self, route: usize, by: By) -> u64 {
+        self.served_known().get(route, by)
+    }
+
+    fn misses(&self, route: usize) -> u64 {
+        self.served_known().misses(route)
+    }
+
+    fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()] {
+        self.breakers_known().local(place).map_or_else(Default::default, |local| local.statistics_known().told())
+    }
+}
+
 /// Writes `"upstreams"`, and where the host asks several `"served"` and `"breakers"`, each after a comma.
 pub(super) fn write(
     text: &mut String,

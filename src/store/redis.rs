@@ -215,3 +215,32 @@ impl core::error::Error for BadToken {}
 const MAX_ASKS: usize = 16;
 /// What stands for an answer that never came.
 const NO_STATUS: u16 = 0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_go_under_the_path_of_the_store_with_its_credentials() {
+        for (protocol, path, sent) in [
+            (Protocol::Upstash, "", "/pipeline"),
+            (Protocol::Upstash, "/", "/pipeline"),
+            (Protocol::Upstash, "/redis", "/redis/pipeline"),
+            (Protocol::Upstash, "/redis/", "/redis/pipeline"),
+            (Protocol::Webdis, "", "/"),
+            (Protocol::Webdis, "/redis", "/redis"),
+        ] {
+            assert_eq!(Redis::new(protocol, path, None).unwrap().path, sent, "{protocol:?} {path}");
+        }
+        let header = |protocol, token| Redis::new(protocol, "/", token).unwrap().authorization;
+        assert_eq!(header(Protocol::Upstash, Some("user:password")).unwrap(), "Bearer user:password");
+        // The example of RFC 7617, section 2, with another password: that one has a blank.
+        assert_eq!(header(Protocol::Webdis, Some("Aladdin:opensesame")).unwrap(), "Basic QWxhZGRpbjpvcGVuc2VzYW1l");
+        assert_eq!(header(Protocol::Upstash, None), None);
+    }
+
+    #[test]
+    fn an_empty_queue_begins_nothing() {
+        assert!(Redis::new(Protocol::Upstash, "", None).unwrap().begin(&mut Vec::new()).is_none());
+    }
+}

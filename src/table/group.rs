@@ -8,6 +8,7 @@
 
 use super::Displaces;
 use crate::limiter::{State, UsedShare};
+use core::hint::black_box;
 
 /// Slots of one group: as many tags and times as fill a cache line of 64 bytes.
 pub(super) const SLOTS: usize = 8;
@@ -39,6 +40,8 @@ impl<'a> Group<'a> {
     /// The slot of this tag, and its state.
     #[inline]
     pub(super) fn find(self, tag: u32, now: u64) -> Option<(usize, State)> {
+        // The rests' cache line is on its way while the tags are compared: its address would be known only after that.
+        black_box(self.rest.first().copied());
         // A byte for each slot, all ones where the tag is the same.
         let mut same = [0; SLOTS];
         for (same, other) in same.iter_mut().zip(self.tags) {

@@ -24,6 +24,7 @@ mod flood;
 mod health;
 mod hostile;
 mod keys;
+mod lean;
 mod metrics;
 mod modes;
 mod panic;

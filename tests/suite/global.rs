@@ -4,9 +4,9 @@
 //! when it fails.
 
 mod authority;
+mod engine;
 mod world;
 
-use tidegate::authority::Shared;
 use world::{Faults, Setup, World};
 
 /// Every algorithm, with a quota of 200 a second and a window of one or two.
@@ -39,7 +39,7 @@ fn under_full_demand_nearly_all_of_the_quota_is_used_and_nearly_nobody_waits() {
         ("sliding-window", r#"{ "permits": 1000, "window": "1s" }"#),
         ("token-bucket", r#"{ "permits": 1000, "window": "1s" }"#),
     ] {
-        let setup = Setup { algorithm, quota, rates: vec![2_400, 450, 150], ..Setup::default() };
+        let setup = Setup { algorithm, quota, rates: vec![2_400_000, 450_000, 150_000], ..Setup::default() };
         let mut world = World::new(1, &setup, Faults::none());
         world.run(1_000);
         world.begin_measuring();
@@ -61,7 +61,7 @@ fn below_the_quota_everybody_is_served_and_nearly_nobody_waits() {
         ("sliding-window", r#"{ "permits": 1000, "window": "1s" }"#),
         ("token-bucket", r#"{ "permits": 1000, "window": "1s" }"#),
     ] {
-        let setup = Setup { algorithm, quota, rates: vec![560, 105, 35], ..Setup::default() };
+        let setup = Setup { algorithm, quota, rates: vec![560_000, 105_000, 35_000], ..Setup::default() };
         let mut world = World::new(2, &setup, Faults::none());
         world.run(1_000);
         world.begin_measuring();
@@ -78,11 +78,11 @@ fn below_the_quota_everybody_is_served_and_nearly_nobody_waits() {
 #[test]
 fn what_a_crash_loses_is_back_when_it_expires() {
     for (algorithm, quota) in ALGORITHMS {
-        let setup = Setup { algorithm, quota, rates: vec![1_000, 0], ..Setup::default() };
+        let setup = Setup { algorithm, quota, rates: vec![1_000_000, 0], ..Setup::default() };
         let mut world = World::new(3, &setup, Faults::none());
         world.run(500);
         world.crash(0);
-        world.set_rates(vec![0, 1_000]);
+        world.set_rates(vec![0, 1_000_000]);
         // Two windows, or what a bucket lends, later.
         world.run(4_000);
         world.begin_measuring();
@@ -96,7 +96,7 @@ fn what_a_crash_loses_is_back_when_it_expires() {
 #[test]
 fn while_the_store_is_away_instances_keep_to_their_shares_and_it_comes_back_without_a_burst() {
     for (algorithm, quota) in ALGORITHMS {
-        let setup = Setup { algorithm, quota, rates: vec![800, 150, 50], ..Setup::default() };
+        let setup = Setup { algorithm, quota, rates: vec![800_000, 150_000, 50_000], ..Setup::default() };
         let mut world = World::new(4, &setup, Faults::none());
         world.run(4_000);
         world.part_all();
@@ -130,13 +130,4 @@ fn no_request_waits_beyond_the_deadline() {
 }
 
 /// As many as take a few seconds in a debug build.
-const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 2_000 };
-
-/// The algorithm of these words.
-fn shared(word: &str) -> Shared {
-    match word {
-        "fixed-window" => Shared::FixedWindow,
-        "sliding-window" => Shared::SlidingWindow,
-        _ => Shared::TokenBucket,
-    }
-}
+const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 3_000 };

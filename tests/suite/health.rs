@@ -226,6 +226,7 @@ impl Bench {
             monitor,
             upstreams: None,
             store: None,
+            counters: None,
             live_keys: 7,
             now: ms(60_000),
         }
@@ -370,8 +371,16 @@ fn pages_tell_how_the_service_is() {
         "upstreams": { "origin": { "cluster": "o", "breaker": "b" }, "cdn": { "cluster": "c" } } }"#,
     );
     let fingerprint = Fingerprint::of("");
-    let sources =
-        Sources { engine: &plain, fingerprint, monitor: None, upstreams: None, store: None, live_keys: 0, now: ms(0) };
+    let sources = Sources {
+        engine: &plain,
+        fingerprint,
+        monitor: None,
+        upstreams: None,
+        store: None,
+        counters: None,
+        live_keys: 0,
+        now: ms(0),
+    };
     let reply = sources.reply(Page::Status);
     let status: Value = serde_json::from_str(&reply.body).expect("JSON");
     assert_eq!((&status["health"], &status["shedding"], &status["limits"]), (&Value::Null, &Value::Null, &json!([])));

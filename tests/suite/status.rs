@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use tidegate::breaker::{Ledger, Part, Statistics};
 use tidegate::engine::Engine;
 use tidegate::fallback::{Around, By, Ledgers, Step, Upstreams};
-use tidegate::policy::CallEnd;
+use tidegate::metrics::{Counters, Fate, Total};
+use tidegate::policy::{CallEnd, TierIndex};
 use tidegate::status::{Counted, Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::StoreError;
 use tidegate::units::Draw;
@@ -87,6 +88,7 @@ fn page(engine: &Engine, known: &Upstreams, counted: &Sums, at: u64) -> Value {
         monitor: None,
         upstreams,
         store: None,
+        counters: None,
         live_keys: 0,
         now: ms(at),
     };
@@ -186,4 +188,33 @@ fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
     let names: Vec<_> = breakers.iter().map(|breaker| breaker["name"].as_str().unwrap()).collect();
     assert_eq!((names.len(), &names[..3]), (256, &["b", "a/r299", "a/r0"][..]));
     assert_eq!((&told["breakers_left_out"], &told["served"]["routes_left_out"]), (&json!(45), &json!(44)));
+}
+
+#[test]
+fn page_tells_what_was_counted_where_nobody_exports_it() {
+    let engine = engine(
+        r#"{ "version": 1, "client": { "tier": { "header": "x-plan" }, "trusted_headers": ["x-plan"] }, "tiers": ["free", "paid"],
+        "limits": [{ "name": "one", "quota": { "permits": 1, "window": "1s" } },
+                   { "name": "two", "quota": { "permits": 1, "window": "1s" } }],
+        "upstreams": { "a": { "cluster": "a" } }, "routes": [{ "name": "r", "upstreams": ["a"] }] }"#,
+    );
+    let (policy, mut counters) = (engine.policy(), Counters::new(2, 2));
+    counters.count(1, TierIndex::new(1).unwrap(), Fate::Refused);
+    counters.add(Total::Bans, 3);
+    let (mut upstreams, mut ledgers) = (Upstreams::new(policy), Memory::default());
+    let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
+    let (mut way, _) = upstreams.begin(policy, 0, Some(b"GET"), around);
+    upstreams.ended(policy, &mut way, CallEnd::Answered(200).into(), around);
+    let known = Some(UpstreamsNow { known: &upstreams, counted: &upstreams });
+    let (fingerprint, counters) = (Fingerprint::of(""), Some(&counters));
+    let sources =
+        Sources { engine: &engine, fingerprint, monitor: None, upstreams: known, counters, live_keys: 0, now: ms(0) };
+    let page: Value = serde_json::from_str(&sources.reply(Page::Status).body).expect("JSON");
+    assert_eq!(
+        page["requests"],
+        json!([{ "limit": "two", "tier": "paid", "admitted": 0, "refused": 1, "observed": 0, "banned": 0, "delayed": 0 }])
+    );
+    assert_eq!((&page["totals"]["bans"], &page["totals"]["conflicts"]), (&json!(3), &json!(0)));
+    // It reads its own numbers, and takes none away.
+    assert_eq!((&page["served"]["upstreams"], upstreams.served_known().get(0, By::Upstream(0))), (&json!(1), 1));
 }

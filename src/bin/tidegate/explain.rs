@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use tidegate::explain::explain;
 use tidegate::policy::Policy;
-use tidegate::request::RequestFacts;
+use tidegate::request::{Locality, RequestFacts};
 
 use crate::check;
 
@@ -39,6 +39,14 @@ pub struct Explain {
     /// The client's country, two letters, where the host would know it
     #[arg(long)]
     country: Option<String>,
+
+    /// The client's region within its country, as in 'US-TX', where the host would know it
+    #[arg(long)]
+    region: Option<String>,
+
+    /// Where the request came in, as in 'HEL', where the host would know it
+    #[arg(long)]
+    colo: Option<String>,
 
     /// A request header, as in 'x-plan: free'; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
@@ -99,8 +107,13 @@ impl RequestFacts for Explain {
         (!values.is_empty()).then(|| Cow::Owned(values.join(",").into_bytes()))
     }
 
-    fn country(&self) -> Option<Cow<'_, [u8]>> {
-        self.country.as_ref().map(|country| Cow::Borrowed(country.as_bytes()))
+    fn locality(&self, kind: Locality) -> Option<Cow<'_, [u8]>> {
+        let place = match kind {
+            Locality::Country => &self.country,
+            Locality::Region => &self.region,
+            Locality::Colo => &self.colo,
+        };
+        place.as_ref().map(|place| Cow::Borrowed(place.as_bytes()))
     }
 }
 

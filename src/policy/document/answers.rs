@@ -68,6 +68,9 @@ document! {
         /// What the upstream is asked for, in the words of the CDN: `{format}`, `{width}` and `{path}` are put in. What the
         /// query has besides the width stays.
         rewrite: Rewrite,
+        /// Whether a Worker asks for variants by `cf.image` in place of `rewrite`: where the zone has image transformations. No
+        /// Worker can ask for `/cdn-cgi/image/` itself.
+        cf_image: bool = false,
     }
 }
 

@@ -33,7 +33,7 @@ document! {
         /// In Envoy, the path under which it is served.
         path: BasePath = "/",
         /// The token that it asks for. The keys of shared limits are made from it too, so that strangers cannot choose them.
-        token: Option<Secret>,
+        token: Option<Token>,
         /// In place of `token`: the environment variable, or in a Worker the binding, that holds it.
         token_env: Option<AnyText>,
     }
@@ -96,18 +96,19 @@ impl Text for BasePath {
     }
 }
 
-/// A secret. Whatever it is, the form reads it, so that no error quotes it.
-pub(in crate::policy) enum Secret {}
+/// The token of a store.
+pub(in crate::policy) enum Token {}
 
-impl Text for Secret {
+impl Text for Token {
     const WHAT: &str = "a token";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
-    const CHARS: (u32, u32) = (0, u32::MAX);
-    const RIGHT: &str = "write it as a text";
+    const CHARS: (u32, u32) = (1, 1_024);
+    const RIGHT: &str = "write it as the store's provider gives it: letters, digits and signs, without blanks";
+    const SECRET: bool = true;
 
     type Kept = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
-        Ok(Value::Text(text.to_owned()))
+        text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Value::Text(text.to_owned())).ok_or(None)
     }
 }

@@ -1,7 +1,6 @@
 //! The authority alone, asked at random.
 
-use super::shared;
-use super::world::Random;
+use super::world::{Random, shared};
 use std::collections::BTreeMap;
 use tidegate::authority::{Account, Ask, Authority, Grant, Instance, MAX_INSTANCES, Terms};
 use tidegate::key::KeyHash;
@@ -90,6 +89,9 @@ fn a_return_is_credited_once_in_its_window_and_to_whom_it_was_granted() {
             back_of: of,
             ..ask(terms, seq, 0, 0)
         };
+        // So that there is something of others' that could be credited to it.
+        let others = Ask { instance: Instance::new(3), ..ask(terms, 1, 0, 100) };
+        assert_eq!(account.answer(&others, NOW).granted, Permits::new(100), "{algorithm}");
         let left = |account: &mut Account, ask: &Ask| account.answer(ask, NOW + 1).left.get();
         let before = left(&mut account, &back(2, 1, grant.window));
         assert_eq!(left(&mut account, &back(1, 2, grant.window + 1)), before, "{algorithm}: of another window");

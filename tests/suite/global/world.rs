@@ -1,6 +1,8 @@
 //! Instances, an authority, and what lies between them, on a virtual clock.
 
-use crate::harness::Request;
+#![allow(dead_code, reason = "the benchmark and the tests do not need the same of it")]
+
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use tidegate::authority::{Ask, Authority, Instance, Shared, Terms};
@@ -9,6 +11,7 @@ use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Total};
 use tidegate::policy::{Policy, TierIndex};
+use tidegate::request::RequestFacts;
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::{Span, Timestamp};
 
@@ -21,7 +24,7 @@ pub struct Setup {
     pub quota: &'static str,
     pub sharing: &'static str,
     pub on_store_failure: &'static str,
-    /// Requests a second, of each instance.
+    /// Requests of each instance in a thousand seconds.
     pub rates: Vec<u64>,
 }
 
@@ -32,7 +35,7 @@ impl Default for Setup {
             quota: r#"{ "permits": 200, "window": "1s" }"#,
             sharing: "lease",
             on_store_failure: "local",
-            rates: vec![600, 200, 60],
+            rates: vec![600_000, 200_000, 60_000],
         }
     }
 }
@@ -319,7 +322,7 @@ impl World {
     fn decide(&mut self, at: usize, id: u32, since: Option<Timestamp>) {
         let now = self.site_now(at);
         let site = &mut self.instances[at];
-        self.engine.plan(&Request::default(), &mut site.plan);
+        self.engine.plan(&Plain, &mut site.plan);
         if let Some(since) = since {
             site.plan.resume(since);
         }
@@ -377,7 +380,7 @@ impl World {
     }
 
     fn arrive_later(&mut self, at: usize) {
-        let Some(mean) = 1_000_000_u64.checked_div(self.rates[at]) else { return };
+        let Some(mean) = 1_000_000_000_u64.checked_div(self.rates[at]) else { return };
         // Evenly between nothing and twice the mean.
         let us = self.random.below(2 * mean + 1);
         self.after(us, Event::Arrival(at));
@@ -394,6 +397,40 @@ impl World {
 
     fn authority_us(&self) -> u64 {
         self.now_us + self.authority_skew_ms * 1_000
+    }
+}
+
+/// The algorithm of this word.
+pub fn shared(word: &str) -> Shared {
+    match word {
+        "fixed-window" => Shared::FixedWindow,
+        "sliding-window" => Shared::SlidingWindow,
+        _ => Shared::TokenBucket,
+    }
+}
+
+/// The request that everybody sends.
+struct Plain;
+
+impl RequestFacts for Plain {
+    fn method(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(b"GET")
+    }
+
+    fn path(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(b"/")
+    }
+
+    fn authority(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(b"example.com")
+    }
+
+    fn peer(&self) -> Option<Cow<'_, [u8]>> {
+        None
+    }
+
+    fn header(&self, _name: &str) -> Option<Cow<'_, [u8]>> {
+        None
     }
 }
 

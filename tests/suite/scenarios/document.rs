@@ -82,6 +82,9 @@ pub struct Does {
     pub headers: BTreeMap<String, String>,
     /// Its body; the upstream's name when absent.
     pub body: Option<String>,
+    /// Its body is the path and query that it was asked for.
+    #[serde(default)]
+    pub echoes: bool,
     /// Instead of an answer.
     pub fails: Option<Fails>,
 }
@@ -291,9 +294,10 @@ fn ok() -> u16 {
 }
 
 /// The header fields that are compared, byte for byte.
-pub const FIELDS: [&str; 13] = [
+pub const FIELDS: [&str; 14] = [
     "cache-control",
     "content-type",
+    "grpc-message",
     "grpc-status",
     "link",
     "location",

@@ -1,5 +1,4 @@
-//! The real Envoy: one process, in which every scenario has a listener and a VM of its own, and the filter has a clock that
-//! each request sets.
+//! The real Envoy: every scenario has a listener and a VM of its own, and the filter has a clock that each request sets.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet};
 
-use super::document::{Does, Expected, START_MS, Scenario, Step};
+use super::document::{Decision, Does, START_MS, Scenario, Step};
 use super::origin::Origin;
 use super::seen::{Report, Seen};
 use crate::bootstrap::Bootstrap;
@@ -22,8 +21,17 @@ use crate::filter::stage::eventually;
 /// Runs all scenarios; answers what there is to complain of.
 pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
     let wasm = tokio::task::spawn_blocking(build).await.unwrap();
+    let mut complaints = Vec::new();
+    for scenarios in scenarios.chunks(AT_ONCE) {
+        complaints.extend(run_at_once(scenarios, &wasm).await);
+    }
+    complaints
+}
+
+/// Runs these scenarios in one Envoy.
+async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<String> {
     let origin = Arc::new(Origin::start(scenarios).await);
-    let bootstrap = bootstrap(scenarios, &wasm, &origin);
+    let bootstrap = bootstrap(scenarios, wasm, &origin);
     let options = Options { concurrency: 1, ..Options::new(bootstrap.text()) };
     let envoy = Envoy::start(options).await.unwrap_or_else(|error| panic!("{error}"));
     let playing = LocalSet::new();
@@ -44,14 +52,15 @@ pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
 }
 
 /// The filter with a clock that requests set, beside what is shipped.
-fn build() -> PathBuf {
+pub fn build() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = root.join("target/scenarios");
     let status = Command::new(env!("CARGO"))
         .current_dir(root)
         .args(["build", "--quiet", "--locked", "--package", "tidegate-envoy", "--features", "test-clock"])
         // Some dozens of VMs compile it.
-        .args(["--config", "profile.dev.opt-level=1", "--config", "profile.dev.strip=\"debuginfo\""])
+        .args(["--config", "profile.dev.opt-level=\"s\"", "--config", "profile.dev.strip=true"])
+        .args(["--config", "profile.dev.debug-assertions=false", "--config", "profile.dev.overflow-checks=false"])
         .args(["--target", "wasm32-wasip1", "--target-dir"])
         .arg(&target)
         .status()
@@ -118,6 +127,8 @@ struct Flight {
     id: String,
     is_last: bool,
     sent_ms: u64,
+    /// It is refused in the end, to make room for a request that comes just then.
+    is_refused: bool,
     /// When it should be answered; `None` when an upstream holds its answer back.
     due_ms: Option<u64>,
     held: Option<String>,
@@ -141,6 +152,9 @@ async fn play(scenario: &Scenario, origin: &Origin, to: SocketAddr) -> Option<St
                 stage.request(number, step, left == 0).await;
             }
         }
+        if scenario.steps.get(number).is_none_or(|next| next.at > step.at) {
+            stage.take(step.at, |flight| flight.due_ms == Some(step.at)).await;
+        }
     }
     stage.advance(u64::MAX).await;
     stage.report.complaint()
@@ -149,7 +163,8 @@ async fn play(scenario: &Scenario, origin: &Origin, to: SocketAddr) -> Option<St
 impl Stage<'_> {
     /// Moves the clock, and takes the answers that become due on the way.
     async fn advance(&mut self, to_ms: u64) {
-        while let Some(due) = self.flights.iter().filter_map(|flight| flight.due_ms).min().filter(|due| *due <= to_ms) {
+        let due = |flight: &Flight| flight.due_ms.filter(|due| *due < to_ms || (*due == to_ms && !flight.is_refused));
+        while let Some(due) = self.flights.iter().filter_map(due).min() {
             self.ask(due - 1).await;
             // Time for an answer that comes too early: the root is called every 20 ms.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -191,12 +206,14 @@ impl Stage<'_> {
                 .await
                 .unwrap_or_else(|error| panic!("{error}: {request:?}"))
         });
-        let after = self.expected(number).and_then(|expected| expected.after);
+        let expected = self.scenario.expected("envoy", number).expect("what is sent is expected to come to something");
+        let after = expected.after;
         let flight = Flight {
             number,
             id: id.clone(),
             is_last,
             sent_ms: step.at,
+            is_refused: expected.decision == Decision::Refused,
             due_ms: after.map(|after| step.at + after),
             held: step.holds.clone(),
             answer,
@@ -215,10 +232,6 @@ impl Stage<'_> {
         }
     }
 
-    fn expected(&self, number: usize) -> Option<&Expected> {
-        self.scenario.expected("envoy", number)
-    }
-
     /// Takes the answers of those in flight to whom this applies, which are there or come at once.
     async fn take(&mut self, now_ms: u64, which: impl Fn(&Flight) -> bool) {
         while let Some(at) = self.flights.iter().position(&which) {
@@ -228,7 +241,7 @@ impl Stage<'_> {
     }
 
     async fn finish(&mut self, flight: Flight, now_ms: u64) {
-        let Flight { number, id, is_last, sent_ms, answer, .. } = flight;
+        let Flight { number, id, is_last, sent_ms, due_ms, answer, .. } = flight;
         let answer = match tokio::time::timeout(Duration::from_secs(10), answer).await {
             Ok(answer) => answer.unwrap(),
             Err(_) => return self.report.wrong(number, "there was no answer within 10 s"),
@@ -237,7 +250,8 @@ impl Stage<'_> {
         let mut seen = Seen {
             status: answer.status,
             reason,
-            after_ms: now_ms - sent_ms,
+            // What an upstream holds back is no wait of the filter's.
+            after_ms: if due_ms.is_some() { now_ms - sent_ms } else { 0 },
             asked: self.origin.asked(&id),
             body: answer.text(),
             fields: BTreeMap::new(),
@@ -271,6 +285,9 @@ fn request(step: &Step, id: &str) -> Request {
     request.body = step.body.clone().unwrap_or_default().into_bytes();
     request
 }
+
+/// How many VMs one Envoy gets: until it has made them all it does not answer.
+const AT_ONCE: usize = 48;
 
 /// The header by which Envoy is told the client's address.
 const CLIENT: &str = "x-scenario-client";

@@ -153,6 +153,9 @@ impl<'s> Host<'s> {
             self.upstreams.tick(&mut around);
         }
         self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
+        for ticket in self.flights.iter_mut().filter_map(|flight| flight.ticket.as_mut()) {
+            self.engine.renew(ticket, &mut self.store, &mut self.local, &mut self.counters, self.now);
+        }
         if let Some(monitor) = &mut self.monitor
             && self.now.since(self.merged_at).as_secs() >= 1
         {
@@ -207,8 +210,16 @@ impl<'s> Host<'s> {
         if let Some(page) = self.plan.page() {
             let (fingerprint, monitor) = (Fingerprint::of(""), self.monitor.as_ref());
             let engine = &self.engine;
-            let sources =
-                Sources { engine, fingerprint, monitor, upstreams: None, store: None, live_keys: 0, now: self.now };
+            let sources = Sources {
+                engine,
+                fingerprint,
+                monitor,
+                upstreams: None,
+                store: None,
+                counters: None,
+                live_keys: 0,
+                now: self.now,
+            };
             let reply = sources.reply(page);
             return self.reply(flight, &reply);
         }

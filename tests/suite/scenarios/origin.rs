@@ -110,7 +110,10 @@ async fn serve(stream: TcpStream, cluster: &str, known: &Known) -> std::io::Resu
             known.hold(&id, &(scenario.clone(), name)).await;
         }
         let does = known.state.lock().unwrap().does.get(&scenario).cloned().unwrap_or_default();
-        let answer = answer_of(cluster, &does);
+        let mut answer = answer_of(cluster, &does);
+        if answer.echoes {
+            answer.body = head.split(' ').nth(1).map(str::to_owned);
+        }
         match answer.fails {
             Some(Fails::Reset) => return Ok(()),
             Some(Fails::Timeout) => {

@@ -72,7 +72,9 @@ impl<'s> Host<'s> {
     }
 
     fn ask(&mut self, mut flight: Flight<'s>, cluster: &str) {
-        flight.seen.seen.asked.push(cluster.to_owned());
+        if cluster != "nowhere" {
+            flight.seen.seen.asked.push(cluster.to_owned());
+        }
         if flight.request.step.holds.is_some() {
             flight.held_by = Some(cluster.to_owned());
             self.flights.push(flight);
@@ -92,7 +94,11 @@ impl<'s> Host<'s> {
     }
 
     fn answer(&mut self, mut flight: Flight<'s>, cluster: &str) {
-        let does = answer_of(cluster, &self.does);
+        let mut does = answer_of(cluster, &self.does);
+        if does.echoes {
+            let asset = flight.asset.as_ref().and_then(|asset| asset.target.as_deref());
+            does.body = Some(String::from_utf8_lossy(asset.unwrap_or(flight.request.target.as_bytes())).into_owned());
+        }
         let end = match does.fails {
             _ if cluster == "nowhere" => CallEnd::NotConnected,
             None => CallEnd::Answered(does.status),
@@ -207,13 +213,17 @@ impl<'s> Host<'s> {
     }
 
     pub(super) fn reply(&mut self, mut flight: Flight<'s>, reply: &Reply) {
-        let mut lines = vec![
-            ("content-type".to_owned(), reply.content_type.clone().into_owned()),
-            ("cache-control".to_owned(), "no-store".to_owned()),
-        ];
+        let mut lines = vec![("cache-control".to_owned(), "no-store".to_owned())];
+        let trailers = reply.trailers_only();
+        let (status, body) = if trailers.is_some() { (200, "") } else { (reply.status, reply.body.as_str()) };
+        match trailers {
+            Some(trailers) => lines.extend(trailers.map(|(name, value)| (name.to_owned(), value))),
+            None if body.is_empty() => {}
+            None => lines.push(("content-type".to_owned(), reply.content_type.clone().into_owned())),
+        }
         lines.extend(reply.retry_after_secs.map(|secs| ("retry-after".to_owned(), secs.to_string())));
         flight.seen.seen.reason = Some(reply.details.clone());
-        self.send(flight, reply.status, lines, &reply.body);
+        self.send(flight, status, lines, body);
     }
 
     /// The answer goes to the client, and the request ends.

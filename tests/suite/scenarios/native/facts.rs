@@ -10,7 +10,7 @@ use super::super::document::{Does, Step};
 pub struct Request<'s> {
     pub step: &'s Step,
     method: &'s str,
-    target: &'s str,
+    pub target: &'s str,
 }
 
 impl<'s> Request<'s> {

@@ -1,0 +1,38 @@
+// The instance of the core that is in use, and the guard over it. One that fails is done for: its memory is lost, and with it all that
+// was only there; whoever calls next meets a fresh one.
+import module from "./pkg/tidegate_bg.wasm";
+import * as tidegate from "./pkg/tidegate.js";
+
+/** How many instances there were before the one in use, and whether that is there yet. */
+let number = 0;
+let isUp = false;
+
+/** The instance in use, by its number. */
+export const current = () => number;
+
+/** Calls into this instance, for those whom it knows. Throws what the call throws, and when the instance has failed before. */
+export function guard(mine = number) {
+  return (call) => {
+    if (mine !== number) throw new Error("the instance that knew the request has failed");
+    try {
+      // Not at global scope, where there is neither a clock nor a random source.
+      if (!isUp) tidegate.initSync({ module });
+      isUp = true;
+      return call(tidegate);
+    } catch (error) {
+      number += 1;
+      isUp = false;
+      tidegate.__wbg_reset_state();
+      throw error;
+    }
+  };
+}
+
+/** Takes a step that nobody can be helped with when it fails. */
+export function quietly(step) {
+  try {
+    step();
+  } catch (error) {
+    console.error(`tidegate: ${error}`);
+  }
+}

@@ -1,0 +1,83 @@
+// What the Worker goes by: the policy and the mode that its KV namespace holds, or else the policy that it was deployed with. The texts
+// are kept here and not in the instance, so that one that fails is followed by one that knows them.
+import bundled from "./policy.json";
+
+const deployed = { policy: JSON.stringify(bundled), mode: "" };
+/** What was read last, what of it is to be put in force, and what was put in force last. */
+let read = {};
+let latest = deployed;
+let inForce;
+/** What was to be put in force and could not. */
+const refused = new WeakSet();
+/** When KV was asked last, and whether it ever was. */
+let readAt = -Infinity;
+let isRead = false;
+/** What to do with a request that cannot be decided, as the policy in force says. */
+let onFailure = "pass";
+
+/** Whether requests that cannot be decided go on. */
+export const passes = () => onFailure === "pass";
+
+/** Whether KV has been asked, so that no request need wait for it. */
+export const isKnown = () => isRead;
+
+/** Whether KV is to be asked again. */
+export const isDue = (env) => env.TIDEGATE !== undefined && Math.abs(Date.now() - readAt) >= READ_EVERY_MS;
+
+/** Reads KV, and answers whether it says something new. */
+export async function learn(env) {
+  // First, so that no other request asks as well.
+  readAt = Date.now();
+  try {
+    if (env.TIDEGATE === undefined) return false;
+    const keys = ["policy", "mode"].map((key) => env.TIDEGATE.get(key));
+    const [policy, mode] = await within(LONGEST_READ_MS, Promise.all(keys));
+    if (policy === read.policy && mode === read.mode) return false;
+    read = { policy, mode };
+    latest = { policy: policy ?? deployed.policy, mode: mode ?? "" };
+    return true;
+  } catch (error) {
+    console.error(`tidegate: KV cannot be read, what was in force stays: ${error}`);
+    return false;
+  } finally {
+    isRead = true;
+  }
+}
+
+/** Puts in force what was read last. What is bad is told once, and what was in force before stays; a fresh instance is told that. */
+export function enforce(tidegate, env, isFresh) {
+  const problem = tidegate.mode_problem(latest.mode);
+  if (problem !== undefined) {
+    console.error(problem);
+    latest = { policy: latest.policy, mode: inForce?.mode ?? "" };
+  }
+  for (const settings of isFresh ? [latest, inForce, deployed] : [latest]) {
+    if (settings === undefined || refused.has(settings)) continue;
+    try {
+      onFailure = tidegate.configure(settings.policy, settings.mode, env.TIDEGATE_AUTHORITY !== undefined);
+      inForce = settings;
+      return;
+    } catch (problems) {
+      // What the instance throws is text, unless it has failed.
+      if (problems instanceof Error) throw problems;
+      refused.add(settings);
+      console.error(inForce === undefined ? problems : `${problems}\ntidegate: the policy before stays in force`);
+    }
+  }
+  // Said once for each instance, since it does not get better by itself.
+  if (inForce === undefined) console.error("tidegate: without a policy every request passes");
+}
+
+/** What comes of a promise, or an error if that takes too long. */
+export function within(ms, promise) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+/** KV shows a new value everywhere within a minute: to ask more often would be of no use. */
+const READ_EVERY_MS = 30_000;
+/** So long the first request waits for KV at most. */
+const LONGEST_READ_MS = 1_000;

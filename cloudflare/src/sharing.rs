@@ -1,0 +1,138 @@
+//! Limits that many isolates share: what a request asks the authority, and how it waits for that.
+//!
+//! As with turns, no request can wake another one, since a timer or a promise of workerd belongs to one request. The one that
+//! asks awaits the answer; those that wait for the same key look for themselves, every few milliseconds.
+
+use crate::gate::{Gate, Work};
+use crate::host::Request;
+use crate::timestamp;
+use std::rc::Rc;
+use tidegate::authority::{Ask, Grant, Instance};
+use tidegate::engine::{Answer, Engine};
+use tidegate::lease::Leases;
+use tidegate::units::{Span, Timestamp};
+use wasm_bindgen::prelude::*;
+
+/// An ask on its way to the authority.
+#[wasm_bindgen]
+pub struct Errand {
+    gate: Rc<Gate>,
+    ask: Ask,
+}
+
+/// A request that waits for the authority. JavaScript frees it when it has its verdict, or its client has gone.
+#[wasm_bindgen]
+pub struct Asking {
+    gate: Rc<Gate>,
+    id: u32,
+}
+
+/// What this isolate knows of the limits that others share: with an authority to ask, if the policy has any such limits.
+///
+/// # Errors
+/// There is no random source.
+pub fn leases(engine: &Engine, has_authority: bool) -> Result<Leases, String> {
+    // What is its own is in its own memory, where there is nobody to draw from.
+    let mut leases = Leases::none();
+    if has_authority {
+        let mut bits = [0; 8];
+        getrandom::fill(&mut bits).map_err(|error| format!("tidegate: no random source: {error}"))?;
+        if let Some(global) = engine.sharing(Instance::new(u64::from_le_bytes(bits)), DEADLINE) {
+            leases.share(global);
+        }
+    }
+    Ok(leases)
+}
+
+#[wasm_bindgen]
+impl Errand {
+    /// What is to be sent.
+    #[wasm_bindgen(getter)]
+    pub fn message(&self) -> Box<[u8]> {
+        self.ask.to_bytes().into()
+    }
+
+    /// Which of so many objects counts the key.
+    pub fn shard(&self, shards: u32) -> u32 {
+        self.ask.key.get().checked_rem(u64::from(shards)).and_then(|shard| u32::try_from(shard).ok()).unwrap_or(0)
+    }
+
+    /// Takes in the answer; `undefined` when there will be none.
+    pub fn done(self, grant: Option<Box<[u8]>>, now_ms: f64) {
+        let answer = Answer::to(&self.ask, grant.and_then(|bytes| Grant::from_bytes(&bytes)));
+        let Work { store, leases, counters, .. } = &mut *self.gate.work();
+        self.gate.engine.granted(&answer, leases, store, counters, timestamp(now_ms));
+    }
+}
+
+#[wasm_bindgen]
+impl Asking {
+    /// How long an answer of the authority is awaited, in milliseconds.
+    #[wasm_bindgen(getter)]
+    pub fn deadline_ms(&self) -> u32 {
+        let work = self.gate.work();
+        work.leases.global_ref().map_or(0, |global| millis(global.rules().deadline))
+    }
+
+    /// What becomes of the request, as `decide` says it; `null` while it has to wait.
+    pub fn verdict(&mut self, request: &Request, now_ms: f64) -> JsValue {
+        let now = timestamp(now_ms);
+        let since = {
+            let work = &mut *self.gate.work();
+            tend(&self.gate.engine, work, now);
+            while let Some(wake) = work.leases.global().and_then(|global| global.ready()) {
+                work.woken.insert(wake.id, wake.since);
+            }
+            work.woken.remove(&self.id)
+        };
+        since.map_or(JsValue::NULL, |since| self.gate.judge(request, Some((self.id, since)), now))
+    }
+}
+
+impl Asking {
+    /// Lets the request of the decided plan wait; one that has waited before goes on doing so under its number.
+    pub fn enter(gate: &Rc<Gate>, work: &mut Work, resumed: Option<u32>) -> JsValue {
+        let id = resumed.unwrap_or_else(|| work.next_id());
+        gate.engine.await_grant(&work.plan, id, &mut work.leases);
+        match resumed {
+            Some(_) => JsValue::NULL,
+            None => Self { gate: Rc::clone(gate), id }.into(),
+        }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let work = &mut *self.gate.work();
+        work.woken.remove(&self.id);
+        if let Some(global) = work.leases.global() {
+            global.leave(self.id);
+        }
+    }
+}
+
+/// What is to be sent to the authority now.
+pub fn errands(gate: &Rc<Gate>, now: Timestamp) -> Vec<Errand> {
+    let mut asks = Vec::new();
+    if let Some(global) = gate.work().leases.global() {
+        global.asks(now, &mut asks);
+    }
+    asks.into_iter().map(|ask| Errand { gate: Rc::clone(gate), ask }).collect()
+}
+
+/// Does what is due by the time, and answers with after how many milliseconds there is more; `None` while there is nothing.
+pub fn tend(engine: &Engine, work: &mut Work, now: Timestamp) -> Option<u32> {
+    let Work { store, leases, counters, .. } = work;
+    if leases.global_ref()?.next_due(now) == Some(Span::ZERO) {
+        engine.tend(leases, store, counters, now);
+    }
+    leases.global_ref()?.next_due(now).map(millis)
+}
+
+fn millis(span: Span) -> u32 {
+    u32::try_from(span.as_nanos().div_ceil(NANOS_PER_MILLI)).unwrap_or(u32::MAX)
+}
+
+/// How long a Durable Object's answer is awaited, unless the policy says otherwise.
+const DEADLINE: Span = Span::from_millis(50);
+const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -1,0 +1,93 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { locations, until, worker } from "./worker.mjs";
+
+const policy = (limit, more) => ({
+  version: 1,
+  limits: [
+    { name: "api", algorithm: "fixed-window", quota: { permits: 50, window: "31d" }, scope: "global", on_store_failure: "deny", ...limit },
+  ],
+  // The machine may be slow.
+  stores: { deadline: "5s" },
+  ...more,
+});
+
+const status = async (answer) => {
+  const { status, body } = await answer;
+  await body?.cancel();
+  return status;
+};
+
+/** How many of so many requests pass that come to all three locations, some at a time. */
+const passing = async (get, count, init) => {
+  let passed = 0;
+  for (let sent = 0; sent < count; sent += 12) {
+    const asked = Array.from({ length: Math.min(12, count - sent) }, (_, at) => status(get(at % 3, "/", init)));
+    for (const status of await Promise.all(asked)) passed += status === 200 ? 1 : 0;
+  }
+  return passed;
+};
+
+for (const [algorithm, sharing] of [
+  ["fixed-window", "lease"],
+  ["sliding-window", "lease"],
+  ["token-bucket", "lease"],
+  ["fixed-window", "exact"],
+]) {
+  test(`three locations together have one quota (${algorithm}, ${sharing})`, async (t) => {
+    const { get } = await locations(t, policy({ algorithm, sharing }));
+    let passed = await passing(get, 120);
+    assert.ok(passed <= 50 && passed >= 30, `${passed}`);
+    // What one location has drawn ahead and does not use goes back, and serves the others. A bucket's permits expire meanwhile.
+    const least = algorithm === "token-bucket" ? 40 : 50;
+    await until(async () => (passed += await passing(get, 3)) >= least);
+    passed += await passing(get, 30);
+    assert.ok(passed >= least && passed <= 50, `${passed}`);
+    assert.equal(await passing(get, 9, { address: "192.0.2.2" }), 9);
+  });
+}
+
+test("objects that are evicted between requests lose no count", async (t) => {
+  const { get, shards } = await locations(t, policy({ sharing: "exact" }));
+  let passed = 0;
+  for (let round = 0; round < 6; round += 1) {
+    passed += await passing(get, 12);
+    await Promise.all(shards.map((shard) => shard.leave().catch(() => {})));
+  }
+  assert.equal(passed, 50);
+});
+
+test("an object that hangs costs a request the deadline, and then the policy decides", async (t) => {
+  for (const [on_store_failure, expected] of [["allow", 200], ["deny", 503], ["local", 200]]) {
+    const { get, shards, log } = await locations(t, policy({ on_store_failure, sharing: "exact" }, { stores: { deadline: "50ms" } }));
+    await Promise.all(shards.map((shard) => shard.fault("hang")));
+    const seen = [];
+    const took = [];
+    for (let left = 4; left > 0; left -= 1) {
+      const began = Date.now();
+      seen.push(await status(get(0, "/")));
+      took.push(Date.now() - began);
+    }
+    assert.deepEqual(seen, [expected, expected, expected, expected], on_store_failure);
+    assert.ok(took[0] >= 49 && took.slice(1).every((ms) => ms < 500), `${took}`);
+  }
+});
+
+test("objects that throw leave it to the policy, and are asked again when they are well", async (t) => {
+  const { get, shards, log } = await locations(t, policy({ on_store_failure: "deny", sharing: "exact" }));
+  await Promise.all(shards.map((shard) => shard.fault("throw")));
+  assert.equal(await status(get(0, "/")), 503);
+  await until(() => log.some((line) => line.includes("the authority over shared limits cannot be asked")));
+  await Promise.all(shards.map((shard) => shard.fault()));
+  await until(async () => (await status(get(0, "/"))) === 200);
+});
+
+test("without the objects every isolate counts by itself, and says so", async (t) => {
+  const { get, log } = await worker(t, policy({ quota: { permits: 2, window: "31d" } }));
+  const seen = [];
+  for (let left = 3; left > 0; left -= 1) seen.push(await status(get("/")));
+  assert.deepEqual(seen, [200, 200, 429]);
+  const said = () => log.filter((line) => line.includes("there is no Durable Object"));
+  await until(() => said().length > 0);
+  assert.equal(said().length, 1);
+});

@@ -1,0 +1,228 @@
+//! What instances that count by themselves tell each other of their breakers, through a place that is read and written now and then
+//! and shows what was written late: a key-value store.
+//!
+//! Told is that a breaker has opened or closed, not how its probes do: whoever has heard that it is open probes for itself when
+//! that is over. Of two records the one of the higher generation counts, so that what comes late or twice changes nothing. One
+//! that says open until a time that has passed tells nobody anything.
+//!
+//! All of it is one text, a line for each breaker: its identity, a blank and its record in base64.
+
+use super::{Ledgers, MemoryLedgers};
+use crate::breaker::{Ledger, Part, Shared};
+use crate::units::{Span, Timestamp};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use std::collections::BTreeMap;
+
+/// What was told so far.
+#[derive(Debug, Default)]
+pub struct Broadcast {
+    told: BTreeMap<String, Told>,
+    /// How often breakers here had published something when it was last told.
+    changes: u64,
+}
+
+/// What stands at the common place of a breaker, as far as is known here, and when it was last seen there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    record: Shared,
+    seen_at: Timestamp,
+}
+
+impl Broadcast {
+    /// Takes in what stands at the common place. Lines that are no records are passed over.
+    pub fn hear(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
+        for (identity, record) in text.lines().filter_map(read).take(MOST_BREAKERS) {
+            let told = self.told.entry(identity.to_owned()).or_default();
+            if record.generation() >= told.record.generation() {
+                *told = Told { record, seen_at: now };
+            }
+            if record.counts_at(now) && record.generation() > published(ledgers, identity).generation() {
+                // In memory it always succeeds.
+                let _ = ledgers.of(identity).publish(Part::Transitions, &record.encode());
+            }
+        }
+        // What is not to be seen there any more, another one has written over who did not see it yet.
+        let told = self.told.len();
+        self.told.retain(|_, told| told.seen_at > now || now.since(told.seen_at) <= SEEN_WITHIN);
+        if self.told.len() < told {
+            self.untold();
+        }
+    }
+
+    /// Whether breakers here have published anything since it was last told. It may turn out to be nothing of note.
+    #[must_use]
+    pub fn may_have_news(&self, ledgers: &MemoryLedgers) -> bool {
+        self.changes != ledgers.changes()
+    }
+
+    /// What is to stand at the common place from now on; `None` when it stands there already.
+    pub fn tell(&mut self, ledgers: &mut MemoryLedgers, now: Timestamp) -> Option<String> {
+        self.changes = ledgers.changes();
+        let mut all: BTreeMap<_, _> =
+            self.told.iter().map(|(identity, told)| (identity.clone(), told.record)).collect();
+        let mut is_news = false;
+        let identities: Vec<String> = ledgers.identities().take(MOST_BREAKERS).map(str::to_owned).collect();
+        for identity in identities {
+            let own = published(ledgers, &identity);
+            let told = self.told.get(&identity).map_or_else(Shared::default, |told| told.record);
+            if own.generation() > told.generation() && own.counts_at(now) {
+                all.insert(identity, own);
+                is_news = true;
+            }
+        }
+        let line = |(identity, record): (&String, &Shared)| {
+            [identity.as_str(), " ", &STANDARD_NO_PAD.encode(record.encode()), "\n"].concat()
+        };
+        is_news.then(|| all.iter().take(MOST_BREAKERS).map(line).collect())
+    }
+
+    /// Says that what was to be told could not be: it is news still.
+    pub fn untold(&mut self) {
+        self.changes = u64::MAX;
+    }
+}
+
+fn read(line: &str) -> Option<(&str, Shared)> {
+    let (identity, record) = line.split_once(' ')?;
+    Some((identity, Shared::decode(&STANDARD_NO_PAD.decode(record).ok()?).ok()?))
+}
+
+fn published(ledgers: &mut MemoryLedgers, identity: &str) -> Shared {
+    match ledgers.of(identity).read(Part::Transitions) {
+        Ok(Some(bytes)) => Shared::decode(bytes).unwrap_or_default(),
+        _ => Shared::default(),
+    }
+}
+
+/// So late a place may show what was written: a minute in Workers KV, and as much again to be sure.
+const SEEN_WITHIN: Span = Span::from_secs(120);
+/// As many as a policy can have.
+const MOST_BREAKERS: usize = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::breaker::{Admission, Breakers, Outcome, State};
+    use crate::policy::Policy;
+    use crate::units::Draw;
+
+    const POLICY: &str = r#"{"version": 1, "upstreams": {"cdn": {"url": "http://cdn.example", "breaker": "b"}},
+        "breakers": {"b": {"window": {"time": "30s"}, "consecutive_failures": 1, "open": {"initial": "10s", "jitter_percent": 0},
+        "half_open": {"probes": 1}, "ramp": {"from_percent": 100, "over": "1s"}}}, "routes": [{"name": "all", "upstreams": ["cdn"]}]}"#;
+
+    struct Location {
+        breakers: Breakers,
+        ledgers: MemoryLedgers,
+        broadcast: Broadcast,
+    }
+
+    impl Location {
+        fn new() -> Self {
+            let breakers = Breakers::new(&Policy::parse(POLICY).unwrap());
+            Self { breakers, ledgers: MemoryLedgers::new(), broadcast: Broadcast::default() }
+        }
+
+        fn call(&mut self, outcome: Outcome, now: Timestamp) -> bool {
+            let (identity, local) = self.breakers.named(0).unwrap();
+            let ledger = self.ledgers.of(identity);
+            local.tick(ledger, Draw(0), now);
+            let Admission::Pass(ticket) = local.admit(ledger, Draw(0), now) else { return false };
+            local.observe(ledger, ticket, outcome, Span::ZERO, Draw(0), now);
+            true
+        }
+
+        fn state(&mut self, now: Timestamp) -> State {
+            let (identity, local) = self.breakers.named(0).unwrap();
+            local.tick(self.ledgers.of(identity), Draw(0), now);
+            local.state(now)
+        }
+
+        /// Reads the place and then writes to it, as a host does.
+        fn exchange(&mut self, place: &mut String, now: Timestamp) {
+            self.broadcast.hear(place, &mut self.ledgers, now);
+            if let Some(text) = self.broadcast.tell(&mut self.ledgers, now) {
+                *place = text;
+                self.broadcast.hear(place, &mut self.ledgers, now);
+            }
+        }
+    }
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_millis(1_800_000_000_000 + secs * 1_000)
+    }
+
+    #[test]
+    fn a_breaker_that_opens_in_one_place_opens_in_all_and_so_it_closes() {
+        let (mut one, mut other, mut place) = (Location::new(), Location::new(), String::new());
+        assert!(other.call(Outcome::Success, at(0)));
+        assert!(one.call(Outcome::Failure, at(0)));
+        one.exchange(&mut place, at(1));
+        other.exchange(&mut place, at(2));
+        assert_eq!((one.state(at(2)), other.state(at(2))), (State::Open, State::Open));
+        assert!(one.call(Outcome::Success, at(11)), "a probe");
+        assert_eq!(one.state(at(11)), State::Ramping);
+        one.exchange(&mut place, at(12));
+        other.exchange(&mut place, at(13));
+        assert!(matches!(other.state(at(13)), State::Ramping | State::Closed));
+        assert!(
+            !other.broadcast.may_have_news(&other.ledgers)
+                || other.broadcast.tell(&mut other.ledgers, at(13)).is_none()
+        );
+    }
+
+    #[test]
+    fn what_is_stale_is_ignored() {
+        let (mut one, mut other, mut place) = (Location::new(), Location::new(), String::new());
+        assert!(one.call(Outcome::Failure, at(0)));
+        one.exchange(&mut place, at(0));
+        let early = place.clone();
+        assert!(one.call(Outcome::Success, at(11)));
+        one.exchange(&mut place, at(11));
+        // A minute late, and then once more after what came later.
+        other.exchange(&mut early.clone(), at(60));
+        assert_eq!(other.state(at(60)), State::Closed);
+        other.exchange(&mut place, at(61));
+        other.exchange(&mut early.clone(), at(62));
+        assert!(other.call(Outcome::Success, at(62)));
+        one.broadcast.hear(&early, &mut one.ledgers, at(12));
+        assert_ne!(one.state(at(12)), State::Open);
+    }
+
+    #[test]
+    fn what_another_one_has_written_over_is_told_again_when_it_can_no_longer_be_an_old_sight() {
+        let (mut one, mut place) = (Location::new(), String::new());
+        assert!(one.call(Outcome::Failure, at(0)));
+        assert!(one.call(Outcome::Success, at(11)));
+        one.exchange(&mut place, at(11));
+        for (secs, expected) in [(12, false), (71, false), (140, true)] {
+            one.broadcast.hear("", &mut one.ledgers, at(secs));
+            assert_eq!(one.broadcast.may_have_news(&one.ledgers), expected, "{secs} s");
+        }
+        assert_eq!(one.broadcast.tell(&mut one.ledgers, at(140)), Some(place));
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_news_still_and_nothing_else_is() {
+        let mut one = Location::new();
+        assert!(!one.broadcast.may_have_news(&one.ledgers));
+        assert!(one.call(Outcome::Failure, at(0)));
+        assert!(one.broadcast.may_have_news(&one.ledgers));
+        let text = one.broadcast.tell(&mut one.ledgers, at(0)).unwrap();
+        assert!(text.starts_with("cdn ") && text.lines().count() == 1, "{text}");
+        one.broadcast.untold();
+        assert!(one.broadcast.may_have_news(&one.ledgers));
+        assert_eq!(one.broadcast.tell(&mut one.ledgers, at(0)), Some(text.clone()));
+        one.broadcast.hear(&text, &mut one.ledgers, at(0));
+        assert_eq!(one.broadcast.tell(&mut one.ledgers, at(0)), None);
+    }
+
+    #[test]
+    fn lines_that_are_no_records_are_passed_over() {
+        let mut one = Location::new();
+        for text in ["", "cdn", "cdn !", "cdn AAAA", "\u{0}\n cdn", "cdn "] {
+            one.broadcast.hear(text, &mut one.ledgers, at(0));
+        }
+        assert_eq!(one.state(at(0)), State::Closed);
+    }
+}

@@ -1,0 +1,74 @@
+//! By what the keys of kept answers are hashed.
+
+use crate::key::Seed;
+use sha2::{Digest as _, Sha256};
+
+use super::AnswerKey;
+use crate::key::write;
+use core::hash::Hasher;
+
+/// By what the keys of kept answers are hashed. Nobody can make two requests meet, either way.
+#[derive(Clone, Copy, Debug)]
+pub enum Keyed {
+    /// By a secret, which is quick: for a shelf of those who share the secret.
+    Secret(Seed),
+    /// By SHA-256 (FIPS 180-4), the same everywhere: for a cache of the host that outlives its instances.
+    Everywhere,
+}
+
+impl From<Seed> for Keyed {
+    fn from(seed: Seed) -> Self {
+        Self::Secret(seed)
+    }
+}
+
+impl Keyed {
+    /// The key of what `parts` hands over: a tag and bytes, of which no two sequences are written alike.
+    pub(super) fn key(self, parts: impl FnOnce(&mut dyn FnMut(u8, &[u8]))) -> AnswerKey {
+        match self {
+            Self::Secret(seed) => {
+                let mut hashers = DOMAINS.map(|domain| seed.hasher(domain));
+                parts(&mut |tag, bytes| hashers.iter_mut().for_each(|hasher| write(hasher, tag, bytes)));
+                AnswerKey(hashers.map(|hasher| hasher.finish()))
+            }
+            Self::Everywhere => {
+                let mut hasher = Sha256::new();
+                parts(&mut |tag, bytes| {
+                    hasher.update([tag]);
+                    hasher.update((bytes.len() as u64).to_le_bytes());
+                    hasher.update(bytes);
+                });
+                let digest = hasher.finalize();
+                let half = digest.first_chunk::<16>().copied().unwrap_or_default();
+                AnswerKey::from_bytes(half)
+            }
+        }
+    }
+}
+
+/// Two domains beside those of `key`, so that the two hashes have nothing in common.
+const DOMAINS: [u8; 2] = [20, 21];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_apart_however_they_are_hashed() {
+        for keyed in [Keyed::Secret(Seed::new([1, 2])), Keyed::Everywhere] {
+            let key = |parts: &[(u8, &[u8])]| keyed.key(|each| parts.iter().for_each(|(tag, bytes)| each(*tag, bytes)));
+            let all = [
+                key(&[(1, b"ab"), (2, b"c")]),
+                key(&[(1, b"a"), (2, b"bc")]),
+                key(&[(1, b"abc")]),
+                key(&[(2, b"abc")]),
+                key(&[(1, b"ab"), (2, b"c"), (3, b"")]),
+            ];
+            for (place, one) in all.iter().enumerate() {
+                assert!(!all[..place].contains(one), "{keyed:?} {place}");
+            }
+        }
+        let same = |keyed: Keyed| keyed.key(|each| each(1, b"a"));
+        assert_ne!(same(Keyed::Secret(Seed::new([1, 2]))), same(Keyed::Secret(Seed::new([1, 3]))));
+    }
+}

@@ -1,0 +1,329 @@
+//! One instance, its engine, and an authority that answers when the test says so.
+
+use crate::harness::{Request, ms};
+use tidegate::authority::{Ask, Authority, Instance};
+use tidegate::decision::{Cause, Decision};
+use tidegate::engine::{Answer, Engine, Plan};
+use tidegate::key::Seed;
+use tidegate::lease::Leases;
+use tidegate::metrics::{Counters, Fate, Total};
+use tidegate::policy::{Policy, TierIndex};
+use tidegate::store::memory::MemoryStore;
+use tidegate::units::{Span, Timestamp};
+
+struct Bench {
+    engine: Engine,
+    store: MemoryStore,
+    local: MemoryStore,
+    leases: Leases,
+    counters: Counters,
+    plan: Plan,
+    authority: Authority,
+}
+
+impl Bench {
+    fn new(limits: &str) -> Self {
+        let policy = Policy::parse(&format!(r#"{{ "version": 1, "limits": [ {limits} ] }}"#)).unwrap();
+        let engine = Engine::new(policy, Seed::new([1, 2]));
+        let mut leases = Leases::none();
+        leases.share(engine.sharing(Instance::new(7), Span::from_millis(20)).unwrap());
+        Self {
+            counters: Counters::new(engine.policy().limits().len(), 1),
+            engine,
+            store: MemoryStore::new(1_000),
+            local: MemoryStore::new(1_000),
+            leases,
+            plan: Plan::new(),
+            authority: Authority::new(100),
+        }
+    }
+
+    fn decide_since(&mut self, since: Option<Timestamp>, now: u64) -> Decision {
+        self.engine.plan(&Request::get("/").from("10.0.0.1:1"), &mut self.plan);
+        if let Some(since) = since {
+            self.plan.resume(since);
+        }
+        let Self { store, local, leases, counters, plan, .. } = self;
+        self.engine.decide(plan, store, local, leases, counters, at(now))
+    }
+
+    fn decide(&mut self, now: u64) -> Decision {
+        self.decide_since(None, now)
+    }
+
+    /// Decides on a request and lets it wait if it has to.
+    fn arrive(&mut self, id: u32, now: u64) -> Decision {
+        let decision = self.decide(now);
+        if decision.awaits.is_some() {
+            self.engine.await_grant(&self.plan, id, &mut self.leases);
+        }
+        decision
+    }
+
+    fn asks(&mut self, now: u64) -> Vec<Ask> {
+        let mut asks = Vec::new();
+        self.leases.global().unwrap().asks(at(now), &mut asks);
+        asks
+    }
+
+    fn answer(&mut self, ask: &Ask, now: u64) -> Answer {
+        Answer::to(ask, Some(self.authority.answer(ask, NOW_MS + now)))
+    }
+
+    fn hand_in(&mut self, answer: &Answer, now: u64) {
+        let Self { store, leases, counters, .. } = self;
+        self.engine.granted(answer, leases, store, counters, at(now));
+    }
+
+    /// Answers all that is asked, as often as that lets somebody ask again, and tells who was admitted.
+    fn serve(&mut self, now: u64) -> Vec<(u32, Decision)> {
+        let mut served = Vec::new();
+        for _ in 0..100 {
+            let asks = self.asks(now);
+            if asks.is_empty() {
+                return served;
+            }
+            for ask in asks {
+                let answer = self.answer(&ask, now);
+                self.hand_in(&answer, now);
+            }
+            served.extend(self.wake(now));
+        }
+        panic!("it asks for ever");
+    }
+
+    fn wake(&mut self, now: u64) -> Vec<(u32, Decision)> {
+        let mut woken = Vec::new();
+        while let Some(wake) = self.leases.global().unwrap().ready() {
+            let decision = self.decide_since(Some(wake.since), now);
+            if decision.awaits.is_some() {
+                self.engine.await_grant(&self.plan, wake.id, &mut self.leases);
+            } else {
+                woken.push((wake.id, decision));
+            }
+        }
+        woken
+    }
+
+    fn tend(&mut self, now: u64) {
+        let Self { store, leases, counters, .. } = self;
+        self.engine.tend(leases, store, counters, at(now));
+    }
+}
+
+const NOW_MS: u64 = 1_700_000_000_000;
+
+fn at(now: u64) -> Timestamp {
+    ms(NOW_MS + now)
+}
+
+const SHARED: &str =
+    r#"{ "name": "s", "scope": "global", "algorithm": "fixed-window", "quota": { "permits": 100, "window": "10s" } }"#;
+
+#[test]
+fn only_the_first_request_of_a_client_in_use_waits() {
+    let mut bench = Bench::new(SHARED);
+    assert!(bench.arrive(1, 0).awaits.is_some());
+    assert_eq!(bench.serve(1), [(1, Decision::ADMIT)]);
+    assert!(bench.arrive(2, 2).awaits.is_some(), "nothing was drawn ahead for the first");
+    assert_eq!(bench.serve(3), [(2, Decision::ADMIT)]);
+    for now in 4..24 {
+        assert_eq!(bench.decide(now), Decision::ADMIT, "at {now}");
+        bench.serve(now);
+    }
+    assert_eq!(bench.counters.take_requests(0, TierIndex::default(), Fate::Admitted), 22);
+}
+
+#[test]
+fn an_exact_limit_asks_for_every_request_and_draws_nothing_ahead() {
+    let mut bench = Bench::new(&SHARED.replace(r#""scope""#, r#""sharing": "exact", "scope""#));
+    for now in 0..100 {
+        assert!(bench.arrive(1, now).awaits.is_some(), "at {now}");
+        assert_eq!(bench.serve(now), [(1, Decision::ADMIT)]);
+    }
+    bench.arrive(1, 100);
+    assert!(bench.serve(100).iter().all(|(_, decision)| decision.refusal.is_some()));
+    assert!(bench.decide(101).refusal.is_some(), "what was refused a moment ago is not asked for again");
+    assert!(bench.asks(101).is_empty());
+}
+
+#[test]
+fn many_requests_wait_for_one_answer_and_as_many_are_served_as_there_are_permits() {
+    let mut bench = Bench::new(SHARED);
+    for id in 0..150 {
+        assert!(bench.arrive(id, 0).awaits.is_some());
+    }
+    let asks = bench.asks(0);
+    assert_eq!((asks.len(), asks[0].need.get()), (1, 150));
+    let answer = bench.answer(&asks[0], 1);
+    bench.hand_in(&answer, 1);
+    let served = bench.wake(1);
+    let admitted = served.iter().filter(|(_, decision)| decision.refusal.is_none()).count();
+    assert_eq!(admitted, 100);
+    let rest = bench.serve(2);
+    assert_eq!(rest.len() + served.len(), 150);
+    assert!(rest.iter().all(|(_, decision)| decision.refusal.is_some_and(|refusal| refusal.cause == Cause::Exceeded)));
+}
+
+#[test]
+fn a_request_is_charged_to_shared_limits_and_others_all_or_none() {
+    let own = r#"{ "name": "own", "quota": { "permits": 2, "window": "10s" } }"#;
+    let mut bench = Bench::new(&[own, SHARED].join(","));
+    for id in 0..2 {
+        assert!(bench.arrive(id, 0).awaits.is_some());
+        assert_eq!(bench.serve(1), [(id, Decision::ADMIT)]);
+    }
+    let refused = bench.decide(2);
+    assert_eq!(refused.refusal.and_then(|refusal| refusal.limit), Some(0));
+    assert_eq!(refused.awaits, None, "what another limit refuses does not wait");
+    assert!(bench.asks(2).is_empty(), "and draws nothing");
+
+    let tight = SHARED.replace("100", "1");
+    let mut bench = Bench::new(&[own, &tight].join(","));
+    bench.arrive(0, 0);
+    assert_eq!(bench.serve(1), [(0, Decision::ADMIT)]);
+    bench.arrive(1, 2);
+    let refused = bench.serve(3);
+    assert_eq!(refused[0].1.refusal.and_then(|refusal| refusal.limit), Some(1));
+    // The own limit still has its second permit.
+    let charge = bench.plan.charges()[0];
+    assert_eq!(bench.engine.standing(&bench.plan, &charge).map(|it| it.remaining.get()), Some(1));
+}
+
+#[test]
+fn without_an_answer_the_policy_says_what_happens() {
+    for (word, cause) in [("deny", Some(Cause::StoreFailed)), ("allow", None), ("local", None)] {
+        let limit = SHARED.replace(r#""scope""#, &format!(r#""on_store_failure": "{word}", "scope""#));
+        let mut bench = Bench::new(&limit);
+        // One that fails, and one that is never answered.
+        bench.arrive(1, 0);
+        let ask = bench.asks(0)[0];
+        bench.hand_in(&Answer::to(&ask, None), 1);
+        let first = bench.wake(1);
+        assert_eq!(first.len(), 1, "{word}");
+        assert_eq!(first[0].1.refusal.map(|refusal| refusal.cause), cause, "{word}");
+        bench.arrive(2, 2);
+        assert_eq!(bench.asks(2).len(), 1);
+        bench.tend(21);
+        assert!(bench.wake(21).is_empty(), "{word}: the deadline is not over");
+        bench.tend(22);
+        let second = bench.wake(22);
+        assert_eq!(second[0].1.refusal.map(|refusal| refusal.cause), cause, "{word}");
+        assert_eq!(bench.counters.take_total(Total::AskFailures), 2);
+        assert_eq!(bench.counters.take_total(Total::StoreFailures), 2);
+    }
+}
+
+#[test]
+fn an_instance_that_knows_nothing_of_others_keeps_to_the_share_that_the_policy_says() {
+    let mut bench = Bench::new(SHARED);
+    let mut admitted = 0;
+    for now in 0..200 {
+        let mut decision = bench.arrive(now as u32, now * 20);
+        if decision.awaits.is_some() {
+            bench.asks(now * 20);
+            bench.tend(now * 20 + 20);
+            decision = bench.wake(now * 20 + 20)[0].1;
+        }
+        admitted += u32::from(decision.refusal.is_none());
+    }
+    assert_eq!(admitted, 10, "a tenth of 100");
+}
+
+#[test]
+fn an_answer_counts_once_however_often_it_comes() {
+    let mut bench = Bench::new(SHARED);
+    bench.arrive(1, 0);
+    let ask = bench.asks(0)[0];
+    let answer = bench.answer(&ask, 1);
+    bench.hand_in(&answer, 1);
+    bench.wake(1);
+    bench.hand_in(&answer, 1);
+    assert!(bench.decide(2).awaits.is_some(), "the one permit was used");
+}
+
+#[test]
+fn a_late_answer_is_of_use_to_those_who_come_later() {
+    let mut bench = Bench::new(SHARED);
+    bench.arrive(1, 0);
+    let ask = bench.asks(0)[0];
+    let answer = bench.answer(&ask, 1);
+    bench.tend(30);
+    assert_eq!(bench.wake(30).len(), 1);
+    bench.hand_in(&answer, 40);
+    assert_eq!(bench.decide(41), Decision::ADMIT);
+}
+
+#[test]
+fn only_so_many_wait() {
+    let mut bench = Bench::new(&SHARED.replace(r#""scope""#, r#""on_store_failure": "deny", "scope""#));
+    for id in 0..2_000 {
+        bench.arrive(id, 0);
+    }
+    let refused = bench.wake(0);
+    assert_eq!(refused.len(), 2_000 - 1_024);
+    assert!(refused.iter().all(|(_, decision)| decision.refusal.is_some()));
+    bench.leases.global().unwrap().leave(5);
+    let ask = bench.asks(0)[0];
+    bench.hand_in(&Answer::to(&ask, None), 1);
+    assert_eq!(bench.wake(1).len(), 1_023, "one has gone");
+}
+
+#[test]
+fn idle_permits_are_given_back() {
+    let mut bench = Bench::new(SHARED);
+    for now in 0..40 {
+        bench.arrive(now as u32, now);
+        bench.serve(now);
+    }
+    let key = {
+        bench.decide(40);
+        bench.serve(40);
+        bench.plan.charges()[0]
+    };
+    assert!(bench.engine.standing(&bench.plan, &key).is_some());
+    bench.tend(300);
+    let back = bench.asks(300);
+    assert_eq!(back.len(), 1);
+    assert!(back[0].back.get() > 0 && back[0].want.get() == 0);
+    let answer = bench.answer(&back[0], 301);
+    let left = answer.grant.unwrap().left.get();
+    assert_eq!(left, 100 - 41, "all but what was used");
+    bench.hand_in(&answer, 301);
+    assert!(bench.decide(302).awaits.is_some(), "nothing is left here");
+}
+
+#[test]
+fn without_an_authority_each_instance_counts_alone() {
+    let mut bench = Bench::new(SHARED);
+    bench.leases = Leases::none();
+    let admitted = (0..200).filter(|now| bench.decide(*now).refusal.is_none()).count();
+    assert_eq!(admitted, 100);
+}
+
+#[test]
+fn instances_know_a_client_by_the_same_key_if_they_have_the_same_secret() {
+    let key = |seed: u64, secret: &[u8]| {
+        let mut bench = Bench::new(SHARED);
+        let policy = bench.engine.policy().clone();
+        bench.engine = Engine::new(policy, Seed::new([seed, seed]));
+        bench.engine.share_by(secret);
+        bench.arrive(1, 0);
+        bench.asks(0)[0].key
+    };
+    assert_eq!(key(1, b"secret"), key(2, b"secret"));
+    assert_ne!(key(1, b"secret"), key(1, b"another"));
+}
+
+#[test]
+fn the_token_of_a_store_is_shown_to_nobody() {
+    let text = r#"{ "version": 1, "stores": { "redis": { "cluster": "r", "token": "hunter2-hunter2" } } }"#;
+    let policy = Policy::parse(text).unwrap();
+    assert_eq!(policy.stores().redis().and_then(|redis| redis.token()), Some("hunter2-hunter2"));
+    assert!(!format!("{policy:?}").contains("hunter2"));
+    let engine = Engine::new(policy, Seed::new([1, 2]));
+    assert!(!format!("{engine:?}").contains("hunter2"));
+    let wrong = text.replace("hunter2-hunter2", "hunter2 hunter2");
+    let errors = Policy::parse(&wrong).unwrap_err();
+    assert!(errors.iter().all(|error| !error.to_string().contains("hunter2")));
+}
