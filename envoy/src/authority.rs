@@ -85,7 +85,7 @@ pub fn send(instance: &Instance, work: &mut Work, now: Timestamp) {
         return;
     }
     let mut failed = Vec::new();
-    while authority.calls.len() < MOST_CALLS {
+    while authority.calls.len().saturating_mul(authority.redis.max_asks()) < MOST_ASKS {
         let Some((exchange, request)) = authority.redis.begin(&mut authority.queue) else { break };
         match post(&authority.cluster, &authority.host, &request, authority.patience) {
             Ok(token) => authority.calls.push(Call { token, exchange, until: now.after(authority.patience) }),
@@ -208,8 +208,8 @@ pub const DEADLINE: Span = Span::from_millis(20);
 /// A call may last so many deadlines.
 const PATIENCE: u64 = 4;
 
-/// Beyond these asks queue up, to go together: a Redis in the same place has answered within a millisecond.
-const MOST_CALLS: usize = 8;
+/// What calls under way can carry: eight calls, or by Webdis one for each. Beyond that asks queue up, to go together.
+const MOST_ASKS: usize = 128;
 
 /// Streams that go on are worked on one inside the other: some hundreds overflow the stack.
 const MOST_AT_ONCE: usize = 64;
