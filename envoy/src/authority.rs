@@ -119,9 +119,8 @@ pub fn call_answered(instance: &Instance, streams: &mut Streams, token: u32, lin
             next = call.exchange.receive(&authority.redis, None);
         }
         take_in(instance, work, &call.exchange, now);
-        send(instance, work, now);
     }
-    wake(instance, streams);
+    wake(instance, streams, now);
     let work = &mut *instance.work.borrow_mut();
     work.alarm.set(work.next_due(now), false, now);
     true
@@ -135,9 +134,8 @@ pub fn tend(instance: &Instance, streams: &mut Streams, now: Timestamp) {
             return;
         }
         instance.engine.tend(&mut work.leases, &mut work.store, &mut work.counters, now);
-        send(instance, work, now);
     }
-    wake(instance, streams);
+    wake(instance, streams, now);
 }
 
 /// Ends the wait of a stream whose client has gone.
@@ -147,8 +145,8 @@ pub fn leave(work: &mut Work, stream: u32) {
     }
 }
 
-/// Decides those again about whom more is known, of some if there are many.
-fn wake(instance: &Instance, streams: &mut Streams) {
+/// Decides those again about whom more is known, some of them if there are many, and then asks for what all of them lack.
+fn wake(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     for _ in 0..MOST_AT_ONCE {
         let ready = instance.work.borrow_mut().leases.global().and_then(tidegate::global::Global::ready);
         let Some(wake) = ready else { break };
@@ -158,6 +156,7 @@ fn wake(instance: &Instance, streams: &mut Streams) {
             filter.decide_again(wake.since);
         }
     }
+    send(instance, &mut instance.work.borrow_mut(), now);
 }
 
 /// Hands to the core what came of each ask.

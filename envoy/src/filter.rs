@@ -100,10 +100,13 @@ impl Filter {
             self.reply(&instance.page(work, page, now));
             return Next::Pause;
         }
-        self.decide(&instance, work, now)
+        let next = self.decide(&instance, work, now);
+        authority::send(&instance, work, now);
+        next
     }
 
-    /// Decides again, now that more is known of the limits that the request waits for, and acts on it.
+    /// Decides again, now that more is known of the limits that the request waits for, and acts on it. What is to be asked then
+    /// is not sent yet: others who wait may need as much.
     pub fn decide_again(&mut self, since: Timestamp) {
         self.awaits_grant = false;
         let instance = Rc::clone(&self.instance);
@@ -140,7 +143,6 @@ impl Filter {
             self.awaits_grant = true;
             instance.engine.await_grant(&work.plan, self.id, &mut work.leases);
         }
-        authority::send(instance, work, now);
         if self.awaits_grant {
             work.alarm.set(work.next_due(now), false, now);
             return Next::Pause;

@@ -81,3 +81,44 @@ async fn a_body_that_comes_while_its_request_waits_arrives_whole() {
     assert_eq!((answer.status, &answer.json()["body_bytes"]), (200, &json!(300_000)));
     stage.end().await;
 }
+
+#[tokio::test]
+async fn under_overload_an_empty_bucket_refuses_and_lets_nobody_wait_for_long() {
+    let mut limit = shared(1);
+    limit["algorithm"] = json!("token-bucket");
+    limit["quota"] = json!({ "permits": 200, "window": "1s", "burst": 20 });
+    let mut setup = Setup::of([limit]);
+    setup.envoys = 1;
+    let stage = Sharing::start(&setup).await;
+    let (to, began) = (stage.envoys[0].http, Instant::now());
+    let clients = (0..30).map(|_| {
+        tokio::spawn(async move {
+            let mut connection = Connection::open(to).await.unwrap();
+            let (mut sent, mut admitted, mut longest) = (0, 0, Duration::ZERO);
+            while began.elapsed() < Duration::from_secs(3) {
+                let asked = Instant::now();
+                let status = connection.send(&Request::get("/")).await.unwrap().status;
+                assert!(matches!(status, 200 | 429), "{status}");
+                longest = longest.max(asked.elapsed());
+                (sent, admitted) = (sent + 1, admitted + u64::from(status == 200));
+                // As much as a crowd, and not as fast as Envoy can refuse.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            (sent, admitted, longest)
+        })
+    });
+    let (mut sent, mut admitted, mut longest) = (0, 0, Duration::ZERO);
+    for client in clients.collect::<Vec<_>>() {
+        let (more, of_them, its_longest) = client.await.unwrap();
+        (sent, admitted, longest) = (sent + more, admitted + of_them, longest.max(its_longest));
+    }
+    let took = began.elapsed().as_secs_f64();
+    let most = (200.0 * took) as u64 + 20;
+    println!(
+        "{admitted} of at most {most} admitted, of {sent}; the longest took {longest:?}, {} calls",
+        stage.proxy.requests()
+    );
+    assert!(admitted <= most && admitted > most / 2, "{admitted} of at most {most} admitted, of {sent}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    stage.end().await;
+}
