@@ -193,6 +193,8 @@ test: redis build ## everything that must hold: format, lints, core, filter, the
 	@cargo test --features cli
 	$(call say,tests of the Worker)
 	@$(MAKE) target/cloudflare-panics/entry.mjs target/cloudflare-scenarios/entry.mjs
+	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
+		cargo test --quiet --package tidegate-cloudflare --target wasm32-unknown-unknown
 	@cd cloudflare && node --test --test-reporter=spec test/*.test.mjs
 
 check: ## the quick inner loop: format, lints, unit tests

@@ -30,10 +30,10 @@ export async function learn(env) {
   readAt = Date.now();
   try {
     if (env.TIDEGATE === undefined) return false;
-    const keys = ["policy", "mode"].map((key) => env.TIDEGATE.get(key));
-    const [policy, mode] = await within(LONGEST_READ_MS, Promise.all(keys));
-    if (policy === read.policy && mode === read.mode) return false;
-    read = { policy, mode };
+    const keys = ["policy", "mode", "purge"].map((key) => env.TIDEGATE.get(key));
+    const [policy, mode, purge] = await within(LONGEST_READ_MS, Promise.all(keys));
+    if (policy === read.policy && mode === read.mode && purge === read.purge) return false;
+    read = { policy, mode, purge };
     latest = { policy: policy ?? deployed.policy, mode: mode ?? "" };
     return true;
   } catch (error) {
@@ -46,11 +46,13 @@ export async function learn(env) {
 
 /** Puts in force what was read last. What is bad is told once, and what was in force before stays; a fresh instance is told that. */
 export function enforce(tidegate, env, isFresh) {
+  tidegate.keep_under(read.purge ?? "");
   const problem = tidegate.mode_problem(latest.mode);
   if (problem !== undefined) {
     console.error(problem);
     latest = { policy: latest.policy, mode: inForce?.mode ?? "" };
   }
+  if (!isFresh && inForce !== undefined && latest.policy === inForce.policy && latest.mode === inForce.mode) return;
   for (const settings of isFresh ? [latest, inForce, deployed] : [latest]) {
     if (settings === undefined || refused.has(settings)) continue;
     try {
@@ -66,6 +68,20 @@ export function enforce(tidegate, env, isFresh) {
   }
   // Said once for each instance, since it does not get better by itself.
   if (inForce === undefined) console.error("tidegate: without a policy every request passes");
+}
+
+/** Sets what an operator has changed. It is in force here with the next request, if KV shows it by then. */
+export async function obey(change, env, tidegate) {
+  if (env.TIDEGATE === undefined) return tidegate.obeyed("there is no KV namespace to keep it");
+  const [key, value] = [change.key, change.value(Date.now())];
+  try {
+    await (value === undefined ? env.TIDEGATE.delete(key) : env.TIDEGATE.put(key, value));
+  } catch (error) {
+    return tidegate.obeyed(`KV does not keep it: ${error}`);
+  }
+  console.warn(`tidegate: an operator has set ${key} to ${value ?? "nothing"}`);
+  readAt = -Infinity;
+  return tidegate.obeyed();
 }
 
 /** What comes of a promise, or an error if that takes too long. */

@@ -5,6 +5,7 @@ import { quietly } from "./instance.mjs";
 
 /** Sends what there is to be asked. Resolves when all of it is answered, or will not be. */
 export function send(env, ctx, guarded) {
+  guarded(() => tend(Date.now()));
   const asks = guarded(() => errands(Date.now()));
   if (asks.length === 0) return Promise.resolve();
   const sent = Promise.all(asks.map((errand) => run(errand, env, guarded)));

@@ -28,7 +28,7 @@
 
 mod asking;
 mod entry;
-mod health;
+pub(crate) mod health;
 mod share;
 mod waiting;
 

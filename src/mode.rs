@@ -7,7 +7,7 @@ use core::str::FromStr;
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::network::Networks;
-use crate::policy::{Limit, Match, Policy, Quota, nearest};
+use crate::policy::{Limit, Match, Policy, Quota};
 use crate::units::{Permits, Span};
 
 /// How a policy acts.
@@ -146,8 +146,8 @@ impl FromStr for ModeWord {
 /// What is wrong, and what would be right.
 impl fmt::Display for UnknownMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hint = nearest::hint(&self.0, "write one of", &ALL.map(ModeWord::as_str));
-        write!(f, "\"{}\" is not a mode; {hint}", self.0)
+        let known = ALL.map(ModeWord::as_str).join("\", \"");
+        write!(f, "\"{}\" is not a mode; write one of \"{known}\"", self.0)
     }
 }
 
@@ -216,9 +216,8 @@ mod tests {
             assert_eq!(mode.as_str().parse(), Ok(mode));
         }
         let told = |word: &str| word.parse::<ModeWord>().unwrap_err().to_string();
-        assert_eq!(told("strct"), r#""strct" is not a mode; did you mean "strict"?"#);
-        let listed = r#"write one of "enforce", "observe", "strict", "maintenance""#;
-        assert_eq!(told("off"), format!("\"off\" is not a mode; {listed}"));
+        let listed = r#""strct" is not a mode; write one of "enforce", "observe", "strict", "maintenance""#;
+        assert_eq!(told("strct"), listed);
         assert!(told(&"x".repeat(1_000)).len() < 200);
     }
 

@@ -8,9 +8,11 @@
 //! limited. The request of someone who may see them meets nothing, not even maintenance: it is then that they are needed.
 
 mod counts;
+mod order;
 mod report;
 mod upstreams;
 
+pub use order::Order;
 pub use report::Sources;
 pub use upstreams::{Counted, UpstreamsNow};
 

@@ -6,6 +6,7 @@
 use crate::host::{self, Cache, Response};
 use crate::reply;
 use crate::task::{listed, settled};
+use core::cell::RefCell;
 use js_sys::{Array, Promise, Uint8Array};
 use tidegate::key::Seed;
 use tidegate::stale::{AnswerKey, Collecting};
@@ -36,7 +37,18 @@ pub async fn keep(origin: &str, collecting: Collecting, now: Timestamp) -> bool 
 }
 
 async fn open() -> Option<Cache> {
-    in_time(host::open_cache(NAME)).await.map(JsCast::unchecked_into)
+    let name = CACHE.with_borrow(|purge| [NAME, purge].concat());
+    in_time(host::open_cache(&name)).await.map(JsCast::unchecked_into)
+}
+
+/// Has answers kept in another cache: what is in the one before is not found any more, and goes in time.
+pub fn keep_under(purge: &str) {
+    CACHE.with_borrow_mut(|name| purge.clone_into(name));
+}
+
+thread_local! {
+    /// What distinguishes the cache in use from those before.
+    static CACHE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// The promise's value. A cache that does not answer is as good as an empty one.
@@ -52,7 +64,7 @@ fn url(origin: &str, key: AnswerKey) -> String {
     format!("{origin}/.tidegate/kept/{number:032x}")
 }
 
-/// The cache's name.
+/// What the cache's name begins with.
 const NAME: &str = "tidegate";
 
 /// How long the cache has for a step. The client is waiting, and whoever asks has nothing better.

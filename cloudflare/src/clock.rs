@@ -21,11 +21,28 @@ struct Clock {
 
 thread_local! {
     static CLOCK: Cell<Clock> = const { Cell::new(Clock { now_ms: START_MS, draw: 0, seen: 0 }) };
+    static UNDER_WAY: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Sets the clock as the request says. Answers the request if it wanted no more than that. `holders`: how many hold the policy,
-/// which are itself and each request under way.
-pub fn set(request: &Request, holders: usize) -> Option<JsValue> {
+/// A request that waits or is on its way.
+pub struct UnderWay;
+
+impl UnderWay {
+    /// One more.
+    pub fn new() -> Self {
+        UNDER_WAY.set(UNDER_WAY.get().saturating_add(1));
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.set(UNDER_WAY.get().saturating_sub(1));
+    }
+}
+
+/// Sets the clock as the request says. Answers the request if it wanted no more than that.
+pub fn set(request: &Request) -> Option<JsValue> {
     let number = |name| request.headers().get(name)?.parse::<u64>().ok();
     let mut clock = CLOCK.get();
     if let Some(now_ms) = number("x-tidegate-test-now") {
@@ -39,7 +56,7 @@ pub fn set(request: &Request, holders: usize) -> Option<JsValue> {
         let line = |name: &str, number: String| Array::of2(&name.into(), &number.into());
         let lines = Array::of2(
             &line("x-tidegate-test-seen", clock.seen.to_string()),
-            &line("x-tidegate-test-under-way", holders.saturating_sub(1).to_string()),
+            &line("x-tidegate-test-under-way", UNDER_WAY.get().to_string()),
         );
         let init = Object::new();
         // To set a field of a plain object cannot fail.

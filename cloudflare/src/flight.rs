@@ -4,8 +4,9 @@ use crate::chain::Chain;
 use crate::ends;
 use crate::facts::{Answer, Facts, NoAnswer, Status};
 use crate::gate::Gate;
-use crate::host::{self, Body, Call, Request, Response};
+use crate::host::{self, Body, Request, Response};
 use crate::now;
+use crate::origin;
 use crate::reply;
 use crate::serving::{Kept, Serving};
 use crate::task::{beating, listed, respond, settled};
@@ -64,8 +65,7 @@ impl Flight {
 
     /// Goes where the request was going.
     async fn straight(&mut self) -> End {
-        let call = Call::new(&self.request, None, None);
-        match self.hold(call.answer.clone()).await {
+        match self.hold(origin::ask(&self.request)).await {
             Ok(answer) => End::Answer(answer.unchecked_into(), None),
             Err(_) => self.unavailable(None),
         }

@@ -6,6 +6,7 @@ use crate::flight::Flight;
 use crate::host::{self, Request};
 use crate::memory::{Memory, Working};
 use crate::now;
+use crate::order;
 use crate::reply;
 use crate::sharing::{self, Asking};
 use crate::task::Task;
@@ -23,6 +24,7 @@ use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
+use tidegate::rls::Heard;
 use tidegate::stale::{Keyed, Recent};
 use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::memory::MemoryStore;
@@ -101,6 +103,11 @@ impl Gate {
             let text = "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object";
             host::log_warning(text);
         }
+        if engine.policy().limits_by_service().next().is_some() {
+            let text =
+                "tidegate: limits with the store \"rls\" are as if the service was down: a Worker cannot call it";
+            host::log_warning(text);
+        }
         let room = engine.waiting_room();
         Ok(Self {
             engine,
@@ -135,7 +142,10 @@ impl Gate {
 
     /// Decides on a request; see [`crate::decide`].
     pub fn decide(self: &Rc<Self>, request: &Request, now: Timestamp) -> JsValue {
-        self.judge(request, None, now)
+        match order::ordered(self, &Facts::new(request)) {
+            Some(change) => change,
+            None => self.judge(request, None, now),
+        }
     }
 
     /// The same for a request that may have waited for the authority, under this number and since this time.
@@ -147,6 +157,8 @@ impl Gate {
             work.plan.press(health.monitor.pressure(), draw());
         }
         self.engine.plan(&facts, &mut work.plan);
+        // A Worker cannot call gRPC: such limits are as those of a service that is down.
+        work.plan.hear(Heard::Failure);
         if work.plan.is_clear() {
             return self.admit(work, request, None, None, String::new());
         }

@@ -18,6 +18,8 @@ mod flight;
 mod gate;
 mod host;
 mod memory;
+mod order;
+mod origin;
 mod reply;
 mod serving;
 mod sharing;
@@ -97,13 +99,13 @@ pub fn deadline_ms() -> u32 {
 }
 
 /// Decides on a request. Answers with `undefined` when it passes as it is; with the header fields to add to its answer, name and
-/// value by turns, a line each; with a response that takes the answer's place; with a `Task`, a `Wait` or an `Asking`.
+/// value by turns, a line each; with a response that takes the answer's place; with a `Task`, a `Wait`, an `Asking` or a `Change`.
 #[wasm_bindgen]
 pub fn decide(request: &Request, now_ms: f64) -> JsValue {
     #[cfg(feature = "panic-on-header")]
     trap::spring(request);
     #[cfg(feature = "test-clock")]
-    if let Some(answer) = clock::set(request, GATE.with_borrow(|gate| gate.as_ref().map_or(0, Rc::strong_count))) {
+    if let Some(answer) = clock::set(request) {
         return answer;
     }
     let gate = GATE.with_borrow(Option::clone);
@@ -156,6 +158,12 @@ pub fn untold() {
     if let Some(gate) = GATE.with_borrow(Option::clone) {
         gate.memory.broadcast.borrow_mut().untold();
     }
+}
+
+/// Says under which name answers are kept from here on. What was kept under another one is not served any more.
+#[wasm_bindgen]
+pub fn keep_under(name: &str) {
+    cache::keep_under(name);
 }
 
 /// The clock is a whole number of milliseconds, and in production moves only when the isolate waits for something.

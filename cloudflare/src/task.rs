@@ -16,7 +16,11 @@ use crate::host::{self, Response};
 
 /// A function under way.
 #[wasm_bindgen]
-pub struct Task(Pin<Box<dyn Future<Output = ()>>>);
+pub struct Task {
+    way: Pin<Box<dyn Future<Output = ()>>>,
+    #[cfg(feature = "test-clock")]
+    _under_way: crate::clock::UnderWay,
+}
 
 thread_local! {
     /// What the task that is running hands out, and gets. Only one runs at a time, and it awaits one thing at a time.
@@ -32,7 +36,11 @@ enum Exchange {
 impl Task {
     /// A function that has not begun.
     pub fn new(way: impl Future<Output = ()> + 'static) -> Self {
-        Self(Box::pin(way))
+        Self {
+            way: Box::pin(way),
+            #[cfg(feature = "test-clock")]
+            _under_way: crate::clock::UnderWay::new(),
+        }
     }
 }
 
@@ -43,7 +51,7 @@ impl Task {
     /// client gets; or with `undefined` when it is over.
     pub fn resume(&mut self, came: JsValue, failed: bool) -> JsValue {
         EXCHANGE.set(Exchange::Comes(if failed { Err(came) } else { Ok(came) }));
-        let polled = self.0.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let polled = self.way.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         match (polled, EXCHANGE.replace(Exchange::Nothing)) {
             (Poll::Pending, Exchange::Asks(asked)) => asked,
             _ => JsValue::UNDEFINED,

@@ -24,6 +24,8 @@ pub struct Wait {
     pause: Span,
     /// For the tests: it never ends.
     hangs: bool,
+    #[cfg(feature = "test-clock")]
+    _under_way: crate::clock::UnderWay,
 }
 
 /// What became of a request that waits no more.
@@ -44,7 +46,16 @@ impl Wait {
         #[cfg(not(feature = "panic-on-header"))]
         let (hangs, _) = (false, request);
         let route = work.plan.route();
-        Some(Self { gate: Rc::clone(gate), id, limit, route, pause: delay.min(LONGEST_PAUSE), hangs })
+        Some(Self {
+            gate: Rc::clone(gate),
+            id,
+            limit,
+            route,
+            pause: delay.min(LONGEST_PAUSE),
+            hangs,
+            #[cfg(feature = "test-clock")]
+            _under_way: crate::clock::UnderWay::new(),
+        })
     }
 }
 

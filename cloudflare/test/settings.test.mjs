@@ -119,7 +119,7 @@ test("a mode in KV stands in place of the policy's, until it is cleared", async 
   await put("mode", "strct");
   later();
   assert.equal(await status(), 200);
-  await until(() => log.some((line) => line.includes('"strct" is not a mode; did you mean "strict"?')));
+  await until(() => log.some((line) => line.includes('"strct" is not a mode; write one of "enforce"')));
   assert.deepEqual(await times(3, status), [200, 200, 200]);
   await kv.delete("mode");
   later();

@@ -7,12 +7,12 @@ import { Miniflare } from "miniflare";
 const shipped = new URL("../../dist/cloudflare/", import.meta.url);
 
 /** Starts the Worker with this policy, in front of `origin`; both end with the test. `log` is what the Worker says. */
-export async function worker(test, policy, origin = hello, { dist = shipped, world, ...options } = {}) {
+export async function worker(test, policy, origin = hello, { dist = shipped, world, main, ...options } = {}) {
   const server = await listen(test, origin);
   const log = [];
   const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
   const under = (policy) => ({
-    modules: modules(policy, dist, world),
+    modules: [...(main ? [main] : []), ...modules(policy, dist, world)],
     compatibilityDate: "2026-04-01",
     compatibilityFlags: ["enable_request_signal"],
     outboundService: (request) => forward(request, server),

@@ -44,7 +44,7 @@ fn a_bad_policy_tells_its_errors_and_what_was_in_force_stays() {
 #[wasm_bindgen_test]
 fn a_mode_stands_in_place_of_the_policys() {
     assert_eq!(mode_problem(" strict\n"), None);
-    assert!(mode_problem("strct").is_some_and(|problem| problem.contains("did you mean \"strict\"?")));
+    assert!(mode_problem("strct").is_some_and(|problem| problem.contains("write one of \"enforce\"")));
     configure(POLICY, "maintenance", false).unwrap();
     assert_eq!(Reflect::get(&decided("/elsewhere"), &"status".into()), Ok(503.into()));
     assert!(configure(POLICY, "strct", false).is_err());

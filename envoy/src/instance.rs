@@ -7,6 +7,7 @@ use crate::host;
 use crate::ledger::SharedLedgers;
 use crate::metrics::{Gauge, Metrics, Totals, UpstreamMetrics};
 use crate::random::Random;
+use crate::rls::{self, RateLimits};
 use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use crate::waiting::Alarm;
@@ -56,6 +57,8 @@ pub struct Work {
     pub random: Random,
     /// Where the policy has limits that many instances share: who counts them.
     pub authority: Option<Authority>,
+    /// Where the policy has limits that a rate-limit service counts.
+    pub rate_limits: Option<RateLimits>,
     pub upstreams: Upstreams,
     ledgers: SharedLedgers,
     /// When breakers were last ticked.
@@ -115,6 +118,7 @@ impl Instance {
         if let Some(global) = engine.sharing(authority::Instance::new(random.draw().0), DEADLINE) {
             leases.share(global);
         }
+        let rate_limits = rls::of(&engine, random.draw().0);
         let room = engine.waiting_room();
         let upstreams = Upstreams::new(engine.policy());
         let upstream_metrics = UpstreamMetrics::new(engine.policy());
@@ -138,6 +142,7 @@ impl Instance {
                 alarm: Alarm::default(),
                 random,
                 authority,
+                rate_limits,
                 upstreams,
                 ledgers: SharedLedgers::default(),
                 ticked: Timestamp::EPOCH,

@@ -4,11 +4,12 @@ use crate::filter::{self, Filter};
 use crate::host::{self, Level};
 use crate::instance::Instance;
 use crate::streams::Streams;
-use crate::{authority, structure, waiting};
+use crate::{authority, rls, structure, waiting};
 use std::rc::Rc;
 use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::{Policy, Upstream};
 use tidegate::status::Fingerprint;
+use tidegate::store::rls::RlsError;
 use tidegate::units::{Span, Timestamp};
 
 /// One configuration of the plugin in one VM. A new policy comes as a new root; the old one goes on with the old
@@ -71,6 +72,13 @@ impl Root {
             && !authority::call_answered(instance, streams, token, lines, size)
         {
             filter::call_answered(instance, streams, token, lines, size);
+        }
+    }
+
+    /// Hands the answer of the rate-limit service to the stream that waits for it.
+    pub fn grpc_answered(&mut self, streams: &mut Streams, token: u32, end: Result<usize, RlsError>) {
+        if let Some(instance) = &self.instance {
+            rls::answered(instance, streams, token, end);
         }
     }
 

@@ -4,7 +4,7 @@ use super::hint;
 
 /// A hint that names the known word nearest to `wrong`, or, when none is near, lists what is known after `list`,
 /// as in `write one of`.
-pub(crate) fn hint(wrong: &str, list: &str, known: &[&str]) -> String {
+pub(super) fn hint(wrong: &str, list: &str, known: &[&str]) -> String {
     if !hint::GIVEN {
         return String::new();
     }

@@ -128,7 +128,11 @@ fn write_limit(text: &mut String, limit: &Limit, policy: &Policy) -> fmt::Result
             text.write_char('}')
         })?;
     }
-    text.push_str("}}");
+    text.push('}');
+    if limit.by_service {
+        text.push_str(",\"store\":\"rls\"");
+    }
+    text.push('}');
     Ok(())
 }
 

@@ -34,6 +34,7 @@ mod policy;
 mod readme;
 mod redis;
 mod rig;
+mod rls;
 mod scenarios;
 mod sharing;
 mod shedding;

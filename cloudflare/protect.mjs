@@ -1,0 +1,89 @@
+// A Worker behind Tidegate. It asks the core once for each request, and stands guard over it: whatever goes wrong in there, a visitor
+// gets what the policy's `on_failure` says, and the next request meets a fresh instance.
+import * as tidegate from "./pkg/tidegate.js";
+import { listen, spread } from "./breakers.mjs";
+import { driven, told, waited } from "./flight.mjs";
+import { current, guard, quietly } from "./instance.mjs";
+import * as settings from "./settings.mjs";
+import { asked, send } from "./sharing.mjs";
+
+/** The instance that has been told the policy. */
+let configured;
+
+/** Puts in force what KV says by now. */
+async function refresh(env) {
+  if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(tidegate, env, false));
+  if (env.TIDEGATE !== undefined && configured === current()) await listen(env, guard()).catch(console.error);
+}
+
+function failed(error, request, handle) {
+  // A body that an upstream has had cannot be sent again.
+  const passes = settings.passes() && !request.bodyUsed;
+  console.error(`tidegate: the request is ${passes ? "let pass" : "refused"}: ${error}`);
+  if (passes) return handle(request);
+  return new Response('{"error":"service unavailable","retryAfter":1}', {
+    status: 503,
+    headers: { "content-type": "application/json", "cache-control": "no-store", "retry-after": "1" },
+  });
+}
+
+/** Makes the instance in use ready for its first request, in that request. */
+function prepare(env, ctx, guarded, serves) {
+  guarded(() => {
+    settings.enforce(tidegate, env, true);
+    if (serves !== undefined) tidegate.serve_by(serves);
+  });
+  configured = current();
+  if (env.TIDEGATE !== undefined) ctx.waitUntil(listen(env, guarded).catch(console.error));
+}
+
+/** What becomes of a request: see `decide` in the core. What has to wait for that has waited. */
+async function judged(request, env, ctx, guarded) {
+  let verdict = guarded(() => tidegate.decide(request, Date.now()));
+  if (env.TIDEGATE_AUTHORITY !== undefined) {
+    const sent = send(env, ctx, guarded);
+    if (verdict instanceof tidegate.Asking) verdict = await asked(verdict, request, sent, env, ctx, guarded);
+  }
+  if (verdict instanceof tidegate.Wait) verdict = await waited(verdict, request, guarded);
+  if (verdict instanceof tidegate.Task) {
+    verdict = await driven(verdict, request, ctx, guarded);
+    if (env.TIDEGATE !== undefined) spread(env, ctx, guarded);
+  }
+  return verdict;
+}
+
+/**
+ * The handlers of a Worker behind Tidegate. What passes, `handler(request, env, ctx)` answers in place of the zone's origin; a route
+ * of the policy leads past it.
+ */
+export function protect(handler) {
+  /** The bindings and the context that a request came with. */
+  const came = new WeakMap();
+  const serves = handler && ((request) => handler(request, ...(came.get(request) ?? [])));
+  const handle = serves ?? ((request) => fetch(request));
+  return {
+    async fetch(request, env, ctx) {
+      if (handler !== undefined) came.set(request, [env, ctx]);
+      if (!settings.isKnown()) await refresh(env);
+      else if (settings.isDue(env)) ctx.waitUntil(refresh(env));
+      let verdict;
+      const guarded = guard(current());
+      try {
+        if (configured !== current()) prepare(env, ctx, guarded, serves);
+        verdict = await judged(request, env, ctx, guarded);
+      } catch (error) {
+        return failed(error, request, handle);
+      }
+      if (verdict === undefined) return handle(request);
+      if (verdict instanceof tidegate.Change) return settings.obey(verdict, env, tidegate);
+      if (typeof verdict === "string") return told(await handle(request), verdict);
+      return verdict;
+    },
+
+    /** By a cron trigger: learns what KV says by now, and gives back what lies idle. */
+    async scheduled(_controller, env, ctx) {
+      await refresh(env);
+      if (env.TIDEGATE_AUTHORITY !== undefined && configured === current()) quietly(() => send(env, ctx, guard()));
+    },
+  };
+}
