@@ -455,6 +455,12 @@ impl Policy {
 }
 
 impl Limit {
+    /// Whether many instances share it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.sharing.is_some()
+    }
+
     /// The limit's name, unique in its policy.
     #[must_use]
     pub fn name(&self) -> &Name {

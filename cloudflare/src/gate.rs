@@ -191,8 +191,8 @@ impl Gate {
         let monitor = work.health.as_ref().map(|health| &health.monitor);
         let known = work.known.upstreams();
         let upstreams = Some(UpstreamsNow { known, counted: known });
-        let counters = Some(&work.counters);
-        let sources = Sources { engine, fingerprint, monitor, upstreams, counters, live_keys, now };
+        let (store, counters) = (work.leases.global_ref(), Some(&work.counters));
+        let sources = Sources { engine, fingerprint, monitor, upstreams, store, counters, live_keys, now };
         reply::response(&sources.reply(page), "").into()
     }
 

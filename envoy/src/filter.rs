@@ -6,6 +6,7 @@ pub use answering::{call_answered, try_due};
 
 use answering::Fate;
 
+use crate::authority;
 use crate::chain::{Chain, UPSTREAM_HEADER};
 use crate::facts::{Answer, Facts, NoAnswer};
 use crate::fields::Fields;
@@ -37,6 +38,8 @@ pub struct Filter {
     id: u32,
     /// The limit at which the request waits.
     waits_at: Option<u32>,
+    /// The request waits for the store of shared limits.
+    awaits_grant: bool,
     /// What a rate-limit service has said of the request, and to whom else it spoke.
     heard: Heard,
     words: Words,
@@ -66,6 +69,7 @@ impl Filter {
             instance,
             id,
             waits_at: None,
+            awaits_grant: false,
             heard: Heard::Nothing,
             words: Words::default(),
             consults: false,
@@ -107,7 +111,20 @@ impl Filter {
             self.reply(&instance.page(work, page, now));
             return Next::Pause;
         }
-        self.decide(&instance, work, now)
+        let next = self.decide(&instance, work, now);
+        authority::send(&instance, work, now);
+        next
+    }
+
+    /// Decides again, now that more is known of the limits that the request waits for, and acts on it. What is to be asked then
+    /// is not sent yet: others who wait may need as much.
+    pub fn decide_again(&mut self, since: Timestamp) {
+        self.awaits_grant = false;
+        let instance = Rc::clone(&self.instance);
+        let work = &mut *instance.work.borrow_mut();
+        self.plan_again(&instance, work);
+        work.plan.resume(since);
+        self.go_on_as_decided(&instance, work);
     }
 
     /// Takes in what the rate-limit service says of the request that waits for it, and acts on it.
@@ -115,10 +132,16 @@ impl Filter {
         (self.heard, self.words, self.consults) = (heard, words, false);
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
-        let now = now();
         self.plan_again(&instance, work);
+        self.go_on_as_decided(&instance, work);
+        authority::send(&instance, work, now());
+    }
+
+    /// Decides on a request that has waited, and lets it go if it is admitted.
+    fn go_on_as_decided(&mut self, instance: &Rc<Instance>, work: &mut Work) {
+        let now = now();
         self.began = work.monitor.as_ref().map(|_| now);
-        if let Next::Continue = self.decide(&instance, work, now)
+        if let Next::Continue = self.decide(instance, work, now)
             && let Err(error) = host::resume_request()
         {
             host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
@@ -146,6 +169,14 @@ impl Filter {
             &mut work.counters,
             now,
         );
+        if decision.awaits.is_some() {
+            // What it waits here is not the service's doing.
+            self.began = None;
+            self.awaits_grant = true;
+            instance.engine.await_grant(&work.plan, self.id, &mut work.leases);
+            work.alarm.set(work.next_due(now), false, now);
+            return Next::Pause;
+        }
         if decision.consults {
             return self.consult(instance, work, now);
         }
@@ -330,6 +361,9 @@ impl Filter {
             if let Some(ticket) = self.ticket.take() {
                 instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
             }
+        }
+        if self.awaits_grant {
+            authority::leave(&mut instance.work.borrow_mut(), self.id);
         }
         if self.consults {
             rls::leave(&mut instance.work.borrow_mut(), self.id);

@@ -220,12 +220,12 @@ pub fn response_flags() -> Result<u64, HostError> {
     Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
 }
 
-/// Sends a request without a body to a cluster, for the stream or root at work. Answers the number under which the answer
-/// comes.
+/// Sends a request to a cluster, for the root of the stream at work, or the root at work. Answers the number under which the
+/// answer comes.
 ///
 /// # Errors
 /// When there is no such cluster, or the call could not even begin.
-pub fn call(cluster: &str, lines: &[(&[u8], &[u8])], timeout_ms: u32) -> Result<u32, HostError> {
+pub fn call(cluster: &str, lines: &[(&[u8], &[u8])], body: &[u8], timeout_ms: u32) -> Result<u32, HostError> {
     let (headers, trailers) = (pairs(lines), pairs(&[]));
     let mut token = 0;
     done(unsafe {
@@ -234,8 +234,8 @@ pub fn call(cluster: &str, lines: &[(&[u8], &[u8])], timeout_ms: u32) -> Result<
             cluster.len(),
             headers.as_ptr(),
             headers.len(),
-            ptr::null(),
-            0,
+            body.as_ptr(),
+            body.len(),
             trailers.as_ptr(),
             trailers.len(),
             timeout_ms,

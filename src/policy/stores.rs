@@ -62,7 +62,7 @@ impl Policy {
 
     /// The limits that many instances share.
     pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().filter(|limit| limit.sharing.is_some())
+        self.limits.iter().filter(|limit| limit.is_shared())
     }
 
     /// The limits that the rate-limit service counts.
@@ -145,6 +145,13 @@ impl RedisStore {
     #[must_use]
     pub fn url(&self) -> Option<&str> {
         self.url.as_deref()
+    }
+
+    /// The host of that URL, and its port where it has one: which host a request in Envoy is for.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        let (_, rest) = self.url()?.split_once("://")?;
+        rest.split('/').next()
     }
 
     /// The path under which it is served in Envoy: begins and does not end with `/`, or is `/`.

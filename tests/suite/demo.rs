@@ -81,6 +81,21 @@ fn demo_plays_an_outage_in_which_nothing_fails_and_the_cdn_serves_again() {
 }
 
 #[test]
+fn demo_of_a_shared_quota_admits_it_in_sum_while_redis_counts() {
+    let output = demo(&["--act", "global", "--phase-seconds", "3"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for phase in ["80, 15 and 5 percent of the load", "it turns over: 5, 15 and 80 percent"] {
+        // The later line of this title is the summary's.
+        let row = text.lines().rev().find_map(|line| line.trim().strip_prefix(phase)).unwrap();
+        let numbers: Vec<u64> = row.split_whitespace().filter_map(|cell| cell.parse().ok()).collect();
+        let [one, two, three, together, ..] = numbers[..] else { panic!("{row}") };
+        // What was drawn is of one window more than was measured, at most.
+        assert!((700..=1_340).contains(&together) && one + two + three <= together + 2, "{phase}: {row}\n{text}");
+    }
+}
+
+#[test]
 fn demo_without_a_filter_says_what_to_run() {
     let output = demo(&["--wasm", "no/such.wasm"]);
     let problem = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -9,6 +9,8 @@ mod bootstrap;
 mod envoy;
 #[path = "../../src/bin/tidegate/demo/origin.rs"]
 mod origin;
+#[path = "../../src/bin/tidegate/demo/store.rs"]
+mod store;
 
 mod access;
 mod adaptive;
@@ -34,6 +36,7 @@ mod redis;
 mod rig;
 mod rls;
 mod scenarios;
+mod sharing;
 mod shedding;
 mod status;
 mod table;

@@ -2,11 +2,13 @@
 
 mod bootstrap;
 mod envoy;
+mod global;
 mod load;
 mod origin;
 mod outage;
 mod population;
 mod screen;
+mod store;
 mod summary;
 mod tally;
 mod view;
@@ -22,6 +24,7 @@ use std::{fmt, fs, io};
 use bootstrap::{Bootstrap, BootstrapError};
 use clap::{Args, ValueEnum};
 use envoy::Envoy;
+use global::Global;
 use load::Load;
 use origin::{Origin, Settings};
 use outage::Outage;
@@ -45,7 +48,8 @@ pub struct Demo {
     /// How long each act of the spike lasts, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
     act_seconds: u64,
-    /// How long each phase of the outage lasts, in seconds; the recovery lasts until the breaker is closed.
+    /// How long each phase of the outage and of the shared quota lasts, in seconds; the recovery lasts until the breaker is
+    /// closed, and Redis is away for 5 s.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
     phase_seconds: u64,
     /// Leave all of it up after the acts, with commands to try, until Ctrl-C.
@@ -72,6 +76,9 @@ pub struct Demo {
     /// The policy of the outage, with upstreams named `cdn` and `origin` and `x_tidegate`.
     #[arg(long, default_value = "tests/policies/outage.json", value_name = "FILE")]
     outage_policy: PathBuf,
+    /// The policy of the shared quota, with a store whose cluster is `redis`, spoken to as Webdis.
+    #[arg(long, default_value = "tests/policies/global.json", value_name = "FILE")]
+    global_policy: PathBuf,
 }
 
 /// What can be played alone.
@@ -81,6 +88,8 @@ enum Part {
     Spike,
     /// A CDN that fails, and then the origin behind it.
     Outage,
+    /// Three Envoys that share one quota by a Redis; needs redis-server and webdis, and is played only by name.
+    Global,
 }
 
 impl Demo {
@@ -120,6 +129,9 @@ impl Demo {
         if !self.wasm.is_file() {
             return Err(Error::NoFilter(self.wasm.clone()));
         }
+        if self.act == Some(Part::Global) {
+            return self.play_global().await;
+        }
         let plays = |part| self.act.is_none_or(|only| only == part);
         let spike = if plays(Part::Spike) { Some(self.play_spike().await?) } else { None };
         // What nobody will try takes no part in the machine's load.
@@ -128,6 +140,18 @@ impl Demo {
         if self.keep {
             spike.iter().for_each(Stage::print_commands);
             outage.iter().for_each(Outage::print_commands);
+            interrupted().await?;
+            println!();
+        }
+        Ok(())
+    }
+
+    async fn play_global(&self) -> Result<(), Error> {
+        let lasting = Duration::from_secs(self.phase_seconds);
+        let mut global = Global::set_up(&self.wasm, &self.global_policy, self.plain, lasting).await?;
+        global.play().await?;
+        if self.keep {
+            global.print_commands();
             interrupted().await?;
             println!();
         }
@@ -284,6 +308,7 @@ enum Error {
     Bootstrap(BootstrapError),
     Envoy(envoy::Error),
     Workerd(workerd::Error),
+    Store(io::Error),
     Histogram,
     Signals(io::Error),
     Interrupted,
@@ -298,6 +323,7 @@ impl fmt::Display for Error {
             Self::Bootstrap(error) => error.fmt(f),
             Self::Envoy(error) => error.fmt(f),
             Self::Workerd(error) => error.fmt(f),
+            Self::Store(error) => write!(f, "cannot start the store: {error}; run `make redis`"),
             Self::Histogram => write!(f, "cannot make a histogram of latencies"),
             Self::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Self::Interrupted => write!(f, "interrupted"),

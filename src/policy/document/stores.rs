@@ -29,7 +29,8 @@ document! {
         protocol: Protocol = "upstash",
         /// The name of the cluster in Envoy.
         cluster: Option<Cluster>,
-        /// The base URL, for Cloudflare Workers.
+        /// The base URL, for Cloudflare Workers. In Envoy its host is the `Host` of requests; without it that is the cluster's
+        /// name.
         url: Option<Url>,
         /// In Envoy, the path under which it is served.
         path: BasePath = "/",
