@@ -54,10 +54,10 @@ endef
 say = @printf '\033[1m== %s\033[0m\n' "$(1)"
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help setup redis build filter worker demo demo-global test check bench clean
+.PHONY: help setup redis build filter worker demo demo-cloudflare demo-global test check bench clean
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: $(ENVOY_STAMP) $(BINARYEN_STAMP) $(RUST_STAMP) $(WASM_BINDGEN_STAMP) $(NODE_STAMP) ## fetch Envoy, workerd and the tools to build for them; once
 
@@ -181,6 +181,11 @@ demo-global: redis build ## three Envoys and one Redis: one quota, uneven load, 
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo --act global $(if $(KEEP),--keep) $(ARGS)
 
+demo-cloudflare: build ## the same spike against a real workerd, with two locations that share their limits
+	$(call say,building the demo)
+	@cargo build --features cli --bin tidegate
+	@exec cargo run --quiet --features cli --bin tidegate -- demo --cloudflare $(if $(KEEP),--keep) $(ARGS)
+
 test: redis build ## everything that must hold: format, lints, core, filter, the real Envoy
 	$(call say,format)
 	@cargo fmt --all --check
@@ -194,7 +199,7 @@ test: redis build ## everything that must hold: format, lints, core, filter, the
 	$(call say,tests of the Worker)
 	@$(MAKE) target/cloudflare-panics/entry.mjs target/cloudflare-scenarios/entry.mjs
 	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
-		cargo test --quiet --package tidegate-cloudflare --target wasm32-unknown-unknown
+		cargo test --package tidegate-cloudflare --target wasm32-unknown-unknown
 	@cd cloudflare && node --test --test-reporter=spec test/*.test.mjs
 
 check: ## the quick inner loop: format, lints, unit tests

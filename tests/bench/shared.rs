@@ -126,7 +126,7 @@ impl Contender {
         for ((share, to), tally) in SHARES.iter().zip(&self.to).zip(&tallies) {
             let group = [Group { requests_per_s: RATE * share / 100, ..CLIENTS }];
             let (to, tally) = (*to, [Arc::clone(tally)]);
-            running.push(tokio::spawn(async move { Load::new().run(to, &group, &tally, lasting).await }));
+            running.push(tokio::spawn(async move { Load::new().run(&[to], &group, &tally, lasting).await }));
         }
         let mut late = Duration::ZERO;
         for run in running {

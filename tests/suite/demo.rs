@@ -22,6 +22,20 @@ fn demo_plays_three_acts_and_sums_them_up() {
     assert!(text.contains("per-address refused"), "{text}");
 }
 
+#[test]
+fn demo_plays_the_spike_against_two_locations_of_the_worker() {
+    let output = demo(&["--cloudflare", "--act-seconds", "2"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let greedy: Vec<u64> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("greedy (free)"))
+        .map(|row| row.split_whitespace().nth(2).unwrap().parse().unwrap())
+        .collect();
+    // Of 2,000: 50 in 5 s pass, in all locations together, and the act may be in two windows.
+    assert!(matches!(greedy[..], [with, 0] if with > 1_850), "refused of the greedy: {greedy:?}\n{text}");
+}
+
 /// The numbers of one row of the outage's summary: requests, by whom they were served (CDN, origin, nobody with what was
 /// kept, nobody with the static answer), failures, and failures without the filter.
 fn row(text: &str, phase: &str) -> [u64; 7] {

@@ -88,7 +88,7 @@ impl Global {
         let lasting = phase.lasts.unwrap_or(self.lasting);
         let loads = [Load::new(), Load::new(), Load::new()];
         let groups = phase.shares.map(|share| [Group { requests_per_s: RATE * share / 100, ..CLIENTS }]);
-        let run = |at: usize| loads[at].run(self.to[at], &groups[at], &tallies[at..=at], lasting);
+        let run = |at: usize| loads[at].run(&self.to[at..=at], &groups[at], &tallies[at..=at], lasting);
         let run = async { tokio::join!(run(0), run(1), run(2)) };
         tokio::pin!(run);
         let mut redraw = tokio::time::interval(Duration::from_secs(1));
