@@ -176,15 +176,15 @@ demo: build ## a traffic spike and an outage against a real Envoy, with the filt
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo $(if $(KEEP),--keep) $(ARGS)
 
-demo-global: redis build ## three Envoys and one Redis: one quota, uneven load, and a Redis that stops (KEEP=1 leaves it up)
-	$(call say,building the demo)
-	@cargo build --features cli --bin tidegate
-	@exec cargo run --quiet --features cli --bin tidegate -- demo --act global $(if $(KEEP),--keep) $(ARGS)
-
 demo-cloudflare: build ## the same spike against a real workerd, with two locations that share their limits
 	$(call say,building the demo)
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo --cloudflare $(if $(KEEP),--keep) $(ARGS)
+
+demo-global: redis build ## three Envoys and one Redis: one quota, uneven load, and a Redis that stops (KEEP=1 leaves it up)
+	$(call say,building the demo)
+	@cargo build --features cli --bin tidegate
+	@exec cargo run --quiet --features cli --bin tidegate -- demo --act global $(if $(KEEP),--keep) $(ARGS)
 
 test: redis build ## everything that must hold: format, lints, core, filter, the real Envoy
 	$(call say,format)

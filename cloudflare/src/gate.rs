@@ -99,15 +99,7 @@ impl Gate {
         let assets = Assets::new(&policy, Keyed::Everywhere);
         let engine = Engine::new(policy, memory.seed);
         let leases = sharing::leases(&engine, has_authority)?;
-        if !has_authority && engine.policy().shared_limits().next().is_some() {
-            let text = "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object";
-            host::log_warning(text);
-        }
-        if engine.policy().limits_by_service().next().is_some() {
-            let text =
-                "tidegate: limits with the store \"rls\" are as if the service was down: a Worker cannot call it";
-            host::log_warning(text);
-        }
+        warn(engine.policy(), has_authority);
         let room = engine.waiting_room();
         Ok(Self {
             engine,
@@ -274,6 +266,26 @@ impl Health {
             core::mem::swap(&mut self.known, &mut self.merged);
             self.monitor.published();
         }
+    }
+}
+
+/// Tells the log what a policy may lead one to expect of a Worker in vain.
+fn warn(policy: &Policy, has_authority: bool) {
+    let shares = policy.shared_limits().next().is_some();
+    let names_redis = policy.stores().redis().is_some_and(|redis| redis.url().is_some());
+    let warnings = [
+        (shares && !has_authority, "limits of the scope \"global\" count in each isolate: there is no Durable Object"),
+        (
+            shares && names_redis && has_authority,
+            "limits of the scope \"global\" count in Durable Objects, and not in Redis, which a Worker does not ask yet",
+        ),
+        (
+            policy.limits_by_service().next().is_some(),
+            "limits with the store \"rls\" are as if the service was down: a Worker cannot call it",
+        ),
+    ];
+    for (_, text) in warnings.into_iter().filter(|(applies, _)| *applies) {
+        host::log_warning(&["tidegate: ", text].concat());
     }
 }
 

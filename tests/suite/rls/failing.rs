@@ -103,7 +103,8 @@ async fn nobody_waits_for_a_dead_service_beyond_the_deadline_nor_at_all_while_th
         let began = Instant::now();
         assert_eq!(stage.ask(&ask).await.status, 503);
         let took = began.elapsed();
-        assert!(took >= Duration::from_millis(100), "{took:?}");
+        // By Envoy's timers, which are a little early.
+        assert!(took >= Duration::from_millis(90), "{took:?}");
         assert!(took < Duration::from_secs(5), "{took:?}");
     }
     // Ten seconds of waiting, but for the breaker.
@@ -113,7 +114,7 @@ async fn nobody_waits_for_a_dead_service_beyond_the_deadline_nor_at_all_while_th
     }
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert!(service.asked().len() < 30, "{}", service.asked().len());
-    assert!(stage.envoy.log().contains("did not answer within the deadline"));
+    assert!(stage.envoy.logged("did not answer within the deadline").await, "{}", stage.envoy.log());
     service.set(Does::Counts(1_000));
     eventually("the service is asked again", async || stage.ask(&ask).await.status == 200).await;
     stage.end().await;

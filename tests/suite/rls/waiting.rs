@@ -1,5 +1,7 @@
 //! Requests that wait for the service.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::service::{Does, Service};
@@ -36,8 +38,11 @@ async fn client_that_leaves_takes_its_call_with_it() {
         let mut connection = Connection::open(stage.http).await.unwrap();
         connection.write(&Request::get("/").with("x-user", "ann").bytes()).await.unwrap();
         eventually("it waits", async || service.under_way() == 1).await;
+        let left = Instant::now();
         drop(connection);
         eventually("the call is cancelled", async || service.under_way() == 0).await;
+        // And has not come to its deadline.
+        assert!(left.elapsed() < Duration::from_secs(9), "{:?}", left.elapsed());
     }
     // The service has not failed by that.
     service.set(Does::Counts(1));
