@@ -204,7 +204,7 @@ bench: build ## what a decision and a request cost, as ratios to what one would 
 	@cargo build --package tidegate-bench-nothing --target wasm32-wasip1 --profile wasm
 	@mkdir -p target/bench
 	@$(WASM_OPT) target/wasm32-wasip1/wasm/tidegate_bench_nothing.wasm --output target/bench/nothing.wasm
-	@cargo bench --features cli --bench filter --bench chain
+	@cargo bench --features cli --bench filter --bench chain --bench workerd
 
 clean: ## remove what was built and fetched
 	@rm -rf target dist .tools
