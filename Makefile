@@ -14,7 +14,7 @@ WASM_BINDGEN_VERSION := 0.2.130
 
 WASM_TARGETS := wasm32-wasip1 wasm32-unknown-unknown
 # A little above what the features come to: beyond it something large has crept in, a formatter of floats or a table of Unicode.
-WASM_LIMIT := $(shell echo $$((480 * 1024)))
+WASM_LIMIT := $(shell echo $$((496 * 1024)))
 # What Envoy 1.40 loads: `--all-features` makes a module that it refuses.
 # Addresses below 1024 are the far end of the stack, which stands first: no pointer that is added to lies there.
 WASM_OPT := .tools/node_modules/.bin/wasm-opt -O3 --low-memory-unused --mvp-features --enable-bulk-memory --enable-bulk-memory-opt \
@@ -54,10 +54,10 @@ endef
 say = @printf '\033[1m== %s\033[0m\n' "$(1)"
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help setup redis build filter worker demo test check bench clean
+.PHONY: help setup redis build filter worker demo demo-cloudflare demo-global test check bench clean
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: $(ENVOY_STAMP) $(BINARYEN_STAMP) $(RUST_STAMP) $(WASM_BINDGEN_STAMP) $(NODE_STAMP) ## fetch Envoy, workerd and the tools to build for them; once
 
@@ -176,6 +176,16 @@ demo: build ## a traffic spike and an outage against a real Envoy, with the filt
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo $(if $(KEEP),--keep) $(ARGS)
 
+demo-cloudflare: build ## the same spike against a real workerd, with two locations that share their limits
+	$(call say,building the demo)
+	@cargo build --features cli --bin tidegate
+	@exec cargo run --quiet --features cli --bin tidegate -- demo --cloudflare $(if $(KEEP),--keep) $(ARGS)
+
+demo-global: redis build ## three Envoys and one Redis: one quota, uneven load, and a Redis that stops (KEEP=1 leaves it up)
+	$(call say,building the demo)
+	@cargo build --features cli --bin tidegate
+	@exec cargo run --quiet --features cli --bin tidegate -- demo --act global $(if $(KEEP),--keep) $(ARGS)
+
 test: redis build ## everything that must hold: format, lints, core, filter, the real Envoy
 	$(call say,format)
 	@cargo fmt --all --check
@@ -189,7 +199,7 @@ test: redis build ## everything that must hold: format, lints, core, filter, the
 	$(call say,tests of the Worker)
 	@$(MAKE) target/cloudflare-panics/entry.mjs target/cloudflare-scenarios/entry.mjs
 	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
-		cargo test --quiet --package tidegate-cloudflare --target wasm32-unknown-unknown
+		cargo test --package tidegate-cloudflare --target wasm32-unknown-unknown
 	@cd cloudflare && node --test --test-reporter=spec test/*.test.mjs
 
 check: ## the quick inner loop: format, lints, unit tests
@@ -197,14 +207,14 @@ check: ## the quick inner loop: format, lints, unit tests
 	@cargo clippy --workspace --all-targets --features cli -- -D warnings
 	@cargo test --quiet --features cli --lib --bins
 
-bench: build ## what a decision and a request cost, as ratios to what one would use instead
+bench: redis build ## what a decision and a request cost, as ratios to what one would use instead
 	@cargo bench --bench core --bench growth --bench accuracy --bench flood --bench global
 	@cargo bench --bench breaker
 	$(call say,building the filter that does nothing)
 	@cargo build --package tidegate-bench-nothing --target wasm32-wasip1 --profile wasm
 	@mkdir -p target/bench
 	@$(WASM_OPT) target/wasm32-wasip1/wasm/tidegate_bench_nothing.wasm --output target/bench/nothing.wasm
-	@cargo bench --features cli --bench filter --bench chain --bench workerd
+	@cargo bench --features cli --bench filter --bench chain --bench shared --bench workerd
 
 clean: ## remove what was built and fetched
 	@rm -rf target dist .tools

@@ -24,11 +24,13 @@ pub struct Decision {
     pub delay: Option<Span>,
     /// Nothing is decided yet: the authority of a shared limit has to be asked, for so long at most. See [`crate::global`].
     pub awaits: Option<Span>,
+    /// Nothing is decided yet: a rate-limit service has to be asked. See [`crate::rls`].
+    pub consults: bool,
 }
 
 impl Decision {
     /// The request goes on.
-    pub const ADMIT: Self = Self { refusal: None, observed: None, delay: None, awaits: None };
+    pub const ADMIT: Self = Self { refusal: None, observed: None, delay: None, awaits: None, consults: false };
 }
 
 /// A refused request.
@@ -150,6 +152,11 @@ impl Refusal {
         self.limit.and_then(|limit| engine.policy().limits.get(limit)).is_some_and(crate::policy::Limit::holds)
     }
 
+    /// Whether the limit is one that a rate-limit service counts.
+    pub(crate) fn is_by_service(&self, engine: &Engine) -> bool {
+        self.limit.and_then(|limit| engine.policy().limits.get(limit)).is_some_and(|limit| limit.by_service)
+    }
+
     fn limit_name<'e>(&self, engine: &'e Engine) -> &'e str {
         self.limit.and_then(|limit| engine.policy().limits.get(limit)).map_or("", |limit| limit.name.as_str())
     }
@@ -186,6 +193,8 @@ impl Refusal {
         match (self.cause, self.retry_after) {
             (Cause::Exceeded, Some(_)) if self.is_of_requests_in_flight(engine) => "too many requests at once",
             (Cause::Exceeded, Some(_)) => "rate limit exceeded",
+            // What it has is for its service to know.
+            (Cause::Exceeded, None) if self.is_by_service(engine) => "rate limit exceeded",
             (Cause::Exceeded, None) => "request costs more than its rate limit allows",
             (Cause::Banned, _) => "too many refused requests",
             (Cause::StoreFailed, _) => "rate limit cannot be checked",

@@ -4,6 +4,7 @@
 //! plan      the pages of status, maintenance, the lists deny      needs the request
 //!           and allow, which limits apply, which keys they
 //!           charge, and whether the request is shed
+//! consult   what a rate-limit service says of it                 only where one counts
 //! offer     whether there is room to wait                         needs those who wait; only where requests may
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! (send)    the route's upstreams, one after another: fallback    needs breakers, and how the last call ended
@@ -15,6 +16,7 @@
 //! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
 
 mod charging;
+mod consulting;
 pub mod delaying;
 mod holding;
 mod leasing;
@@ -47,6 +49,7 @@ use crate::metrics::{Counters, Fate, Total};
 use crate::mode::{Door, Mode, UnknownMode};
 use crate::policy::{Cost, Limit, OnExceed, Policy, Quota, TierIndex};
 use crate::request::RequestFacts;
+use crate::rls::Heard;
 use crate::status::Order;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
@@ -118,6 +121,7 @@ impl Engine {
         plan.route = None;
         plan.may_wait = false;
         plan.since = None;
+        plan.heard = Heard::Nothing;
         plan.entry = self.entry(&lookup, &client, &mut plan.found);
         if !matches!(plan.entry, Entry::Limited | Entry::Allowed) {
             return;
@@ -171,7 +175,7 @@ impl Engine {
                     chance: Chance::at(limit),
                     before: None,
                     ahead: Permits::ZERO,
-                    counted: Counted::Here,
+                    counted: if limit.by_service { Counted::Elsewhere } else { Counted::Here },
                     shared_key,
                     told: None,
                 });
@@ -212,6 +216,7 @@ impl Engine {
         }
         let (tier, since) = (plan.tier, plan.since);
         let mut charging = Charging { engine: self, tier, store, local, leases, counters, now, since };
+        charging.consult(&mut plan.charges, &plan.heard);
         charging.recall(&mut plan.charges);
         for _ in 0..MAX_ROUNDS {
             charging.begin();
@@ -224,11 +229,15 @@ impl Engine {
         }
         let refused = charging.settle(&mut plan.charges);
         let awaits = charging.awaited(&plan.charges);
+        let consults = charging.awaits(&plan.charges);
         plan.refused = refused;
         (plan.now, plan.charged_at) = (now, now);
         if awaits.is_some() {
             // It is counted when it is decided.
             return Decision { awaits, ..Decision::ADMIT };
+        }
+        if consults {
+            return Decision { consults, ..Decision::ADMIT };
         }
         if refused {
             if plan.charges.iter().any(|charge| charge.chance.crowded) {
@@ -349,6 +358,9 @@ impl Engine {
     /// for every one of them.
     fn decline(&self, charges: &[Charge], tier: TierIndex) -> Decision {
         let refusals = charges.iter().filter(|charge| self.declines(charge)).map(|charge| {
+            if let Stage::Over { retry_after } = charge.stage {
+                return Refusal { limit: Some(charge.limit()), window: None, cause: Cause::Exceeded, retry_after };
+            }
             let (cause, retry_after) = match (charge.ban(), charge.outcome.map(|outcome| outcome.verdict)) {
                 // A ban may end before the quota has room again: waiting must suffice for both.
                 (Some(rest), Some(Verdict::Refuse { retry_after })) => {

@@ -15,8 +15,8 @@ use crate::matching::{Mismatch, mismatch};
 use crate::mode::Mode;
 use crate::number::Number;
 use crate::policy::{
-    Algorithm, Ban, Cost, CostHeader, Delays, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed, PathGlob,
-    Penalty, Policy, Quota, SegmentGlob, SlowDown, TierSource,
+    Algorithm, Ban, Cost, CostHeader, Delays, HeaderCondition, HostGlob, KeyPart, Limit, Match, OnExceed,
+    OnStoreFailure, PathGlob, Penalty, Policy, Quota, SegmentGlob, SlowDown, TierSource,
 };
 use crate::request::RequestFacts;
 use crate::units::Permits;
@@ -160,6 +160,15 @@ fn write_limit<'a>(
             });
             writeln!(text, "  key    {}", words.collect::<Vec<_>>().join(", "))?;
         }
+    }
+    if let (true, Some(service)) = (limit.by_service, policy.stores().rls()) {
+        let (cluster, domain) = (service.cluster(), service.domain());
+        let without = match limit.on_store_failure {
+            OnStoreFailure::Local => "this instance counts by the quota",
+            OnStoreFailure::Allow => "the request goes on",
+            OnStoreFailure::Deny => "it is refused with 503",
+        };
+        writeln!(text, "  asks   the rate-limit service at {cluster}, domain {domain}; while that fails {without}")?;
     }
     for (place, quota) in limit.quotas(client.tier()).iter().enumerate() {
         let label = if place == 0 { "quota" } else { "and  " };

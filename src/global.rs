@@ -28,7 +28,7 @@
 
 mod asking;
 mod entry;
-mod health;
+pub(crate) mod health;
 mod share;
 mod waiting;
 
@@ -197,14 +197,16 @@ impl Global {
         self.sent.is_empty() && self.unsent.is_empty() && self.waiting.is_empty() && !self.table.holds_permits()
     }
 
-    /// After how long [`Engine::tend`](crate::engine::Engine::tend) is due; `None` while there is nothing to be done.
+    /// After how long [`Engine::tend`](crate::engine::Engine::tend) is due; `None` while there is nothing to be done. At once
+    /// while there are requests [`ready`](Self::ready).
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Span> {
         let asked = self.sent.iter().filter_map(|key| self.table.get(*key)?.asked.as_ref());
         let deadlines = asked.map(|asked| asked.sent_at.after(self.rules.deadline));
         let waits = self.waiting.since().map(|since| since.after(self.rules.deadline));
         let idle = self.table.holds_permits().then(|| self.tended_at.after(IDLE));
-        deadlines.chain(waits).chain(idle).min().map(|due| due.since(now))
+        let ready = self.waiting.has_ready().then_some(now);
+        deadlines.chain(waits).chain(idle).chain(ready).min().map(|due| due.since(now))
     }
 
     /// How the store is. What it counts begins anew.

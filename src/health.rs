@@ -12,7 +12,6 @@ pub mod latency;
 pub mod monitor;
 pub mod orca;
 mod standing;
-mod varint;
 pub mod window;
 
 pub use standing::Standing;

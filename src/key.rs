@@ -11,6 +11,7 @@
 mod address;
 mod claim;
 mod cookie;
+mod entries;
 mod query;
 
 pub use address::{Address, AddressFrom};

@@ -39,7 +39,7 @@ pub use failures::{CallEnd, Failures};
 pub use retries::{Backoff, Retries};
 pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
-pub use stores::{Protocol, RedisStore, Sharing, Stores};
+pub use stores::{Protocol, RateLimitService, RedisStore, Sharing, Stores};
 
 use std::sync::Arc;
 
@@ -184,6 +184,8 @@ pub struct Limit {
     pub(crate) on_store_failure: OnStoreFailure,
     /// How permits are drawn, where many instances share the limit.
     pub(crate) sharing: Option<Sharing>,
+    /// The rate-limit service of the policy's stores counts it, and the quotas while that fails.
+    pub(crate) by_service: bool,
 }
 
 /// Which requests a limit or a route is for. All conditions must hold.
@@ -453,6 +455,12 @@ impl Policy {
 }
 
 impl Limit {
+    /// Whether many instances share it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.sharing.is_some()
+    }
+
     /// The limit's name, unique in its policy.
     #[must_use]
     pub fn name(&self) -> &Name {

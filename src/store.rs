@@ -5,6 +5,7 @@
 
 pub mod memory;
 pub mod redis;
+pub mod rls;
 
 use crate::table::Page;
 use core::fmt;

@@ -24,6 +24,7 @@ use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
+use tidegate::rls::Heard;
 use tidegate::stale::{Keyed, Recent};
 use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::memory::MemoryStore;
@@ -98,10 +99,7 @@ impl Gate {
         let assets = Assets::new(&policy, Keyed::Everywhere);
         let engine = Engine::new(policy, memory.seed);
         let leases = sharing::leases(&engine, has_authority)?;
-        if !has_authority && engine.policy().shared_limits().next().is_some() {
-            let text = "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object";
-            host::log_warning(text);
-        }
+        warn(engine.policy(), has_authority);
         let room = engine.waiting_room();
         Ok(Self {
             engine,
@@ -151,6 +149,8 @@ impl Gate {
             work.plan.press(health.monitor.pressure(), draw());
         }
         self.engine.plan(&facts, &mut work.plan);
+        // A Worker cannot call gRPC: such limits are as those of a service that is down.
+        work.plan.hear(Heard::Failure);
         if work.plan.is_clear() {
             return self.admit(work, request, None, None, String::new());
         }
@@ -191,8 +191,8 @@ impl Gate {
         let monitor = work.health.as_ref().map(|health| &health.monitor);
         let known = work.known.upstreams();
         let upstreams = Some(UpstreamsNow { known, counted: known });
-        let counters = Some(&work.counters);
-        let sources = Sources { engine, fingerprint, monitor, upstreams, counters, live_keys, now };
+        let (store, counters) = (work.leases.global_ref(), Some(&work.counters));
+        let sources = Sources { engine, fingerprint, monitor, upstreams, store, counters, live_keys, now };
         reply::response(&sources.reply(page), "").into()
     }
 
@@ -266,6 +266,26 @@ impl Health {
             core::mem::swap(&mut self.known, &mut self.merged);
             self.monitor.published();
         }
+    }
+}
+
+/// Tells the log what a policy may lead one to expect of a Worker in vain.
+fn warn(policy: &Policy, has_authority: bool) {
+    let shares = policy.shared_limits().next().is_some();
+    let names_redis = policy.stores().redis().is_some_and(|redis| redis.url().is_some());
+    let warnings = [
+        (shares && !has_authority, "limits of the scope \"global\" count in each isolate: there is no Durable Object"),
+        (
+            shares && names_redis && has_authority,
+            "limits of the scope \"global\" count in Durable Objects, and not in Redis, which a Worker does not ask yet",
+        ),
+        (
+            policy.limits_by_service().next().is_some(),
+            "limits with the store \"rls\" are as if the service was down: a Worker cannot call it",
+        ),
+    ];
+    for (_, text) in warnings.into_iter().filter(|(applies, _)| *applies) {
+        host::log_warning(&["tidegate: ", text].concat());
     }
 }
 

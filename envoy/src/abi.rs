@@ -9,6 +9,7 @@ use crate::filter::{Filter, Next};
 use crate::root::Root;
 use crate::streams::Streams;
 use core::cell::RefCell;
+use tidegate::store::rls::RlsError;
 
 /// Everything in this VM, by the numbers that Envoy gives. Envoy calls from one thread, one call at a time: a host call
 /// never calls back into anything here but [`proxy_on_memory_allocate`]. What a tick asks of a stream, to go on or to be
@@ -100,6 +101,27 @@ extern "C" fn proxy_on_http_call_response(root: u32, token: u32, lines: u32, siz
         let root = vm.roots.iter_mut().find(|(other, _)| *other == root);
         if let Some((_, root)) = root {
             root.call_answered(&mut vm.streams, token, lines, size);
+        }
+    });
+}
+
+/// Brings the message that answers a gRPC call of this root.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_grpc_receive(root: u32, token: u32, size: usize) {
+    grpc_answered(root, token, Ok(size));
+}
+
+/// Tells that a gRPC call of this root has failed. One that was answered ends without this.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_grpc_close(root: u32, token: u32, status: u32) {
+    grpc_answered(root, token, Err(RlsError::of_status(status)));
+}
+
+fn grpc_answered(root: u32, token: u32, end: Result<usize, RlsError>) {
+    VM.with_borrow_mut(|vm| {
+        let root = vm.roots.iter_mut().find(|(other, _)| *other == root);
+        if let Some((_, root)) = root {
+            root.grpc_answered(&mut vm.streams, token, end);
         }
     });
 }

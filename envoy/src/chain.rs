@@ -105,7 +105,7 @@ impl Chain {
         let cluster = policy.upstreams().get(call.upstream).and_then(|upstream| upstream.cluster());
         let (Some(cluster), Some(saved)) = (cluster, &self.saved) else { return Err(CallEnd::NotConnected) };
         let timeout_ms = call.timeout.map_or(CALL_TIMEOUT_MS, millis);
-        let token = host::call(cluster, &saved.to_send(), timeout_ms).map_err(|_| CallEnd::NotConnected)?;
+        let token = host::call(cluster, &saved.to_send(), &[], timeout_ms).map_err(|_| CallEnd::NotConnected)?;
         calls.push((token, stream));
         self.further = Further::Asks(token);
         Ok(())

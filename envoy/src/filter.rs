@@ -6,11 +6,13 @@ pub use answering::{call_answered, try_due};
 
 use answering::Fate;
 
+use crate::authority;
 use crate::chain::{Chain, UPSTREAM_HEADER};
 use crate::facts::{Answer, Facts, NoAnswer};
 use crate::fields::Fields;
 use crate::host::{self, Map};
 use crate::instance::{Instance, Work};
+use crate::rls;
 use crate::serving::Serving;
 use crate::waiting;
 use std::rc::Rc;
@@ -18,7 +20,10 @@ use tidegate::decision::{Refusal, Reply, quota_headers};
 use tidegate::engine::Ticket;
 use tidegate::fallback::Step;
 use tidegate::request::ResponseFacts;
-use tidegate::units::Timestamp;
+use tidegate::rls::{Heard, Words};
+use tidegate::shed::Pressure;
+use tidegate::store::rls::Header;
+use tidegate::units::{Draw, Timestamp};
 
 /// Whether Envoy goes on with a stream. The numbers are the ABI's.
 #[derive(Clone, Copy)]
@@ -33,6 +38,13 @@ pub struct Filter {
     id: u32,
     /// The limit at which the request waits.
     waits_at: Option<u32>,
+    /// The request waits for the store of shared limits.
+    awaits_grant: bool,
+    /// What a rate-limit service has said of the request, and to whom else it spoke.
+    heard: Heard,
+    words: Words,
+    /// The request waits for the service.
+    consults: bool,
     /// The request has no body, or none that is still to come.
     is_whole: bool,
     /// What the answer says about limits, until it is sent.
@@ -57,6 +69,10 @@ impl Filter {
             instance,
             id,
             waits_at: None,
+            awaits_grant: false,
+            heard: Heard::Nothing,
+            words: Words::default(),
+            consults: false,
             is_whole: true,
             fields: Fields::default(),
             ticket: None,
@@ -95,6 +111,53 @@ impl Filter {
             self.reply(&instance.page(work, page, now));
             return Next::Pause;
         }
+        let next = self.decide(&instance, work, now);
+        authority::send(&instance, work, now);
+        next
+    }
+
+    /// Decides again, now that more is known of the limits that the request waits for, and acts on it. What is to be asked then
+    /// is not sent yet: others who wait may need as much.
+    pub fn decide_again(&mut self, since: Timestamp) {
+        self.awaits_grant = false;
+        let instance = Rc::clone(&self.instance);
+        let work = &mut *instance.work.borrow_mut();
+        self.plan_again(&instance, work);
+        work.plan.resume(since);
+        self.go_on_as_decided(&instance, work);
+    }
+
+    /// Takes in what the rate-limit service says of the request that waits for it, and acts on it.
+    pub fn heard(&mut self, heard: Heard, words: Words) {
+        (self.heard, self.words, self.consults) = (heard, words, false);
+        let instance = Rc::clone(&self.instance);
+        let work = &mut *instance.work.borrow_mut();
+        self.plan_again(&instance, work);
+        self.go_on_as_decided(&instance, work);
+        authority::send(&instance, work, now());
+    }
+
+    /// Decides on a request that has waited, and lets it go if it is admitted.
+    fn go_on_as_decided(&mut self, instance: &Rc<Instance>, work: &mut Work) {
+        let now = now();
+        self.began = work.monitor.as_ref().map(|_| now);
+        if let Next::Continue = self.decide(instance, work, now)
+            && let Err(error) = host::resume_request()
+        {
+            host::log(host::Level::Error, format_args!("cannot resume a request: {error}"));
+        }
+    }
+
+    /// Plans again for a request that has been heard of since.
+    fn plan_again(&mut self, instance: &Instance, work: &mut Work) {
+        // It was let in when it came.
+        work.plan.press(Pressure::default(), Draw::default());
+        instance.engine.plan(&Facts, &mut work.plan);
+        work.plan.hear(self.heard.clone());
+    }
+
+    /// Decides on the request of the plan.
+    fn decide(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
         if work.plan.may_wait() {
             instance.engine.offer(&mut work.plan, &work.room, now);
         }
@@ -106,21 +169,32 @@ impl Filter {
             &mut work.counters,
             now,
         );
+        if decision.awaits.is_some() {
+            // What it waits here is not the service's doing.
+            self.began = None;
+            self.awaits_grant = true;
+            instance.engine.await_grant(&work.plan, self.id, &mut work.leases);
+            work.alarm.set(work.next_due(now), false, now);
+            return Next::Pause;
+        }
+        if decision.consults {
+            return self.consult(instance, work, now);
+        }
         if decision.delay.is_some() {
             // What it waits here is not the service's doing.
             self.began = None;
-            self.waits_at = waiting::enter(&instance, work, self.id, now);
-            let goes_on = self.waits_at.is_none() && self.forward(&instance, work, now);
+            self.waits_at = waiting::enter(instance, work, self.id, now);
+            let goes_on = self.waits_at.is_none() && self.forward(instance, work, now);
             return if goes_on { Next::Continue } else { Next::Pause };
         }
-        self.tell(&instance, work);
+        self.tell(instance, work);
         if let Some(refusal) = decision.observed {
             // Not at a level that is on by default: there is one for each request that would be refused.
             host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
         }
         match decision.refusal {
             None => {
-                if self.admit(&instance, work, now) {
+                if self.admit(instance, work, now) {
                     Next::Continue
                 } else {
                     Next::Pause
@@ -128,10 +202,26 @@ impl Filter {
             }
             Some(refusal) => {
                 self.began = None;
-                self.reply(&refusal.reply(&instance.engine, &Facts));
+                let mut reply = refusal.reply(&instance.engine, &Facts);
+                self.words.speak(&refusal, &instance.engine, &mut reply);
+                self.reply(&reply);
                 Next::Pause
             }
         }
+    }
+
+    /// Asks the rate-limit service about the request of the plan; where that cannot be, decides without it.
+    fn consult(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
+        self.consults = rls::ask(&instance.engine, work, &Facts, self.id, now);
+        if self.consults {
+            // What it waits here is not the service's doing.
+            self.began = None;
+            return Next::Pause;
+        }
+        // Heard of now, it is not asked about again.
+        self.heard = Heard::Failure;
+        self.plan_again(instance, work);
+        self.decide(instance, work, now)
     }
 
     /// Sends an admitted request on its way. `false` when it was answered instead.
@@ -164,6 +254,9 @@ impl Filter {
 
     /// Chooses the upstream, where the policy does. `false` when the request was answered instead.
     fn forward(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
+        for header in core::mem::take(&mut self.words.request_headers) {
+            pass_on(Map::Request, &header);
+        }
         self.serving.request(instance);
         let Some(route) = self.route else {
             // Whatever Envoy's routes read: a client does not choose the upstream. To look costs less than to remove, for
@@ -231,6 +324,9 @@ impl Filter {
                 host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
             }
         }
+        for header in core::mem::take(&mut self.words.response_headers) {
+            pass_on(Map::Response, &header);
+        }
         self.instance.work.borrow_mut().spare(core::mem::take(&mut self.fields));
     }
 
@@ -266,6 +362,12 @@ impl Filter {
                 instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
             }
         }
+        if self.awaits_grant {
+            authority::leave(&mut instance.work.borrow_mut(), self.id);
+        }
+        if self.consults {
+            rls::leave(&mut instance.work.borrow_mut(), self.id);
+        }
         if let Some(limit) = self.waits_at {
             waiting::leave(&instance, limit, self.id);
         }
@@ -295,12 +397,23 @@ impl Filter {
         let mut headers: Vec<(&[u8], &[u8])> =
             vec![(b"content-type", reply.content_type.as_bytes()), (b"cache-control", b"no-store")];
         headers.extend(retry_after.iter().map(|secs| (b"retry-after".as_slice(), secs.as_bytes())));
+        let said = core::mem::take(&mut self.words.response_headers);
+        let said = || said.iter().map(|header| (header.name.as_bytes(), header.value.as_slice()));
+        // What a service says of the same counts.
+        headers.retain(|(name, _)| !said().any(|(other, _)| other == *name));
+        headers.extend(said());
         headers.extend(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
         {
             host::log(host::Level::Error, format_args!("cannot answer a request: {error}"));
         }
+    }
+}
+
+fn pass_on(map: Map, header: &Header) {
+    if let Err(error) = host::add_header(map, &header.name, &header.value) {
+        host::log(host::Level::Warn, format_args!("cannot pass on {}: {error}", header.name));
     }
 }
 

@@ -105,7 +105,8 @@ pub fn may_have_header(map: Map, name: &str) -> bool {
 }
 
 /// Adds a header beside those of the same name.
-pub fn add_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
+pub fn add_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Result<(), HostError> {
+    let value = value.as_ref();
     done(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
@@ -219,12 +220,12 @@ pub fn response_flags() -> Result<u64, HostError> {
     Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
 }
 
-/// Sends a request without a body to a cluster, for the stream or root at work. Answers the number under which the answer
-/// comes.
+/// Sends a request to a cluster, for the root of the stream at work, or the root at work. Answers the number under which the
+/// answer comes.
 ///
 /// # Errors
 /// When there is no such cluster, or the call could not even begin.
-pub fn call(cluster: &str, lines: &[(&[u8], &[u8])], timeout_ms: u32) -> Result<u32, HostError> {
+pub fn call(cluster: &str, lines: &[(&[u8], &[u8])], body: &[u8], timeout_ms: u32) -> Result<u32, HostError> {
     let (headers, trailers) = (pairs(lines), pairs(&[]));
     let mut token = 0;
     done(unsafe {
@@ -233,8 +234,8 @@ pub fn call(cluster: &str, lines: &[(&[u8], &[u8])], timeout_ms: u32) -> Result<
             cluster.len(),
             headers.as_ptr(),
             headers.len(),
-            ptr::null(),
-            0,
+            body.as_ptr(),
+            body.len(),
             trailers.as_ptr(),
             trailers.len(),
             timeout_ms,
@@ -251,6 +252,53 @@ pub fn call_body(size: usize) -> Result<Vec<u8>, HostError> {
         return Ok(Vec::new());
     }
     let bytes = received(|data, got| unsafe { proxy_get_buffer_bytes(CALL_RESPONSE_BODY, 0, size, data, got) })?;
+    Ok(bytes.unwrap_or_default())
+}
+
+/// Makes a gRPC call of one message to an Envoy `GrpcService`, for the root of the stream at work. Answers the number under
+/// which the answer comes.
+///
+/// # Errors
+/// When there is no such service, or the call could not even begin.
+pub fn call_grpc(service: &[u8], name: &str, method: &str, message: &[u8], timeout: Span) -> Result<u32, HostError> {
+    let metadata = pairs(&[]);
+    // At least one millisecond: none would be for ever.
+    let timeout_ms = u32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1);
+    let mut token = 0;
+    done(unsafe {
+        proxy_grpc_call(
+            service.as_ptr(),
+            service.len(),
+            name.as_ptr(),
+            name.len(),
+            method.as_ptr(),
+            method.len(),
+            metadata.as_ptr(),
+            metadata.len(),
+            message.as_ptr(),
+            message.len(),
+            timeout_ms,
+            &raw mut token,
+        )
+    })?;
+    Ok(token)
+}
+
+/// Ends a gRPC call, of which nothing will be heard then.
+///
+/// # Errors
+/// When there is no such call any more.
+pub fn cancel_grpc(token: u32) -> Result<(), HostError> {
+    done(unsafe { proxy_grpc_cancel(token) })
+}
+
+/// The message that answers a gRPC call, of so many bytes.
+pub fn grpc_message(size: usize) -> Result<Vec<u8>, HostError> {
+    const GRPC_RECEIVE: u32 = 5;
+    if size == 0 {
+        return Ok(Vec::new());
+    }
+    let bytes = received(|data, got| unsafe { proxy_get_buffer_bytes(GRPC_RECEIVE, 0, size, data, got) })?;
     Ok(bytes.unwrap_or_default())
 }
 
@@ -353,6 +401,21 @@ unsafe extern "C" {
         timeout_ms: u32,
         token: *mut u32,
     ) -> u32;
+    fn proxy_grpc_call(
+        service: *const u8,
+        service_size: usize,
+        name: *const u8,
+        name_size: usize,
+        method: *const u8,
+        method_size: usize,
+        metadata: *const u8,
+        metadata_size: usize,
+        message: *const u8,
+        message_size: usize,
+        timeout_ms: u32,
+        token: *mut u32,
+    ) -> u32;
+    fn proxy_grpc_cancel(token: u32) -> u32;
     fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_get_buffer_bytes(kind: u32, start: usize, max: usize, data: *mut *mut u8, size: *mut usize) -> u32;

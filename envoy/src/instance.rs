@@ -1,16 +1,19 @@
 //! One policy in force in one VM: what its streams share.
 
+use crate::authority::{Authority, DEADLINE};
 use crate::fields::Fields;
 use crate::health;
 use crate::host;
 use crate::ledger::SharedLedgers;
 use crate::metrics::{Gauge, Metrics, Totals, UpstreamMetrics};
 use crate::random::Random;
+use crate::rls::{self, RateLimits};
 use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use crate::waiting::Alarm;
 use core::cell::RefCell;
 use tidegate::assets::Assets;
+use tidegate::authority;
 use tidegate::decision::Reply;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
@@ -52,6 +55,10 @@ pub struct Work {
     pub left: Vec<Left<Held>>,
     pub alarm: Alarm,
     pub random: Random,
+    /// Where the policy has limits that many instances share: who counts them.
+    pub authority: Option<Authority>,
+    /// Where the policy has limits that a rate-limit service counts.
+    pub rate_limits: Option<RateLimits>,
     pub upstreams: Upstreams,
     ledgers: SharedLedgers,
     /// When breakers were last ticked.
@@ -83,7 +90,9 @@ impl Work {
 
 impl Instance {
     /// Puts a policy in force.
-    pub fn new(policy: Policy, fingerprint: Fingerprint) -> Self {
+    ///
+    /// `authority`: who counts its shared limits, and the secret that their keys are made from, if the policy does not have it.
+    pub fn new(policy: Policy, fingerprint: Fingerprint, authority: Option<(Authority, Option<String>)>) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
         let (mut monitor, mut bytes) = (Monitor::new(&policy), Vec::new());
@@ -99,7 +108,17 @@ impl Instance {
             // Should it fail, the next answer that is kept makes its page fit.
             let _ = shelf::trim(&mut SharedShelf, kept.max_bytes, Timestamp::from_nanos(host::now_ns()));
         }
-        let engine = Engine::new(policy, seed);
+        let mut engine = Engine::new(policy, seed);
+        let (authority, secret) = authority.unzip();
+        if let Some(secret) = secret.flatten() {
+            engine.share_by(secret.as_bytes());
+        }
+        let mut leases = Leases::new();
+        let mut random = Random::new();
+        if let Some(global) = engine.sharing(authority::Instance::new(random.draw().0), DEADLINE) {
+            leases.share(global);
+        }
+        let rate_limits = rls::of(&engine, random.draw().0);
         let room = engine.waiting_room();
         let upstreams = Upstreams::new(engine.policy());
         let upstream_metrics = UpstreamMetrics::new(engine.policy());
@@ -111,7 +130,7 @@ impl Instance {
             work: RefCell::new(Work {
                 store: SharedStore::new(max_keys),
                 local: MemoryStore::new(max_keys),
-                leases: Leases::new(),
+                leases,
                 counters: Counters::new(limits, tiers),
                 metrics: Metrics::default(),
                 upstream_metrics,
@@ -121,7 +140,9 @@ impl Instance {
                 room,
                 left: Vec::new(),
                 alarm: Alarm::default(),
-                random: Random::new(),
+                random,
+                authority,
+                rate_limits,
                 upstreams,
                 ledgers: SharedLedgers::default(),
                 ticked: Timestamp::EPOCH,
@@ -144,12 +165,13 @@ impl Instance {
             // What this worker has counted; what others have since their last export comes with their next.
             work.upstream_metrics.export(policy, &mut work.upstreams, now);
         }
-        let Work { monitor, live_keys, upstreams, upstream_metrics: metrics, .. } = work;
+        let Work { monitor, live_keys, leases, upstreams, upstream_metrics: metrics, .. } = work;
         let counted = Totals { metrics, policy, upstreams };
         Sources {
             engine: &self.engine,
             fingerprint: self.fingerprint,
             monitor: monitor.as_ref(),
+            store: leases.global_ref(),
             upstreams: Some(UpstreamsNow { known: upstreams, counted: &counted }),
             counters: None,
             live_keys: *live_keys,
@@ -177,7 +199,10 @@ impl Instance {
             health::share(monitor, &mut work.bytes);
             work.metrics.record(Gauge::Health, monitor.standing().health as u64);
         }
-        work.metrics.record_waiting(u64::try_from(work.room.len()).unwrap_or(u64::MAX));
+        work.metrics.record_own(Gauge::Waiting, u64::try_from(work.room.len()).unwrap_or(u64::MAX));
+        if let Some(global) = work.leases.global_ref() {
+            work.metrics.record_own(Gauge::StoreBreakers, u64::from(!global.answers(now)));
+        }
         work.upstream_metrics.export(self.engine.policy(), &mut work.upstreams, now);
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
@@ -210,7 +235,8 @@ impl Work {
     pub fn next_due(&self, now: Timestamp) -> Option<Span> {
         let retries = self.retries.iter().map(|(at, _)| at.since(now)).min();
         let tick = self.upstreams.ticks(now).then(|| self.ticked.after(TICK).since(now).min(TICK));
-        [self.room.next_due(now), retries, tick].into_iter().flatten().min()
+        let store = self.leases.global_ref().and_then(|global| global.next_due(now));
+        [self.room.next_due(now), retries, tick, store].into_iter().flatten().min()
     }
 }
 

@@ -19,8 +19,8 @@ pub struct Metrics {
     ids: Vec<Option<MetricId>>,
     /// Those of requests in flight, by limit and tier.
     loads: Vec<(LoadPlace, [Option<MetricId>; 2])>,
-    /// How many of those who wait here are in the gauge, to which every worker adds its own.
-    waiting: u64,
+    /// By gauge: what this worker has added to those to which every worker adds its own.
+    added: [u64; Gauge::COUNT],
 }
 
 /// A limit and, where each has a count of its own, a tier.
@@ -37,10 +37,12 @@ pub enum Gauge {
     Waiting = 2,
     /// How the service is: healthy (0), degraded (1) or critical (2).
     Health = 3,
+    /// How many workers have their breaker around the store of shared limits open.
+    StoreBreakers = 4,
 }
 
 impl Gauge {
-    const COUNT: usize = Self::Health as usize + 1;
+    const COUNT: usize = Self::StoreBreakers as usize + 1;
 }
 
 impl Metrics {
@@ -96,13 +98,14 @@ impl Metrics {
         }
     }
 
-    /// Brings the gauge of those who wait up to date.
-    pub fn record_waiting(&mut self, waiting: u64) {
-        let place = FIRST_GAUGE.saturating_add(Gauge::Waiting as usize);
-        if let Some(id) = self.id(place, MetricKind::Gauge, || gauge_name(Gauge::Waiting).to_owned()) {
-            let change = waiting.cast_signed().saturating_sub(self.waiting.cast_signed());
+    /// Brings a gauge up to date to which every worker adds its own.
+    pub fn record_own(&mut self, gauge: Gauge, value: u64) {
+        let place = FIRST_GAUGE.saturating_add(gauge as usize);
+        let id = self.id(place, MetricKind::Gauge, || gauge_name(gauge).to_owned());
+        if let (Some(id), Some(added)) = (id, self.added.get_mut(gauge as usize)) {
+            let change = value.cast_signed().saturating_sub(added.cast_signed());
             if change != 0 && host::increment(id, change).is_ok() {
-                self.waiting = waiting;
+                *added = value;
             }
         }
     }
@@ -152,6 +155,7 @@ fn gauge_name(gauge: Gauge) -> &'static str {
         Gauge::MaxKeys => "tidegate_table_max_keys",
         Gauge::Waiting => "tidegate_waiting",
         Gauge::Health => "tidegate_health",
+        Gauge::StoreBreakers => "tidegate_store_breakers_open",
     }
 }
 

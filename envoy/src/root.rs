@@ -4,11 +4,12 @@ use crate::filter::{self, Filter};
 use crate::host::{self, Level};
 use crate::instance::Instance;
 use crate::streams::Streams;
-use crate::{structure, waiting};
+use crate::{authority, rls, structure, waiting};
 use std::rc::Rc;
 use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::{Policy, Upstream};
 use tidegate::status::Fingerprint;
+use tidegate::store::rls::RlsError;
 use tidegate::units::{Span, Timestamp};
 
 /// One configuration of the plugin in one VM. A new policy comes as a new root; the old one goes on with the old
@@ -22,13 +23,12 @@ impl Root {
     /// Reads the policy and puts it in force. Answers whether it is good; what is bad about it has been logged.
     pub fn configure(&mut self) -> bool {
         match read_policy() {
-            Ok((policy, fingerprint)) => {
-                host::log(Level::Info, format_args!("policy in force, limits: {}", policy.limits().len()));
-                self.instance = Some(Rc::new(Instance::new(policy, fingerprint)));
-                if let Some(instance) = &self.instance {
-                    let now = Timestamp::from_nanos(host::now_ns());
-                    instance.work.borrow_mut().alarm.start(now);
-                }
+            Ok(instance) => {
+                let limits = instance.engine.policy().limits().len();
+                host::log(Level::Info, format_args!("policy in force, limits: {limits}"));
+                let now = Timestamp::from_nanos(host::now_ns());
+                instance.work.borrow_mut().alarm.start(now);
+                self.instance = Some(Rc::new(instance));
                 true
             }
             Err(problems) => {
@@ -52,6 +52,7 @@ impl Root {
         let now = Timestamp::from_nanos(host::now_ns());
         waiting::finish_due(&instance, streams, now);
         filter::try_due(&instance, streams, now);
+        authority::tend(&instance, streams, now);
         instance.work.borrow_mut().tick_breakers(now);
         let leases_are_out = instance.end_leases(LEASE_IDLE, now);
         if instance.work.borrow_mut().alarm.exports(now) {
@@ -65,10 +66,19 @@ impl Root {
         crate::clock::ticked(now);
     }
 
-    /// Hands the answer to a call to the stream that it was made for.
+    /// Hands the answer to a call to whoever has made it: the store of shared limits was asked, or an upstream for a stream.
     pub fn call_answered(&mut self, streams: &mut Streams, token: u32, lines: u32, size: usize) {
-        if let Some(instance) = &self.instance {
+        if let Some(instance) = &self.instance
+            && !authority::call_answered(instance, streams, token, lines, size)
+        {
             filter::call_answered(instance, streams, token, lines, size);
+        }
+    }
+
+    /// Hands the answer of the rate-limit service to the stream that waits for it.
+    pub fn grpc_answered(&mut self, streams: &mut Streams, token: u32, end: Result<usize, RlsError>) {
+        if let Some(instance) = &self.instance {
+            rls::answered(instance, streams, token, end);
         }
     }
 
@@ -81,7 +91,7 @@ impl Root {
     }
 }
 
-fn read_policy() -> Result<(Policy, Fingerprint), Vec<String>> {
+fn read_policy() -> Result<Instance, Vec<String>> {
     let bytes = match host::configuration() {
         Ok(Some(bytes)) => bytes,
         Ok(None) => {
@@ -100,19 +110,15 @@ fn read_policy() -> Result<(Policy, Fingerprint), Vec<String>> {
         Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let mut problems: Vec<String> =
         policy.routed_upstreams().filter(|it| it.cluster().is_none()).map(no_cluster).collect();
-    if policy.shared_limits().next().is_some() {
-        // Each Envoy would have the whole quota.
-        problems.push("/limits: the filter does not share limits yet; write \"scope\": \"instance\"".to_owned());
-    }
     if !cfg!(feature = "stale") {
         let keeping = policy.routes().iter().enumerate().filter(|(_, route)| route.serving().stale().is_some());
         problems.extend(keeping.map(|(place, _)| keeps_nothing(place)));
     }
-    if policy.shared_limits().next().is_some() {
-        // Each Envoy would have the whole quota.
-        problems.push("/limits: the filter does not share limits yet; write \"scope\": \"instance\"".to_owned());
-    }
-    if problems.is_empty() { Ok((policy, Fingerprint::of(&text))) } else { Err(problems) }
+    let authority = authority::of(&policy).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
+    if problems.is_empty() { Ok(Instance::new(policy, Fingerprint::of(&text), authority)) } else { Err(problems) }
 }
 
 fn keeps_nothing(route: usize) -> String {

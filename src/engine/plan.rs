@@ -6,6 +6,7 @@ use crate::decision::Cause;
 use crate::key::KeyHash;
 use crate::limiter::{Outcome, Standing, State, Verdict};
 use crate::policy::{Priority, TierIndex};
+use crate::rls::Heard;
 use crate::shed::Pressure;
 use crate::status::Page;
 use crate::table::Probe;
@@ -29,6 +30,8 @@ pub struct Plan {
     pub(super) draw: Draw,
     /// Since when the request has waited for the authority of shared limits, if it has.
     pub(super) since: Option<Timestamp>,
+    /// What a rate-limit service has said of the request.
+    pub(super) heard: Heard,
 }
 
 /// What the stages before the limits say.
@@ -90,6 +93,8 @@ pub(super) enum Counted {
     Drawn,
     /// This instance's share of the quota, by itself, since the authority cannot be asked.
     Share(BasisPoints),
+    /// A rate-limit service.
+    Elsewhere,
 }
 
 /// How far a charge has come.
@@ -105,6 +110,13 @@ pub(super) enum Stage {
     Known,
     /// The authority of the shared limit is to be asked first.
     Awaiting,
+    /// The rate-limit service is to be asked first.
+    Consulting,
+    /// The rate-limit service has said that the client is over the limit.
+    Over {
+        /// After so long there are permits again; `None` when it did not say.
+        retry_after: Option<Span>,
+    },
     /// The store failed, and this instance's own memory counts.
     Local,
     /// The store failed, and the policy lets the request pass uncounted.
@@ -161,7 +173,7 @@ impl Charge {
     }
 
     pub(super) fn exceeds(&self) -> bool {
-        self.outcome.is_some() && !self.admits()
+        matches!(self.stage, Stage::Over { .. }) || (self.outcome.is_some() && !self.admits())
     }
 
     /// Whether the client was banned before this request.
@@ -198,6 +210,12 @@ impl Plan {
     /// is known to have failed, nor for longer than the deadline. To be called between plan and decide.
     pub fn resume(&mut self, since: Timestamp) {
         self.since = Some(since);
+    }
+
+    /// Says what the rate-limit service has said of the request of this plan, so that it is not asked again. To be called between
+    /// plan and decide.
+    pub fn hear(&mut self, heard: Heard) {
+        self.heard = heard;
     }
 
     /// The page of status that the request is answered with; there is nothing to decide then.

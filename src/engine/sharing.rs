@@ -135,6 +135,7 @@ impl Engine {
     pub(super) fn shared_meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
         let share = match charge.counted {
             Counted::Share(share) => share,
+            Counted::Elsewhere => return None,
             Counted::Drawn | Counted::Here => return Some(Meter::Drawn(Drawn)),
         };
         let limit = self.policy.limits.get(charge.limit())?;
@@ -175,14 +176,15 @@ impl<S: Store> Charging<'_, S> {
         }
     }
 
-    /// Whether the request has to wait for an authority, and nothing refuses it already.
+    /// Whether the request has to wait for an authority or a service, and nothing refuses it already.
     pub(super) fn awaits(&self, charges: &[Charge]) -> bool {
-        charges.iter().any(|charge| charge.stage == Stage::Awaiting) && !self.engine.refuses(charges)
+        charges.iter().any(|charge| matches!(charge.stage, Stage::Awaiting | Stage::Consulting))
+            && !self.engine.refuses(charges)
     }
 
     /// The longest that the request has to wait for its authorities, if it has to.
     pub(super) fn awaited(&mut self, charges: &[Charge]) -> Option<Span> {
-        let awaits = self.awaits(charges);
+        let awaits = self.awaits(charges) && charges.iter().any(|charge| charge.stage == Stage::Awaiting);
         self.leases.global().filter(|_| awaits).map(|global| global.rules().deadline)
     }
 

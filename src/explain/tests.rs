@@ -239,5 +239,6 @@ fn limit(name: &str, matches: Match, algorithm: Algorithm, permits_and_secs: (u3
         ban: None,
         on_store_failure: OnStoreFailure::Local,
         sharing: None,
+        by_service: false,
     }
 }

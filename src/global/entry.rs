@@ -176,10 +176,10 @@ impl Entry {
             let until = grant.retry_after_ms.map(|wait| now.after(Span::from_millis(wait)));
             return Some(Refusal { at: now, until, least: asked.least });
         }
-        // Less was left than is refilled while a few are asked for: soon there is nothing.
+        // No more was left than is refilled while a few are asked for: soon there is nothing. Where permits come slowly, each that
+        // is left is asked for, and nobody refused before the last.
         let terms = &self.of.terms;
-        let soon = u64::from(terms.permits.get()).saturating_mul(SCARCE_MS).checked_div(terms.window_ms).unwrap_or(0);
-        let scarce = soon.max(u64::from(asked.least.get()).saturating_mul(3));
+        let scarce = u64::from(terms.permits.get()).saturating_mul(SCARCE_MS).checked_div(terms.window_ms).unwrap_or(0);
         // The next window is another matter.
         let until = Some(now.after(ASK_AGAIN).min(now.after(Span::from_millis(grant.reset_ms))));
         (u64::from(grant.left.get()) <= scarce).then_some(Refusal { at: now, until, least: asked.least })

@@ -12,7 +12,7 @@ use crate::units::{Draw, Span, Timestamp};
 
 /// The breaker, and what was counted.
 #[derive(Debug)]
-pub(super) struct Health {
+pub(crate) struct Health {
     breaker: Local,
     ledger: Alone,
     draws: u64,
@@ -22,19 +22,19 @@ pub(super) struct Health {
 
 impl Health {
     /// `seed` tells the waits of many workers apart, so that they do not all try again at one time.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let breaker = Local::new(&Breaker::around_a_store());
         Self { breaker, ledger: Alone::default(), draws: seed, asks: 0, failures: 0 }
     }
 
     /// Whether to ask would be in vain.
-    pub(super) fn fails(&self, now: Timestamp) -> bool {
+    pub(crate) fn fails(&self, now: Timestamp) -> bool {
         // It has no ramp, which is all that a draw would be for.
         self.breaker.refuses(Draw::default(), now)
     }
 
     /// Lets an ask pass, or not.
-    pub(super) fn admit(&mut self, now: Timestamp) -> Option<Ticket> {
+    pub(crate) fn admit(&mut self, now: Timestamp) -> Option<Ticket> {
         let draw = self.draw();
         match self.breaker.admit(&mut self.ledger, draw, now) {
             Admission::Pass(ticket) => {
@@ -46,19 +46,25 @@ impl Health {
     }
 
     /// Takes note of how an ask has ended.
-    pub(super) fn observe(&mut self, ticket: Ticket, answered: bool, took: Span, now: Timestamp) {
+    pub(crate) fn observe(&mut self, ticket: Ticket, answered: bool, took: Span, now: Timestamp) {
         self.failures = self.failures.saturating_add(u64::from(!answered));
         let outcome = if answered { Outcome::Success } else { Outcome::Failure };
         let draw = self.draw();
         self.breaker.observe(&mut self.ledger, ticket, outcome, took, draw, now);
     }
 
-    pub(super) fn tick(&mut self, now: Timestamp) {
+    /// Takes note that nobody awaits this ask any more.
+    pub(crate) fn forget(&mut self, ticket: Ticket, took: Span, now: Timestamp) {
+        let draw = self.draw();
+        self.breaker.observe(&mut self.ledger, ticket, Outcome::Ignored, took, draw, now);
+    }
+
+    pub(crate) fn tick(&mut self, now: Timestamp) {
         let draw = self.draw();
         self.breaker.tick(&mut self.ledger, draw, now);
     }
 
-    pub(super) fn take_counts(&mut self) -> (u64, u64) {
+    pub(crate) fn take_counts(&mut self) -> (u64, u64) {
         (core::mem::take(&mut self.asks), core::mem::take(&mut self.failures))
     }
 

@@ -61,6 +61,10 @@ impl Waiting {
         self.release(|waiter| waiter.wake.since.after(deadline) <= now);
     }
 
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The next one to be decided again.
     pub(super) fn ready(&mut self) -> Option<Wake> {
         self.ready.pop_front()

@@ -6,11 +6,12 @@ use siphasher::sip::SipHasher13;
 
 use super::orca::Report;
 use super::window::{Tally, Window};
-use super::{Health, Rules, Standing, varint};
+use super::{Health, Rules, Standing};
 use crate::policy::Policy;
 use crate::request::ResponseFacts;
 use crate::shed::{self, Pressure, Share};
 use crate::units::{Span, Timestamp};
+use crate::varint;
 
 /// What one worker has counted, and what it last knew of what all have.
 #[derive(Debug)]

@@ -2,8 +2,8 @@
 
 use super::latency::{BUCKETS, Latencies};
 use super::orca::{Load, Report};
-use super::varint;
 use crate::units::{BasisPoints, Span, Timestamp};
+use crate::varint;
 
 /// What some calls came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -144,6 +144,7 @@ fn a_limit_is_the_same_as_long_as_its_name_key_and_algorithm_are() {
         ban: None,
         on_store_failure: OnStoreFailure::Local,
         sharing: None,
+        by_service: false,
     };
     let quota = Quota { permits: Permits::ONE, window: Span::from_secs(1), burst: Permits::ONE, least: None };
     let methods = vec!["GET".to_owned()];

@@ -7,6 +7,7 @@ mod stores;
 
 pub(super) use client::{Address, Claims, Client, Tier};
 pub(super) use routing::{Breaker, Fallback, Open, Route, Upstream, Window};
+use stores::Counter;
 pub(super) use stores::{Drawing, LimitScope, Redis, Stores};
 
 use self::answers::Kept;
@@ -161,6 +162,10 @@ document! {
         /// For the scope `global`: `lease` draws permits ahead, so that a client in use is not waited for, `exact` asks the
         /// store for every request. `lease` when absent.
         sharing: Option<Drawing>,
+        /// For the scope `global`: `rls` has the rate-limit service count, see `stores.rls`. Its quotas stand in its own
+        /// configuration; the quota here is what one instance admits by itself while the service fails, under
+        /// `on_store_failure`: `local`.
+        store: Option<Counter>,
         /// What happens to a request over the limit: `reject` refuses it, `delay` lets it wait for its turn, `observe` counts
         /// it and lets it pass.
         on_exceed: OnExceed = "reject",

@@ -86,7 +86,7 @@ fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Pr
         if let (Some(item), Some(trusted)) = (item, &trusted) {
             trusted.expect_cost(item, &at, problems);
         }
-        limits.add(item.and_then(|item| limit(item, tiers.as_deref(), claims, &at, problems)));
+        limits.add(item.and_then(|item| limit(item, document, tiers.as_deref(), claims, &at, problems)));
     }
     let (mode, strict) = (access::mode(document, mode), access::strict(document));
     expect_api_keys_of_lists(document, problems);
@@ -147,6 +147,7 @@ fn priorities(
 
 fn limit(
     document: Of<'_, document::Limit>,
+    whole: Of<'_, Document>,
     tiers: Option<&[Name]>,
     claims: bool,
     at: &Path<'_>,
@@ -189,6 +190,7 @@ fn limit(
     let penalty = refusal::penalty(document, cost.as_ref(), &quotas, &at.field("penalty"), problems);
     let ban = refusal::ban(document, key.as_deref(), &at.field("ban"), problems);
     let sharing = stores::sharing(document, &quotas, at, problems);
+    let by_service = stores::by_service(document, whole, at, problems);
     Some(Limit {
         name: document.name()?.clone(),
         matches: matches?,
@@ -204,6 +206,7 @@ fn limit(
         ban: ban?,
         on_store_failure: document.on_store_failure()?,
         sharing: sharing?,
+        by_service: by_service?,
     })
 }
 

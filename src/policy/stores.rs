@@ -22,6 +22,15 @@ pub struct Stores {
     deadline: Option<Span>,
     local_share: BasisPoints,
     redis: Option<RedisStore>,
+    rls: Option<RateLimitService>,
+}
+
+/// A service of Envoy's rate-limit API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimitService {
+    cluster: String,
+    domain: String,
+    deadline: Option<Span>,
 }
 
 /// Redis behind HTTP.
@@ -53,7 +62,12 @@ impl Policy {
 
     /// The limits that many instances share.
     pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().filter(|limit| limit.sharing.is_some())
+        self.limits.iter().filter(|limit| limit.is_shared())
+    }
+
+    /// The limits that the rate-limit service counts.
+    pub fn limits_by_service(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().filter(|limit| limit.by_service)
     }
 }
 
@@ -76,6 +90,12 @@ impl Stores {
         self.redis.as_ref()
     }
 
+    /// The rate-limit service that counts the limits with the store `rls`, if there is one.
+    #[must_use]
+    pub fn rls(&self) -> Option<&RateLimitService> {
+        self.rls.as_ref()
+    }
+
     /// What keys that all instances know are made with: the token, where the document has it.
     pub(crate) fn secret(&self) -> &[u8] {
         self.redis.as_ref().and_then(|redis| redis.token.as_deref()).unwrap_or_default().as_bytes()
@@ -84,7 +104,27 @@ impl Stores {
 
 impl Default for Stores {
     fn default() -> Self {
-        Self { deadline: None, local_share: BasisPoints::new(1_000), redis: None }
+        Self { deadline: None, local_share: BasisPoints::new(1_000), redis: None, rls: None }
+    }
+}
+
+impl RateLimitService {
+    /// Its cluster in Envoy.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// The domain under which it has its limits.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// How long its answer is awaited; `None` where the host's own default counts.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Span> {
+        self.deadline
     }
 }
 
@@ -105,6 +145,13 @@ impl RedisStore {
     #[must_use]
     pub fn url(&self) -> Option<&str> {
         self.url.as_deref()
+    }
+
+    /// The host of that URL, and its port where it has one: which host a request in Envoy is for.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        let (_, rest) = self.url()?.split_once("://")?;
+        rest.split('/').next()
     }
 
     /// The path under which it is served in Envoy: begins and does not end with `/`, or is `/`.
@@ -143,9 +190,18 @@ pub(super) fn stores(document: Of<'_, Document>, problems: &mut Problems) -> Opt
         Some(redis) => Some(self::redis(redis, &at.field("redis"), problems)?),
         None => None,
     };
+    let deadline = stores.deadline()?;
+    let rls = match stores.rls()? {
+        Some(rls) => Some(RateLimitService {
+            cluster: rls.cluster()?.to_owned(),
+            domain: rls.domain()?.to_owned(),
+            deadline: rls.deadline()?.or(deadline),
+        }),
+        None => None,
+    };
     let percent = u16::try_from(stores.local_share_percent()?).unwrap_or(100);
     let local_share = BasisPoints::new(percent.saturating_mul(100));
-    Some(Stores { deadline: stores.deadline()?, local_share, redis })
+    Some(Stores { deadline, local_share, redis, rls })
 }
 
 fn redis(document: Of<'_, document::Redis>, at: &Path<'_>, problems: &mut Problems) -> Option<RedisStore> {
@@ -210,6 +266,9 @@ pub(super) fn sharing(
     if document.cost().is_some_and(of_answer) {
         refuse("cost", "a shared limit charges before the answer says what it costs", "use \"request_header\"");
     }
+    if document.store()?.is_some() {
+        return Some(None);
+    }
     let terms = |quota: &Quota| algorithm.and_then(|algorithm| Terms::new(algorithm, quota));
     for quota in quotas.iter().flatten().flatten() {
         if quota.window < SHORTEST {
@@ -232,6 +291,37 @@ pub(super) fn sharing(
         break;
     }
     Some(Some(Sharing { exact: mode == Some(document::Drawing::Exact) }))
+}
+
+/// Whether the limit is counted by the rate-limit service; reports what keeps it from that.
+pub(super) fn by_service(
+    limit: Of<'_, document::Limit>,
+    document: Of<'_, Document>,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<bool> {
+    if limit.store()?.is_none() {
+        return Some(false);
+    }
+    let mut refuse = |field: &str, problem: &str, hint: &str| problems.report(&at.field(field), &[problem], &[hint]);
+    if limit.scope() == Some(document::LimitScope::Instance) {
+        refuse(
+            "store",
+            "a limit of one instance is counted in no store",
+            "write \"scope\": \"global\", or remove this",
+        );
+    }
+    if matches!(document.stores().and_then(Of::<document::Stores>::rls), Some(None)) {
+        let hint = "write \"stores\": { \"rls\": { \"cluster\": ..., \"domain\": ... } }";
+        refuse("store", "the policy names no rate-limit service", hint);
+    }
+    if matches!(limit.sharing(), Some(Some(_))) {
+        refuse("sharing", "a rate-limit service is asked for every request", "remove this");
+    }
+    if matches!(limit.ban(), Some(Some(_))) {
+        refuse("ban", "a limit that a rate-limit service counts knows no bans", "remove this");
+    }
+    Some(true)
 }
 
 /// Below this a store could not answer often enough.

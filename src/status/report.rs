@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use super::{Fingerprint, Page, UpstreamsNow, counts, upstreams};
 use crate::decision::Reply;
 use crate::engine::Engine;
+use crate::global::Global;
 use crate::health::Health;
 use crate::health::monitor::Monitor;
 use crate::health::orca::Load;
@@ -24,6 +25,8 @@ pub struct Sources<'a> {
     pub monitor: Option<&'a Monitor>,
     /// How the upstreams do, where the host asks several.
     pub upstreams: Option<UpstreamsNow<'a>>,
+    /// What this worker knows of limits that many instances share, where the policy has some.
+    pub store: Option<&'a Global>,
     /// What was counted, where nobody takes the numbers away to export them.
     pub counters: Option<&'a Counters>,
     /// How many keys the table holds.
@@ -78,6 +81,10 @@ impl Sources<'_> {
         }
         write!(text, ",\"keys\":{{\"live\":{},\"max\":{}}},\"limits\":", self.live_keys, policy.max_keys)?;
         list(text, &policy.limits, |text, limit| write_limit(text, limit, policy))?;
+        if let Some(store) = self.store {
+            let (answers, deadline) = (store.answers(self.now), store.rules().deadline);
+            write!(text, ",\"store\":{{\"answers\":{answers},\"deadline_ms\":{}}}", millis(deadline))?;
+        }
         upstreams::write(text, policy, self.upstreams.as_ref(), self.now)?;
         if let Some(counters) = self.counters {
             counts::write(text, policy, counters)?;
@@ -121,7 +128,11 @@ fn write_limit(text: &mut String, limit: &Limit, policy: &Policy) -> fmt::Result
             text.write_char('}')
         })?;
     }
-    text.push_str("}}");
+    text.push('}');
+    if limit.by_service {
+        text.push_str(",\"store\":\"rls\"");
+    }
+    text.push('}');
     Ok(())
 }
 

@@ -22,6 +22,20 @@ fn demo_plays_three_acts_and_sums_them_up() {
     assert!(text.contains("per-address refused"), "{text}");
 }
 
+#[test]
+fn demo_plays_the_spike_against_two_locations_of_the_worker() {
+    let output = demo(&["--cloudflare", "--act-seconds", "2"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let greedy: Vec<u64> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("greedy (free)"))
+        .map(|row| row.split_whitespace().nth(2).unwrap().parse().unwrap())
+        .collect();
+    // Of 2,000: 50 in 5 s pass, in all locations together, and the act may be in two windows.
+    assert!(matches!(greedy[..], [with, 0] if with > 1_850), "refused of the greedy: {greedy:?}\n{text}");
+}
+
 /// The numbers of one row of the outage's summary: requests, by whom they were served (CDN, origin, nobody with what was
 /// kept, nobody with the static answer), failures, and failures without the filter.
 fn row(text: &str, phase: &str) -> [u64; 7] {
@@ -64,6 +78,21 @@ fn demo_plays_an_outage_in_which_nothing_fails_and_the_cdn_serves_again() {
         assert!(states(phase).contains(state), "{phase}: {state}\n{text}");
     }
     assert_eq!(states("all is well again").split_whitespace().next(), Some("closed"), "{text}");
+}
+
+#[test]
+fn demo_of_a_shared_quota_admits_it_in_sum_while_redis_counts() {
+    let output = demo(&["--act", "global", "--phase-seconds", "3"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for phase in ["80, 15 and 5 percent of the load", "it turns over: 5, 15 and 80 percent"] {
+        // The later line of this title is the summary's.
+        let row = text.lines().rev().find_map(|line| line.trim().strip_prefix(phase)).unwrap();
+        let numbers: Vec<u64> = row.split_whitespace().filter_map(|cell| cell.parse().ok()).collect();
+        let [one, two, three, together, ..] = numbers[..] else { panic!("{row}") };
+        // What was drawn is of one window more than was measured, at most.
+        assert!((700..=1_340).contains(&together) && one + two + three <= together + 2, "{phase}: {row}\n{text}");
+    }
 }
 
 #[test]

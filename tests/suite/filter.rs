@@ -1,7 +1,7 @@
 //! The filter as shipped, in the real Envoy, under real requests. Each test has an Envoy of its own.
 
 pub mod client;
-mod failing;
+pub mod failing;
 mod http2;
 pub mod stage;
 
@@ -25,7 +25,7 @@ mod health;
 mod hostile;
 mod keys;
 mod lean;
-mod metrics;
+pub mod metrics;
 mod modes;
 mod panic;
 mod protocols;

@@ -9,6 +9,8 @@ mod bootstrap;
 mod envoy;
 #[path = "../../src/bin/tidegate/demo/origin.rs"]
 mod origin;
+#[path = "../../src/bin/tidegate/demo/store.rs"]
+mod store;
 
 mod access;
 mod adaptive;
@@ -32,7 +34,9 @@ mod policy;
 mod readme;
 mod redis;
 mod rig;
+mod rls;
 mod scenarios;
+mod sharing;
 mod shedding;
 mod status;
 mod table;

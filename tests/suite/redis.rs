@@ -3,10 +3,10 @@
 mod cluster;
 mod equal;
 mod faults;
-mod front;
-mod process;
+pub mod front;
+pub mod process;
 mod protocols;
-mod stage;
+pub mod stage;
 
 use tidegate::authority::{Ask, Instance, Shared, Terms};
 use tidegate::key::KeyHash;

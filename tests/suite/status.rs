@@ -87,6 +87,7 @@ fn page(engine: &Engine, known: &Upstreams, counted: &Sums, at: u64) -> Value {
         fingerprint: Fingerprint::of(""),
         monitor: None,
         upstreams,
+        store: None,
         counters: None,
         live_keys: 0,
         now: ms(at),
@@ -206,8 +207,16 @@ fn page_tells_what_was_counted_where_nobody_exports_it() {
     upstreams.ended(policy, &mut way, CallEnd::Answered(200).into(), around);
     let known = Some(UpstreamsNow { known: &upstreams, counted: &upstreams });
     let (fingerprint, counters) = (Fingerprint::of(""), Some(&counters));
-    let sources =
-        Sources { engine: &engine, fingerprint, monitor: None, upstreams: known, counters, live_keys: 0, now: ms(0) };
+    let sources = Sources {
+        engine: &engine,
+        fingerprint,
+        monitor: None,
+        upstreams: known,
+        store: None,
+        counters,
+        live_keys: 0,
+        now: ms(0),
+    };
     let page: Value = serde_json::from_str(&sources.reply(Page::Status).body).expect("JSON");
     assert_eq!(
         page["requests"],

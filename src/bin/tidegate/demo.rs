@@ -2,14 +2,17 @@
 
 mod bootstrap;
 mod envoy;
+mod global;
 mod load;
 mod origin;
 mod outage;
 mod population;
 mod screen;
+mod store;
 mod summary;
 mod tally;
 mod view;
+mod workerd;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +24,7 @@ use std::{fmt, fs, io};
 use bootstrap::{Bootstrap, BootstrapError};
 use clap::{Args, ValueEnum};
 use envoy::Envoy;
+use global::Global;
 use load::Load;
 use origin::{Origin, Settings};
 use outage::Outage;
@@ -29,8 +33,9 @@ use summary::Outcome;
 use tally::Tally;
 use tokio::signal::unix::{SignalKind, signal};
 use view::View;
+use workerd::Workerd;
 
-/// Show a traffic spike and an outage against a real Envoy, with the filter and without.
+/// Show a traffic spike and an outage against a real Envoy, with the filter and without; or the spike against workerd.
 ///
 /// The spike: an origin that can carry only so much, Envoy before it, and three acts of traffic. The outage: a CDN that
 /// fails in three ways, the origin behind it that goes too, and both coming back. Everything on the loopback, every number
@@ -43,7 +48,8 @@ pub struct Demo {
     /// How long each act of the spike lasts, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
     act_seconds: u64,
-    /// How long each phase of the outage lasts, in seconds; the recovery lasts until the breaker is closed.
+    /// How long each phase of the outage and of the shared quota lasts, in seconds; the recovery lasts until the breaker is
+    /// closed, and Redis is away for 5 s.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
     phase_seconds: u64,
     /// Leave all of it up after the acts, with commands to try, until Ctrl-C.
@@ -58,9 +64,21 @@ pub struct Demo {
     /// The policy of the spike.
     #[arg(long, default_value = "tests/policies/demo.json", value_name = "FILE")]
     policy: PathBuf,
+    /// Play the spike against workerd in place of Envoy, with two locations of the Worker that share its limits.
+    #[arg(long)]
+    cloudflare: bool,
+    /// The Worker, as `make build` makes it.
+    #[arg(long, default_value = "dist/cloudflare", value_name = "DIRECTORY")]
+    worker: PathBuf,
+    /// The policy of the spike for the Worker.
+    #[arg(long, default_value = "tests/policies/demo-cloudflare.json", value_name = "FILE")]
+    worker_policy: PathBuf,
     /// The policy of the outage, with upstreams named `cdn` and `origin` and `x_tidegate`.
     #[arg(long, default_value = "tests/policies/outage.json", value_name = "FILE")]
     outage_policy: PathBuf,
+    /// The policy of the shared quota, with a store whose cluster is `redis`, spoken to as Webdis.
+    #[arg(long, default_value = "tests/policies/global.json", value_name = "FILE")]
+    global_policy: PathBuf,
 }
 
 /// What can be played alone.
@@ -70,6 +88,8 @@ enum Part {
     Spike,
     /// A CDN that fails, and then the origin behind it.
     Outage,
+    /// Three Envoys that share one quota by a Redis; needs redis-server and webdis, and is played only by name.
+    Global,
 }
 
 impl Demo {
@@ -97,8 +117,20 @@ impl Demo {
     }
 
     async fn play(&self) -> Result<(), Error> {
+        if self.cloudflare {
+            let stage = self.play_spike().await?;
+            if self.keep {
+                stage.print_commands();
+                interrupted().await?;
+                println!();
+            }
+            return Ok(());
+        }
         if !self.wasm.is_file() {
             return Err(Error::NoFilter(self.wasm.clone()));
+        }
+        if self.act == Some(Part::Global) {
+            return self.play_global().await;
         }
         let plays = |part| self.act.is_none_or(|only| only == part);
         let spike = if plays(Part::Spike) { Some(self.play_spike().await?) } else { None };
@@ -108,6 +140,18 @@ impl Demo {
         if self.keep {
             spike.iter().for_each(Stage::print_commands);
             outage.iter().for_each(Outage::print_commands);
+            interrupted().await?;
+            println!();
+        }
+        Ok(())
+    }
+
+    async fn play_global(&self) -> Result<(), Error> {
+        let lasting = Duration::from_secs(self.phase_seconds);
+        let mut global = Global::set_up(&self.wasm, &self.global_policy, self.plain, lasting).await?;
+        global.play().await?;
+        if self.keep {
+            global.print_commands();
             interrupted().await?;
             println!();
         }
@@ -124,16 +168,21 @@ impl Demo {
     async fn play_spike(&self) -> Result<Stage, Error> {
         let stage = Stage::set_up(self).await?;
         println!(
-            "An origin that works on {} requests at once, {} ms each, so {} a second; before it Envoy with {WORKERS} workers.",
+            "An origin that works on {} requests at once, {} ms each, so {} a second; before it {}.",
             ORIGIN.capacity,
             ORIGIN.latency.as_millis(),
             ORIGIN.capacity as u128 * 1_000 / ORIGIN.latency.as_millis().max(1),
+            stage.host.describe(),
         );
         let mut outcomes = Vec::new();
         for (number, act) in (1..).zip(ACTS) {
             outcomes.push(self.play_act(&stage, act, number).await?);
         }
-        summary::print(&outcomes, &stage.envoy.stats().await.map_err(Error::Envoy)?);
+        let stats = match &stage.host {
+            Host::Envoy(envoy) => Some(envoy.stats().await.map_err(Error::Envoy)?),
+            Host::Workerd(_) => None,
+        };
+        summary::print(&outcomes, stats.as_ref());
         Ok(stage)
     }
 
@@ -145,7 +194,7 @@ impl Demo {
         stage.origin.reset_peaks();
         let before = stage.origin.stats();
         let mut view = View::new(self.plain, act, number, lasting, before);
-        let run = load.run(if act.filtered { stage.http } else { stage.bypass }, act.groups, &tallies, lasting);
+        let run = load.run(if act.filtered { &stage.http } else { &stage.bypass }, act.groups, &tallies, lasting);
         tokio::pin!(run);
         let mut redraw = tokio::time::interval(view.period());
         // The first tick is at once, and there is nothing to see yet.
@@ -165,13 +214,32 @@ impl Demo {
 /// Everything that runs while the acts are played. Dropping it ends all of it.
 struct Stage {
     origin: Origin,
-    envoy: Envoy,
-    http: SocketAddr,
-    bypass: SocketAddr,
+    host: Host,
+    /// Where requests meet the policy, by turns, and where they do not.
+    http: Vec<SocketAddr>,
+    bypass: [SocketAddr; 1],
+}
+
+/// What stands before the origin.
+enum Host {
+    Envoy(Envoy),
+    Workerd(Workerd),
+}
+
+impl Host {
+    fn describe(&self) -> String {
+        match self {
+            Self::Envoy(_) => format!("Envoy with {WORKERS} workers"),
+            Self::Workerd(_) => "workerd with two locations of the Worker, whose clients come by both".to_owned(),
+        }
+    }
 }
 
 impl Stage {
     async fn set_up(demo: &Demo) -> Result<Self, Error> {
+        if demo.cloudflare {
+            return Self::set_up_workerd(demo).await;
+        }
         let policy = fs::read_to_string(&demo.policy).map_err(|e| Error::Policy(demo.policy.clone(), e))?;
         let origin = Origin::start(ORIGIN).map_err(Error::Origin)?;
         let bootstrap = Bootstrap::shipped()
@@ -184,12 +252,37 @@ impl Stage {
         let envoy = Envoy::start(options).await.map_err(Error::Envoy)?;
         let http = envoy.listener("http").map_err(Error::Envoy)?;
         let bypass = envoy.listener("bypass").map_err(Error::Envoy)?;
-        Ok(Self { origin, envoy, http, bypass })
+        Ok(Self { origin, host: Host::Envoy(envoy), http: vec![http], bypass: [bypass] })
+    }
+
+    async fn set_up_workerd(demo: &Demo) -> Result<Self, Error> {
+        let policy =
+            fs::read_to_string(&demo.worker_policy).map_err(|e| Error::Policy(demo.worker_policy.clone(), e))?;
+        let origin = Origin::start(ORIGIN).map_err(Error::Origin)?;
+        let workerd = Workerd::start(&demo.worker, &policy, origin.addr).await.map_err(Error::Workerd)?;
+        let (http, bypass) = (workerd.locations.to_vec(), [workerd.bypass]);
+        Ok(Self { origin, host: Host::Workerd(workerd), http, bypass })
     }
 
     fn print_commands(&self) {
-        let (http, bypass, admin) = (self.http, self.bypass, self.envoy.admin());
-        println!(
+        let [bypass] = self.bypass;
+        match &self.host {
+            Host::Envoy(envoy) => self.http.iter().for_each(|http| print_commands(*http, bypass, envoy.admin())),
+            Host::Workerd(workerd) => {
+                let [one, other] = workerd.locations;
+                println!(
+                    "\nStill up, until Ctrl-C. Thirty requests of one client, by both locations: together twenty pass.
+    for i in $(seq 15); do for at in {one} {other}; do curl -s -o /dev/null -w '%{{http_code}} ' -H 'x-forwarded-for: 203.0.113.7' http://$at/api/items; done; done; echo\n
+  Past the Worker:
+    curl -i http://{bypass}/api/items"
+                );
+            }
+        }
+    }
+}
+
+fn print_commands(http: SocketAddr, bypass: SocketAddr, admin: SocketAddr) {
+    println!(
             "\nStill up, until Ctrl-C. Try:\n
   One request of an anonymous client, and its RateLimit fields:
     curl -i -H 'x-forwarded-for: 203.0.113.7' http://{http}/api/items\n
@@ -204,7 +297,6 @@ impl Stage {
   The filter's metrics:
     curl -s http://{admin}/stats/prometheus | grep ^tidegate"
         );
-    }
 }
 
 /// Why the demo could not be played to its end.
@@ -215,6 +307,8 @@ enum Error {
     Origin(io::Error),
     Bootstrap(BootstrapError),
     Envoy(envoy::Error),
+    Workerd(workerd::Error),
+    Store(io::Error),
     Histogram,
     Signals(io::Error),
     Interrupted,
@@ -228,6 +322,8 @@ impl fmt::Display for Error {
             Self::Origin(error) => write!(f, "cannot start the origin or the CDN: {error}"),
             Self::Bootstrap(error) => error.fmt(f),
             Self::Envoy(error) => error.fmt(f),
+            Self::Workerd(error) => error.fmt(f),
+            Self::Store(error) => write!(f, "cannot start the store: {error}; run `make redis`"),
             Self::Histogram => write!(f, "cannot make a histogram of latencies"),
             Self::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Self::Interrupted => write!(f, "interrupted"),

@@ -17,6 +17,8 @@ document! {
         local_share_percent: Int<1, 100> = 10,
         /// Redis behind HTTP.
         redis: Option<Redis>,
+        /// A rate-limit service as Envoy knows it, for limits with the store `rls`. In Envoy alone.
+        rls: Option<Rls>,
     }
 }
 
@@ -27,7 +29,8 @@ document! {
         protocol: Protocol = "upstash",
         /// The name of the cluster in Envoy.
         cluster: Option<Cluster>,
-        /// The base URL, for Cloudflare Workers.
+        /// The base URL, for Cloudflare Workers. In Envoy its host is the `Host` of requests; without it that is the cluster's
+        /// name.
         url: Option<Url>,
         /// In Envoy, the path under which it is served.
         path: BasePath = "/",
@@ -35,6 +38,18 @@ document! {
         token: Option<Token>,
         /// In place of `token`: the environment variable, or in a Worker the binding, that holds it.
         token_env: Option<AnyText>,
+    }
+}
+
+document! {
+    /// A service of Envoy's rate-limit API, `envoy.service.ratelimit.v3.RateLimitService`.
+    Rls {
+        /// The name of its cluster in Envoy, which has to speak HTTP/2.
+        cluster: Cluster,
+        /// The domain under which the service has its limits.
+        domain: Domain,
+        /// How long its answer is awaited. That of `stores` when absent.
+        deadline: Option<SpanIn<1, 10_000>>,
     }
 }
 
@@ -61,6 +76,17 @@ words! {
     }
 }
 
+/// What counts a limit in place of the store that counts the others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::policy) enum Counter {
+    /// The rate-limit service.
+    Rls,
+}
+
+words! {
+    Counter { "rls" => Counter::Rls }
+}
+
 /// How the permits of a shared limit are drawn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::policy) enum Drawing {
@@ -74,6 +100,22 @@ words! {
     Drawing {
         "lease" => Drawing::Lease,
         "exact" => Drawing::Exact,
+    }
+}
+
+/// The domain of a rate-limit service.
+pub(in crate::policy) enum Domain {}
+
+impl Text for Domain {
+    const WHAT: &str = "a domain of a rate-limit service";
+    const PATTERN: Option<&str> = Some("^[!-~]+$");
+    const CHARS: (u32, u32) = (1, 256);
+    const RIGHT: &str = "write the domain of the service's own configuration, without blanks";
+
+    type Kept = str;
+
+    fn parse(text: &str) -> Result<Value, Option<String>> {
+        text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Value::Text(text.to_owned())).ok_or(None)
     }
 }
 

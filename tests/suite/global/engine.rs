@@ -135,6 +135,24 @@ fn only_the_first_request_of_a_client_in_use_waits() {
 }
 
 #[test]
+fn a_client_that_sends_one_request_after_the_other_has_all_of_its_quota_before_it_is_refused() {
+    for algorithm in ["fixed-window", "sliding-window", "token-bucket"] {
+        let mut bench = Bench::new(&format!(
+            r#"{{ "name": "s", "scope": "global", "algorithm": "{algorithm}", "quota": {{ "permits": 5, "window": "60s" }} }}"#
+        ));
+        for id in 1..=8_u32 {
+            let now = 10_000 + u64::from(id) * 3;
+            let mut decision = bench.arrive(id, now);
+            for (served, answer) in bench.serve(now + 1) {
+                assert_eq!(served, id);
+                decision = answer;
+            }
+            assert_eq!(decision.refusal.is_none(), id <= 5, "{algorithm}, request {id}: {decision:?}");
+        }
+    }
+}
+
+#[test]
 fn an_exact_limit_asks_for_every_request_and_draws_nothing_ahead() {
     let mut bench = Bench::new(&SHARED.replace(r#""scope""#, r#""sharing": "exact", "scope""#));
     for now in 0..100 {

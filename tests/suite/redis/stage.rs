@@ -32,7 +32,7 @@ impl Stage {
         let redis = Redis::new(protocol, "", Some(token(protocol))).unwrap();
         let front = match protocol {
             Protocol::Upstash => (Some(Front::start(server.addr(), token(protocol)).await), None),
-            Protocol::Webdis => (None, Some(Webdis::start(server.addr(), Some(token(protocol))))),
+            Protocol::Webdis => (None, Some(Webdis::start(server.addr(), Some(token(protocol))).unwrap())),
         };
         let addr = front.0.as_ref().map(|front| front.addr).or(front.1.as_ref().map(Webdis::addr)).unwrap();
         Self { server, redis, addr, _front: front }

@@ -210,8 +210,16 @@ impl<'s> Host<'s> {
         if let Some(page) = self.plan.page() {
             let (fingerprint, monitor) = (Fingerprint::of(""), self.monitor.as_ref());
             let engine = &self.engine;
-            let sources =
-                Sources { engine, fingerprint, monitor, upstreams: None, counters: None, live_keys: 0, now: self.now };
+            let sources = Sources {
+                engine,
+                fingerprint,
+                monitor,
+                upstreams: None,
+                store: None,
+                counters: None,
+                live_keys: 0,
+                now: self.now,
+            };
             let reply = sources.reply(page);
             return self.reply(flight, &reply);
         }

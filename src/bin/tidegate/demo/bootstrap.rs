@@ -77,6 +77,15 @@ impl Bootstrap {
         Ok(self)
     }
 
+    /// The environment of the filter's VM, as Envoy's `EnvironmentVariables`.
+    pub fn environment(self, variables: Value) -> Result<Self, BootstrapError> {
+        let mut changed = self;
+        let vm = at(filter_config(&mut changed.0)?, "/vm_config")?;
+        let vm = vm.as_object_mut().ok_or_else(|| BootstrapError("vm_config is no object".to_owned()))?;
+        vm.insert("environment_variables".to_owned(), variables);
+        Ok(changed)
+    }
+
     /// The one listener.
     pub fn listener(&self) -> Result<Value, BootstrapError> {
         at(&mut self.0.clone(), LISTENER).cloned()

@@ -43,9 +43,15 @@ impl Load {
         Self { client, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) }
     }
 
-    /// Sends each group's requests for so long, and waits until every one has ended. Says by how much the latest of them
+    /// Sends each group's requests for so long, to these addresses by turns, and waits until every one has ended. Says by how much the latest of them
     /// missed its time: the sender's own failing, which latencies contain and no service is to blame for.
-    pub async fn run(&self, to: SocketAddr, groups: &[Group], tallies: &[Arc<Tally>], lasting: Duration) -> Duration {
+    pub async fn run(
+        &self,
+        to: &[SocketAddr],
+        groups: &[Group],
+        tallies: &[Arc<Tally>],
+        lasting: Duration,
+    ) -> Duration {
         let mut senders: Vec<Sender> = groups
             .iter()
             .zip(tallies)
@@ -71,8 +77,11 @@ impl Load {
         latest
     }
 
-    fn send(&self, to: SocketAddr, sender: &mut Sender, start: Instant) {
+    fn send(&self, to: &[SocketAddr], sender: &mut Sender, start: Instant) {
         let (due, address, tally) = (sender.due(start), sender.group.address(sender.sent), Arc::clone(&sender.tally));
+        // From all over the world: each client comes by one location after another.
+        let turn = sender.sent / u64::from(sender.group.clients.max(1)) + sender.sent;
+        let Some(to) = usize::try_from(turn).ok().and_then(|turn| to.get(turn % to.len().max(1))) else { return };
         sender.sent += 1;
         tally.offer();
         let mut request = Request::get(format!("http://{to}/api/items")).header("x-forwarded-for", address.to_string());

@@ -25,8 +25,8 @@ pub struct Outcome {
     pub origin: Stats,
 }
 
-/// Prints the summary. `stats` are Envoy's own counters.
-pub fn print(outcomes: &[Outcome], stats: &BTreeMap<String, u64>) {
+/// Prints the summary. `stats` are Envoy's own counters, where Envoy is the host.
+pub fn print(outcomes: &[Outcome], stats: Option<&BTreeMap<String, u64>>) {
     println!("\n{}", style("What the clients got, act by act").bold());
     for (number, outcome) in (1..).zip(outcomes) {
         println!("\n{number}. {}\n{}", outcome.act.title, group_table(&outcome.act, &outcome.counts));
@@ -41,6 +41,7 @@ pub fn print(outcomes: &[Outcome], stats: &BTreeMap<String, u64>) {
         let warning = "This machine was too busy to send in time: the latencies above contain its delay. Try again.";
         println!("{}", style(warning).bold());
     }
+    let Some(stats) = stats else { return };
     let decisions = decisions(stats);
     if decisions.is_empty() {
         println!("Envoy has no counters of the filter.");

@@ -2,7 +2,7 @@
 //! small or zero, nearly all of them, and take one byte.
 
 /// Appends a number.
-pub(super) fn write(mut number: u64, bytes: &mut Vec<u8>) {
+pub(crate) fn write(mut number: u64, bytes: &mut Vec<u8>) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
         number >>= 7;
@@ -11,7 +11,7 @@ pub(super) fn write(mut number: u64, bytes: &mut Vec<u8>) {
 }
 
 /// Takes a number off the front; `None` when there is none.
-pub(super) fn read(bytes: &mut &[u8]) -> Option<u64> {
+pub(crate) fn read(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for place in 0..10_u32 {
         let (byte, rest) = bytes.split_first()?;

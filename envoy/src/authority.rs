@@ -1,0 +1,219 @@
+//! The authority of limits that many instances share, as Envoy reaches it: a Redis behind HTTP that is one of its clusters.
+//!
+//! Asks go out as soon as a decision has made them, several in one call when all calls are taken. Answers come with the
+//! root's number, whatever stream was at work; then those who waited are decided again. What they wait at most is the
+//! store's deadline, which a tick ends. The call itself goes on a little longer, since what is granted late is charged all the
+//! same, and of use to those who come next.
+
+use crate::ends::CallAnswer;
+use crate::host::{self, Level};
+use crate::instance::{Instance, Work};
+use crate::streams::Streams;
+use tidegate::authority::Ask;
+use tidegate::engine::Answer;
+use tidegate::policy::Policy;
+use tidegate::request::ResponseFacts as _;
+use tidegate::store::redis::{Exchange, HttpRequest, Redis, RedisError};
+use tidegate::units::{Span, Timestamp};
+
+/// The calls to the store of a policy.
+pub struct Authority {
+    redis: Redis,
+    cluster: String,
+    host: String,
+    patience: Span,
+    /// Asks for which no call is free yet. At most one for each key that the core keeps in mind.
+    queue: Vec<Ask>,
+    calls: Vec<Call>,
+    last_error: Option<(RedisError, Timestamp)>,
+}
+
+/// A call that is under way.
+struct Call {
+    token: u32,
+    exchange: Exchange,
+    /// Until when it may last, a second request included.
+    until: Timestamp,
+}
+
+/// The authority that a policy names, and the secret that its keys are made from, where the policy does not have it itself.
+/// `None` where the policy shares nothing.
+///
+/// # Errors
+/// What is wrong, where, and what would be right.
+pub fn of(policy: &Policy) -> Result<Option<(Authority, Option<String>)>, String> {
+    let Some(limit) = policy.limits().iter().position(|limit| limit.is_shared()) else { return Ok(None) };
+    let store = policy.stores().redis();
+    let Some((store, cluster)) = store.and_then(|store| Some((store, store.cluster()?))) else {
+        // Without one each Envoy would have the whole quota.
+        return Err(format!(
+            "/limits/{limit}/scope: Envoys share a limit by a store, and the policy names none that is a cluster of Envoy's; \
+             write \"stores\": {{ \"redis\": {{ \"cluster\": ... }} }}, or \"scope\": \"instance\""
+        ));
+    };
+    let secret = store.token_env().map(secret).transpose()?;
+    let redis = Redis::new(store.protocol(), store.path(), secret.as_deref().or(store.token()))
+        .map_err(|error| format!("/stores/redis/token_env: {error}"))?;
+    let deadline = policy.stores().deadline().unwrap_or(DEADLINE);
+    let authority = Authority {
+        redis,
+        cluster: cluster.to_owned(),
+        host: store.host().unwrap_or(cluster).to_owned(),
+        patience: Span::from_nanos(deadline.as_nanos().saturating_mul(PATIENCE)),
+        queue: Vec::new(),
+        calls: Vec::new(),
+        last_error: None,
+    };
+    Ok(Some((authority, secret)))
+}
+
+fn secret(variable: &str) -> Result<String, String> {
+    std::env::var(variable).map_err(|_| {
+        format!(
+            "/stores/redis/token_env: the filter's VM has no environment variable {variable}; name it in \
+             `vm_config.environment_variables`"
+        )
+    })
+}
+
+/// Sends what is to be asked now.
+pub fn send(instance: &Instance, work: &mut Work, now: Timestamp) {
+    let Work { authority: Some(authority), leases, .. } = work else { return };
+    let Some(global) = leases.global() else { return };
+    global.asks(now, &mut authority.queue);
+    if authority.queue.is_empty() {
+        return;
+    }
+    let mut failed = Vec::new();
+    while authority.calls.len().saturating_mul(authority.redis.max_asks()) < MOST_ASKS {
+        let Some((exchange, request)) = authority.redis.begin(&mut authority.queue) else { break };
+        match post(&authority.cluster, &authority.host, &request, authority.patience) {
+            Ok(token) => authority.calls.push(Call { token, exchange, until: now.after(authority.patience) }),
+            Err(()) => failed.push(exchange),
+        }
+    }
+    for exchange in failed {
+        take_in(instance, work, &exchange, now);
+    }
+    work.alarm.set(work.next_due(now), false, now);
+}
+
+/// Takes in the answer to a call, if it was one of these.
+pub fn call_answered(instance: &Instance, streams: &mut Streams, token: u32, lines: u32, size: usize) -> bool {
+    let now = Timestamp::from_nanos(host::now_ns());
+    {
+        let work = &mut *instance.work.borrow_mut();
+        let Some(authority) = &mut work.authority else { return false };
+        let Some(at) = authority.calls.iter().position(|call| call.token == token) else { return false };
+        let mut call = authority.calls.swap_remove(at);
+        let answer = answer(lines, size);
+        let mut next =
+            call.exchange.receive(&authority.redis, answer.as_ref().map(|(status, body)| (*status, &body[..])));
+        while let Some(request) = next {
+            let left = call.until.since(now);
+            let sent = post(&authority.cluster, &authority.host, &request, left);
+            if let Ok(token) = sent {
+                authority.calls.push(Call { token, ..call });
+                return true;
+            }
+            next = call.exchange.receive(&authority.redis, None);
+        }
+        take_in(instance, work, &call.exchange, now);
+    }
+    wake(instance, streams, now);
+    let work = &mut *instance.work.borrow_mut();
+    work.alarm.set(work.next_due(now), false, now);
+    true
+}
+
+/// Gives up what has taken too long, gives back what nobody uses, and lets go of those who have waited long enough.
+pub fn tend(instance: &Instance, streams: &mut Streams, now: Timestamp) {
+    {
+        let work = &mut *instance.work.borrow_mut();
+        if work.authority.is_none() {
+            return;
+        }
+        instance.engine.tend(&mut work.leases, &mut work.store, &mut work.counters, now);
+    }
+    wake(instance, streams, now);
+}
+
+/// Ends the wait of a stream whose client has gone.
+pub fn leave(work: &mut Work, stream: u32) {
+    if let Some(global) = work.leases.global() {
+        global.leave(stream);
+    }
+}
+
+/// Decides those again about whom more is known, some of them if there are many, and then asks for what all of them lack.
+fn wake(instance: &Instance, streams: &mut Streams, now: Timestamp) {
+    for _ in 0..MOST_AT_ONCE {
+        let ready = instance.work.borrow_mut().leases.global().and_then(tidegate::global::Global::ready);
+        let Some(wake) = ready else { break };
+        if let Some(filter) = streams.get_mut(wake.id)
+            && host::work_on(wake.id).is_ok()
+        {
+            filter.decide_again(wake.since);
+        }
+    }
+    send(instance, &mut instance.work.borrow_mut(), now);
+}
+
+/// Hands to the core what came of each ask.
+fn take_in(instance: &Instance, work: &mut Work, exchange: &Exchange, now: Timestamp) {
+    let Work { authority: Some(authority), leases, store, counters, .. } = work else { return };
+    for (ask, outcome) in exchange.outcomes() {
+        if let Err(error) = outcome {
+            authority.complain(error, now);
+        }
+        instance.engine.granted(&Answer::to(ask, outcome.ok()), leases, store, counters, now);
+    }
+}
+
+impl Authority {
+    /// Logs an error, if it was not the last one or that was a while ago.
+    fn complain(&mut self, error: RedisError, now: Timestamp) {
+        let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(COMPLAIN_AGAIN);
+        if !self.last_error.is_some_and(is_known) {
+            self.last_error = Some((error, now));
+            host::log(Level::Warn, format_args!("the store of shared limits, cluster {}: {error}", self.cluster));
+        }
+    }
+}
+
+fn post(cluster: &str, host: &str, request: &HttpRequest<'_>, timeout: Span) -> Result<u32, ()> {
+    let mut lines: Vec<(&[u8], &[u8])> = vec![
+        (b":method", b"POST"),
+        (b":path", request.path.as_bytes()),
+        (b":authority", host.as_bytes()),
+        (b"content-type", request.content_type.as_bytes()),
+    ];
+    lines.extend(request.authorization.map(|value| (b"authorization".as_slice(), value.as_bytes())));
+    // At least one millisecond: none would be for ever.
+    let timeout_ms = u32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1);
+    host::call(cluster, &lines, &request.body, timeout_ms).map_err(|_| ())
+}
+
+/// The status and the body of the answer at hand, if there is one. What is longer than any answer of a script is cut, and so
+/// none.
+fn answer(lines: u32, size: usize) -> Option<(u16, Vec<u8>)> {
+    let status = CallAnswer.status().filter(|_| lines > 0)?;
+    Some((status, host::call_body(size.min(MOST_BYTES)).ok()?))
+}
+
+/// How long an answer is awaited where the policy does not say.
+pub const DEADLINE: Span = Span::from_millis(20);
+
+/// A call may last so many deadlines.
+const PATIENCE: u64 = 4;
+
+/// What calls under way can carry: eight calls, or by Webdis one for each. Beyond that asks queue up, to go together.
+const MOST_ASKS: usize = 128;
+
+/// Streams that go on are worked on one inside the other: some hundreds overflow the stack.
+const MOST_AT_ONCE: usize = 64;
+
+/// An answer to sixteen asks has some 2 KB.
+const MOST_BYTES: usize = 64 * 1_024;
+
+const COMPLAIN_AGAIN: Span = Span::from_secs(10);

@@ -1,0 +1,156 @@
+//! The real redis-server and the real Webdis as child processes, never left behind.
+//!
+//! Part of the rig that the demo and the test suite share. Unix only.
+
+#![allow(dead_code, reason = "the demo, the benchmarks and the suite each use a part of the rig")]
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpSocket;
+
+use super::envoy::leash::Leashed;
+
+/// A port that is ours, also while nobody listens there.
+#[derive(Debug)]
+pub struct Port {
+    /// Holds it, so that no other socket of this machine is given it.
+    _held: TcpSocket,
+    /// Where it is, on the loopback.
+    pub addr: SocketAddr,
+}
+
+impl Port {
+    /// A free one.
+    pub fn hold() -> io::Result<Self> {
+        let held = TcpSocket::new_v4()?;
+        // Otherwise nobody could listen at a port that is held.
+        held.set_reuseaddr(true)?;
+        held.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let addr = held.local_addr()?;
+        Ok(Self { _held: held, addr })
+    }
+}
+
+/// A running redis-server, which keeps nothing on disk.
+#[derive(Debug)]
+pub struct RedisServer {
+    port: Port,
+    directory: TempDir,
+    options: Vec<String>,
+    process: Option<Leashed>,
+}
+
+impl RedisServer {
+    /// Starts one with further options.
+    pub fn start(options: &[&str]) -> io::Result<Self> {
+        let directory = TempDir::with_prefix("tidegate-redis-")?;
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut server = Self { port: Port::hold()?, directory, options, process: None };
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.port.addr
+    }
+
+    /// The process's number, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Leashed::id)
+    }
+
+    /// Kills it, if it runs, and starts it again at the same place: empty.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.kill();
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", &self.addr().port().to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .arg(self.directory.path())
+            .args(&self.options);
+        self.process = Some(started(&mut command, self.addr(), &self.directory.path().join("log"))?);
+        Ok(())
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+}
+
+/// A running Webdis.
+#[derive(Debug)]
+pub struct Webdis {
+    port: Port,
+    _directory: TempDir,
+    _process: Leashed,
+}
+
+impl Webdis {
+    /// Starts one before this Redis; whoever comes must know the password, if there is one.
+    pub fn start(redis: SocketAddr, password: Option<&str>) -> io::Result<Self> {
+        let port = Port::hold()?;
+        let directory = TempDir::with_prefix("tidegate-webdis-")?;
+        let list = match password {
+            Some(password) => json!([{ "disabled": ["*"] }, { "http_basic_auth": password, "enabled": ["*"] }]),
+            None => json!([{ "disabled": ["DEBUG"] }]),
+        };
+        let settings: Value = json!({
+            "redis_host": redis.ip(),
+            "redis_port": redis.port(),
+            "http_host": port.addr.ip(),
+            "http_port": port.addr.port(),
+            "threads": 2,
+            "daemonize": false,
+            "database": 0,
+            "acl": list,
+            "logfile": directory.path().join("webdis.log"),
+        });
+        let file = directory.path().join("webdis.json");
+        std::fs::write(&file, settings.to_string())?;
+        let process = started(Command::new("webdis").arg(file), port.addr, &directory.path().join("log"))?;
+        Ok(Self { port, _directory: directory, _process: process })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.port.addr
+    }
+}
+
+/// The process, once it takes connections.
+fn started(command: &mut Command, addr: SocketAddr, log: &Path) -> io::Result<Leashed> {
+    let output = File::create(log)?;
+    command.stdout(output.try_clone()?).stderr(output);
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |problem: &str| {
+        let said = std::fs::read_to_string(log).unwrap_or_default();
+        io::Error::other(format!("{program} {problem}: {said}"))
+    };
+    let mut process = Leashed::spawn(command).map_err(|error| failed(&format!("does not start ({error})")))?;
+    let deadline = Instant::now() + READY_WITHIN;
+    while TcpStream::connect(addr).is_err() {
+        if process.exited()?.is_some() {
+            return Err(failed("has ended"));
+        }
+        if Instant::now() >= deadline {
+            return Err(failed("takes no connections"));
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(process)
+}
+
+const READY_WITHIN: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(10);

@@ -1,0 +1,235 @@
+//! Limits that a rate-limit service counts, as Envoy's own filter would have it do: every request is asked for.
+//!
+//! The service charges when it is asked, and takes nothing back. So it is asked last, about requests that nothing else
+//! refuses, and its answer is kept until the request is decided. In between another request may use up what this one had
+//! found elsewhere: then the service has charged a request that is refused. It errs on that side alone.
+//!
+//! An adapter takes these steps; [`Engine`](crate::engine::Engine) has those that need a policy:
+//!
+//! ```text
+//! decide     answers with Decision::consults
+//! ask        whether the breaker lets a call pass; then send Engine::question, and keep the request
+//! hear       the answer has come, or will not; then plan again, hand it over by Plan::hear, and decide again
+//! leave      the client has gone, and the call is to be cancelled
+//! ```
+//!
+//! Where a call cannot be made, `Plan::hear` with [`Heard::Failure`] and decide again at once.
+
+use crate::breaker::Ticket;
+use crate::decision::{Cause, Refusal, Reply};
+use crate::engine::Engine;
+use crate::global::health::Health;
+use crate::metrics::{Counters, Total};
+use crate::store::rls::{Answer, Code, Header, RlsError, Status, UNAVAILABLE, answer};
+use crate::units::{Span, Timestamp};
+use std::borrow::Cow;
+
+/// What one worker knows of the service: a breaker around it, and how many wait.
+#[derive(Debug)]
+pub struct Service {
+    deadline: Span,
+    health: Health,
+    waiting: usize,
+}
+
+/// A call that is under way.
+#[derive(Debug)]
+pub struct Asked {
+    ticket: Ticket,
+    at: Timestamp,
+}
+
+/// What the service has said of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Heard {
+    /// It was not asked yet.
+    #[default]
+    Nothing,
+    /// It cannot be asked, or gave no answer: each limit's `on_store_failure` decides.
+    Failure,
+    /// It has answered.
+    Answer(Verdict),
+}
+
+/// What the service decided, descriptor by descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    over: bool,
+    statuses: Vec<Status>,
+}
+
+/// What the service has to say to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// Lines that the answer to the client is to have besides.
+    pub response_headers: Vec<Header>,
+    /// Lines that the request is to have besides when it goes on.
+    pub request_headers: Vec<Header>,
+    /// The body for a client that is refused since it is over such a limit; empty for the usual one.
+    pub body: Vec<u8>,
+}
+
+impl Service {
+    /// One that was never asked. `seed` is to be random; no call may last longer than `deadline`.
+    #[must_use]
+    pub fn new(seed: u64, deadline: Span) -> Self {
+        Self { deadline, health: Health::new(seed), waiting: 0 }
+    }
+
+    /// How long an answer may be awaited.
+    #[must_use]
+    pub fn deadline(&self) -> Span {
+        self.deadline
+    }
+
+    /// Lets a call pass; `None` while the breaker is open, and when too many are under way.
+    pub fn ask(&mut self, counters: &mut Counters, now: Timestamp) -> Option<Asked> {
+        self.health.tick(now);
+        if self.waiting >= MOST_WAITING {
+            return None;
+        }
+        let ticket = self.health.admit(now)?;
+        self.waiting = self.waiting.saturating_add(1);
+        counters.add(Total::Asks, 1);
+        counters.add(Total::Awaited, 1);
+        Some(Asked { ticket, at: now })
+    }
+
+    /// Takes in the message that answers a call, or why there is none.
+    ///
+    /// # Errors
+    /// Why there is no answer, for a log; what is then heard is [`Heard::Failure`].
+    pub fn hear(
+        &mut self,
+        asked: Asked,
+        message: Result<&[u8], RlsError>,
+        counters: &mut Counters,
+        now: Timestamp,
+    ) -> Result<(Verdict, Words), RlsError> {
+        self.waiting = self.waiting.saturating_sub(1);
+        let took = now.since(asked.at);
+        let answer = message.and_then(answer).map_err(|error| match error {
+            // Envoy has one status for what cannot be reached and for what has taken too long, and its timers were seen to
+            // end a hundredth early.
+            RlsError::Status(UNAVAILABLE) if nearly_all(took, self.deadline) => RlsError::Late,
+            error => error,
+        });
+        self.health.observe(asked.ticket, answer.is_ok(), took, now);
+        counters.add(Total::AskFailures, u64::from(answer.is_err()));
+        let Answer { over, statuses, response_headers, request_headers, body } = answer?;
+        Ok((Verdict { over, statuses }, Words { response_headers, request_headers, body }))
+    }
+
+    /// The client has gone before the answer: that tells nothing of the service, but when it took too long.
+    pub fn leave(&mut self, asked: Asked, now: Timestamp) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.health.forget(asked.ticket, now.since(asked.at), now);
+    }
+
+    /// Whether the breaker lets calls pass.
+    #[must_use]
+    pub fn answers(&self, now: Timestamp) -> bool {
+        !self.health.fails(now)
+    }
+}
+
+impl Words {
+    /// Gives a client that is refused since it is over such a limit the body that the service has for it, as plain text
+    /// where it does not say what it is. What is no UTF-8 is none.
+    pub fn speak(&self, refusal: &Refusal, engine: &Engine, reply: &mut Reply) {
+        if !refusal.is_by_service(engine) || refusal.cause != Cause::Exceeded || self.body.is_empty() {
+            return;
+        }
+        if let Ok(body) = str::from_utf8(&self.body) {
+            reply.body = body.to_owned();
+            reply.content_type = Cow::Borrowed("text/plain");
+        }
+    }
+}
+
+impl Verdict {
+    /// Whether the descriptor at this place is over its limit, and then after how long there are permits again, if that is
+    /// known.
+    ///
+    /// The code of the whole answer decides, since a service may let pass what is over a limit that it only tries out. It
+    /// is all of the limits where the service does not say which.
+    #[must_use]
+    pub fn over(&self, descriptor: usize) -> Option<Option<Span>> {
+        let status = self.statuses.get(descriptor);
+        let says_which = self.statuses.iter().any(|status| status.code == Code::Over);
+        let is_over = self.over && (!says_which || status.is_some_and(|status| status.code == Code::Over));
+        is_over.then(|| status.and_then(|status| status.reset_after))
+    }
+}
+
+fn nearly_all(took: Span, of: Span) -> bool {
+    took.as_nanos().saturating_mul(8) >= of.as_nanos().saturating_mul(7)
+}
+
+/// More than these do not wait in one worker: what happens to them is the limit's `on_store_failure`.
+const MOST_WAITING: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters() -> Counters {
+        Counters::new(0, 0)
+    }
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::EPOCH.after(Span::from_millis(ms))
+    }
+
+    #[test]
+    fn a_service_that_fails_is_not_asked_for_a_while() {
+        let mut service = Service::new(7, Span::from_millis(20));
+        let counters = &mut counters();
+        for ms in 1_000..1_003 {
+            let asked = service.ask(counters, at(ms)).unwrap();
+            assert_eq!(service.hear(asked, Err(RlsError::Late), counters, at(ms)), Err(RlsError::Late));
+        }
+        assert!(service.ask(counters, at(1_003)).is_none());
+        assert!(!service.answers(at(1_003)));
+        let probe = service.ask(counters, at(2_000)).unwrap();
+        assert!(service.ask(counters, at(2_000)).is_none(), "one probe at a time");
+        let (verdict, _) = service.hear(probe, Ok(&[8, 2]), counters, at(2_001)).unwrap();
+        assert_eq!(verdict.over(0), Some(None));
+        assert!(service.ask(counters, at(2_002)).is_some());
+        assert_eq!((counters.total(Total::Asks), counters.total(Total::AskFailures)), (5, 3));
+    }
+
+    #[test]
+    fn a_probe_whose_client_leaves_makes_room_for_the_next() {
+        let mut service = Service::new(7, Span::from_millis(20));
+        let counters = &mut counters();
+        for ms in 1_000..1_003 {
+            let asked = service.ask(counters, at(ms)).unwrap();
+            let _ = service.hear(asked, Err(RlsError::Malformed), counters, at(ms));
+        }
+        let probe = service.ask(counters, at(2_000)).unwrap();
+        service.leave(probe, at(2_001));
+        assert!(service.ask(counters, at(2_002)).is_some());
+    }
+
+    #[test]
+    fn no_more_wait_than_there_is_room_for() {
+        let mut service = Service::new(7, Span::from_millis(20));
+        let counters = &mut counters();
+        let mut asked: Vec<_> = (0..MOST_WAITING).map(|_| service.ask(counters, at(1_000)).unwrap()).collect();
+        assert!(service.ask(counters, at(1_000)).is_none());
+        service.leave(asked.pop().unwrap(), at(1_001));
+        assert!(service.ask(counters, at(1_001)).is_some());
+    }
+
+    #[test]
+    fn the_whole_answer_decides_and_its_parts_say_which_limit_it_is() {
+        let status = |code| Status { code, reset_after: Some(Span::from_secs(5)) };
+        let of = |over, codes: &[Code]| Verdict { over, statuses: codes.iter().copied().map(status).collect() };
+        assert_eq!(of(false, &[Code::Over]).over(0), None, "tried out");
+        assert_eq!(of(true, &[Code::Within, Code::Over]).over(0), None);
+        assert_eq!(of(true, &[Code::Within, Code::Over]).over(1), Some(Some(Span::from_secs(5))));
+        assert_eq!(of(true, &[Code::Within]).over(0), Some(Some(Span::from_secs(5))), "of none it is said");
+        assert_eq!(of(true, &[]).over(3), Some(None));
+    }
+}

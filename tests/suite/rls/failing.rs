@@ -1,0 +1,135 @@
+//! A service that fails: nobody waits longer than the deadline, and the limit's `on_store_failure` decides.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{HeaderMap, HeaderValue};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
+
+use super::service::{Does, Service, answer};
+use super::stage::{counted, stage, with_service};
+use crate::filter::client::Request;
+use crate::filter::failing::{Does as Upstream, Upstream as Raw, refusing};
+use crate::filter::metrics::assert_shows;
+use crate::filter::stage::{Stage, eventually};
+
+/// A service that answers every call with these bytes as its message.
+async fn saying(message: &'static [u8]) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = hyper::service::service_fn(move |_| async move {
+                let size = u32::try_from(message.len()).unwrap().to_be_bytes();
+                let frame = [&[0], &size[..], message].concat();
+                let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
+                let body = Full::<Bytes>::from(frame).with_trailers(async move { Some(Ok(trailers)) });
+                hyper::Response::builder().header("content-type", "application/grpc").body(body)
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    addr
+}
+
+/// Three limits that the service counts, one for each way to do without it.
+async fn three_ways(addr: SocketAddr, deadline: &str) -> Stage {
+    let limits = ["local", "allow", "deny"].map(|word| {
+        let mut limit = counted(word, &format!("/{word}"));
+        limit["on_store_failure"] = json!(word);
+        limit
+    });
+    let mut policy = with_service(limits);
+    policy["stores"]["rls"]["deadline"] = json!(deadline);
+    stage(&policy, addr).await
+}
+
+/// The instance's own quota of two, all, or none.
+async fn assert_does_without(stage: &Stage) {
+    let ask = |path| Request::get(path).with("x-user", "ann");
+    let mut statuses = Vec::new();
+    for path in ["/local", "/allow", "/deny"] {
+        for _ in 0..4 {
+            statuses.push(stage.ask(&ask(path)).await.status);
+        }
+    }
+    assert_eq!(statuses, [200, 200, 429, 429, 200, 200, 200, 200, 503, 503, 503, 503], "{}", stage.envoy.log());
+}
+
+#[tokio::test]
+async fn whichever_way_a_service_fails_the_policy_decides() {
+    let none = refusing().await;
+    let no_http2 =
+        Raw::start(Upstream::Answers(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())).await.address;
+    let cuts = Raw::start(Upstream::Cuts).await.address;
+    let status = Service::start(Does::Fails(tonic::Code::Internal)).await.addr;
+    let unknown = Service::start(Does::Answers(answer(Code::Unknown))).await.addr;
+    let garbage = saying(b"\xff\xff no message").await;
+    let empty = saying(b"").await;
+    for (name, addr, says) in [
+        ("none", none, "cannot be reached"),
+        ("no HTTP/2", no_http2, "gRPC status"),
+        ("cut", cuts, "gRPC status"),
+        ("status", status, "failed with gRPC status 13"),
+        ("unknown", unknown, "the code UNKNOWN"),
+        ("garbage", garbage, "bytes that are no RateLimitResponse"),
+        ("empty", empty, "the code UNKNOWN"),
+    ] {
+        let stage = three_ways(addr, "10s").await;
+        assert_does_without(&stage).await;
+        let line = "tidegate: the rate-limit service, cluster rls: ";
+        assert!(stage.envoy.logged(line).await, "{name}");
+        assert!(
+            stage.envoy.log().lines().any(|of| of.contains(line) && of.contains(says)),
+            "{name}: {}",
+            stage.envoy.log()
+        );
+        assert_shows(&stage, "tidegate_store_failures_total", &[], 12).await;
+        stage.end().await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_dead_service_beyond_the_deadline_nor_at_all_while_the_breaker_is_open_and_it_comes_back() {
+    let service = Service::start(Does::Holds).await;
+    let stage = three_ways(service.addr, "100ms").await;
+    let ask = Request::get("/deny").with("x-user", "ann");
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert_eq!(stage.ask(&ask).await.status, 503);
+        let took = began.elapsed();
+        // By Envoy's timers, which are a little early.
+        assert!(took >= Duration::from_millis(90), "{took:?}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+    // Ten seconds of waiting, but for the breaker.
+    let began = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(stage.ask(&ask).await.status, 503);
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(service.asked().len() < 30, "{}", service.asked().len());
+    assert!(stage.envoy.logged("did not answer within the deadline").await, "{}", stage.envoy.log());
+    service.set(Does::Counts(1_000));
+    eventually("the service is asked again", async || stage.ask(&ask).await.status == 200).await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn cluster_that_envoy_does_not_know_is_a_service_that_fails() {
+    let service = Service::start(Does::Counts(9)).await;
+    let mut limit = counted("api", "/**");
+    limit["on_store_failure"] = json!("allow");
+    let mut policy = with_service([limit]);
+    policy["stores"]["rls"]["cluster"] = json!("nowhere");
+    let stage = stage(&policy, service.addr).await;
+    assert_eq!(stage.ask(&Request::get("/")).await.status, 200);
+    assert!(stage.envoy.logged("the rate-limit service, cluster nowhere: cannot be reached").await);
+    assert_eq!(service.asked(), []);
+    stage.end().await;
+}

@@ -1,0 +1,7 @@
+//! Limits that many Envoys share: real Envoys with the filter as shipped, a real Redis, and what goes wrong between them.
+
+mod counting;
+mod faults;
+mod proxy;
+mod stage;
+mod waiting;
