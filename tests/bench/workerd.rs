@@ -225,7 +225,7 @@ fn compressed(directory: &Path) -> io::Result<usize> {
 const SCRIPTS: &str = "tests/bench/workerd";
 const SHIPPED: &str = "dist/cloudflare";
 /// Many and short, so that what else the machine does falls on all contenders alike.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 30;
 const REQUESTS: usize = 2_000;
-const WARM_UP: usize = 20_000;
+const WARM_UP: usize = 10_000;
 const STARTS: usize = 7;
