@@ -1,10 +1,23 @@
-//! The README holds: its policies are good, its commands run, and what it names is there.
+//! The READMEs hold: their policies are good, their commands run, and what they name is there.
 
 use std::path::Path;
 use std::process::Command;
 use tidegate::policy::Policy;
 
-const README: &str = include_str!("../../README.md");
+/// All that is told, in the order in which it is read.
+const README: &str = concat!(
+    include_str!("../../README.md"),
+    include_str!("../../src/policy/README.md"),
+    include_str!("../../envoy/README.md"),
+    include_str!("../../cloudflare/README.md"),
+);
+/// The same, each with the directory that its links are from.
+const READMES: [(&str, &str); 4] = [
+    ("", include_str!("../../README.md")),
+    ("src/policy", include_str!("../../src/policy/README.md")),
+    ("envoy", include_str!("../../envoy/README.md")),
+    ("cloudflare", include_str!("../../cloudflare/README.md")),
+];
 
 /// The README's code blocks of one language.
 fn blocks(language: &str) -> Vec<&'static str> {
@@ -39,22 +52,46 @@ fn commands_of_the_readme_run_on_its_larger_policy() {
 fn places_and_targets_that_the_readme_names_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let quoted = README.split('`').skip(1).step_by(2).filter(|text| !text.contains([' ', '\n', '{', '*']));
-    let linked = README.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-    let places: Vec<&str> = quoted
-        .chain(linked)
-        .filter(|text| ["src/", "envoy/", "cloudflare/", "tests/"].iter().any(|top| text.starts_with(top)))
-        .collect();
+    let is_ours = |text: &&str| ["src/", "envoy/", "cloudflare/", "tests/"].iter().any(|top| text.starts_with(top));
+    let places: Vec<&str> = quoted.filter(is_ours).collect();
     assert!(places.len() > 20, "{places:?}");
     for place in places {
         assert!(root.join(place).exists(), "{place}");
     }
     let makefile = std::fs::read_to_string(root.join("Makefile")).unwrap();
     for target in README.split("make ").skip(1).filter_map(|rest| rest.split([' ', '`', '\n', ')']).next()) {
-        let known = target.is_empty()
-            || makefile.contains(&format!("\n{target}:"))
-            || !target.chars().all(char::is_alphanumeric);
+        let is_name = target.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let known = target.is_empty() || !is_name || makefile.contains(&format!("\n{target}:"));
         assert!(known, "make {target}");
     }
+}
+
+#[test]
+fn links_of_the_readme_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for (directory, text) in READMES {
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.starts_with("https://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let path =
+                if file.is_empty() { root.join(directory).join("README.md") } else { root.join(directory).join(file) };
+            assert!(path.exists(), "{directory}/README.md: {link}");
+            if !heading.is_empty() {
+                let headings = std::fs::read_to_string(&path).unwrap();
+                let known = headings.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == heading);
+                assert!(known, "{directory}/README.md: {link}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "only {seen} links");
+}
+
+/// What a heading is called in links, as forges do it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    kept.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == ' ').collect::<String>().replace(' ', "-")
 }
 
 #[test]
