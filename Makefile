@@ -214,7 +214,7 @@ bench: redis build ## what a decision and a request cost, as ratios to what one 
 	@cargo build --package tidegate-bench-nothing --target wasm32-wasip1 --profile wasm
 	@mkdir -p target/bench
 	@$(WASM_OPT) target/wasm32-wasip1/wasm/tidegate_bench_nothing.wasm --output target/bench/nothing.wasm
-	@cargo bench --features cli --bench filter --bench chain --bench shared
+	@cargo bench --features cli --bench filter --bench chain --bench shared --bench workerd
 
 clean: ## remove what was built and fetched
 	@rm -rf target dist .tools

@@ -69,15 +69,28 @@ async function drive(task, request, guarded, respond) {
   }
 }
 
-/** The upstream's answer with what it says about limits: name and value by turns, a line each. */
+/** An answer with what it says about limits: name and value by turns, a line each. */
 export function told(answer, lines) {
   if (lines === "") return answer;
-  const response = new Response(answer.body, answer);
   const fields = lines.split("\n");
+  try {
+    // Without a body a handler can give the same one again, and it would grow.
+    if (answer.body !== null) {
+      append(answer.headers, fields);
+      return answer;
+    }
+  } catch {
+    // What was fetched cannot be changed, and says so before anything has been.
+  }
+  const response = new Response(answer.body, answer);
+  append(response.headers, fields);
+  return response;
+}
+
+function append(headers, fields) {
   for (let at = 0; at + 1 < fields.length; at += 2) {
     // The structured fields are lists, to which an upstream with limits of its own may have contributed.
-    if (fields[at].startsWith("x-")) response.headers.set(fields[at], fields[at + 1]);
-    else response.headers.append(fields[at], fields[at + 1]);
+    if (fields[at].startsWith("x-")) headers.set(fields[at], fields[at + 1]);
+    else headers.append(fields[at], fields[at + 1]);
   }
-  return response;
 }

@@ -16,11 +16,11 @@ async function refresh(env) {
   if (env.TIDEGATE !== undefined && configured === current()) await listen(env, guard()).catch(console.error);
 }
 
-function failed(error, request, handle) {
+function failed(error, request, pass) {
   // A body that an upstream has had cannot be sent again.
   const passes = settings.passes() && !request.bodyUsed;
   console.error(`tidegate: the request is ${passes ? "let pass" : "refused"}: ${error}`);
-  if (passes) return handle(request);
+  if (passes) return pass();
   return new Response('{"error":"service unavailable","retryAfter":1}', {
     status: 503,
     headers: { "content-type": "application/json", "cache-control": "no-store", "retry-after": "1" },
@@ -37,9 +37,8 @@ function prepare(env, ctx, guarded, serves) {
   if (env.TIDEGATE !== undefined) ctx.waitUntil(listen(env, guarded).catch(console.error));
 }
 
-/** What becomes of a request: see `decide` in the core. What has to wait for that has waited. */
-async function judged(request, env, ctx, guarded) {
-  let verdict = guarded(() => tidegate.decide(request, Date.now()));
+/** What becomes of a request whose verdict may take time: see `decide` in the core. */
+async function judged(verdict, request, env, ctx, guarded) {
   if (env.TIDEGATE_AUTHORITY !== undefined) {
     const sent = send(env, ctx, guarded);
     if (verdict instanceof tidegate.Asking) verdict = await asked(verdict, request, sent, env, ctx, guarded);
@@ -60,23 +59,27 @@ export function protect(handler) {
   /** The bindings and the context that a request came with. */
   const came = new WeakMap();
   const serves = handler && ((request) => handler(request, ...(came.get(request) ?? [])));
-  const handle = serves ?? ((request) => fetch(request));
+  const handle = handler ?? ((request) => fetch(request));
   return {
     async fetch(request, env, ctx) {
-      if (handler !== undefined) came.set(request, [env, ctx]);
       if (!settings.isKnown()) await refresh(env);
       else if (settings.isDue(env)) ctx.waitUntil(refresh(env));
       let verdict;
       const guarded = guard(current());
       try {
         if (configured !== current()) prepare(env, ctx, guarded, serves);
-        verdict = await judged(request, env, ctx, guarded);
+        verdict = guarded(() => tidegate.decide(request, Date.now()));
+        // Most requests simply pass, and wait for nothing.
+        if (typeof verdict === "object" || env.TIDEGATE_AUTHORITY !== undefined) {
+          came.set(request, [env, ctx]);
+          verdict = await judged(verdict, request, env, ctx, guarded);
+        }
       } catch (error) {
-        return failed(error, request, handle);
+        return failed(error, request, () => handle(request, env, ctx));
       }
-      if (verdict === undefined) return handle(request);
+      if (verdict === undefined) return handle(request, env, ctx);
       if (verdict instanceof tidegate.Change) return settings.obey(verdict, env, tidegate);
-      if (typeof verdict === "string") return told(await handle(request), verdict);
+      if (typeof verdict === "string") return told(await handle(request, env, ctx), verdict);
       return verdict;
     },
 

@@ -35,3 +35,19 @@ test("the handler also answers requests whose answer matters to a limit, and rou
   assert.equal(await (await get("/assets/a")).text(), "GET /assets/a");
   assert.equal(server.seen, 1);
 });
+
+test("an answer without a body that the handler gives again and again tells of each limit once", async (t) => {
+  const path = "examples/javascript/worker.mjs";
+  const contents = `
+    import { protect } from "../../entry.mjs";
+    const same = new Response(null, { status: 204 });
+    export default protect(({ url }) => (url.endsWith("/fetched") ? fetch(url) : same));
+  `;
+  const { get } = await worker(t, { version: 1, limits: [limit, { ...limit, name: "all", match: {}, quota: { permits: 9, window: "31d" } }] }, undefined, {
+    main: { type: "ESModule", path, contents },
+  });
+  for (const path of ["/same", "/same", "/fetched"]) {
+    const answer = await get(path);
+    assert.equal(answer.headers.get("ratelimit-policy"), '"all";q=9;w=2678400', path);
+  }
+});

@@ -15,11 +15,13 @@
 mod bootstrap;
 #[path = "../../src/bin/tidegate/demo/envoy.rs"]
 mod envoy;
+mod load;
 
 use bootstrap::Bootstrap;
 use envoy::{Envoy, Options};
+use load::{BODY, Load, cpu_us, quantile, read_head};
 use serde_json::{Value, json};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
@@ -86,7 +88,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let options = Options { concurrency: 1, log_level: "error".to_owned(), ..Options::new(bootstrap.text()) };
         let envoy = Envoy::start(options).await?;
-        let mut load = Load::open(envoy.listener("http")?)?;
+        let mut load = Load::open(envoy.listener("http")?, "x-forwarded-for")?;
         load.run(requests / 4)?;
         running.push((name, envoy, load, Vec::new()));
     }
@@ -113,42 +115,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Connections that each have one request under way.
-struct Load {
-    connections: Vec<BufReader<TcpStream>>,
-    sent: usize,
-}
-
-impl Load {
-    fn open(to: SocketAddr) -> io::Result<Self> {
-        let connections = (0..CONNECTIONS).map(|_| {
-            let stream = TcpStream::connect(to)?;
-            stream.set_nodelay(true)?;
-            Ok(BufReader::new(stream))
-        });
-        Ok(Self { connections: connections.collect::<io::Result<_>>()?, sent: 0 })
-    }
-
-    fn run(&mut self, requests: usize) -> io::Result<()> {
-        for _ in 0..requests.div_ceil(CONNECTIONS) {
-            for connection in &mut self.connections {
-                let client = self.sent % ADDRESSES;
-                self.sent += 1;
-                let address = format!("10.0.{}.{}", client / 250, client % 250);
-                let request =
-                    format!("GET /api/x HTTP/1.1\r\nhost: bench.example\r\nx-forwarded-for: {address}\r\n\r\n");
-                connection.get_mut().write_all(request.as_bytes())?;
-            }
-            for connection in &mut self.connections {
-                let head = read_head(connection)?;
-                assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-                connection.read_exact(&mut [0; BODY.len()])?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A server that answers every request with the same bytes, as cheaply as can be.
 fn upstream() -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -169,36 +135,9 @@ fn serve(mut connection: BufReader<TcpStream>) -> io::Result<()> {
     Ok(())
 }
 
-/// The lines up to the empty one; empty at the end of the connection.
-fn read_head(connection: &mut BufReader<TcpStream>) -> io::Result<String> {
-    let mut head = String::new();
-    while connection.read_line(&mut head)? > 0 && !head.ends_with("\r\n\r\n") {}
-    Ok(head)
-}
-
-/// The CPU time that a process's threads have used, in microseconds, to the nanosecond.
-fn cpu_us(pid: u32) -> io::Result<f64> {
-    let mut sum_ns = 0.0;
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let stat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-        sum_ns += stat.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or_default();
-    }
-    Ok(sum_ns / 1_000.0)
-}
-
-/// What so large a share of the values lies below.
-fn quantile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[(values.len() as f64 * share) as usize]
-}
-
 const FILTER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0";
 const ACCESS_LOG: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/access_log";
 const NOTHING: &str = "target/bench/nothing.wasm";
-const BODY: &str = "ok";
-const CONNECTIONS: usize = 16;
-const ADDRESSES: usize = 1_000;
 /// Many and short, so that what else the machine does falls on all contenders alike.
 const ROUNDS: usize = 60;
 const REQUESTS: usize = 2_000;

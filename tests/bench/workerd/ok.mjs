@@ -1,0 +1,2 @@
+// What workerd takes to answer at all.
+export default { fetch: () => new Response("ok") };

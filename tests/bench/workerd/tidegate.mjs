@@ -1,0 +1,5 @@
+// Tidegate as it is shipped, before a handler.
+import { protect, TidegateAuthority } from "./entry.mjs";
+
+export { TidegateAuthority };
+export default protect(() => new Response("ok"));
