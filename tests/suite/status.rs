@@ -3,41 +3,15 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
-use tidegate::breaker::{Ledger, Part, Statistics};
+use tidegate::breaker::Statistics;
 use tidegate::engine::Engine;
-use tidegate::fallback::{Around, By, Ledgers, Step, Upstreams};
+use tidegate::fallback::{Around, By, MemoryLedgers, Step, Upstreams};
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::{CallEnd, TierIndex};
 use tidegate::status::{Counted, Fingerprint, Page, Sources, UpstreamsNow};
-use tidegate::store::StoreError;
 use tidegate::units::Draw;
 
 use crate::harness::{engine, ms};
-
-/// What workers share.
-#[derive(Default)]
-struct Memory {
-    parts: HashMap<(String, Part), Vec<u8>>,
-    at: String,
-}
-
-impl Ledgers for Memory {
-    fn of(&mut self, identity: &str) -> &mut impl Ledger {
-        identity.clone_into(&mut self.at);
-        self
-    }
-}
-
-impl Ledger for Memory {
-    fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
-        Ok(self.parts.get(&(self.at.clone(), part)).map(Vec::as_slice))
-    }
-
-    fn publish(&mut self, part: Part, bytes: &[u8]) -> Result<(), StoreError> {
-        self.parts.insert((self.at.clone(), part), bytes.to_vec());
-        Ok(())
-    }
-}
 
 /// What a host has added up, by route and number, and by breaker.
 #[derive(Debug, Default)]
@@ -109,8 +83,8 @@ fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
     );
     let policy = engine.policy();
     let (mut worker, mut other) = (Upstreams::new(policy), Upstreams::new(policy));
-    let (mut ledgers, mut sums) = (Memory::default(), Sums { upstreams: 2, ..Sums::default() });
-    let mut ask = |upstreams: &mut Upstreams, ledgers: &mut Memory, status: u16, is_kept: bool, at: u64| {
+    let (mut ledgers, mut sums) = (MemoryLedgers::default(), Sums { upstreams: 2, ..Sums::default() });
+    let mut ask = |upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, status: u16, is_kept: bool, at: u64| {
         let around = &mut Around { ledgers, draw: Draw(0), now: ms(at) };
         let (mut way, mut step) = upstreams.begin(policy, 0, Some(b"GET"), around);
         around.now = ms(at + 1);
@@ -179,7 +153,7 @@ fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
         routes.join(",")
     ));
     let policy = engine.policy();
-    let (mut upstreams, mut ledgers) = (Upstreams::new(policy), Memory::default());
+    let (mut upstreams, mut ledgers) = (Upstreams::new(policy), MemoryLedgers::default());
     let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
     let (mut way, _) = upstreams.begin(policy, 299, None, around);
     upstreams.ended(policy, &mut way, CallEnd::NotConnected.into(), around);
@@ -201,7 +175,7 @@ fn page_tells_what_was_counted_where_nobody_exports_it() {
     let (policy, mut counters) = (engine.policy(), Counters::new(2, 2));
     counters.count(1, TierIndex::new(1).unwrap(), Fate::Refused);
     counters.add(Total::Bans, 3);
-    let (mut upstreams, mut ledgers) = (Upstreams::new(policy), Memory::default());
+    let (mut upstreams, mut ledgers) = (Upstreams::new(policy), MemoryLedgers::default());
     let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
     let (mut way, _) = upstreams.begin(policy, 0, Some(b"GET"), around);
     upstreams.ended(policy, &mut way, CallEnd::Answered(200).into(), around);

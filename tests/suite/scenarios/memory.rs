@@ -2,36 +2,9 @@
 
 use std::collections::HashMap;
 
-use tidegate::breaker::{Ledger, Part};
-use tidegate::fallback::Ledgers;
 use tidegate::stale::Shelf;
 use tidegate::stale::shelf::{Place, Read};
 use tidegate::store::StoreError;
-
-/// The records of breakers.
-#[derive(Debug, Default)]
-pub struct BreakerRecords {
-    parts: HashMap<(String, Part), Vec<u8>>,
-    at: String,
-}
-
-impl Ledgers for BreakerRecords {
-    fn of(&mut self, identity: &str) -> &mut impl Ledger {
-        identity.clone_into(&mut self.at);
-        self
-    }
-}
-
-impl Ledger for BreakerRecords {
-    fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
-        Ok(self.parts.get(&(self.at.clone(), part)).map(Vec::as_slice))
-    }
-
-    fn publish(&mut self, part: Part, bytes: &[u8]) -> Result<(), StoreError> {
-        self.parts.insert((self.at.clone(), part), bytes.to_vec());
-        Ok(())
-    }
-}
 
 /// Kept answers.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use tidegate::assets::{AssetRequest, Assets};
 use tidegate::decision::quota_headers;
 use tidegate::engine::delaying::{Books, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
-use tidegate::fallback::{Around, TICK, Upstreams, Way};
+use tidegate::fallback::{Around, MemoryLedgers, TICK, Upstreams, Way};
 use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
 use tidegate::lease::{LEASE_IDLE, Leases};
@@ -22,7 +22,7 @@ use tidegate::store::memory::MemoryStore;
 use tidegate::units::{Draw, Timestamp};
 
 use super::document::{Does, SEED, START_MS, Scenario, Step};
-use super::memory::{BreakerRecords, KeptAnswers};
+use super::memory::KeptAnswers;
 use super::seen::{Report, Seen};
 use facts::Request;
 
@@ -63,7 +63,7 @@ struct Host<'s> {
     engine: Rc<Engine>,
     assets: Assets,
     upstreams: Upstreams,
-    breakers: BreakerRecords,
+    breakers: MemoryLedgers,
     kept: KeptAnswers,
     kept_bytes: (u32, u32),
     store: MemoryStore,
@@ -119,7 +119,7 @@ impl<'s> Host<'s> {
             upstreams: Upstreams::new(engine.policy()),
             engine,
             assets,
-            breakers: BreakerRecords::default(),
+            breakers: MemoryLedgers::default(),
             kept: KeptAnswers::default(),
             kept_bytes: (kept.max_object, kept.max_bytes),
             store: MemoryStore::new(max_keys),
