@@ -20,7 +20,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use serde_json::{Map, Value, json};
@@ -236,7 +236,7 @@ impl Service {
         let grpc = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         let outcome = self.work(&settings).await;
         abandoned.0 = None;
-        match (outcome, grpc) {
+        let mut answer = match (outcome, grpc) {
             (outcome, true) => grpc_answer(outcome),
             (Outcome::Served, false) if settings.echo || parts.uri.path().starts_with("/echo") => {
                 let echo = json!({
@@ -254,7 +254,12 @@ impl Service {
             (Outcome::Overloaded, false) => {
                 plain(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "the origin is overloaded\n".to_owned())
             }
+        };
+        // Over HTTP/1 hyper sees to it.
+        if parts.method == Method::HEAD && parts.version == Version::HTTP_2 {
+            *answer.body_mut() = Body::default();
         }
+        answer
     }
 
     async fn work(&self, settings: &Settings) -> Outcome {
