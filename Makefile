@@ -115,30 +115,21 @@ redis:
 
 build: setup filter worker ## what is deployed: the Envoy filter into dist/envoy, the Worker into dist/cloudflare
 
-# A filter's wasm, built with these flags.
-define envoy_filter
-@$(RUST_FLAGS) cargo build --package tidegate-envoy --target wasm32-wasip1 --profile wasm $(2)
-@mkdir -p dist/envoy target/envoy
-@# Both come under one name: what is optimised is a copy, taken when it has changed.
-@cmp -s $(WASM_BUILT) target/envoy/$(1) || cp $(WASM_BUILT) target/envoy/$(1)
-@$(MAKE) --silent dist/envoy/$(1)
-@size=$$(wc -c < dist/envoy/$(1)) && echo "dist/envoy/$(1): $$((size)) bytes of at most $(WASM_LIMIT)" \
-	&& if [ "$$size" -gt $(WASM_LIMIT) ]; then echo "the filter is too large" >&2; exit 1; fi
-@for path in "$$HOME" "$(CARGO_HOME)" "$(CURDIR)"; do \
-	if [ "$$path" != / ] && grep -aqF -e "$$path/" dist/envoy/$(1); then \
-		echo "the filter holds a path of this machine: $$path" >&2; exit 1; \
-	fi; \
-done
-endef
-
 filter:
 	$(call need,cargo,install Rust from https://rustup.rs)
 	$(call say,building the filter)
-	$(call envoy_filter,tidegate.wasm,)
-	$(call envoy_filter,tidegate-lean.wasm,--no-default-features)
-	@$(MAKE) --silent dist/envoy/envoy.yaml
+	@$(RUST_FLAGS) cargo build --package tidegate-envoy --target wasm32-wasip1 --profile wasm
+	@$(MAKE) --silent dist/envoy/tidegate.wasm dist/envoy/envoy.yaml
+	@size=$$(wc -c < dist/envoy/tidegate.wasm) && echo "dist/envoy/tidegate.wasm: $$((size)) bytes of at most $(WASM_LIMIT)" \
+		&& if [ "$$size" -gt $(WASM_LIMIT) ]; then echo "the filter is too large" >&2; exit 1; fi
+	@for path in "$$HOME" "$(CARGO_HOME)" "$(CURDIR)"; do \
+		if [ "$$path" != / ] && grep -aqF -e "$$path/" dist/envoy/tidegate.wasm; then \
+			echo "the filter holds a path of this machine: $$path" >&2; exit 1; \
+		fi; \
+	done
 
-dist/envoy/%.wasm: target/envoy/%.wasm $(BINARYEN_STAMP) Makefile
+dist/envoy/tidegate.wasm: $(WASM_BUILT) $(BINARYEN_STAMP) Makefile
+	@mkdir -p $(@D)
 	@$(WASM_OPT) $< --output $@
 
 dist/envoy/envoy.yaml: envoy/envoy.yaml
@@ -193,7 +184,6 @@ test: redis build ## everything that must hold: format, lints, core, filter, the
 	@cargo clippy --workspace --all-targets --features cli -- -D warnings
 	@cargo clippy --package tidegate --package tidegate-cloudflare --lib --target wasm32-unknown-unknown -- -D warnings
 	@cargo clippy --package tidegate-envoy --target wasm32-wasip1 -- -D warnings
-	@cargo clippy --package tidegate-envoy --target wasm32-wasip1 --no-default-features -- -D warnings
 	$(call say,tests)
 	@cargo test --features cli
 	$(call say,tests of the Worker)

@@ -133,8 +133,6 @@ extern "C" fn proxy_on_response_headers(stream: u32, _count: u32, end: u32) -> u
     })
 }
 
-/// Only in the filter that keeps answers: Envoy calls it for every answer with a body, whatever the policy says.
-#[cfg(feature = "stale")]
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_response_body(stream: u32, size: usize, end: u32) -> u32 {
     VM.with_borrow_mut(|vm| {

@@ -331,7 +331,6 @@ impl Filter {
     }
 
     /// Sees a piece of the answer's body pass.
-    #[cfg(feature = "stale")]
     pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
         self.serving.body(&self.instance, size, is_last);
         Next::Continue

@@ -136,7 +136,6 @@ pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// The piece of the answer's body that has just come, of so many bytes.
-#[cfg(feature = "stale")]
 pub fn body_piece(size: usize) -> Result<Vec<u8>, HostError> {
     const RESPONSE_BODY: u32 = 1;
     let bytes = received(|data, got| unsafe { proxy_get_buffer_bytes(RESPONSE_BODY, 0, size, data, got) })?;

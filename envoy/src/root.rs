@@ -110,22 +110,11 @@ fn read_policy() -> Result<Instance, Vec<String>> {
         Policy::parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let mut problems: Vec<String> =
         policy.routed_upstreams().filter(|it| it.cluster().is_none()).map(no_cluster).collect();
-    if !cfg!(feature = "stale") {
-        let keeping = policy.routes().iter().enumerate().filter(|(_, route)| route.serving().stale().is_some());
-        problems.extend(keeping.map(|(place, _)| keeps_nothing(place)));
-    }
     let authority = authority::of(&policy).unwrap_or_else(|problem| {
         problems.push(problem);
         None
     });
     if problems.is_empty() { Ok(Instance::new(policy, Fingerprint::of(&text), authority)) } else { Err(problems) }
-}
-
-fn keeps_nothing(route: usize) -> String {
-    format!(
-        "/routes/{route}/fallback/stale: tidegate-lean.wasm keeps no answers, which costs every request a call; load \
-         tidegate.wasm, or remove \"stale\""
-    )
 }
 
 fn no_cluster(upstream: &Upstream) -> String {

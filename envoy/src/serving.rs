@@ -100,7 +100,6 @@ impl Serving {
     }
 
     /// Takes the next piece of the answer's body, which goes on to the client whatever comes of it here.
-    #[cfg(feature = "stale")]
     pub fn body(&mut self, instance: &Instance, size: usize, is_last: bool) {
         let Some(collecting) = &mut self.collecting else { return };
         let pushed = size == 0

@@ -5,7 +5,7 @@
 //! and what is told is the median over the rounds, and the decile of those that were disturbed the least. CPU is the process's own,
 //! as the kernel counts it, so that load and upstream do not count; still, run it on a machine that does little else.
 //!
-//! `cargo bench --features cli --bench filter -- lean` measures only those that have one of these words in their names, beside
+//! `cargo bench --features cli --bench filter -- route` measures only those that have one of these words in their names, beside
 //! the first two.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
@@ -37,8 +37,7 @@ const ROUTED: &str = concat!(
 
 fn contenders(upstream: SocketAddr) -> Result<Vec<(&'static str, Bootstrap)>, Box<dyn std::error::Error>> {
     let shipped = Bootstrap::shipped()?.upstream(upstream)?.set(ACCESS_LOG, json!([]))?;
-    let whole = shipped.clone().wasm(Path::new("dist/envoy/tidegate.wasm"))?.policy(POLICY)?;
-    let ours = shipped.clone().wasm(Path::new("dist/envoy/tidegate-lean.wasm"))?.policy(POLICY)?;
+    let ours = shipped.clone().wasm(Path::new("dist/envoy/tidegate.wasm"))?.policy(POLICY)?;
     // Every request names another address there, which the policies without this never look at.
     let many = POLICY.replacen('{', r#"{"client":{"address":{"header":"x-forwarded-for","trusted_hops":2}},"#, 1);
     let routed = |route: &str| POLICY.replacen('{', &format!("{{{}", ROUTED.replace("$ROUTE", route)), 1);
@@ -49,13 +48,12 @@ fn contenders(upstream: SocketAddr) -> Result<Vec<(&'static str, Bootstrap)>, Bo
         ("plain Envoy", shipped.clone().without_filter()?),
         ("wasm, does nothing", shipped.clone().wasm(Path::new(NOTHING))?),
         ("Envoy's local_ratelimit", shipped.clone().set(FILTER, local_ratelimit())?),
-        ("Tidegate, with kept answers", whole),
-        ("Tidegate, lean", ours.clone()),
-        ("lean, no RateLimit fields", ours.clone().policy(&silent)?),
-        ("lean, a thousand addresses", ours.clone().policy(&many)?),
-        ("lean, a route", ours.clone().policy(&unwatched)?),
-        ("lean, a route and its breaker", ours.clone().policy(&route)?),
-        ("lean, further tries as well", ours.policy(&again)?),
+        ("Tidegate", ours.clone()),
+        ("Tidegate, no RateLimit fields", ours.clone().policy(&silent)?),
+        ("Tidegate, a thousand addresses", ours.clone().policy(&many)?),
+        ("Tidegate, a route", ours.clone().policy(&unwatched)?),
+        ("Tidegate, a route and its breaker", ours.clone().policy(&route)?),
+        ("Tidegate, further tries as well", ours.policy(&again)?),
     ])
 }
 

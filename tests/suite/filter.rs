@@ -24,7 +24,6 @@ mod flood;
 mod health;
 mod hostile;
 mod keys;
-mod lean;
 pub mod metrics;
 mod modes;
 mod panic;
