@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { locations, until, worker } from "./worker.mjs";
+import { locations, passing, status, until, worker } from "./worker.mjs";
 
 const policy = (limit, more) => ({
   version: 1,
@@ -11,22 +11,6 @@ const policy = (limit, more) => ({
   stores: { deadline: "5s" },
   ...more,
 });
-
-const status = async (answer) => {
-  const { status, body } = await answer;
-  await body?.cancel();
-  return status;
-};
-
-/** How many of so many requests pass that come to all three locations, some at a time. */
-const passing = async (get, count, init) => {
-  let passed = 0;
-  for (let sent = 0; sent < count; sent += 12) {
-    const asked = Array.from({ length: Math.min(12, count - sent) }, (_, at) => status(get(at % 3, "/", init)));
-    for (const status of await Promise.all(asked)) passed += status === 200 ? 1 : 0;
-  }
-  return passed;
-};
 
 for (const [algorithm, sharing] of [
   ["fixed-window", "lease"],
