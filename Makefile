@@ -167,7 +167,7 @@ demo: build ## a traffic spike and an outage against a real Envoy, with the filt
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo $(if $(KEEP),--keep) $(ARGS)
 
-demo-cloudflare: build ## the same spike against a real workerd, with two locations that share their limits
+demo-cloudflare: build ## the same against a real workerd, with two locations of the Worker, which share the spike's limits
 	$(call say,building the demo)
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo --cloudflare $(if $(KEEP),--keep) $(ARGS)
