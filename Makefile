@@ -49,6 +49,8 @@ define bind
 @.tools/wasm-bindgen/bin/wasm-bindgen --target web --no-typescript --out-dir $(1) --out-name tidegate \
 	--experimental-reset-state-function $(WORKER_BUILT)
 @$(WASM_OPT) --strip-debug --strip-producers $(1)/tidegate_bg.wasm --output $(1)/tidegate_bg.wasm
+@# For Node, which reads the policy with it before a deployment.
+@echo '{ "type": "module" }' > $(1)/package.json
 endef
 
 say = @printf '\033[1m== %s\033[0m\n' "$(1)"
@@ -144,7 +146,7 @@ worker: setup ## the Worker alone, into dist/cloudflare
 	$(call say,building the Worker)
 	$(call bind,cloudflare/pkg,)
 	@rm -rf dist/cloudflare target/cloudflare && mkdir -p dist/cloudflare
-	@cd cloudflare && cp -r *.mjs pkg policy.json wrangler.toml ../dist/cloudflare/
+	@cd cloudflare && cp -r *.mjs deploy pkg policy.json wrangler.toml ../dist/cloudflare/
 	@cd dist/cloudflare && $(subst node_modules,$(CURDIR)/cloudflare/node_modules,$(WRANGLER)) deploy --dry-run --outdir ../../target/cloudflare
 	@size=$$(cat target/cloudflare/entry.js target/cloudflare/*.wasm | gzip -9 | wc -c) \
 		&& echo "the Worker: $$((size)) bytes compressed, of at most $(WORKER_LIMIT)" \
