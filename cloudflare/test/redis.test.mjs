@@ -117,7 +117,8 @@ test("a wrong token leaves it to the policy, and is told without being shown", a
     const { get, log } = await counted(t, { protocol, url }, {}, { bindings: { REDIS_TOKEN: wrong }, more: { status: status_page } });
     assert.equal(await status(get(0, "/")), 503);
     await said(log, `the store of shared limits, ${url}: Redis refuses the credentials`);
-    const page = await (await get(0, "/tidegate/status")).text();
+    let page;
+    await until(async () => /"store_ask_failures":[1-9]/.test((page = await (await get(0, "/tidegate/status")).text())));
     assert.match(page, /"store":{"answers":/);
     const encoded = Buffer.from(wrong).toString("base64");
     for (const text of [page, log.join("\n")]) assert.ok(!text.includes(wrong) && !text.includes(encoded), text);

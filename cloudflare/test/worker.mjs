@@ -64,7 +64,7 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
   const namespace = hasObjects && (await miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY", "hel"));
   const shards = Array.from({ length: hasObjects ? 32 : 0 }, (_, at) => namespace.get(namespace.idFromName(`shard-${at}`)));
   const kv = await miniflare.getKVNamespace("TIDEGATE", "hel");
-  return { get, shards, kv, server, log, miniflare };
+  return { get, shards, kv, server, log };
 }
 
 /** The status of an answer, whose body nobody wants. */
@@ -112,13 +112,14 @@ const worldly = (world) => `
     leave() {
       this.ctx.abort("evicted");
     }
-    // "hang", "throw", or none.
+    // "hang", "throw", "slow", or none.
     fault(fault) {
       this.faulty = fault;
     }
     async ask(ask) {
       if (this.faulty === "hang") await new Promise(() => {});
       if (this.faulty === "throw") throw Object.assign(new Error("too many requests"), { overloaded: true });
+      if (this.faulty === "slow") await new Promise((resolve) => setTimeout(resolve, 300));
       return super.ask(ask);
     }
     tried(asks) {
