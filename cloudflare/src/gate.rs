@@ -13,7 +13,6 @@ use crate::sharing::{self, Asking};
 use crate::task::Task;
 use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use tidegate::assets::Assets;
 use tidegate::decision::quota_headers;
@@ -26,6 +25,7 @@ use tidegate::metrics::Counters;
 use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
 use tidegate::rls::Heard;
+use tidegate::sorted_map::SortedMap;
 use tidegate::stale::{Keyed, Recent};
 use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::memory::MemoryStore;
@@ -52,7 +52,7 @@ pub struct Work {
     /// What is drawn of limits that others share.
     pub leases: Leases,
     /// Those who have waited for the authority and do not know yet, and since when they have.
-    pub woken: BTreeMap<u32, Timestamp>,
+    pub woken: SortedMap<u32, Timestamp>,
     pub counters: Counters,
     pub plan: Plan,
     text: String,
@@ -60,7 +60,7 @@ pub struct Work {
     /// Room for those who leave it.
     pub left: Vec<Left<Held>>,
     /// Those who have left it and do not know yet.
-    pub ended: BTreeMap<u32, Ended>,
+    pub ended: SortedMap<u32, Ended>,
     /// The number of the last request that came to wait.
     pub last_id: u32,
     /// Where the policy asks how the service is.
@@ -119,13 +119,13 @@ impl Gate {
                 store: MemoryStore::new(0),
                 local: MemoryStore::new(0),
                 leases,
-                woken: BTreeMap::new(),
+                woken: SortedMap::new(),
                 counters,
                 plan: Plan::new(),
                 text: String::new(),
                 room,
                 left: Vec::new(),
-                ended: BTreeMap::new(),
+                ended: SortedMap::new(),
                 last_id: 0,
                 health,
                 known,
