@@ -16,6 +16,8 @@ const modules = [
 
 const names = ["hel", "rkv"];
 const miniflare = new Miniflare({
+  // Nobody reads the standard output behind its first line.
+  handleRuntimeStdio: (...streams) => streams.forEach((stream) => stream.pipe(process.stderr)),
   workers: names.map((name) => ({
     name,
     modules,

@@ -1,4 +1,6 @@
-//! Two running locations of the Worker, each a real workerd's, with what Cloudflare has around one: a cache and KV.
+//! Two running locations of the Worker in a real workerd, with what Cloudflare has around one: a cache and KV.
+//!
+//! Part of the rig that the demo and the test suite share. Unix only.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
@@ -7,7 +9,6 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::workerd::Error;
 use tempfile::NamedTempFile;
 
 /// Running locations. Dropping them ends their processes.
@@ -22,28 +23,28 @@ pub struct Locations {
 
 impl Locations {
     /// Starts the Worker from the directory in which `make build` leaves it, with this policy.
-    pub fn start(built: &Path, policy: &str) -> Result<Self, Error> {
+    pub fn start(built: &Path, policy: &str) -> io::Result<Self> {
         if !built.join("entry.mjs").is_file() {
-            return Err(Error::NoWorker(built.display().to_string()));
+            return Err(io::Error::other(format!("no Worker in {}: run `make setup build`", built.display())));
         }
-        let file = NamedTempFile::with_prefix("tidegate-policy-").map_err(Error::Io)?;
-        std::fs::write(&file, policy).map_err(Error::Io)?;
+        let file = NamedTempFile::with_prefix("tidegate-policy-")?;
+        std::fs::write(&file, policy)?;
         let mut command = Command::new("node");
         command.arg(PROGRAM).arg(built).arg(file.path());
         // In a process group of its own: Ctrl-C is for us.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut process = command.spawn().map_err(Error::Io)?;
+        let mut process = command.spawn()?;
         let leash = process.stdin.take();
         let mut said = String::new();
         if let Some(stdout) = process.stdout.take() {
             // It says where it is or ends.
-            BufReader::new(stdout).read_line(&mut said).map_err(Error::Io)?;
+            BufReader::new(stdout).read_line(&mut said)?;
         }
         match serde_json::from_str(&said) {
             Ok(addrs) => Ok(Self { process, leash, addrs }),
             Err(_) => {
                 end(&mut process, leash);
-                Err(Error::Silent(said))
+                Err(io::Error::other("it has not said where it listens"))
             }
         }
     }

@@ -75,7 +75,7 @@ impl Outage {
         let origin = Server::start().map_err(Error::Origin)?;
         let policy = with_urls(&document, &[("cdn", &cdn), ("origin", &origin)])
             .map_err(|error| Error::Policy(policy.to_owned(), error.into()))?;
-        let locations = Locations::start(worker, &policy).map_err(Error::Workerd)?;
+        let locations = Locations::start(worker, &policy).map_err(Error::Locations)?;
         let (filtered, unfiltered) = (Load::new(locations.addrs, true), Load::new([cdn.addr()], false));
         Ok(Self { cdn, origin, host: Host::Workerd { _locations: locations }, filtered, unfiltered, plain, lasting })
     }
