@@ -28,7 +28,6 @@ WASM_BINDGEN_STAMP := .tools/wasm-bindgen-$(WASM_BINDGEN_VERSION).done
 NODE_STAMP := cloudflare/node_modules/.package-lock.json
 CARGO_HOME ?= $(HOME)/.cargo
 WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
-WORKER_BUILT := target/wasm32-unknown-unknown/wasm/tidegate_cloudflare.wasm
 # Cloudflare counts a Worker compressed.
 WORKER_LIMIT := $(shell echo $$((236 * 1024)))
 # wrangler asks nothing of the network and nobody at the keyboard.
@@ -41,13 +40,13 @@ RUST_FLAGS := flags=('--cfg=sha2_backend_soft="compact"' "--remap-path-prefix=$$
 	"--remap-path-prefix=$(CARGO_HOME)/registry/src=crates" "--remap-path-prefix=$(CURDIR)=."); \
 	export CARGO_ENCODED_RUSTFLAGS=$$(IFS=$$'\x1f'; echo "$${flags[*]}");
 
-# The Worker's wasm and its bindings, into a directory, built with these flags. Made for size throughout: Cloudflare bounds it, and
-# what a request costs is workerd's calls.
+# A Worker's wasm and its bindings, into a directory: of this package, built with these flags. Made for size throughout: Cloudflare
+# bounds it, and what a request costs is workerd's calls.
 define bind
-@$(RUST_FLAGS) cargo build --package tidegate-cloudflare --target wasm32-unknown-unknown --profile wasm $(2) \
+@$(RUST_FLAGS) cargo build --package $(2) --target wasm32-unknown-unknown --profile wasm $(3) \
 	--config 'profile.wasm.strip="debuginfo"' --config 'profile.wasm.opt-level="z"'
 @.tools/wasm-bindgen/bin/wasm-bindgen --target web --no-typescript --out-dir $(1) --out-name tidegate \
-	--experimental-reset-state-function $(WORKER_BUILT)
+	--experimental-reset-state-function target/wasm32-unknown-unknown/wasm/$(subst -,_,$(2)).wasm
 @$(WASM_OPT) --strip-debug --strip-producers $(1)/tidegate_bg.wasm --output $(1)/tidegate_bg.wasm
 endef
 
@@ -142,7 +141,7 @@ worker: setup ## the Worker alone, into dist/cloudflare
 			echo "Cargo.lock has wasm-bindgen $$locked, the Makefile WASM_BINDGEN_VERSION $(WASM_BINDGEN_VERSION): make them the same" >&2; exit 1; \
 		fi
 	$(call say,building the Worker)
-	$(call bind,cloudflare/pkg,)
+	$(call bind,cloudflare/pkg,tidegate-cloudflare,)
 	@rm -rf dist/cloudflare target/cloudflare && mkdir -p dist/cloudflare
 	@cd cloudflare && cp -r *.mjs pkg policy.json wrangler.toml ../dist/cloudflare/
 	@cd dist/cloudflare && $(subst node_modules,$(CURDIR)/cloudflare/node_modules,$(WRANGLER)) deploy --dry-run --outdir ../../target/cloudflare
@@ -153,14 +152,27 @@ worker: setup ## the Worker alone, into dist/cloudflare
 # The Worker with a trap for its tests, apart from what is shipped.
 target/cloudflare-panics/entry.mjs: worker
 	$(call say,building the Worker that panics on request)
-	$(call bind,$(@D)/pkg,--features panic-on-header)
+	$(call bind,$(@D)/pkg,tidegate-cloudflare,--features panic-on-header)
 	@cp cloudflare/*.mjs $(@D)/
 
 # The Worker with a clock that each request sets, apart from what is shipped.
 target/cloudflare-scenarios/entry.mjs: worker
 	$(call say,building the Worker whose clock a request sets)
-	$(call bind,$(@D)/pkg,--features test-clock)
+	$(call bind,$(@D)/pkg,tidegate-cloudflare,--features test-clock)
 	@cp cloudflare/*.mjs $(@D)/
+
+# A Worker in Rust that has Tidegate as a library.
+target/cloudflare-rust/entry.mjs: worker
+	$(call say,building the Worker in Rust)
+	$(call bind,$(@D)/pkg,tidegate-example-rust,)
+	@cp cloudflare/examples/rust/entry.mjs $@
+	@echo "a Worker in Rust: $$(cat $@ $(@D)/pkg/*.* | gzip -9 | wc -c) bytes compressed"
+
+# The same with a trap for its tests.
+target/cloudflare-rust-panics/entry.mjs: worker
+	$(call say,building the Worker in Rust that panics on request)
+	$(call bind,$(@D)/pkg,tidegate-example-rust,--features tidegate-cloudflare/panic-on-header)
+	@cp cloudflare/examples/rust/entry.mjs $@
 
 demo: build ## a traffic spike and an outage against a real Envoy, with the filter and without (KEEP=1 leaves it up)
 	$(call say,building the demo)
@@ -187,7 +199,8 @@ test: redis build ## everything that must hold: format, lints, core, filter, the
 	$(call say,tests)
 	@cargo test --features cli
 	$(call say,tests of the Worker)
-	@$(MAKE) target/cloudflare-panics/entry.mjs target/cloudflare-scenarios/entry.mjs
+	@$(MAKE) target/cloudflare-panics/entry.mjs target/cloudflare-scenarios/entry.mjs \
+		target/cloudflare-rust/entry.mjs target/cloudflare-rust-panics/entry.mjs
 	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
 		cargo test --package tidegate-cloudflare --target wasm32-unknown-unknown
 	@cd cloudflare && node --test --test-reporter=spec test/*.test.mjs

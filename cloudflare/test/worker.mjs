@@ -4,7 +4,10 @@ import { createServer } from "node:http";
 import { createServer as createSocketServer } from "node:net";
 import { Miniflare } from "miniflare";
 
-const shipped = new URL("../../dist/cloudflare/", import.meta.url);
+/** The Worker in Rust that has Tidegate as a library. What its policy lets pass, its handler asks of the origin. */
+export const rust = new URL("../../target/cloudflare-rust/", import.meta.url);
+/** What is tested: the Worker that is deployed or, with TIDEGATE_WORKER=rust, the one in Rust. */
+const shipped = process.env.TIDEGATE_WORKER === "rust" ? rust : new URL("../../dist/cloudflare/", import.meta.url);
 
 /** Starts the Worker with this policy, in front of `origin`; both end with the test. `log` is what the Worker says. */
 export async function worker(test, policy, origin = hello, { dist = shipped, world, main, ...options } = {}) {
@@ -17,11 +20,13 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
     compatibilityFlags: ["enable_request_signal"],
     outboundService: (request) => forward(request, server),
     handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
+    ...(isBuiltIn(dist) ? { kvNamespaces: ["TIDEGATE"] } : {}),
     ...options,
   });
   const miniflare = new Miniflare(under(policy));
   test.after(() => miniflare.dispose());
   const base = await miniflare.ready;
+  if (isBuiltIn(dist) && policy) await (await miniflare.getKVNamespace("TIDEGATE")).put("policy", JSON.stringify(policy));
   /** Sends a request as a client of this address. */
   const get = (path, { address = "192.0.2.1", headers = {}, ...init } = {}) =>
     miniflare.dispatchFetch(`http://example.com${path}`, {
@@ -65,15 +70,19 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
   return { get, shards, kv, server, log, miniflare };
 }
 
+/** Whether a Worker has its policy built in: KV gives it another one. */
+const isBuiltIn = (dist) => dist.pathname.includes("/cloudflare-rust");
+
 /** The modules of the Worker that was built here, with this policy. */
 export function modules(policy, dist, world) {
+  const scripts = readdirSync(new URL("pkg/", dist), { recursive: true }).filter((name) => name.endsWith(".js"));
   const file = (name) => readFileSync(new URL(name, dist));
   const beside = readdirSync(dist).filter((name) => name.endsWith(".mjs") && name !== "entry.mjs");
   return [
     ...(world ? [{ type: "ESModule", path: "world.mjs", contents: worldly(world) }] : []),
     { type: "ESModule", path: "entry.mjs", contents: file("entry.mjs") },
     ...beside.map((path) => ({ type: "ESModule", path, contents: file(path) })),
-    { type: "ESModule", path: "pkg/tidegate.js", contents: file("pkg/tidegate.js") },
+    ...scripts.map((name) => ({ type: "ESModule", path: `pkg/${name}`, contents: file(`pkg/${name}`) })),
     { type: "CompiledWasm", path: "pkg/tidegate_bg.wasm", contents: file("pkg/tidegate_bg.wasm") },
     { type: "ESModule", path: "policy.json", contents: `export default ${JSON.stringify(policy)}` },
   ];

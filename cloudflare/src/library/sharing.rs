@@ -1,0 +1,144 @@
+//! Asks the authority over limits that are shared. The core says what to ask.
+
+use super::bindings::{Authority, at_most, same, settled, within};
+use super::driving::Leaving;
+use crate::host::{self, Request, put};
+use crate::sharing::{Asking, Errand};
+use crate::verdict::Verdict;
+use crate::{isolate, now};
+use core::cell::Cell;
+use js_sys::{Array, Object, Promise, Uint8Array};
+use tidegate::units::{Span, Timestamp};
+use wasm_bindgen::{JsCast, JsValue};
+use worker::Context;
+use worker::wasm_bindgen_futures::future_to_promise;
+
+/// Sends what there is to be asked. The promise is kept when all of it is answered, or will not be.
+pub fn send(authority: &Authority, ctx: &Context) -> Promise {
+    isolate::tend(now());
+    let errands = isolate::errands(now());
+    if errands.is_empty() {
+        return Promise::resolve(&JsValue::UNDEFINED);
+    }
+    let sent = Array::new();
+    for errand in errands {
+        let authority = authority.clone();
+        let run = future_to_promise(async move {
+            run(errand, &authority).await;
+            Ok(JsValue::UNDEFINED)
+        });
+        sent.push(&run);
+    }
+    let sent = Promise::all(&sent);
+    // Also when the client goes away: what is granted then serves the next one.
+    let all = sent.clone();
+    ctx.wait_until(async move {
+        let _ = settled(all).await;
+    });
+    attend(authority, ctx);
+    sent
+}
+
+/// The verdict on a request that waits for the authority. `sent` are the asks that it has made itself.
+///
+/// # Errors
+/// There was none within the deadline, or nobody is there any more to see it.
+pub async fn asked(
+    mut asking: Asking,
+    request: &Request,
+    sent: Promise,
+    authority: &Authority,
+    ctx: &Context,
+) -> Result<Verdict, JsValue> {
+    let leaving = Leaving::of(request);
+    let deadline = Span::from_millis(u64::from(asking.deadline_ms()));
+    let last = now().after(deadline).after(SPARE);
+    at_most(deadline, &Promise::race(&Array::of2(&sent, &leaving.left))).await;
+    while now() < last && !leaving.has_left() {
+        let verdict = asking.verdict(request, now());
+        // It may have to ask again.
+        let _ = send(authority, ctx);
+        match verdict {
+            Verdict::NotYet => at_most(LOOKS_EVERY, &leaving.left).await,
+            verdict => return Ok(verdict),
+        }
+    }
+    Err("there was no verdict within the deadline".into())
+}
+
+async fn run(errand: Errand, authority: &Authority) {
+    let grant = ask(&errand, authority).await;
+    if let Err(error) = &grant {
+        tell(error);
+    }
+    errand.done(grant.ok().as_deref(), now());
+}
+
+/// The answer to an ask. One that comes after the request's deadline still is one.
+async fn ask(errand: &Errand, authority: &Authority) -> Result<Vec<u8>, JsValue> {
+    let object = authority.object(&format!("shard-{}", errand.shard(SHARDS)))?;
+    let init = Object::new();
+    put(&init, "method", &"POST".into());
+    put(&init, "body", &Uint8Array::from(&*errand.message()));
+    let answer = within(LONGEST, &object.fetch(URL, &init)?).await?;
+    let answer: host::Response = answer.dyn_into()?;
+    if answer.status() != 200 {
+        return Err(format!("status {}", answer.status()).into());
+    }
+    let bytes = within(LONGEST, &answer.array_buffer()?).await?;
+    Ok(Uint8Array::new(&bytes).to_vec())
+}
+
+thread_local! {
+    /// When somebody last began to see to what is due, of whom there is one at a time, and under which number.
+    static ATTENDED: Cell<Option<(Timestamp, u32)>> = const { Cell::new(None) };
+    /// When the last error was told: an authority that fails does so many times.
+    static TOLD: Cell<Option<Timestamp>> = const { Cell::new(None) };
+    static NUMBER: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Sees to it that permits which are not used are given back.
+fn attend(authority: &Authority, ctx: &Context) {
+    let began = now();
+    if ATTENDED.get().is_some_and(|(since, _)| began.since(since) < ATTENDS && since.since(began) < ATTENDS) {
+        return;
+    }
+    let mine = (began, NUMBER.get().wrapping_add(1));
+    NUMBER.set(mine.1);
+    ATTENDED.set(Some(mine));
+    let (authority, after) = (authority.clone(), same(ctx));
+    ctx.wait_until(async move {
+        while ATTENDED.get() == Some(mine) && now().since(began) < ATTENDS {
+            let due = isolate::tend(now());
+            let _ = send(&authority, &after);
+            let Some(due) = due else { break };
+            let _ = settled(host::after(Span::from_millis(u64::from(due)).max(LOOKS_EVERY))).await;
+        }
+        if ATTENDED.get() == Some(mine) {
+            ATTENDED.set(None);
+        }
+    });
+}
+
+fn tell(error: &JsValue) {
+    let at = now();
+    if TOLD.get().is_some_and(|told| at.since(told) < TOLD_EVERY && told.since(at) < TOLD_EVERY) {
+        return;
+    }
+    TOLD.set(Some(at));
+    host::log_error(&format!("tidegate: the authority over shared limits cannot be asked: {error:?}"));
+}
+
+/// As many objects share the keys as those of the Worker that `entry.mjs` deploys.
+const SHARDS: u32 = 32;
+/// What an object is asked by. Nobody looks at it.
+const URL: &str = "https://authority/";
+/// So long an answer is awaited that no request waits for any more.
+const LONGEST: Span = Span::from_secs(5);
+/// A request that waits for what another one has asked looks so often.
+const LOOKS_EVERY: Span = Span::from_millis(2);
+/// Longer than the deadline by so much no verdict takes, or something has gone wrong.
+const SPARE: Span = Span::from_secs(1);
+/// After so long somebody else sees to what is due: no request lasts for ever.
+const ATTENDS: Span = Span::from_secs(20);
+const TOLD_EVERY: Span = Span::from_secs(10);
