@@ -168,10 +168,10 @@ target/cloudflare-rust/entry.mjs: worker
 	@cp cloudflare/examples/rust/entry.mjs $@
 	@echo "a Worker in Rust: $$(cat $@ $(@D)/pkg/*.* | gzip -9 | wc -c) bytes compressed"
 
-# The same with a trap for its tests.
-target/cloudflare-rust-panics/entry.mjs: worker
-	$(call say,building the Worker in Rust that panics on request)
-	$(call bind,$(@D)/pkg,tidegate-example-rust,--features tidegate-cloudflare/panic-on-header)
+# The same with a clock that each request sets, and a trap.
+target/cloudflare-rust-tests/entry.mjs: worker
+	$(call say,building the Worker in Rust that does in tests what a request says)
+	$(call bind,$(@D)/pkg,tidegate-example-rust,--features "tidegate-cloudflare/test-clock tidegate-cloudflare/panic-on-header")
 	@cp cloudflare/examples/rust/entry.mjs $@
 
 demo: build ## a traffic spike and an outage against a real Envoy, with the filter and without (KEEP=1 leaves it up)
@@ -200,7 +200,7 @@ test: redis build ## everything that must hold: format, lints, core, filter, the
 	@cargo test --features cli
 	$(call say,tests of the Worker)
 	@$(MAKE) target/cloudflare-panics/entry.mjs target/cloudflare-scenarios/entry.mjs \
-		target/cloudflare-rust/entry.mjs target/cloudflare-rust-panics/entry.mjs
+		target/cloudflare-rust/entry.mjs target/cloudflare-rust-tests/entry.mjs
 	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
 		cargo test --package tidegate-cloudflare --target wasm32-unknown-unknown
 	@cd cloudflare && node --test --test-reporter=spec test/*.test.mjs

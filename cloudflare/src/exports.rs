@@ -84,10 +84,6 @@ pub fn serve_by(handler: Function) {
 /// value by turns, a line each; with a response that takes the answer's place; with a `Task`, a `Wait`, an `Asking` or a `Change`.
 #[wasm_bindgen]
 pub fn decide(request: &Request, now_ms: f64) -> JsValue {
-    #[cfg(feature = "test-clock")]
-    if let Some(answer) = crate::clock::set(request) {
-        return answer;
-    }
     isolate::decide(request, timestamp(now_ms)).into()
 }
 

@@ -54,6 +54,10 @@ pub fn deadline_ms() -> u32 {
 pub fn decide(request: &Request, now: Timestamp) -> Verdict {
     #[cfg(feature = "panic-on-header")]
     crate::trap::spring(request);
+    #[cfg(feature = "test-clock")]
+    if let Some(answer) = crate::clock::set(request) {
+        return Verdict::Answered(answer);
+    }
     let gate = GATE.with_borrow(Option::clone);
     gate.map_or(Verdict::Passes, |gate| gate.decide(request, now))
 }

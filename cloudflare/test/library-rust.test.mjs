@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { rust, until, worker } from "./worker.mjs";
 
 /** The Worker in Rust under a policy in KV, or under its own; its handler asks `origin` for all but one path. */
-const example = (t, policy, origin, options) => worker(t, policy, origin, { dist: rust, bindings: { GREETING: "hei" }, ...options });
+const example = (t, policy, origin, options) => worker(t, policy, origin, { dist: rust.shipped, bindings: { GREETING: "hei" }, ...options });
 
 const limit = { name: "api", algorithm: "fixed-window", match: { path: "/api/**" }, quota: { permits: 1, window: "31d" } };
 

@@ -4,10 +4,14 @@ import { createServer } from "node:http";
 import { createServer as createSocketServer } from "node:net";
 import { Miniflare } from "miniflare";
 
-/** The Worker in Rust that has Tidegate as a library. What its policy lets pass, its handler asks of the origin. */
-export const rust = new URL("../../target/cloudflare-rust/", import.meta.url);
+const built = (directory) => new URL(`../../${directory}/`, import.meta.url);
+/** The Worker in Rust that has Tidegate as a library, as it is and with a clock and a trap. Its handler asks the origin. */
+export const rust = { shipped: built("target/cloudflare-rust"), clocked: built("target/cloudflare-rust-tests") };
 /** What is tested: the Worker that is deployed or, with TIDEGATE_WORKER=rust, the one in Rust. */
-const shipped = process.env.TIDEGATE_WORKER === "rust" ? rust : new URL("../../dist/cloudflare/", import.meta.url);
+export const { shipped, clocked } =
+  process.env.TIDEGATE_WORKER === "rust"
+    ? rust
+    : { shipped: built("dist/cloudflare"), clocked: built("target/cloudflare-scenarios") };
 
 /** Starts the Worker with this policy, in front of `origin`; both end with the test. `log` is what the Worker says. */
 export async function worker(test, policy, origin = hello, { dist = shipped, world, main, ...options } = {}) {
@@ -20,13 +24,13 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
     compatibilityFlags: ["enable_request_signal"],
     outboundService: (request) => forward(request, server),
     handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
-    ...(isBuiltIn(dist) ? { kvNamespaces: ["TIDEGATE"] } : {}),
+    ...withKv(dist),
     ...options,
   });
   const miniflare = new Miniflare(under(policy));
   test.after(() => miniflare.dispose());
   const base = await miniflare.ready;
-  if (isBuiltIn(dist) && policy) await (await miniflare.getKVNamespace("TIDEGATE")).put("policy", JSON.stringify(policy));
+  if (policy !== undefined) await instruct(miniflare, dist, policy);
   /** Sends a request as a client of this address. */
   const get = (path, { address = "192.0.2.1", headers = {}, ...init } = {}) =>
     miniflare.dispatchFetch(`http://example.com${path}`, {
@@ -34,7 +38,10 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
       headers: { "cf-connecting-ip": address, ...headers },
     });
   /** Puts another policy in force, in a new process. */
-  const deploy = (policy) => miniflare.setOptions(under(policy));
+  const deploy = async (policy) => {
+    await miniflare.setOptions(under(policy));
+    await instruct(miniflare, dist, policy);
+  };
   return { get, base, miniflare, server, log, deploy };
 }
 
@@ -70,8 +77,16 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
   return { get, shards, kv, server, log, miniflare };
 }
 
-/** Whether a Worker has its policy built in: KV gives it another one. */
-const isBuiltIn = (dist) => dist.pathname.includes("/cloudflare-rust");
+/** Whether a Worker has its policy built in, so that another one comes from KV. */
+const isInRust = (dist) => Object.values(rust).some(({ href }) => href === dist.href);
+
+/** What binds to a Worker of this name the KV namespace that it needs for its policy, if it does. */
+export const withKv = (dist, name = "policy") => (isInRust(dist) ? { kvNamespaces: { TIDEGATE: name } } : {});
+
+/** Puts the policy there, before the first request. */
+export async function instruct(miniflare, dist, policy, name) {
+  if (isInRust(dist)) await (await miniflare.getKVNamespace("TIDEGATE", name)).put("policy", JSON.stringify(policy));
+}
 
 /** The modules of the Worker that was built here, with this policy. */
 export function modules(policy, dist, world) {

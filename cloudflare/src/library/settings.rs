@@ -18,8 +18,10 @@ struct Known {
     built: Option<String>,
     /// What KV held when it was read last: the policy, the mode, and the name of the cache.
     read: [Option<String>; 3],
-    /// When KV was asked last.
-    read_at: Option<Timestamp>,
+    /// Whether KV has been asked, so that no request need wait for it.
+    is_read: bool,
+    /// When it was asked last.
+    read_at: Timestamp,
     /// The policy and the mode that were put in force last.
     in_force: Option<(String, String)>,
     on_failure: OnFailure,
@@ -30,7 +32,8 @@ thread_local! {
         RefCell::new(Known {
             built: None,
             read: [None, None, None],
-            read_at: None,
+            is_read: false,
+            read_at: Timestamp::EPOCH,
             in_force: None,
             on_failure: OnFailure::Pass,
         })
@@ -42,7 +45,8 @@ pub fn on_failure() -> OnFailure {
     KNOWN.with_borrow(|known| known.on_failure)
 }
 
-/// Makes the isolate ready for a request. The first one waits for KV; later ones have it read beside them.
+/// Makes the isolate ready for a request. Those that come before KV has been read once wait for it; later ones have it read beside
+/// them.
 pub async fn prepare(policy: &str, bindings: &Bindings, ctx: &Context) {
     let has_authority = bindings.authority.is_some();
     let Some(kv) = &bindings.kv else {
@@ -51,19 +55,17 @@ pub async fn prepare(policy: &str, bindings: &Bindings, ctx: &Context) {
         }
         return;
     };
-    if KNOWN.with_borrow(|known| known.read_at.is_none()) {
-        learn(kv).await;
-        // Of several first requests, the first one to come back puts in force what all of them have read.
-        if begin(policy) {
+    let kv = kv.clone();
+    if !KNOWN.with_borrow(|known| known.is_read) {
+        let is_new = learn(&kv).await;
+        let is_first = begin(policy);
+        if is_first || is_new {
             enforce(has_authority);
-            let kv = kv.clone();
+        }
+        if is_first {
             ctx.wait_until(async move { breakers::listen(&kv).await });
         }
-    } else if begin(policy) {
-        // Another request is still reading: it need not be waited for.
-        enforce(has_authority);
     } else if is_due() {
-        let kv = kv.clone();
         ctx.wait_until(async move {
             if learn(&kv).await {
                 enforce(has_authority);
@@ -85,15 +87,17 @@ fn begin(policy: &str) -> bool {
 }
 
 fn is_due() -> bool {
-    let now = now();
-    KNOWN.with_borrow(|known| known.read_at.is_none_or(|at| now.since(at) >= READ_EVERY || at.since(now) >= READ_EVERY))
+    let (now, at) = (now(), KNOWN.with_borrow(|known| known.read_at));
+    now.since(at) >= READ_EVERY || at.since(now) >= READ_EVERY
 }
 
 /// Reads KV, and answers whether it says something new.
 async fn learn(kv: &Kv) -> bool {
     // First, so that no other request asks as well.
-    KNOWN.with_borrow_mut(|known| known.read_at = Some(now()));
-    match read(kv).await {
+    KNOWN.with_borrow_mut(|known| known.read_at = now());
+    let read = read(kv).await;
+    KNOWN.with_borrow_mut(|known| known.is_read = true);
+    match read {
         Ok(read) => KNOWN.with_borrow_mut(|known| {
             let is_new = known.read != read;
             known.read = read;
@@ -165,7 +169,7 @@ pub async fn obey(change: &Change, bindings: &Bindings) -> Response {
         return order::obeyed(Some(&format!("KV does not keep it: {error:?}")));
     }
     host::log_warning(&format!("tidegate: an operator has set {key} to {}", value.as_deref().unwrap_or("nothing")));
-    KNOWN.with_borrow_mut(|known| known.read_at = known.read_at.map(|_| Timestamp::EPOCH));
+    KNOWN.with_borrow_mut(|known| known.read_at = Timestamp::EPOCH);
     order::obeyed(None)
 }
 
