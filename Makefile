@@ -40,14 +40,14 @@ RUST_FLAGS := flags=('--cfg=sha2_backend_soft="compact"' "--remap-path-prefix=$$
 	"--remap-path-prefix=$(CARGO_HOME)/registry/src=crates" "--remap-path-prefix=$(CURDIR)=."); \
 	export CARGO_ENCODED_RUSTFLAGS=$$(IFS=$$'\x1f'; echo "$${flags[*]}");
 
-# A Worker's wasm and its bindings, into a directory: of this package, built with these flags. Made for size throughout: Cloudflare
+# A Worker's wasm and its bindings, into a directory: of this package, built and bound with these flags. Made for size throughout: Cloudflare
 # bounds it, and what a request costs is workerd's calls.
 define bind
 @$(RUST_FLAGS) cargo build --package $(2) --target wasm32-unknown-unknown --profile wasm $(3) \
 	--config 'profile.wasm.strip="debuginfo"' --config 'profile.wasm.opt-level="z"'
 @.tools/wasm-bindgen/bin/wasm-bindgen --target web --no-typescript --out-dir $(1) --out-name tidegate \
-	--experimental-reset-state-function target/wasm32-unknown-unknown/wasm/$(subst -,_,$(2)).wasm
-@$(WASM_OPT) --strip-debug --strip-producers $(1)/tidegate_bg.wasm --output $(1)/tidegate_bg.wasm
+	--experimental-reset-state-function $(4) target/wasm32-unknown-unknown/wasm/$(subst -,_,$(2)).wasm
+@$(WASM_OPT) $(if $(4),--enable-exception-handling) --strip-debug --strip-producers $(1)/tidegate_bg.wasm --output $(1)/tidegate_bg.wasm
 endef
 
 say = @printf '\033[1m== %s\033[0m\n' "$(1)"
@@ -161,17 +161,18 @@ target/cloudflare-scenarios/entry.mjs: worker
 	$(call bind,$(@D)/pkg,tidegate-cloudflare,--features test-clock)
 	@cp cloudflare/*.mjs $(@D)/
 
-# A Worker in Rust that has Tidegate as a library.
+# A Worker in Rust that has Tidegate as a library, bound as `worker-build` does: after a panic the next call meets a fresh instance.
 target/cloudflare-rust/entry.mjs: worker
 	$(call say,building the Worker in Rust)
-	$(call bind,$(@D)/pkg,tidegate-example-rust,)
+	$(call bind,$(@D)/pkg,tidegate-example-rust,,--force-enable-abort-handler)
 	@cp cloudflare/examples/rust/entry.mjs $@
 	@echo "a Worker in Rust: $$(cat $@ $(@D)/pkg/*.* | gzip -9 | wc -c) bytes compressed"
 
 # The same with a clock that each request sets, and a trap.
 target/cloudflare-rust-tests/entry.mjs: worker
 	$(call say,building the Worker in Rust that does in tests what a request says)
-	$(call bind,$(@D)/pkg,tidegate-example-rust,--features "tidegate-cloudflare/test-clock tidegate-cloudflare/panic-on-header")
+	$(call bind,$(@D)/pkg,tidegate-example-rust,--features tidegate-cloudflare/test-clock --features \
+		tidegate-cloudflare/panic-on-header,--force-enable-abort-handler)
 	@cp cloudflare/examples/rust/entry.mjs $@
 
 demo: build ## a traffic spike and an outage against a real Envoy, with the filter and without (KEEP=1 leaves it up)

@@ -68,6 +68,7 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
   });
   test.after(() => miniflare.dispose());
   await miniflare.ready;
+  await instruct(miniflare, dist, policy, "hel");
   const workers = await Promise.all(names.map((name) => miniflare.getWorker(name)));
   const get = async (at, path, { address = "192.0.2.1", headers = {}, ...init } = {}) =>
     workers[at].fetch(`http://example.com${path}`, { ...init, headers: { "cf-connecting-ip": address, ...headers } });
