@@ -30,6 +30,10 @@ CARGO_HOME ?= $(HOME)/.cargo
 WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
 # Cloudflare counts a Worker compressed.
 WORKER_LIMIT := $(shell echo $$((236 * 1024)))
+# Those of its tests that say what a policy comes to, and how answers go through: a Worker in Rust must do the same.
+RUST_WORKER_TESTS := answers chain limits scenarios
+BINDINGS := CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
+	cargo test --package tidegate-cloudflare --target wasm32-unknown-unknown
 # wrangler asks nothing of the network and nobody at the keyboard.
 WRANGLER := WRANGLER_SEND_METRICS=false CI=1 node_modules/.bin/wrangler
 
@@ -50,10 +54,16 @@ define bind
 @$(WASM_OPT) $(if $(4),--enable-exception-handling) --strip-debug --strip-producers $(1)/tidegate_bg.wasm --output $(1)/tidegate_bg.wasm
 endef
 
+# What stands before a command of root's, `none` where there is no apt-get or root would be asked for a word; and such a command.
+find_root = if [ "$$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root='sudo -n'; else root=none; fi; \
+	command -v apt-get >/dev/null || root=none
+apt = $$root apt-get update --quiet=2 && $$root env DEBIAN_FRONTEND=noninteractive \
+	apt-get install --quiet=2 --yes --no-install-recommends $(1)
+
 say = @printf '\033[1m== %s\033[0m\n' "$(1)"
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help setup redis build filter worker demo demo-cloudflare demo-global test check bench clean
+.PHONY: help setup redis chromium build filter worker demo demo-cloudflare demo-global test check bench clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -104,13 +114,20 @@ $(NODE_STAMP): cloudflare/package.json cloudflare/package-lock.json
 redis:
 	@missing=; for program in redis-server webdis; do command -v "$$program" >/dev/null || missing+=" $$program"; done; \
 		if [ -z "$$missing" ]; then exit 0; fi; \
-		if [ "$$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root='sudo -n'; else root=none; fi; \
-		if [ "$$root" = none ] || ! command -v apt-get >/dev/null; then \
+		$(find_root); \
+		if [ "$$root" = none ]; then \
 			echo "missing:$$missing (Debian's packages of these names); the tests of shared limits need them" >&2; exit 1; \
 		fi; \
 		printf '\033[1m== %s\033[0m\n' "fetching$$missing"; \
-		$$root apt-get update --quiet=2 && $$root env DEBIAN_FRONTEND=noninteractive \
-			apt-get install --quiet=2 --yes --no-install-recommends $$missing
+		$(call apt,$$missing)
+
+# What the Worker's bindings are tried in besides Node, where it can be had. Fetched in the same way, 130 MB.
+chromium:
+	@if command -v chromedriver >/dev/null; then exit 0; fi; \
+		$(find_root); \
+		if [ "$$root" = none ]; then exit 0; fi; \
+		printf '\033[1m== %s\033[0m\n' "fetching chromium"; \
+		{ $(call apt,chromium chromium-driver); } || true
 
 build: setup filter worker ## what is deployed: the Envoy filter into dist/envoy, the Worker into dist/cloudflare
 
@@ -190,7 +207,7 @@ demo-global: redis build ## three Envoys and one Redis: one quota, uneven load, 
 	@cargo build --features cli --bin tidegate
 	@exec cargo run --quiet --features cli --bin tidegate -- demo --act global $(if $(KEEP),--keep) $(ARGS)
 
-test: redis build ## everything that must hold: format, lints, core, filter, the real Envoy
+test: redis chromium build ## everything that must hold: format, lints, core, filter, the real Envoy
 	$(call say,format)
 	@cargo fmt --all --check
 	$(call say,lints)
@@ -202,9 +219,17 @@ test: redis build ## everything that must hold: format, lints, core, filter, the
 	$(call say,tests of the Worker)
 	@$(MAKE) target/cloudflare-panics/entry.mjs target/cloudflare-scenarios/entry.mjs \
 		target/cloudflare-rust/entry.mjs target/cloudflare-rust-tests/entry.mjs
-	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
-		cargo test --package tidegate-cloudflare --target wasm32-unknown-unknown
+	@$(BINDINGS)
+	@if command -v chromedriver >/dev/null; then \
+		printf '\033[1m== %s\033[0m\n' "the bindings in headless Chromium"; \
+		WASM_BINDGEN_USE_BROWSER=1 WASM_BINDGEN_TEST_DRIVER_TIMEOUT=60 WASM_BINDGEN_TEST_TIMEOUT=120 CHROMEDRIVER=$$(command -v chromedriver) \
+			WASM_BINDGEN_TEST_WEBDRIVER_JSON=$(CURDIR)/cloudflare/tests/webdriver.json $(BINDINGS); \
+	else \
+		echo "NOT TRIED: the bindings in headless Chromium, for want of chromedriver (Debian's packages chromium and chromium-driver)"; \
+	fi
 	@cd cloudflare && node --test --test-reporter=spec test/*.test.mjs
+	$(call say,tests of the Worker in Rust)
+	@cd cloudflare && TIDEGATE_WORKER=rust node --test --test-reporter=spec $(RUST_WORKER_TESTS:%=test/%.test.mjs)
 
 check: ## the quick inner loop: format, lints, unit tests
 	@cargo fmt --all --check
