@@ -24,6 +24,7 @@ use core::cell::Cell;
 use js_sys::Promise;
 use std::rc::Rc;
 use tidegate::policy::OnFailure;
+use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::{JsCast, JsValue};
 use worker::wasm_bindgen_futures::future_to_promise;
 use worker::web_sys;
@@ -64,34 +65,23 @@ where
             None => Promise::reject(&"the handler has answered already".into()),
         })
     };
-    let answer = match judged(&asked, &bindings, &ctx, serves).await {
-        Ok(Verdict::Answered(answer)) => return Ok(answer.unchecked_into::<web_sys::Response>().into()),
-        Ok(Verdict::Orders(change)) => {
-            let answer = settings::obey(&change, &bindings).await;
-            return Ok(answer.unchecked_into::<web_sys::Response>().into());
-        }
-        Ok(verdict) => match handle.take() {
-            Some((handler, env, ctx)) => (serve(handler, raw(&asked), env, ctx).await?, verdict),
-            None => return Err("the handler has answered already".into()),
-        },
+    let (handle, fields) = match judged(&asked, &bindings, &ctx, serves).await {
+        Ok(Verdict::Answered(answer)) => return Ok(made(answer)),
+        Ok(Verdict::Orders(change)) => return Ok(made(settings::obey(&change, &bindings).await)),
+        Ok(Verdict::Told(fields)) => (handle.take(), fields),
+        Ok(_) => (handle.take(), String::new()),
         Err(problem) => {
-            // A body that the handler has had cannot be sent again.
-            let handle = handle.take().filter(|_| settings::on_failure() == OnFailure::Pass);
+            // A body that an upstream has had cannot be sent again.
+            let passes = settings::on_failure() == OnFailure::Pass && !request.inner().body_used();
+            let handle = handle.take().filter(|_| passes);
             let becomes = if handle.is_some() { "let pass" } else { "refused" };
             host::log_error(&format!("tidegate: the request is {becomes}: {problem:?}"));
-            match handle {
-                Some((handler, env, ctx)) => (serve(handler, raw(&asked), env, ctx).await?, Verdict::Passes),
-                None => return Ok(refused().unchecked_into::<web_sys::Response>().into()),
-            }
+            (handle, String::new())
         }
     };
-    Ok(match answer {
-        (answer, Verdict::Told(fields)) => {
-            reply::told(answer.unchecked_into(), &[], &fields).unchecked_into::<web_sys::Response>()
-        }
-        (answer, _) => answer,
-    }
-    .into())
+    let Some((handler, env, ctx)) = handle else { return Ok(made(refused())) };
+    let answer = serve(handler, raw(&asked), env, ctx).await?;
+    Ok(made(reply::told(answer.unchecked_into(), &[], &fields)))
 }
 
 /// What becomes of a request, after all waiting.
@@ -144,11 +134,21 @@ fn promised(serving: impl Future<Output = Result<web_sys::Response>> + 'static) 
     promise.unchecked_into()
 }
 
+/// Whether it is less than so long since then. A clock that has stepped back would be waited for.
+fn is_lately(since: Timestamp, span: Span) -> bool {
+    let now = now();
+    now.since(since) < span && since.since(now) < span
+}
+
 /// What a client gets whose request can neither be decided nor pass.
 fn refused() -> Response {
     let lines = [("content-type", "application/json"), ("cache-control", "no-store"), ("retry-after", "1")];
     let body = JsValue::from_str(r#"{"error":"service unavailable","retryAfter":1}"#);
     reply::answer(503, "", lines.into_iter(), &body)
+}
+
+fn made<A: From<web_sys::Response>>(answer: Response) -> A {
+    answer.unchecked_into::<web_sys::Response>().into()
 }
 
 fn raw(request: &host::Request) -> web_sys::Request {

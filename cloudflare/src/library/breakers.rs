@@ -1,6 +1,7 @@
 //! What isolates and locations tell each other of their breakers, through KV: all of it under one key.
 
 use super::bindings::{Kv, settled};
+use super::is_lately;
 use crate::{host, isolate, now};
 use core::cell::Cell;
 use tidegate::units::{Span, Timestamp};
@@ -22,14 +23,10 @@ pub async fn listen(kv: &Kv) {
 
 /// Tells others when a breaker here has opened or closed, at most once a second.
 pub fn spread(kv: &Kv, ctx: &Context) {
-    let at = now();
-    if TOLD.get().is_some_and(|told| at.since(told) < TOLD_EVERY && told.since(at) < TOLD_EVERY) {
+    if TOLD.get().is_some_and(|told| is_lately(told, TOLD_EVERY)) || !isolate::may_have_news() {
         return;
     }
-    if !isolate::may_have_news() {
-        return;
-    }
-    TOLD.set(Some(at));
+    TOLD.set(Some(now()));
     let kv = kv.clone();
     ctx.wait_until(async move {
         if let Err(error) = tell(&kv).await {

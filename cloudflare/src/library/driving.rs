@@ -49,7 +49,7 @@ impl Drop for Leaving {
 /// The verdict on a request that has to wait.
 ///
 /// # Errors
-/// There was none within the deadline, or nobody is there any more to see it.
+/// There was none within the deadline.
 pub async fn waited(mut wait: Wait, request: &Request) -> Result<Verdict, JsValue> {
     let leaving = Leaving::of(request);
     let deadline = now().after(Span::from_millis(u64::from(isolate::deadline_ms())));
@@ -57,7 +57,7 @@ pub async fn waited(mut wait: Wait, request: &Request) -> Result<Verdict, JsValu
         let pause = host::after(Span::from_millis(u64::from(wait.pause_ms())));
         let _ = settled(Promise::race(&Array::of2(&pause, &leaving.left))).await;
         if leaving.has_left() {
-            return Err("the client has gone".into());
+            return Ok(nobody());
         }
         match wait.verdict(request, now()) {
             Verdict::NotYet => {}
@@ -104,6 +104,12 @@ async fn drive(mut task: Task, leaving: Leaving, serves: Handler, respond: &Func
         came = settled(Promise::race(&either)).await;
     }
     drop(task);
-    // Nobody is there to see it.
-    let _ = respond.call1(&JsValue::UNDEFINED, &reply::answer(499, "", core::iter::empty(), &JsValue::NULL));
+    if let Verdict::Answered(answer) = nobody() {
+        let _ = respond.call1(&JsValue::UNDEFINED, &answer);
+    }
+}
+
+/// What comes of a request whose client has gone: an answer that nobody is there to see.
+pub fn nobody() -> Verdict {
+    Verdict::Answered(reply::answer(499, "", core::iter::empty(), &JsValue::NULL))
 }

@@ -1,7 +1,7 @@
 //! What the Worker goes by: the policy and the mode that its KV namespace holds, or else the policy that it was built with.
 
 use super::bindings::{Bindings, Kv, settled, within};
-use super::breakers;
+use super::{breakers, is_lately};
 use crate::host::{self, Response};
 use crate::order::{self, Change};
 use crate::{cache, isolate, now};
@@ -87,8 +87,7 @@ fn begin(policy: &str) -> bool {
 }
 
 fn is_due() -> bool {
-    let (now, at) = (now(), KNOWN.with_borrow(|known| known.read_at));
-    now.since(at) >= READ_EVERY || at.since(now) >= READ_EVERY
+    !is_lately(KNOWN.with_borrow(|known| known.read_at), READ_EVERY)
 }
 
 /// Reads KV, and answers whether it says something new.

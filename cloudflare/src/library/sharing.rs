@@ -1,7 +1,8 @@
 //! Asks the authority over limits that are shared. The core says what to ask.
 
 use super::bindings::{Authority, at_most, same, settled, within};
-use super::driving::Leaving;
+use super::driving::{Leaving, nobody};
+use super::is_lately;
 use crate::host::{self, Request, put};
 use crate::sharing::{Asking, Errand};
 use crate::verdict::Verdict;
@@ -42,7 +43,7 @@ pub fn send(authority: &Authority, ctx: &Context) -> Promise {
 /// The verdict on a request that waits for the authority. `sent` are the asks that it has made itself.
 ///
 /// # Errors
-/// There was none within the deadline, or nobody is there any more to see it.
+/// There was none within the deadline.
 pub async fn asked(
     mut asking: Asking,
     request: &Request,
@@ -54,7 +55,10 @@ pub async fn asked(
     let deadline = Span::from_millis(u64::from(asking.deadline_ms()));
     let last = now().after(deadline).after(SPARE);
     at_most(deadline, &Promise::race(&Array::of2(&sent, &leaving.left))).await;
-    while now() < last && !leaving.has_left() {
+    while now() < last {
+        if leaving.has_left() {
+            return Ok(nobody());
+        }
         let verdict = asking.verdict(request, now());
         // It may have to ask again.
         let _ = send(authority, ctx);
@@ -99,16 +103,15 @@ thread_local! {
 
 /// Sees to it that permits which are not used are given back.
 fn attend(authority: &Authority, ctx: &Context) {
-    let began = now();
-    if ATTENDED.get().is_some_and(|(since, _)| began.since(since) < ATTENDS && since.since(began) < ATTENDS) {
+    if ATTENDED.get().is_some_and(|(since, _)| is_lately(since, ATTENDS)) {
         return;
     }
-    let mine = (began, NUMBER.get().wrapping_add(1));
+    let mine = (now(), NUMBER.get().wrapping_add(1));
     NUMBER.set(mine.1);
     ATTENDED.set(Some(mine));
     let (authority, after) = (authority.clone(), same(ctx));
     ctx.wait_until(async move {
-        while ATTENDED.get() == Some(mine) && now().since(began) < ATTENDS {
+        while ATTENDED.get() == Some(mine) && is_lately(mine.0, ATTENDS) {
             let due = isolate::tend(now());
             let _ = send(&authority, &after);
             let Some(due) = due else { break };
@@ -121,11 +124,10 @@ fn attend(authority: &Authority, ctx: &Context) {
 }
 
 fn tell(error: &JsValue) {
-    let at = now();
-    if TOLD.get().is_some_and(|told| at.since(told) < TOLD_EVERY && told.since(at) < TOLD_EVERY) {
+    if TOLD.get().is_some_and(|told| is_lately(told, TOLD_EVERY)) {
         return;
     }
-    TOLD.set(Some(at));
+    TOLD.set(Some(now()));
     host::log_error(&format!("tidegate: the authority over shared limits cannot be asked: {error:?}"));
 }
 
