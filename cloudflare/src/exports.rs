@@ -1,6 +1,7 @@
 //! What JavaScript calls: the functions and classes of the Worker that `entry.mjs` deploys.
 
 use crate::host::{self, Request, Response};
+use crate::sharing::Asks;
 use crate::verdict::Verdict;
 use crate::{authority, cache, isolate, order, origin, sharing, task, timestamp, wait};
 use js_sys::{Function, Promise};
@@ -25,7 +26,7 @@ pub struct Wait(wait::Wait);
 #[wasm_bindgen]
 pub struct Asking(sharing::Asking);
 
-/// An ask on its way to the authority.
+/// An ask on its way to a Durable Object.
 #[wasm_bindgen]
 pub struct Errand(sharing::Errand);
 
@@ -45,14 +46,13 @@ pub fn start() {
 }
 
 /// Puts a policy in force, in the mode of this word or, where that is empty, in its own; and answers what is to be done with requests
-/// that cannot be decided: `pass` or `refuse`. What was counted before goes on counting. Limits that isolates share are shared if
-/// there is an authority to ask.
+/// that cannot be decided: `pass` or `refuse`. What was counted before goes on counting. `env` are the Worker's bindings.
 ///
 /// # Errors
 /// Everything that is wrong with the document or the word, a line each, as text. What was in force stays.
 #[wasm_bindgen]
-pub fn configure(policy: &str, mode: &str, has_authority: bool) -> Result<String, JsValue> {
-    let on_failure = match isolate::configure(policy, mode, has_authority)? {
+pub fn configure(policy: &str, mode: &str, env: &JsValue) -> Result<String, JsValue> {
+    let on_failure = match isolate::configure(policy, mode, env)? {
         OnFailure::Pass => "pass",
         OnFailure::Refuse => "refuse",
     };
@@ -140,10 +140,20 @@ impl Asking {
     }
 }
 
-/// What is to be sent to the authority over shared limits: to be asked after each step that may have come to that.
+/// Whether there are limits to be shared, and an authority over them.
 #[wasm_bindgen]
-pub fn errands(now_ms: f64) -> Vec<Errand> {
-    isolate::errands(timestamp(now_ms)).into_iter().map(Errand).collect()
+pub fn shares() -> bool {
+    isolate::shares()
+}
+
+/// What is to be sent to the authority over shared limits: to be asked after each step that may have come to that. Answers with an
+/// `Errand` for each ask of a Durable Object, or with a `Task` for each call to Redis.
+#[wasm_bindgen]
+pub fn errands(now_ms: f64) -> Vec<JsValue> {
+    match isolate::asks(timestamp(now_ms)) {
+        Asks::Objects(errands) => errands.into_iter().map(|errand| Errand(errand).into()).collect(),
+        Asks::Redis(calls) => calls.into_iter().map(|call| Task(call).into()).collect(),
+    }
 }
 
 #[wasm_bindgen]

@@ -2,13 +2,15 @@
 
 use crate::gate::Gate;
 use crate::host::Request;
-use crate::sharing::{self, Errand};
+use crate::redis;
+use crate::sharing::{self, Asks};
 use crate::verdict::Verdict;
 use std::cell::RefCell;
 use std::rc::Rc;
 use tidegate::mode::ModeWord;
 use tidegate::policy::OnFailure;
 use tidegate::units::{Span, Timestamp};
+use wasm_bindgen::JsValue;
 
 thread_local! {
     /// The policy in force in this isolate, and what it has counted.
@@ -16,14 +18,13 @@ thread_local! {
 }
 
 /// Puts a policy in force, in the mode of this word or, where that is empty, in its own; and answers what is to be done with requests
-/// that cannot be decided. What was counted before goes on counting. Limits that isolates share are shared if there is an authority
-/// to ask.
+/// that cannot be decided. What was counted before goes on counting. `env` are the Worker's bindings.
 ///
 /// # Errors
 /// Everything that is wrong with the document or the word, a line each. What was in force stays.
-pub fn configure(policy: &str, mode: &str, has_authority: bool) -> Result<OnFailure, String> {
+pub fn configure(policy: &str, mode: &str, env: &JsValue) -> Result<OnFailure, String> {
     let before = GATE.with_borrow(Option::clone);
-    let gate = Gate::new(policy, mode_of(mode)?, has_authority, before.as_deref())?;
+    let gate = Gate::new(policy, mode_of(mode)?, env, before.as_deref())?;
     let on_failure = gate.engine.policy().on_failure();
     GATE.with_borrow_mut(|current| *current = Some(Rc::new(gate)));
     Ok(on_failure)
@@ -62,10 +63,18 @@ pub fn decide(request: &Request, now: Timestamp) -> Verdict {
     gate.map_or(Verdict::Passes, |gate| gate.decide(request, now))
 }
 
+/// Whether there are limits to be shared, and an authority over them.
+pub fn shares() -> bool {
+    GATE.with_borrow(|gate| gate.as_ref().is_some_and(|gate| gate.work().leases.global_ref().is_some()))
+}
+
 /// What is to be sent to the authority over shared limits: to be asked after each step that may have come to that.
-pub fn errands(now: Timestamp) -> Vec<Errand> {
-    let gate = GATE.with_borrow(Option::clone);
-    gate.map_or_else(Vec::new, |gate| sharing::errands(&gate, now))
+pub fn asks(now: Timestamp) -> Asks {
+    let Some(gate) = GATE.with_borrow(Option::clone) else { return Asks::Objects(Vec::new()) };
+    match &gate.redis {
+        Some(redis) => Asks::Redis(redis::calls(&gate, redis, now)),
+        None => Asks::Objects(sharing::errands(&gate, now)),
+    }
 }
 
 /// Does what is due for limits that are shared, as giving back what is idle. Answers with after how many milliseconds to call

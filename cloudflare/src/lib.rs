@@ -27,6 +27,7 @@ mod library;
 mod memory;
 mod order;
 mod origin;
+mod redis;
 mod reply;
 mod serving;
 mod sharing;

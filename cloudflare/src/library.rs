@@ -35,7 +35,7 @@ use worker::{Context, Env, FromRequest, IntoResponse, Request, Result};
 ///
 /// `policy` is the text of a policy; with a KV namespace bound as `TIDEGATE`, the one that it holds stands in its place. With a
 /// namespace of Durable Objects bound as `TIDEGATE_AUTHORITY`, whose class is [`TidegateAuthority`], limits of the scope `global`
-/// are counted there. All calls of a Worker give the same text: the first one's counts.
+/// are counted there, unless the policy has the URL of a Redis. All calls of a Worker give the same text: the first one's counts.
 ///
 /// A policy that is bad is told in the log with all its errors, and every request passes.
 ///
@@ -92,10 +92,10 @@ async fn judged(
     serves: Handler,
 ) -> core::result::Result<Verdict, JsValue> {
     let mut verdict = isolate::decide(request, now());
-    if let Some(authority) = &bindings.authority {
-        let sent = sharing::send(authority, ctx);
+    if isolate::shares() {
+        let sent = sharing::send(bindings, ctx);
         if let Verdict::Asks(asking) = verdict {
-            verdict = sharing::asked(asking, request, sent, authority, ctx).await?;
+            verdict = sharing::asked(asking, request, sent, bindings, ctx).await?;
         }
     }
     if let Verdict::Waits(wait) = verdict {

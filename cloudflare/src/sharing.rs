@@ -5,6 +5,7 @@
 
 use crate::gate::{Gate, Work};
 use crate::host::Request;
+use crate::task::Task;
 use crate::verdict::Verdict;
 use std::rc::Rc;
 use tidegate::authority::{Ask, Grant, Instance};
@@ -12,10 +13,18 @@ use tidegate::engine::{Answer, Engine};
 use tidegate::lease::Leases;
 use tidegate::units::{Span, Timestamp};
 
-/// An ask on its way to the authority.
+/// An ask on its way to a Durable Object.
 pub struct Errand {
     gate: Rc<Gate>,
     ask: Ask,
+}
+
+/// What is to be sent to the authority.
+pub enum Asks {
+    /// To Durable Objects, each ask by itself.
+    Objects(Vec<Errand>),
+    /// To Redis, by these calls.
+    Redis(Vec<Task>),
 }
 
 /// A request that waits for the authority. It is dropped when it has its verdict, or its client has gone.
@@ -101,7 +110,7 @@ impl Drop for Asking {
     }
 }
 
-/// What is to be sent to the authority now.
+/// What is to be sent to Durable Objects now.
 pub fn errands(gate: &Rc<Gate>, now: Timestamp) -> Vec<Errand> {
     let mut asks = Vec::new();
     if let Some(global) = gate.work().leases.global() {
@@ -123,6 +132,6 @@ fn millis(span: Span) -> u32 {
     u32::try_from(span.as_nanos().div_ceil(NANOS_PER_MILLI)).unwrap_or(u32::MAX)
 }
 
-/// How long a Durable Object's answer is awaited, unless the policy says otherwise.
-const DEADLINE: Span = Span::from_millis(50);
+/// How long an answer of the authority is awaited, unless the policy says otherwise.
+pub const DEADLINE: Span = Span::from_millis(50);
 const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -5,7 +5,7 @@ import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { direct, locations, raw, rust, until, urlOf, worker } from "./worker.mjs";
+import { direct, locations, passing, raw, rust, status, until, urlOf, worker } from "./worker.mjs";
 
 /** The example under a policy in KV, or under its own. */
 const example = (t, policy, origin, options) =>
@@ -15,12 +15,6 @@ const limit = { name: "api", algorithm: "fixed-window", quota: { permits: 2, win
 const held = { name: "held", algorithm: "concurrency", quota: { permits: 1 } };
 const shared = (more) => ({ ...limit, quota: { permits: 50, window: "31d" }, scope: "global", on_store_failure: "deny", ...more });
 const under = (limit, more) => ({ version: 1, limits: [limit], ...more });
-
-const status = async (answer) => {
-  const { status, body } = await answer;
-  await body?.cancel();
-  return status;
-};
 
 const statuses = async (get, count) => {
   const seen = [];
@@ -85,8 +79,8 @@ test("a handler that fails is an upstream without an answer where the policy awa
       });
     return { ask, log };
   };
-  const passing = await failing({ ...limit, quota: { permits: 9, window: "31d" } });
-  assert.equal(await passing.ask(), 500);
+  const unawaited = await failing({ ...limit, quota: { permits: 9, window: "31d" } });
+  assert.equal(await unawaited.ask(), 500);
   const awaited = await failing(held);
   for (let left = 2; left > 0; left -= 1) assert.equal(await awaited.ask(), 503);
   await until(() => awaited.log.some((line) => line.includes("tidegate: the handler has failed")));
@@ -96,19 +90,11 @@ for (const sharing of ["lease", "exact"]) {
   test(`three locations together have one quota (${sharing})`, async (t) => {
     const policy = under(shared({ sharing }), { stores: { deadline: "5s" } });
     const { get } = await locations(t, policy, { dist: rust.shipped });
-    const passing = async (count) => {
-      let passed = 0;
-      for (let sent = 0; sent < count; sent += 12) {
-        const asked = Array.from({ length: Math.min(12, count - sent) }, (_, at) => status(get(at % 3, "/")));
-        for (const status of await Promise.all(asked)) passed += status === 200 ? 1 : 0;
-      }
-      return passed;
-    };
-    let passed = await passing(120);
+    let passed = await passing(get, 120);
     assert.ok(passed <= 50 && passed >= 30, `${passed}`);
     // What one location has drawn ahead and does not use goes back, and serves the others.
-    await until(async () => (passed += await passing(3)) >= 50);
-    assert.equal(passed + (await passing(30)), 50);
+    await until(async () => (passed += await passing(get, 3)) >= 50);
+    assert.equal(passed + (await passing(get, 30)), 50);
   });
 }
 

@@ -38,8 +38,10 @@ extern "C" {
     pub fn fetch(this: &Object, url: &str, init: &js_sys::Object) -> Result<Promise, JsValue>;
 }
 
-/// Those of them that are bound.
+/// Those of them that are bound, and all that is.
+#[derive(Clone)]
 pub struct Bindings {
+    pub env: JsValue,
     pub kv: Option<Kv>,
     pub authority: Option<Authority>,
 }
@@ -49,6 +51,7 @@ impl Bindings {
     pub fn of(env: &Env) -> Self {
         let bound = |name: &str| Reflect::get(env, &name.into()).ok().filter(JsValue::is_object);
         Self {
+            env: env.into(),
             kv: bound("TIDEGATE").map(JsCast::unchecked_into),
             authority: bound("TIDEGATE_AUTHORITY").map(JsCast::unchecked_into),
         }

@@ -109,6 +109,14 @@ async fn drive(mut task: Task, leaving: Leaving, serves: Handler, respond: &Func
     }
 }
 
+/// Sees a task through that has no client.
+pub async fn alone(mut task: Task) {
+    let mut came = Ok(JsValue::UNDEFINED);
+    while let Some(promise) = task.resume(came) {
+        came = settled(promise.unchecked_into()).await;
+    }
+}
+
 /// What comes of a request whose client has gone: an answer that nobody is there to see.
 pub fn nobody() -> Verdict {
     Verdict::Answered(reply::answer(499, "", core::iter::empty(), &JsValue::NULL))

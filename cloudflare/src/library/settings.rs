@@ -48,10 +48,10 @@ pub fn on_failure() -> OnFailure {
 /// Makes the isolate ready for a request. Those that come before KV has been read once wait for it; later ones have it read beside
 /// them.
 pub async fn prepare(policy: &str, bindings: &Bindings, ctx: &Context) {
-    let has_authority = bindings.authority.is_some();
+    let env = &bindings.env;
     let Some(kv) = &bindings.kv else {
         if begin(policy) {
-            enforce(has_authority);
+            enforce(env);
         }
         return;
     };
@@ -60,15 +60,16 @@ pub async fn prepare(policy: &str, bindings: &Bindings, ctx: &Context) {
         let is_new = learn(&kv).await;
         let is_first = begin(policy);
         if is_first || is_new {
-            enforce(has_authority);
+            enforce(env);
         }
         if is_first {
             ctx.wait_until(async move { breakers::listen(&kv).await });
         }
     } else if is_due() {
+        let env = env.clone();
         ctx.wait_until(async move {
             if learn(&kv).await {
-                enforce(has_authority);
+                enforce(&env);
             }
             breakers::listen(&kv).await;
         });
@@ -120,7 +121,7 @@ async fn read(kv: &Kv) -> Result<[Option<String>; 3], JsValue> {
 
 /// Puts in force what was read last. What is bad is told, and what was in force before stays; in its absence, what the Worker was
 /// built with.
-fn enforce(has_authority: bool) {
+fn enforce(env: &JsValue) {
     KNOWN.with_borrow_mut(|known| {
         let [policy, mode, purge] = &known.read;
         cache::keep_under(purge.as_deref().unwrap_or_default());
@@ -136,7 +137,7 @@ fn enforce(has_authority: bool) {
         }
         let instead = Some((built, "")).filter(|_| known.in_force.is_none() && policy != built);
         let taken = [Some((policy, mode)), instead].into_iter().flatten().find_map(|(policy, mode)| {
-            let on_failure = isolate::configure(policy, mode, has_authority);
+            let on_failure = isolate::configure(policy, mode, env);
             let on_failure = on_failure.inspect_err(|problems| host::log_error(problems)).ok()?;
             Some((on_failure, (policy.to_owned(), mode.to_owned())))
         });

@@ -1,10 +1,11 @@
-//! Asks the authority over limits that are shared. The core says what to ask.
+//! Asks the authority over limits that are shared, which is a Durable Object for each part of the keys, or Redis. The core says what to
+//! ask.
 
-use super::bindings::{Authority, at_most, same, settled, within};
-use super::driving::{Leaving, nobody};
+use super::bindings::{Authority, Bindings, at_most, same, settled, within};
+use super::driving::{Leaving, alone, nobody};
 use super::is_lately;
 use crate::host::{self, Request, put};
-use crate::sharing::{Asking, Errand};
+use crate::sharing::{Asking, Asks, Errand};
 use crate::verdict::Verdict;
 use crate::{isolate, now};
 use core::cell::Cell;
@@ -15,20 +16,29 @@ use worker::Context;
 use worker::wasm_bindgen_futures::future_to_promise;
 
 /// Sends what there is to be asked. The promise is kept when all of it is answered, or will not be.
-pub fn send(authority: &Authority, ctx: &Context) -> Promise {
+pub fn send(bindings: &Bindings, ctx: &Context) -> Promise {
     isolate::tend(now());
-    let errands = isolate::errands(now());
-    if errands.is_empty() {
-        return Promise::resolve(&JsValue::UNDEFINED);
-    }
     let sent = Array::new();
-    for errand in errands {
-        let authority = authority.clone();
-        let run = future_to_promise(async move {
-            run(errand, &authority).await;
-            Ok(JsValue::UNDEFINED)
-        });
-        sent.push(&run);
+    match isolate::asks(now()) {
+        Asks::Objects(errands) => {
+            for errand in errands {
+                let authority = bindings.authority.clone();
+                sent.push(&promised(async move { run(errand, authority.as_ref()).await }));
+            }
+        }
+        Asks::Redis(calls) => {
+            for call in calls {
+                let (bindings, ctx) = (bindings.clone(), same(ctx));
+                sent.push(&promised(async move {
+                    alone(call).await;
+                    // Asks for which there was no room meanwhile.
+                    let _ = send(&bindings, &ctx);
+                }));
+            }
+        }
+    }
+    if sent.length() == 0 {
+        return Promise::resolve(&JsValue::UNDEFINED);
     }
     let sent = Promise::all(&sent);
     // Also when the client goes away: what is granted then serves the next one.
@@ -36,8 +46,16 @@ pub fn send(authority: &Authority, ctx: &Context) -> Promise {
     ctx.wait_until(async move {
         let _ = settled(all).await;
     });
-    attend(authority, ctx);
+    attend(bindings, ctx);
     sent
+}
+
+fn promised(step: impl Future<Output = ()> + 'static) -> JsValue {
+    let step = async move {
+        step.await;
+        Ok(JsValue::UNDEFINED)
+    };
+    future_to_promise(step).into()
 }
 
 /// The verdict on a request that waits for the authority. `sent` are the asks that it has made itself.
@@ -48,7 +66,7 @@ pub async fn asked(
     mut asking: Asking,
     request: &Request,
     sent: Promise,
-    authority: &Authority,
+    bindings: &Bindings,
     ctx: &Context,
 ) -> Result<Verdict, JsValue> {
     let leaving = Leaving::of(request);
@@ -61,7 +79,7 @@ pub async fn asked(
         }
         let verdict = asking.verdict(request, now());
         // It may have to ask again.
-        let _ = send(authority, ctx);
+        let _ = send(bindings, ctx);
         match verdict {
             Verdict::NotYet => at_most(LOOKS_EVERY, &leaving.left).await,
             verdict => return Ok(verdict),
@@ -70,7 +88,7 @@ pub async fn asked(
     Err("there was no verdict within the deadline".into())
 }
 
-async fn run(errand: Errand, authority: &Authority) {
+async fn run(errand: Errand, authority: Option<&Authority>) {
     let grant = ask(&errand, authority).await;
     if let Err(error) = &grant {
         tell(error);
@@ -79,7 +97,8 @@ async fn run(errand: Errand, authority: &Authority) {
 }
 
 /// The answer to an ask. One that comes after the request's deadline still is one.
-async fn ask(errand: &Errand, authority: &Authority) -> Result<Vec<u8>, JsValue> {
+async fn ask(errand: &Errand, authority: Option<&Authority>) -> Result<Vec<u8>, JsValue> {
+    let Some(authority) = authority else { return Err("there is no Durable Object".into()) };
     let object = authority.object(&format!("shard-{}", errand.shard(SHARDS)))?;
     let init = Object::new();
     put(&init, "method", &"POST".into());
@@ -102,18 +121,18 @@ thread_local! {
 }
 
 /// Sees to it that permits which are not used are given back.
-fn attend(authority: &Authority, ctx: &Context) {
+fn attend(bindings: &Bindings, ctx: &Context) {
     if ATTENDED.get().is_some_and(|(since, _)| is_lately(since, ATTENDS)) {
         return;
     }
     let mine = (now(), NUMBER.get().wrapping_add(1));
     NUMBER.set(mine.1);
     ATTENDED.set(Some(mine));
-    let (authority, after) = (authority.clone(), same(ctx));
+    let (bindings, after) = (bindings.clone(), same(ctx));
     ctx.wait_until(async move {
         while ATTENDED.get() == Some(mine) && is_lately(mine.0, ATTENDS) {
             let due = isolate::tend(now());
-            let _ = send(&authority, &after);
+            let _ = send(&bindings, &after);
             let Some(due) = due else { break };
             let _ = settled(host::after(Span::from_millis(u64::from(due)).max(LOOKS_EVERY))).await;
         }
