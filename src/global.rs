@@ -33,6 +33,7 @@ pub(crate) mod health;
 mod pace;
 mod pressure;
 mod share;
+mod table;
 mod waiting;
 
 pub use waiting::Wake;
@@ -41,8 +42,8 @@ use crate::authority::{Ask, Grant, Instance, Terms};
 use crate::key::KeyHash;
 use crate::lease::Account;
 use crate::units::{BasisPoints, Permits, Span, Timestamp};
-use entry::Table;
 use health::Health;
+use table::Table;
 use waiting::Waiting;
 
 /// What one worker knows of shared limits.

@@ -1,13 +1,12 @@
-//! What is known of one key, and a table of those, bounded.
+//! What is known of one key.
 
 use super::pace::Pace;
 use super::pressure::{Pressure, scarce};
 use super::share::Share;
 use super::{ASK_AGAIN, Arrived, Grant, IDLE, Shared};
 use crate::authority::Shared as Algorithm;
-use crate::authority::bucket::SOON_MS;
+use crate::authority::bucket::{Bucket, SOON_MS};
 use crate::breaker::Ticket;
-use crate::key::KeyHash;
 use crate::units::{BasisPoints, Permits, Span, Timestamp};
 
 /// What one worker knows of one key.
@@ -37,7 +36,7 @@ pub(super) struct Entry {
     pub(super) reset_at: Timestamp,
     pressure: Pressure,
     /// When permits expire, and others are to be drawn in time; the epoch when that was done.
-    renew_at: Timestamp,
+    pub(super) renew_at: Timestamp,
     pub(super) own: Own,
     pub(super) share: Share,
     owed: Permits,
@@ -100,7 +99,7 @@ impl Refusal {
 }
 
 impl Entry {
-    fn new(of: &Shared, now: Timestamp) -> Self {
+    pub(super) fn new(of: &Shared, now: Timestamp) -> Self {
         Self {
             of: *of,
             pace: Pace::new(now),
@@ -143,7 +142,11 @@ impl Entry {
     /// How long permits will be of use that are drawn now.
     fn useful(&self, now: Timestamp) -> Span {
         match self.of.terms.algorithm {
-            Algorithm::TokenBucket => self.lasts.max(Span::from_millis(SOON_MS)),
+            // Where there is too little, a bucket may have nothing left to lend.
+            Algorithm::TokenBucket if self.pressure.is_felt(self.of.terms.algorithm, now) => {
+                self.lasts.max(Span::from_millis(SOON_MS))
+            }
+            Algorithm::TokenBucket => Span::from_millis(Bucket::lend_ms(&self.of.terms).max(SOON_MS)),
             _ if now < self.reset_at => self.reset_at.since(now),
             _ => Span::from_millis(self.of.terms.window_ms),
         }
@@ -204,7 +207,7 @@ impl Entry {
     }
 
     /// Whether others are to be drawn for permits that expire now.
-    fn renews(&mut self, now: Timestamp) -> bool {
+    pub(super) fn renews(&mut self, now: Timestamp) -> bool {
         self.renew_at = Timestamp::EPOCH;
         let at_least = if self.pressure.is_felt(self.of.terms.algorithm, now) { FEW } else { 1 };
         if self.of.terms.algorithm == Algorithm::FixedWindow {
@@ -293,127 +296,16 @@ impl Entry {
 
     /// Whether nobody asks for the key any more, so that what it holds is of more use to others. While there is enough for all,
     /// a slow client's permits may wait for it.
-    fn is_idle(&self, now: Timestamp) -> bool {
-        let for_long = self.pace.last().after(HOLD) <= now;
-        let is_pressed = self.pressure.is_felt(self.of.terms.algorithm, now) && self.pace.last().after(IDLE) <= now;
-        for_long || is_pressed || self.pace.has_ceased(IDLE, now)
+    pub(super) fn is_idle(&self, now: Timestamp) -> bool {
+        // What has only just come is for those who have waited for it.
+        let used_at = self.pace.last().max(self.granted_at);
+        let is_felt = self.pressure.is_felt(self.of.terms.algorithm, now);
+        used_at.after(IDLE) <= now && (is_felt || used_at.after(HOLD) <= now || self.pace.has_ceased(IDLE, now))
     }
 
-    fn is_free(&self) -> bool {
+    pub(super) fn is_free(&self) -> bool {
         self.asked.is_none()
     }
-}
-
-/// A fixed table of sets. A key that finds its set full takes the place of the one asked for longest ago that has no ask
-/// under way; there may be none.
-#[derive(Debug, Default)]
-pub(super) struct Table {
-    sets: Vec<Vec<Entry>>,
-    /// Whether any key may hold permits that could be given back.
-    holds_permits: bool,
-    /// When the first permits expire, or earlier; and when that was last looked into.
-    renewal: Option<Timestamp>,
-    renewed_at: Timestamp,
-}
-
-impl Table {
-    pub(super) fn get(&self, key: KeyHash) -> Option<&Entry> {
-        self.sets.get(set_of(key))?.iter().find(|entry| entry.of.key == key)
-    }
-
-    pub(super) fn find(&mut self, key: KeyHash) -> Option<&mut Entry> {
-        self.sets.get_mut(set_of(key))?.iter_mut().find(|entry| entry.of.key == key)
-    }
-
-    pub(super) fn find_or_make(&mut self, of: &Shared, now: Timestamp) -> Option<&mut Entry> {
-        if self.sets.is_empty() {
-            self.sets = vec![Vec::new(); SETS];
-        }
-        let set = self.sets.get_mut(set_of(of.key))?;
-        let at = match set.iter().position(|entry| entry.of.key == of.key) {
-            Some(at) => at,
-            None if set.len() < WAYS => {
-                set.push(Entry::new(of, now));
-                set.len().saturating_sub(1)
-            }
-            None => {
-                let free = set.iter().enumerate().filter(|(_, entry)| entry.is_free());
-                let (at, _) = free.min_by_key(|(_, entry)| entry.pace.last())?;
-                *set.get_mut(at)? = Entry::new(of, now);
-                at
-            }
-        };
-        let entry = set.get_mut(at)?;
-        // A policy may have changed what the key may have.
-        entry.of = *of;
-        Some(entry)
-    }
-
-    pub(super) fn holds_permits(&self) -> bool {
-        self.holds_permits
-    }
-
-    pub(super) fn note_held(&mut self) {
-        self.holds_permits = true;
-    }
-
-    /// The keys for which nobody asks any more, and that hold permits of their own.
-    pub(super) fn idle(&mut self, now: Timestamp) -> Vec<KeyHash> {
-        let mut keys = Vec::new();
-        if !self.holds_permits {
-            return keys;
-        }
-        self.holds_permits = false;
-        for entry in self.sets.iter_mut().flatten() {
-            if entry.own.until <= now {
-                entry.own.out = Permits::ZERO;
-            }
-            if entry.own.out == Permits::ZERO {
-                continue;
-            }
-            self.holds_permits = true;
-            if entry.asked.is_none() && entry.is_idle(now) && keys.len() < MOST_AT_ONCE {
-                keys.push(entry.of.key);
-            }
-        }
-        keys
-    }
-}
-
-impl Table {
-    /// Takes note that permits of this key expire, and others may have to be drawn.
-    pub(super) fn note_renewal(&mut self, key: KeyHash) {
-        let Some(at) = self.get(key).map(|entry| entry.renew_at).filter(|at| *at > Timestamp::EPOCH) else { return };
-        self.renewal = Some(self.renewal.map_or(at, |renewal| renewal.min(at)));
-    }
-
-    /// When the next permits expire.
-    pub(super) fn next_renewal(&self) -> Option<Timestamp> {
-        self.renewal.map(|at| at.max(self.renewed_at.after(RENEWAL_GAP)))
-    }
-
-    /// The keys whose permits have expired, and that will need others.
-    pub(super) fn renewals(&mut self, now: Timestamp) -> Vec<KeyHash> {
-        let mut keys = Vec::new();
-        if self.next_renewal().is_none_or(|at| at > now) {
-            return keys;
-        }
-        (self.renewal, self.renewed_at) = (None, now);
-        for entry in self.sets.iter_mut().flatten() {
-            let is_due = entry.renew_at > Timestamp::EPOCH && entry.renew_at <= now && keys.len() < MOST_AT_ONCE;
-            if is_due && entry.renews(now) {
-                keys.push(entry.of.key);
-            }
-            if entry.renew_at > Timestamp::EPOCH {
-                self.renewal = Some(self.renewal.map_or(entry.renew_at, |at| at.min(entry.renew_at)));
-            }
-        }
-        keys
-    }
-}
-
-fn set_of(key: KeyHash) -> usize {
-    key.get() as usize & (SETS - 1)
 }
 
 /// What is to be had again so soon, a client may be refused without asking.
@@ -433,14 +325,6 @@ const LONGEST_INTERVAL: Span = Span::from_millis(200);
 const HOLD: Span = Span::from_secs(2);
 /// So many requests of a slow client find permits.
 const FEW: u64 = 2;
-/// All keys are looked at for those whose permits expire, so this is not done for each of them apart.
-const RENEWAL_GAP: Span = Span::from_millis(5);
 const FIRST_REQUESTS: u32 = 4;
 /// A quarter of what the key table can hold for one key.
 const MOST_AHEAD: u32 = 1 << 18;
-/// Asks that nobody waits for, sent in one go: the others go next time.
-const MOST_AT_ONCE: usize = 64;
-/// A power of two. The table is about a mebibyte when full.
-const SETS: usize = 1_024;
-const WAYS: usize = 4;
-const _: () = assert!(SETS.is_power_of_two());
