@@ -247,10 +247,12 @@ check: ## the quick inner loop: format, lints, unit tests
 bench: redis build ## what a decision and a request cost, as ratios to what one would use instead
 	@cargo bench --bench core --bench growth --bench accuracy --bench flood --bench global
 	@cargo bench --bench breaker
-	$(call say,building the filter that does nothing)
-	@cargo build --package tidegate-bench-nothing --target wasm32-wasip1 --profile wasm
+	$(call say,building the filters that decide nothing)
 	@mkdir -p target/bench
-	@$(WASM_OPT_FILTER) target/wasm32-wasip1/wasm/tidegate_bench_nothing.wasm --output target/bench/nothing.wasm
+	@for filter in nothing calls; do \
+		cargo build --package tidegate-bench-$$filter --target wasm32-wasip1 --profile wasm; \
+		$(WASM_OPT_FILTER) target/wasm32-wasip1/wasm/tidegate_bench_$$filter.wasm --output target/bench/$$filter.wasm; \
+	done
 	@cargo bench --features cli --bench filter --bench chain --bench shared --bench workerd
 
 clean: ## remove what was built and fetched
