@@ -3,82 +3,85 @@
 //! The crate that everybody uses is 3 KB, compressed, of a Worker whose size is bounded. Tests hold this equal to it.
 
 /// One of the two alphabets.
-#[derive(Clone, Copy, Debug)]
 pub(crate) struct Base64 {
-    /// The digits for 62 and 63, by which they differ.
-    last: [u8; 2],
+    digits: [u8; 64],
+    /// The value of each byte; [`NONE`] for one that is no digit. A comparison or two for each would be slow for what comes with
+    /// every request.
+    values: [u8; 256],
 }
 
 impl Base64 {
     /// The alphabet of section 4.
-    pub(crate) const STANDARD: Self = Self { last: *b"+/" };
+    pub(crate) const STANDARD: &Self = &Self::new(*b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
     /// That of section 5, for URLs and file names.
-    pub(crate) const URL_SAFE: Self = Self { last: *b"-_" };
+    pub(crate) const URL_SAFE: &Self = &Self::new(*b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_");
+
+    #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "it runs in the compiler alone")]
+    const fn new(digits: [u8; 64]) -> Self {
+        let mut values = [NONE; 256];
+        let mut value = 0;
+        while value < 64 {
+            values[digits[value as usize] as usize] = value;
+            value += 1;
+        }
+        Self { digits, values }
+    }
 
     /// The bytes as text, padded.
-    pub(crate) fn encode(self, bytes: &[u8]) -> String {
+    pub(crate) fn encode(&self, bytes: &[u8]) -> String {
         let mut text = String::with_capacity(bytes.len().div_ceil(3).saturating_mul(4));
         for group in bytes.chunks(3) {
             let mut all = [0; 4];
             all.iter_mut().skip(1).zip(group).for_each(|(place, byte)| *place = *byte);
             let mut bits = u32::from_be_bytes(all);
             // A byte takes two digits, and each after it one more.
-            for _ in 0..=group.len() {
-                text.push(self.digit((bits >> 18) as u8 & 0x3f));
+            for place in 0..4 {
+                let digit = self.digits.get((bits >> 18 & 0x3f) as usize).filter(|_| place <= group.len());
+                text.push(char::from(*digit.unwrap_or(&b'=')));
                 bits <<= 6;
             }
-            (group.len()..3).for_each(|_| text.push('='));
         }
         text
     }
 
     /// The bytes of a text, with padding or without; `None` for what is no base64, and where bits are set that belong to no byte:
     /// two texts are never the same bytes, but for padding.
-    pub(crate) fn decode(self, text: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn decode(&self, text: &[u8]) -> Option<Vec<u8>> {
         let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
         let (digits, _) = text.split_at_checked(text.len().saturating_sub(padding))?;
         // Padding fills up a group of four, and begins none.
         if digits.len().div_ceil(4) != text.len().div_ceil(4) {
             return None;
         }
-        let mut bytes = Vec::with_capacity(digits.len());
-        for group in digits.chunks(4) {
-            let bits = group.iter().try_fold(0, |bits, digit| Some((bits << 6) | u32::from(self.value(*digit)?)))?;
-            let [_, first, second, third] = match group.len() {
-                4 => bits,
-                3 if bits & 0x03 == 0 => bits << 6,
-                2 if bits & 0x0f == 0 => bits << 12,
-                _ => return None,
-            }
-            .to_be_bytes();
-            bytes.extend([first, second, third].iter().take(group.len().saturating_sub(1)));
+        let (groups, rest) = digits.as_chunks();
+        let mut bytes = vec![0; groups.len().saturating_mul(3)];
+        for (place, group) in bytes.as_chunks_mut().0.iter_mut().zip(groups) {
+            let [_, whole @ ..] = self.bits(group)?.to_be_bytes();
+            *place = whole;
+        }
+        let mut last = [b'A'; 4];
+        last.iter_mut().zip(rest).for_each(|(place, digit)| *place = *digit);
+        match (rest.len(), self.bits(&last)?.to_be_bytes()) {
+            (0, _) => {}
+            (2, [_, first, 0, 0]) => bytes.push(first),
+            (3, [_, first, second, 0]) => bytes.extend_from_slice(&[first, second]),
+            _ => return None,
         }
         Some(bytes)
     }
 
-    fn digit(self, value: u8) -> char {
-        let [plus, slash] = self.last;
-        char::from(match value {
-            0..26 => b'A'.saturating_add(value),
-            26..52 => b'a'.saturating_add(value.saturating_sub(26)),
-            52..62 => b'0'.saturating_add(value.saturating_sub(52)),
-            62 => plus,
-            _ => slash,
-        })
-    }
-
-    fn value(self, digit: u8) -> Option<u8> {
-        let [plus, slash] = self.last;
-        match digit {
-            b'A'..=b'Z' => Some(digit.saturating_sub(b'A')),
-            b'a'..=b'z' => Some(digit.saturating_sub(b'a').saturating_add(26)),
-            b'0'..=b'9' => Some(digit.saturating_sub(b'0').saturating_add(52)),
-            digit if digit == plus => Some(62),
-            digit if digit == slash => Some(63),
-            _ => None,
-        }
+    /// The 24 bits of four digits.
+    fn bits(&self, [first, second, third, fourth]: &[u8; 4]) -> Option<u32> {
+        let value = |digit: &u8| u32::from(*self.values.get(usize::from(*digit)).unwrap_or(&NONE));
+        let (first, second, third, fourth) = (value(first), value(second), value(third), value(fourth));
+        // No value of a digit has the upper bit.
+        let is_known = first | second | third | fourth < 0x80;
+        is_known.then_some(first << 18 | second << 12 | third << 6 | fourth)
     }
 }
+
+/// Has a bit that no value of a digit has.
+const NONE: u8 = 0xff;
 
 #[cfg(test)]
 mod tests {
@@ -88,7 +91,7 @@ mod tests {
     use ::base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
     use proptest::prelude::*;
 
-    const BOTH: [(Base64, &Alphabet); 2] = [(Base64::STANDARD, &STANDARD), (Base64::URL_SAFE, &URL_SAFE)];
+    const BOTH: [(&Base64, &Alphabet); 2] = [(Base64::STANDARD, &STANDARD), (Base64::URL_SAFE, &URL_SAFE)];
 
     fn everybodys(alphabet: &Alphabet) -> GeneralPurpose {
         let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
