@@ -57,6 +57,12 @@ define bind
 @$(WASM_OPT_WORKER) $(1)/tidegate_bg.wasm --output $(1)/tidegate_bg.wasm
 endef
 
+# The same with short names, for what is sent: 2.5 KB of it, compressed.
+define shorten
+@$(WASM_OPT) --minify-imports-and-exports-and-modules $(1)/tidegate_bg.wasm --output $(1)/tidegate_bg.wasm >target/cloudflare-names.json
+@node cloudflare/build/shorten.mjs target/cloudflare-names.json $(1)/tidegate.js
+endef
+
 say = @printf '\033[1m== %s\033[0m\n' "$(1)"
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
@@ -149,6 +155,7 @@ worker: setup ## the Worker alone, into dist/cloudflare
 		fi
 	$(call say,building the Worker)
 	$(call bind,cloudflare/pkg,)
+	$(call shorten,cloudflare/pkg)
 	@rm -rf dist/cloudflare target/cloudflare && mkdir -p dist/cloudflare
 	@cd cloudflare && cp -r *.mjs pkg policy.json wrangler.toml ../dist/cloudflare/
 	@cd dist/cloudflare && $(subst node_modules,$(CURDIR)/cloudflare/node_modules,$(WRANGLER)) deploy --dry-run --outdir ../../target/cloudflare
