@@ -2,6 +2,7 @@
 
 mod counting;
 mod faults;
+mod hosts;
 mod proxy;
 mod stage;
 mod waiting;
