@@ -27,14 +27,12 @@ mod webdis;
 
 use core::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
 pub use command::key;
 pub use error::RedisError;
 pub use script::Script;
 
 use crate::authority::{Ask, Grant};
+use crate::base64::Base64;
 use crate::policy::Protocol;
 use command::Command;
 
@@ -95,7 +93,7 @@ impl Redis {
             }
             Ok(match protocol {
                 Protocol::Upstash => ["Bearer ", token].concat(),
-                Protocol::Webdis => ["Basic ", &STANDARD.encode(token)].concat(),
+                Protocol::Webdis => ["Basic ", &Base64::STANDARD.encode(token.as_bytes())].concat(),
             })
         });
         Ok(Self { protocol, path, authorization: authorization.transpose()? })
