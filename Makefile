@@ -23,9 +23,9 @@ WASM_OPT := .tools/node_modules/.bin/wasm-opt --low-memory-unused --mvp-features
 # What Envoy runs.
 WASM_OPT_FILTER := $(WASM_OPT) -O3
 # What is sent compressed. Functions put into each other, repeated parts kept in locals and data cut where it is empty make a module
-# smaller, and 9 KB larger compressed: what is alike is less alike then.
+# smaller, and 9 KB larger compressed: what is alike is less alike then. In the order of their names it stands together: 1.7 KB.
 WASM_OPT_WORKER := $(WASM_OPT) -Oz --skip-pass=inlining-optimizing --skip-pass=local-cse --skip-pass=memory-packing \
-	--strip-debug --strip-producers
+	--reorder-functions-by-name --strip-debug --strip-producers
 
 ENVOY_STAMP := .tools/envoy-$(ENVOY_VERSION).done
 BINARYEN_STAMP := .tools/binaryen-$(BINARYEN_VERSION).done
@@ -35,7 +35,7 @@ NODE_STAMP := cloudflare/node_modules/.package-lock.json
 CARGO_HOME ?= $(HOME)/.cargo
 WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
 # Cloudflare counts a Worker compressed.
-WORKER_LIMIT := $(shell echo $$((242 * 1024)))
+WORKER_LIMIT := $(shell echo $$((208 * 1024)))
 # Those of its tests that say what a policy comes to, and how answers go through: a Worker in Rust must do the same.
 RUST_WORKER_TESTS := answers chain limits redis scenarios
 BINDINGS := CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
@@ -247,10 +247,12 @@ check: ## the quick inner loop: format, lints, unit tests
 bench: redis build ## what a decision and a request cost, as ratios to what one would use instead
 	@cargo bench --bench core --bench growth --bench accuracy --bench flood --bench global
 	@cargo bench --bench breaker
-	$(call say,building the filter that does nothing)
-	@cargo build --package tidegate-bench-nothing --target wasm32-wasip1 --profile wasm
+	$(call say,building the filters that decide nothing)
 	@mkdir -p target/bench
-	@$(WASM_OPT_FILTER) target/wasm32-wasip1/wasm/tidegate_bench_nothing.wasm --output target/bench/nothing.wasm
+	@for filter in nothing calls; do \
+		cargo build --package tidegate-bench-$$filter --target wasm32-wasip1 --profile wasm; \
+		$(WASM_OPT_FILTER) target/wasm32-wasip1/wasm/tidegate_bench_$$filter.wasm --output target/bench/$$filter.wasm; \
+	done
 	@cargo bench --features cli --bench filter --bench chain --bench shared --bench workerd
 
 clean: ## remove what was built and fetched
