@@ -186,7 +186,7 @@ target/cloudflare-scenarios/entry.mjs: worker
 	$(call bind,$(@D)/pkg,tidegate-cloudflare,--features test-clock)
 	@cp cloudflare/*.mjs $(@D)/
 
-# A Worker in Rust that has Tidegate as a library, bound as `worker-build` does: after a panic the next call meets a fresh instance.
+# A Worker in Rust that has Tidegate as a library, bound so that after a panic the next call meets a fresh instance.
 target/cloudflare-rust/entry.mjs: worker
 	$(call say,building the Worker in Rust)
 	$(call bind,$(@D)/pkg,tidegate-example-rust,,--force-enable-abort-handler)
