@@ -150,8 +150,9 @@ impl RedisStore {
     /// The host of that URL, and its port where it has one: which host a request in Envoy is for.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
-        let (_, rest) = self.url()?.split_once("://")?;
-        rest.split('/').next()
+        // By a character: the search for a text in a text is 3 KB, compressed, of the Worker.
+        let (_, rest) = self.url()?.split_once(':')?;
+        rest.strip_prefix("//")?.split('/').next()
     }
 
     /// That URL in two: its scheme with its host, and its path, which is empty where it has none.
