@@ -21,7 +21,6 @@ pub mod access;
 pub mod api_key;
 pub mod assets;
 pub mod authority;
-mod base64;
 pub mod breaker;
 mod date;
 pub mod decision;

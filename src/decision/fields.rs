@@ -182,8 +182,8 @@ impl Ascii {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ::base64::Engine as _;
-    use ::base64::engine::general_purpose::STANDARD;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
 
     proptest! {

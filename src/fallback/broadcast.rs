@@ -8,10 +8,11 @@
 //! All of it is one text, a line for each breaker: its identity, a blank and its record in base64.
 
 use super::{Ledgers, MemoryLedgers};
-use crate::base64::Base64;
 use crate::breaker::{Ledger, Part, Shared};
 use crate::sorted_map::SortedMap;
 use crate::units::{Span, Timestamp};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 /// What was told so far.
 #[derive(Debug, Default)]
@@ -68,7 +69,7 @@ impl Broadcast {
             }
         }
         let line = |(identity, told): (&String, &Told)| {
-            [identity.as_str(), " ", &Base64::STANDARD.encode(&told.record.encode()), "\n"].concat()
+            [identity.as_str(), " ", &STANDARD_NO_PAD.encode(told.record.encode()), "\n"].concat()
         };
         is_news.then(|| all.iter().take(MOST_BREAKERS).map(line).collect())
     }
@@ -85,7 +86,7 @@ impl Broadcast {
 
 fn read(line: &str) -> Option<(&str, Shared)> {
     let (identity, record) = line.split_once(' ')?;
-    Some((identity, Shared::decode(&Base64::STANDARD.decode(record.as_bytes())?).ok()?))
+    Some((identity, Shared::decode(&STANDARD_NO_PAD.decode(record).ok()?).ok()?))
 }
 
 fn published(ledgers: &mut MemoryLedgers, identity: &str) -> Shared {

@@ -2,9 +2,11 @@
 
 use core::fmt;
 
+use base64::Engine;
+use base64::alphabet::URL_SAFE;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::base64::Base64;
 use crate::number::Number;
 
 /// The value of a claim.
@@ -18,7 +20,7 @@ pub(super) enum Scalar {
 
 /// The JSON in `header`, with or without padding; `None` when it is none, or longer than 16 KiB.
 pub(super) fn decode(header: &[u8]) -> Option<Vec<u8>> {
-    (header.len() <= HEADER_MAX_LEN).then(|| Base64::URL_SAFE.decode(header))?
+    (header.len() <= HEADER_MAX_LEN).then(|| BASE64URL.decode(header).ok())?
 }
 
 /// The claim `name` of `payload`: the one of this very name, or else the one that `name` leads to as a path of names
@@ -128,6 +130,11 @@ impl<'de> Visitor<'de> for Claim<'_> {
         Ok(whole.or(below).unwrap_or(Found::None))
     }
 }
+
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// The longest header that is read: far above any token that a proxy would carry in a header, and a bound on the work.
 const HEADER_MAX_LEN: usize = 16 * 1024;

@@ -27,12 +27,14 @@ mod webdis;
 
 use core::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 pub use command::key;
 pub use error::RedisError;
 pub use script::Script;
 
 use crate::authority::{Ask, Grant};
-use crate::base64::Base64;
 use crate::policy::Protocol;
 use command::Command;
 
@@ -93,7 +95,7 @@ impl Redis {
             }
             Ok(match protocol {
                 Protocol::Upstash => ["Bearer ", token].concat(),
-                Protocol::Webdis => ["Basic ", &Base64::STANDARD.encode(token.as_bytes())].concat(),
+                Protocol::Webdis => ["Basic ", &STANDARD.encode(token)].concat(),
             })
         });
         Ok(Self { protocol, path, authorization: authorization.transpose()? })

@@ -25,7 +25,7 @@ impl Script {
                 Self { algorithm: SLIDING_WINDOW, sha1: "9f009fecb9b10d618b1c69c943380080690901e6", suffix: "s1" }
             }
             Shared::TokenBucket => {
-                Self { algorithm: TOKEN_BUCKET, sha1: "83131ac03d6b163ee68ad6c2b621be393df2e2f1", suffix: "t1" }
+                Self { algorithm: TOKEN_BUCKET, sha1: "7d9d3f6cd698c94b087a6571a1c2e38f4c61b1c2", suffix: "t1" }
             }
         }
     }
