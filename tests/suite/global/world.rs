@@ -249,6 +249,7 @@ impl World {
                     }
                 }
             }
+            Shared::InFlight => return Err("requests in flight have a world of their own".to_owned()),
         }
         Ok(())
     }
