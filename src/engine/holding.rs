@@ -4,8 +4,11 @@
 //! ends, and counted.
 
 use super::observing::{Reply, Ticket};
+use super::plan::Counted;
 use super::{Charge, Engine, Stage};
+use crate::global::Global;
 use crate::key::{self, Companion, KeyHash};
+use crate::lease::Leases;
 use crate::limiter::adaptive::{Learned, Sample};
 use crate::limiter::concurrency::Slots;
 use crate::metrics::{Counters, Total};
@@ -23,18 +26,29 @@ pub(super) struct Held {
     key: KeyHash,
     permits: Permits,
     taken_at: Timestamp,
-    /// They were taken in this instance's own memory, since the store had failed.
-    local: bool,
+    place: Place,
     /// How many permits there are is found out, from requests such as this one.
     pub(super) learns: bool,
+}
+
+/// Where permits were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In the store that an instance's workers share.
+    Store,
+    /// In this instance's own memory, since the store had failed.
+    Local,
+    /// Of what this worker holds of the authority, which knows the key by another name.
+    Global(KeyHash),
 }
 
 impl Held {
     /// What the charge of an admitted request holds; `None` when it was not charged, or holds nothing.
     pub(super) fn by(charge: &Charge, now: Timestamp) -> Option<Self> {
-        let local = match charge.stage {
-            Stage::Charged => false,
-            Stage::Local => true,
+        let place = match (charge.stage, charge.counted, charge.shared_key) {
+            (Stage::Known, Counted::Held, Some(key)) => Place::Global(key),
+            (Stage::Charged, ..) => Place::Store,
+            (Stage::Local, ..) => Place::Local,
             _ => return None,
         };
         (charge.holds && charge.pays()).then_some(Self {
@@ -43,7 +57,7 @@ impl Held {
             key: charge.key,
             permits: charge.cost,
             taken_at: now,
-            local,
+            place,
             learns: charge.found.is_some(),
         })
     }
@@ -60,6 +74,8 @@ pub struct Load {
     pub in_flight: Permits,
     /// Permits that there are: what the policy says, or what was found out.
     pub permits: Permits,
+    /// What is in flight is so in this worker alone, each of which has its own: instances share the limit.
+    pub of_worker: bool,
 }
 
 impl Engine {
@@ -70,18 +86,29 @@ impl Engine {
         Some(adaptive.permits(page.probe(charge.key.companion(Companion::Estimate), now).state()))
     }
 
-    /// Gives back what an ended request has held, and learns from how its upstream took it.
+    /// Gives back what an ended request has held, and learns from how its upstream took it. Where instances share permits there
+    /// may be [asks](crate::global::Global::asks) to send afterwards.
     pub fn release<S: Store>(
         &self,
         ticket: Ticket,
         store: &mut S,
         local: &mut MemoryStore,
+        leases: &mut Leases,
         counters: &mut Counters,
         now: Timestamp,
     ) {
         for held in &ticket.held {
             let Some(slots) = self.slots(held, ticket.tier) else { continue };
-            let store: &mut dyn Store = if held.local { local } else { store };
+            let store: &mut dyn Store = match held.place {
+                Place::Store => store,
+                Place::Local => local,
+                Place::Global(key) => {
+                    if let Some(global) = leases.global() {
+                        global.land(key, held.permits, held.taken_at, now);
+                    }
+                    continue;
+                }
+            };
             let mut change = |page: &mut Page| give_back(page, held, slots, &ticket, now);
             if change_page(store, held.key, counters, &mut change).is_err() {
                 counters.add(Total::ReleasesLost, 1);
@@ -96,6 +123,7 @@ impl Engine {
         ticket: &mut Ticket,
         store: &mut S,
         local: &mut MemoryStore,
+        leases: &mut Leases,
         counters: &mut Counters,
         now: Timestamp,
     ) {
@@ -104,7 +132,17 @@ impl Engine {
             else {
                 continue;
             };
-            let store: &mut dyn Store = if held.local { local } else { store };
+            let store: &mut dyn Store = match held.place {
+                Place::Store => store,
+                Place::Local => local,
+                Place::Global(key) => {
+                    let fly_on = |global: &mut Global| global.fly_on(key, held.permits, held.taken_at, now);
+                    if leases.global().is_some_and(fly_on) {
+                        held.taken_at = now;
+                    }
+                    continue;
+                }
+            };
             let mut change = |page: &mut Page| {
                 let probe = page.probe(held.key, now);
                 let left = probe.state().map(|state| slots.refund(state, held.permits, held.taken_at));
@@ -123,7 +161,7 @@ impl Engine {
 
     /// Calls `each` with the load of every limit on requests in flight whose key has no part of a client. Loads that
     /// cannot be read are left out.
-    pub fn loads<S: Store>(&self, store: &mut S, now: Timestamp, each: &mut dyn FnMut(Load)) {
+    pub fn loads<S: Store>(&self, store: &mut S, leases: &Leases, now: Timestamp, each: &mut dyn FnMut(Load)) {
         store.begin();
         for (index, (limit, ready)) in self.policy.limits.iter().zip(&self.limits).enumerate() {
             let by_tier = match limit.key.as_slice() {
@@ -134,6 +172,10 @@ impl Engine {
             let Some(identity) = ready.identities.first().filter(|_| limit.holds()) else { continue };
             for (place, meters) in ready.meters.iter().enumerate().take(if by_tier { usize::MAX } else { 1 }) {
                 let tier = TierIndex::new(place).filter(|_| by_tier);
+                if let Some(load) = self.shared_load(index, tier, leases, now) {
+                    each(load);
+                    continue;
+                }
                 let name = tier.map(|tier| self.policy.tiers.get(tier.get()).map_or("", |name| name.as_str()));
                 let key = key::of_all(self.seed, *identity, name);
                 let (Some(slots), Ok(page)) =
@@ -144,7 +186,7 @@ impl Engine {
                 let estimate = page.probe(key.companion(Companion::Estimate), now).state();
                 let permits = slots.adaptive().map_or(slots.permits(), |adaptive| adaptive.found(estimate));
                 let in_flight = slots.in_flight(page.probe(key, now).state(), now);
-                each(Load { limit: index, tier, in_flight, permits });
+                each(Load { limit: index, tier, in_flight, permits, of_worker: false });
             }
         }
     }
