@@ -113,9 +113,13 @@ impl Flight {
         if now < self.until { self.held } else { Permits::ZERO }
     }
 
-    /// Whether a request has room in what is held. What is called back is not used again.
+    /// Whether a request has room in what is held. What is called back is not used again but by those it was granted for, and
+    /// nothing in the last half of a lease: so long every request has its permits for sure, whatever becomes of the authority.
     pub(super) fn has_room(&self, cost: Permits, now: Timestamp) -> bool {
-        self.in_flight(now).plus(cost) <= self.held(now).minus(self.called)
+        let half = Span::from_millis(self.of.terms.window_ms >> 1);
+        let (held, in_flight) = (self.held(now), self.in_flight(now));
+        let usable = held.min(held.minus(self.called).max(in_flight.plus(self.promised)));
+        now.after(half) <= self.until && in_flight.plus(cost) <= usable
     }
 
     /// Whether a request has room in this instance's share of the permits, while the authority fails.

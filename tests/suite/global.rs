@@ -4,7 +4,9 @@
 //! when it fails.
 
 mod authority;
+mod crowd;
 mod engine;
+mod flights;
 mod world;
 
 use world::{Faults, Setup, World};

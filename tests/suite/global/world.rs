@@ -43,12 +43,12 @@ impl Default for Setup {
 /// What goes wrong, in parts of a thousand.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
-    lost: u64,
-    doubled: u64,
-    late: u64,
-    crashes: u64,
-    parts: u64,
-    skew_ms: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    pub late: u64,
+    pub crashes: u64,
+    pub parts: u64,
+    pub skew_ms: u64,
 }
 
 impl Faults {
@@ -411,7 +411,7 @@ pub fn shared(word: &str) -> Shared {
 }
 
 /// The request that everybody sends.
-struct Plain;
+pub struct Plain;
 
 impl RequestFacts for Plain {
     fn method(&self) -> Cow<'_, [u8]> {
