@@ -40,8 +40,8 @@ pub(super) struct Holder {
 pub(super) struct Holders(pub(super) Vec<Holder>);
 
 impl Ask {
-    /// For requests in flight: the permits that the instance goes on holding, of those that it has. Unlike unused permits of a
-    /// window, which are given back, these are all that is kept.
+    /// For requests in flight: the permits that the instance goes on holding, at least those that its requests hold. Unlike
+    /// unused permits of a window, which are given back, these are all that is kept.
     #[must_use]
     pub const fn keeps(&self) -> Permits {
         self.back
@@ -99,8 +99,10 @@ impl Holders {
 
     /// What the instance holds from here on, which is remembered.
     fn settle(&mut self, ask: &Ask, before: Holder, now_ms: u64) -> Holder {
-        let kept = ask.keeps().min(before.held);
-        let free = ask.terms.permits.minus(self.sum().minus(before.held)).minus(kept);
+        // What has expired meanwhile is in use all the same: it is had again as far as nobody else has it.
+        let there = ask.terms.permits.minus(self.sum().minus(before.held));
+        let kept = ask.keeps().min(before.held.max(there));
+        let free = there.minus(kept);
         let stands = is_in_line(&before, ask, now_ms);
         let since_ms = if stands { before.since_ms } else { now_ms };
         let (mut reserved, mut nobody_lacks) = (Permits::ZERO, true);
@@ -221,11 +223,9 @@ mod tests {
         assert_eq!(held(&mut account, &ask(2, 2, 2, 0), LEASE_MS - 1), 2);
         assert_eq!(held(&mut account, &ask(3, 1, 0, 4), LEASE_MS - 1), 0);
         assert_eq!(held(&mut account, &ask(3, 2, 0, 4), LEASE_MS), 2);
-        assert_eq!(
-            held(&mut account, &ask(1, 2, 2, 0), LEASE_MS + 1),
-            0,
-            "it holds no more what it was too late to keep"
-        );
+        assert_eq!(held(&mut account, &ask(1, 2, 2, 0), LEASE_MS + 1), 0, "others have what it was too late to keep");
+        assert_eq!(held(&mut account, &ask(3, 3, 1, 0), LEASE_MS + 2), 1);
+        assert_eq!(held(&mut account, &ask(1, 3, 2, 0), LEASE_MS + 3), 1, "it has again what is free");
     }
 
     #[test]

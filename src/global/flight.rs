@@ -214,30 +214,28 @@ impl Flight {
 
     /// What there is to be said now, and from here on no more is held than it keeps.
     pub(super) fn say(&mut self, now: Timestamp) -> Option<Said> {
-        let (in_flight, keeps) = (self.in_flight(now), self.goal(now));
+        let (in_flight, goal) = (self.in_flight(now), self.goal(now));
         let is_due = self.is_due(now);
         let Some(asked) = &mut self.asked else { return None };
-        // They run, whether or not they may.
-        let lacking = in_flight.minus(keeps);
-        let need = lacking.plus(asked.need);
-        let least = if lacking > Permits::ZERO { Permits::ONE } else { asked.least };
+        // What requests hold is in use, whatever is held for them.
+        let (keeps, need) = (goal.max(in_flight), asked.need);
         let all = keeps.plus(need);
         let draws_ahead = !self.of.exact && self.called == Permits::ZERO;
-        let ahead = if draws_ahead { with_slack(in_flight.plus(asked.need)).minus(all) } else { Permits::ZERO };
+        let ahead = if draws_ahead { with_slack(in_flight.plus(need)).minus(all) } else { Permits::ZERO };
         if need == Permits::ZERO && !is_due && ahead == Permits::ZERO {
             return None;
         }
         asked.sent_at = now.max(Timestamp::from_nanos(1));
         asked.all = all;
-        self.held = keeps;
+        self.held = goal;
         (self.called, self.late) = (Permits::ZERO, None);
-        Some(Said { keeps, need, least, want: need.plus(ahead) })
+        Some(Said { keeps, need, least: asked.least, want: need.plus(ahead) })
     }
 
     /// Takes in what the authority says to this ask.
     pub(super) fn hear(&mut self, asked: &Asking, grant: &Grant, in_time: bool, now: Timestamp) {
-        // The authority's clock may be as good as a millisecond further than it says.
-        let until = asked.sent_at.after(Span::from_millis(grant.lasts_ms.saturating_sub(1)));
+        let lasts = Span::from_millis(grant.lasts_ms.saturating_sub(MARGIN_MS));
+        let until = asked.sent_at.after(lasts);
         (self.held, self.until, self.called) = (grant.granted, until, grant.called());
         self.left = grant.left;
         let is_scarce = grant.left.get() <= self.of.terms.permits.get() >> 2;
@@ -313,13 +311,14 @@ impl Flights {
         self.flights.is_empty()
     }
 
-    /// Takes note of the time. By a clock that has stepped back everything that is held would last for too long.
+    /// Takes note of the time. By a clock that has stepped back further than the margin everything that is held would last for
+    /// too long.
     pub(super) fn see(&mut self, now: Timestamp) {
-        if now < self.latest {
+        if now.after(Span::from_millis(MARGIN_MS - 1)) < self.latest {
             self.flights.values_mut().for_each(Flight::lose);
-            self.turned_at = now;
+            (self.turned_at, self.latest) = (now, now);
         }
-        self.latest = now;
+        self.latest = self.latest.max(now);
     }
 
     /// When [`turn`](Self::turn) is due; `None` while nothing is known.
@@ -341,6 +340,9 @@ impl Flights {
     }
 }
 
+/// So much sooner than the authority takes them for expired, in ms, permits are not used any more: its clock may be as good as a
+/// millisecond further than it says, and that here may step back a little, or be read again by who has read it a while ago.
+const MARGIN_MS: u64 = 1_001;
 /// So many requests at once are some that may soon be more.
 const MANY: u32 = 4;
 /// Where little is left, so soon it is heard what is called back.

@@ -41,7 +41,9 @@ elseif mine and seq == mine[1] then
   held, ends = mine[2], max(ends, mine[3])
 else
   local before = mine or { 0, 0, 0, 0, 0 }
-  local kept = min(back, before[2])
+  -- What has expired meanwhile is in use all the same: it is had again as far as nobody else has it.
+  local there = max(permits - held_by_others, 0)
+  local kept = min(back, max(before[2], there))
   local since = is_in_line(before) and before[4] or now
   -- What comes free is kept for who has stood in line for longer.
   local reserved = 0
@@ -50,7 +52,7 @@ else
     reserved = reserved + (is_in_line(other) and is_before and other[5] or 0)
   end
   want = lacked > 0 and need or want
-  local served, ahead = parts(max(max(permits - held_by_others, 0) - kept - reserved, 0))
+  local served, ahead = parts(max(there - kept - reserved, 0))
   local short = least <= permits and min(need - served, max(least, 1)) or 0
   since = short == 0 and 0 or served == 0 and since or now
   held = kept + served + ahead

@@ -26,7 +26,7 @@ impl Script {
             Shared::InFlight => Self {
                 algorithm: IN_FLIGHT,
                 account: "",
-                sha1: "74f15c4219daa4e02d584b9b5f8b6fb113a61642",
+                sha1: "c99830740d442cb176352dc383bc6c3f63d2a8d2",
                 suffix: "c1",
             },
         }

@@ -367,7 +367,9 @@ impl Crowd {
         self.events.push(Some(event));
     }
 
-    fn site_now(&self, at: usize) -> Timestamp {
-        Timestamp::from_nanos(self.now_us * 1_000).after(Span::from_millis(self.sites[at].skew_ms))
+    /// What an instance takes for the time; at times it has read its clock a while ago.
+    fn site_now(&mut self, at: usize) -> Timestamp {
+        let ago_us = if self.random.below(4) == 0 { self.random.below(3_000) } else { 0 };
+        Timestamp::from_nanos((self.now_us - ago_us) * 1_000).after(Span::from_millis(self.sites[at].skew_ms))
     }
 }

@@ -61,12 +61,12 @@ fn below_the_limit_everybody_is_served_and_few_wait() {
 #[test]
 fn nobody_starves_beside_one_who_wants_everything() {
     for sharing in ["lease", "exact"] {
-        for permits in [1, 2, 10] {
+        for permits in [1, 10] {
             let rates = vec![100_000, 3_000, 3_000];
             let mut crowd = Crowd::new(3, Setup { permits, rates, ..setup(sharing) }, Faults::none());
             crowd.run(5_000);
             crowd.begin_measuring();
-            crowd.run(60_000);
+            crowd.run(40_000);
             println!("{sharing}, {permits}: {:?}, {:.2} used", seen(&crowd), crowd.used());
             for (at, site) in crowd.sites.iter().enumerate() {
                 let gap = site.seen.longest_gap_ms;
