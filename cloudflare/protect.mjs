@@ -39,13 +39,13 @@ function prepare(env, ctx, guarded, serves) {
 
 /** What becomes of a request whose verdict may take time: see `decide` in the core. */
 async function judged(verdict, request, env, ctx, guarded) {
-  if (env.TIDEGATE_AUTHORITY !== undefined) {
+  if (settings.shares()) {
     const sent = send(env, ctx, guarded);
     if (verdict instanceof tidegate.Asking) verdict = await asked(verdict, request, sent, env, ctx, guarded);
   }
   if (verdict instanceof tidegate.Wait) verdict = await waited(verdict, request, guarded);
   if (verdict instanceof tidegate.Task) {
-    const heed = () => env.TIDEGATE_AUTHORITY && send(env, ctx, guarded);
+    const heed = () => settings.shares() && send(env, ctx, guarded);
     verdict = await driven(verdict, request, ctx, guarded, heed);
     if (env.TIDEGATE !== undefined) spread(env, ctx, guarded);
   }
@@ -71,7 +71,7 @@ export function protect(handler) {
         if (configured !== current()) prepare(env, ctx, guarded, serves);
         verdict = guarded(() => tidegate.decide(request, Date.now()));
         // Most requests simply pass, and wait for nothing.
-        if (typeof verdict === "object" || env.TIDEGATE_AUTHORITY !== undefined) {
+        if (typeof verdict === "object" || settings.shares()) {
           came.set(request, [env, ctx]);
           verdict = await judged(verdict, request, env, ctx, guarded);
         }
@@ -87,7 +87,7 @@ export function protect(handler) {
     /** By a cron trigger: learns what KV says by now, and gives back what lies idle. */
     async scheduled(_controller, env, ctx) {
       await refresh(env);
-      if (env.TIDEGATE_AUTHORITY !== undefined && configured === current()) quietly(() => send(env, ctx, guard()));
+      if (settings.shares() && configured === current()) quietly(() => send(env, ctx, guard()));
     },
   };
 }

@@ -9,15 +9,15 @@
 
 use super::{Ledgers, MemoryLedgers};
 use crate::breaker::{Ledger, Part, Shared};
+use crate::sorted_map::SortedMap;
 use crate::units::{Span, Timestamp};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use std::collections::BTreeMap;
 
 /// What was told so far.
 #[derive(Debug, Default)]
 pub struct Broadcast {
-    told: BTreeMap<String, Told>,
+    told: SortedMap<String, Told>,
     /// How often breakers here had published something when it was last told.
     changes: u64,
 }
@@ -33,9 +33,8 @@ impl Broadcast {
     /// Takes in what stands at the common place. Lines that are no records are passed over.
     pub fn hear(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
         for (identity, record) in text.lines().filter_map(read).take(MOST_BREAKERS) {
-            let told = self.told.entry(identity.to_owned()).or_default();
-            if record.generation() >= told.record.generation() {
-                *told = Told { record, seen_at: now };
+            if record.generation() >= self.told(identity).generation() {
+                self.told.insert(identity.to_owned(), Told { record, seen_at: now });
             }
             if record.counts_at(now) && record.generation() > published(ledgers, identity).generation() {
                 // In memory it always succeeds.
@@ -44,7 +43,7 @@ impl Broadcast {
         }
         // What is not to be seen there any more, another one has written over who did not see it yet.
         let told = self.told.len();
-        self.told.retain(|_, told| told.seen_at > now || now.since(told.seen_at) <= SEEN_WITHIN);
+        self.told.retain(|told| told.seen_at > now || now.since(told.seen_at) <= SEEN_WITHIN);
         if self.told.len() < told {
             self.untold();
         }
@@ -59,20 +58,18 @@ impl Broadcast {
     /// What is to stand at the common place from now on; `None` when it stands there already.
     pub fn tell(&mut self, ledgers: &mut MemoryLedgers, now: Timestamp) -> Option<String> {
         self.changes = ledgers.changes();
-        let mut all: BTreeMap<_, _> =
-            self.told.iter().map(|(identity, told)| (identity.clone(), told.record)).collect();
+        let mut all = self.told.clone();
         let mut is_news = false;
         let identities: Vec<String> = ledgers.identities().take(MOST_BREAKERS).map(str::to_owned).collect();
         for identity in identities {
             let own = published(ledgers, &identity);
-            let told = self.told.get(&identity).map_or_else(Shared::default, |told| told.record);
-            if own.generation() > told.generation() && own.counts_at(now) {
-                all.insert(identity, own);
+            if own.generation() > self.told(&identity).generation() && own.counts_at(now) {
+                all.insert(identity, Told { record: own, seen_at: now });
                 is_news = true;
             }
         }
-        let line = |(identity, record): (&String, &Shared)| {
-            [identity.as_str(), " ", &STANDARD_NO_PAD.encode(record.encode()), "\n"].concat()
+        let line = |(identity, told): (&String, &Told)| {
+            [identity.as_str(), " ", &STANDARD_NO_PAD.encode(told.record.encode()), "\n"].concat()
         };
         is_news.then(|| all.iter().take(MOST_BREAKERS).map(line).collect())
     }
@@ -80,6 +77,10 @@ impl Broadcast {
     /// Says that what was to be told could not be: it is news still.
     pub fn untold(&mut self) {
         self.changes = u64::MAX;
+    }
+
+    fn told(&self, identity: &str) -> Shared {
+        self.told.get(identity).map_or_else(Shared::default, |told| told.record)
     }
 }
 

@@ -7,6 +7,7 @@ mod authority;
 mod crowd;
 mod engine;
 mod flights;
+mod held;
 mod world;
 
 use world::{Faults, Setup, World};

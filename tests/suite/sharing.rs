@@ -2,6 +2,7 @@
 
 mod counting;
 mod faults;
+mod hosts;
 mod in_flight;
 mod proxy;
 mod stage;
