@@ -15,7 +15,7 @@
 //!   the limit's `on_store_failure`. Under `local` the instance counts with the share of the quota that it has
 //!   had of late.
 //!
-//! Permits of requests in flight are held and not spent; what there is to know of those is told in [`flights`].
+//! Permits of requests in flight are held and not spent; what there is to know of those stands apart, in `flights`.
 //!
 //! An adapter takes these steps; [`Engine`](crate::engine::Engine) has those that need a policy:
 //!

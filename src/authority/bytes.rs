@@ -84,7 +84,7 @@ impl Account {
             let (since_ms, short) = (next()?, permits(next()?)?);
             holders.push(Holder { instance: Instance::new(instance), seq, held, until_ms, since_ms, short });
         }
-        (holders.len() <= MAX_INSTANCES).then_some(account)
+        (!holders.is_empty() && holders.len() <= MAX_INSTANCES).then_some(account)
     }
 }
 

@@ -10,7 +10,7 @@
 //! What a request is charged is charged when it begins to wait, and taken back if it is not released.
 
 use super::charging::take_back;
-use super::lending::land;
+use super::lending::release;
 use super::plan::Counted;
 use super::{Charge, Engine, Plan, Stage};
 use crate::decision::{Cause, Decision, Refusal};
@@ -204,7 +204,7 @@ impl Engine {
         let Held { tier, charges, charged_at } = &mut left.held;
         for charge in charges {
             if charge.counted == Counted::Held {
-                land(charge, books.leases, *charged_at, now);
+                release(charge, books.leases, *charged_at, now);
                 continue;
             }
             let waited_here = charge.limit == left.limit && charge.line() == left.line;

@@ -155,7 +155,7 @@ impl Engine {
                 Place::Local => local,
                 Place::Global(key) => {
                     if let Some(global) = leases.global() {
-                        global.land(key, held.permits, held.taken_at, now);
+                        global.release(key, held.permits, held.taken_at, now);
                     }
                     continue;
                 }
@@ -187,8 +187,8 @@ impl Engine {
                 Place::Store => store,
                 Place::Local => local,
                 Place::Global(key) => {
-                    let fly_on = |global: &mut Global| global.fly_on(key, held.permits, held.taken_at, now);
-                    if leases.global().is_some_and(fly_on) {
+                    let renews = |global: &mut Global| global.renew(key, held.permits, held.taken_at, now);
+                    if leases.global().is_some_and(renews) {
                         held.taken_at = now;
                     }
                     continue;

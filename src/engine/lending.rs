@@ -50,8 +50,8 @@ impl<S: Store> Charging<'_, S> {
     pub(super) fn settle_held(&mut self, charge: &mut Charge, awaits: bool, refused: bool) {
         let (Some(of), Some(global)) = (self.engine.shared(charge, self.tier), self.leases.global()) else { return };
         match charge.stage {
-            Stage::Awaiting if awaits => global.ask_to_fly(&of, charge.cost, self.now),
-            Stage::Known if charge.pays() && !refused => global.take_off(&of, charge.cost, self.now),
+            Stage::Awaiting if awaits => global.ask_to_hold(&of, charge.cost, self.now),
+            Stage::Known if charge.pays() && !refused => global.hold(&of, charge.cost, self.now),
             _ => {}
         }
         charge.told = global.standing_in_flight(of.key, self.now);
@@ -59,11 +59,11 @@ impl<S: Store> Charging<'_, S> {
 }
 
 /// Gives back what a charge has held since then, and is not to hold after all. What was given back once is not again.
-pub(super) fn land(charge: &mut Charge, leases: &mut Leases, taken_at: Timestamp, now: Timestamp) {
+pub(super) fn release(charge: &mut Charge, leases: &mut Leases, taken_at: Timestamp, now: Timestamp) {
     if let (Stage::Known, true, Some(key), Some(global)) =
         (charge.stage, charge.pays(), charge.shared_key, leases.global())
     {
-        global.land(key, charge.cost, taken_at, now);
+        global.release(key, charge.cost, taken_at, now);
     }
     charge.stage = Stage::Settled;
 }

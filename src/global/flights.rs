@@ -61,7 +61,7 @@ impl Global {
 
     /// Has the authority asked for what a request of `cost` needs, together with others that wait for the same key. If that
     /// cannot be, the key is known to fail, as by [`Global::ask`].
-    pub(crate) fn ask_to_fly(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
+    pub(crate) fn ask_to_hold(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
         let has_room = self.waiting.has_room();
         let Some(flight) = self.flights.find_or_make(of, now).filter(|_| has_room) else { return };
         flight.of = *of;
@@ -77,7 +77,7 @@ impl Global {
     }
 
     /// An admitted request holds so many permits from here on.
-    pub(crate) fn take_off(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
+    pub(crate) fn hold(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
         let fails = self.health.fails(now);
         let Some(flight) = self.flights.find_or_make(of, now) else { return };
         flight.take(cost, now);
@@ -87,7 +87,7 @@ impl Global {
     }
 
     /// A request has ended that held so many permits since then.
-    pub(crate) fn land(&mut self, key: KeyHash, permits: Permits, taken_at: Timestamp, now: Timestamp) {
+    pub(crate) fn release(&mut self, key: KeyHash, permits: Permits, taken_at: Timestamp, now: Timestamp) {
         self.flights.see(now);
         let Some(flight) = self.flights.find(key) else { return };
         flight.give_back(permits, taken_at);
@@ -95,7 +95,7 @@ impl Global {
     }
 
     /// Keeps what a request holds from expiring. Answers whether it was taken anew.
-    pub(crate) fn fly_on(&mut self, key: KeyHash, permits: Permits, taken_at: Timestamp, now: Timestamp) -> bool {
+    pub(crate) fn renew(&mut self, key: KeyHash, permits: Permits, taken_at: Timestamp, now: Timestamp) -> bool {
         self.flights.find(key).is_some_and(|flight| flight.renew(permits, taken_at, now))
     }
 

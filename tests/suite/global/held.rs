@@ -134,6 +134,18 @@ fn an_answer_that_is_late_counts_until_something_else_was_said() {
 }
 
 #[test]
+fn the_time_of_an_answer_counts_from_when_the_ask_was_sent() {
+    let mut bench = Bench::new(&slots(r#", "quota": { "permits": 3 }"#));
+    assert!(bench.arrive(1, 0).awaits.is_some());
+    let asked = bench.asks(0);
+    let late = bench.answer(&asked[0], 1);
+    bench.tend(30);
+    // Of its ten seconds less than half are left, though it comes only now.
+    bench.hand_in(&late, 6_000);
+    assert!(bench.decide(6_001).awaits.is_some());
+}
+
+#[test]
 fn by_a_clock_that_steps_back_nothing_is_held_that_may_have_expired() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 3 }"#));
     let first = bench.served(1, 5_000);

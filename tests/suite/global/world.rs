@@ -406,6 +406,7 @@ pub fn shared(word: &str) -> Shared {
     match word {
         "fixed-window" => Shared::FixedWindow,
         "sliding-window" => Shared::SlidingWindow,
+        "concurrency" => Shared::InFlight,
         _ => Shared::TokenBucket,
     }
 }
