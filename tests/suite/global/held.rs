@@ -1,7 +1,6 @@
 //! One instance with shared requests in flight, and an authority that answers when the test says so.
 
 use super::engine::{Bench, NOW_MS, at};
-use crate::harness::Request;
 use tidegate::authority::{Ask, Grant, Instance};
 use tidegate::decision::{Cause, Decision, quota_headers};
 use tidegate::engine::delaying::Books;
