@@ -187,7 +187,7 @@ impl Engine {
                 Place::Store => store,
                 Place::Local => local,
                 Place::Global(key) => {
-                    let renews = |global: &mut Global| global.renew(key, held.permits, held.taken_at, now);
+                    let renews = |global: &mut Global| global.keep_held(key, held.permits, held.taken_at, now);
                     if leases.global().is_some_and(renews) {
                         held.taken_at = now;
                     }

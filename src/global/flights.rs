@@ -95,7 +95,7 @@ impl Global {
     }
 
     /// Keeps what a request holds from expiring. Answers whether it was taken anew.
-    pub(crate) fn renew(&mut self, key: KeyHash, permits: Permits, taken_at: Timestamp, now: Timestamp) -> bool {
+    pub(crate) fn keep_held(&mut self, key: KeyHash, permits: Permits, taken_at: Timestamp, now: Timestamp) -> bool {
         self.flights.find(key).is_some_and(|flight| flight.renew(permits, taken_at, now))
     }
 
