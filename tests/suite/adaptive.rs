@@ -105,7 +105,7 @@ impl Simulation {
     fn found(&mut self) -> f64 {
         let mut found = 0;
         let now = Timestamp::from_nanos(self.now_ns);
-        self.engine.loads(&mut self.store, now, &mut |load| found = load.permits.get());
+        self.engine.loads(&mut self.store, &Leases::none(), now, &mut |load| found = load.permits.get());
         f64::from(found)
     }
 
@@ -178,7 +178,7 @@ impl Simulation {
         let answer = self.upstream_ms.map_or(answer.clone(), |ms| answer.after(ms));
         let (store, local, counters) = (&mut self.store, &mut self.local, &mut self.counters);
         self.engine.observe(&mut ticket, &answer, store, local, counters, now);
-        self.engine.release(ticket, store, local, counters, now);
+        self.engine.release(ticket, store, local, &mut Leases::none(), counters, now);
     }
 }
 
