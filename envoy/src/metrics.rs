@@ -187,5 +187,8 @@ fn total_name(total: Total) -> &'static str {
         Total::AskFailures => "tidegate_store_ask_failures_total",
         Total::Awaited => "tidegate_store_waits_total",
         Total::GrantsLost => "tidegate_store_grants_lost_total",
+        Total::BreakerRounds => "tidegate_breaker_rounds_total",
+        Total::BreakerRoundFailures => "tidegate_breaker_round_failures_total",
+        Total::BreakersLearnt => "tidegate_breakers_learnt_total",
     }
 }

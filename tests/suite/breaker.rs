@@ -4,6 +4,7 @@ mod model;
 mod published;
 mod set;
 mod simulation;
+mod together;
 
 use crate::harness::ms;
 use std::collections::HashMap;

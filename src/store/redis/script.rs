@@ -1,14 +1,14 @@
-//! The scripts by which Redis is an authority: one for each algorithm, held equal to [`crate::authority`] by the tests.
+//! The scripts by which Redis is an authority: one for each algorithm and one for breakers, held equal to [`crate::authority`] by the tests.
 //!
-//! A script is made of four parts: the clock, what is asked and known, the algorithm, and the account that they make up. Its
+//! A script that counts is made of four parts: the clock, what is asked and known, the algorithm, and the account that they make up. Its
 //! comments are for the reader, and neither compiled in nor sent.
 
 use crate::authority::Shared;
 
-/// A script, which answers one ask.
+/// A script, which answers one ask, or a round of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Script {
-    algorithm: &'static str,
+    parts: [&'static str; 4],
     sha1: &'static str,
     suffix: &'static str,
 }
@@ -18,22 +18,34 @@ impl Script {
     #[must_use]
     pub const fn of(algorithm: Shared) -> Self {
         match algorithm {
-            Shared::FixedWindow => {
-                Self { algorithm: FIXED_WINDOW, sha1: "39efe5788481b69e665a28d16d846a6f98b5743c", suffix: "f1" }
-            }
-            Shared::SlidingWindow => {
-                Self { algorithm: SLIDING_WINDOW, sha1: "9f009fecb9b10d618b1c69c943380080690901e6", suffix: "s1" }
-            }
-            Shared::TokenBucket => {
-                Self { algorithm: TOKEN_BUCKET, sha1: "83131ac03d6b163ee68ad6c2b621be393df2e2f1", suffix: "t1" }
-            }
+            Shared::FixedWindow => Self {
+                parts: [CLOCK, ASK, FIXED_WINDOW, ACCOUNT],
+                sha1: "39efe5788481b69e665a28d16d846a6f98b5743c",
+                suffix: "f1",
+            },
+            Shared::SlidingWindow => Self {
+                parts: [CLOCK, ASK, SLIDING_WINDOW, ACCOUNT],
+                sha1: "9f009fecb9b10d618b1c69c943380080690901e6",
+                suffix: "s1",
+            },
+            Shared::TokenBucket => Self {
+                parts: [CLOCK, ASK, TOKEN_BUCKET, ACCOUNT],
+                sha1: "83131ac03d6b163ee68ad6c2b621be393df2e2f1",
+                suffix: "t1",
+            },
         }
+    }
+
+    /// The script that answers reports on breakers: see [`crate::breaker::global`].
+    #[must_use]
+    pub const fn of_breakers() -> Self {
+        Self { parts: [CLOCK, BREAKERS, "", ""], sha1: "4317c0bbfe3ff9e5fcccd46bd3e6b41daba595e7", suffix: "b1" }
     }
 
     /// The whole text, as Redis is to run it.
     #[must_use]
     pub fn source(&self) -> String {
-        [CLOCK, ASK, self.algorithm, ACCOUNT].concat()
+        self.parts.concat()
     }
 
     /// The SHA-1 of [`Script::source`], by which Redis knows a script that it has seen: 40 digits, lower case.
@@ -68,6 +80,7 @@ const FIXED_WINDOW: &str = code!("fixed_window.lua");
 const SLIDING_WINDOW: &str = code!("sliding_window.lua");
 const TOKEN_BUCKET: &str = code!("token_bucket.lua");
 const ACCOUNT: &str = code!("account.lua");
+const BREAKERS: &str = code!("breakers.lua");
 
 /// How much of the text is code.
 const fn code_len(text: &[u8]) -> usize {
@@ -115,9 +128,14 @@ const MAX_CODE_BYTES: usize = 8 * 1024;
 mod tests {
     use super::*;
 
+    fn all() -> [Script; 4] {
+        let [one, two, three] = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket].map(Script::of);
+        [one, two, three, Script::of_breakers()]
+    }
+
     #[test]
     fn the_sha1_is_that_of_the_source() {
-        let scripts = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket].map(Script::of);
+        let scripts = all();
         let computed = scripts.map(|script| redis::Script::new(&script.source()).get_hash().to_owned());
         assert_eq!(scripts.map(|script| script.sha1().to_owned()), computed);
     }
@@ -131,8 +149,8 @@ mod tests {
 
     #[test]
     fn a_script_is_plain_text_and_reads_no_other_clock() {
-        for algorithm in [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket] {
-            let source = Script::of(algorithm).source();
+        for script in all() {
+            let source = script.source();
             // So that neither JSON nor a percent-encoded word needs more than a few escapes.
             assert!(source.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')), "{source}");
             assert!(source.starts_with(CLOCK) && source.matches("TIME").count() == 1, "{source}");
