@@ -19,6 +19,7 @@ use tidegate::decision::quota_headers;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
+use tidegate::fallback::Upstreams;
 use tidegate::health::monitor::Monitor;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
@@ -95,9 +96,15 @@ impl Gate {
         };
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
-        let known = Known::new(&policy, &memory.ledgers);
         let assets = Assets::new(&policy, Keyed::Everywhere);
         let engine = Engine::new(policy, memory.seed);
+        let mut upstreams = Upstreams::new(engine.policy());
+        if has_authority {
+            engine.agree(&mut upstreams, memory.instance);
+        }
+        // They agree by themselves, and what they publish is in nobody else's generations.
+        memory.broadcast.borrow_mut().leave_out(upstreams.agreed().map(str::to_owned));
+        let known = Known::new(upstreams, &memory.ledgers);
         let leases = sharing::leases(&engine, has_authority)?;
         warn(engine.policy(), has_authority);
         let room = engine.waiting_room();
@@ -186,7 +193,11 @@ impl Gate {
     /// Answers with a page of status: of this isolate, since nobody exports what it counts.
     fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> JsValue {
         let live_keys = work.live_keys(now);
-        work.known.act(now, |upstreams, around| upstreams.refresh(around));
+        let (known, counters) = (&mut work.known, &mut work.counters);
+        known.act(now, |upstreams, around| {
+            upstreams.refresh(around);
+            upstreams.count_rounds(counters);
+        });
         let (engine, fingerprint) = (&self.engine, self.fingerprint);
         let monitor = work.health.as_ref().map(|health| &health.monitor);
         let known = work.known.upstreams();
@@ -272,12 +283,17 @@ impl Health {
 /// Tells the log what a policy may lead one to expect of a Worker in vain.
 fn warn(policy: &Policy, has_authority: bool) {
     let shares = policy.shared_limits().next().is_some();
+    let shares_breakers = policy.breakers().iter().any(|breaker| breaker.is_shared());
     let names_redis = policy.stores().redis().is_some_and(|redis| redis.url().is_some());
     let warnings = [
         (shares && !has_authority, "limits of the scope \"global\" count in each isolate: there is no Durable Object"),
         (
             shares && names_redis && has_authority,
             "limits of the scope \"global\" count in Durable Objects, and not in Redis, which a Worker does not ask yet",
+        ),
+        (
+            shares_breakers && !has_authority,
+            "breakers of the scope \"global\" are each isolate's own: there is no Durable Object",
         ),
         (
             policy.limits_by_service().next().is_some(),

@@ -7,6 +7,7 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod agreeing;
 mod authority;
 mod cache;
 mod chain;
@@ -28,6 +29,8 @@ mod task;
 mod trap;
 mod wait;
 
+use agreeing::Conference;
+pub use agreeing::{Agreed, agree};
 pub use authority::{Settled, settle};
 use gate::Gate;
 use host::Request;
@@ -126,6 +129,12 @@ pub fn tend(now_ms: f64) -> Option<u32> {
     let gate = GATE.with_borrow(Option::clone)?;
     let work = &mut *gate.work();
     sharing::tend(&gate.engine, work, timestamp(now_ms))
+}
+
+/// A round of reports for the authority over shared breakers, if it is time for one: to be asked now and then.
+#[wasm_bindgen]
+pub fn conference(now_ms: f64) -> Option<Conference> {
+    Conference::new(&GATE.with_borrow(Option::clone)?, now_ms)
 }
 
 /// Whether breakers may have something to tell other locations.

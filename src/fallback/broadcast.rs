@@ -12,7 +12,7 @@ use crate::breaker::{Ledger, Part, Shared};
 use crate::units::{Span, Timestamp};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was told so far.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub struct Broadcast {
     told: BTreeMap<String, Told>,
     /// How often breakers here had published something when it was last told.
     changes: u64,
+    /// Breakers that agree otherwise.
+    left_out: BTreeSet<String>,
 }
 
 /// What stands at the common place of a breaker, as far as is known here, and when it was last seen there.
@@ -30,6 +32,11 @@ struct Told {
 }
 
 impl Broadcast {
+    /// Has nothing told or heard of these breakers from here on: they agree by an authority.
+    pub fn leave_out(&mut self, identities: impl Iterator<Item = String>) {
+        self.left_out = identities.collect();
+    }
+
     /// Takes in what stands at the common place. Lines that are no records are passed over.
     pub fn hear(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
         for (identity, record) in text.lines().filter_map(read).take(MOST_BREAKERS) {
@@ -37,7 +44,9 @@ impl Broadcast {
             if record.generation() >= told.record.generation() {
                 *told = Told { record, seen_at: now };
             }
-            if record.counts_at(now) && record.generation() > published(ledgers, identity).generation() {
+            let is_left_out = self.left_out.contains(identity);
+            if !is_left_out && record.counts_at(now) && record.generation() > published(ledgers, identity).generation()
+            {
                 // In memory it always succeeds.
                 let _ = ledgers.of(identity).publish(Part::Transitions, &record.encode());
             }
@@ -66,7 +75,8 @@ impl Broadcast {
         for identity in identities {
             let own = published(ledgers, &identity);
             let told = self.told.get(&identity).map_or_else(Shared::default, |told| told.record);
-            if own.generation() > told.generation() && own.counts_at(now) {
+            let is_left_out = self.left_out.contains(&identity);
+            if !is_left_out && own.generation() > told.generation() && own.counts_at(now) {
                 all.insert(identity, own);
                 is_news = true;
             }

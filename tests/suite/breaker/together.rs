@@ -13,7 +13,7 @@ use tidegate::fallback::{Around, Ended, Ledgers, Round, Step, Upstreams, Way};
 use tidegate::key::Seed;
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::store::StoreError;
-use tidegate::units::{Draw, Span, Timestamp};
+use tidegate::units::{Draw, Timestamp};
 
 const PROBES: u32 = 3;
 const MAX_WAIT_MS: u64 = 1_000;
