@@ -137,6 +137,13 @@ pub fn conference(now_ms: f64) -> Option<Conference> {
     Conference::new(&GATE.with_borrow(Option::clone)?, now_ms)
 }
 
+/// Whether something is to be told to that authority.
+#[wasm_bindgen]
+pub fn tells(now_ms: f64) -> bool {
+    let gate = GATE.with_borrow(Option::clone);
+    gate.is_some_and(|gate| gate.work().known.upstreams().tells(timestamp(now_ms)))
+}
+
 /// Whether breakers may have something to tell other locations.
 #[wasm_bindgen]
 pub fn may_have_news() -> bool {

@@ -102,6 +102,16 @@ const worldly = (world) => `
       if (this.faulty === "throw") throw Object.assign(new Error("too many requests"), { overloaded: true });
       return super.ask(ask);
     }
+    async agree(message) {
+      if (this.faulty === "hang") await new Promise(() => {});
+      return super.agree(message);
+    }
+    forget() {
+      this.sql.exec("DELETE FROM breakers");
+    }
+    records() {
+      return [...this.sql.exec("SELECT * FROM breakers")].map(({ record }) => [...new Uint8Array(record)]);
+    }
     tried(asks) {
       return this.ask(asks).catch(String);
     }

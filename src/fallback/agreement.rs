@@ -85,23 +85,29 @@ impl Upstreams {
         places.filter_map(|(place, _)| self.breakers.identity(*place))
     }
 
+    /// Whether there is something to tell the authority.
+    #[must_use]
+    pub fn tells(&self, now: Timestamp) -> bool {
+        let mut places = self.agreement.iter().flat_map(|agreement| &agreement.breakers);
+        places.any(|(place, _)| self.breakers.local(*place).is_some_and(|it| it.report(now).says != Says::Nothing))
+    }
+
     /// What is to be asked of the authority now, if anything. To be called on every tick, of every worker.
     pub fn confer<L: Ledgers>(&mut self, around: &mut Around<'_, L>) -> Option<Round> {
         let now = around.now;
         let agreement = self.agreement.as_ref()?;
         let turn = Turn::read(around.ledgers.of(&agreement.turns));
         let governed = turn.is_ok_and(|turn| !turn.is_in_vain(now));
-        let (mut tells, mut is_soon) = (false, false);
+        let mut is_soon = false;
         for (place, _) in &agreement.breakers {
             let Some(local) = self.breakers.get(*place) else { continue };
             local.govern(governed);
-            tells |= local.report(now).says != Says::Nothing;
             is_soon |= local.shared().is_near_probes(SOON, now);
         }
         let turn = turn.ok()?;
         let every = match agreement.every() {
             every if turn.is_unanswered() => every.max(EVERY),
-            every if tells => every.min(TELLS_WITHIN),
+            every if self.tells(now) => every.min(TELLS_WITHIN),
             every if is_soon => every.min(SOON),
             every => every,
         };

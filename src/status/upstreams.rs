@@ -138,6 +138,9 @@ fn write_breaker(
     let (state, mode) = (local.state(time).as_str(), local.rules().mode());
     // Names have nothing that JSON escapes, and a slash between them.
     write!(text, "{{\"name\":\"{name}\",\"mode\":\"{}\",\"state\":\"{state}\"", mode.as_str())?;
+    if local.rules().is_shared() {
+        write!(text, ",\"scope\":\"global\",\"alone\":{}", !local.is_governed())?;
+    }
     if let Some(since) = since(local, mode) {
         let (since_ms, for_ms) = (millis(since.since(Timestamp::EPOCH)), millis(time.since(since)));
         write!(text, ",\"since_unix_ms\":{since_ms},\"for_ms\":{for_ms}")?;
