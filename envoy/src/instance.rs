@@ -212,6 +212,9 @@ impl Instance {
             work.metrics.record_own(Gauge::StoreBreakers, u64::from(!global.answers(now)));
         }
         work.upstream_metrics.export(self.engine.policy(), &mut work.upstreams, now);
+        if let Some(alone) = work.upstreams.alone() {
+            work.metrics.record(Gauge::BreakersAlone, u64::try_from(alone).unwrap_or(u64::MAX));
+        }
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
         let (engine, metrics) = (&self.engine, &mut work.metrics);

@@ -39,10 +39,12 @@ pub enum Gauge {
     Health = 3,
     /// How many workers have their breaker around the store of shared limits open.
     StoreBreakers = 4,
+    /// How many breakers that are shared go on by themselves.
+    BreakersAlone = 5,
 }
 
 impl Gauge {
-    const COUNT: usize = Self::StoreBreakers as usize + 1;
+    const COUNT: usize = Self::BreakersAlone as usize + 1;
 }
 
 impl Metrics {
@@ -156,6 +158,7 @@ fn gauge_name(gauge: Gauge) -> &'static str {
         Gauge::Waiting => "tidegate_waiting",
         Gauge::Health => "tidegate_health",
         Gauge::StoreBreakers => "tidegate_store_breakers_open",
+        Gauge::BreakersAlone => "tidegate_breakers_alone",
     }
 }
 

@@ -85,6 +85,15 @@ impl Upstreams {
         places.filter_map(|(place, _)| self.breakers.identity(*place))
     }
 
+    /// How many of those breakers go on by what this instance sees itself, since their authority does not answer; `None` where
+    /// there are none.
+    #[must_use]
+    pub fn alone(&self) -> Option<usize> {
+        let places = &self.agreement.as_ref()?.breakers;
+        let is_alone = |place: usize| self.breakers.local(place).is_some_and(|local| !local.is_governed());
+        Some(places.iter().filter(|(place, _)| is_alone(*place)).count())
+    }
+
     /// Whether there is something to tell the authority.
     #[must_use]
     pub fn tells(&self, now: Timestamp) -> bool {

@@ -38,7 +38,9 @@ fn policy() -> Policy {
 
 /// What the workers of one instance publish, each value with how often it was.
 #[derive(Clone, Default)]
-struct Places(Rc<RefCell<HashMap<(String, Part), (u64, Vec<u8>)>>>);
+struct Places(Rc<RefCell<HashMap<(String, Part), Value>>>);
+
+type Value = (u64, Vec<u8>);
 
 /// A worker's way there, which now and then finds that it was overtaken.
 struct Hand {
