@@ -2,6 +2,7 @@
 
 mod model;
 mod published;
+mod rounds;
 mod set;
 mod simulation;
 mod together;

@@ -522,3 +522,26 @@ fn one_that_is_elected_and_dies_or_has_no_more_calls_is_followed_by_another() {
         assert_eq!((world.probes.len(), world.own), (1, 0));
     });
 }
+
+#[test]
+fn one_that_is_elected_and_cut_off_sends_no_probe_when_another_may_be_elected() {
+    for_seeds(10, |seed| {
+        let mut world = World::new(2, 1, seed);
+        (0..2).for_each(|worker| assert!(world.ask(worker)));
+        world.steps(1_500, u64::MAX);
+        world.fail_at(0);
+        world.steps(1_500, u64::MAX);
+        assert!(!world.ask(0), "first it has to be elected");
+        while world.workers[0].upstreams.breakers().get(0).unwrap().shared().elected().is_none() {
+            world.step(u64::MAX);
+        }
+        // Its one probe tells what it has to, and it does not hear any more.
+        assert!(world.ask(0));
+        world.hosts[0].cut_off = true;
+        while !world.ask(1) {
+            world.steps(20, u64::MAX);
+        }
+        assert!(!world.ask(0), "the other one probes");
+        assert_eq!((world.probes.len(), world.own), (2, 0));
+    });
+}
