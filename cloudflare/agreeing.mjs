@@ -1,6 +1,7 @@
-// Asks the authority over breakers that are shared, a Durable Object, what stands, and tells it what has happened here. No request
+// Asks the authority over breakers that are shared, Redis or a Durable Object, what stands, and tells it what has happened here. No request
 // waits for that.
-import { conference, tells } from "./pkg/tidegate.js";
+import { Task, conference, tells } from "./pkg/tidegate.js";
+import { alone } from "./flight.mjs";
 import { quietly } from "./instance.mjs";
 import { within } from "./settings.mjs";
 
@@ -14,7 +15,7 @@ let toldAt = -Infinity;
 export function confer(env, ctx, guarded) {
   quietly(() => {
     const round = due(guarded);
-    if (round !== undefined) ctx.waitUntil(run(round, env, guarded));
+    if (round !== undefined) ctx.waitUntil(run(round, env, guarded).catch(console.error));
     attend(env, ctx, guarded);
   });
 }
@@ -44,6 +45,7 @@ function attend(env, ctx, guarded) {
 }
 
 async function run(round, env, guarded) {
+  if (round instanceof Task) return alone(round, guarded);
   let standings;
   try {
     const message = guarded(() => round.message);

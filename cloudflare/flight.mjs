@@ -69,6 +69,25 @@ async function drive(task, request, guarded, respond) {
   }
 }
 
+/** Sees a task through that has no client. */
+export async function alone(task, guarded) {
+  try {
+    let came;
+    let failed = false;
+    for (;;) {
+      const step = guarded(() => task.resume(came, failed));
+      if (step === undefined) return;
+      try {
+        [came, failed] = [await step, false];
+      } catch (error) {
+        [came, failed] = [error, true];
+      }
+    }
+  } finally {
+    quietly(() => guarded(() => task.free()));
+  }
+}
+
 /** An answer with what it says about limits: name and value by turns, a line each. */
 export function told(answer, lines) {
   if (lines === "") return answer;

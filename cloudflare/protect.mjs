@@ -40,7 +40,7 @@ function prepare(env, ctx, guarded, serves) {
 
 /** What becomes of a request whose verdict may take time: see `decide` in the core. */
 async function judged(verdict, request, env, ctx, guarded) {
-  if (env.TIDEGATE_AUTHORITY !== undefined) {
+  if (settings.shares()) {
     const sent = send(env, ctx, guarded);
     if (verdict instanceof tidegate.Asking) verdict = await asked(verdict, request, sent, env, ctx, guarded);
   }
@@ -48,7 +48,7 @@ async function judged(verdict, request, env, ctx, guarded) {
   if (verdict instanceof tidegate.Task) {
     verdict = await driven(verdict, request, ctx, guarded);
     if (env.TIDEGATE !== undefined) spread(env, ctx, guarded);
-    if (env.TIDEGATE_AUTHORITY !== undefined) confer(env, ctx, guarded);
+    if (settings.agrees()) confer(env, ctx, guarded);
   }
   return verdict;
 }
@@ -72,7 +72,7 @@ export function protect(handler) {
         if (configured !== current()) prepare(env, ctx, guarded, serves);
         verdict = guarded(() => tidegate.decide(request, Date.now()));
         // Most requests simply pass, and wait for nothing.
-        if (typeof verdict === "object" || env.TIDEGATE_AUTHORITY !== undefined) {
+        if (typeof verdict === "object" || settings.shares()) {
           came.set(request, [env, ctx]);
           verdict = await judged(verdict, request, env, ctx, guarded);
         }
@@ -88,7 +88,7 @@ export function protect(handler) {
     /** By a cron trigger: learns what KV says by now, and gives back what lies idle. */
     async scheduled(_controller, env, ctx) {
       await refresh(env);
-      if (env.TIDEGATE_AUTHORITY !== undefined && configured === current()) quietly(() => send(env, ctx, guard()));
+      if (settings.shares() && configured === current()) quietly(() => send(env, ctx, guard()));
     },
   };
 }

@@ -14,9 +14,18 @@ let readAt = -Infinity;
 let isRead = false;
 /** What to do with a request that cannot be decided, as the policy in force says. */
 let onFailure = "pass";
+/** Whether the policy in force has limits to share, and an authority over them. */
+let sharing = false;
+let agreeing = false;
 
 /** Whether requests that cannot be decided go on. */
 export const passes = () => onFailure === "pass";
+
+/** Whether there may be something to ask of the authority over shared limits. */
+export const shares = () => sharing;
+
+/** Whether the policy in force has breakers that others share. */
+export const agrees = () => agreeing;
 
 /** Whether KV has been asked, so that no request need wait for it. */
 export const isKnown = () => isRead;
@@ -56,7 +65,9 @@ export function enforce(tidegate, env, isFresh) {
   for (const settings of isFresh ? [latest, inForce, deployed] : [latest]) {
     if (settings === undefined || refused.has(settings)) continue;
     try {
-      onFailure = tidegate.configure(settings.policy, settings.mode, env.TIDEGATE_AUTHORITY !== undefined);
+      onFailure = tidegate.configure(settings.policy, settings.mode, env);
+      sharing = tidegate.shares();
+      agreeing = tidegate.agrees();
       inForce = settings;
       return;
     } catch (problems) {

@@ -1,5 +1,7 @@
-// Asks the authority over limits that are shared, which is a Durable Object for each part of the keys. The core says what to ask.
-import { errands, tend } from "./pkg/tidegate.js";
+// Asks the authority over limits that are shared, which is a Durable Object for each part of the keys, or Redis. The core says what
+// to ask.
+import { Task, errands, tend } from "./pkg/tidegate.js";
+import { alone } from "./flight.mjs";
 import { within } from "./settings.mjs";
 import { quietly } from "./instance.mjs";
 
@@ -8,7 +10,7 @@ export function send(env, ctx, guarded) {
   guarded(() => tend(Date.now()));
   const asks = guarded(() => errands(Date.now()));
   if (asks.length === 0) return Promise.resolve();
-  const sent = Promise.all(asks.map((errand) => run(errand, env, guarded)));
+  const sent = Promise.all(asks.map((ask) => (ask instanceof Task ? call(ask, env, ctx, guarded) : run(ask, env, guarded))));
   // Also when the client goes away: what is granted then serves the next one.
   ctx.waitUntil(sent);
   attend(env, ctx, guarded);
@@ -48,6 +50,12 @@ async function run(errand, env, guarded) {
     tell(error);
   }
   quietly(() => guarded(() => errand.done(grant, Date.now())));
+}
+
+/** Sees a call to Redis through. Asks for which there was no room meanwhile are sent then. */
+async function call(task, env, ctx, guarded) {
+  await alone(task, guarded).catch(tell);
+  quietly(() => send(env, ctx, guarded));
 }
 
 /** When somebody last began to see to what is due, of whom there is one at a time. */

@@ -168,6 +168,7 @@ impl Engine {
                     awaits_answer: limit.awaits_answer(),
                     holds: limit.holds(),
                     found: None,
+                    beyond: false,
                     held: false,
                     sentence: Sentence::Free,
                     stage: Stage::Open,
@@ -231,6 +232,9 @@ impl Engine {
         let refused = charging.settle(&mut plan.charges);
         let awaits = charging.awaited(&plan.charges);
         let consults = charging.awaits(&plan.charges);
+        if awaits.is_none() && !consults && (!refused || self.policy.mode == Mode::Observe) {
+            charging.hold_beyond(&mut plan.charges, refused);
+        }
         plan.refused = refused;
         (plan.now, plan.charged_at) = (now, now);
         if awaits.is_some() {
@@ -339,7 +343,7 @@ impl Engine {
             return self.shared_meter(charge, tier);
         }
         let meter = *self.said_meter(charge.limit, tier, charge.quota)?;
-        Some(charge.found.map_or(meter, |permits| meter.within(permits)))
+        Some(charge.found.map_or(meter, |found| meter.within(found.permits)))
     }
 
     /// The meter of a quota, as the policy says it.
@@ -412,7 +416,8 @@ impl Engine {
 impl ReadyLimit {
     fn new(limit: &Limit, mode: &Mode) -> Self {
         let ahead = limit.delays.map_or(Span::ZERO, |delays| delays.ahead());
-        let meter = |quota: &Quota| Meter::new(limit.algorithm, quota).running_ahead(ahead);
+        let observes = *mode == Mode::Observe || limit.on_exceed == OnExceed::Observe;
+        let meter = |quota: &Quota| Meter::new(limit.algorithm, quota).running_ahead(ahead).observing(observes);
         let meters = |quotas: &Vec<Quota>| quotas.iter().map(meter).collect();
         let items = |quotas: &[Quota]| quotas.iter().map(|quota| QuotaItem::new(limit, quotas, quota)).collect();
         let most = limit.quotas.iter().map(Vec::len).max().unwrap_or(0);

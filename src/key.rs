@@ -68,6 +68,10 @@ pub enum Companion {
     Estimate = 0xc2b2_ae35,
     /// What the next such estimate is made from.
     Samples = 0x27d4_eb2f,
+    /// The same of requests that began among few, where the limit only observes.
+    Quiet = 0x1656_67b1,
+    /// The requests in flight that a limit would have refused that only observes.
+    Beyond = 0xd3a2_646d,
 }
 
 /// What the hashes are keyed with, from the system's random source. Whoever knows it can choose keys that meet.

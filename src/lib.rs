@@ -46,6 +46,7 @@ pub mod request;
 pub mod rls;
 pub mod shed;
 mod sorted;
+pub mod sorted_map;
 pub mod stale;
 pub mod status;
 pub mod store;

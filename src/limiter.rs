@@ -228,6 +228,15 @@ impl Meter {
         }
     }
 
+    /// The same meter; `observes`: of a limit that holds nobody back, from which [`adaptive`] has to learn otherwise.
+    #[must_use]
+    pub fn observing(self, observes: bool) -> Self {
+        match self {
+            Self::Concurrency(slots) => Self::Concurrency(slots.observing(observes)),
+            other => other,
+        }
+    }
+
     /// What this quota says of a request of `cost` at `now`, given the client's `state` (`None` when fresh).
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {

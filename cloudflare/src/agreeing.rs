@@ -1,14 +1,17 @@
-//! Breakers that many isolates share: a round of reports for the Durable Object that has them, and that object's answer, with the records
-//! as it has stored them. Nothing is kept here between rounds.
+//! Breakers that many isolates share: a round of reports for Redis or the Durable Object that has them, and that object's answer, with the
+//! records as it has stored them. Nothing is kept here between rounds.
 
 use crate::gate::Gate;
-use crate::timestamp;
+use crate::redis::Store;
+use crate::task::Task;
+use crate::{now, timestamp};
 use std::rc::Rc;
 use tidegate::breaker::global::{Asked, Record, Standing, standings_from_bytes, standings_to_bytes};
 use tidegate::fallback::Round;
+use tidegate::units::Span;
 use wasm_bindgen::prelude::*;
 
-/// A round on its way to the authority.
+/// A round on its way to a Durable Object.
 #[wasm_bindgen]
 pub struct Conference {
     gate: Rc<Gate>,
@@ -22,12 +25,30 @@ pub struct Agreed {
     standings: Vec<u8>,
 }
 
-impl Conference {
-    /// What is to be asked now, if anything.
-    pub fn new(gate: &Rc<Gate>, now_ms: f64) -> Option<Self> {
-        let round = gate.work().known.act(timestamp(now_ms), |upstreams, around| upstreams.confer(around))?;
-        Some(Self { gate: Rc::clone(gate), round })
+/// What is to be asked now, if anything: a [`Task`] that asks Redis, where the policy has one, or a [`Conference`].
+pub fn conference(gate: &Rc<Gate>, now_ms: f64) -> Option<JsValue> {
+    let round = gate.work().known.act(timestamp(now_ms), |upstreams, around| upstreams.confer(around))?;
+    let mine = Rc::clone(gate);
+    Some(match &gate.redis {
+        Some(store) => Task::new(report(mine, Rc::clone(store), round)).into(),
+        None => Conference { gate: mine, round }.into(),
+    })
+}
+
+/// Sends a round to Redis, and a second time where that has to be sent the script.
+async fn report(gate: Rc<Gate>, store: Rc<Store>, round: Round) {
+    let until = now().after(PATIENCE);
+    let (mut exchange, request) = store.redis.report(round);
+    let mut next = Some(request);
+    while let Some(request) = next {
+        let answer = store.post(&request, until).await;
+        next = exchange.receive(&store.redis, answer.as_ref().map(|(status, body)| (*status, &body[..])));
     }
+    if let Err(error) = exchange.standings() {
+        store.complain(error, now());
+    }
+    let standings = exchange.standings().ok();
+    gate.work().known.act(now(), |upstreams, around| upstreams.heard(exchange.round(), standings, around));
 }
 
 #[wasm_bindgen]
@@ -79,3 +100,6 @@ impl Agreed {
         self.standings.as_slice().into()
     }
 }
+
+/// No request waits for the answer, and what is later than this is asked anew.
+const PATIENCE: Span = Span::from_secs(1);

@@ -7,12 +7,12 @@ use crate::host::{self, Request};
 use crate::memory::{Memory, Working};
 use crate::now;
 use crate::order;
+use crate::redis;
 use crate::reply;
 use crate::sharing::{self, Asking};
 use crate::task::Task;
 use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use tidegate::assets::Assets;
 use tidegate::decision::quota_headers;
@@ -26,6 +26,7 @@ use tidegate::metrics::Counters;
 use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
 use tidegate::rls::Heard;
+use tidegate::sorted_map::SortedMap;
 use tidegate::stale::{Keyed, Recent};
 use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::memory::MemoryStore;
@@ -39,6 +40,8 @@ pub struct Gate {
     pub assets: Assets,
     fingerprint: Fingerprint,
     pub memory: Rc<Memory>,
+    /// The authority over shared limits, where it is not Durable Objects.
+    pub redis: Option<Rc<redis::Store>>,
     work: RefCell<Work>,
 }
 
@@ -50,7 +53,7 @@ pub struct Work {
     /// What is drawn of limits that others share.
     pub leases: Leases,
     /// Those who have waited for the authority and do not know yet, and since when they have.
-    pub woken: BTreeMap<u32, Timestamp>,
+    pub woken: SortedMap<u32, Timestamp>,
     pub counters: Counters,
     pub plan: Plan,
     text: String,
@@ -58,7 +61,7 @@ pub struct Work {
     /// Room for those who leave it.
     pub left: Vec<Left<Held>>,
     /// Those who have left it and do not know yet.
-    pub ended: BTreeMap<u32, Ended>,
+    pub ended: SortedMap<u32, Ended>,
     /// The number of the last request that came to wait.
     pub last_id: u32,
     /// Where the policy asks how the service is.
@@ -85,7 +88,7 @@ impl Gate {
     ///
     /// # Errors
     /// Everything that is wrong with the document, a line each.
-    pub fn new(text: &str, mode: Option<ModeWord>, has_authority: bool, before: Option<&Self>) -> Result<Self, String> {
+    pub fn new(text: &str, mode: Option<ModeWord>, env: &JsValue, before: Option<&Self>) -> Result<Self, String> {
         let policy = mode.map_or_else(|| Policy::parse(text), |mode| Policy::parse_in(mode, text));
         let policy = policy.map_err(|problems| {
             problems.iter().map(|problem| format!("tidegate: policy error: {problem}")).collect::<Vec<_>>().join("\n")
@@ -97,33 +100,39 @@ impl Gate {
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
         let assets = Assets::new(&policy, Keyed::Everywhere);
-        let engine = Engine::new(policy, memory.seed);
+        let (redis, secret) = redis::Store::of(&policy, env)?.unzip();
+        let mut engine = Engine::new(policy, memory.seed);
+        if let Some(secret) = secret.flatten() {
+            engine.share_by(secret.as_bytes());
+        }
+        let has_objects = host::has(env, "TIDEGATE_AUTHORITY");
+        let leases = sharing::leases(&engine, has_objects || redis.is_some())?;
         let mut upstreams = Upstreams::new(engine.policy());
-        if has_authority {
+        if has_objects || redis.is_some() {
             engine.agree(&mut upstreams, memory.instance);
         }
         // They agree by themselves, and what they publish is in nobody else's generations.
         memory.broadcast.borrow_mut().leave_out(upstreams.agreed().map(str::to_owned));
         let known = Known::new(upstreams, &memory.ledgers);
-        let leases = sharing::leases(&engine, has_authority)?;
-        warn(engine.policy(), has_authority);
+        tell(engine.policy(), redis.is_some(), has_objects);
         let room = engine.waiting_room();
         Ok(Self {
             engine,
             assets,
             fingerprint: Fingerprint::of(text),
             memory,
+            redis: redis.map(Rc::new),
             work: RefCell::new(Work {
                 store: MemoryStore::new(0),
                 local: MemoryStore::new(0),
                 leases,
-                woken: BTreeMap::new(),
+                woken: SortedMap::new(),
                 counters,
                 plan: Plan::new(),
                 text: String::new(),
                 room,
                 left: Vec::new(),
-                ended: BTreeMap::new(),
+                ended: SortedMap::new(),
                 last_id: 0,
                 health,
                 known,
@@ -280,28 +289,32 @@ impl Health {
     }
 }
 
-/// Tells the log what a policy may lead one to expect of a Worker in vain.
-fn warn(policy: &Policy, has_authority: bool) {
-    let shares = policy.shared_limits().next().is_some();
-    let shares_breakers = policy.breakers().iter().any(|breaker| breaker.is_shared());
-    let names_redis = policy.stores().redis().is_some_and(|redis| redis.url().is_some());
-    let warnings = [
-        (shares && !has_authority, "limits of the scope \"global\" count in each isolate: there is no Durable Object"),
-        (
-            shares && names_redis && has_authority,
-            "limits of the scope \"global\" count in Durable Objects, and not in Redis, which a Worker does not ask yet",
-        ),
-        (
-            shares_breakers && !has_authority,
-            "breakers of the scope \"global\" are each isolate's own: there is no Durable Object",
-        ),
-        (
-            policy.limits_by_service().next().is_some(),
-            "limits with the store \"rls\" are as if the service was down: a Worker cannot call it",
-        ),
-    ];
-    for (_, text) in warnings.into_iter().filter(|(applies, _)| *applies) {
-        host::log_warning(&["tidegate: ", text].concat());
+/// Tells the log who counts what is shared, and what a policy may lead one to expect of a Worker in vain.
+fn tell(policy: &Policy, has_redis: bool, has_objects: bool) {
+    if policy.shared_limits().next().is_some() {
+        let host = policy.stores().redis().and_then(|redis| redis.host()).unwrap_or_default();
+        match (has_redis, has_objects) {
+            (true, _) => host::log(&["tidegate: limits of the scope \"global\" count in Redis, ", host].concat()),
+            (false, true) => host::log("tidegate: limits of the scope \"global\" count in Durable Objects"),
+            (false, false) => host::log_warning(
+                "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object, and no URL of a Redis",
+            ),
+        }
+    }
+    if policy.shares_breakers() {
+        let host = policy.stores().redis().and_then(|redis| redis.host()).unwrap_or_default();
+        match (has_redis, has_objects) {
+            (true, _) => host::log(&["tidegate: breakers of the scope \"global\" agree by Redis, ", host].concat()),
+            (false, true) => host::log("tidegate: breakers of the scope \"global\" agree by a Durable Object"),
+            (false, false) => host::log_warning(
+                "tidegate: breakers of the scope \"global\" are each isolate's own: there is no Durable Object, and no URL of a Redis",
+            ),
+        }
+    }
+    if policy.limits_by_service().next().is_some() {
+        host::log_warning(
+            "tidegate: limits with the store \"rls\" are as if the service was down: a Worker cannot call it",
+        );
     }
 }
 

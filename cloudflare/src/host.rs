@@ -4,6 +4,7 @@
 //! What is to happen whatever becomes of the instance, as the end of a try that takes too long, is left to functions of workerd's own.
 
 use js_sys::{Array, Function, Object, Promise, Reflect, Uint8Array};
+use tidegate::store::redis::HttpRequest;
 use tidegate::units::Span;
 use wasm_bindgen::prelude::*;
 
@@ -141,11 +142,18 @@ extern "C" {
     #[wasm_bindgen(static_method_of = AbortSignal)]
     fn any(signals: &Array) -> AbortSignal;
 
+    /// Aborts after so many milliseconds.
+    #[wasm_bindgen(static_method_of = AbortSignal)]
+    fn timeout(millis: f64) -> AbortSignal;
+
     #[wasm_bindgen(method, getter, structural)]
     fn aborted(this: &AbortSignal) -> bool;
 
     #[wasm_bindgen(js_name = fetch)]
     fn fetch_with(request: &Request, init: &Object) -> Promise;
+
+    #[wasm_bindgen(js_name = fetch)]
+    fn fetch_from(url: &str, init: &Object) -> Promise;
 
     #[wasm_bindgen(js_name = setTimeout)]
     fn set_timeout(then: &Function, millis: f64) -> JsValue;
@@ -169,6 +177,9 @@ extern "C" {
 
     #[wasm_bindgen(method, getter, structural, js_name = headers)]
     pub fn answer_headers(this: &Response) -> Headers;
+
+    #[wasm_bindgen(js_namespace = console, js_name = log)]
+    pub fn log(text: &str);
 
     #[wasm_bindgen(js_namespace = console, js_name = error)]
     pub fn log_error(text: &str);
@@ -251,6 +262,28 @@ impl Response {
         let lines = Array::from(&self.answer_headers());
         lines.iter().map(|line| line.unchecked_into::<Array>()).map(|line| (text(&line, 0), text(&line, 1))).collect()
     }
+}
+
+/// Sends a request to a store: all of its answer has to be there in time.
+pub fn post(url: &str, request: &HttpRequest<'_>, timeout: Span) -> Promise {
+    let headers = Object::new();
+    put(&headers, "content-type", &request.content_type.into());
+    if let Some(authorization) = request.authorization {
+        put(&headers, "authorization", &authorization.into());
+    }
+    let init = Object::new();
+    put(&init, "method", &"POST".into());
+    put(&init, "headers", &headers);
+    put(&init, "body", &Uint8Array::from(request.body.as_slice()));
+    // Whoever else it leads to is not to have the token.
+    put(&init, "redirect", &"manual".into());
+    put(&init, "signal", &AbortSignal::timeout(millis(timeout)));
+    fetch_from(url, &init)
+}
+
+/// Whether an object has a field of this name, with a value.
+pub fn has(object: &JsValue, name: &str) -> bool {
+    Reflect::get(object, &name.into()).is_ok_and(|value| !value.is_undefined())
 }
 
 /// When so much time has passed.

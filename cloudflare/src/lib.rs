@@ -21,6 +21,7 @@ mod host;
 mod memory;
 mod order;
 mod origin;
+mod redis;
 mod reply;
 mod serving;
 mod sharing;
@@ -29,12 +30,10 @@ mod task;
 mod trap;
 mod wait;
 
-use agreeing::Conference;
 pub use agreeing::{Agreed, agree};
 pub use authority::{Settled, settle};
 use gate::Gate;
 use host::Request;
-use sharing::Errand;
 use std::cell::RefCell;
 use std::rc::Rc;
 use tidegate::mode::ModeWord;
@@ -60,15 +59,14 @@ pub fn start() {
 }
 
 /// Puts a policy in force, in the mode of this word or, where that is empty, in its own; and answers what is to be done with requests
-/// that cannot be decided: `pass` or `refuse`. What was counted before goes on counting. Limits that isolates share are shared if
-/// there is an authority to ask.
+/// that cannot be decided: `pass` or `refuse`. What was counted before goes on counting. `env` are the Worker's bindings.
 ///
 /// # Errors
 /// Everything that is wrong with the document or the word, a line each, as text. What was in force stays.
 #[wasm_bindgen]
-pub fn configure(policy: &str, mode: &str, has_authority: bool) -> Result<String, JsValue> {
+pub fn configure(policy: &str, mode: &str, env: &JsValue) -> Result<String, JsValue> {
     let before = GATE.with_borrow(Option::clone);
-    let gate = Gate::new(policy, mode_of(mode)?, has_authority, before.as_deref())?;
+    let gate = Gate::new(policy, mode_of(mode)?, env, before.as_deref())?;
     let on_failure = match gate.engine.policy().on_failure() {
         OnFailure::Pass => "pass",
         OnFailure::Refuse => "refuse",
@@ -115,11 +113,22 @@ pub fn decide(request: &Request, now_ms: f64) -> JsValue {
     gate.map_or(JsValue::UNDEFINED, |gate| gate.decide(request, timestamp(now_ms)))
 }
 
-/// What is to be sent to the authority over shared limits: to be asked after each step that may have come to that.
+/// Whether there are limits to be shared, and an authority over them.
 #[wasm_bindgen]
-pub fn errands(now_ms: f64) -> Vec<Errand> {
-    let gate = GATE.with_borrow(Option::clone);
-    gate.map_or_else(Vec::new, |gate| sharing::errands(&gate, timestamp(now_ms)))
+pub fn shares() -> bool {
+    GATE.with_borrow(|gate| gate.as_ref().is_some_and(|gate| gate.work().leases.global_ref().is_some()))
+}
+
+/// What is to be sent to the authority over shared limits: to be asked after each step that may have come to that. Answers with an
+/// `Errand` for each ask of a Durable Object, or with a `Task` for each call to Redis.
+#[wasm_bindgen]
+pub fn errands(now_ms: f64) -> Vec<JsValue> {
+    let Some(gate) = GATE.with_borrow(Option::clone) else { return Vec::new() };
+    let now = timestamp(now_ms);
+    match &gate.redis {
+        Some(redis) => redis::calls(&gate, redis, now).into_iter().map(JsValue::from).collect(),
+        None => sharing::errands(&gate, now).into_iter().map(JsValue::from).collect(),
+    }
 }
 
 /// Does what is due for limits that are shared, as giving back what is idle. Answers with after how many milliseconds to call
@@ -133,8 +142,16 @@ pub fn tend(now_ms: f64) -> Option<u32> {
 
 /// A round of reports for the authority over shared breakers, if it is time for one: to be asked now and then.
 #[wasm_bindgen]
-pub fn conference(now_ms: f64) -> Option<Conference> {
-    Conference::new(&GATE.with_borrow(Option::clone)?, now_ms)
+pub fn conference(now_ms: f64) -> JsValue {
+    let gate = GATE.with_borrow(Option::clone);
+    gate.and_then(|gate| agreeing::conference(&gate, now_ms)).unwrap_or(JsValue::UNDEFINED)
+}
+
+/// Whether there are such breakers, and somebody to ask.
+#[wasm_bindgen]
+pub fn agrees() -> bool {
+    let gate = GATE.with_borrow(Option::clone);
+    gate.is_some_and(|gate| gate.work().known.upstreams().alone().is_some())
 }
 
 /// Whether something is to be told to that authority.

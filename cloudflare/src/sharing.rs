@@ -13,7 +13,7 @@ use tidegate::lease::Leases;
 use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::prelude::*;
 
-/// An ask on its way to the authority.
+/// An ask on its way to a Durable Object.
 #[wasm_bindgen]
 pub struct Errand {
     gate: Rc<Gate>,
@@ -111,7 +111,7 @@ impl Drop for Asking {
     }
 }
 
-/// What is to be sent to the authority now.
+/// What is to be sent to Durable Objects now.
 pub fn errands(gate: &Rc<Gate>, now: Timestamp) -> Vec<Errand> {
     let mut asks = Vec::new();
     if let Some(global) = gate.work().leases.global() {
@@ -133,6 +133,6 @@ fn millis(span: Span) -> u32 {
     u32::try_from(span.as_nanos().div_ceil(NANOS_PER_MILLI)).unwrap_or(u32::MAX)
 }
 
-/// How long a Durable Object's answer is awaited, unless the policy says otherwise.
-const DEADLINE: Span = Span::from_millis(50);
+/// How long an answer of the authority is awaited, unless the policy says otherwise.
+pub const DEADLINE: Span = Span::from_millis(50);
 const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -7,10 +7,14 @@ const objects = { TIDEGATE_AUTHORITY: { className: "TidegateAuthority", useSQLit
 /** The object of this name in a Worker that is shipped, and what it answers to an ask. */
 const authority = async (t, options = {}) => {
   const it = await worker(t, { version: 1 }, undefined, { world: "(env) => env", durableObjects: objects, ...options });
-  const namespace = await it.miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY");
+  let namespace = await it.miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY");
   const stub = (name = "one") => namespace.get(namespace.idFromName(name));
   const ask = async (more, name) => grant(await stub(name).ask(bytes(more)));
-  return { ...it, namespace, stub, ask };
+  const deploy = async (policy) => {
+    await it.deploy(policy);
+    namespace = await it.miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY");
+  };
+  return { ...it, stub, ask, deploy };
 };
 
 const FIXED_WINDOW = 0;
@@ -45,11 +49,18 @@ test("an object counts each key, charges once for an ask that comes twice, and t
 });
 
 test("an object that is evicted between asks has forgotten nothing", async (t) => {
-  const { ask, stub, namespace, miniflare } = await authority(t);
+  const { ask, stub } = await authority(t);
   assert.equal((await ask({ need: 4, want: 4 })).granted, 4);
   await assert.rejects(stub().leave());
   assert.equal((await ask({ need: 4, want: 4 })).granted, 4, "the ask is remembered");
   assert.equal((await ask({ instance: 2, need: 9, want: 9 })).granted, 6, "and so is the count");
+});
+
+test("an object that is started anew, with all of workerd, has forgotten nothing", async (t) => {
+  const { ask, deploy } = await authority(t);
+  assert.equal((await ask({ need: 4, want: 4 })).granted, 4);
+  await deploy({ version: 1 });
+  assert.equal((await ask({ instance: 2, need: 9, want: 9 })).granted, 6);
 });
 
 test("what has ended is forgotten by an alarm, and none is set when nothing is left", async (t) => {

@@ -34,9 +34,11 @@ test("an operator sets the mode and clears it, and sees it", async (t) => {
 test("a dry run lets every request pass, and counts what it would have refused", async (t) => {
   const { ask, status } = await start(t);
   assert.equal((await ask("PUT", "/tidegate/mode/observe")).status, 202);
-  const mode = async () => JSON.parse((await ask("GET", "/tidegate/status")).text).mode;
-  await until(async () => (await mode()) === "observe");
+  const page = async () => JSON.parse((await ask("GET", "/tidegate/status")).text);
+  await until(async () => (await page()).mode === "observe");
   for (let left = 3; left > 0; left -= 1) assert.equal(await status(), 200);
+  const [{ admitted, refused, observed }] = (await page()).requests;
+  assert.deepEqual({ admitted, refused, observed }, { admitted: 1, refused: 0, observed: 2 });
 });
 
 test("who does not bear the token changes nothing, and a slip is told", async (t) => {

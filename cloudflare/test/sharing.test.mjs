@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { locations, until, worker } from "./worker.mjs";
+import { locations, passing, status, until, worker } from "./worker.mjs";
 
 const policy = (limit, more) => ({
   version: 1,
@@ -11,22 +11,6 @@ const policy = (limit, more) => ({
   stores: { deadline: "5s" },
   ...more,
 });
-
-const status = async (answer) => {
-  const { status, body } = await answer;
-  await body?.cancel();
-  return status;
-};
-
-/** How many of so many requests pass that come to all three locations, some at a time. */
-const passing = async (get, count, init) => {
-  let passed = 0;
-  for (let sent = 0; sent < count; sent += 12) {
-    const asked = Array.from({ length: Math.min(12, count - sent) }, (_, at) => status(get(at % 3, "/", init)));
-    for (const status of await Promise.all(asked)) passed += status === 200 ? 1 : 0;
-  }
-  return passed;
-};
 
 for (const [algorithm, sharing] of [
   ["fixed-window", "lease"],
@@ -80,6 +64,31 @@ test("objects that throw leave it to the policy, and are asked again when they a
   await until(() => log.some((line) => line.includes("the authority over shared limits cannot be asked")));
   await Promise.all(shards.map((shard) => shard.fault()));
   await until(async () => (await status(get(0, "/"))) === 200);
+});
+
+test("objects that are overloaded cost a request the deadline at most, and what they grant late is not lost", async (t) => {
+  const slow = { on_store_failure: "deny", sharing: "exact" };
+  const { get, shards } = await locations(t, policy(slow, { stores: { deadline: "100ms" } }));
+  await Promise.all(shards.map((shard) => shard.fault("slow")));
+  const began = Date.now();
+  assert.deepEqual(await Promise.all(Array.from({ length: 12 }, (_, at) => status(get(at % 3, "/")))), Array(12).fill(503));
+  assert.ok(Date.now() - began < 2_000);
+  await Promise.all(shards.map((shard) => shard.fault()));
+  await until(async () => (await status(get(0, "/"))) === 200);
+  let passed = 1;
+  await until(async () => (passed += await passing(get, 6)) >= 50);
+  assert.equal(passed + (await passing(get, 12)), 50);
+});
+
+test("what objects have counted stays counted when the core fails, and the next request is limited as before", async (t) => {
+  const dist = new URL("../../target/cloudflare-panics/", import.meta.url);
+  const limit = { sharing: "exact", quota: { permits: 3, window: "31d" } };
+  const { get, log } = await locations(t, policy(limit), { dist });
+  assert.equal(await passing(get, 2), 2);
+  assert.equal(await status(get(0, "/", { headers: { "x-tidegate-panic": "1" } })), 200);
+  await until(() => log.some((line) => line.includes("as the request asked")));
+  assert.equal(await status(get(0, "/")), 200);
+  assert.equal(await status(get(0, "/")), 429);
 });
 
 test("without the objects every isolate counts by itself, and says so", async (t) => {

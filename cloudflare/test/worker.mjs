@@ -37,7 +37,7 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
  * Three locations of a Worker with this policy, that share one KV namespace and the Durable Objects. Answers with how to ask each,
  * and with its object of a shard.
  */
-export async function locations(test, policy, { origin = hello, dist = shipped, worlds = [] } = {}) {
+export async function locations(test, policy, { origin = hello, dist = shipped, worlds = [], ...options } = {}) {
   const server = await listen(test, origin);
   const log = [];
   const keep = (stream) => stream.on("data", (data) => log.push(...String(data).split("\n").filter((line) => line !== "")));
@@ -52,6 +52,7 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
       outboundService: (request) => forward(request, server),
       kvNamespaces: { TIDEGATE: "shared" },
       durableObjects: { TIDEGATE_AUTHORITY: { className: "TidegateAuthority", scriptName: "hel", useSQLite: true } },
+      ...options,
     })),
   });
   test.after(() => miniflare.dispose());
@@ -59,11 +60,29 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
   const workers = await Promise.all(names.map((name) => miniflare.getWorker(name)));
   const get = async (at, path, { address = "192.0.2.1", headers = {}, ...init } = {}) =>
     workers[at].fetch(`http://example.com${path}`, { ...init, headers: { "cf-connecting-ip": address, ...headers } });
-  const namespace = await miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY", "hel");
-  const shards = Array.from({ length: 32 }, (_, at) => namespace.get(namespace.idFromName(`shard-${at}`)));
+  const hasObjects = !("durableObjects" in options);
+  const namespace = hasObjects && (await miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY", "hel"));
+  const shards = Array.from({ length: hasObjects ? 32 : 0 }, (_, at) => namespace.get(namespace.idFromName(`shard-${at}`)));
   const kv = await miniflare.getKVNamespace("TIDEGATE", "hel");
-  return { get, shards, kv, server, log, miniflare };
+  return { get, shards, kv, server, log };
 }
+
+/** The status of an answer, whose body nobody wants. */
+export const status = async (answer) => {
+  const { status, body } = await answer;
+  await body?.cancel();
+  return status;
+};
+
+/** How many of so many requests pass that come to all three locations, some at a time. */
+export const passing = async (get, count, init) => {
+  let passed = 0;
+  for (let sent = 0; sent < count; sent += 12) {
+    const asked = Array.from({ length: Math.min(12, count - sent) }, (_, at) => status(get(at % 3, "/", init)));
+    for (const status of await Promise.all(asked)) passed += status === 200 ? 1 : 0;
+  }
+  return passed;
+};
 
 /** The modules of the Worker that was built here, with this policy. */
 export function modules(policy, dist, world) {
@@ -93,13 +112,14 @@ const worldly = (world) => `
     leave() {
       this.ctx.abort("evicted");
     }
-    // "hang", "throw", or none.
+    // "hang", "throw", "slow", or none.
     fault(fault) {
       this.faulty = fault;
     }
     async ask(ask) {
       if (this.faulty === "hang") await new Promise(() => {});
       if (this.faulty === "throw") throw Object.assign(new Error("too many requests"), { overloaded: true });
+      if (this.faulty === "slow") await new Promise((resolve) => setTimeout(resolve, 300));
       return super.ask(ask);
     }
     async agree(message) {

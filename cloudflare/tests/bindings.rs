@@ -8,6 +8,8 @@ use wasm_bindgen_test::wasm_bindgen_test;
 const POLICY: &str = r#"{"version": 1, "on_failure": "refuse", "limits": [
     {"name": "api", "algorithm": "fixed-window", "match": {"path": "/api/**"}, "quota": {"permits": 1, "window": "31d"}}]}"#;
 const NOW_MS: f64 = 1_800_014_400_000.0;
+/// No bindings.
+const NOTHING: JsValue = JsValue::UNDEFINED;
 
 /// A request of this engine.
 fn request(path: &str) -> JsValue {
@@ -24,7 +26,7 @@ fn decided(path: &str) -> JsValue {
 
 #[wasm_bindgen_test]
 fn a_request_passes_with_fields_and_the_next_is_refused_by_a_response() {
-    assert_eq!(configure(POLICY, "", false), Ok("refuse".to_owned()));
+    assert_eq!(configure(POLICY, "", &NOTHING), Ok("refuse".to_owned()));
     assert_eq!(decided("/elsewhere"), JsValue::UNDEFINED);
     let fields = decided("/api/a").as_string().unwrap();
     assert!(fields.starts_with("ratelimit-policy\n\"api\";q=1;w=2678400\nratelimit\n\"api\";r=0;t="), "{fields}");
@@ -34,8 +36,8 @@ fn a_request_passes_with_fields_and_the_next_is_refused_by_a_response() {
 
 #[wasm_bindgen_test]
 fn a_bad_policy_tells_its_errors_and_what_was_in_force_stays() {
-    configure(POLICY, "", false).unwrap();
-    let errors = configure(r#"{"version": 2, "limit": []}"#, "", false).unwrap_err().as_string().unwrap();
+    configure(POLICY, "", &NOTHING).unwrap();
+    let errors = configure(r#"{"version": 2, "limit": []}"#, "", &NOTHING).unwrap_err().as_string().unwrap();
     assert_eq!(errors.lines().count(), 2, "{errors}");
     assert!(errors.lines().all(|line| line.starts_with("tidegate: policy error: /")), "{errors}");
     assert!(decided("/api/a").is_string() || decided("/api/a").is_object());
@@ -45,9 +47,9 @@ fn a_bad_policy_tells_its_errors_and_what_was_in_force_stays() {
 fn a_mode_stands_in_place_of_the_policys() {
     assert_eq!(mode_problem(" strict\n"), None);
     assert!(mode_problem("strct").is_some_and(|problem| problem.contains("write one of \"enforce\"")));
-    configure(POLICY, "maintenance", false).unwrap();
+    configure(POLICY, "maintenance", &NOTHING).unwrap();
     assert_eq!(Reflect::get(&decided("/elsewhere"), &"status".into()), Ok(503.into()));
-    assert!(configure(POLICY, "strct", false).is_err());
+    assert!(configure(POLICY, "strct", &NOTHING).is_err());
 }
 
 #[wasm_bindgen_test]

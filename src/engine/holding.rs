@@ -3,10 +3,12 @@
 //! Both change the key's state by compare-and-swap, as charges do. What cannot be given back is free again when its lease
 //! ends, and counted.
 
+use super::charging::Charging;
 use super::observing::{Reply, Ticket};
 use super::{Charge, Engine, Stage};
 use crate::key::{self, Companion, KeyHash};
-use crate::limiter::adaptive::{Learned, Sample};
+use crate::limiter::Meter;
+use crate::limiter::adaptive::{Adaptive, Learned, Sample};
 use crate::limiter::concurrency::Slots;
 use crate::metrics::{Counters, Total};
 use crate::policy::{KeyPart, TierIndex};
@@ -25,27 +27,44 @@ pub(super) struct Held {
     taken_at: Timestamp,
     /// They were taken in this instance's own memory, since the store had failed.
     local: bool,
+    /// The limit would have refused the request.
+    beyond: bool,
     /// How many permits there are is found out, from requests such as this one.
-    pub(super) learns: bool,
+    found: Option<Found>,
+}
+
+/// What was found out about a limit, and how it stood when a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// How many permits there are.
+    pub(super) permits: Permits,
+    /// How many were in flight with the request itself, also beyond the limit.
+    in_flight: Permits,
 }
 
 impl Held {
     /// What the charge of an admitted request holds; `None` when it was not charged, or holds nothing.
     pub(super) fn by(charge: &Charge, now: Timestamp) -> Option<Self> {
-        let local = match charge.stage {
-            Stage::Charged => false,
-            Stage::Local => true,
-            _ => return None,
-        };
-        (charge.holds && charge.pays()).then_some(Self {
+        let charged = charge.pays() && matches!(charge.stage, Stage::Charged | Stage::Local);
+        (charge.holds && (charged || charge.beyond)).then_some(Self {
             limit: charge.limit,
             quota: charge.quota,
             key: charge.key,
             permits: charge.cost,
             taken_at: now,
-            local,
-            learns: charge.found.is_some(),
+            local: charge.stage == Stage::Local,
+            beyond: charge.beyond,
+            found: charge.found,
         })
+    }
+
+    pub(super) fn learns(&self) -> bool {
+        self.found.is_some()
+    }
+
+    /// Where the permits are counted.
+    fn account(&self) -> KeyHash {
+        account(self.key, self.beyond)
     }
 }
 
@@ -62,12 +81,39 @@ pub struct Load {
     pub permits: Permits,
 }
 
+impl<S: Store> Charging<'_, S> {
+    /// Counts a request that goes on though a limit that is found out would have refused it, or all of whose charges were
+    /// taken back: the upstream works on it, whoever would have.
+    pub(super) fn hold_beyond(&mut self, charges: &mut [Charge], refused: bool) {
+        for charge in charges.iter_mut().filter(|charge| charge.found.is_some() && !charge.awaits_answer) {
+            let local = match charge.stage {
+                Stage::Charged | Stage::Open | Stage::Settled => false,
+                Stage::Local => true,
+                _ => continue,
+            };
+            let engine = self.engine;
+            let slots = engine.said_meter(charge.limit, self.tier, charge.quota).and_then(Meter::slots);
+            let Some(slots) = slots.filter(|_| (refused || !charge.pays()) && charge.cost > Permits::ZERO) else {
+                continue;
+            };
+            let (account, cost, now) = (account(charge.key, true), charge.cost, self.now);
+            let mut change = |page: &mut Page| {
+                let probe = page.probe(account, now);
+                page.write(&probe, account, slots.charge(probe.state(), cost, now));
+            };
+            let store: &mut dyn Store = if local { self.local } else { self.store };
+            charge.beyond = change_page(store, charge.key, self.counters, &mut change).is_ok();
+        }
+    }
+}
+
 impl Engine {
     /// How many permits the charge's key has, if that is found out.
-    pub(super) fn found(&self, charge: &Charge, page: &Page, tier: TierIndex, now: Timestamp) -> Option<Permits> {
+    pub(super) fn found(&self, charge: &Charge, page: &Page, tier: TierIndex, now: Timestamp) -> Option<Found> {
         let slots = self.said_meter(charge.limit, tier, charge.quota).filter(|_| charge.holds)?.slots()?;
         let adaptive = slots.adaptive()?;
-        Some(adaptive.permits(page.probe(charge.key.companion(Companion::Estimate), now).state()))
+        let permits = adaptive.permits(page.probe(charge.key.companion(Companion::Estimate), now).state());
+        Some(Found { permits, in_flight: in_flight(slots, page, charge.key, now).plus(charge.cost) })
     }
 
     /// Gives back what an ended request has held, and learns from how its upstream took it.
@@ -106,9 +152,9 @@ impl Engine {
             };
             let store: &mut dyn Store = if held.local { local } else { store };
             let mut change = |page: &mut Page| {
-                let probe = page.probe(held.key, now);
+                let probe = page.probe(held.account(), now);
                 let left = probe.state().map(|state| slots.refund(state, held.permits, held.taken_at));
-                page.write(&probe, held.key, slots.charge(left, held.permits, now));
+                page.write(&probe, held.account(), slots.charge(left, held.permits, now));
             };
             let changed = change_page(store, held.key, counters, &mut change);
             // If it failed, the next call tries again, before the permits have expired if it can.
@@ -143,8 +189,7 @@ impl Engine {
                 };
                 let estimate = page.probe(key.companion(Companion::Estimate), now).state();
                 let permits = slots.adaptive().map_or(slots.permits(), |adaptive| adaptive.found(estimate));
-                let in_flight = slots.in_flight(page.probe(key, now).state(), now);
-                each(Load { limit: index, tier, in_flight, permits });
+                each(Load { limit: index, tier, in_flight: in_flight(slots, page, key, now), permits });
             }
         }
     }
@@ -155,23 +200,40 @@ impl Engine {
 }
 
 fn give_back(page: &mut Page, held: &Held, slots: &Slots, ticket: &Ticket, now: Timestamp) {
-    let probe = page.probe(held.key, now);
+    let probe = page.probe(held.account(), now);
     // Without an entry what was taken is already forgotten.
     if let Some(state) = probe.state() {
-        page.write(&probe, held.key, slots.refund(state, held.permits, held.taken_at));
+        page.write(&probe, held.account(), slots.refund(state, held.permits, held.taken_at));
     }
-    let (Some(adaptive), Some(Reply { latency, failed })) = (slots.adaptive(), ticket.reply) else { return };
-    let in_flight = slots.in_flight(probe.state(), now);
-    let sample = Sample { began: ticket.admitted_at, latency, dropped: failed, in_flight };
-    let [estimate, window] = [Companion::Estimate, Companion::Samples].map(|of| held.key.companion(of));
-    let known = Learned { estimate: page.probe(estimate, now).state(), window: page.probe(window, now).state() };
-    let learned = adaptive.learn(known, &sample, now);
-    for (key, state, before) in [(estimate, learned.estimate, known.estimate), (window, learned.window, known.window)] {
+    let (Some(adaptive), Some(found), Some(Reply { latency, failed })) = (slots.adaptive(), held.found, ticket.reply)
+    else {
+        return;
+    };
+    let sample = Sample { began: ticket.admitted_at, latency, dropped: failed, in_flight: found.in_flight };
+    let keys = [Companion::Estimate, Companion::Samples, Companion::Quiet].map(|of| held.key.companion(of));
+    let before = keys.map(|key| page.probe(key, now).state());
+    let [estimate, window, quiet] = before;
+    let learned = adaptive.learn(Learned { estimate, window, quiet }, &sample, now);
+    let after = [learned.estimate, learned.window, learned.quiet];
+    for ((key, state), before) in keys.into_iter().zip(after).zip(before) {
         if let Some(state) = state.filter(|state| Some(*state) != before) {
             let probe = page.probe(key, now);
             page.write(&probe, key, state);
         }
     }
+}
+
+/// How many requests are in flight, also beyond a limit that only observes.
+fn in_flight(slots: &Slots, page: &Page, key: KeyHash, now: Timestamp) -> Permits {
+    let within = slots.in_flight(page.probe(key, now).state(), now);
+    if !slots.adaptive().is_some_and(Adaptive::observes) {
+        return within;
+    }
+    within.plus(slots.in_flight(page.probe(account(key, true), now).state(), now))
+}
+
+fn account(key: KeyHash, beyond: bool) -> KeyHash {
+    if beyond { key.companion(Companion::Beyond) } else { key }
 }
 
 /// Changes the page of `key` and publishes it, as often as others publish it first.

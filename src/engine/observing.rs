@@ -78,7 +78,7 @@ impl Plan {
     /// What an admitted request leaves open; `None`, as for nearly all, when its answer changes nothing.
     #[must_use]
     pub fn ticket(&self) -> Option<Ticket> {
-        let admitted = || self.charges.iter().filter(|_| !self.refused);
+        let admitted = || self.charges.iter().filter(|charge| !self.refused || charge.beyond);
         let awaits = |charge: &&Charge| charge.awaits_answer && !charge.is_banned();
         admitted().find(|charge| awaits(charge) || charge.holds)?;
         let ticket = Ticket {
@@ -111,7 +111,7 @@ impl Engine {
         now: Timestamp,
     ) {
         let status = answer.status();
-        if ticket.reply.is_none() && ticket.held.iter().any(|held| held.learns) {
+        if ticket.reply.is_none() && ticket.held.iter().any(|held| held.learns()) {
             ticket.reply = Reply::of(ticket, answer, now);
         }
         for open in ticket.charges.drain(..) {

@@ -1,6 +1,7 @@
 //! What one request is about to be charged, quota by quota, and how far that has come.
 
 use super::delaying::Chance;
+use super::holding::Found;
 use super::refusing::Sentence;
 use crate::decision::Cause;
 use crate::key::KeyHash;
@@ -64,7 +65,9 @@ pub struct Charge {
     /// The request holds what it is charged until it has ended: see [`Ticket`].
     pub(super) holds: bool,
     /// How many permits there are, where that is found out.
-    pub(super) found: Option<Permits>,
+    pub(super) found: Option<Found>,
+    /// The request goes on though the limit would have refused it, and is counted apart.
+    pub(super) beyond: bool,
     /// Another quota of the limit is exceeded: this one is not charged, also when the limit only observes.
     pub(super) held: bool,
     pub(super) sentence: Sentence,

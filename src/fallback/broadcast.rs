@@ -9,19 +9,19 @@
 
 use super::{Ledgers, MemoryLedgers};
 use crate::breaker::{Ledger, Part, Shared};
+use crate::sorted_map::SortedMap;
 use crate::units::{Span, Timestamp};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use std::collections::{BTreeMap, BTreeSet};
 
 /// What was told so far.
 #[derive(Debug, Default)]
 pub struct Broadcast {
-    told: BTreeMap<String, Told>,
+    told: SortedMap<String, Told>,
     /// How often breakers here had published something when it was last told.
     changes: u64,
     /// Breakers that agree otherwise.
-    left_out: BTreeSet<String>,
+    left_out: Vec<String>,
 }
 
 /// What stands at the common place of a breaker, as far as is known here, and when it was last seen there.
@@ -37,14 +37,17 @@ impl Broadcast {
         self.left_out = identities.collect();
     }
 
+    fn is_left_out(&self, identity: &str) -> bool {
+        self.left_out.iter().any(|other| other == identity)
+    }
+
     /// Takes in what stands at the common place. Lines that are no records are passed over.
     pub fn hear(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
         for (identity, record) in text.lines().filter_map(read).take(MOST_BREAKERS) {
-            let told = self.told.entry(identity.to_owned()).or_default();
-            if record.generation() >= told.record.generation() {
-                *told = Told { record, seen_at: now };
+            if record.generation() >= self.told(identity).generation() {
+                self.told.insert(identity.to_owned(), Told { record, seen_at: now });
             }
-            let is_left_out = self.left_out.contains(identity);
+            let is_left_out = self.is_left_out(identity);
             if !is_left_out && record.counts_at(now) && record.generation() > published(ledgers, identity).generation()
             {
                 // In memory it always succeeds.
@@ -53,7 +56,7 @@ impl Broadcast {
         }
         // What is not to be seen there any more, another one has written over who did not see it yet.
         let told = self.told.len();
-        self.told.retain(|_, told| told.seen_at > now || now.since(told.seen_at) <= SEEN_WITHIN);
+        self.told.retain(|told| told.seen_at > now || now.since(told.seen_at) <= SEEN_WITHIN);
         if self.told.len() < told {
             self.untold();
         }
@@ -68,21 +71,19 @@ impl Broadcast {
     /// What is to stand at the common place from now on; `None` when it stands there already.
     pub fn tell(&mut self, ledgers: &mut MemoryLedgers, now: Timestamp) -> Option<String> {
         self.changes = ledgers.changes();
-        let mut all: BTreeMap<_, _> =
-            self.told.iter().map(|(identity, told)| (identity.clone(), told.record)).collect();
+        let mut all = self.told.clone();
         let mut is_news = false;
         let identities: Vec<String> = ledgers.identities().take(MOST_BREAKERS).map(str::to_owned).collect();
         for identity in identities {
             let own = published(ledgers, &identity);
-            let told = self.told.get(&identity).map_or_else(Shared::default, |told| told.record);
-            let is_left_out = self.left_out.contains(&identity);
-            if !is_left_out && own.generation() > told.generation() && own.counts_at(now) {
-                all.insert(identity, own);
+            let is_left_out = self.is_left_out(&identity);
+            if !is_left_out && own.generation() > self.told(&identity).generation() && own.counts_at(now) {
+                all.insert(identity, Told { record: own, seen_at: now });
                 is_news = true;
             }
         }
-        let line = |(identity, record): (&String, &Shared)| {
-            [identity.as_str(), " ", &STANDARD_NO_PAD.encode(record.encode()), "\n"].concat()
+        let line = |(identity, told): (&String, &Told)| {
+            [identity.as_str(), " ", &STANDARD_NO_PAD.encode(told.record.encode()), "\n"].concat()
         };
         is_news.then(|| all.iter().take(MOST_BREAKERS).map(line).collect())
     }
@@ -90,6 +91,10 @@ impl Broadcast {
     /// Says that what was to be told could not be: it is news still.
     pub fn untold(&mut self) {
         self.changes = u64::MAX;
+    }
+
+    fn told(&self, identity: &str) -> Shared {
+        self.told.get(identity).map_or_else(Shared::default, |told| told.record)
     }
 }
 

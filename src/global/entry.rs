@@ -273,7 +273,9 @@ impl Table {
                 continue;
             }
             self.holds_permits = true;
-            if entry.asked.is_none() && entry.seen_at.after(idle) <= now && keys.len() < MOST_RETURNS {
+            // What has only just come is for those who have waited for it.
+            let used_at = entry.seen_at.max(entry.granted_at);
+            if entry.asked.is_none() && used_at.after(idle) <= now && keys.len() < MOST_RETURNS {
                 keys.push(entry.of.key);
             }
         }

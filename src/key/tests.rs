@@ -108,16 +108,23 @@ fn a_tier_is_the_one_that_the_header_names_or_the_default() {
 fn what_is_kept_beside_an_account_is_on_its_page_and_known_by_other_tags() {
     for request in 0..1_000 {
         let key = key(&Recorded::get(&format!("/{request}")), &["path"]);
-        let companions = [Companion::Ban, Companion::Penalty, Companion::Estimate, Companion::Samples];
+        let companions = [
+            Companion::Ban,
+            Companion::Penalty,
+            Companion::Estimate,
+            Companion::Samples,
+            Companion::Quiet,
+            Companion::Beyond,
+        ];
         let companions = companions.map(|of| key.companion(of));
         for pages in [1, 2, 1_000, u32::MAX] {
-            assert_eq!(companions.map(|companion| page_of(companion, pages)), [page_of(key, pages); 4]);
+            assert_eq!(companions.map(|companion| page_of(companion, pages)), [page_of(key, pages); 6]);
         }
         let mut tags = companions.map(|key| key.get() as u32).to_vec();
         tags.push(key.get() as u32);
         tags.sort_unstable();
         tags.dedup();
-        assert_eq!(tags.len(), 5);
+        assert_eq!(tags.len(), 7);
     }
 }
 

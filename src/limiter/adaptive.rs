@@ -10,15 +10,23 @@
 //!
 //! Samples are gathered in windows of some hundred requests. A request counts only if it began after its window, so
 //! that what was queued under an earlier limit says nothing about the present one.
+//!
+//! A limit that only observes holds nobody back, so it can neither probe nor wait for the queue to shrink. What it would have
+//! made of a request that began among more than it admits is told by proportion: where a queue is worked off in turn, the
+//! time in it is as long as the queue. And the latency without a queue is that of requests that began among few.
+
+mod window;
 
 use super::{State, UsedShare};
 use crate::units::{Permits, Span, Timestamp};
+use window::Window;
 
 /// The bounds of a limit that is found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adaptive {
     least: Permits,
     most: Permits,
+    observes: bool,
 }
 
 /// What one request says.
@@ -30,17 +38,19 @@ pub struct Sample {
     pub latency: Span,
     /// The upstream failed, or was not to be had: it may be overloaded.
     pub dropped: bool,
-    /// How many requests were in flight when it ended, itself included.
+    /// How many requests were in flight when it was admitted, itself included.
     pub in_flight: Permits,
 }
 
-/// What is known, as two states of the key table: the estimate, and the window of samples that is being filled.
+/// What is known, as states of the key table: the estimate, and the windows of samples that are being filled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Learned {
     /// The limit and the latency without a queue.
     pub estimate: Option<State>,
     /// The samples since the estimate was last changed.
     pub window: Option<State>,
+    /// Those of requests that began among few, where the limit only observes.
+    pub quiet: Option<State>,
 }
 
 impl Adaptive {
@@ -48,7 +58,19 @@ impl Adaptive {
     #[must_use]
     pub fn new(least: Permits, most: Permits) -> Self {
         let most = most.min(Self::MAX);
-        Self { least: least.max(Permits::ONE).min(most), most }
+        Self { least: least.max(Permits::ONE).min(most), most, observes: false }
+    }
+
+    /// The same; `observes`: it holds nobody back, so that more than it says may be in flight.
+    #[must_use]
+    pub fn observing(self, observes: bool) -> Self {
+        Self { observes, ..self }
+    }
+
+    /// Whether the limit holds nobody back.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.observes
     }
 
     /// The limit now in force, given the estimate (`None` when nothing is known yet).
@@ -56,7 +78,7 @@ impl Adaptive {
     pub fn permits(&self, estimate: Option<State>) -> Permits {
         let estimate = self.estimate(estimate);
         let limit = match estimate.phase {
-            Phase::Probing => estimate.limit * PROBE_SHARE,
+            Phase::Probing if !self.observes => estimate.limit * PROBE_SHARE,
             _ => estimate.limit,
         };
         self.bounded(limit)
@@ -71,6 +93,9 @@ impl Adaptive {
     /// Takes a sample into account, at `now`.
     #[must_use]
     pub fn learn(&self, learned: Learned, sample: &Sample, now: Timestamp) -> Learned {
+        if self.observes {
+            return self.learn_unheeded(learned, sample, now);
+        }
         let estimate = self.estimate(learned.estimate);
         let mut window = learned.window.map(Window::of).filter(|window| window.is_usable(now));
         if let Some(window) = &mut window
@@ -81,10 +106,54 @@ impl Adaptive {
         match window {
             Some(window) if window.count >= samples_for(estimate.limit) => {
                 let state = self.updated(estimate, &window).state(now);
-                Learned { estimate: Some(state), window: Some(Window::beginning(now).state()) }
+                Learned { estimate: Some(state), window: Some(Window::beginning(now).state()), ..learned }
             }
             Some(window) => Learned { window: Some(window.state()), ..learned },
             None => Learned { window: Some(Window::beginning(now).state()), ..learned },
+        }
+    }
+
+    /// The same for a limit that holds nobody back.
+    fn learn_unheeded(&self, learned: Learned, sample: &Sample, now: Timestamp) -> Learned {
+        let mut estimate = self.estimate(learned.estimate);
+        let limit = self.permits(learned.estimate);
+        let usable = |state: Option<State>| state.map(Window::of).filter(|window| window.is_usable(now));
+        let fresh = || Window::beginning(now);
+        let (mut window, mut quiet) = (usable(learned.window).unwrap_or_else(fresh), usable(learned.quiet));
+        if sample.in_flight <= limit {
+            window.add(sample, limit);
+        } else if !sample.dropped {
+            // What failed beyond the limit would not have been sent.
+            let share = f64::from(limit.get()) / f64::from(sample.in_flight.get());
+            let latency = Span::from_nanos((sample.latency.as_nanos() as f64 * share) as u64);
+            window.add(&Sample { latency, ..*sample }, limit);
+        }
+        let full = samples_for(estimate.limit);
+        let mut changed = false;
+        if f64::from(sample.in_flight.get()) <= estimate.limit * PROBE_SHARE && !sample.dropped {
+            let quiet = quiet.get_or_insert_with(fresh);
+            quiet.add(sample, limit);
+            if quiet.count >= full {
+                estimate = self.seen_quiet(estimate, quiet.mean_us());
+                (*quiet, changed) = (fresh(), true);
+            }
+        }
+        if window.count >= full {
+            if let (Phase::Starting, Some(quiet)) = (estimate.phase, quiet) {
+                // Few samples are better than none, and rather too long than too short, by two standard errors: a limit that
+                // is too low never sees few in flight again.
+                estimate.base_us = quiet.mean_us() * (1.0 + 2.0 * (quiet.count as f64).sqrt().recip());
+            }
+            if estimate.base_us > 0.0 {
+                estimate = self.updated(estimate, &window);
+                changed = true;
+            }
+            window = fresh();
+        }
+        Learned {
+            estimate: if changed { Some(estimate.state(now)) } else { learned.estimate },
+            window: Some(window.state()),
+            quiet: quiet.map(|quiet| quiet.state()),
         }
     }
 
@@ -102,22 +171,11 @@ impl Adaptive {
         if window.dropped.saturating_mul(DROPPED_SHARE) > window.count {
             // Its answers were not worked for: their latencies say nothing.
             new.limit = self.clamped(old.limit * DROPPED_FACTOR);
-            new.phase = old.phase.after_window();
+            new.phase = self.after_window(old.phase);
             return new;
         }
-        if old.phase == Phase::Probing {
-            let off = mean_us / old.base_us.max(1.0) - 1.0;
-            // What is far off is no chance any more: the limit had grown into a queue, or the upstream has changed.
-            let change = 1.0 + off * (off.abs() * 3.0).clamp(PROBE_WEIGHT, 1.0);
-            new.base_us = old.base_us * change;
-            new.phase = Phase::Steady(1);
-            if off.abs() > FAR_OFF {
-                // A limit that was found with a wrong latency is wrong by as much. Too low, it grows by itself. And it may
-                // still be wrong, by less: look again soon.
-                new.limit = self.clamped(old.limit * change.min(1.0));
-                new.phase = Phase::Steady(PROBE_AFTER.saturating_sub(1));
-            }
-            return new;
+        if old.phase == Phase::Probing && !self.observes {
+            return self.probed(old, mean_us);
         }
         if old.base_us == 0.0 {
             new.base_us = mean_us;
@@ -127,16 +185,56 @@ impl Adaptive {
             return new;
         }
         // Not below a half, so that one bad window does not undo everything.
-        let gradient = (new.base_us / mean_us.max(1.0)).clamp(0.5, 1.2);
-        if old.phase == Phase::Starting && gradient > 0.9 && old.limit < f64::from(self.most.get()) {
+        let most = if self.observes { UNHEEDED_MOST } else { 1.2 };
+        let gradient = (new.base_us / mean_us.max(1.0)).clamp(0.5, most);
+        if old.phase == Phase::Starting && !self.observes && gradient > 0.9 && old.limit < f64::from(self.most.get()) {
             new.limit = self.clamped(old.limit * STARTING_FACTOR);
             return new;
         }
-        let growth = if gradient > UNQUEUED { old.limit * GROWTH } else { 0.0 };
+        let unqueued = if self.observes { UNQUEUED_UNHEEDED } else { UNQUEUED };
+        let growth = if gradient > unqueued { old.limit * GROWTH } else { 0.0 };
         let allowance = growth.max(old.limit.sqrt() * ALLOWANCE);
         let target = old.limit * gradient + allowance;
         new.limit = self.clamped(old.limit + (target - old.limit) * SMOOTHING);
-        new.phase = old.phase.after_window();
+        new.phase = self.after_window(old.phase);
+        if self.observes && gradient <= unqueued && old.phase == UNTRIED {
+            new.phase = TRIED;
+        }
+        new
+    }
+
+    fn after_window(&self, phase: Phase) -> Phase {
+        // Nothing can be lowered to see what happens.
+        if self.observes { phase } else { phase.after_window() }
+    }
+
+    /// The estimate after so long a latency was seen of requests that began among few.
+    fn seen_quiet(&self, old: Estimate, mean_us: f64) -> Estimate {
+        match old.phase {
+            Phase::Starting => Estimate { base_us: mean_us, phase: UNTRIED, ..old },
+            UNTRIED if mean_us > old.base_us * (1.0 + FAR_OFF) => {
+                // Nothing has ever queued at this limit: likelier than a slower upstream is that few were too many already.
+                let limit = self.clamped(old.limit * PROBE_SHARE * old.base_us / mean_us);
+                Estimate { limit, phase: TRIED, ..old }
+            }
+            phase => Estimate { phase, ..self.probed(old, mean_us) },
+        }
+    }
+
+    /// The estimate after so long a latency without a queue was seen.
+    fn probed(&self, old: Estimate, mean_us: f64) -> Estimate {
+        let mut new = old;
+        let off = mean_us / old.base_us.max(1.0) - 1.0;
+        // What is far off is no chance any more: the limit had grown into a queue, or the upstream has changed.
+        let change = 1.0 + off * (off.abs() * 3.0).clamp(PROBE_WEIGHT, 1.0);
+        new.base_us = old.base_us * change;
+        new.phase = Phase::Steady(1);
+        if off.abs() > FAR_OFF {
+            // A limit that was found with a wrong latency is wrong by as much. Too low, it grows by itself. And it may
+            // still be wrong, by less: look again soon.
+            new.limit = self.clamped(old.limit * change.min(1.0));
+            new.phase = Phase::Steady(PROBE_AFTER.saturating_sub(1));
+        }
         new
     }
 
@@ -209,61 +307,6 @@ impl Estimate {
     }
 }
 
-/// The samples of a window: the sum of their latencies in microseconds (35 bits), how many there are (10) and how many
-/// of them were dropped (10), and whether the limit was made use of (1). `fresh_at` tells when the window began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Window {
-    began: Timestamp,
-    sum_us: u64,
-    count: u64,
-    dropped: u64,
-    reached: bool,
-}
-
-impl Window {
-    fn beginning(now: Timestamp) -> Self {
-        Self { began: now, sum_us: 0, count: 0, dropped: 0, reached: false }
-    }
-
-    fn of(state: State) -> Self {
-        let payload = state.payload();
-        Self {
-            began: state.fresh_at().before(KEPT),
-            sum_us: payload >> 21,
-            count: (payload >> 11) & COUNT_MASK,
-            dropped: (payload >> 1) & COUNT_MASK,
-            reached: payload & 1 == 1,
-        }
-    }
-
-    fn state(&self) -> State {
-        let payload = (self.sum_us.min(SUM_MAX) << 21)
-            | (self.count.min(COUNT_MASK) << 11)
-            | (self.dropped.min(COUNT_MASK) << 1)
-            | u64::from(self.reached);
-        kept(self.began.after(KEPT), payload)
-    }
-
-    /// Not of yesterday, and not of a time that a clock has since stepped back from.
-    fn is_usable(&self, now: Timestamp) -> bool {
-        now.since(self.began) < OLDEST && self.began.since(now) < JITTER
-    }
-
-    fn add(&mut self, sample: &Sample, limit: Permits) {
-        self.count = self.count.saturating_add(1);
-        if sample.dropped {
-            self.dropped = self.dropped.saturating_add(1);
-        } else {
-            self.sum_us = self.sum_us.saturating_add(sample.latency.as_nanos() / 1_000);
-        }
-        self.reached |= u64::from(sample.in_flight.get()).saturating_mul(2) >= u64::from(limit.get());
-    }
-
-    fn mean_us(&self) -> f64 {
-        self.sum_us as f64 / (self.count.saturating_sub(self.dropped).max(1) as f64)
-    }
-}
-
 /// What the table is to keep before all clients: a limit that is forgotten has to be found again.
 fn kept(fresh_at: Timestamp, payload: u64) -> State {
     State::new(fresh_at, UsedShare::from_byte(u8::MAX), payload)
@@ -283,6 +326,8 @@ const STARTING_FACTOR: f64 = 1.5;
 const ALLOWANCE: f64 = 0.15;
 /// The gradient from which on nothing queues, as far as chance lets one see, and by what share the limit is to grow then.
 const UNQUEUED: f64 = 0.97;
+/// The same where the latency without a queue cannot be measured at will, and is known less exactly.
+const UNQUEUED_UNHEEDED: f64 = 0.92;
 const GROWTH: f64 = 0.05;
 /// How much of the way to where a window points the limit goes.
 const SMOOTHING: f64 = 0.25;
@@ -294,17 +339,17 @@ const PROBE_AFTER: u64 = 10;
 const PROBE_WEIGHT: f64 = 0.3;
 /// By how much a probe that chance alone does not explain differs from what was known.
 const FAR_OFF: f64 = 0.15;
+/// The phases of a limit that only observes, once it is known how long answers take without a queue: none has been seen yet at
+/// the limit, and one has.
+const UNTRIED: Phase = Phase::Steady(1);
+const TRIED: Phase = Phase::Steady(2);
+/// The gradient's bound where more may be in flight than the limit says: then it tells how far the limit is too low.
+const UNHEEDED_MOST: f64 = 4.0;
 /// More than one in so many dropped: the upstream is overloaded, whatever its latency.
 const DROPPED_SHARE: u64 = 10;
 /// What is left of the limit then.
 const DROPPED_FACTOR: f64 = 0.9;
 /// How long what is known is worth more than what the table knows of any client.
 const KEPT: Span = Span::from_secs(86_400);
-/// A window that is not full by then begins anew: its first samples are of another time.
-const OLDEST: Span = Span::from_secs(600);
-/// By how much a window's beginning may lie ahead: the resolution of `fresh_at`, and clocks of different threads.
-const JITTER: Span = Span::from_millis(100);
 
 const BASE_MASK: u64 = (1 << 28) - 1;
-const COUNT_MASK: u64 = (1 << 10) - 1;
-const SUM_MAX: u64 = (1 << 35) - 1;

@@ -48,6 +48,12 @@ impl Slots {
         Self { permits, shares: ShareScale::new(u64::from(permits.get())), ..self }
     }
 
+    /// The same; `observes`: they hold nobody back.
+    #[must_use]
+    pub fn observing(self, observes: bool) -> Self {
+        Self { adaptive: self.adaptive.map(|adaptive| adaptive.observing(observes)), ..self }
+    }
+
     /// How many permits there are.
     #[must_use]
     pub fn permits(&self) -> Permits {

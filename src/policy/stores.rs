@@ -4,8 +4,9 @@ use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::shapes::OneOf;
 use super::value::Of;
-use super::{Algorithm, Limit, OnExceed, Policy, Quota};
+use super::{Algorithm, Breaker, Limit, OnExceed, Policy, Quota};
 use crate::authority::Terms;
+use crate::mode::Mode;
 use crate::units::{BasisPoints, Span};
 use core::fmt;
 
@@ -63,6 +64,12 @@ impl Policy {
     /// The limits that many instances share.
     pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
         self.limits.iter().filter(|limit| limit.is_shared())
+    }
+
+    /// Whether there is a breaker that many instances share.
+    #[must_use]
+    pub fn shares_breakers(&self) -> bool {
+        self.mode != Mode::Observe && self.breakers().iter().any(Breaker::is_shared)
     }
 
     /// The limits that the rate-limit service counts.
@@ -154,6 +161,14 @@ impl RedisStore {
         rest.split('/').next()
     }
 
+    /// That URL in two: its scheme with its host, and its path, which is empty where it has none.
+    #[must_use]
+    pub fn base(&self) -> Option<(&str, &str)> {
+        let url = self.url()?;
+        let host_ends = url.match_indices('/').nth(2).map_or(url.len(), |(at, _)| at);
+        url.split_at_checked(host_ends)
+    }
+
     /// The path under which it is served in Envoy: begins and does not end with `/`, or is `/`.
     #[must_use]
     pub fn path(&self) -> &str {
@@ -208,6 +223,14 @@ fn redis(document: Of<'_, document::Redis>, at: &Path<'_>, problems: &mut Proble
     if matches!((document.cluster(), document.url()), (Some(None), Some(None))) {
         let hint = "write its \"cluster\" for Envoy, its \"url\" for Cloudflare Workers, or both";
         problems.report(at, &["nothing says where this Redis is"], &[hint]);
+    }
+    if document.url().flatten().is_some_and(|url| url.contains(['?', '#'])) {
+        let hint = "remove what begins with \"?\" or \"#\", and name a token in \"token_env\"";
+        problems.report(
+            &at.field("url"),
+            &["requests go to paths below this URL, which has more than a path"],
+            &[hint],
+        );
     }
     if matches!((document.token(), document.token_env()), (Some(Some(_)), Some(Some(_)))) {
         let hint = "keep one of them";

@@ -15,7 +15,7 @@ use crate::policy::{Algorithm, Limit, Policy, Priority, TierIndex};
 use crate::units::{BasisPoints, Span, Timestamp};
 
 /// Where what the pages say is taken from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Sources<'a> {
     /// The policy in force.
     pub engine: &'a Engine,

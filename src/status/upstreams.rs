@@ -1,6 +1,6 @@
 //! How the upstreams do: who serves, and how the breakers stand.
 
-use core::fmt::{self, Debug, Write as _};
+use core::fmt::{self, Write as _};
 
 use super::report::{Percent, list, millis};
 use crate::breaker::{Breakers, Local, State, Statistics};
@@ -9,7 +9,7 @@ use crate::policy::{BreakerMode, Policy};
 use crate::units::Timestamp;
 
 /// How the upstreams do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct UpstreamsNow<'a> {
     /// What the worker that is asked knows of them, after [`Upstreams::refresh`].
     pub known: &'a Upstreams,
@@ -18,7 +18,9 @@ pub struct UpstreamsNow<'a> {
 }
 
 /// What all workers of a host have counted since it started, as it adds that up.
-pub trait Counted: Debug {
+///
+/// It is no `Debug`: what stands behind a `dyn` would bring the formatting of all that it has into the Worker.
+pub trait Counted {
     /// How many requests of the route at this place were served by this.
     fn served(&self, route: usize, by: By) -> u64;
 

@@ -40,11 +40,16 @@ struct Simulation {
     upstream: Upstream,
     /// Arrivals a second, in multiples of what the upstream can carry.
     load: f64,
+    /// So many clients, each of which asks again as soon as it has its answer, in place of arrivals at a rate.
+    clients: Option<usize>,
+    /// How many may wait at the upstream; it answers others at once that it cannot.
+    room: usize,
     status: u16,
     /// Requests have bodies that are still to come, and what the host knows of the upstream's time.
     untimed: bool,
     upstream_ms: Option<u64>,
     next_arrival_ns: u64,
+    in_flight: usize,
     /// When each request that is worked on is done.
     working: BinaryHeap<Reverse<(u64, usize)>>,
     waiting: VecDeque<usize>,
@@ -64,10 +69,13 @@ impl Simulation {
             now_ns: ms(0).as_nanos(),
             upstream,
             load,
+            clients: None,
+            room: usize::MAX,
             status: 200,
             untimed: false,
             upstream_ms: None,
             next_arrival_ns: ms(0).as_nanos(),
+            in_flight: 0,
             working: BinaryHeap::new(),
             waiting: VecDeque::new(),
             tickets: Vec::new(),
@@ -105,17 +113,20 @@ impl Simulation {
     fn run(&mut self, answers: usize) {
         let end = self.answered + answers;
         while self.answered < end {
+            let arrives = self.clients.is_none_or(|clients| self.in_flight < clients);
             match self.working.peek() {
-                Some(Reverse((done_ns, _))) if *done_ns <= self.next_arrival_ns => self.answer(),
+                Some(Reverse((done_ns, _))) if !arrives || *done_ns <= self.next_arrival_ns => self.answer(),
                 _ => self.arrive(),
             }
         }
     }
 
     fn arrive(&mut self) {
-        self.now_ns = self.next_arrival_ns;
-        let rate_per_ns = self.load * self.upstream.slots as f64 / (self.upstream.mean_ms * 1e6);
-        self.next_arrival_ns += (-self.draw().ln() / rate_per_ns) as u64;
+        self.now_ns = self.now_ns.max(self.next_arrival_ns);
+        if self.clients.is_none() {
+            let rate_per_ns = self.load * self.upstream.slots as f64 / (self.upstream.mean_ms * 1e6);
+            self.next_arrival_ns = self.now_ns + (-self.draw().ln() / rate_per_ns) as u64;
+        }
         self.engine.plan(&Request::get("/"), &mut self.plan);
         let now = Timestamp::from_nanos(self.now_ns);
         let decision = self.engine.decide(
@@ -128,8 +139,14 @@ impl Simulation {
         );
         if decision.refusal.is_none() {
             self.tickets.push(self.plan.ticket());
-            self.waiting.push_back(self.tickets.len() - 1);
-            self.work();
+            self.in_flight += 1;
+            let request = self.tickets.len() - 1;
+            if self.waiting.len() < self.room {
+                self.waiting.push_back(request);
+                self.work();
+            } else {
+                self.end(request, 503);
+            }
         }
     }
 
@@ -145,18 +162,23 @@ impl Simulation {
     fn answer(&mut self) {
         let Some(Reverse((done_ns, request))) = self.working.pop() else { return };
         self.now_ns = done_ns;
+        self.end(request, self.status);
+        self.work();
+    }
+
+    fn end(&mut self, request: usize, status: u16) {
         self.answered += 1;
-        let now = Timestamp::from_nanos(done_ns);
+        self.in_flight -= 1;
+        let now = Timestamp::from_nanos(self.now_ns);
         let mut ticket = self.tickets[request].take().expect("a permit is held");
         if self.untimed {
             ticket.leave_untimed();
         }
-        let answer = Answer::of(self.status);
+        let answer = Answer::of(status);
         let answer = self.upstream_ms.map_or(answer.clone(), |ms| answer.after(ms));
         let (store, local, counters) = (&mut self.store, &mut self.local, &mut self.counters);
         self.engine.observe(&mut ticket, &answer, store, local, counters, now);
         self.engine.release(ticket, store, local, counters, now);
-        self.work();
     }
 }
 
@@ -258,6 +280,15 @@ fn adaptive(bounds: &str) -> Engine {
     ))
 }
 
+/// The same that holds nobody back, said by the limit or by the whole policy.
+fn observing(whole: bool) -> Engine {
+    let (mode, on_exceed) = if whole { ("observe", "reject") } else { ("enforce", "observe") };
+    engine(&format!(
+        r#"{{ "version": 1, "mode": "{mode}", "limits": [ {{ "name": "upstream", "key": [], "algorithm": "concurrency",
+        "on_exceed": "{on_exceed}", "quota": {{ "adaptive": {{ "min": 1, "max": 10000 }} }} }} ] }}"#
+    ))
+}
+
 #[test]
 fn a_client_that_sends_its_request_slowly_tells_nothing_of_the_upstream() {
     let upstream = Upstream { slots: 40, service: Service::Uniform, mean_ms: 50.0 };
@@ -268,4 +299,51 @@ fn a_client_that_sends_its_request_slowly_tells_nothing_of_the_upstream() {
     simulation.upstream_ms = Some(50);
     simulation.run(20_000);
     assert!(simulation.found() > 100.0, "the upstream says that nothing queues: {}", simulation.found());
+}
+
+#[test]
+fn limit_that_only_observes_finds_the_capacity_of_an_upstream_that_nobody_spares() {
+    for (seed, service) in [(21, Service::Constant), (22, Service::Uniform), (23, Service::Exponential)] {
+        for (slots, mean_ms) in [(5, 20.0), (10, 100.0), (40, 20.0), (200, 100.0)] {
+            let upstream = Upstream { slots, service, mean_ms };
+            // Clients that wait for their answers; and twice the rate that can be carried, with a longer and a shorter queue.
+            for (clients, room) in [(Some(3 * slots), usize::MAX), (None, 20 * slots), (None, 2 * slots)] {
+                let mut simulation = Simulation::new(seed, upstream, 0.5);
+                simulation.engine = observing(seed % 2 == 0);
+                simulation.room = room;
+                // An hour of little load, as every service has it.
+                simulation.run(settling(slots));
+                (simulation.load, simulation.clients) = (2.0, clients);
+                simulation.run(settling(slots));
+                assert_found(&mut simulation, &format!("seed {seed}, {upstream:?}, {clients:?}, {room}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn limit_that_only_observes_follows_an_upstream_that_changes() {
+    let before = Upstream { slots: 40, service: Service::Uniform, mean_ms: 50.0 };
+    for (seed, after) in [
+        (24, Upstream { slots: 15, ..before }),
+        (25, Upstream { slots: 100, ..before }),
+        (26, Upstream { mean_ms: 150.0, ..before }),
+        (27, Upstream { mean_ms: 15.0, ..before }),
+    ] {
+        let mut simulation = Simulation::new(seed, before, 0.5);
+        simulation.engine = observing(true);
+        simulation.run(settling(before.slots));
+        simulation.clients = Some(120);
+        simulation.run(settling(before.slots));
+        assert_found(&mut simulation, &format!("seed {seed}, {before:?}"));
+        simulation.upstream = after;
+        if after.slots == before.slots {
+            // How long it takes without a queue shows when there is none.
+            simulation.clients = Some(5);
+            simulation.run(2 * settling(after.slots));
+            simulation.clients = Some(120);
+        }
+        simulation.run(2 * settling(after.slots));
+        assert_found(&mut simulation, &format!("seed {seed}, {before:?}, then {after:?}"));
+    }
 }

@@ -329,6 +329,41 @@ fn a_limit_that_observes_refuses_nobody_and_gives_back_what_it_took() {
 }
 
 #[test]
+fn all_that_the_upstream_works_on_is_in_flight_of_a_limit_that_observes_and_is_found_out() {
+    let adaptive = |mode: &str, on_exceed: &str, more: &str| {
+        format!(
+            r#"{{ "version": 1, "mode": "{mode}", "limits": [ {{ "name": "found", "key": [], "algorithm": "concurrency",
+            "lease": "10s", "on_exceed": "{on_exceed}", "quota": {{ "adaptive": {{ "min": 2, "max": 2 }} }} }} {more} ] }}"#
+        )
+    };
+    let once = r#", { "name": "once", "algorithm": "fixed-window", "quota": { "permits": 1, "window": "1h" } }"#;
+    let policies = [
+        adaptive("enforce", "observe", ""),
+        adaptive("observe", "reject", ""),
+        // What one limit would refuse is given back by all, and yet the upstream gets the request.
+        adaptive("observe", "reject", once),
+    ];
+    let in_flight = |bench: &mut Bench, at_ms| {
+        let mut seen = 0;
+        bench.engine.loads(&mut bench.store, ms(at_ms), &mut |load| seen = load.in_flight.get());
+        seen
+    };
+    for policy in policies {
+        let mut bench = Bench::new(&policy);
+        let mut tickets: Vec<_> = (0..5).map(|_| bench.held(0)).collect();
+        assert_eq!(in_flight(&mut bench, 0), 5, "{policy}");
+        for at_ms in (0..40_000).step_by(4_000) {
+            tickets.iter_mut().for_each(|ticket| bench.renew(ticket, at_ms));
+            assert_eq!(in_flight(&mut bench, at_ms), 5, "at {at_ms} ms: {policy}");
+        }
+        tickets.into_iter().for_each(|ticket| bench.end(ticket, 40_000));
+        assert_eq!(in_flight(&mut bench, 40_000), 0, "{policy}");
+        let _lost = bench.held(41_000);
+        assert_eq!(in_flight(&mut bench, 55_000), 0, "a lease ends: {policy}");
+    }
+}
+
+#[test]
 fn a_request_takes_as_many_permits_as_it_costs() {
     let mut bench = Bench::new(&two(r#", "cost": 2"#, ""));
     let ticket = bench.held(0);

@@ -24,7 +24,7 @@ fn demo_plays_three_acts_and_sums_them_up() {
 
 #[test]
 fn demo_plays_the_spike_against_two_locations_of_the_worker() {
-    let output = demo(&["--cloudflare", "--act-seconds", "2"]);
+    let output = demo(&["--cloudflare", "--act", "spike", "--act-seconds", "2"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let greedy: Vec<u64> = text
@@ -51,7 +51,16 @@ fn row(text: &str, phase: &str) -> [u64; 7] {
 
 #[test]
 fn demo_plays_an_outage_in_which_nothing_fails_and_the_cdn_serves_again() {
-    let output = demo(&["--act", "outage", "--phase-seconds", "1"]);
+    plays_an_outage(&["--act", "outage", "--phase-seconds", "1"]);
+}
+
+#[test]
+fn demo_plays_the_outage_against_two_locations_of_the_worker() {
+    plays_an_outage(&["--cloudflare", "--act", "outage", "--phase-seconds", "1"]);
+}
+
+fn plays_an_outage(arguments: &[&str]) {
+    let output = demo(arguments);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     for phase in ["the CDN answers 500", "the CDN refuses connections", "the CDN takes 3 s"] {

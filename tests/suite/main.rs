@@ -7,6 +7,8 @@
 mod bootstrap;
 #[path = "../../src/bin/tidegate/demo/envoy.rs"]
 mod envoy;
+#[path = "../../src/bin/tidegate/demo/locations.rs"]
+mod locations;
 #[path = "../../src/bin/tidegate/demo/origin.rs"]
 mod origin;
 #[path = "../../src/bin/tidegate/demo/store.rs"]

@@ -3,6 +3,7 @@
 mod breaking;
 mod counting;
 mod faults;
+mod hosts;
 mod proxy;
 mod stage;
 mod waiting;

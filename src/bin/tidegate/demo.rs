@@ -1,9 +1,10 @@
-//! `tidegate demo`: a traffic spike and an outage against a real Envoy, with the filter and without.
+//! `tidegate demo`: a traffic spike and an outage against a real Envoy or workerd, with Tidegate and without.
 
 mod bootstrap;
 mod envoy;
 mod global;
 mod load;
+mod locations;
 mod origin;
 mod outage;
 mod population;
@@ -35,7 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use view::View;
 use workerd::Workerd;
 
-/// Show a traffic spike and an outage against a real Envoy, with the filter and without; or the spike against workerd.
+/// Show a traffic spike and an outage against a real Envoy, with the filter and without, or against workerd.
 ///
 /// The spike: an origin that can carry only so much, Envoy before it, and three acts of traffic. The outage: a CDN that
 /// fails in three ways, the origin behind it that goes too, and both coming back. Everything on the loopback, every number
@@ -64,7 +65,7 @@ pub struct Demo {
     /// The policy of the spike.
     #[arg(long, default_value = "tests/policies/demo.json", value_name = "FILE")]
     policy: PathBuf,
-    /// Play the spike against workerd in place of Envoy, with two locations of the Worker that share its limits.
+    /// Play against workerd in place of Envoy, with two locations of the Worker.
     #[arg(long)]
     cloudflare: bool,
     /// The Worker, as `make build` makes it.
@@ -117,16 +118,10 @@ impl Demo {
     }
 
     async fn play(&self) -> Result<(), Error> {
-        if self.cloudflare {
-            let stage = self.play_spike().await?;
-            if self.keep {
-                stage.print_commands();
-                interrupted().await?;
-                println!();
-            }
-            return Ok(());
+        if self.cloudflare && self.act == Some(Part::Global) {
+            return Err(Error::NoSuchAct);
         }
-        if !self.wasm.is_file() {
+        if !self.cloudflare && !self.wasm.is_file() {
             return Err(Error::NoFilter(self.wasm.clone()));
         }
         if self.act == Some(Part::Global) {
@@ -160,7 +155,11 @@ impl Demo {
 
     async fn play_outage(&self) -> Result<Outage, Error> {
         let lasting = Duration::from_secs(self.phase_seconds);
-        let mut outage = Outage::set_up(&self.wasm, &self.outage_policy, self.plain, lasting).await?;
+        let mut outage = if self.cloudflare {
+            Outage::set_up_workerd(&self.worker, &self.outage_policy, self.plain, lasting)?
+        } else {
+            Outage::set_up(&self.wasm, &self.outage_policy, self.plain, lasting).await?
+        };
         outage.play().await?;
         Ok(outage)
     }
@@ -308,7 +307,9 @@ enum Error {
     Bootstrap(BootstrapError),
     Envoy(envoy::Error),
     Workerd(workerd::Error),
+    Locations(io::Error),
     Store(io::Error),
+    NoSuchAct,
     Histogram,
     Signals(io::Error),
     Interrupted,
@@ -323,7 +324,9 @@ impl fmt::Display for Error {
             Self::Bootstrap(error) => error.fmt(f),
             Self::Envoy(error) => error.fmt(f),
             Self::Workerd(error) => error.fmt(f),
+            Self::Locations(error) => write!(f, "cannot start workerd: {error}"),
             Self::Store(error) => write!(f, "cannot start the store: {error}; run `make redis`"),
+            Self::NoSuchAct => write!(f, "the shared quota is played by Envoys alone: leave --cloudflare out"),
             Self::Histogram => write!(f, "cannot make a histogram of latencies"),
             Self::Signals(error) => write!(f, "cannot listen for signals: {error}"),
             Self::Interrupted => write!(f, "interrupted"),

@@ -7,7 +7,7 @@ use crate::policy::text::{AnyText, Cluster, Url};
 use crate::policy::value::Value;
 
 document! {
-    /// What counts the limits of the scope `global`. Without a store here the Durable Object of a Worker does, and in Envoy
+    /// What counts the limits of the scope `global`. Without a store here the Durable Objects of a Worker do, and in Envoy
     /// there can be none.
     Stores {
         /// How long an answer of the store is awaited. 20 ms in Envoy and 50 ms in a Worker when absent.
@@ -29,14 +29,14 @@ document! {
         protocol: Protocol = "upstash",
         /// The name of the cluster in Envoy.
         cluster: Option<Cluster>,
-        /// The base URL, for Cloudflare Workers. In Envoy its host is the `Host` of requests; without it that is the cluster's
-        /// name.
+        /// The base URL, for Cloudflare Workers: with it they ask this Redis in place of their Durable Objects. In Envoy its host
+        /// is the `Host` of requests; without it that is the cluster's name.
         url: Option<Url>,
         /// In Envoy, the path under which it is served.
         path: BasePath = "/",
         /// The token that it asks for. The keys of shared limits are made from it too, so that strangers cannot choose them.
         token: Option<Token>,
-        /// In place of `token`: the environment variable, or in a Worker the binding, that holds it.
+        /// In place of `token`: the environment variable, or in a Worker the secret, that holds it.
         token_env: Option<AnyText>,
     }
 }

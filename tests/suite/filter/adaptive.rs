@@ -70,6 +70,37 @@ async fn what_the_origin_can_carry_is_found_and_followed() {
 }
 
 #[tokio::test]
+async fn what_the_origin_can_carry_is_found_while_nobody_is_held_back() {
+    let limit = json!({
+        "name": "origin", "key": [], "algorithm": "concurrency", "on_exceed": "observe",
+        "quota": { "adaptive": { "min": 2, "max": 200 } },
+    });
+    let stage = Stage::start(&policy([limit])).await;
+    let origin = |capacity| Settings {
+        capacity,
+        latency: Duration::from_millis(40),
+        queue: 1_000,
+        queue_timeout: Duration::from_secs(10),
+        ..stage.origin.settings()
+    };
+    stage.origin.set(origin(32));
+    // Some hours of little load, in short: how long answers take without a queue shows then.
+    let mut clients = press(stage.http, 8).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    clients.extend(press(stage.http, 72).await);
+    assert_finds(&stage, 32).await;
+    stage.origin.set(origin(12));
+    assert_finds(&stage, 12).await;
+    let text = stage.envoy.admin_get("/stats/prometheus").await.unwrap();
+    let in_flight = sample(&text, "tidegate_concurrency_in_flight", &[("limit", "origin")]).unwrap_or_default();
+    assert!((60..=80).contains(&in_flight), "all that the origin has are counted: {in_flight}");
+    let refused = sample(&text, "tidegate_requests_total", &[("limit", "origin"), ("decision", "refused")]);
+    assert_eq!(refused.unwrap_or_default(), 0, "nobody is refused");
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn requests_with_a_body_are_timed_from_its_end() {
     let limit = json!({
         "name": "origin", "key": [], "algorithm": "concurrency", "quota": { "adaptive": { "min": 2, "max": 30 } },
@@ -94,7 +125,7 @@ async fn requests_with_a_body_are_timed_from_its_end() {
     for client in clients.collect::<Vec<_>>() {
         client.await.unwrap();
     }
-    // Without a time there would be no samples, and the limit would be as at first, 20.
-    super::stage::eventually("the limit has grown", || async { found(&stage).await == 30.0 }).await;
+    // Without a time there would be no samples, and the limit would be as at first. Where it goes from there is the machine's doing.
+    super::stage::eventually("the limit has moved", || async { ![0.0, 20.0].contains(&found(&stage).await) }).await;
     stage.end().await;
 }

@@ -23,10 +23,15 @@ struct Bench {
 
 impl Bench {
     fn new(limits: &str) -> Self {
+        Self::within(Span::from_millis(20), limits)
+    }
+
+    /// With an authority that is waited for so long.
+    fn within(deadline: Span, limits: &str) -> Self {
         let policy = Policy::parse(&format!(r#"{{ "version": 1, "limits": [ {limits} ] }}"#)).unwrap();
         let engine = Engine::new(policy, Seed::new([1, 2]));
         let mut leases = Leases::none();
-        leases.share(engine.sharing(Instance::new(7), Span::from_millis(20)).unwrap());
+        leases.share(engine.sharing(Instance::new(7), deadline).unwrap());
         Self {
             counters: Counters::new(engine.policy().limits().len(), 1),
             engine,
@@ -309,6 +314,18 @@ fn idle_permits_are_given_back() {
     assert_eq!(left, 100 - 41, "all but what was used");
     bench.hand_in(&answer, 301);
     assert!(bench.decide(302).awaits.is_some(), "nothing is left here");
+}
+
+#[test]
+fn what_a_slow_authority_grants_is_there_for_those_who_have_waited() {
+    let mut bench = Bench::within(Span::from_secs(5), SHARED);
+    assert!(bench.arrive(1, 0).awaits.is_some());
+    let ask = bench.asks(0).remove(0);
+    let answer = bench.answer(&ask, 600);
+    bench.hand_in(&answer, 600);
+    bench.tend(600);
+    assert_eq!(bench.asks(600), [], "nothing is given back");
+    assert_eq!(bench.wake(600), [(1, Decision::ADMIT)]);
 }
 
 #[test]

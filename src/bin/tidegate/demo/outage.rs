@@ -1,4 +1,4 @@
-//! An outage against a real Envoy: a CDN that fails in three ways, then the origin behind it, then both come back.
+//! An outage against a real Envoy or workerd: a CDN that fails in three ways, then the origin behind it, then both come back.
 
 mod load;
 mod phases;
@@ -13,10 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use console::style;
+use serde_json::Value;
 use tokio::time::{Interval, interval, sleep};
 
 use super::bootstrap::{Bootstrap, BootstrapError};
 use super::envoy::{self, Envoy};
+use super::locations::Locations;
 use super::{Error, WORKERS};
 use load::Load;
 use phases::{PHASES, Phase};
@@ -29,11 +31,17 @@ use view::View;
 pub struct Outage {
     cdn: Server,
     origin: Server,
-    envoy: Envoy,
+    host: Host,
     filtered: Load,
     unfiltered: Load,
     plain: bool,
     lasting: Duration,
+}
+
+/// What stands before the CDN and the origin.
+enum Host {
+    Envoy(Envoy),
+    Workerd { _locations: Locations },
 }
 
 /// What goes on from phase to phase.
@@ -54,16 +62,33 @@ impl Outage {
         let bootstrap = bootstrap(wasm, &document, &cdn, &origin).map_err(Error::Bootstrap)?;
         let options = envoy::Options { concurrency: WORKERS, ..envoy::Options::new(bootstrap.text()) };
         let envoy = Envoy::start(options).await.map_err(Error::Envoy)?;
-        let filtered = Load::new(envoy.listener("http").map_err(Error::Envoy)?, true);
-        let unfiltered = Load::new(envoy.listener("bypass").map_err(Error::Envoy)?, false);
-        Ok(Self { cdn, origin, envoy, filtered, unfiltered, plain, lasting })
+        let filtered = Load::new([envoy.listener("http").map_err(Error::Envoy)?], true);
+        let unfiltered = Load::new([envoy.listener("bypass").map_err(Error::Envoy)?], false);
+        Ok(Self { cdn, origin, host: Host::Envoy(envoy), filtered, unfiltered, plain, lasting })
+    }
+
+    /// The same with two locations of the Worker in Envoy's place. Each has a breaker of its own, as in production until they hear of
+    /// each other.
+    pub fn set_up_workerd(worker: &Path, policy: &Path, plain: bool, lasting: Duration) -> Result<Self, Error> {
+        let document = fs::read_to_string(policy).map_err(|e| Error::Policy(policy.to_owned(), e))?;
+        let cdn = Server::start().map_err(Error::Origin)?;
+        let origin = Server::start().map_err(Error::Origin)?;
+        let policy = with_urls(&document, &[("cdn", &cdn), ("origin", &origin)])
+            .map_err(|error| Error::Policy(policy.to_owned(), error.into()))?;
+        let locations = Locations::start(worker, &policy).map_err(Error::Locations)?;
+        let (filtered, unfiltered) = (Load::new(locations.addrs, true), Load::new([cdn.addr()], false));
+        Ok(Self { cdn, origin, host: Host::Workerd { _locations: locations }, filtered, unfiltered, plain, lasting })
     }
 
     /// Plays all phases and prints what they came to.
     pub async fn play(&mut self) -> Result<(), Error> {
         println!("\n{}", style("The outage: assets come from a CDN, and from an origin when it fails").bold());
         println!(
-            "{RATE} requests a second through the filter, and as many past it to the CDN alone. Rates are per second.\n"
+            "{RATE} requests a second {}, and as many past it to the CDN alone. Rates are per second.\n",
+            match self.host {
+                Host::Envoy(_) => "through the filter",
+                Host::Workerd { .. } => "by turns through two locations of the Worker, each with a breaker of its own",
+            }
         );
         let mut schedule = Schedule {
             began: Instant::now(),
@@ -131,8 +156,7 @@ impl Outage {
         }
         let began = Instant::now();
         while began.elapsed() < CLOSED_WITHIN {
-            let stats = self.envoy.stats().await.map_err(Error::Envoy)?;
-            if stats.get("wasmcustom.tidegate_breaker_state.breaker=cdn") == Some(&0) {
+            if self.has_closed().await? {
                 return Ok(true);
             }
             sleep(Duration::from_millis(200)).await;
@@ -140,17 +164,45 @@ impl Outage {
         Ok(false)
     }
 
+    /// Whether the CDN's breaker is closed, in each location.
+    async fn has_closed(&self) -> Result<bool, Error> {
+        match &self.host {
+            Host::Envoy(envoy) => {
+                let stats = envoy.stats().await.map_err(Error::Envoy)?;
+                Ok(stats.get("wasmcustom.tidegate_breaker_state.breaker=cdn") == Some(&0))
+            }
+            // Nobody tells of it but answers.
+            Host::Workerd { .. } => Ok(self.filtered.sees("cdn:closed").await),
+        }
+    }
+
     /// What can be tried while all of it stays up.
     pub fn print_commands(&self) {
-        let (http, admin) = (self.filtered.to(), self.envoy.admin());
         println!(
-            "\nThe CDN and the origin are still up, until Ctrl-C. Try:\n
-  An asset, and who served it:
-    curl -s -o /dev/null -D - http://{http}/assets/1.css\n
-  How the breakers stand, and who served how many:
-    curl -s http://{admin}/stats/prometheus | grep -e ^tidegate_breaker -e ^tidegate_served"
+            "\nThe CDN and the origin are still up, until Ctrl-C. Try:\n\n  An asset, who served it, and the breakers:"
         );
+        for http in self.filtered.to() {
+            println!("    curl -s -o /dev/null -D - http://{http}/assets/1.css");
+        }
+        if let Host::Envoy(envoy) = &self.host {
+            let admin = envoy.admin();
+            println!(
+                "\n  How the breakers stand, and who served how many:
+    curl -s http://{admin}/stats/prometheus | grep -e ^tidegate_breaker -e ^tidegate_served"
+            );
+        }
     }
+}
+
+/// The policy with the URLs of its upstreams, which a Worker goes by.
+fn with_urls(document: &str, upstreams: &[(&str, &Server)]) -> serde_json::Result<String> {
+    let mut document: Value = serde_json::from_str(document)?;
+    for (name, server) in upstreams {
+        if let Some(Value::Object(upstream)) = document.pointer_mut(&format!("/upstreams/{name}")) {
+            upstream.insert("url".to_owned(), format!("http://{}", server.addr()).into());
+        }
+    }
+    Ok(document.to_string())
 }
 
 /// The shipped bootstrap with both upstreams, and a listener without the filter that leads to the CDN alone.

@@ -15,34 +15,46 @@ use tokio::time::{Instant, timeout_at};
 
 use super::tally::{By, Tally};
 
-/// Sends requests to one of Envoy's listeners, over kept-alive connections.
+/// Sends requests to some places by turns, over kept-alive connections.
 pub struct Load {
     client: Client<HttpConnector, Empty<Bytes>>,
     in_flight: Arc<Semaphore>,
-    to: SocketAddr,
+    to: Vec<SocketAddr>,
     /// Whether answers tell who has served them. Past the filter only the CDN can have.
     filtered: bool,
 }
 
 impl Load {
     /// A load that has sent nothing.
-    pub fn new(to: SocketAddr, filtered: bool) -> Self {
+    pub fn new<const N: usize>(to: [SocketAddr; N], filtered: bool) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Self { client, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)), to, filtered }
+        Self { client, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)), to: to.to_vec(), filtered }
     }
 
     /// Where it sends to.
-    pub fn to(&self) -> SocketAddr {
-        self.to
+    pub fn to(&self) -> &[SocketAddr] {
+        &self.to
+    }
+
+    /// Whether an answer of each place tells this.
+    pub async fn sees(&self, word: &str) -> bool {
+        for to in &self.to {
+            let Ok(request) = get(*to, 0) else { return false };
+            match exchange(&self.client, request).await {
+                Some((_, told)) if told.contains(word) => {}
+                _ => return false,
+            }
+        }
+        true
     }
 
     /// Sends the n-th request, which was due at this time, and counts it and its end.
     pub fn send(&self, number: u64, due: Instant, tally: &Arc<Tally>) {
         tally.send();
-        let request = Request::get(format!("http://{}{}", self.to, path(number))).body(Empty::new());
-        let (Ok(request), Ok(permit)) = (request, Arc::clone(&self.in_flight).try_acquire_owned()) else {
+        let request = self.turn(number).map(|to| get(to, number));
+        let (Some(Ok(request)), Ok(permit)) = (request, Arc::clone(&self.in_flight).try_acquire_owned()) else {
             tally.end(By::Failed, Duration::ZERO);
             return;
         };
@@ -61,6 +73,12 @@ impl Load {
         });
     }
 
+    /// Where the n-th request goes.
+    fn turn(&self, number: u64) -> Option<SocketAddr> {
+        let places = u64::try_from(self.to.len()).ok()?;
+        self.to.get(usize::try_from(number.checked_rem(places)?).ok()?).copied()
+    }
+
     /// How many clients wait for an answer.
     pub fn waiting(&self) -> usize {
         MAX_IN_FLIGHT.saturating_sub(self.in_flight.available_permits())
@@ -70,6 +88,10 @@ impl Load {
     pub async fn ended(&self) {
         let _ = self.in_flight.acquire_many(MAX_IN_FLIGHT_U32).await;
     }
+}
+
+fn get(to: SocketAddr, number: u64) -> hyper::http::Result<Request<Empty<Bytes>>> {
+    Request::get(format!("http://{to}{}", path(number))).body(Empty::new())
 }
 
 /// Clients ask for the same few assets again and again, and now and then for one that nobody has asked for before.

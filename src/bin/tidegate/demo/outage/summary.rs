@@ -41,14 +41,14 @@ pub fn print(outcomes: &[Outcome], latest: Duration, closed: bool) {
     println!("{served}");
     println!(
         "stale: an answer that was kept; static: the policy's page, for assets of which none was kept;\n\
-         failed: an error, or no answer within {:.1} s; without: sent past the filter, to the CDN alone.\n\
+         failed: an error, or no answer within {:.1} s; without: sent past Tidegate, to the CDN alone.\n\
          A request counts in the phase in which it was sent, though it may have been answered in the next.",
         PATIENCE.as_secs_f64()
     );
     println!("\n{}\n{breakers}", style("In which states answers showed the breakers").bold());
     let sum = |count: &dyn Fn(&Outcome) -> u64| outcomes.iter().map(count).sum::<u64>();
     println!(
-        "\nOf {} requests {} failed and {} got the static page. Of {} sent at the same times to the CDN past the filter, {} failed.",
+        "\nOf {} requests {} failed and {} got the static page. Of {} sent at the same times to the CDN past Tidegate, {} failed.",
         sum(&|outcome| outcome.filtered.sent),
         sum(&|outcome| outcome.filtered.by(By::Failed)),
         sum(&|outcome| outcome.filtered.by(By::Static)),

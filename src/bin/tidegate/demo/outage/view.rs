@@ -48,7 +48,7 @@ impl View {
                 let served: String = rates.iter().map(line).collect();
                 format!(
                     "{seconds:>5.1} s  breakers: {breakers}\n{served}\
-                     without the filter: {failing:.0}/s failed, {waiting} waiting"
+                     without Tidegate: {failing:.0}/s failed, {waiting} waiting"
                 )
             },
             || {

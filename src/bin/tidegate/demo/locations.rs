@@ -1,0 +1,75 @@
+//! Two running locations of the Worker in a real workerd, with what Cloudflare has around one: a cache and KV.
+//!
+//! Part of the rig that the demo and the test suite share. Unix only.
+
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
+
+/// Running locations. Dropping them ends their processes.
+#[derive(Debug)]
+pub struct Locations {
+    process: Child,
+    /// Its end ends the process, however ours comes about.
+    leash: Option<ChildStdin>,
+    /// Where they are.
+    pub addrs: [SocketAddr; 2],
+}
+
+impl Locations {
+    /// Starts the Worker from the directory in which `make build` leaves it, with this policy.
+    pub fn start(built: &Path, policy: &str) -> io::Result<Self> {
+        if !built.join("entry.mjs").is_file() {
+            return Err(io::Error::other(format!("no Worker in {}: run `make setup build`", built.display())));
+        }
+        let file = NamedTempFile::with_prefix("tidegate-policy-")?;
+        std::fs::write(&file, policy)?;
+        let mut command = Command::new("node");
+        command.arg(PROGRAM).arg(built).arg(file.path());
+        // In a process group of its own: Ctrl-C is for us.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn()?;
+        let leash = process.stdin.take();
+        let mut said = String::new();
+        if let Some(stdout) = process.stdout.take() {
+            // It says where it is or ends.
+            BufReader::new(stdout).read_line(&mut said)?;
+        }
+        match serde_json::from_str(&said) {
+            Ok(addrs) => Ok(Self { process, leash, addrs }),
+            Err(_) => {
+                end(&mut process, leash);
+                Err(io::Error::other("it has not said where it listens"))
+            }
+        }
+    }
+}
+
+impl Drop for Locations {
+    fn drop(&mut self) {
+        end(&mut self.process, self.leash.take());
+    }
+}
+
+/// Lets the process end its own, and ends it where it does not.
+fn end(process: &mut Child, leash: Option<ChildStdin>) {
+    drop(leash);
+    let deadline = Instant::now() + ENDS_WITHIN;
+    while Instant::now() < deadline {
+        if !matches!(process.try_wait(), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _: io::Result<()> = process.kill();
+    let _ = process.wait();
+}
+
+/// Beside the Worker's own tools, as `make setup` fetches them.
+const PROGRAM: &str = "cloudflare/demo/locations.mjs";
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
