@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { locations, until, worker } from "./worker.mjs";
+import { Redis } from "./redis.mjs";
+import { listen, locations, until, urlOf, worker } from "./worker.mjs";
 
 const PROBES = 2;
+const TOKEN = "user:a-token-nobody-may-read";
 
 /** A policy with one upstream, whose breaker all locations have together. */
 const policy = (breaker, more) => ({
@@ -49,9 +51,8 @@ const fail = async (state, at) => {
   await until(async () => (await state(at)) === "open");
 };
 
-test("a breaker that opens in one location opens in all, and one set of probes closes it in all", async (t) => {
-  const origin = fickle();
-  const { get, kv } = await locations(t, policy(), { origin: origin.answer });
+/** A breaker opens in one location, and so in all, and one set of probes closes it in all. */
+const together = async (origin, { get, kv }) => {
   const state = stateOf(get);
   for (const at of [0, 1, 2]) assert.equal(await state(at), "closed");
   origin.well = false;
@@ -76,22 +77,42 @@ test("a breaker that opens in one location opens in all, and one set of probes c
   assert.ok(told.every(({ breakers: [{ scope, alone }] }) => scope === "global" && alone === false), JSON.stringify(told));
   assert.ok(told.reduce((sum, { totals }) => sum + totals.breakers_learnt, 0) >= 4);
   assert.equal(await kv.get("breakers"), null, "they do not go by KV as well");
+};
+
+test("a breaker that opens in one location opens in all, and one set of probes closes it in all", async (t) => {
+  const origin = fickle();
+  await together(origin, await locations(t, policy(), { origin: origin.answer }));
 });
+
+for (const protocol of ["webdis", "upstash"]) {
+  test(`the same by Redis, where the policy has one (${protocol})`, async (t) => {
+    const origin = fickle();
+    const server = await listen(t, origin.answer);
+    const redis = await Redis.start(t);
+    const url = protocol === "webdis" ? await redis.webdis(TOKEN) : (await redis.upstash(TOKEN)).url;
+    const upstreams = { origin: { url: urlOf(server), breaker: "b" } };
+    const stores = { redis: { protocol, url, token_env: "REDIS_TOKEN" } };
+    const bindings = { REDIS_TOKEN: TOKEN };
+    const all = await locations(t, policy({}, { upstreams, stores }), { outboundService: undefined, durableObjects: undefined, bindings });
+    await together(origin, all);
+    const [keys] = await redis.ask(["KEYS", "*"]);
+    assert.ok(keys.length === 1 && /^tg:\{[0-9a-f]{16}\}:b1$/.test(keys[0]), `${keys}`);
+    assert.ok(!all.log.join("\n").includes(TOKEN));
+  });
+}
 
 test("an object that is evicted, or has forgotten all, changes nothing", async (t) => {
   const origin = fickle();
-  const { get, miniflare } = await locations(t, policy({ open: { initial: "60s" } }), { origin: origin.answer });
+  const { get, object: named } = await locations(t, policy({ open: { initial: "60s" } }), { origin: origin.answer });
   const state = stateOf(get);
   for (const at of [0, 1]) assert.equal(await state(at), "closed");
   origin.well = false;
   await fail(state, 0);
   await until(async () => (await state(1)) === "open");
-  const namespace = await miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY", "hel");
-  const found = () => namespace.get(namespace.idFromName("breakers"));
-  await found()
+  await named("breakers")
     .leave()
     .catch(() => {});
-  const object = found();
+  const object = named("breakers");
   // A location that comes then learns of it from what the object has stored.
   await until(async () => (await state(2)) === "open");
   await object.forget();
@@ -103,11 +124,10 @@ test("an object that is evicted, or has forgotten all, changes nothing", async (
 
 test("while the object hangs breakers go on by themselves, and agree again when it is well", async (t) => {
   const origin = fickle();
-  const { get, miniflare, log } = await locations(t, policy({ open: { initial: "1s", jitter_percent: 0 } }), { origin: origin.answer });
+  const { get, object: named, log } = await locations(t, policy({ open: { initial: "1s", jitter_percent: 0 } }), { origin: origin.answer });
   const state = stateOf(get);
   for (const at of [0, 1]) assert.equal(await state(at), "closed");
-  const namespace = await miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY", "hel");
-  const object = namespace.get(namespace.idFromName("breakers"));
+  const object = named("breakers");
   await object.fault("hang");
   origin.well = false;
   await fail(state, 0);

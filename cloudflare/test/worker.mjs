@@ -62,9 +62,10 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
     workers[at].fetch(`http://example.com${path}`, { ...init, headers: { "cf-connecting-ip": address, ...headers } });
   const hasObjects = !("durableObjects" in options);
   const namespace = hasObjects && (await miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY", "hel"));
-  const shards = Array.from({ length: hasObjects ? 32 : 0 }, (_, at) => namespace.get(namespace.idFromName(`shard-${at}`)));
+  const object = (name) => namespace.get(namespace.idFromName(name));
+  const shards = Array.from({ length: hasObjects ? 32 : 0 }, (_, at) => object(`shard-${at}`));
   const kv = await miniflare.getKVNamespace("TIDEGATE", "hel");
-  return { get, shards, kv, server, log };
+  return { get, object, shards, kv, server, log };
 }
 
 /** The status of an answer, whose body nobody wants. */
