@@ -1,6 +1,6 @@
 // Asks the authority over breakers that are shared, Redis or a Durable Object, what stands, and tells it what has happened here. No request
 // waits for that.
-import { Task, conference, tells } from "./pkg/tidegate.js";
+import { Task, confer as conference, tells } from "./pkg/tidegate.js";
 import { alone } from "./flight.mjs";
 import { quietly } from "./instance.mjs";
 import { within } from "./settings.mjs";

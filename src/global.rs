@@ -5,12 +5,13 @@
 //! shared. Here is what else one worker of the instance has to know, a bounded table of keys:
 //!
 //! - **How much to draw.** The first request of a key draws what it costs. While a lease is used up soon, the next is twice
-//!   as large; one that lasts long is followed by one of half its size. The next is drawn when half of the last is left, so
-//!   that a key in use is not waited for.
+//!   as large; one that lasts long is followed by one of half its size. None is larger than what will be used before it
+//!   expires. The next is drawn when half of the last is left, or when the last expires, so that a key in use is not waited for.
 //! - **Who waits.** Only requests of a key that is not known do, at most as long as the store's deadline, and one ask
 //!   is under way for all of them.
-//! - **What was refused.** While the authority says that nothing is left, requests are refused at once; one ask in the
-//!   background every [`ASK_AGAIN`] or so brings what there is next.
+//! - **What was refused.** While the authority says that nothing is left, requests are refused at once, and so they are while
+//!   there are more of them than permits, although a few come all the time ([`pressure`]). Asks in the background bring those,
+//!   the more often the greater this instance's share of the key is.
 //! - **Whether the store works.** Behind a breaker: while it is open nobody waits, and nothing is sent. What then happens is
 //!   the limit's `on_store_failure`. Under `local` the instance counts with the share of the quota that it has
 //!   had of late.
@@ -29,7 +30,10 @@
 mod asking;
 mod entry;
 pub(crate) mod health;
+mod pace;
+mod pressure;
 mod share;
+mod table;
 mod waiting;
 
 pub use waiting::Wake;
@@ -38,8 +42,8 @@ use crate::authority::{Ask, Grant, Instance, Terms};
 use crate::key::KeyHash;
 use crate::lease::Account;
 use crate::units::{BasisPoints, Permits, Span, Timestamp};
-use entry::Table;
 use health::Health;
+use table::Table;
 use waiting::Waiting;
 
 /// What one worker knows of shared limits.
@@ -148,29 +152,33 @@ impl Global {
         let Some(entry) = self.table.find(of.key) else {
             return if fails { Missing::Failed } else { Missing::Unknown };
         };
-        let hot = entry.touch(now);
+        let is_new = since.is_none();
+        let hot = entry.pace.last().after(HOT_GAP) > now;
+        if is_new {
+            entry.pace.note(now);
+        }
         let answered = |at: Timestamp| since.is_some_and(|since| at >= since);
-        let refusal = entry.refusal;
         if fails || entry.failed_at.is_some_and(answered) {
             return Missing::Failed;
         }
-        let Some(refusal) = refusal else { return Missing::Unknown };
+        let is_pressed = is_new && entry.is_pressed(now);
         // A cheaper one may be served.
-        if refusal.least > cost {
-            return Missing::Unknown;
-        }
-        let goes_on = hot && refusal.is_brief() && !of.exact;
-        if !refusal.holds(now) && !answered(refusal.at) && !goes_on {
+        let refusal = entry.refusal.filter(|refusal| refusal.least <= cost);
+        let refusal = refusal.filter(|refusal| {
+            let goes_on = hot && refusal.is_brief() && !of.exact;
+            refusal.holds(now) || answered(refusal.at) || goes_on
+        });
+        if refusal.is_none() && !is_pressed {
             return Missing::Unknown;
         }
         entry.refused = entry.refused.plus(cost);
-        if entry.asked.is_none() && !of.exact && refusal.at.after(refusal.ask_again()) <= now {
-            // As many come next as have come meanwhile.
-            let demand = entry.refused;
-            self.ask_again(of, cost, demand, now);
+        let is_due = entry.asked.is_none() && !of.exact && entry.is_to_ask_again(now);
+        let left = refusal.map_or(Some(Span::ZERO), |refusal| refusal.until.map(|until| until.since(now)));
+        if is_due {
+            self.ask_again(of, cost, now);
         }
-        let left = refusal.until.map(|until| until.since(now).max(ASK_AGAIN));
-        Missing::Refused { retry_after: left }
+        let at_least = if is_pressed { SHORTEST_RETRY } else { ASK_AGAIN };
+        Missing::Refused { retry_after: left.map(|left| left.max(at_least)) }
     }
 
     /// How a key stands with the authority, as far as is known: what is left there, and when the quota is renewed.
@@ -206,7 +214,7 @@ impl Global {
         let waits = self.waiting.since().map(|since| since.after(self.rules.deadline));
         let idle = self.table.holds_permits().then(|| self.tended_at.after(IDLE));
         let ready = self.waiting.has_ready().then_some(now);
-        deadlines.chain(waits).chain(idle).chain(ready).min().map(|due| due.since(now))
+        deadlines.chain(waits).chain(idle).chain(self.table.next_renewal()).chain(ready).min().map(|due| due.since(now))
     }
 
     /// How the store is. What it counts begins anew.
@@ -227,3 +235,7 @@ impl Global {
 pub const IDLE: Span = Span::from_millis(200);
 /// At most so often one key that has nothing left is asked for.
 pub const ASK_AGAIN: Span = Span::from_millis(10);
+/// Requests so close to each other make a key hot.
+const HOT_GAP: Span = Span::from_millis(20);
+/// A client is told whole seconds, so that no shorter wait is told to any.
+const SHORTEST_RETRY: Span = Span::from_secs(1);

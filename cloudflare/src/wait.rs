@@ -6,16 +6,15 @@
 use crate::facts::Facts;
 use crate::gate::{Gate, Work};
 use crate::host::Request;
-use crate::{reply, timestamp};
+use crate::verdict::Verdict;
+use crate::{now, reply};
 use std::rc::Rc;
 use tidegate::decision::Refusal;
 use tidegate::engine::delaying::Books;
 use tidegate::engine::{Engine, Ticket};
 use tidegate::units::{Span, Timestamp};
-use wasm_bindgen::prelude::*;
 
-/// A request that waits. JavaScript frees it if its client goes away.
-#[wasm_bindgen]
+/// A request that waits. It is dropped if its client goes away.
 pub struct Wait {
     gate: Rc<Gate>,
     id: u32,
@@ -57,30 +56,26 @@ impl Wait {
             _under_way: crate::clock::UnderWay::new(),
         })
     }
-}
 
-#[wasm_bindgen]
-impl Wait {
     /// After how many milliseconds to ask for the verdict.
-    #[wasm_bindgen(getter)]
     pub fn pause_ms(&self) -> u32 {
         // Up, and at least one: before the time there would be nothing to do.
         u32::try_from(self.pause.as_nanos().div_ceil(NANOS_PER_MILLI)).unwrap_or(u32::MAX).max(1)
     }
 
-    /// What becomes of the request, as `decide` says it; `null` while it has to wait.
-    pub fn verdict(&mut self, request: &Request, now_ms: f64) -> JsValue {
-        let (gate, now) = (Rc::clone(&self.gate), timestamp(now_ms));
+    /// What becomes of the request.
+    pub fn verdict(&mut self, request: &Request, now: Timestamp) -> Verdict {
+        let gate = Rc::clone(&self.gate);
         let work = &mut *gate.work();
         finish_due(&gate.engine, work, now);
         let ended = if self.hangs { None } else { work.ended.remove(&self.id) };
         let Some(Ended { refusal, mut ticket, fields }) = ended else {
             self.pause = work.room.next_due(now).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
-            return JsValue::NULL;
+            return Verdict::NotYet;
         };
         let facts = Facts::new(request);
         if let Some(refusal) = refusal {
-            return reply::response(&refusal.reply(&gate.engine, &facts), &fields).into();
+            return Verdict::Answered(reply::response(&refusal.reply(&gate.engine, &facts), &fields));
         }
         if let Some(ticket) = &mut ticket {
             // What it holds may have expired while it waited.
@@ -92,7 +87,7 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let now = timestamp(js_sys::Date::now());
+        let now = now();
         let work = &mut *self.gate.work();
         let Work { store, local, counters, room, ended, .. } = work;
         self.gate.engine.leave(self.limit, self.id, room, &mut Books { store, local, counters }, now);

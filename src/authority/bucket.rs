@@ -12,9 +12,10 @@
 //! what was refilled in it. What is lent counts as out until it has expired, used or not: two counters of epochs as long as
 //! permits last, of which the older is dropped when a new one begins. At most half of the burst is lent.
 //!
-//! Where nothing more can be lent, and where a bucket is too small for it, exactly what is needed is granted, for
-//! requests that wait for it already. The authority's clock counts, so it counts when it is granted. It is to be used at
-//! once, and expires soon: after [`EXACT_LASTS_MS`].
+//! What is not lent is to be used soon: within [`SOON_MS`]. That are permits for requests which wait already, all that a bucket
+//! grants which is too small to lend for longer than that, and what is wanted when nothing more can be lent. The authority's
+//! clock counts, so they count when they are granted, and never come back. So in any span of time as much more is used as is
+//! refilled in [`SOON_MS`].
 //!
 //! The debt is kept in nanoseconds, as by [`crate::limiter::token_bucket`]: `interval = window / permits`, rounded up.
 
@@ -47,8 +48,8 @@ struct Size {
 }
 
 impl Bucket {
-    /// How long permits that were lent last, in ms, which is the length of an epoch: an eighth of what it takes to fill the
-    /// bucket, so that what is out delays filling little, and [`MAX_LEND_MS`] at most.
+    /// How long permits that were lent last, in ms, which is the length of an epoch: a quarter of what it takes to fill the
+    /// bucket, and [`MAX_LEND_MS`] at most.
     #[must_use]
     pub fn lend_ms(terms: &Terms) -> u64 {
         Size::of(terms).epoch_ms
@@ -64,12 +65,11 @@ impl Bucket {
         let size = Size::of(&ask.terms);
         *self = self.at(&size, now_ms);
         let (need, ahead) = parts(ask, self.level(&size));
-        let ahead = ahead.min(self.lendable(&ask.terms, &size).minus(need));
         let granted = need.plus(ahead);
+        let lends = ask.want > ask.need && granted <= self.lendable(&ask.terms, &size);
         self.debt_ns = self.debt_ns.saturating_add(size.debt_of(granted));
-        if ahead == Permits::ZERO {
-            // Nothing is ahead of anybody.
-            return Drawn { granted, ends_ms: now_ms.saturating_add(EXACT_LASTS_MS), returnable: false };
+        if !lends {
+            return Drawn { granted, ends_ms: now_ms.saturating_add(SOON_MS), returnable: false };
         }
         self.lent = self.lent.plus(granted);
         Drawn { granted, ends_ms: now_ms.saturating_add(size.epoch_ms), returnable: true }
@@ -152,7 +152,8 @@ impl Bucket {
 
     /// How many permits more may be out.
     fn lendable(&self, terms: &Terms, size: &Size) -> Permits {
-        if size.epoch_ms < MIN_LEND_MS {
+        // What would expire sooner is not worth lending.
+        if size.epoch_ms < SOON_MS {
             return Permits::ZERO;
         }
         Permits::new(terms.burst.get() >> 1).minus(self.lent.plus(self.lent_before))
@@ -180,11 +181,9 @@ impl Size {
     }
 }
 
-/// So long, in ms, permits may be used that were granted to requests which waited for them: the answer is under way.
-pub const EXACT_LASTS_MS: u64 = 100;
+/// So long, in ms, permits may be used that were granted and not lent: their answer is under way, or their requests are.
+pub const SOON_MS: u64 = 100;
 /// Permits that are lent last so long at most: what waits in an instance, others lack.
 const MAX_LEND_MS: u64 = 1_000;
-/// What would expire sooner is not worth lending.
-const MIN_LEND_MS: u64 = 20;
-/// An eighth of the time to fill.
-const FILL_SHIFT: u32 = 3;
+/// A quarter of the time to fill.
+const FILL_SHIFT: u32 = 2;

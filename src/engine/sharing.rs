@@ -125,6 +125,7 @@ impl Engine {
             let taken = change(of.account.key, store, counters, take).is_ok();
             global.give_back(&of, if taken { permits } else { Permits::ZERO }, now);
         }
+        global.renew(now);
         let report = global.take_report(now);
         counters.add(Total::Asks, report.asks);
         counters.add(Total::AskFailures, report.failures);
@@ -205,7 +206,7 @@ impl<S: Store> Charging<'_, S> {
             }
             let here = Drawn.standing(charge.outcome.map(|outcome| outcome.state), self.now).remaining;
             if charge.stage == Stage::Charged && !refused {
-                global.used(&of, charge.cost, here, self.now);
+                global.used(&of, charge.cost, here, self.since.is_some(), self.now);
             }
             charge.told = global
                 .standing(of.key, self.now)

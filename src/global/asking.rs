@@ -1,6 +1,6 @@
 //! How asks are made, sent and answered.
 
-use super::entry::Asked;
+use super::entry::{AIM, Asked};
 use super::{ASK_AGAIN, Arrived, Ask, Global, Grant, IDLE, Shared, Wake};
 use crate::key::KeyHash;
 use crate::limiter::drawn::Drawn;
@@ -20,7 +20,7 @@ impl Global {
                 asked.least = if asked.least == Permits::ZERO { cost } else { asked.least.min(cost) };
             }
             None => {
-                entry.resize(now.since(entry.granted_at), cost);
+                entry.resize(now.since(entry.granted_at), cost, now);
                 let ahead = entry.ahead;
                 self.order(of.key, Asked { need: cost, least: cost, ahead, ..Asked::default() }, now);
             }
@@ -28,18 +28,21 @@ impl Global {
     }
 
     /// Asks in the background for a key that had nothing left: for as much as was refused meanwhile.
-    pub(super) fn ask_again(&mut self, of: &Shared, least: Permits, demand: Permits, now: Timestamp) {
+    pub(super) fn ask_again(&mut self, of: &Shared, least: Permits, now: Timestamp) {
         let Some(entry) = self.table.find(of.key) else { return };
-        entry.resize(now.since(entry.granted_at), least);
-        let ahead = entry.ahead;
+        entry.resize(now.since(entry.granted_at), least, now);
+        let (ahead, demand) = (entry.ahead, entry.demand(least, now));
         self.order(of.key, Asked { need: demand, least, ahead, ..Asked::default() }, now);
     }
 
-    /// A request was served from permits that are here, and so many are left: draws the next ones when half is used up.
-    pub(crate) fn used(&mut self, of: &Shared, cost: Permits, left: Permits, now: Timestamp) {
+    /// A request was served from permits that are here, and so many are left: draws the next ones when half is used up. One that
+    /// has waited was counted when it came.
+    pub(crate) fn used(&mut self, of: &Shared, cost: Permits, left: Permits, has_waited: bool, now: Timestamp) {
         let fails = self.health.fails(now);
         let Some(entry) = self.table.find(of.key) else { return };
-        entry.touch(now);
+        if !has_waited {
+            entry.pace.note(now);
+        }
         let is_enough = left.get() >= entry.granted.get().div_ceil(2);
         // What has just brought nothing is not asked for with every request.
         let in_vain = entry.granted_at < entry.asked_at && entry.asked_at.after(ASK_AGAIN) > now;
@@ -49,11 +52,11 @@ impl Global {
             return;
         }
         // While nothing is left there, those who are refused ask.
-        if entry.refusal.is_some_and(|refusal| refusal.at.after(refusal.ask_again()) > now) {
+        if !entry.is_to_ask_again(now) {
             return;
         }
         let lasted = now.since(entry.granted_at);
-        entry.resize(Span::from_nanos(lasted.as_nanos().saturating_mul(2)), cost);
+        entry.resize(Span::from_nanos(lasted.as_nanos().saturating_mul(2)), cost, now);
         let ahead = entry.ahead;
         if ahead > 0 {
             self.order(of.key, Asked { least: cost, ahead, ..Asked::default() }, now);
@@ -139,6 +142,7 @@ impl Global {
         if arrived.is_some() {
             self.table.note_held();
         }
+        self.table.note_renewal(key);
         self.waiting.answered(key);
         arrived
     }
@@ -165,6 +169,22 @@ impl Global {
         self.health.tick(now);
     }
 
+    /// Draws permits for keys in use whose own have expired, before the next request finds none.
+    pub(crate) fn renew(&mut self, now: Timestamp) {
+        let keys = self.table.renewals(now);
+        if self.health.fails(now) {
+            return;
+        }
+        for key in keys {
+            let Some(entry) = self.table.find(key) else { continue };
+            entry.resize(AIM, Permits::ONE, now);
+            let ahead = entry.ahead;
+            if ahead > 0 {
+                self.order(key, Asked { least: Permits::ONE, ahead, ..Asked::default() }, now);
+            }
+        }
+    }
+
     /// The accounts of keys that nobody has asked for of late, and how many permits of each this worker may give back.
     pub(crate) fn idle(&mut self, now: Timestamp) -> Vec<(Shared, Permits)> {
         if self.tended_at.after(IDLE) > now && now >= self.tended_at {
@@ -174,7 +194,7 @@ impl Global {
         if self.health.fails(now) {
             return Vec::new();
         }
-        let keys = self.table.idle(IDLE, now);
+        let keys = self.table.idle(now);
         keys.iter().filter_map(|key| self.table.get(*key)).map(|entry| (entry.of, entry.own.out)).collect()
     }
 

@@ -1,16 +1,19 @@
-//! What is known of one key, and a table of those, bounded.
+//! What is known of one key.
 
+use super::pace::Pace;
+use super::pressure::{Pressure, scarce};
 use super::share::Share;
-use super::{ASK_AGAIN, Arrived, Grant, Shared};
+use super::{ASK_AGAIN, Arrived, Grant, IDLE, Shared};
+use crate::authority::Shared as Algorithm;
+use crate::authority::bucket::{Bucket, SOON_MS};
 use crate::breaker::Ticket;
-use crate::key::KeyHash;
-use crate::units::{Permits, Span, Timestamp};
+use crate::units::{BasisPoints, Permits, Span, Timestamp};
 
 /// What one worker knows of one key.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) of: Shared,
-    pub(super) seen_at: Timestamp,
+    pub(super) pace: Pace,
     /// Not answered yet.
     pub(super) asked: Option<Asked>,
     /// When there was last something to ask.
@@ -31,6 +34,9 @@ pub(super) struct Entry {
     pub(super) lasts: Span,
     pub(super) left: Permits,
     pub(super) reset_at: Timestamp,
+    pressure: Pressure,
+    /// When permits expire, and others are to be drawn in time; the epoch when that was done.
+    pub(super) renew_at: Timestamp,
     pub(super) own: Own,
     pub(super) share: Share,
     owed: Permits,
@@ -93,10 +99,10 @@ impl Refusal {
 }
 
 impl Entry {
-    fn new(of: &Shared, now: Timestamp) -> Self {
+    pub(super) fn new(of: &Shared, now: Timestamp) -> Self {
         Self {
             of: *of,
-            seen_at: now,
+            pace: Pace::new(now),
             asked: None,
             asked_at: Timestamp::EPOCH,
             late: None,
@@ -109,6 +115,8 @@ impl Entry {
             lasts: Span::ZERO,
             left: Permits::ZERO,
             reset_at: now,
+            pressure: Pressure::default(),
+            renew_at: Timestamp::EPOCH,
             own: Own::default(),
             share: Share::default(),
             owed: Permits::ZERO,
@@ -116,15 +124,61 @@ impl Entry {
         }
     }
 
-    /// Counts a request, and answers whether the key is asked for in quick succession.
-    pub(super) fn touch(&mut self, now: Timestamp) -> bool {
-        let hot = self.seen_at.after(HOT_GAP) > now;
-        self.seen_at = now;
-        hot
+    /// Whether a request has to go without at once, since there was too little for all a moment ago, others draw too, and what
+    /// comes next is here before it expires. Where nobody else draws it is known what is left.
+    pub(super) fn is_pressed(&self, now: Timestamp) -> bool {
+        let terms = &self.of.terms;
+        let comes_soon = terms.window_ms < u64::from(terms.permits.get()).saturating_mul(BRIEF_MS);
+        let is_over = terms.algorithm == Algorithm::FixedWindow && now >= self.reset_at;
+        let is_lone = self.share.known().is_some_and(|share| share >= LONE);
+        let is_on = self.pressure.is_on(terms.algorithm, now);
+        let whole = match terms.algorithm {
+            Algorithm::TokenBucket => self.useful(now),
+            Algorithm::FixedWindow | Algorithm::SlidingWindow => Span::from_millis(terms.window_ms),
+        };
+        is_on && comes_soon && !is_over && !is_lone && !self.of.exact && self.pace.expects(whole, now) >= FEW
+    }
+
+    /// How long permits will be of use that are drawn now.
+    fn useful(&self, now: Timestamp) -> Span {
+        match self.of.terms.algorithm {
+            // Where there is too little, a bucket may have nothing left to lend.
+            Algorithm::TokenBucket if self.pressure.is_felt(self.of.terms.algorithm, now) => {
+                self.lasts.max(Span::from_millis(SOON_MS))
+            }
+            Algorithm::TokenBucket => Span::from_millis(Bucket::lend_ms(&self.of.terms).max(SOON_MS)),
+            _ if now < self.reset_at => self.reset_at.since(now),
+            _ => Span::from_millis(self.of.terms.window_ms),
+        }
+    }
+
+    /// Of what was refused, as much as is of use before it expires.
+    pub(super) fn demand(&self, cost: Permits, now: Timestamp) -> Permits {
+        let requests = self.pace.expects(self.useful(now), now);
+        let most = requests.div_ceil(2).max(1).saturating_mul(u64::from(cost.get()));
+        self.refused.min(Permits::new(u32::try_from(most).unwrap_or(u32::MAX)))
+    }
+
+    /// Whether what was refused may be asked for again by now.
+    pub(super) fn is_to_ask_again(&self, now: Timestamp) -> bool {
+        let is_over = self.refusal.is_none_or(|refusal| refusal.at.after(refusal.ask_again()) <= now);
+        let is_pressed = self.is_pressed(now) && self.asked_at.after(self.interval(now)) > now;
+        let is_late = self.is_pressed(now) && self.pace.expects(self.useful(now), now) < FEW;
+        is_over && !is_pressed && !is_late
+    }
+
+    /// How often to ask while there is too little: so that all instances together ask about as often as one alone would.
+    fn interval(&self, now: Timestamp) -> Span {
+        let whole = u64::from(BasisPoints::ALL.get());
+        let share = self.share.known().map_or(whole, |share| u64::from(share.get()));
+        let interval = ASK_AGAIN.as_nanos().saturating_mul(whole).checked_div(share).unwrap_or(u64::MAX);
+        // What comes is to be of use for longer than it was waited for.
+        let longest = LONGEST_INTERVAL.min(Span::from_nanos(self.useful(now).as_nanos() >> 1));
+        Span::from_nanos(interval).min(longest).max(ASK_AGAIN)
     }
 
     /// Says how many permits to draw ahead from here on, seeing how long the last lease has lasted or will.
-    pub(super) fn resize(&mut self, lasted: Span, cost: Permits) {
+    pub(super) fn resize(&mut self, lasted: Span, cost: Permits, now: Timestamp) {
         let aim = AIM.min(Span::from_nanos(self.lasts.as_nanos() >> 1));
         let long = Span::from_nanos(aim.as_nanos().saturating_mul(4));
         self.ahead = if self.of.exact || lasted > COLD {
@@ -138,6 +192,33 @@ impl Entry {
         } else {
             self.ahead
         };
+        if self.of.exact {
+            return;
+        }
+        let permits = |requests: u64| u32::try_from(requests).unwrap_or(u32::MAX).saturating_mul(cost.get());
+        let expected = self.pace.expects(self.useful(now), now);
+        if self.pace.is_known() {
+            self.ahead = self.ahead.min(permits(expected));
+        }
+        if !self.pressure.is_felt(self.of.terms.algorithm, now) {
+            // Where there is enough, a slow client's next request finds its permits too.
+            self.ahead = self.ahead.max(permits(self.pace.expects(self.useful(now).min(HOLD), now).min(FEW)));
+        }
+    }
+
+    /// Whether others are to be drawn for permits that expire now.
+    pub(super) fn renews(&mut self, now: Timestamp) -> bool {
+        self.renew_at = Timestamp::EPOCH;
+        let at_least = if self.pressure.is_felt(self.of.terms.algorithm, now) { FEW } else { 1 };
+        if self.of.terms.algorithm == Algorithm::FixedWindow {
+            // A new window begins.
+            self.pressure.relieve();
+        }
+        let is_held = self.own.out > Permits::ZERO && self.own.until > now;
+        if is_held || self.asked.is_some() || self.of.exact || self.is_pressed(now) {
+            return false;
+        }
+        self.pace.expects(self.useful(now).min(HOLD), now) >= at_least
     }
 
     /// Takes in what the authority says. Answers with the permits that have come.
@@ -148,6 +229,10 @@ impl Entry {
             self.share.learn(grant.granted, grant.drawn);
             self.failed_at = None;
             self.refusal = self.refused(asked, grant, now);
+            self.pressure.learn(self.refusal.is_some(), grant, &self.of.terms, now);
+            if self.of.terms.algorithm == Algorithm::FixedWindow {
+                self.renew_at = self.reset_at;
+            }
         }
         if grant.granted == Permits::ZERO {
             return None;
@@ -160,6 +245,10 @@ impl Entry {
         let needed = grant.granted.min(asked.need);
         let permits = needed.plus(self.pay(grant.granted.minus(needed), now));
         (self.granted, self.granted_at, self.lasts) = (permits, now, lasts);
+        self.renew_at = match self.of.terms.algorithm {
+            Algorithm::TokenBucket => until,
+            Algorithm::FixedWindow | Algorithm::SlidingWindow => self.reset_at,
+        };
         (permits > Permits::ZERO && now < until).then_some(Arrived { account: self.of.account, permits, until })
     }
 
@@ -178,11 +267,13 @@ impl Entry {
         }
         // No more was left than is refilled while a few are asked for: soon there is nothing. Where permits come slowly, each that
         // is left is asked for, and nobody refused before the last.
-        let terms = &self.of.terms;
-        let scarce = u64::from(terms.permits.get()).saturating_mul(SCARCE_MS).checked_div(terms.window_ms).unwrap_or(0);
         // The next window is another matter.
         let until = Some(now.after(ASK_AGAIN).min(now.after(Span::from_millis(grant.reset_ms))));
-        (u64::from(grant.left.get()) <= scarce).then_some(Refusal { at: now, until, least: asked.least })
+        (u64::from(grant.left.get()) <= scarce(&self.of.terms)).then_some(Refusal {
+            at: now,
+            until,
+            least: asked.least,
+        })
     }
 
     pub(super) fn owe(&mut self, permits: Permits, window: Span, now: Timestamp) {
@@ -203,107 +294,37 @@ impl Entry {
         permits.minus(paid)
     }
 
-    fn is_free(&self) -> bool {
+    /// Whether nobody asks for the key any more, so that what it holds is of more use to others. While there is enough for all,
+    /// a slow client's permits may wait for it.
+    pub(super) fn is_idle(&self, now: Timestamp) -> bool {
+        // What has only just come is for those who have waited for it.
+        let used_at = self.pace.last().max(self.granted_at);
+        let is_felt = self.pressure.is_felt(self.of.terms.algorithm, now);
+        used_at.after(IDLE) <= now && (is_felt || used_at.after(HOLD) <= now || self.pace.has_ceased(IDLE, now))
+    }
+
+    pub(super) fn is_free(&self) -> bool {
         self.asked.is_none()
     }
 }
 
-/// A fixed table of sets. A key that finds its set full takes the place of the one asked for longest ago that has no ask
-/// under way; there may be none.
-#[derive(Debug, Default)]
-pub(super) struct Table {
-    sets: Vec<Vec<Entry>>,
-    /// Whether any key may hold permits that could be given back.
-    holds_permits: bool,
-}
-
-impl Table {
-    pub(super) fn get(&self, key: KeyHash) -> Option<&Entry> {
-        self.sets.get(set_of(key))?.iter().find(|entry| entry.of.key == key)
-    }
-
-    pub(super) fn find(&mut self, key: KeyHash) -> Option<&mut Entry> {
-        self.sets.get_mut(set_of(key))?.iter_mut().find(|entry| entry.of.key == key)
-    }
-
-    pub(super) fn find_or_make(&mut self, of: &Shared, now: Timestamp) -> Option<&mut Entry> {
-        if self.sets.is_empty() {
-            self.sets = vec![Vec::new(); SETS];
-        }
-        let set = self.sets.get_mut(set_of(of.key))?;
-        let at = match set.iter().position(|entry| entry.of.key == of.key) {
-            Some(at) => at,
-            None if set.len() < WAYS => {
-                set.push(Entry::new(of, now));
-                set.len().saturating_sub(1)
-            }
-            None => {
-                let free = set.iter().enumerate().filter(|(_, entry)| entry.is_free());
-                let (at, _) = free.min_by_key(|(_, entry)| entry.seen_at)?;
-                *set.get_mut(at)? = Entry::new(of, now);
-                at
-            }
-        };
-        let entry = set.get_mut(at)?;
-        // A policy may have changed what the key may have.
-        entry.of = *of;
-        Some(entry)
-    }
-
-    pub(super) fn holds_permits(&self) -> bool {
-        self.holds_permits
-    }
-
-    pub(super) fn note_held(&mut self) {
-        self.holds_permits = true;
-    }
-
-    /// The keys of which nobody has asked for `idle`, and that hold permits of their own.
-    pub(super) fn idle(&mut self, idle: Span, now: Timestamp) -> Vec<KeyHash> {
-        let mut keys = Vec::new();
-        if !self.holds_permits {
-            return keys;
-        }
-        self.holds_permits = false;
-        for entry in self.sets.iter_mut().flatten() {
-            if entry.own.until <= now {
-                entry.own.out = Permits::ZERO;
-            }
-            if entry.own.out == Permits::ZERO {
-                continue;
-            }
-            self.holds_permits = true;
-            // What has only just come is for those who have waited for it.
-            let used_at = entry.seen_at.max(entry.granted_at);
-            if entry.asked.is_none() && used_at.after(idle) <= now && keys.len() < MOST_RETURNS {
-                keys.push(entry.of.key);
-            }
-        }
-        keys
-    }
-}
-
-fn set_of(key: KeyHash) -> usize {
-    key.get() as usize & (SETS - 1)
-}
-
-/// Requests so close to each other make a key hot.
-const HOT_GAP: Span = Span::from_millis(20);
 /// What is to be had again so soon, a client may be refused without asking.
 const BRIEF: Span = Span::from_millis(100);
 /// So long a lease should last: long enough that asking costs little, and short since what waits in one instance others
 /// lack.
-const AIM: Span = Span::from_millis(200);
+pub(super) const AIM: Span = Span::from_millis(200);
 /// After so long between two leases the next request draws what it costs.
 const COLD: Span = Span::from_secs(5);
-/// What is refilled in so many milliseconds is soon used up.
-const SCARCE_MS: u64 = 50;
+/// What is refilled at least so quickly, a client hardly notices to be without.
+const BRIEF_MS: u64 = 100;
+/// Whoever draws so much draws alone.
+const LONE: BasisPoints = BasisPoints::new(9_000);
+/// While there is too little, one instance asks at least so often.
+const LONGEST_INTERVAL: Span = Span::from_millis(200);
+/// So long a slow client's permits wait for it.
+const HOLD: Span = Span::from_secs(2);
+/// So many requests of a slow client find permits.
+const FEW: u64 = 2;
 const FIRST_REQUESTS: u32 = 4;
 /// A quarter of what the key table can hold for one key.
 const MOST_AHEAD: u32 = 1 << 18;
-/// Returns sent in one go: what is left of them goes next time, or expires.
-const MOST_RETURNS: usize = 64;
-/// A power of two. The table is about a mebibyte when full.
-const SETS: usize = 1_024;
-const WAYS: usize = 4;
-const _: () = assert!(SETS.is_power_of_two());

@@ -157,8 +157,7 @@ impl RedisStore {
     /// The host of that URL, and its port where it has one: which host a request in Envoy is for.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
-        let (_, rest) = self.url()?.split_once("://")?;
-        rest.split('/').next()
+        self.base()?.0.rsplit('/').next()
     }
 
     /// That URL in two: its scheme with its host, and its path, which is empty where it has none.
@@ -349,3 +348,22 @@ pub(super) fn by_service(
 
 /// Below this a store could not answer often enough.
 const SHORTEST: Span = Span::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_of_a_redis_is_told_apart_into_origin_host_and_path() {
+        for (url, base, host) in [
+            ("https://redis.example.com", ("https://redis.example.com", ""), "redis.example.com"),
+            ("https://redis.example.com/", ("https://redis.example.com", "/"), "redis.example.com"),
+            ("http://[::1]:7379/a/b", ("http://[::1]:7379", "/a/b"), "[::1]:7379"),
+        ] {
+            let text = format!(r#"{{ "version": 1, "stores": {{ "redis": {{ "url": "{url}" }} }} }}"#);
+            let policy = Policy::parse(&text).unwrap();
+            let redis = policy.stores().redis().unwrap();
+            assert_eq!((redis.base(), redis.host()), (Some(base), Some(host)));
+        }
+    }
+}

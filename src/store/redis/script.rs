@@ -30,7 +30,7 @@ impl Script {
             },
             Shared::TokenBucket => Self {
                 parts: [CLOCK, ASK, TOKEN_BUCKET, ACCOUNT],
-                sha1: "83131ac03d6b163ee68ad6c2b621be393df2e2f1",
+                sha1: "7d9d3f6cd698c94b087a6571a1c2e38f4c61b1c2",
                 suffix: "t1",
             },
         }

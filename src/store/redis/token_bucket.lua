@@ -1,8 +1,8 @@
--- A bucket that lends, its debt in ns, so that `debt >= what is lent` at any time. Permits are lent for an epoch, an eighth of
+-- A bucket that lends, its debt in ns, so that `debt >= what is lent` at any time. Permits are lent for an epoch, a quarter of
 -- the time to fill; two counters of epochs hold what is lent, and the older is dropped when a new one begins.
 local interval = max(ceil(length * 1000000 / permits), 1)
 local capacity = interval * burst
-local epoch_length = min(max(floor(floor(capacity / 1000000) / 8), 1), 1000)
+local epoch_length = min(max(floor(floor(capacity / 1000000) / 4), 1), 1000)
 local window = now - now % epoch_length
 local at, debt, epoch = account[4] or 0, account[5] or 0, account[6] or 0
 local lent, lent_before = account[7] or 0, account[8] or 0
@@ -34,14 +34,13 @@ local function level()
   return floor(max(capacity - debt, 0) / interval)
 end
 
--- Permits that were not drawn ahead are to be used at once, and never come back.
+-- What is not lent is to be used soon, and never comes back.
 local function draw()
   local now_needed, drawn_ahead = parts(level())
-  local lendable = epoch_length < 20 and 0 or max(floor(burst / 2) - lent - lent_before, 0)
-  drawn_ahead = min(drawn_ahead, max(lendable - now_needed, 0))
+  local lendable = epoch_length < 100 and 0 or max(floor(burst / 2) - lent - lent_before, 0)
   local count = now_needed + drawn_ahead
   debt = debt + count * interval
-  if drawn_ahead == 0 then
+  if want <= need or count > lendable then
     return count, now + 100, false
   end
   lent = lent + count

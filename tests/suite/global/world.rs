@@ -19,16 +19,16 @@ pub const DEADLINE_MS: u64 = 20;
 /// When it begins, by the true clock, in microseconds: so that clocks may be behind it.
 const BEGIN_US: u64 = 1_700_000_000_000_000;
 
-pub struct Setup {
-    pub algorithm: &'static str,
-    pub quota: &'static str,
-    pub sharing: &'static str,
-    pub on_store_failure: &'static str,
+pub struct Setup<'a> {
+    pub algorithm: &'a str,
+    pub quota: &'a str,
+    pub sharing: &'a str,
+    pub on_store_failure: &'a str,
     /// Requests of each instance in a thousand seconds.
     pub rates: Vec<u64>,
 }
 
-impl Default for Setup {
+impl Default for Setup<'_> {
     fn default() -> Self {
         Self {
             algorithm: "fixed-window",
@@ -122,7 +122,7 @@ struct Site {
 }
 
 impl World {
-    pub fn new(seed: u64, setup: &Setup, faults: Faults) -> Self {
+    pub fn new(seed: u64, setup: &Setup<'_>, faults: Faults) -> Self {
         let Setup { algorithm, quota, sharing, on_store_failure, .. } = setup;
         let policy = format!(
             r#"{{ "version": 1, "limits": [ {{ "name": "a", "key": [], "algorithm": "{algorithm}", "quota": {quota},
@@ -236,8 +236,7 @@ impl World {
             }
             Shared::TokenBucket => {
                 // Answers to those who wait are under way for so long at most.
-                let under_way =
-                    tidegate::authority::bucket::EXACT_LASTS_MS as f64 * f64::from(permits) / window_ms as f64;
+                let under_way = tidegate::authority::bucket::SOON_MS as f64 * f64::from(permits) / window_ms as f64;
                 let (mut level, mut last) = (f64::from(burst.get()) + under_way, 0);
                 let full = level;
                 for at in &self.used {
