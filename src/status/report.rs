@@ -4,14 +4,16 @@ use core::fmt::{self, Write as _};
 use std::borrow::Cow;
 
 use super::{Fingerprint, Page, UpstreamsNow, counts, upstreams};
+use crate::breaker::State;
 use crate::decision::Reply;
 use crate::engine::Engine;
-use crate::global::Global;
+use crate::global::{Global, Told};
 use crate::health::Health;
 use crate::health::monitor::Monitor;
 use crate::health::orca::Load;
 use crate::metrics::Counters;
 use crate::policy::{Algorithm, Limit, Policy, Priority, TierIndex};
+use crate::rls::Service;
 use crate::units::{BasisPoints, Span, Timestamp};
 
 /// Where what the pages say is taken from.
@@ -27,6 +29,8 @@ pub struct Sources<'a> {
     pub upstreams: Option<UpstreamsNow<'a>>,
     /// What this worker knows of limits that many instances share, where the policy has some.
     pub store: Option<&'a Global>,
+    /// What this worker knows of the rate-limit service, where the policy has limits that it counts.
+    pub service: Option<&'a Service>,
     /// What was counted, where nobody takes the numbers away to export them.
     pub counters: Option<&'a Counters>,
     /// How many keys the table holds.
@@ -82,8 +86,10 @@ impl Sources<'_> {
         write!(text, ",\"keys\":{{\"live\":{},\"max\":{}}},\"limits\":", self.live_keys, policy.max_keys)?;
         list(text, &policy.limits, |text, limit| write_limit(text, limit, policy))?;
         if let Some(store) = self.store {
-            let (answers, deadline) = (store.answers(self.now), store.rules().deadline);
-            write!(text, ",\"store\":{{\"answers\":{answers},\"deadline_ms\":{}}}", millis(deadline))?;
+            write_store(text, "store", store.tell(self.now), store.rules().deadline)?;
+        }
+        if let Some(service) = self.service {
+            write_store(text, "rate_limit_service", service.tell(self.now), service.deadline())?;
         }
         upstreams::write(text, policy, self.upstreams.as_ref(), self.now)?;
         if let Some(counters) = self.counters {
@@ -130,10 +136,21 @@ fn write_limit(text: &mut String, limit: &Limit, policy: &Policy) -> fmt::Result
     }
     text.push('}');
     if limit.by_service {
-        text.push_str(",\"store\":\"rls\"");
+        text.push_str(",\"scope\":\"global\",\"store\":\"rls\"");
+    } else if let Some(sharing) = limit.sharing {
+        let how = if sharing.exact { "exact" } else { "lease" };
+        write!(text, ",\"scope\":\"global\",\"sharing\":\"{how}\"")?;
     }
     text.push('}');
     Ok(())
+}
+
+/// How a store is that others share: whether it is asked, how this worker's breaker around it stands, and what came of asking.
+fn write_store(text: &mut String, name: &str, (state, told): (State, Told), deadline: Span) -> fmt::Result {
+    let (answers, state, deadline_ms) = (state != State::Open, state.as_str(), millis(deadline));
+    let Told { asks, failures, without } = told;
+    write!(text, ",\"{name}\":{{\"answers\":{answers},\"breaker\":\"{state}\",\"deadline_ms\":{deadline_ms}")?;
+    write!(text, ",\"asks\":{asks},\"failures\":{failures},\"decided_without\":{without}}}")
 }
 
 pub(super) fn millis(span: Span) -> u64 {
