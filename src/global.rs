@@ -16,6 +16,8 @@
 //!   the limit's `on_store_failure`. Under `local` the instance counts with the share of the quota that it has
 //!   had of late.
 //!
+//! Permits of requests in flight are held and not spent; what there is to know of those stands apart, in `flights`.
+//!
 //! An adapter takes these steps; [`Engine`](crate::engine::Engine) has those that need a policy:
 //!
 //! ```text
@@ -29,6 +31,8 @@
 
 mod asking;
 mod entry;
+mod flight;
+mod flights;
 pub(crate) mod health;
 mod pace;
 mod pressure;
@@ -44,6 +48,7 @@ use crate::breaker::State;
 use crate::key::KeyHash;
 use crate::lease::Account;
 use crate::units::{BasisPoints, Permits, Span, Timestamp};
+use flight::Flights;
 use health::Health;
 use table::Table;
 use waiting::Waiting;
@@ -59,6 +64,10 @@ pub struct Global {
     unsent: Vec<KeyHash>,
     /// Keys with an ask under way.
     sent: Vec<KeyHash>,
+    flights: Flights,
+    /// The same for requests in flight.
+    unsent_flights: Vec<KeyHash>,
+    sent_flights: Vec<KeyHash>,
     waiting: Waiting,
     health: Health,
     tended_at: Timestamp,
@@ -133,6 +142,9 @@ impl Global {
             table: Table::default(),
             unsent: Vec::new(),
             sent: Vec::new(),
+            flights: Flights::default(),
+            unsent_flights: Vec::new(),
+            sent_flights: Vec::new(),
             waiting: Waiting::default(),
             health: Health::new(instance.get()),
             tended_at: Timestamp::EPOCH,
@@ -209,7 +221,8 @@ impl Global {
     /// Whether requests wait or asks are under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.sent.is_empty() && self.unsent.is_empty() && self.waiting.is_empty() && !self.table.holds_permits()
+        let is_silent = self.sent.is_empty() && self.unsent.is_empty() && self.waiting.is_empty();
+        is_silent && !self.table.holds_permits() && self.flights.is_empty()
     }
 
     /// After how long [`Engine::tend`](crate::engine::Engine::tend) is due; `None` while there is nothing to be done. At once
@@ -221,7 +234,9 @@ impl Global {
         let waits = self.waiting.since().map(|since| since.after(self.rules.deadline));
         let idle = self.table.holds_permits().then(|| self.tended_at.after(IDLE));
         let ready = self.waiting.has_ready().then_some(now);
-        deadlines.chain(waits).chain(idle).chain(self.table.next_renewal()).chain(ready).min().map(|due| due.since(now))
+        let renewal = self.table.next_renewal();
+        let all = deadlines.chain(waits).chain(idle).chain(renewal).chain(ready).chain(self.flights_due());
+        all.min().map(|due| due.since(now))
     }
 
     /// How the store is. What it counts begins anew.

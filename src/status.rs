@@ -8,6 +8,7 @@
 //! limited. The request of someone who may see them meets nothing, not even maintenance: it is then that they are needed.
 
 mod counts;
+mod json;
 mod order;
 mod report;
 mod upstreams;

@@ -11,6 +11,7 @@ use crate::redis;
 use crate::reply;
 use crate::sharing::{self, Asking};
 use crate::task::Task;
+use crate::verdict::Verdict;
 use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -141,16 +142,16 @@ impl Gate {
         Working::new(self.work.borrow_mut(), &self.memory)
     }
 
-    /// Decides on a request; see [`crate::decide`].
-    pub fn decide(self: &Rc<Self>, request: &Request, now: Timestamp) -> JsValue {
+    /// Decides on a request.
+    pub fn decide(self: &Rc<Self>, request: &Request, now: Timestamp) -> Verdict {
         match order::ordered(self, &Facts::new(request)) {
-            Some(change) => change,
+            Some(verdict) => verdict,
             None => self.judge(request, None, now),
         }
     }
 
     /// The same for a request that may have waited for the authority, under this number and since this time.
-    pub fn judge(self: &Rc<Self>, request: &Request, resumed: Option<(u32, Timestamp)>, now: Timestamp) -> JsValue {
+    pub fn judge(self: &Rc<Self>, request: &Request, resumed: Option<(u32, Timestamp)>, now: Timestamp) -> Verdict {
         let facts = Facts::new(request);
         let work = &mut *self.work();
         if let Some(health) = &mut work.health {
@@ -180,11 +181,11 @@ impl Gate {
             return Asking::enter(self, work, resumed.map(|(id, _)| id));
         }
         if let Some(wait) = decision.delay.and_then(|delay| Wait::enter(self, work, request, delay)) {
-            return wait.into();
+            return Verdict::Waits(wait);
         }
         let fields = work.fields(&self.engine);
         match decision.refusal {
-            Some(refusal) => reply::response(&refusal.reply(&self.engine, &facts), &fields).into(),
+            Some(refusal) => Verdict::Answered(reply::response(&refusal.reply(&self.engine, &facts), &fields)),
             None => {
                 let (route, ticket) = (work.plan.route(), work.plan.ticket());
                 self.admit(work, request, route, ticket, fields)
@@ -193,7 +194,7 @@ impl Gate {
     }
 
     /// Answers with a page of status: of this isolate, since nobody exports what it counts.
-    fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> JsValue {
+    fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> Verdict {
         let live_keys = work.live_keys(now);
         work.known.act(now, |upstreams, around| upstreams.refresh(around));
         let (engine, fingerprint) = (&self.engine, self.fingerprint);
@@ -203,7 +204,7 @@ impl Gate {
         let (store, counters) = (work.leases.global_ref(), Some(&work.counters));
         let sources =
             Sources { engine, fingerprint, monitor, upstreams, store, service: None, counters, live_keys, now };
-        reply::response(&sources.reply(page), "").into()
+        Verdict::Answered(reply::response(&sources.reply(page), ""))
     }
 
     /// Ends the waits that are due, which takes the plan, and plans anew.
@@ -222,9 +223,9 @@ impl Gate {
         route: Option<usize>,
         mut ticket: Option<Ticket>,
         fields: String,
-    ) -> JsValue {
+    ) -> Verdict {
         if ticket.is_none() && route.is_none() && work.health.is_none() {
-            return if fields.is_empty() { JsValue::UNDEFINED } else { JsValue::from_str(&fields) };
+            return if fields.is_empty() { Verdict::Passes } else { Verdict::Told(fields) };
         }
         if let Some(ticket) = &mut ticket
             && !request.body().is_null()
@@ -233,7 +234,7 @@ impl Gate {
         }
         let began = work.health.as_ref().map(|_| now());
         let flight = Flight { gate: Rc::clone(self), request: request.clone(), route, ticket, began, fields };
-        Task::new(flight.fly()).into()
+        Verdict::Sent(Task::new(flight.fly()))
     }
 }
 

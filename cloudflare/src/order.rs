@@ -2,64 +2,61 @@
 
 use crate::facts::Facts;
 use crate::gate::Gate;
+use crate::host::Response;
 use crate::reply;
+use crate::verdict::Verdict;
 use js_sys::JSON;
 use tidegate::decision::Reply;
 use tidegate::status::Order;
-use wasm_bindgen::prelude::*;
+use tidegate::units::Timestamp;
 
 /// A value to be set in KV.
-#[wasm_bindgen]
 pub struct Change {
     order: Order,
 }
 
-#[wasm_bindgen]
 impl Change {
     /// The key.
-    #[wasm_bindgen(getter)]
-    pub fn key(&self) -> String {
+    pub fn key(&self) -> &'static str {
         match self.order {
             Order::SetMode(_) | Order::ClearMode => "mode",
             Order::Purge => "purge",
         }
-        .to_owned()
     }
 
-    /// The value, which for a purge is a new one each time; `undefined` to delete the key.
-    pub fn value(&self, now_ms: f64) -> Option<String> {
+    /// The value, which for a purge is a new one each time; `None` to delete the key.
+    pub fn value(&self, now: Timestamp) -> Option<String> {
         match self.order {
             Order::SetMode(mode) => Some(mode.as_str().to_owned()),
             Order::ClearMode => None,
-            Order::Purge => Some((now_ms as u64).to_string()),
+            Order::Purge => Some((now.as_nanos() / NANOS_PER_MILLI).to_string()),
         }
     }
 }
 
 /// What the request orders, or what is wrong with that; `None` when it orders nothing that it may.
-pub fn ordered(gate: &Gate, facts: &Facts<'_>) -> Option<JsValue> {
+pub fn ordered(gate: &Gate, facts: &Facts<'_>) -> Option<Verdict> {
     Some(match gate.engine.order(facts)? {
-        Ok(order) => Change { order }.into(),
-        Err(unknown) => error(400, &unknown.to_string()),
+        Ok(order) => Verdict::Orders(Change { order }),
+        Err(unknown) => Verdict::Answered(error(400, &unknown.to_string())),
     })
 }
 
 /// The answer to whoever has ordered a change: that it is kept, or why it could not be.
-#[wasm_bindgen]
-pub fn obeyed(problem: Option<String>) -> JsValue {
+pub fn obeyed(problem: Option<&str>) -> Response {
     match problem {
         None => answer(202, "{\"in_force_within_s\":60}\n".to_owned()),
-        Some(problem) => error(503, &problem),
+        Some(problem) => error(503, problem),
     }
 }
 
-fn error(status: u16, problem: &str) -> JsValue {
+fn error(status: u16, problem: &str) -> Response {
     // A text can always be written as JSON.
     let problem = JSON::stringify(&problem.into()).map(String::from).unwrap_or_default();
     answer(status, ["{\"error\":", &problem, "}\n"].concat())
 }
 
-fn answer(status: u16, body: String) -> JsValue {
+fn answer(status: u16, body: String) -> Response {
     let reply = Reply {
         status,
         grpc_status: 0,
@@ -69,5 +66,7 @@ fn answer(status: u16, body: String) -> JsValue {
         retry_after_secs: None,
         for_grpc: false,
     };
-    reply::response(&reply, "").into()
+    reply::response(&reply, "")
 }
+
+const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -3,26 +3,25 @@
 
 use crate::host::{Call, Request};
 use core::cell::RefCell;
-use js_sys::{Function, Promise};
-use wasm_bindgen::prelude::*;
+use js_sys::Promise;
+use std::rc::Rc;
+
+/// Answers a request, with a promise of a response.
+pub type Handler = Rc<dyn Fn(&Request) -> Promise>;
 
 thread_local! {
-    static HANDLER: RefCell<Option<Function>> = const { RefCell::new(None) };
+    static HANDLER: RefCell<Option<Handler>> = const { RefCell::new(None) };
 }
 
-/// Has a function of a request answer, with a response or a promise of one, what the zone's origin would answer otherwise.
-#[wasm_bindgen]
-pub fn serve_by(handler: Function) {
-    HANDLER.set(Some(handler));
+/// Has a handler answer what the zone's origin would answer otherwise.
+pub fn serve_by(handler: Option<Handler>) {
+    HANDLER.set(handler);
 }
 
 /// The answer to the request.
 pub fn ask(request: &Request) -> Promise {
     match HANDLER.with_borrow(Option::clone) {
         None => Call::new(request, None, None).answer,
-        Some(handler) => match handler.call1(&JsValue::UNDEFINED, request) {
-            Ok(answer) => Promise::resolve(&answer),
-            Err(error) => Promise::reject(&error),
-        },
+        Some(handler) => handler(request),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Asks go out as soon as a decision has made them. While all calls are taken they queue up, to go several in one. A call belongs to
 //! the request that makes it, as all that takes time does in workerd, whoever's asks it carries; a request that ends too early takes
-//! its calls along. So a call counts as under way only for as long as it may last: those who wait for it have the deadline, and the next one asks anew.
+//! its calls along. So a call counts as under way only for as long as it may last: those who wait for it have the deadline, and the
+//! next one asks anew.
 
 use crate::gate::{Gate, Work};
 use crate::host::{self, Response};
@@ -25,7 +26,7 @@ pub struct Store {
     /// Scheme and host of its URL.
     origin: String,
     patience: Span,
-    /// Asks for which no call is free yet. At most one for each key that the core keeps in mind.
+    /// Asks for which no call is free yet.
     queue: RefCell<Vec<Ask>>,
     /// Until when each call under way may last, by its number.
     calls: RefCell<Vec<(u32, Timestamp)>>,
@@ -100,6 +101,9 @@ pub fn calls(gate: &Rc<Gate>, store: &Rc<Store>, now: Timestamp) -> Vec<Task> {
     if let Some(global) = gate.work().leases.global() {
         global.asks(now, &mut queue);
     }
+    // Those who have waited for the first of them have long been answered otherwise.
+    let over = queue.len().saturating_sub(MOST_QUEUED);
+    queue.drain(..over);
     let carried = queue.len().div_ceil(store.redis.max_asks());
     let entered = core::iter::from_fn(|| store.enter(now)).take(carried);
     entered.map(|number| Task::new(run(Rc::clone(gate), Call { store: Rc::clone(store), number }))).collect()
@@ -172,6 +176,8 @@ fn secret(env: &JsValue, name: &str) -> Result<String, String> {
 const PATIENCE: u64 = 4;
 /// So many calls are under way at one time. Beyond that asks queue up.
 const MOST_CALLS: usize = 16;
+/// Four times what all calls can carry. Of more, the oldest are as good as lost.
+const MOST_QUEUED: usize = 1_024;
 /// An answer to sixteen asks has some 2 KB.
 const MOST_BYTES: usize = 64 * 1_024;
 const COMPLAIN_AGAIN: Span = Span::from_secs(10);

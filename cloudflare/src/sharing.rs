@@ -5,23 +5,29 @@
 
 use crate::gate::{Gate, Work};
 use crate::host::Request;
-use crate::timestamp;
+use crate::task::Task;
+use crate::verdict::Verdict;
 use std::rc::Rc;
 use tidegate::authority::{Ask, Grant, Instance};
 use tidegate::engine::{Answer, Engine};
 use tidegate::lease::Leases;
 use tidegate::units::{Span, Timestamp};
-use wasm_bindgen::prelude::*;
 
 /// An ask on its way to a Durable Object.
-#[wasm_bindgen]
 pub struct Errand {
     gate: Rc<Gate>,
     ask: Ask,
 }
 
-/// A request that waits for the authority. JavaScript frees it when it has its verdict, or its client has gone.
-#[wasm_bindgen]
+/// What is to be sent to the authority.
+pub enum Asks {
+    /// To Durable Objects, each ask by itself.
+    Objects(Vec<Errand>),
+    /// To Redis, by these calls.
+    Redis(Vec<Task>),
+}
+
+/// A request that waits for the authority. It is dropped when it has its verdict, or its client has gone.
 pub struct Asking {
     gate: Rc<Gate>,
     id: u32,
@@ -44,10 +50,8 @@ pub fn leases(engine: &Engine, has_authority: bool) -> Result<Leases, String> {
     Ok(leases)
 }
 
-#[wasm_bindgen]
 impl Errand {
     /// What is to be sent.
-    #[wasm_bindgen(getter)]
     pub fn message(&self) -> Box<[u8]> {
         self.ask.to_bytes().into()
     }
@@ -57,26 +61,23 @@ impl Errand {
         self.ask.key.get().checked_rem(u64::from(shards)).and_then(|shard| u32::try_from(shard).ok()).unwrap_or(0)
     }
 
-    /// Takes in the answer; `undefined` when there will be none.
-    pub fn done(self, grant: Option<Box<[u8]>>, now_ms: f64) {
-        let answer = Answer::to(&self.ask, grant.and_then(|bytes| Grant::from_bytes(&bytes)));
+    /// Takes in the answer; `None` when there will be none.
+    pub fn done(self, grant: Option<&[u8]>, now: Timestamp) {
+        let answer = Answer::to(&self.ask, grant.and_then(Grant::from_bytes));
         let Work { store, leases, counters, .. } = &mut *self.gate.work();
-        self.gate.engine.granted(&answer, leases, store, counters, timestamp(now_ms));
+        self.gate.engine.granted(&answer, leases, store, counters, now);
     }
 }
 
-#[wasm_bindgen]
 impl Asking {
     /// How long an answer of the authority is awaited, in milliseconds.
-    #[wasm_bindgen(getter)]
     pub fn deadline_ms(&self) -> u32 {
         let work = self.gate.work();
         work.leases.global_ref().map_or(0, |global| millis(global.rules().deadline))
     }
 
-    /// What becomes of the request, as `decide` says it; `null` while it has to wait.
-    pub fn verdict(&mut self, request: &Request, now_ms: f64) -> JsValue {
-        let now = timestamp(now_ms);
+    /// What becomes of the request.
+    pub fn verdict(&mut self, request: &Request, now: Timestamp) -> Verdict {
         let since = {
             let work = &mut *self.gate.work();
             tend(&self.gate.engine, work, now);
@@ -85,18 +86,16 @@ impl Asking {
             }
             work.woken.remove(&self.id)
         };
-        since.map_or(JsValue::NULL, |since| self.gate.judge(request, Some((self.id, since)), now))
+        since.map_or(Verdict::NotYet, |since| self.gate.judge(request, Some((self.id, since)), now))
     }
-}
 
-impl Asking {
     /// Lets the request of the decided plan wait; one that has waited before goes on doing so under its number.
-    pub fn enter(gate: &Rc<Gate>, work: &mut Work, resumed: Option<u32>) -> JsValue {
+    pub fn enter(gate: &Rc<Gate>, work: &mut Work, resumed: Option<u32>) -> Verdict {
         let id = resumed.unwrap_or_else(|| work.next_id());
         gate.engine.await_grant(&work.plan, id, &mut work.leases);
         match resumed {
-            Some(_) => JsValue::NULL,
-            None => Self { gate: Rc::clone(gate), id }.into(),
+            Some(_) => Verdict::NotYet,
+            None => Verdict::Asks(Self { gate: Rc::clone(gate), id }),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What takes time, as an asynchronous function that JavaScript drives.
 //!
 //! It runs until it awaits a promise of workerd's, which [`Task::resume`] hands to JavaScript; JavaScript awaits it and comes back
-//! with what came of it. So all that enters the instance is a call that `entry.mjs` guards, and a request that awaits its
+//! with what came of it. So all that enters the instance is a call that `protect.mjs` guards, and a request that awaits its
 //! upstream while the instance fails for another one still has its promise. Nothing else wakes a task: there is no executor.
 //! A task that is freed is dropped where it stands, and gives back what it holds.
 
@@ -10,12 +10,11 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use tidegate::units::Span;
-use wasm_bindgen::prelude::*;
+use wasm_bindgen::JsValue;
 
 use crate::host::{self, Response};
 
 /// A function under way.
-#[wasm_bindgen]
 pub struct Task {
     way: Pin<Box<dyn Future<Output = ()>>>,
     #[cfg(feature = "test-clock")]
@@ -42,19 +41,15 @@ impl Task {
             _under_way: crate::clock::UnderWay::new(),
         }
     }
-}
 
-#[wasm_bindgen]
-impl Task {
-    /// Goes on with what came of that which was handed out last: a value, or the error if it has `failed`. Answers with the
-    /// next promise to await, alone or in a list with one that says by when to come back anyhow; with the response that the
-    /// client gets; or with `undefined` when it is over.
-    pub fn resume(&mut self, came: JsValue, failed: bool) -> JsValue {
-        EXCHANGE.set(Exchange::Comes(if failed { Err(came) } else { Ok(came) }));
+    /// Goes on with what came of that which was handed out last. Answers with the next promise to await, alone or in a list with one
+    /// that says by when to come back anyhow; with the response that the client gets; or with `None` when it is over.
+    pub fn resume(&mut self, came: Result<JsValue, JsValue>) -> Option<JsValue> {
+        EXCHANGE.set(Exchange::Comes(came));
         let polled = self.way.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         match (polled, EXCHANGE.replace(Exchange::Nothing)) {
-            (Poll::Pending, Exchange::Asks(asked)) => asked,
-            _ => JsValue::UNDEFINED,
+            (Poll::Pending, Exchange::Asks(asked)) => Some(asked),
+            _ => None,
         }
     }
 }

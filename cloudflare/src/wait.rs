@@ -6,16 +6,15 @@
 use crate::facts::Facts;
 use crate::gate::{Gate, Work};
 use crate::host::Request;
-use crate::{reply, timestamp};
+use crate::verdict::Verdict;
+use crate::{now, reply};
 use std::rc::Rc;
 use tidegate::decision::Refusal;
 use tidegate::engine::delaying::Books;
 use tidegate::engine::{Engine, Ticket};
 use tidegate::units::{Span, Timestamp};
-use wasm_bindgen::prelude::*;
 
-/// A request that waits. JavaScript frees it if its client goes away.
-#[wasm_bindgen]
+/// A request that waits. It is dropped if its client goes away.
 pub struct Wait {
     gate: Rc<Gate>,
     id: u32,
@@ -39,8 +38,8 @@ impl Wait {
     /// Lets the request of the decided plan wait; `None` when it cannot.
     pub fn enter(gate: &Rc<Gate>, work: &mut Work, request: &Request, delay: Span) -> Option<Self> {
         let id = work.next_id();
-        let Work { store, local, counters, room, plan, .. } = work;
-        let limit = gate.engine.enter(plan, id, room, &mut Books { store, local, counters })?;
+        let Work { store, local, leases, counters, room, plan, .. } = work;
+        let limit = gate.engine.enter(plan, id, room, &mut Books { store, local, leases, counters })?;
         #[cfg(feature = "panic-on-header")]
         let hangs = crate::trap::hangs(request);
         #[cfg(not(feature = "panic-on-header"))]
@@ -57,34 +56,31 @@ impl Wait {
             _under_way: crate::clock::UnderWay::new(),
         })
     }
-}
 
-#[wasm_bindgen]
-impl Wait {
     /// After how many milliseconds to ask for the verdict.
-    #[wasm_bindgen(getter)]
     pub fn pause_ms(&self) -> u32 {
         // Up, and at least one: before the time there would be nothing to do.
         u32::try_from(self.pause.as_nanos().div_ceil(NANOS_PER_MILLI)).unwrap_or(u32::MAX).max(1)
     }
 
-    /// What becomes of the request, as `decide` says it; `null` while it has to wait.
-    pub fn verdict(&mut self, request: &Request, now_ms: f64) -> JsValue {
-        let (gate, now) = (Rc::clone(&self.gate), timestamp(now_ms));
+    /// What becomes of the request.
+    pub fn verdict(&mut self, request: &Request, now: Timestamp) -> Verdict {
+        let gate = Rc::clone(&self.gate);
         let work = &mut *gate.work();
         finish_due(&gate.engine, work, now);
         let ended = if self.hangs { None } else { work.ended.remove(&self.id) };
         let Some(Ended { refusal, mut ticket, fields }) = ended else {
             self.pause = work.room.next_due(now).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
-            return JsValue::NULL;
+            return Verdict::NotYet;
         };
         let facts = Facts::new(request);
         if let Some(refusal) = refusal {
-            return reply::response(&refusal.reply(&gate.engine, &facts), &fields).into();
+            return Verdict::Answered(reply::response(&refusal.reply(&gate.engine, &facts), &fields));
         }
         if let Some(ticket) = &mut ticket {
             // What it holds may have expired while it waited.
-            gate.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
+            let Work { store, local, leases, counters, .. } = work;
+            gate.engine.renew(ticket, store, local, leases, counters, now);
         }
         gate.admit(work, request, self.route, ticket, fields)
     }
@@ -92,12 +88,12 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let now = timestamp(js_sys::Date::now());
+        let now = now();
         let work = &mut *self.gate.work();
-        let Work { store, local, counters, room, ended, .. } = work;
-        self.gate.engine.leave(self.limit, self.id, room, &mut Books { store, local, counters }, now);
+        let Work { store, local, leases, counters, room, ended, .. } = work;
+        self.gate.engine.leave(self.limit, self.id, room, &mut Books { store, local, leases, counters }, now);
         if let Some(ticket) = ended.remove(&self.id).and_then(|ended| ended.ticket) {
-            self.gate.engine.release(ticket, store, local, counters, now);
+            self.gate.engine.release(ticket, store, local, leases, counters, now);
         }
     }
 }
@@ -111,8 +107,8 @@ pub fn finish_due(engine: &Engine, work: &mut Work, now: Timestamp) {
     work.room.due(now, usize::MAX, &mut left);
     for left in left.drain(..) {
         let id = left.id;
-        let Work { store, local, counters, plan, .. } = work;
-        let decision = engine.finish(left, plan, &mut Books { store, local, counters }, now);
+        let Work { store, local, leases, counters, plan, .. } = work;
+        let decision = engine.finish(left, plan, &mut Books { store, local, leases, counters }, now);
         let ticket = if decision.refusal.is_none() { work.plan.ticket() } else { None };
         let fields = work.fields(engine);
         work.ended.insert(id, Ended { refusal: decision.refusal, ticket, fields });

@@ -150,15 +150,16 @@ test("a Redis that is slow, or answers what is no answer, costs a request the de
     }),
   };
   for (const [name, front] of Object.entries(fronts)) {
-    const stores = { deadline: "200ms" };
+    const stores = { deadline: "1s" };
     const { get, log } = await counted(t, { url: urlOf(front) }, { sharing: "exact" }, { stores });
     const took = [];
-    for (let left = 3; left > 0; left -= 1) {
+    for (let left = 2; left > 0; left -= 1) {
       const began = Date.now();
       assert.equal(await status(get(0, "/")), 503, name);
       took.push(Date.now() - began);
     }
-    assert.ok(took.slice(1).every((ms) => ms < 1_000), `${name}: ${took}`);
+    // A call itself may last four times the deadline.
+    assert.ok(took.every((ms) => ms < 3_000), `${name}: ${took}`);
     await said(log, "the store of shared limits");
     assert.ok(front.seen > 0, name);
   }

@@ -7,16 +7,13 @@ import { test } from "node:test";
 import { Miniflare } from "miniflare";
 import { FIELDS, START_MS, all, differences, earlyDifferences, expectation, millis } from "./scenario.mjs";
 import { Upstreams } from "./upstreams.mjs";
-import { modules, until } from "./worker.mjs";
+import { clocked, instruct, modules, shipped, until, withKv } from "./worker.mjs";
 
 /**
  * How many Workers one workerd gets: to start a hundred takes thirty times as long as to start twenty. They share its cache, so that
  * scenarios which keep answers ask for paths of their own.
  */
 const AT_ONCE = 20;
-
-/** A build with a clock for tests. */
-const dist = new URL("../../target/cloudflare-scenarios/", import.meta.url);
 
 test("scenarios come out as they say in the real workerd", async (t) => {
   const scenarios = all();
@@ -30,8 +27,8 @@ test("scenarios come out as they say in the real workerd", async (t) => {
 
 test("what is shipped has the clock of its host, whatever a request says", () => {
   const wasm = (directory) => readFileSync(new URL("pkg/tidegate_bg.wasm", directory), "latin1");
-  assert.ok(wasm(dist).includes("x-tidegate-test"), "the test build lacks what the test looks for");
-  assert.ok(!wasm(new URL("../../dist/cloudflare/", import.meta.url)).includes("x-tidegate-test"));
+  assert.ok(wasm(clocked).includes("x-tidegate-test"), "the test build lacks what the test looks for");
+  assert.ok(!wasm(shipped).includes("x-tidegate-test"));
 });
 
 /** Plays these scenarios in one workerd, and answers with all complaints. */
@@ -39,7 +36,8 @@ async function playAll(scenarios, outboundService, upstreams) {
   const miniflare = new Miniflare({
     workers: scenarios.map(({ name, policy }) => ({
       name,
-      modules: modules(policy, dist),
+      modules: modules(policy, clocked),
+      ...withKv(clocked, name),
       compatibilityDate: "2026-04-01",
       compatibilityFlags: ["enable_request_signal"],
       outboundService,
@@ -50,6 +48,7 @@ async function playAll(scenarios, outboundService, upstreams) {
   });
   try {
     await miniflare.ready;
+    for (const { name, policy } of scenarios) await instruct(miniflare, clocked, policy, name);
     const complaints = await Promise.all(
       scenarios.map(async (scenario) => {
         const stage = new Stage(scenario, await miniflare.unsafeGetDirectURL(scenario.name), upstreams);

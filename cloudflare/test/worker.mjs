@@ -4,7 +4,14 @@ import { createServer } from "node:http";
 import { createServer as createSocketServer } from "node:net";
 import { Miniflare } from "miniflare";
 
-const shipped = new URL("../../dist/cloudflare/", import.meta.url);
+const built = (directory) => new URL(`../../${directory}/`, import.meta.url);
+/** The Worker in Rust that has Tidegate as a library, as it is and with a clock and a trap. Its handler asks the origin. */
+export const rust = { shipped: built("target/cloudflare-rust"), clocked: built("target/cloudflare-rust-tests") };
+/** What is tested: the Worker that is deployed or, with TIDEGATE_WORKER=rust, the one in Rust. */
+export const { shipped, clocked } =
+  process.env.TIDEGATE_WORKER === "rust"
+    ? rust
+    : { shipped: built("dist/cloudflare"), clocked: built("target/cloudflare-scenarios") };
 
 /** Starts the Worker with this policy, in front of `origin`; both end with the test. `log` is what the Worker says. */
 export async function worker(test, policy, origin = hello, { dist = shipped, world, main, ...options } = {}) {
@@ -17,11 +24,13 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
     compatibilityFlags: ["enable_request_signal"],
     outboundService: (request) => forward(request, server),
     handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(keep),
+    ...withKv(dist),
     ...options,
   });
   const miniflare = new Miniflare(under(policy));
   test.after(() => miniflare.dispose());
   const base = await miniflare.ready;
+  if (policy !== undefined) await instruct(miniflare, dist, policy);
   /** Sends a request as a client of this address. */
   const get = (path, { address = "192.0.2.1", headers = {}, ...init } = {}) =>
     miniflare.dispatchFetch(`http://example.com${path}`, {
@@ -29,7 +38,10 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
       headers: { "cf-connecting-ip": address, ...headers },
     });
   /** Puts another policy in force, in a new process. */
-  const deploy = (policy) => miniflare.setOptions(under(policy));
+  const deploy = async (policy) => {
+    await miniflare.setOptions(under(policy));
+    await instruct(miniflare, dist, policy);
+  };
   return { get, base, miniflare, server, log, deploy };
 }
 
@@ -57,6 +69,7 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
   });
   test.after(() => miniflare.dispose());
   await miniflare.ready;
+  await instruct(miniflare, dist, policy, "hel");
   const workers = await Promise.all(names.map((name) => miniflare.getWorker(name)));
   const get = async (at, path, { address = "192.0.2.1", headers = {}, ...init } = {}) =>
     workers[at].fetch(`http://example.com${path}`, { ...init, headers: { "cf-connecting-ip": address, ...headers } });
@@ -65,6 +78,17 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
   const shards = Array.from({ length: hasObjects ? 32 : 0 }, (_, at) => namespace.get(namespace.idFromName(`shard-${at}`)));
   const kv = await miniflare.getKVNamespace("TIDEGATE", "hel");
   return { get, shards, kv, server, log };
+}
+
+/** Whether a Worker has its policy built in, so that another one comes from KV. */
+const isInRust = (dist) => Object.values(rust).some(({ href }) => href === dist.href);
+
+/** What binds to a Worker of this name the KV namespace that it needs for its policy, if it does. */
+export const withKv = (dist, name = "policy") => (isInRust(dist) ? { kvNamespaces: { TIDEGATE: name } } : {});
+
+/** Puts the policy there, before the first request. */
+export async function instruct(miniflare, dist, policy, name) {
+  if (isInRust(dist)) await (await miniflare.getKVNamespace("TIDEGATE", name)).put("policy", JSON.stringify(policy));
 }
 
 /** The status of an answer, whose body nobody wants. */
@@ -86,13 +110,14 @@ export const passing = async (get, count, init) => {
 
 /** The modules of the Worker that was built here, with this policy. */
 export function modules(policy, dist, world) {
+  const scripts = readdirSync(new URL("pkg/", dist), { recursive: true }).filter((name) => name.endsWith(".js"));
   const file = (name) => readFileSync(new URL(name, dist));
   const beside = readdirSync(dist).filter((name) => name.endsWith(".mjs") && name !== "entry.mjs");
   return [
     ...(world ? [{ type: "ESModule", path: "world.mjs", contents: worldly(world) }] : []),
     { type: "ESModule", path: "entry.mjs", contents: file("entry.mjs") },
     ...beside.map((path) => ({ type: "ESModule", path, contents: file(path) })),
-    { type: "ESModule", path: "pkg/tidegate.js", contents: file("pkg/tidegate.js") },
+    ...scripts.map((name) => ({ type: "ESModule", path: `pkg/${name}`, contents: file(`pkg/${name}`) })),
     { type: "CompiledWasm", path: "pkg/tidegate_bg.wasm", contents: file("pkg/tidegate_bg.wasm") },
     { type: "ESModule", path: "policy.json", contents: `export default ${JSON.stringify(policy)}` },
   ];

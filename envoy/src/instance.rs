@@ -211,7 +211,7 @@ impl Instance {
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
         let (engine, metrics) = (&self.engine, &mut work.metrics);
-        engine.loads(&mut work.store, now, &mut |load| metrics.record_load(engine.policy(), load));
+        engine.loads(&mut work.store, &work.leases, now, &mut |load| metrics.record_load(engine.policy(), load));
     }
 }
 

@@ -150,8 +150,7 @@ impl RedisStore {
     /// The host of that URL, and its port where it has one: which host a request in Envoy is for.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
-        let (_, rest) = self.url()?.split_once("://")?;
-        rest.split('/').next()
+        self.base()?.0.rsplit('/').next()
     }
 
     /// That URL in two: its scheme with its host, and its path, which is empty where it has none.
@@ -256,8 +255,9 @@ pub(super) fn sharing(
     }
     let mut refuse = |field: &str, problem: &str, hint: &str| problems.report(&at.field(field), &[problem], &[hint]);
     let algorithm = document.algorithm();
-    if algorithm == Some(Algorithm::Concurrency) {
-        refuse("scope", "requests in flight cannot be shared in this version", "write \"scope\": \"instance\"");
+    if algorithm == Some(Algorithm::Concurrency) && quotas.iter().flatten().flatten().any(|it| it.least.is_some()) {
+        let problem = "an adaptive quota is what one instance finds out by its own requests";
+        refuse("scope", problem, "write \"permits\" in place of \"adaptive\", or \"scope\": \"instance\"");
     }
     if document.on_exceed() == Some(OnExceed::Delay) {
         refuse(
@@ -331,6 +331,10 @@ pub(super) fn by_service(
         let hint = "write \"stores\": { \"rls\": { \"cluster\": ..., \"domain\": ... } }";
         refuse("store", "the policy names no rate-limit service", hint);
     }
+    if limit.algorithm() == Some(Algorithm::Concurrency) {
+        let hint = "use another algorithm, or remove this";
+        refuse("store", "a rate-limit service counts no requests in flight", hint);
+    }
     if matches!(limit.sharing(), Some(Some(_))) {
         refuse("sharing", "a rate-limit service is asked for every request", "remove this");
     }
@@ -342,3 +346,22 @@ pub(super) fn by_service(
 
 /// Below this a store could not answer often enough.
 const SHORTEST: Span = Span::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_of_a_redis_is_told_apart_into_origin_host_and_path() {
+        for (url, base, host) in [
+            ("https://redis.example.com", ("https://redis.example.com", ""), "redis.example.com"),
+            ("https://redis.example.com/", ("https://redis.example.com", "/"), "redis.example.com"),
+            ("http://[::1]:7379/a/b", ("http://[::1]:7379", "/a/b"), "[::1]:7379"),
+        ] {
+            let text = format!(r#"{{ "version": 1, "stores": {{ "redis": {{ "url": "{url}" }} }} }}"#);
+            let policy = Policy::parse(&text).unwrap();
+            let redis = policy.stores().redis().unwrap();
+            assert_eq!((redis.base(), redis.host()), (Some(base), Some(host)));
+        }
+    }
+}

@@ -1,8 +1,9 @@
 //! The pages, as JSON.
 
-use core::fmt::{self, Write as _};
+use core::fmt;
 use std::borrow::Cow;
 
+use super::json::Json;
 use super::{Fingerprint, Page, UpstreamsNow, counts, upstreams};
 use crate::breaker::State;
 use crate::decision::Reply;
@@ -12,7 +13,7 @@ use crate::health::Health;
 use crate::health::monitor::Monitor;
 use crate::health::orca::Load;
 use crate::metrics::Counters;
-use crate::policy::{Algorithm, Limit, Policy, Priority, TierIndex};
+use crate::policy::{Algorithm, Limit, Policy, Priority, Quota, TierIndex};
 use crate::rls::Service;
 use crate::units::{BasisPoints, Span, Timestamp};
 
@@ -45,14 +46,17 @@ impl Sources<'_> {
     pub fn reply(&self, page: Page) -> Reply {
         let policy = self.engine.policy();
         let health = self.monitor.map(|monitor| monitor.standing().health);
-        let mut body = String::new();
-        // Writing to a string does not fail. Names need no escapes in JSON: `[a-z0-9-]`.
-        let _ = match (page, health) {
-            (Page::Ready, _) => write!(body, "{{\"ready\":true,\"policy\":\"{}\"}}", self.fingerprint),
-            (Page::Health, Some(health)) => write!(body, "{{\"health\":\"{}\"}}", health.as_str()),
-            (Page::Health, None) => write!(body, "{{\"health\":null}}"),
-            (Page::Status, _) => self.write_status(&mut body, policy),
-        };
+        let mut body = Json::object_of(|json| match page {
+            Page::Ready => {
+                json.plain("ready", &true);
+                json.text("policy", &self.fingerprint.to_string());
+            }
+            Page::Health => match health {
+                Some(health) => json.text("health", health.as_str()),
+                None => json.null("health"),
+            },
+            Page::Status => self.write_status(json, policy),
+        });
         body.push('\n');
         let fails = page == Page::Health && health == Some(Health::Critical);
         let (status, grpc_status) = if fails { (503, 14) } else { (200, 0) };
@@ -67,122 +71,108 @@ impl Sources<'_> {
         }
     }
 
-    fn write_status(&self, text: &mut String, policy: &Policy) -> fmt::Result {
-        let (fingerprint, mode) = (self.fingerprint, policy.mode.as_str());
-        write!(text, "{{\"policy\":\"{fingerprint}\",\"mode\":\"{mode}\",\"health\":")?;
+    fn write_status(&self, json: &mut Json, policy: &Policy) {
+        json.text("policy", &self.fingerprint.to_string());
+        json.text("mode", policy.mode.as_str());
         match self.monitor {
-            None => text.push_str("null"),
-            Some(monitor) => self.write_health(text, monitor)?,
+            None => json.null("health"),
+            Some(monitor) => json.object("health", |json| self.write_health(json, monitor)),
         }
-        text.push_str(",\"shedding\":");
         match self.monitor.filter(|_| policy.shedding.is_some()) {
-            None => text.push_str("null"),
-            Some(monitor) => {
-                let [low, medium, high] = [Priority::Low, Priority::Medium, Priority::High]
-                    .map(|priority| Percent(monitor.pressure().share(priority).as_basis_points()));
-                write!(text, "{{\"low_percent\":{low},\"medium_percent\":{medium},\"high_percent\":{high}}}")?;
-            }
+            None => json.null("shedding"),
+            Some(monitor) => json.object("shedding", |json| {
+                for (name, priority) in SHARES {
+                    json.plain(name, &Percent(monitor.pressure().share(priority).as_basis_points()));
+                }
+            }),
         }
-        write!(text, ",\"keys\":{{\"live\":{},\"max\":{}}},\"limits\":", self.live_keys, policy.max_keys)?;
-        list(text, &policy.limits, |text, limit| write_limit(text, limit, policy))?;
+        json.object("keys", |json| {
+            json.number("live", self.live_keys);
+            json.number("max", policy.max_keys.into());
+        });
+        json.list("limits", |json| {
+            policy.limits.iter().for_each(|limit| json.item(|json| write_limit(json, limit, policy)));
+        });
         if let Some(store) = self.store {
-            write_store(text, "store", store.tell(self.now), store.rules().deadline)?;
+            json.object("store", |json| write_store(json, store.tell(self.now), store.rules().deadline));
         }
         if let Some(service) = self.service {
-            write_store(text, "rate_limit_service", service.tell(self.now), service.deadline())?;
+            json.object("rate_limit_service", |json| write_store(json, service.tell(self.now), service.deadline()));
         }
-        upstreams::write(text, policy, self.upstreams.as_ref(), self.now)?;
+        upstreams::write(json, policy, self.upstreams.as_ref(), self.now);
         if let Some(counters) = self.counters {
-            counts::write(text, policy, counters)?;
+            counts::write(json, policy, counters);
         }
-        text.push('}');
-        Ok(())
     }
 
-    fn write_health(&self, text: &mut String, monitor: &Monitor) -> fmt::Result {
+    fn write_health(&self, json: &mut Json, monitor: &Monitor) {
         let (standing, recent) = (monitor.standing(), monitor.recent());
-        write!(text, "{{\"state\":\"{}\"", standing.health.as_str())?;
+        json.text("state", standing.health.as_str());
         // Before the first change there is no moment since which it is so.
         if standing.since > Timestamp::EPOCH {
-            write!(text, ",\"for_ms\":{}", millis(self.now.since(standing.since)))?;
+            json.number("for_ms", millis(self.now.since(standing.since)));
         }
-        let (calls, failures) = (recent.calls(), recent.failures());
-        let rate = Percent(recent.error_rate().get().into());
-        write!(text, ",\"window\":\"{}\",\"calls\":{calls},\"failures\":{failures}", monitor.rules().window)?;
-        write!(text, ",\"error_rate_percent\":{rate},\"latency_ms\":")?;
-        let quantile = |share| recent.latencies().quantile(BasisPoints::new(share)).map(millis);
-        object(text, QUANTILES.map(|(name, share)| (name, quantile(share))))?;
-        text.push_str(",\"load_millionths\":");
-        object(text, Load::ALL.map(|load| (load.as_str(), recent.load(load))))?;
-        text.push('}');
-        Ok(())
+        json.text("window", &monitor.rules().window.to_string());
+        json.number("calls", recent.calls().into());
+        json.number("failures", recent.failures().into());
+        json.plain("error_rate_percent", &Percent(recent.error_rate().get().into()));
+        json.object("latency_ms", |json| {
+            for (name, share) in QUANTILES {
+                if let Some(span) = recent.latencies().quantile(BasisPoints::new(share)) {
+                    json.number(name, millis(span));
+                }
+            }
+        });
+        json.object("load_millionths", |json| {
+            for load in Load::ALL {
+                if let Some(share) = recent.load(load) {
+                    json.number(load.as_str(), share);
+                }
+            }
+        });
     }
 }
 
-fn write_limit(text: &mut String, limit: &Limit, policy: &Policy) -> fmt::Result {
-    write!(text, "{{\"name\":\"{}\",\"algorithm\":\"{}\",", limit.name.as_str(), limit.algorithm.as_str())?;
-    text.push_str("\"quotas\":{");
-    for (place, quotas) in limit.quotas.iter().enumerate() {
-        let tier = TierIndex::new(place).and_then(|tier| policy.tiers.get(tier.get()));
-        let comma = if place == 0 { "" } else { "," };
-        write!(text, "{comma}\"{}\":", tier.map_or("default", |tier| tier.as_str()))?;
-        list(text, quotas, |text, quota| {
-            write!(text, "{{\"permits\":{},\"window\":\"{}\"", quota.permits.get(), quota.window)?;
-            if limit.algorithm == Algorithm::TokenBucket {
-                write!(text, ",\"burst\":{}", quota.burst.get())?;
-            }
-            text.write_char('}')
-        })?;
-    }
-    text.push('}');
+fn write_limit(json: &mut Json, limit: &Limit, policy: &Policy) {
+    json.text("name", limit.name.as_str());
+    json.text("algorithm", limit.algorithm.as_str());
+    json.object("quotas", |json| {
+        for (place, quotas) in limit.quotas.iter().enumerate() {
+            let tier = TierIndex::new(place).and_then(|tier| policy.tiers.get(tier.get()));
+            json.list(tier.map_or("default", |tier| tier.as_str()), |json| {
+                quotas.iter().for_each(|quota| json.item(|json| write_quota(json, quota, limit.algorithm)));
+            });
+        }
+    });
     if limit.by_service {
-        text.push_str(",\"scope\":\"global\",\"store\":\"rls\"");
+        json.text("scope", "global");
+        json.text("store", "rls");
     } else if let Some(sharing) = limit.sharing {
-        let how = if sharing.exact { "exact" } else { "lease" };
-        write!(text, ",\"scope\":\"global\",\"sharing\":\"{how}\"")?;
+        json.text("scope", "global");
+        json.text("sharing", if sharing.exact { "exact" } else { "lease" });
     }
-    text.push('}');
-    Ok(())
+}
+
+fn write_quota(json: &mut Json, quota: &Quota, algorithm: Algorithm) {
+    json.number("permits", quota.permits.get().into());
+    json.text("window", &quota.window.to_string());
+    if algorithm == Algorithm::TokenBucket {
+        json.number("burst", quota.burst.get().into());
+    }
 }
 
 /// How a store is that others share: whether it is asked, how this worker's breaker around it stands, and what came of asking.
-fn write_store(text: &mut String, name: &str, (state, told): (State, Told), deadline: Span) -> fmt::Result {
-    let (answers, state, deadline_ms) = (state != State::Open, state.as_str(), millis(deadline));
-    let Told { asks, failures, without } = told;
-    write!(text, ",\"{name}\":{{\"answers\":{answers},\"breaker\":\"{state}\",\"deadline_ms\":{deadline_ms}")?;
-    write!(text, ",\"asks\":{asks},\"failures\":{failures},\"decided_without\":{without}}}")
+fn write_store(json: &mut Json, (state, told): (State, Told), deadline: Span) {
+    json.plain("answers", &(state != State::Open));
+    json.text("breaker", state.as_str());
+    json.number("deadline_ms", millis(deadline));
+    json.number("asks", told.asks);
+    json.number("failures", told.failures);
+    json.number("decided_without", told.without);
 }
 
 pub(super) fn millis(span: Span) -> u64 {
     span.as_nanos() / 1_000_000
-}
-
-pub(super) fn list<T>(
-    text: &mut String,
-    items: impl IntoIterator<Item = T>,
-    write: impl Fn(&mut String, T) -> fmt::Result,
-) -> fmt::Result {
-    text.push('[');
-    for (place, item) in items.into_iter().enumerate() {
-        if place > 0 {
-            text.push(',');
-        }
-        write(text, item)?;
-    }
-    text.push(']');
-    Ok(())
-}
-
-/// Numbers by name, of those that there are.
-fn object<const N: usize>(text: &mut String, fields: [(&str, Option<u64>); N]) -> fmt::Result {
-    text.push('{');
-    let known = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    for (place, (name, value)) in known.enumerate() {
-        let comma = if place == 0 { "" } else { "," };
-        write!(text, "{comma}\"{name}\":{value}")?;
-    }
-    text.push('}');
-    Ok(())
 }
 
 /// Hundredths of a percent, as percent.
@@ -194,4 +184,6 @@ impl fmt::Display for Percent {
     }
 }
 
+const SHARES: [(&str, Priority); 3] =
+    [("low_percent", Priority::Low), ("medium_percent", Priority::Medium), ("high_percent", Priority::High)];
 const QUANTILES: [(&str, u16); 3] = [("p50", 5_000), ("p95", 9_500), ("p99", 9_900)];

@@ -1,9 +1,8 @@
 //! How the upstreams do: who serves, and how the breakers stand.
 
-use core::fmt::{self, Write as _};
-
-use super::report::{Percent, list, millis};
-use crate::breaker::{Breakers, Local, State, Statistics};
+use super::json::Json;
+use super::report::{Percent, millis};
+use crate::breaker::{Local, State, Statistics};
 use crate::fallback::{By, Upstreams};
 use crate::policy::{BreakerMode, Policy};
 use crate::units::Timestamp;
@@ -46,28 +45,26 @@ impl Counted for Upstreams {
     }
 }
 
-/// Writes `"upstreams"`, and where the host asks several `"served"` and `"breakers"`, each after a comma.
-pub(super) fn write(
-    text: &mut String,
-    policy: &Policy,
-    now: Option<&UpstreamsNow<'_>>,
-    time: Timestamp,
-) -> fmt::Result {
+/// Writes `"upstreams"`, and where the host asks several `"served"` and `"breakers"`.
+pub(super) fn write(json: &mut Json, policy: &Policy, now: Option<&UpstreamsNow<'_>>, time: Timestamp) {
     let sums = now.map(|now| Sums::of(policy, now.counted));
-    text.push_str(",\"upstreams\":");
-    list(text, policy.upstreams().iter().enumerate(), |text, (place, upstream)| {
-        write!(text, "{{\"name\":\"{}\"", upstream.name.as_str())?;
-        if let Some(breaker) = upstream.breaker.and_then(|breaker| policy.breakers().get(breaker)) {
-            write!(text, ",\"breaker\":\"{}\"", breaker.name.as_str())?;
+    json.list("upstreams", |json| {
+        for (place, upstream) in policy.upstreams().iter().enumerate() {
+            json.item(|json| {
+                json.text("name", upstream.name.as_str());
+                if let Some(breaker) = upstream.breaker.and_then(|breaker| policy.breakers().get(breaker)) {
+                    json.text("breaker", breaker.name.as_str());
+                }
+                if let Some(served) = sums.as_ref().and_then(|sums| sums.upstreams.get(place)) {
+                    json.number("served", *served);
+                }
+            });
         }
-        if let Some(served) = sums.as_ref().and_then(|sums| sums.upstreams.get(place)) {
-            write!(text, ",\"served\":{served}")?;
-        }
-        text.write_char('}')
-    })?;
-    let (Some(now), Some(sums)) = (now, sums) else { return Ok(()) };
-    sums.write(text)?;
-    write_breakers(text, now, time)
+    });
+    if let (Some(now), Some(sums)) = (now, sums) {
+        json.object("served", |json| sums.write(json));
+        write_breakers(json, now, time);
+    }
 }
 
 /// What clients were served by, over all routes.
@@ -98,59 +95,65 @@ impl Sums {
         sums
     }
 
-    fn write(&self, text: &mut String) -> fmt::Result {
+    fn write(&self, json: &mut Json) {
         let upstreams = self.upstreams.iter().fold(0_u64, |sum, served| sum.saturating_add(*served));
         let failed = By::OTHERS.iter().zip(self.others).filter(|(by, _)| by.is_failed());
         let failed = failed.fold(0_u64, |sum, (_, count)| sum.saturating_add(count));
         let [stale, fixed, unavailable, failure] = self.others;
-        write!(text, ",\"served\":{{\"upstreams\":{upstreams},\"stale\":{stale},\"static\":{fixed}")?;
-        write!(text, ",\"unavailable\":{unavailable},\"failure\":{failure},\"failed\":{failed}")?;
-        let (misses, left_out) = (self.misses, self.routes_left_out);
-        write!(text, ",\"kept_hits\":{stale},\"kept_misses\":{misses},\"kept_hit_rate_percent\":")?;
-        match share(stale, stale.saturating_add(misses)) {
-            Some(percent) => write!(text, "{percent}")?,
-            None => text.push_str("null"),
+        let counts = [
+            ("upstreams", upstreams),
+            ("stale", stale),
+            ("static", fixed),
+            ("unavailable", unavailable),
+            ("failure", failure),
+            ("failed", failed),
+            ("kept_hits", stale),
+            ("kept_misses", self.misses),
+        ];
+        counts.iter().for_each(|(name, count)| json.number(name, *count));
+        match share(stale, stale.saturating_add(self.misses)) {
+            Some(percent) => json.plain("kept_hit_rate_percent", &percent),
+            None => json.null("kept_hit_rate_percent"),
         }
-        write!(text, ",\"routes_left_out\":{left_out}}}")
+        json.plain("routes_left_out", &self.routes_left_out);
     }
 }
 
-fn write_breakers(text: &mut String, now: &UpstreamsNow<'_>, time: Timestamp) -> fmt::Result {
+fn write_breakers(json: &mut Json, now: &UpstreamsNow<'_>, time: Timestamp) {
     let breakers = now.known.breakers_known();
     let state = |place: usize| breakers.local(place).map_or(State::Closed, |local| local.state(time));
     // Those of which one wants to know come first, so that the bound leaves out what is well.
     let (closed, other): (Vec<usize>, Vec<usize>) =
         (0..breakers.len()).partition(|place| state(*place) == State::Closed);
     let left_out = breakers.len().saturating_sub(MOST_BREAKERS);
-    text.push_str(",\"breakers\":");
-    list(text, other.into_iter().chain(closed).take(MOST_BREAKERS), |text, place| {
-        write_breaker(text, breakers, place, now.counted, time)
-    })?;
-    write!(text, ",\"breakers_left_out\":{left_out}")
+    json.list("breakers", |json| {
+        for place in other.into_iter().chain(closed).take(MOST_BREAKERS) {
+            if let (Some(name), Some(local)) = (breakers.identity(place), breakers.local(place)) {
+                json.item(|json| write_breaker(json, name, local, now.counted.breaker(place), time));
+            }
+        }
+    });
+    json.plain("breakers_left_out", &left_out);
 }
 
-fn write_breaker(
-    text: &mut String,
-    breakers: &Breakers,
-    place: usize,
-    counted: &dyn Counted,
-    time: Timestamp,
-) -> fmt::Result {
-    let (Some(name), Some(local)) = (breakers.identity(place), breakers.local(place)) else { return Ok(()) };
-    let (state, mode) = (local.state(time).as_str(), local.rules().mode());
-    // Names have nothing that JSON escapes, and a slash between them.
-    write!(text, "{{\"name\":\"{name}\",\"mode\":\"{}\",\"state\":\"{state}\"", mode.as_str())?;
+fn write_breaker(json: &mut Json, name: &str, local: &Local, counts: [u64; Statistics::WORDS.len()], time: Timestamp) {
+    let mode = local.rules().mode();
+    json.text("name", name);
+    json.text("mode", mode.as_str());
+    json.text("state", local.state(time).as_str());
     if let Some(since) = since(local, mode) {
-        let (since_ms, for_ms) = (millis(since.since(Timestamp::EPOCH)), millis(time.since(since)));
-        write!(text, ",\"since_unix_ms\":{since_ms},\"for_ms\":{for_ms}")?;
+        json.number("since_unix_ms", millis(since.since(Timestamp::EPOCH)));
+        json.number("for_ms", millis(time.since(since)));
     }
     let window = local.tally();
-    write!(text, ",\"window\":{{\"calls\":{},\"failures\":{}", window.calls, window.failures)?;
-    write!(text, ",\"slow\":{}}}", window.slow)?;
-    for (word, count) in Statistics::WORDS.into_iter().zip(counted.breaker(place)) {
-        write!(text, ",\"{word}\":{count}")?;
+    json.object("window", |json| {
+        json.number("calls", window.calls.into());
+        json.number("failures", window.failures.into());
+        json.number("slow", window.slow.into());
+    });
+    for (word, count) in Statistics::WORDS.into_iter().zip(counts) {
+        json.number(word, count);
     }
-    text.write_char('}')
 }
 
 /// Since when the breaker is in its state; `None` when it never opened, or the policy alone says what it does.

@@ -1,5 +1,5 @@
-//! What a request costs Envoy's CPU with the filter, over plain Envoy: beside a wasm filter that does nothing, and beside
-//! Envoy's own per-client limit in C++.
+//! What a request costs Envoy's CPU with the filter, over plain Envoy: beside a wasm filter that does nothing, one that makes
+//! Tidegate's calls to the host and nothing else, and Envoy's own per-client limit in C++.
 //!
 //! `make bench` runs it. Each contender is an Envoy of its own with one worker; they are measured in turn, in many short rounds,
 //! and what is told is the median over the rounds, and the decile of those that were disturbed the least. CPU is the process's own,
@@ -47,6 +47,7 @@ fn contenders(upstream: SocketAddr) -> Result<Vec<(&'static str, Bootstrap)>, Bo
     Ok(vec![
         ("plain Envoy", shipped.clone().without_filter()?),
         ("wasm, does nothing", shipped.clone().wasm(Path::new(NOTHING))?),
+        ("wasm, Tidegate's calls alone", shipped.clone().wasm(Path::new(CALLS))?),
         ("Envoy's local_ratelimit", shipped.clone().set(FILTER, local_ratelimit())?),
         ("Tidegate", ours.clone()),
         ("Tidegate, no RateLimit fields", ours.clone().policy(&silent)?),
@@ -136,6 +137,7 @@ fn serve(mut connection: BufReader<TcpStream>) -> io::Result<()> {
 const FILTER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0";
 const ACCESS_LOG: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/access_log";
 const NOTHING: &str = "target/bench/nothing.wasm";
+const CALLS: &str = "target/bench/calls.wasm";
 /// Many and short, so that what else the machine does falls on all contenders alike.
 const ROUNDS: usize = 60;
 const REQUESTS: usize = 2_000;

@@ -4,7 +4,10 @@
 //! when it fails.
 
 mod authority;
+mod crowd;
 mod engine;
+mod flights;
+mod held;
 mod world;
 
 use world::{Faults, Setup, World};

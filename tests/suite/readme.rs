@@ -35,6 +35,21 @@ fn policies_of_the_readme_are_good() {
 }
 
 #[test]
+fn code_of_the_readme_is_that_of_the_examples_that_are_tested() {
+    let examples = [
+        ("rust", 1, include_str!("../../cloudflare/examples/rust/src/lib.rs")),
+        ("toml", 1, include_str!("../../cloudflare/examples/rust/Cargo.toml")),
+    ];
+    for (language, count, example) in examples {
+        let shown = blocks(language);
+        assert_eq!(shown.len(), count, "{language}");
+        for line in shown.iter().flat_map(|block| block.lines()) {
+            assert!(example.lines().any(|of| of == line), "no such line in the example: {line}");
+        }
+    }
+}
+
+#[test]
 fn commands_of_the_readme_run_on_its_larger_policy() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("policy.json"), blocks("json")[1]).unwrap();

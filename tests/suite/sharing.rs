@@ -3,6 +3,7 @@
 mod counting;
 mod faults;
 mod hosts;
+mod in_flight;
 mod proxy;
 mod stage;
 mod waiting;

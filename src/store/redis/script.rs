@@ -1,6 +1,7 @@
 //! The scripts by which Redis is an authority: one for each algorithm, held equal to [`crate::authority`] by the tests.
 //!
-//! A script is made of four parts: the clock, what is asked and known, the algorithm, and the account that they make up. Its
+//! A script is made of four parts: the clock, what is asked and known, the algorithm, and the account that they make up. That of
+//! requests in flight has no account beside who holds what. Its
 //! comments are for the reader, and neither compiled in nor sent.
 
 use crate::authority::Shared;
@@ -9,6 +10,7 @@ use crate::authority::Shared;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Script {
     algorithm: &'static str,
+    account: &'static str,
     sha1: &'static str,
     suffix: &'static str,
 }
@@ -18,22 +20,26 @@ impl Script {
     #[must_use]
     pub const fn of(algorithm: Shared) -> Self {
         match algorithm {
-            Shared::FixedWindow => {
-                Self { algorithm: FIXED_WINDOW, sha1: "39efe5788481b69e665a28d16d846a6f98b5743c", suffix: "f1" }
-            }
-            Shared::SlidingWindow => {
-                Self { algorithm: SLIDING_WINDOW, sha1: "9f009fecb9b10d618b1c69c943380080690901e6", suffix: "s1" }
-            }
-            Shared::TokenBucket => {
-                Self { algorithm: TOKEN_BUCKET, sha1: "7d9d3f6cd698c94b087a6571a1c2e38f4c61b1c2", suffix: "t1" }
-            }
+            Shared::FixedWindow => Self::counting(FIXED_WINDOW, "39efe5788481b69e665a28d16d846a6f98b5743c", "f1"),
+            Shared::SlidingWindow => Self::counting(SLIDING_WINDOW, "9f009fecb9b10d618b1c69c943380080690901e6", "s1"),
+            Shared::TokenBucket => Self::counting(TOKEN_BUCKET, "7d9d3f6cd698c94b087a6571a1c2e38f4c61b1c2", "t1"),
+            Shared::InFlight => Self {
+                algorithm: IN_FLIGHT,
+                account: "",
+                sha1: "c99830740d442cb176352dc383bc6c3f63d2a8d2",
+                suffix: "c1",
+            },
         }
+    }
+
+    const fn counting(algorithm: &'static str, sha1: &'static str, suffix: &'static str) -> Self {
+        Self { algorithm, account: ACCOUNT, sha1, suffix }
     }
 
     /// The whole text, as Redis is to run it.
     #[must_use]
     pub fn source(&self) -> String {
-        [CLOCK, ASK, self.algorithm, ACCOUNT].concat()
+        [CLOCK, ASK, self.algorithm, self.account].concat()
     }
 
     /// The SHA-1 of [`Script::source`], by which Redis knows a script that it has seen: 40 digits, lower case.
@@ -67,6 +73,7 @@ const ASK: &str = code!("ask.lua");
 const FIXED_WINDOW: &str = code!("fixed_window.lua");
 const SLIDING_WINDOW: &str = code!("sliding_window.lua");
 const TOKEN_BUCKET: &str = code!("token_bucket.lua");
+const IN_FLIGHT: &str = code!("in_flight.lua");
 const ACCOUNT: &str = code!("account.lua");
 
 /// How much of the text is code.
@@ -115,9 +122,11 @@ const MAX_CODE_BYTES: usize = 8 * 1024;
 mod tests {
     use super::*;
 
+    const ALGORITHMS: [Shared; 4] = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket, Shared::InFlight];
+
     #[test]
     fn the_sha1_is_that_of_the_source() {
-        let scripts = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket].map(Script::of);
+        let scripts = ALGORITHMS.map(Script::of);
         let computed = scripts.map(|script| redis::Script::new(&script.source()).get_hash().to_owned());
         assert_eq!(scripts.map(|script| script.sha1().to_owned()), computed);
     }
@@ -131,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_script_is_plain_text_and_reads_no_other_clock() {
-        for algorithm in [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket] {
+        for algorithm in ALGORITHMS {
             let source = Script::of(algorithm).source();
             // So that neither JSON nor a percent-encoded word needs more than a few escapes.
             assert!(source.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')), "{source}");

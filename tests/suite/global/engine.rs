@@ -13,18 +13,20 @@ use tidegate::status::{Fingerprint, Page, Sources};
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::{Permits, Span, Timestamp};
 
-struct Bench {
-    engine: Engine,
-    store: MemoryStore,
-    local: MemoryStore,
-    leases: Leases,
-    counters: Counters,
-    plan: Plan,
-    authority: Authority,
+pub(super) struct Bench {
+    pub(super) engine: Engine,
+    pub(super) store: MemoryStore,
+    pub(super) local: MemoryStore,
+    pub(super) leases: Leases,
+    pub(super) counters: Counters,
+    pub(super) plan: Plan,
+    pub(super) authority: Authority,
+    /// The ask that was answered last.
+    pub(super) last: Option<Ask>,
 }
 
 impl Bench {
-    fn new(limits: &str) -> Self {
+    pub(super) fn new(limits: &str) -> Self {
         Self::within(Span::from_millis(20), limits)
     }
 
@@ -42,6 +44,7 @@ impl Bench {
             leases,
             plan: Plan::new(),
             authority: Authority::new(100),
+            last: None,
         }
     }
 
@@ -54,12 +57,12 @@ impl Bench {
         self.engine.decide(plan, store, local, leases, counters, at(now))
     }
 
-    fn decide(&mut self, now: u64) -> Decision {
+    pub(super) fn decide(&mut self, now: u64) -> Decision {
         self.decide_since(None, now)
     }
 
     /// Decides on a request and lets it wait if it has to.
-    fn arrive(&mut self, id: u32, now: u64) -> Decision {
+    pub(super) fn arrive(&mut self, id: u32, now: u64) -> Decision {
         let decision = self.decide(now);
         if decision.awaits.is_some() {
             self.engine.await_grant(&self.plan, id, &mut self.leases);
@@ -67,23 +70,24 @@ impl Bench {
         decision
     }
 
-    fn asks(&mut self, now: u64) -> Vec<Ask> {
+    pub(super) fn asks(&mut self, now: u64) -> Vec<Ask> {
         let mut asks = Vec::new();
         self.leases.global().unwrap().asks(at(now), &mut asks);
         asks
     }
 
-    fn answer(&mut self, ask: &Ask, now: u64) -> Answer {
+    pub(super) fn answer(&mut self, ask: &Ask, now: u64) -> Answer {
+        self.last = Some(*ask);
         Answer::to(ask, Some(self.authority.answer(ask, NOW_MS + now)))
     }
 
-    fn hand_in(&mut self, answer: &Answer, now: u64) {
+    pub(super) fn hand_in(&mut self, answer: &Answer, now: u64) {
         let Self { store, leases, counters, .. } = self;
         self.engine.granted(answer, leases, store, counters, at(now));
     }
 
     /// Answers all that is asked, as often as that lets somebody ask again, and tells who was admitted.
-    fn serve(&mut self, now: u64) -> Vec<(u32, Decision)> {
+    pub(super) fn serve(&mut self, now: u64) -> Vec<(u32, Decision)> {
         let mut served = Vec::new();
         for _ in 0..100 {
             let asks = self.asks(now);
@@ -99,7 +103,7 @@ impl Bench {
         panic!("it asks for ever");
     }
 
-    fn wake(&mut self, now: u64) -> Vec<(u32, Decision)> {
+    pub(super) fn wake(&mut self, now: u64) -> Vec<(u32, Decision)> {
         let mut woken = Vec::new();
         while let Some(wake) = self.leases.global().unwrap().ready() {
             let decision = self.decide_since(Some(wake.since), now);
@@ -112,15 +116,15 @@ impl Bench {
         woken
     }
 
-    fn tend(&mut self, now: u64) {
+    pub(super) fn tend(&mut self, now: u64) {
         let Self { store, leases, counters, .. } = self;
         self.engine.tend(leases, store, counters, at(now));
     }
 }
 
-const NOW_MS: u64 = 1_700_000_000_000;
+pub(super) const NOW_MS: u64 = 1_700_000_000_000;
 
-fn at(now: u64) -> Timestamp {
+pub(super) fn at(now: u64) -> Timestamp {
     ms(NOW_MS + now)
 }
 

@@ -1,0 +1,20 @@
+//! A Worker with a handler of its own, behind Tidegate: what is over a limit never reaches it.
+
+use tidegate_cloudflare::protect;
+// The Durable Object that counts limits of the scope "global" must be exported by the Worker whose binding names it.
+pub use tidegate_cloudflare::TidegateAuthority;
+use worker::{Context, Env, Fetch, Request, Response, Result, event};
+
+#[event(fetch)]
+async fn fetch(request: Request, env: Env, ctx: Context) -> Result<Response> {
+    protect(include_str!("../policy.json"), request, env, ctx, handler).await
+}
+
+async fn handler(request: Request, env: Env, _ctx: Context) -> Result<Response> {
+    match request.path().as_str() {
+        "/api/greeting" => {
+            Response::ok(env.var("GREETING").map_or("hello".to_owned(), |greeting| greeting.to_string()))
+        }
+        _ => Fetch::Request(request).send().await,
+    }
+}

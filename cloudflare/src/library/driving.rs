@@ -1,0 +1,123 @@
+//! What takes time: the awaiting for a request that waits, and for one on its way.
+
+use super::bindings::settled;
+use crate::host::{self, Request, Response};
+use crate::origin::{self, Handler};
+use crate::reply;
+use crate::task::Task;
+use crate::verdict::Verdict;
+use crate::wait::Wait;
+use crate::{isolate, now};
+use js_sys::{Array, Function, Promise};
+use tidegate::units::Span;
+use wasm_bindgen::{JsCast, JsValue};
+use worker::Context;
+use worker::web_sys::AbortSignal;
+
+/// A promise that is kept when the client goes away, while there is anybody to see it.
+pub struct Leaving {
+    signal: AbortSignal,
+    pub left: Promise,
+    /// Keeps it.
+    leave: Function,
+}
+
+impl Leaving {
+    /// Begins to listen.
+    pub fn of(request: &Request) -> Self {
+        let signal: AbortSignal = request.signal().unchecked_into();
+        let mut leave = None;
+        let left = Promise::new(&mut |resolve, _| leave = Some(resolve));
+        let leave: Function = leave.unwrap_or_default().unchecked_into();
+        // To listen cannot fail.
+        let _ = signal.add_event_listener_with_callback("abort", &leave);
+        Self { signal, left, leave }
+    }
+
+    /// Whether the client has gone.
+    pub fn has_left(&self) -> bool {
+        self.signal.aborted()
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let _ = self.signal.remove_event_listener_with_callback("abort", &self.leave);
+    }
+}
+
+/// The verdict on a request that has to wait.
+///
+/// # Errors
+/// There was none within the deadline.
+pub async fn waited(mut wait: Wait, request: &Request) -> Result<Verdict, JsValue> {
+    let leaving = Leaving::of(request);
+    let deadline = now().after(Span::from_millis(u64::from(isolate::deadline_ms())));
+    while now() < deadline {
+        let pause = host::after(Span::from_millis(u64::from(wait.pause_ms())));
+        let _ = settled(Promise::race(&Array::of2(&pause, &leaving.left))).await;
+        if leaving.has_left() {
+            return Ok(nobody());
+        }
+        match wait.verdict(request, now()) {
+            Verdict::NotYet => {}
+            verdict => return Ok(verdict),
+        }
+    }
+    Err("there was no verdict within the deadline".into())
+}
+
+/// The response that a task gives its client. What it does after that goes on beside it.
+///
+/// # Errors
+/// It gave none.
+pub async fn driven(task: Task, request: &Request, ctx: &Context, serves: Handler) -> Result<Response, JsValue> {
+    let mut functions = None;
+    let answered = Promise::new(&mut |resolve, reject| functions = Some((resolve, reject)));
+    let Some((resolve, reject)) = functions else { return Err("no promise can be made".into()) };
+    let leaving = Leaving::of(request);
+    ctx.wait_until(async move {
+        drive(task, leaving, serves, resolve.unchecked_ref()).await;
+        // Unless it has answered, in which case this says nothing.
+        let _ = reject.call1(&JsValue::UNDEFINED, &"the request came to no answer".into());
+    });
+    settled(answered).await.map(JsCast::unchecked_into)
+}
+
+/// Drives a task to its end, or until the client goes away: then it is dropped where it stands.
+async fn drive(mut task: Task, leaving: Leaving, serves: Handler, respond: &Function) {
+    let mut came = Ok(JsValue::UNDEFINED);
+    let mut serves = Some(serves);
+    while !leaving.has_left() {
+        // It asks the handler at its first step, or not at all.
+        origin::serve_by(serves.take());
+        let step = task.resume(came);
+        origin::serve_by(None);
+        let Some(step) = step else { return };
+        if step.is_instance_of::<Response>() {
+            let _ = respond.call1(&JsValue::UNDEFINED, &step);
+            came = Ok(JsValue::UNDEFINED);
+            continue;
+        }
+        let either = step.dyn_into::<Array>().unwrap_or_else(|promise| Array::of1(&promise));
+        either.push(&leaving.left);
+        came = settled(Promise::race(&either)).await;
+    }
+    drop(task);
+    if let Verdict::Answered(answer) = nobody() {
+        let _ = respond.call1(&JsValue::UNDEFINED, &answer);
+    }
+}
+
+/// Sees a task through that has no client.
+pub async fn alone(mut task: Task) {
+    let mut came = Ok(JsValue::UNDEFINED);
+    while let Some(promise) = task.resume(came) {
+        came = settled(promise.unchecked_into()).await;
+    }
+}
+
+/// What comes of a request whose client has gone: an answer that nobody is there to see.
+pub fn nobody() -> Verdict {
+    Verdict::Answered(reply::answer(499, "", core::iter::empty(), &JsValue::NULL))
+}

@@ -1,0 +1,179 @@
+//! What the Worker goes by: the policy and the mode that its KV namespace holds, or else the policy that it was built with.
+
+use super::bindings::{Bindings, Kv, settled, within};
+use super::{breakers, is_lately};
+use crate::host::{self, Response};
+use crate::order::{self, Change};
+use crate::{cache, isolate, now};
+use core::cell::RefCell;
+use js_sys::{Array, Promise};
+use tidegate::policy::OnFailure;
+use tidegate::units::{Span, Timestamp};
+use wasm_bindgen::{JsCast, JsValue};
+use worker::Context;
+
+/// What an isolate knows of its settings.
+struct Known {
+    /// The policy that it was built with; `None` before the first request.
+    built: Option<String>,
+    /// What KV held when it was read last: the policy, the mode, and the name of the cache.
+    read: [Option<String>; 3],
+    /// Whether KV has been asked, so that no request need wait for it.
+    is_read: bool,
+    /// When it was asked last.
+    read_at: Timestamp,
+    /// The policy and the mode that were put in force last.
+    in_force: Option<(String, String)>,
+    on_failure: OnFailure,
+}
+
+thread_local! {
+    static KNOWN: RefCell<Known> = const {
+        RefCell::new(Known {
+            built: None,
+            read: [None, None, None],
+            is_read: false,
+            read_at: Timestamp::EPOCH,
+            in_force: None,
+            on_failure: OnFailure::Pass,
+        })
+    };
+}
+
+/// What to do with a request that cannot be decided, as the policy in force says.
+pub fn on_failure() -> OnFailure {
+    KNOWN.with_borrow(|known| known.on_failure)
+}
+
+/// Makes the isolate ready for a request. Those that come before KV has been read once wait for it; later ones have it read beside
+/// them.
+pub async fn prepare(policy: &str, bindings: &Bindings, ctx: &Context) {
+    let env = &bindings.env;
+    let Some(kv) = &bindings.kv else {
+        if begin(policy) {
+            enforce(env);
+        }
+        return;
+    };
+    let kv = kv.clone();
+    if !KNOWN.with_borrow(|known| known.is_read) {
+        let is_new = learn(&kv).await;
+        let is_first = begin(policy);
+        if is_first || is_new {
+            enforce(env);
+        }
+        if is_first {
+            ctx.wait_until(async move { breakers::listen(&kv).await });
+        }
+    } else if is_due() {
+        let env = env.clone();
+        ctx.wait_until(async move {
+            if learn(&kv).await {
+                enforce(&env);
+            }
+            breakers::listen(&kv).await;
+        });
+    }
+}
+
+/// Notes the policy that the Worker was built with. Whether that was not known yet.
+fn begin(policy: &str) -> bool {
+    KNOWN.with_borrow_mut(|known| {
+        let is_first = known.built.is_none();
+        if is_first {
+            known.built = Some(policy.to_owned());
+        }
+        is_first
+    })
+}
+
+fn is_due() -> bool {
+    !is_lately(KNOWN.with_borrow(|known| known.read_at), READ_EVERY)
+}
+
+/// Reads KV, and answers whether it says something new.
+async fn learn(kv: &Kv) -> bool {
+    // First, so that no other request asks as well.
+    KNOWN.with_borrow_mut(|known| known.read_at = now());
+    let read = read(kv).await;
+    KNOWN.with_borrow_mut(|known| known.is_read = true);
+    match read {
+        Ok(read) => KNOWN.with_borrow_mut(|known| {
+            let is_new = known.read != read;
+            known.read = read;
+            is_new
+        }),
+        Err(error) => {
+            host::log_error(&format!("tidegate: KV cannot be read, what was in force stays: {error:?}"));
+            false
+        }
+    }
+}
+
+async fn read(kv: &Kv) -> Result<[Option<String>; 3], JsValue> {
+    let values = Array::new();
+    for key in ["policy", "mode", "purge"] {
+        values.push(&kv.get(key)?.into());
+    }
+    let values: Array = within(LONGEST_READ, &Promise::all(&values)).await?.dyn_into()?;
+    Ok([0, 1, 2].map(|at| values.get(at).as_string()))
+}
+
+/// Puts in force what was read last. What is bad is told, and what was in force before stays; in its absence, what the Worker was
+/// built with.
+fn enforce(env: &JsValue) {
+    KNOWN.with_borrow_mut(|known| {
+        let [policy, mode, purge] = &known.read;
+        cache::keep_under(purge.as_deref().unwrap_or_default());
+        let built = known.built.as_deref().unwrap_or_default();
+        let policy = policy.as_deref().unwrap_or(built);
+        let mut mode = mode.as_deref().unwrap_or_default();
+        if let Err(problem) = isolate::mode_of(mode) {
+            host::log_error(&problem);
+            mode = known.in_force.as_ref().map_or("", |(_, mode)| mode);
+        }
+        if known.in_force.as_ref().is_some_and(|(before, of)| before == policy && of == mode) {
+            return;
+        }
+        let instead = Some((built, "")).filter(|_| known.in_force.is_none() && policy != built);
+        let taken = [Some((policy, mode)), instead].into_iter().flatten().find_map(|(policy, mode)| {
+            let on_failure = isolate::configure(policy, mode, env);
+            let on_failure = on_failure.inspect_err(|problems| host::log_error(problems)).ok()?;
+            Some((on_failure, (policy.to_owned(), mode.to_owned())))
+        });
+        if let Some((on_failure, in_force)) = taken {
+            known.on_failure = on_failure;
+            known.in_force = Some(in_force);
+            return;
+        }
+        host::log_error(match known.in_force {
+            Some(_) => "tidegate: the policy before stays in force",
+            None => "tidegate: without a policy every request passes",
+        });
+    });
+}
+
+/// Sets what an operator has changed. It is in force here with the next request, if KV shows it by then.
+pub async fn obey(change: &Change, bindings: &Bindings) -> Response {
+    let Some(kv) = &bindings.kv else { return order::obeyed(Some("there is no KV namespace to keep it")) };
+    let (key, value) = (change.key(), change.value(now()));
+    let kept = match &value {
+        Some(value) => kv.put(key, value),
+        None => kv.delete(key),
+    };
+    let kept = match kept {
+        Ok(kept) => settled(kept).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = kept {
+        return order::obeyed(Some(&format!("KV does not keep it: {error:?}")));
+    }
+    host::log_warning(&format!("tidegate: an operator has set {key} to {}", value.as_deref().unwrap_or("nothing")));
+    KNOWN.with_borrow_mut(|known| known.read_at = Timestamp::EPOCH);
+    order::obeyed(None)
+}
+
+/// KV shows a new value everywhere within a minute: to ask more often would be of no use.
+const READ_EVERY: Span = Span::from_secs(30);
+/// So long the first request waits for KV at most.
+const LONGEST_READ: Span = Span::from_secs(1);

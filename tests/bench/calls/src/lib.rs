@@ -1,0 +1,94 @@
+//! A filter that makes the calls which Tidegate makes for one limit by address, and nothing else: what is left then is the host's.
+
+use std::ptr;
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_abi_version_0_2_1() {}
+
+#[unsafe(no_mangle)]
+extern "C" fn _initialize() {
+    unsafe extern "C" {
+        fn __wasm_call_ctors();
+    }
+    // Made by the linker; to be called once, before anything else.
+    unsafe { __wasm_call_ctors() }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
+    Box::into_raw(Box::<[u8]>::new_uninit_slice(size)).cast()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_context_create(_id: u32, _parent: u32) {}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_vm_start(_root: u32, _size: usize) -> u32 {
+    1
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_configure(_root: u32, _size: usize) -> u32 {
+    1
+}
+
+/// Asks for the address, the time, and a header that is not there.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_headers(_stream: u32, _count: u32, _end: u32) -> u32 {
+    let (mut data, mut size, mut time) = (ptr::null_mut(), 0, 0);
+    unsafe {
+        proxy_get_property(ADDRESS.as_ptr(), ADDRESS.len(), &raw mut data, &raw mut size);
+        if !data.is_null() {
+            // The host took it from `proxy_on_memory_allocate`.
+            drop(Vec::from_raw_parts(data, size, size));
+        }
+        proxy_get_current_time_nanoseconds(&raw mut time);
+        proxy_get_header_map_value(REQUEST, ABSENT.as_ptr(), ABSENT.len(), &raw mut data, &raw mut size);
+    }
+    CONTINUE
+}
+
+/// Adds two headers as long as those of a limit.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_headers(_stream: u32, _count: u32, _end: u32) -> u32 {
+    for (name, value) in FIELDS {
+        unsafe { proxy_add_header_map_value(RESPONSE, name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+    }
+    CONTINUE
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_body(_stream: u32, _size: usize, _end: u32) -> u32 {
+    CONTINUE
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_delete(_id: u32) {}
+
+const CONTINUE: u32 = 0;
+const REQUEST: u32 = 0;
+const RESPONSE: u32 = 2;
+const ADDRESS: &str = "source\0address";
+const ABSENT: &str = "x-tidegate-upstream";
+const FIELDS: [(&str, &str); 2] =
+    [("ratelimit-policy", r#""api";q=100000000;w=60"#), ("ratelimit", r#""api";r=99999999;t=37;pk=:q83vASNFZ4k=:"#)];
+
+#[link(wasm_import_module = "env")]
+unsafe extern "C" {
+    fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
+    fn proxy_get_property(path: *const u8, path_size: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_add_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
+}
