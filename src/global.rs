@@ -40,9 +40,11 @@ mod share;
 mod table;
 mod waiting;
 
+pub use health::Told;
 pub use waiting::Wake;
 
 use crate::authority::{Ask, Grant, Instance, Terms};
+use crate::breaker::State;
 use crate::key::KeyHash;
 use crate::lease::Account;
 use crate::units::{BasisPoints, Permits, Span, Timestamp};
@@ -193,6 +195,11 @@ impl Global {
         Missing::Refused { retry_after: left.map(|left| left.max(at_least)) }
     }
 
+    /// Takes note that `on_store_failure` decided, since a charge was [`Missing::Failed`].
+    pub(crate) fn go_without(&mut self) {
+        self.health.go_without();
+    }
+
     /// How a key stands with the authority, as far as is known: what is left there, and when the quota is renewed.
     pub(crate) fn standing(&self, key: KeyHash, now: Timestamp) -> Option<(Permits, Span)> {
         let entry = self.table.get(key)?;
@@ -237,6 +244,12 @@ impl Global {
         let answers = !self.health.fails(now);
         let (asks, failures) = self.health.take_counts();
         Report { answers, asks, failures, waited: self.waiting.take_count() }
+    }
+
+    /// How the breaker around the store stands, and what was counted since the worker began.
+    #[must_use]
+    pub fn tell(&self, now: Timestamp) -> (State, Told) {
+        self.health.tell(now)
     }
 
     /// Whether the breaker lets asks pass.

@@ -43,7 +43,7 @@ pub enum Gauge {
     Waiting = 2,
     /// How the service is: healthy (0), degraded (1) or critical (2).
     Health = 3,
-    /// How many workers have their breaker around the store of shared limits open.
+    /// How many breakers of workers around what counts shared limits are open: the store, and the rate-limit service.
     StoreBreakers = 4,
     /// How many breakers that are shared go on by themselves.
     BreakersAlone = 5,

@@ -173,7 +173,10 @@ impl<S: Store> Charging<'_, S> {
                 charge.outcome = charge.outcome.map(|outcome| Outcome { verdict, ..outcome });
             }
             Missing::Unknown => (charge.stage, charge.outcome) = (Stage::Awaiting, None),
-            Missing::Failed => self.fall_back(charge),
+            Missing::Failed => {
+                global.go_without();
+                self.fall_back(charge);
+            }
         }
     }
 

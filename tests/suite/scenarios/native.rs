@@ -217,6 +217,7 @@ impl<'s> Host<'s> {
                 monitor,
                 upstreams: None,
                 store: None,
+                service: None,
                 counters: None,
                 live_keys: 0,
                 now: self.now,
