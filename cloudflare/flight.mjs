@@ -22,17 +22,21 @@ export async function waited(wait, request, guarded) {
   }
 }
 
-/** The response that a task gives its client. What it does after that goes on beside it. */
-export function driven(task, request, ctx, guarded) {
-  return new Promise((resolve, reject) => ctx.waitUntil(drive(task, request, guarded, resolve).catch(reject)));
+/**
+ * The response that a task gives its client. What it does after that goes on beside it. `heed` is called now and then while it lasts,
+ * and at its end: what it holds may have to be renewed or given back.
+ */
+export function driven(task, request, ctx, guarded, heed) {
+  return new Promise((resolve, reject) => ctx.waitUntil(drive(task, request, guarded, resolve, heed).catch(reject)));
 }
 
-async function drive(task, request, guarded, respond) {
+async function drive(task, request, guarded, respond, heed) {
   let over = false;
   const end = () => {
     if (over) return;
     over = true;
     quietly(() => guarded(() => task.free()));
+    quietly(heed);
   };
   request.signal.addEventListener("abort", end);
   let came;
@@ -55,6 +59,7 @@ async function drive(task, request, guarded, respond) {
         came = error;
         failed = true;
       }
+      if (step !== awaited) quietly(heed);
     }
     // Nobody is there to see it.
     respond(new Response(null, { status: 499 }));

@@ -46,7 +46,8 @@ async function judged(verdict, request, env, ctx, guarded) {
   }
   if (verdict instanceof tidegate.Wait) verdict = await waited(verdict, request, guarded);
   if (verdict instanceof tidegate.Task) {
-    verdict = await driven(verdict, request, ctx, guarded);
+    const heed = () => settings.shares() && send(env, ctx, guarded);
+    verdict = await driven(verdict, request, ctx, guarded, heed);
     if (env.TIDEGATE !== undefined) spread(env, ctx, guarded);
     if (settings.agrees()) confer(env, ctx, guarded);
   }

@@ -19,7 +19,8 @@
 //! from when it *sent* the ask, so that they end with it before they end with the authority.
 //!
 //! **What a grant may be used for.** In a window it does not matter when a permit is used: a grant lasts as long as the
-//! window that it was charged in. How a token bucket lends is told in [`bucket`].
+//! window that it was charged in. How a token bucket lends is told in [`bucket`]. Permits of requests in flight are held and not
+//! used up, see [`in_flight`]: an instance says what it holds, and not what it gives back.
 //!
 //! All times are whole milliseconds, and every number here is below 2^53, so that a script which counts in doubles
 //! computes the same.
@@ -27,6 +28,7 @@
 mod account;
 pub mod bucket;
 mod bytes;
+pub mod in_flight;
 mod wire;
 
 pub use account::{Account, MAX_INSTANCES};
@@ -57,9 +59,9 @@ pub struct Ask {
     pub least: Permits,
     /// Those, and what is to be drawn ahead: at least `need`. Equal to it where every request is to be asked for.
     pub want: Permits,
-    /// Unused permits of earlier grants that are given back.
+    /// Unused permits of earlier grants that are given back. For requests in flight what is kept: [`Ask::keeps`].
     pub back: Permits,
-    /// The [`Grant::window`] that they were charged in.
+    /// The [`Grant::window`] that they were charged in. Of no meaning for requests in flight.
     pub back_of: u64,
 }
 
@@ -67,7 +69,7 @@ pub struct Ask {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
     /// Permits charged, to be used: none, or from [`Ask::least`] to [`Ask::want`]. More than [`Ask::need`] only when all of
-    /// that was there.
+    /// that was there. For requests in flight all that the instance holds now, with what it keeps.
     pub granted: Permits,
     /// What the key has left after that.
     pub left: Permits,
@@ -79,10 +81,11 @@ pub struct Grant {
     pub retry_after_ms: Option<u64>,
     /// After so long, in ms, the quota is renewed: the end of the window, or when the bucket is full again.
     pub reset_ms: u64,
-    /// In which window the permits were charged: when it began, in ms since the Unix epoch by the authority's clock.
+    /// In which window the permits were charged: when it began, in ms since the Unix epoch by the authority's clock. For
+    /// requests in flight see [`Grant::called`].
     pub window: u64,
     /// All that was granted for this key and not given back since the authority began to count it. By how much it grows
-    /// between two grants, an instance knows which share of the demand is its own.
+    /// between two grants, an instance knows which share of the demand is its own. For requests in flight all that is held now.
     pub drawn: u64,
 }
 
@@ -93,7 +96,7 @@ pub struct Terms {
     pub algorithm: Shared,
     /// Permits per window.
     pub permits: Permits,
-    /// The window in ms, at least 10.
+    /// The window in ms, at least 10. For requests in flight the lease.
     pub window_ms: u64,
     /// What a full token bucket holds. Of no meaning for windows.
     pub burst: Permits,
@@ -108,17 +111,20 @@ pub enum Shared {
     SlidingWindow,
     /// See [`bucket`].
     TokenBucket,
+    /// See [`in_flight`].
+    InFlight,
 }
 
 impl Terms {
-    /// The terms of a quota; `None` for requests in flight, which are not counted here.
+    /// The terms of a quota; `None` when it is to be found out how many permits it has.
     #[must_use]
     pub fn new(algorithm: Algorithm, quota: &Quota) -> Option<Self> {
         let algorithm = match algorithm {
             Algorithm::FixedWindow => Shared::FixedWindow,
             Algorithm::SlidingWindow => Shared::SlidingWindow,
             Algorithm::TokenBucket => Shared::TokenBucket,
-            Algorithm::Concurrency => return None,
+            Algorithm::Concurrency if quota.least.is_some() => return None,
+            Algorithm::Concurrency => Shared::InFlight,
         };
         let window_ms = quota.window.as_nanos() / NANOS_PER_MILLI;
         Some(Self { algorithm, permits: quota.permits, window_ms, burst: quota.burst })
@@ -129,7 +135,7 @@ impl Terms {
     pub fn most(&self) -> Permits {
         match self.algorithm {
             Shared::TokenBucket => self.burst,
-            Shared::FixedWindow | Shared::SlidingWindow => self.permits,
+            Shared::FixedWindow | Shared::SlidingWindow | Shared::InFlight => self.permits,
         }
     }
 
@@ -138,7 +144,7 @@ impl Terms {
     #[must_use]
     pub fn is_countable(&self) -> bool {
         let largest = match self.algorithm {
-            Shared::FixedWindow => 0,
+            Shared::FixedWindow | Shared::InFlight => 0,
             Shared::SlidingWindow => u64::from(self.permits.get()).saturating_mul(self.window_ms),
             Shared::TokenBucket => Bucket::fills_in_ns(self),
         };
@@ -150,6 +156,7 @@ impl Terms {
             Shared::FixedWindow => Algorithm::FixedWindow,
             Shared::SlidingWindow => Algorithm::SlidingWindow,
             Shared::TokenBucket => Algorithm::TokenBucket,
+            Shared::InFlight => Algorithm::Concurrency,
         };
         let window = Span::from_millis(self.window_ms.max(1));
         Meter::new(algorithm, &Quota { permits: self.permits, window, burst: self.burst, least: None })

@@ -21,6 +21,7 @@ mod consulting;
 pub mod delaying;
 mod holding;
 mod leasing;
+mod lending;
 mod observing;
 mod plan;
 mod refusing;
@@ -213,7 +214,7 @@ impl Engine {
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, store.pages());
             if shares && charge.shared_key.is_some() {
-                charge.counted = Counted::Drawn;
+                charge.counted = if charge.holds { Counted::Held } else { Counted::Drawn };
             }
         }
         let (tier, since) = (plan.tier, plan.since);

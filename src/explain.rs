@@ -170,6 +170,15 @@ fn write_limit<'a>(
         };
         writeln!(text, "  asks   the rate-limit service at {cluster}, domain {domain}; while that fails {without}")?;
     }
+    if let Some(sharing) = limit.sharing {
+        let how = if sharing.exact { "asks for every request" } else { "draws permits ahead" };
+        let without = match limit.on_store_failure {
+            OnStoreFailure::Local => "counts its share of the quota",
+            OnStoreFailure::Allow => "lets the request go on",
+            OnStoreFailure::Deny => "refuses it with 503",
+        };
+        writeln!(text, "  shared by all instances: each {how}; while the store fails it {without}")?;
+    }
     for (place, quota) in limit.quotas(client.tier()).iter().enumerate() {
         let label = if place == 0 { "quota" } else { "and  " };
         writeln!(text, "  {label}  {}", quota_words(limit.algorithm, policy.mode.in_force(*quota)))?;

@@ -16,6 +16,8 @@
 //!   the limit's `on_store_failure`. Under `local` the instance counts with the share of the quota that it has
 //!   had of late.
 //!
+//! Permits of requests in flight are held and not spent; what there is to know of those stands apart, in `flights`.
+//!
 //! An adapter takes these steps; [`Engine`](crate::engine::Engine) has those that need a policy:
 //!
 //! ```text
@@ -29,6 +31,8 @@
 
 mod asking;
 mod entry;
+mod flight;
+mod flights;
 pub(crate) mod health;
 mod pace;
 mod pressure;
@@ -36,12 +40,15 @@ mod share;
 mod table;
 mod waiting;
 
+pub use health::Told;
 pub use waiting::Wake;
 
 use crate::authority::{Ask, Grant, Instance, Terms};
+use crate::breaker::State;
 use crate::key::KeyHash;
 use crate::lease::Account;
 use crate::units::{BasisPoints, Permits, Span, Timestamp};
+use flight::Flights;
 use health::Health;
 use table::Table;
 use waiting::Waiting;
@@ -57,6 +64,10 @@ pub struct Global {
     unsent: Vec<KeyHash>,
     /// Keys with an ask under way.
     sent: Vec<KeyHash>,
+    flights: Flights,
+    /// The same for requests in flight.
+    unsent_flights: Vec<KeyHash>,
+    sent_flights: Vec<KeyHash>,
     waiting: Waiting,
     health: Health,
     tended_at: Timestamp,
@@ -131,6 +142,9 @@ impl Global {
             table: Table::default(),
             unsent: Vec::new(),
             sent: Vec::new(),
+            flights: Flights::default(),
+            unsent_flights: Vec::new(),
+            sent_flights: Vec::new(),
             waiting: Waiting::default(),
             health: Health::new(instance.get()),
             tended_at: Timestamp::EPOCH,
@@ -181,6 +195,11 @@ impl Global {
         Missing::Refused { retry_after: left.map(|left| left.max(at_least)) }
     }
 
+    /// Takes note that `on_store_failure` decided, since a charge was [`Missing::Failed`].
+    pub(crate) fn go_without(&mut self) {
+        self.health.go_without();
+    }
+
     /// How a key stands with the authority, as far as is known: what is left there, and when the quota is renewed.
     pub(crate) fn standing(&self, key: KeyHash, now: Timestamp) -> Option<(Permits, Span)> {
         let entry = self.table.get(key)?;
@@ -202,7 +221,8 @@ impl Global {
     /// Whether requests wait or asks are under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.sent.is_empty() && self.unsent.is_empty() && self.waiting.is_empty() && !self.table.holds_permits()
+        let is_silent = self.sent.is_empty() && self.unsent.is_empty() && self.waiting.is_empty();
+        is_silent && !self.table.holds_permits() && self.flights.is_empty()
     }
 
     /// After how long [`Engine::tend`](crate::engine::Engine::tend) is due; `None` while there is nothing to be done. At once
@@ -214,7 +234,9 @@ impl Global {
         let waits = self.waiting.since().map(|since| since.after(self.rules.deadline));
         let idle = self.table.holds_permits().then(|| self.tended_at.after(IDLE));
         let ready = self.waiting.has_ready().then_some(now);
-        deadlines.chain(waits).chain(idle).chain(self.table.next_renewal()).chain(ready).min().map(|due| due.since(now))
+        let renewal = self.table.next_renewal();
+        let all = deadlines.chain(waits).chain(idle).chain(renewal).chain(ready).chain(self.flights_due());
+        all.min().map(|due| due.since(now))
     }
 
     /// How the store is. What it counts begins anew.
@@ -222,6 +244,12 @@ impl Global {
         let answers = !self.health.fails(now);
         let (asks, failures) = self.health.take_counts();
         Report { answers, asks, failures, waited: self.waiting.take_count() }
+    }
+
+    /// How the breaker around the store stands, and what was counted since the worker began.
+    #[must_use]
+    pub fn tell(&self, now: Timestamp) -> (State, Told) {
+        self.health.tell(now)
     }
 
     /// Whether the breaker lets asks pass.

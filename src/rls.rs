@@ -15,9 +15,10 @@
 //!
 //! Where a call cannot be made, `Plan::hear` with [`Heard::Failure`] and decide again at once.
 
-use crate::breaker::Ticket;
+use crate::breaker::{State, Ticket};
 use crate::decision::{Cause, Refusal, Reply};
 use crate::engine::Engine;
+use crate::global::Told;
 use crate::global::health::Health;
 use crate::metrics::{Counters, Total};
 use crate::store::rls::{Answer, Code, Header, RlsError, Status, UNAVAILABLE, answer};
@@ -85,10 +86,11 @@ impl Service {
     /// Lets a call pass; `None` while the breaker is open, and when too many are under way.
     pub fn ask(&mut self, counters: &mut Counters, now: Timestamp) -> Option<Asked> {
         self.health.tick(now);
-        if self.waiting >= MOST_WAITING {
+        let has_room = self.waiting < MOST_WAITING;
+        let Some(ticket) = has_room.then(|| self.health.admit(now)).flatten() else {
+            self.health.go_without();
             return None;
-        }
-        let ticket = self.health.admit(now)?;
+        };
         self.waiting = self.waiting.saturating_add(1);
         counters.add(Total::Asks, 1);
         counters.add(Total::Awaited, 1);
@@ -115,7 +117,10 @@ impl Service {
             error => error,
         });
         self.health.observe(asked.ticket, answer.is_ok(), took, now);
-        counters.add(Total::AskFailures, u64::from(answer.is_err()));
+        if answer.is_err() {
+            counters.add(Total::AskFailures, 1);
+            self.health.go_without();
+        }
         let Answer { over, statuses, response_headers, request_headers, body } = answer?;
         Ok((Verdict { over, statuses }, Words { response_headers, request_headers, body }))
     }
@@ -124,6 +129,12 @@ impl Service {
     pub fn leave(&mut self, asked: Asked, now: Timestamp) {
         self.waiting = self.waiting.saturating_sub(1);
         self.health.forget(asked.ticket, now.since(asked.at), now);
+    }
+
+    /// How the breaker around the service stands, and what was counted since the worker began.
+    #[must_use]
+    pub fn tell(&self, now: Timestamp) -> (State, Told) {
+        self.health.tell(now)
     }
 
     /// Whether the breaker lets calls pass.

@@ -3,7 +3,7 @@
 use crate::chain::Chain;
 use crate::ends;
 use crate::facts::{Answer, Facts, NoAnswer, Status};
-use crate::gate::Gate;
+use crate::gate::{Gate, Work};
 use crate::host::{self, Body, Request, Response};
 use crate::now;
 use crate::origin;
@@ -192,14 +192,14 @@ impl Flight {
 
     fn renew(&mut self) {
         let Some(ticket) = &mut self.ticket else { return };
-        let work = &mut *self.gate.work();
-        self.gate.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
+        let Work { store, local, leases, counters, .. } = &mut *self.gate.work();
+        self.gate.engine.renew(ticket, store, local, leases, counters, now());
     }
 
     fn give_back(&mut self) {
         let Some(ticket) = self.ticket.take() else { return };
-        let work = &mut *self.gate.work();
-        self.gate.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
+        let Work { store, local, leases, counters, .. } = &mut *self.gate.work();
+        self.gate.engine.release(ticket, store, local, leases, counters, now());
     }
 
     /// Lets the limits that await the answer learn from it, and whoever asks how the service is.

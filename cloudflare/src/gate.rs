@@ -213,7 +213,8 @@ impl Gate {
         let known = work.known.upstreams();
         let upstreams = Some(UpstreamsNow { known, counted: known });
         let (store, counters) = (work.leases.global_ref(), Some(&work.counters));
-        let sources = Sources { engine, fingerprint, monitor, upstreams, store, counters, live_keys, now };
+        let sources =
+            Sources { engine, fingerprint, monitor, upstreams, store, service: None, counters, live_keys, now };
         Verdict::Answered(reply::response(&sources.reply(page), ""))
     }
 

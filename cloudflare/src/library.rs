@@ -3,7 +3,7 @@
 //! What awaits and stands guard in JavaScript for the Worker that `entry.mjs` deploys is done here in Rust: the decisions, and
 //! a request's way along a route, are the same. What is not here is the guard over the instance. A Worker in Rust is one instance,
 //! its handler and Tidegate in it: whichever of them panics, the requests that are in it then get no answer of theirs, what was
-//! counted in the isolate is lost, and whoever loads the instance has to load it again, as `worker-build`'s own entry does.
+//! counted in the isolate is lost, and whoever binds the wasm has to see to a fresh instance; README says how.
 
 mod agreeing;
 mod authority;

@@ -38,8 +38,8 @@ impl Wait {
     /// Lets the request of the decided plan wait; `None` when it cannot.
     pub fn enter(gate: &Rc<Gate>, work: &mut Work, request: &Request, delay: Span) -> Option<Self> {
         let id = work.next_id();
-        let Work { store, local, counters, room, plan, .. } = work;
-        let limit = gate.engine.enter(plan, id, room, &mut Books { store, local, counters })?;
+        let Work { store, local, leases, counters, room, plan, .. } = work;
+        let limit = gate.engine.enter(plan, id, room, &mut Books { store, local, leases, counters })?;
         #[cfg(feature = "panic-on-header")]
         let hangs = crate::trap::hangs(request);
         #[cfg(not(feature = "panic-on-header"))]
@@ -79,7 +79,8 @@ impl Wait {
         }
         if let Some(ticket) = &mut ticket {
             // What it holds may have expired while it waited.
-            gate.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now);
+            let Work { store, local, leases, counters, .. } = work;
+            gate.engine.renew(ticket, store, local, leases, counters, now);
         }
         gate.admit(work, request, self.route, ticket, fields)
     }
@@ -89,10 +90,10 @@ impl Drop for Wait {
     fn drop(&mut self) {
         let now = now();
         let work = &mut *self.gate.work();
-        let Work { store, local, counters, room, ended, .. } = work;
-        self.gate.engine.leave(self.limit, self.id, room, &mut Books { store, local, counters }, now);
+        let Work { store, local, leases, counters, room, ended, .. } = work;
+        self.gate.engine.leave(self.limit, self.id, room, &mut Books { store, local, leases, counters }, now);
         if let Some(ticket) = ended.remove(&self.id).and_then(|ended| ended.ticket) {
-            self.gate.engine.release(ticket, store, local, counters, now);
+            self.gate.engine.release(ticket, store, local, leases, counters, now);
         }
     }
 }
@@ -106,8 +107,8 @@ pub fn finish_due(engine: &Engine, work: &mut Work, now: Timestamp) {
     work.room.due(now, usize::MAX, &mut left);
     for left in left.drain(..) {
         let id = left.id;
-        let Work { store, local, counters, plan, .. } = work;
-        let decision = engine.finish(left, plan, &mut Books { store, local, counters }, now);
+        let Work { store, local, leases, counters, plan, .. } = work;
+        let decision = engine.finish(left, plan, &mut Books { store, local, leases, counters }, now);
         let ticket = if decision.refusal.is_none() { work.plan.ticket() } else { None };
         let fields = work.fields(engine);
         work.ended.insert(id, Ended { refusal: decision.refusal, ticket, fields });

@@ -344,7 +344,8 @@ impl Filter {
 
     fn renew_in(&mut self, work: &mut Work) {
         let Some(ticket) = self.ticket.as_mut().filter(|ticket| ticket.holds()) else { return };
-        self.instance.engine.renew(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
+        let Work { store, local, leases, counters, .. } = work;
+        self.instance.engine.renew(ticket, store, local, leases, counters, now());
     }
 
     /// Ends the stream, however it came to its end, and gives back what it holds. One that had no answer, since its
@@ -358,7 +359,9 @@ impl Filter {
             }
             self.learn(&instance, work, &NoAnswer);
             if let Some(ticket) = self.ticket.take() {
-                instance.engine.release(ticket, &mut work.store, &mut work.local, &mut work.counters, now());
+                let Work { store, local, leases, counters, .. } = work;
+                instance.engine.release(ticket, store, local, leases, counters, now());
+                authority::send(&instance, work, now());
             }
         }
         if self.awaits_grant {

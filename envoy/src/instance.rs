@@ -172,13 +172,14 @@ impl Instance {
             // What this worker has counted; what others have since their last export comes with their next.
             work.upstream_metrics.export(policy, &mut work.upstreams, now);
         }
-        let Work { monitor, live_keys, leases, upstreams, upstream_metrics: metrics, .. } = work;
+        let Work { monitor, live_keys, leases, rate_limits, upstreams, upstream_metrics: metrics, .. } = work;
         let counted = Totals { metrics, policy, upstreams };
         Sources {
             engine: &self.engine,
             fingerprint: self.fingerprint,
             monitor: monitor.as_ref(),
             store: leases.global_ref(),
+            service: rate_limits.as_ref().map(rls::RateLimits::service),
             upstreams: Some(UpstreamsNow { known: upstreams, counted: &counted }),
             counters: None,
             live_keys: *live_keys,
@@ -208,8 +209,11 @@ impl Instance {
             work.metrics.record(Gauge::Health, monitor.standing().health as u64);
         }
         work.metrics.record_own(Gauge::Waiting, u64::try_from(work.room.len()).unwrap_or(u64::MAX));
-        if let Some(global) = work.leases.global_ref() {
-            work.metrics.record_own(Gauge::StoreBreakers, u64::from(!global.answers(now)));
+        let store = work.leases.global_ref().map(|global| global.answers(now));
+        let service = work.rate_limits.as_ref().map(|limits| limits.service().answers(now));
+        if store.is_some() || service.is_some() {
+            let open = [store, service].into_iter().filter(|answers| *answers == Some(false)).count();
+            work.metrics.record_own(Gauge::StoreBreakers, u64::try_from(open).unwrap_or(u64::MAX));
         }
         work.upstream_metrics.export(self.engine.policy(), &mut work.upstreams, now);
         if let Some(alone) = work.upstreams.alone() {
@@ -218,7 +222,7 @@ impl Instance {
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
         let (engine, metrics) = (&self.engine, &mut work.metrics);
-        engine.loads(&mut work.store, now, &mut |load| metrics.record_load(engine.policy(), load));
+        engine.loads(&mut work.store, &work.leases, now, &mut |load| metrics.record_load(engine.policy(), load));
     }
 }
 

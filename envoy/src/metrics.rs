@@ -18,13 +18,19 @@ pub struct Metrics {
     /// By place: the totals, then the gauges, then the requests by limit, tier and fate.
     ids: Vec<Option<MetricId>>,
     /// Those of requests in flight, by limit and tier.
-    loads: Vec<(LoadPlace, [Option<MetricId>; 2])>,
+    loads: Vec<OfLoad>,
     /// By gauge: what this worker has added to those to which every worker adds its own.
     added: [u64; Gauge::COUNT],
 }
 
-/// A limit and, where each has a count of its own, a tier.
-type LoadPlace = (usize, Option<TierIndex>);
+/// The gauges of a limit and, where each has a count of its own, a tier.
+struct OfLoad {
+    place: (usize, Option<TierIndex>),
+    in_flight: Option<MetricId>,
+    permits: Option<MetricId>,
+    /// What this worker has added, where every worker adds its own.
+    added: u64,
+}
 
 /// A number that goes up and down.
 #[derive(Clone, Copy)]
@@ -37,7 +43,7 @@ pub enum Gauge {
     Waiting = 2,
     /// How the service is: healthy (0), degraded (1) or critical (2).
     Health = 3,
-    /// How many workers have their breaker around the store of shared limits open.
+    /// How many breakers of workers around what counts shared limits are open: the store, and the rate-limit service.
     StoreBreakers = 4,
     /// How many breakers that are shared go on by themselves.
     BreakersAlone = 5,
@@ -84,19 +90,22 @@ impl Metrics {
     /// Sets the gauges of requests in flight.
     pub fn record_load(&mut self, policy: &Policy, load: Load) {
         let place = (load.limit, load.tier);
-        let known = self.loads.iter().find(|(other, _)| *other == place).map(|(_, ids)| *ids);
-        let ids = known.unwrap_or_else(|| {
+        if !self.loads.iter().any(|known| known.place == place) {
             let limit = policy.limits().get(load.limit).map_or("", |limit| limit.name().as_str());
             let tier = load.tier.and_then(|tier| policy.tiers().get(tier.get()));
             let tier = tier.map(|tier| format!(".tier={}", tier.as_str())).unwrap_or_default();
-            let ids = ["tidegate_concurrency_in_flight", "tidegate_concurrency_limit"]
-                .map(|name| host::define_metric(MetricKind::Gauge, &format!("{name}.limit={limit}{tier}")).ok());
-            self.loads.push((place, ids));
-            ids
-        });
-        for (id, permits) in ids.into_iter().zip([load.in_flight, load.permits]) {
-            // As above: a metric that was defined is there.
-            let _ = id.map(|id| host::record(id, u64::from(permits.get())));
+            let define = |name| host::define_metric(MetricKind::Gauge, &format!("{name}.limit={limit}{tier}")).ok();
+            let [in_flight, permits] = ["tidegate_concurrency_in_flight", "tidegate_concurrency_limit"].map(define);
+            self.loads.push(OfLoad { place, in_flight, permits, added: 0 });
+        }
+        let Some(known) = self.loads.iter_mut().find(|known| known.place == place) else { return };
+        // As above: a metric that was defined is there.
+        let _ = known.permits.map(|id| host::record(id, u64::from(load.permits.get())));
+        let in_flight = u64::from(load.in_flight.get());
+        match known.in_flight {
+            Some(id) if load.of_worker => add_own(id, in_flight, &mut known.added),
+            Some(id) => drop(host::record(id, in_flight)),
+            None => {}
         }
     }
 
@@ -105,10 +114,7 @@ impl Metrics {
         let place = FIRST_GAUGE.saturating_add(gauge as usize);
         let id = self.id(place, MetricKind::Gauge, || gauge_name(gauge).to_owned());
         if let (Some(id), Some(added)) = (id, self.added.get_mut(gauge as usize)) {
-            let change = value.cast_signed().saturating_sub(added.cast_signed());
-            if change != 0 && host::increment(id, change).is_ok() {
-                *added = value;
-            }
+            add_own(id, value, added);
         }
     }
 
@@ -120,6 +126,14 @@ impl Metrics {
 
     fn id(&mut self, place: usize, kind: MetricKind, name: impl FnOnce() -> String) -> Option<MetricId> {
         id(&mut self.ids, place, kind, name)
+    }
+}
+
+/// Brings this worker's part of a gauge up to date.
+fn add_own(id: MetricId, value: u64, added: &mut u64) {
+    let change = value.cast_signed().saturating_sub(added.cast_signed());
+    if change != 0 && host::increment(id, change).is_ok() {
+        *added = value;
     }
 }
 

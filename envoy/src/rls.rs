@@ -91,6 +91,11 @@ pub fn leave(work: &mut Work, stream: u32) {
 }
 
 impl RateLimits {
+    /// What is known of the service.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
     /// Logs an error, if it was not the last one or that was a while ago.
     fn complain(&mut self, error: RlsError, now: Timestamp) {
         let is_known = |(last, at): (RlsError, Timestamp)| last == error && now < at.after(COMPLAIN_AGAIN);

@@ -58,7 +58,8 @@ impl Alarm {
 
 /// Lets the request of the decided plan wait; `None` when it cannot. Answers the limit at which it does.
 pub fn enter(instance: &Instance, work: &mut Work, stream: u32, now: Timestamp) -> Option<u32> {
-    let mut books = Books { store: &mut work.store, local: &mut work.local, counters: &mut work.counters };
+    let Work { store, local, leases, counters, .. } = work;
+    let mut books = Books { store, local, leases, counters };
     let limit = instance.engine.enter(&work.plan, stream, &mut work.room, &mut books);
     work.alarm.set(work.next_due(now), false, now);
     limit
@@ -68,7 +69,8 @@ pub fn enter(instance: &Instance, work: &mut Work, stream: u32, now: Timestamp) 
 pub fn leave(instance: &Instance, limit: u32, stream: u32) {
     let work = &mut *instance.work.borrow_mut();
     let now = Timestamp::from_nanos(host::now_ns());
-    let mut books = Books { store: &mut work.store, local: &mut work.local, counters: &mut work.counters };
+    let Work { store, local, leases, counters, .. } = work;
+    let mut books = Books { store, local, leases, counters };
     instance.engine.leave(limit, stream, &mut work.room, &mut books, now);
 }
 
@@ -82,7 +84,8 @@ pub fn finish_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     work.room.due(now, MOST_AT_ONCE, &mut left);
     for left in left.drain(..) {
         let stream = left.id;
-        let mut books = Books { store: &mut work.store, local: &mut work.local, counters: &mut work.counters };
+        let Work { store, local, leases, counters, .. } = work;
+        let mut books = Books { store, local, leases, counters };
         let decision = instance.engine.finish(left, &mut work.plan, &mut books, now);
         // A stream that is gone has left the room; if there is one all the same, what it was charged stays charged.
         if let Some(filter) = streams.get_mut(stream)

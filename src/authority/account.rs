@@ -1,6 +1,7 @@
 //! What one key has used, and what its instances were granted last.
 
 use super::bucket::Bucket;
+use super::in_flight::Holders;
 use super::{Ask, Grant, Instance, NANOS_PER_MILLI, Shared, Terms};
 use crate::limiter::{Meter, State, Verdict};
 use crate::units::{Permits, Timestamp};
@@ -19,6 +20,8 @@ pub struct Account {
     /// From when on the account equals one that was never used.
     pub(super) ends_ms: u64,
     pub(super) latest: Vec<Latest>,
+    /// Where requests in flight are.
+    pub(super) holders: Holders,
 }
 
 /// What an instance was answered last.
@@ -64,6 +67,11 @@ impl Account {
             *self = Self::default();
         }
         self.at_ms = now_ms;
+        if ask.terms.algorithm == Shared::InFlight {
+            let grant = self.holders.answer(ask, now_ms);
+            (self.drawn, self.ends_ms) = (grant.drawn, self.holders.ends_ms());
+            return grant;
+        }
         let mut counting = Counting { account: self, terms: &ask.terms, meter: ask.terms.meter(), now_ms };
         let window = counting.window();
         let latest = counting.latest(ask.instance);
@@ -134,7 +142,7 @@ impl Counting<'_> {
     fn window(&self) -> u64 {
         let length_ms = match self.terms.algorithm {
             Shared::TokenBucket => Bucket::lend_ms(self.terms),
-            Shared::FixedWindow | Shared::SlidingWindow => self.terms.window_ms.max(1),
+            _ => self.terms.window_ms.max(1),
         };
         self.now_ms.saturating_sub(self.now_ms.checked_rem(length_ms).unwrap_or(0))
     }
@@ -182,6 +190,8 @@ impl Counting<'_> {
         match self.terms.algorithm {
             Shared::TokenBucket => self.account.bucket.ends_ms(self.terms),
             Shared::FixedWindow => self.window().saturating_add(self.terms.window_ms),
+            // Holders tell when they end.
+            Shared::InFlight => 0,
             Shared::SlidingWindow => self.window().saturating_add(self.terms.window_ms.saturating_mul(2)),
         }
     }

@@ -1,14 +1,19 @@
 //! An account as bytes, for a host that keeps accounts where its memory does not last.
 
 use super::account::{Latest, MAX_INSTANCES};
+use super::in_flight::{Holder, Holders};
 use super::{Account, Instance};
 use crate::limiter::{State, UsedShare};
 use crate::units::Permits;
 
 impl Account {
-    /// The account as bytes: a version, then whole numbers of eight bytes, the lowest first.
+    /// The account as bytes: a version, then whole numbers of eight bytes, the lowest first. An account of requests in flight has
+    /// a version of its own.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
+        if !self.holders.0.is_empty() {
+            return self.held_bytes();
+        }
         let bucket = &self.bucket;
         let state = self.state.unwrap_or_default();
         let head = [
@@ -38,8 +43,13 @@ impl Account {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (numbers, rest) = bytes.as_chunks::<8>();
         let mut numbers = numbers.iter().map(|number| u64::from_le_bytes(*number));
-        if !rest.is_empty() || numbers.len() > HEAD + MAX_INSTANCES * EACH || numbers.next() != Some(VERSION) {
+        if !rest.is_empty() || numbers.len() > HEAD + MAX_INSTANCES * EACH {
             return None;
+        }
+        match numbers.next()? {
+            VERSION => {}
+            VERSION_IN_FLIGHT => return Self::held_from(numbers),
+            _ => return None,
         }
         let mut next = || numbers.next();
         let mut account = Self { at_ms: next()?, drawn: next()?, ends_ms: next()?, ..Self::default() };
@@ -55,6 +65,27 @@ impl Account {
         }
         Some(account)
     }
+
+    fn held_bytes(&self) -> Vec<u8> {
+        let head = [VERSION_IN_FLIGHT, self.at_ms, self.drawn, self.ends_ms];
+        let holders = self.holders.0.iter().flat_map(|holder| {
+            let (held, short) = (u64::from(holder.held.get()), u64::from(holder.short.get()));
+            [holder.instance.get(), holder.seq, held, holder.until_ms, holder.since_ms, short]
+        });
+        head.into_iter().chain(holders).flat_map(u64::to_le_bytes).collect()
+    }
+
+    fn held_from(mut numbers: impl Iterator<Item = u64>) -> Option<Self> {
+        let mut next = || numbers.next();
+        let mut account = Self { at_ms: next()?, drawn: next()?, ends_ms: next()?, ..Self::default() };
+        let Holders(holders) = &mut account.holders;
+        while let Some(instance) = next() {
+            let (seq, held, until_ms) = (next()?, permits(next()?)?, next()?);
+            let (since_ms, short) = (next()?, permits(next()?)?);
+            holders.push(Holder { instance: Instance::new(instance), seq, held, until_ms, since_ms, short });
+        }
+        (!holders.is_empty() && holders.len() <= MAX_INSTANCES).then_some(account)
+    }
 }
 
 pub(super) fn permits(number: u64) -> Option<Permits> {
@@ -62,6 +93,7 @@ pub(super) fn permits(number: u64) -> Option<Permits> {
 }
 
 const VERSION: u64 = 1;
+const VERSION_IN_FLIGHT: u64 = 2;
 /// Numbers of an account without those of its instances, and of each instance.
 const HEAD: usize = 13;
 const EACH: usize = 6;

@@ -16,6 +16,7 @@ impl Ask {
             Shared::FixedWindow => FIXED_WINDOW,
             Shared::SlidingWindow => SLIDING_WINDOW,
             Shared::TokenBucket => TOKEN_BUCKET,
+            Shared::InFlight => IN_FLIGHT,
         };
         let number = |permits: crate::units::Permits| u64::from(permits.get());
         bytes([
@@ -45,6 +46,7 @@ impl Ask {
             FIXED_WINDOW => Shared::FixedWindow,
             SLIDING_WINDOW => Shared::SlidingWindow,
             TOKEN_BUCKET => Shared::TokenBucket,
+            IN_FLIGHT => Shared::InFlight,
             _ => return None,
         };
         let terms = Terms { algorithm, permits: permits(next()?)?, window_ms: next()?, burst: permits(next()?)? };
@@ -115,6 +117,7 @@ const VERSION: u64 = 1;
 const FIXED_WINDOW: u64 = 0;
 const SLIDING_WINDOW: u64 = 1;
 const TOKEN_BUCKET: u64 = 2;
+const IN_FLIGHT: u64 = 3;
 /// No wait would suffice.
 const NEVER: u64 = u64::MAX;
 
@@ -134,9 +137,9 @@ mod tests {
             (key, instance, seq, window_ms, back_of) in any::<(u64, u64, u64, u64, u64)>(),
             (permits, burst, need) in (some_permits(), some_permits(), some_permits()),
             (least, want, back) in (some_permits(), some_permits(), some_permits()),
-            algorithm in 0_usize..3,
+            algorithm in 0_usize..4,
         ) {
-            let algorithm = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket][algorithm];
+            let algorithm = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket, Shared::InFlight][algorithm];
             let terms = Terms { algorithm, permits, window_ms, burst };
             let (key, instance) = (KeyHash::from_bits(key), Instance::new(instance));
             let ask = Ask { key, terms, instance, seq, need, least, want, back, back_of };

@@ -1,5 +1,6 @@
 //! How the charges of one decision are made: all or none, whatever the store does meanwhile.
 
+use super::plan::Counted;
 use super::refusing::Sentence;
 use super::{Charge, Engine, Stage};
 use crate::key::KeyHash;
@@ -43,6 +44,7 @@ impl<S: Store> Charging<'_, S> {
                 Ok(page) => {
                     self.engine.ask(charge, page, self.leases.held(charge.key), self.tier, self.now);
                     self.look_up(charge);
+                    self.look_up_held(charge);
                     charge.ahead = self.worth_drawing(charge);
                 }
                 Err(_) => self.fall_back(charge),
@@ -60,7 +62,8 @@ impl<S: Store> Charging<'_, S> {
     /// else published first stays open, as do all charges on it.
     pub(super) fn charge(&mut self, charges: &mut [Charge]) -> bool {
         let alone = charges.len() == 1;
-        for charge in charges.iter().filter(|charge| charge.stage == Stage::Open && charge.pays()) {
+        let writes = |charge: &&Charge| charge.stage == Stage::Open && charge.pays() && charge.counted != Counted::Held;
+        for charge in charges.iter().filter(writes) {
             // An earlier charge on the same page may have taken the place that was found.
             let again = if alone { charge.probe } else { None };
             let (Some(outcome), Ok(page)) = (charge.outcome, self.store.write(charge.page)) else { continue };
@@ -76,6 +79,11 @@ impl<S: Store> Charging<'_, S> {
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
             if !charge.pays() {
                 charge.stage = Stage::Settled;
+                continue;
+            }
+            if charge.counted == Counted::Held {
+                // Taken when all of them are: until then nobody else can.
+                charge.stage = Stage::Known;
                 continue;
             }
             match self.store.publish(charge.page) {
@@ -136,6 +144,10 @@ impl<S: Store> Charging<'_, S> {
         self.counters.add(Total::StoreFailures, 1);
         (charge.outcome, charge.sentence, charge.ahead) = (None, Sentence::Free, Permits::ZERO);
         let limit = self.engine.policy.limits.get(charge.limit());
+        if charge.counted == Counted::Held && limit.is_some_and(|it| it.on_store_failure == OnStoreFailure::Local) {
+            self.hold_alone(charge);
+            return;
+        }
         charge.stage = match limit.map(|limit| limit.on_store_failure) {
             Some(OnStoreFailure::Deny) => Stage::Denied,
             Some(OnStoreFailure::Allow) | None => Stage::Waived,

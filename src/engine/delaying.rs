@@ -10,9 +10,12 @@
 //! What a request is charged is charged when it begins to wait, and taken back if it is not released.
 
 use super::charging::take_back;
+use super::lending::release;
+use super::plan::Counted;
 use super::{Charge, Engine, Plan, Stage};
 use crate::decision::{Cause, Decision, Refusal};
 use crate::delay::{Arrival, Claim, Left, Line, WaitingRoom, Why};
+use crate::lease::Leases;
 use crate::limiter::{Meter, Outcome, Verdict};
 use crate::metrics::{Counters, Total};
 use crate::mode::Mode;
@@ -54,6 +57,8 @@ pub struct Books<'a, S> {
     pub store: &'a mut S,
     /// This instance's own memory.
     pub local: &'a mut MemoryStore,
+    /// What is known of permits that instances share.
+    pub leases: &'a mut Leases,
     /// What is counted.
     pub counters: &'a mut Counters,
 }
@@ -198,6 +203,10 @@ impl Engine {
     fn take_all_back<S: Store>(&self, left: &mut Left<Held>, books: &mut Books<'_, S>, now: Timestamp) {
         let Held { tier, charges, charged_at } = &mut left.held;
         for charge in charges {
+            if charge.counted == Counted::Held {
+                release(charge, books.leases, *charged_at, now);
+                continue;
+            }
             let waited_here = charge.limit == left.limit && charge.line() == left.line;
             let turn = waited_here && self.delays(charge).is_some_and(|delays| delays.slow_down.is_none());
             let charged = match (turn, charge.outcome) {

@@ -5,8 +5,11 @@
 
 use super::charging::Charging;
 use super::observing::{Reply, Ticket};
+use super::plan::Counted;
 use super::{Charge, Engine, Stage};
+use crate::global::Global;
 use crate::key::{self, Companion, KeyHash};
+use crate::lease::Leases;
 use crate::limiter::Meter;
 use crate::limiter::adaptive::{Adaptive, Learned, Sample};
 use crate::limiter::concurrency::Slots;
@@ -25,8 +28,7 @@ pub(super) struct Held {
     key: KeyHash,
     permits: Permits,
     taken_at: Timestamp,
-    /// They were taken in this instance's own memory, since the store had failed.
-    local: bool,
+    place: Place,
     /// The limit would have refused the request.
     beyond: bool,
     /// How many permits there are is found out, from requests such as this one.
@@ -42,17 +44,34 @@ pub(super) struct Found {
     in_flight: Permits,
 }
 
+/// Where permits were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In the store that an instance's workers share.
+    Store,
+    /// In this instance's own memory, since the store had failed.
+    Local,
+    /// Of what this worker holds of the authority, which knows the key by another name.
+    Global(KeyHash),
+}
+
 impl Held {
     /// What the charge of an admitted request holds; `None` when it was not charged, or holds nothing.
     pub(super) fn by(charge: &Charge, now: Timestamp) -> Option<Self> {
-        let charged = charge.pays() && matches!(charge.stage, Stage::Charged | Stage::Local);
+        let place = match (charge.stage, charge.counted, charge.shared_key) {
+            (Stage::Known, Counted::Held, Some(key)) => Some(Place::Global(key)),
+            (Stage::Charged, ..) => Some(Place::Store),
+            (Stage::Local, ..) => Some(Place::Local),
+            _ => None,
+        };
+        let charged = charge.pays() && place.is_some();
         (charge.holds && (charged || charge.beyond)).then_some(Self {
             limit: charge.limit,
             quota: charge.quota,
             key: charge.key,
             permits: charge.cost,
             taken_at: now,
-            local: charge.stage == Stage::Local,
+            place: place.unwrap_or(Place::Store),
             beyond: charge.beyond,
             found: charge.found,
         })
@@ -79,6 +98,8 @@ pub struct Load {
     pub in_flight: Permits,
     /// Permits that there are: what the policy says, or what was found out.
     pub permits: Permits,
+    /// What is in flight is so in this worker alone, each of which has its own: instances share the limit.
+    pub of_worker: bool,
 }
 
 impl<S: Store> Charging<'_, S> {
@@ -116,18 +137,29 @@ impl Engine {
         Some(Found { permits, in_flight: in_flight(slots, page, charge.key, now).plus(charge.cost) })
     }
 
-    /// Gives back what an ended request has held, and learns from how its upstream took it.
+    /// Gives back what an ended request has held, and learns from how its upstream took it. Where instances share permits there
+    /// may be [asks](crate::global::Global::asks) to send afterwards.
     pub fn release<S: Store>(
         &self,
         ticket: Ticket,
         store: &mut S,
         local: &mut MemoryStore,
+        leases: &mut Leases,
         counters: &mut Counters,
         now: Timestamp,
     ) {
         for held in &ticket.held {
             let Some(slots) = self.slots(held, ticket.tier) else { continue };
-            let store: &mut dyn Store = if held.local { local } else { store };
+            let store: &mut dyn Store = match held.place {
+                Place::Store => store,
+                Place::Local => local,
+                Place::Global(key) => {
+                    if let Some(global) = leases.global() {
+                        global.release(key, held.permits, held.taken_at, now);
+                    }
+                    continue;
+                }
+            };
             let mut change = |page: &mut Page| give_back(page, held, slots, &ticket, now);
             if change_page(store, held.key, counters, &mut change).is_err() {
                 counters.add(Total::ReleasesLost, 1);
@@ -142,6 +174,7 @@ impl Engine {
         ticket: &mut Ticket,
         store: &mut S,
         local: &mut MemoryStore,
+        leases: &mut Leases,
         counters: &mut Counters,
         now: Timestamp,
     ) {
@@ -150,7 +183,17 @@ impl Engine {
             else {
                 continue;
             };
-            let store: &mut dyn Store = if held.local { local } else { store };
+            let store: &mut dyn Store = match held.place {
+                Place::Store => store,
+                Place::Local => local,
+                Place::Global(key) => {
+                    let renews = |global: &mut Global| global.keep_held(key, held.permits, held.taken_at, now);
+                    if leases.global().is_some_and(renews) {
+                        held.taken_at = now;
+                    }
+                    continue;
+                }
+            };
             let mut change = |page: &mut Page| {
                 let probe = page.probe(held.account(), now);
                 let left = probe.state().map(|state| slots.refund(state, held.permits, held.taken_at));
@@ -169,7 +212,7 @@ impl Engine {
 
     /// Calls `each` with the load of every limit on requests in flight whose key has no part of a client. Loads that
     /// cannot be read are left out.
-    pub fn loads<S: Store>(&self, store: &mut S, now: Timestamp, each: &mut dyn FnMut(Load)) {
+    pub fn loads<S: Store>(&self, store: &mut S, leases: &Leases, now: Timestamp, each: &mut dyn FnMut(Load)) {
         store.begin();
         for (index, (limit, ready)) in self.policy.limits.iter().zip(&self.limits).enumerate() {
             let by_tier = match limit.key.as_slice() {
@@ -180,6 +223,10 @@ impl Engine {
             let Some(identity) = ready.identities.first().filter(|_| limit.holds()) else { continue };
             for (place, meters) in ready.meters.iter().enumerate().take(if by_tier { usize::MAX } else { 1 }) {
                 let tier = TierIndex::new(place).filter(|_| by_tier);
+                if let Some(load) = self.shared_load(index, tier, leases, now) {
+                    each(load);
+                    continue;
+                }
                 let name = tier.map(|tier| self.policy.tiers.get(tier.get()).map_or("", |name| name.as_str()));
                 let key = key::of_all(self.seed, *identity, name);
                 let (Some(slots), Ok(page)) =
@@ -189,7 +236,8 @@ impl Engine {
                 };
                 let estimate = page.probe(key.companion(Companion::Estimate), now).state();
                 let permits = slots.adaptive().map_or(slots.permits(), |adaptive| adaptive.found(estimate));
-                each(Load { limit: index, tier, in_flight: in_flight(slots, page, key, now), permits });
+                let in_flight = in_flight(slots, page, key, now);
+                each(Load { limit: index, tier, in_flight, permits, of_worker: false });
             }
         }
     }

@@ -99,7 +99,9 @@ impl<S: Store> Charging<'_, S> {
     pub(super) fn learn(&mut self, charge: &Charge, refused: bool) {
         let Some(outcome) = charge.outcome else { return };
         match charge.stage {
-            Stage::Known if charge.pays() && !refused => self.leases.spend(charge.key, charge.cost, outcome.state),
+            Stage::Known if charge.counted == Counted::Here && charge.pays() && !refused => {
+                self.leases.spend(charge.key, charge.cost, outcome.state)
+            }
             Stage::Charged if charge.ahead > Permits::ZERO => {
                 let Some(end) =
                     self.engine.meter(charge, self.tier).and_then(|meter| meter.charge_lasts_until(self.now))

@@ -94,6 +94,8 @@ pub(super) enum Counted {
     Here,
     /// Permits that were drawn from the authority.
     Drawn,
+    /// Permits that are held of the authority while the request is in flight.
+    Held,
     /// This instance's share of the quota, by itself, since the authority cannot be asked.
     Share(BasisPoints),
     /// A rate-limit service.

@@ -137,7 +137,7 @@ impl Engine {
         let share = match charge.counted {
             Counted::Share(share) => share,
             Counted::Elsewhere => return None,
-            Counted::Drawn | Counted::Here => return Some(Meter::Drawn(Drawn)),
+            Counted::Drawn | Counted::Held | Counted::Here => return Some(Meter::Drawn(Drawn)),
         };
         let limit = self.policy.limits.get(charge.limit())?;
         let quota = limit.quotas(tier).get(charge.quota())?;
@@ -151,7 +151,7 @@ impl Engine {
         Some(Meter::new(limit.algorithm, &quota))
     }
 
-    fn shared(&self, charge: &Charge, tier: TierIndex) -> Option<Shared> {
+    pub(super) fn shared(&self, charge: &Charge, tier: TierIndex) -> Option<Shared> {
         let sharing = self.limits.get(charge.limit())?.sharing.as_ref()?;
         let account = Account { key: charge.key, limit: charge.limit, quota: charge.quota, tier };
         let terms = *sharing.terms.get(tier.get())?.get(charge.quota())?;
@@ -173,7 +173,10 @@ impl<S: Store> Charging<'_, S> {
                 charge.outcome = charge.outcome.map(|outcome| Outcome { verdict, ..outcome });
             }
             Missing::Unknown => (charge.stage, charge.outcome) = (Stage::Awaiting, None),
-            Missing::Failed => self.fall_back(charge),
+            Missing::Failed => {
+                global.go_without();
+                self.fall_back(charge);
+            }
         }
     }
 
@@ -192,6 +195,9 @@ impl<S: Store> Charging<'_, S> {
     /// Tells what is known of shared keys what became of the request.
     pub(super) fn settle_shared(&mut self, charges: &mut [Charge], awaits: bool, refused: bool) {
         for charge in charges {
+            if charge.counted == Counted::Held {
+                self.settle_held(charge, awaits, refused);
+            }
             if charge.counted != Counted::Drawn {
                 continue;
             }

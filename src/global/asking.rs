@@ -98,12 +98,15 @@ impl Global {
             });
             self.sent.push(key);
         }
+        self.flight_asks(now, asks);
     }
 
     /// Lets a request wait for these keys, under a number unlike that of any other that waits. One that would wait for
     /// nothing, or finds no room, is [ready](Self::ready) at once.
     pub(crate) fn wait(&mut self, id: u32, since: Option<Timestamp>, keys: &[KeyHash], now: Timestamp) {
-        let is_asked = |key: &&KeyHash| self.table.get(**key).is_some_and(|entry| entry.asked.is_some());
+        let is_asked = |key: &&KeyHash| {
+            self.table.get(**key).is_some_and(|entry| entry.asked.is_some()) || self.is_flight_asked(**key)
+        };
         let pending: Vec<_> = keys.iter().filter(is_asked).copied().collect();
         let wake = Wake { id, since: since.unwrap_or(now) };
         self.waiting.enter(wake, pending, since.is_none());
@@ -122,6 +125,9 @@ impl Global {
     /// Takes in the answer to the ask of this number, `None` when there will be none. Answers with the permits that have
     /// come by it.
     pub(crate) fn answered(&mut self, key: KeyHash, seq: u64, grant: Option<Grant>, now: Timestamp) -> Option<Arrived> {
+        if self.flight_answered(key, seq, grant, now) {
+            return None;
+        }
         let entry = self.table.find(key)?;
         let in_time = entry.asked.is_some_and(|asked| asked.seq == seq && asked.is_sent());
         // What was granted is of use also when it comes too late for those who waited: once.
@@ -165,6 +171,7 @@ impl Global {
             self.sent.retain(|key| !expired.contains(key));
             expired.into_iter().for_each(|key| self.waiting.answered(key));
         }
+        self.tend_flights(now);
         self.waiting.expire(deadline, now);
         self.health.tick(now);
     }

@@ -134,7 +134,7 @@ impl Entry {
         let is_on = self.pressure.is_on(terms.algorithm, now);
         let whole = match terms.algorithm {
             Algorithm::TokenBucket => self.useful(now),
-            Algorithm::FixedWindow | Algorithm::SlidingWindow => Span::from_millis(terms.window_ms),
+            _ => Span::from_millis(terms.window_ms),
         };
         is_on && comes_soon && !is_over && !is_lone && !self.of.exact && self.pace.expects(whole, now) >= FEW
     }
@@ -247,7 +247,7 @@ impl Entry {
         (self.granted, self.granted_at, self.lasts) = (permits, now, lasts);
         self.renew_at = match self.of.terms.algorithm {
             Algorithm::TokenBucket => until,
-            Algorithm::FixedWindow | Algorithm::SlidingWindow => self.reset_at,
+            _ => self.reset_at,
         };
         (permits > Permits::ZERO && now < until).then_some(Arrived { account: self.of.account, permits, until })
     }

@@ -5,7 +5,7 @@
 //! else waits, so a store that is dead costs a request its deadline now and then, and one that comes back meets few asks at
 //! first.
 
-use crate::breaker::{Admission, Ledger, Local, Outcome, Part, Ticket};
+use crate::breaker::{Admission, Ledger, Local, Outcome, Part, State, Ticket};
 use crate::policy::Breaker;
 use crate::store::StoreError;
 use crate::units::{Draw, Span, Timestamp};
@@ -18,13 +18,25 @@ pub(crate) struct Health {
     draws: u64,
     asks: u64,
     failures: u64,
+    told: Told,
+}
+
+/// How a store is, as one worker sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Asks sent since the worker began.
+    pub asks: u64,
+    /// Of those, how many were not answered in time, or with an error.
+    pub failures: u64,
+    /// How often `on_store_failure` decided in its place.
+    pub without: u64,
 }
 
 impl Health {
     /// `seed` tells the waits of many workers apart, so that they do not all try again at one time.
     pub(crate) fn new(seed: u64) -> Self {
         let breaker = Local::new(&Breaker::around_a_store());
-        Self { breaker, ledger: Alone::default(), draws: seed, asks: 0, failures: 0 }
+        Self { breaker, ledger: Alone::default(), draws: seed, asks: 0, failures: 0, told: Told::default() }
     }
 
     /// Whether to ask would be in vain.
@@ -39,6 +51,7 @@ impl Health {
         match self.breaker.admit(&mut self.ledger, draw, now) {
             Admission::Pass(ticket) => {
                 self.asks = self.asks.saturating_add(1);
+                self.told.asks = self.told.asks.saturating_add(1);
                 Some(ticket)
             }
             Admission::Refuse { .. } | Admission::Observe { .. } => None,
@@ -48,6 +61,7 @@ impl Health {
     /// Takes note of how an ask has ended.
     pub(crate) fn observe(&mut self, ticket: Ticket, answered: bool, took: Span, now: Timestamp) {
         self.failures = self.failures.saturating_add(u64::from(!answered));
+        self.told.failures = self.told.failures.saturating_add(u64::from(!answered));
         let outcome = if answered { Outcome::Success } else { Outcome::Failure };
         let draw = self.draw();
         self.breaker.observe(&mut self.ledger, ticket, outcome, took, draw, now);
@@ -62,6 +76,16 @@ impl Health {
     pub(crate) fn tick(&mut self, now: Timestamp) {
         let draw = self.draw();
         self.breaker.tick(&mut self.ledger, draw, now);
+    }
+
+    /// Takes note that something had to be decided without an answer.
+    pub(crate) fn go_without(&mut self) {
+        self.told.without = self.told.without.saturating_add(1);
+    }
+
+    /// How the breaker stands, and what was counted since the worker began.
+    pub(crate) fn tell(&self, now: Timestamp) -> (State, Told) {
+        (self.breaker.state(now), self.told)
     }
 
     pub(crate) fn take_counts(&mut self) -> (u64, u64) {

@@ -174,7 +174,7 @@ impl Taken {
 
 /// How long a refused client is asked to wait. Nobody knows when a request in flight will end: this is the least that
 /// `Retry-After` can say.
-const RETRY_AFTER: Span = Span::from_secs(1);
+pub const RETRY_AFTER: Span = Span::from_secs(1);
 
 /// What [`Permits`] has.
 const COUNT_BITS: u32 = 28;

@@ -159,8 +159,8 @@ document! {
         /// Who counts together: `instance` is one Envoy with all its workers, `global` is all instances with the same store, see
         /// `stores`.
         scope: LimitScope = "instance",
-        /// For the scope `global`: `lease` draws permits ahead, so that a client in use is not waited for, `exact` asks the
-        /// store for every request. `lease` when absent.
+        /// For the scope `global`: `lease` draws permits ahead, so that a client in use is not waited for, or lends those of
+        /// requests in flight to one request after the other; `exact` asks the store for every request. `lease` when absent.
         sharing: Option<Drawing>,
         /// For the scope `global`: `rls` has the rate-limit service count, see `stores.rls`. Its quotas stand in its own
         /// configuration; the quota here is what one instance admits by itself while the service fails, under

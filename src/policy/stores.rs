@@ -262,8 +262,9 @@ pub(super) fn sharing(
     }
     let mut refuse = |field: &str, problem: &str, hint: &str| problems.report(&at.field(field), &[problem], &[hint]);
     let algorithm = document.algorithm();
-    if algorithm == Some(Algorithm::Concurrency) {
-        refuse("scope", "requests in flight cannot be shared in this version", "write \"scope\": \"instance\"");
+    if algorithm == Some(Algorithm::Concurrency) && quotas.iter().flatten().flatten().any(|it| it.least.is_some()) {
+        let problem = "an adaptive quota is what one instance finds out by its own requests";
+        refuse("scope", problem, "write \"permits\" in place of \"adaptive\", or \"scope\": \"instance\"");
     }
     if document.on_exceed() == Some(OnExceed::Delay) {
         refuse(
@@ -336,6 +337,10 @@ pub(super) fn by_service(
     if matches!(document.stores().and_then(Of::<document::Stores>::rls), Some(None)) {
         let hint = "write \"stores\": { \"rls\": { \"cluster\": ..., \"domain\": ... } }";
         refuse("store", "the policy names no rate-limit service", hint);
+    }
+    if limit.algorithm() == Some(Algorithm::Concurrency) {
+        let hint = "use another algorithm, or remove this";
+        refuse("store", "a rate-limit service counts no requests in flight", hint);
     }
     if matches!(limit.sharing(), Some(Some(_))) {
         refuse("sharing", "a rate-limit service is asked for every request", "remove this");

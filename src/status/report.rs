@@ -5,14 +5,16 @@ use std::borrow::Cow;
 
 use super::json::Json;
 use super::{Fingerprint, Page, UpstreamsNow, counts, upstreams};
+use crate::breaker::State;
 use crate::decision::Reply;
 use crate::engine::Engine;
-use crate::global::Global;
+use crate::global::{Global, Told};
 use crate::health::Health;
 use crate::health::monitor::Monitor;
 use crate::health::orca::Load;
 use crate::metrics::Counters;
 use crate::policy::{Algorithm, Limit, Policy, Priority, Quota, TierIndex};
+use crate::rls::Service;
 use crate::units::{BasisPoints, Span, Timestamp};
 
 /// Where what the pages say is taken from.
@@ -28,6 +30,8 @@ pub struct Sources<'a> {
     pub upstreams: Option<UpstreamsNow<'a>>,
     /// What this worker knows of limits that many instances share, where the policy has some.
     pub store: Option<&'a Global>,
+    /// What this worker knows of the rate-limit service, where the policy has limits that it counts.
+    pub service: Option<&'a Service>,
     /// What was counted, where nobody takes the numbers away to export them.
     pub counters: Option<&'a Counters>,
     /// How many keys the table holds.
@@ -90,10 +94,10 @@ impl Sources<'_> {
             policy.limits.iter().for_each(|limit| json.item(|json| write_limit(json, limit, policy)));
         });
         if let Some(store) = self.store {
-            json.object("store", |json| {
-                json.plain("answers", &store.answers(self.now));
-                json.number("deadline_ms", millis(store.rules().deadline));
-            });
+            json.object("store", |json| write_store(json, store.tell(self.now), store.rules().deadline));
+        }
+        if let Some(service) = self.service {
+            json.object("rate_limit_service", |json| write_store(json, service.tell(self.now), service.deadline()));
         }
         upstreams::write(json, policy, self.upstreams.as_ref(), self.now);
         if let Some(counters) = self.counters {
@@ -141,7 +145,11 @@ fn write_limit(json: &mut Json, limit: &Limit, policy: &Policy) {
         }
     });
     if limit.by_service {
+        json.text("scope", "global");
         json.text("store", "rls");
+    } else if let Some(sharing) = limit.sharing {
+        json.text("scope", "global");
+        json.text("sharing", if sharing.exact { "exact" } else { "lease" });
     }
 }
 
@@ -151,6 +159,16 @@ fn write_quota(json: &mut Json, quota: &Quota, algorithm: Algorithm) {
     if algorithm == Algorithm::TokenBucket {
         json.number("burst", quota.burst.get().into());
     }
+}
+
+/// How a store is that others share: whether it is asked, how this worker's breaker around it stands, and what came of asking.
+fn write_store(json: &mut Json, (state, told): (State, Told), deadline: Span) {
+    json.plain("answers", &(state != State::Open));
+    json.text("breaker", state.as_str());
+    json.number("deadline_ms", millis(deadline));
+    json.number("asks", told.asks);
+    json.number("failures", told.failures);
+    json.number("decided_without", told.without);
 }
 
 pub(super) fn millis(span: Span) -> u64 {

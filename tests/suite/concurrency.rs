@@ -208,11 +208,13 @@ impl Bench {
     }
 
     fn end(&mut self, ticket: Ticket, at_ms: u64) {
-        self.engine.release(ticket, &mut self.store, &mut self.local, &mut self.counters, ms(at_ms));
+        let Self { engine, store, local, counters, .. } = self;
+        engine.release(ticket, store, local, &mut Leases::none(), counters, ms(at_ms));
     }
 
     fn renew(&mut self, ticket: &mut Ticket, at_ms: u64) {
-        self.engine.renew(ticket, &mut self.store, &mut self.local, &mut self.counters, ms(at_ms));
+        let Self { engine, store, local, counters, .. } = self;
+        engine.renew(ticket, store, local, &mut Leases::none(), counters, ms(at_ms));
     }
 
     fn told(&mut self) -> Vec<String> {
@@ -345,7 +347,7 @@ fn all_that_the_upstream_works_on_is_in_flight_of_a_limit_that_observes_and_is_f
     ];
     let in_flight = |bench: &mut Bench, at_ms| {
         let mut seen = 0;
-        bench.engine.loads(&mut bench.store, ms(at_ms), &mut |load| seen = load.in_flight.get());
+        bench.engine.loads(&mut bench.store, &Leases::none(), ms(at_ms), &mut |load| seen = load.in_flight.get());
         seen
     };
     for policy in policies {
@@ -403,7 +405,7 @@ fn loads_are_told_of_limits_for_all_requests() {
     let mut bench = Bench::new(&two(all, more));
     let ticket = bench.held(0);
     let mut loads = Vec::new();
-    bench.engine.loads(&mut bench.store, ms(0), &mut |load| {
+    bench.engine.loads(&mut bench.store, &Leases::none(), ms(0), &mut |load| {
         loads.push((load.limit, load.in_flight.get(), load.permits.get()));
     });
     assert_eq!(loads, [(0, 1, 2), (2, 1, 7)]);

@@ -376,7 +376,8 @@ impl<S: Store> Bench<S> {
     }
 
     fn release(&mut self, ticket: tidegate::engine::Ticket, at_ms: u64) {
-        self.engine.release(ticket, &mut self.store, &mut self.local, &mut self.counters, ms(at_ms));
+        let Self { engine, store, local, leases, counters, .. } = self;
+        engine.release(ticket, store, local, leases, counters, ms(at_ms));
     }
 }
 

@@ -25,6 +25,27 @@ reads does not apply: the method POST is not GET
 }
 
 #[test]
+fn a_shared_limit_says_so_and_what_happens_while_its_store_fails() {
+    for (fields, words) in [
+        ("", "each draws permits ahead; while the store fails it counts its share of the quota"),
+        (
+            r#""sharing": "exact", "on_store_failure": "deny","#,
+            "each asks for every request; while the store fails it refuses it with 503",
+        ),
+        (
+            r#""on_store_failure": "allow","#,
+            "each draws permits ahead; while the store fails it lets the request go on",
+        ),
+    ] {
+        let policy = POLICY.replacen(r#""name": "api","#, &format!(r#""name": "api", "scope": "global", {fields}"#), 1);
+        let out = explain(&["--path", "/api/x", "--address", "192.0.2.1"], policy.as_bytes());
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(text.contains(&format!("\n  shared by all instances: {words}\n")), "{text}");
+        assert_eq!(text.matches("shared").count(), 1, "{text}");
+    }
+}
+
+#[test]
 fn what_is_shed_of_such_requests_is_told_and_who_gets_a_page() {
     let policy = POLICY.replacen(
         "\"limits\"",

@@ -15,7 +15,7 @@ mod bans;
 mod bodies;
 mod breakers;
 pub mod chain;
-mod concurrency;
+pub mod concurrency;
 mod costs;
 mod counting;
 mod delays;

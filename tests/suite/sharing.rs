@@ -4,6 +4,7 @@ mod breaking;
 mod counting;
 mod faults;
 mod hosts;
+mod in_flight;
 mod proxy;
 mod stage;
 mod waiting;

@@ -96,10 +96,14 @@ pub(super) fn grant(ask: &Ask, reply: &Reply) -> Result<Grant, RedisError> {
             .ok_or(RedisError::Garbled)
     };
     let (granted, left) = (permits(granted)?, permits(left)?);
-    let in_range = granted == Permits::ZERO || (ask.least.min(ask.need)..=ask.want.max(ask.need)).contains(&granted);
+    let most = ask.want.max(ask.need);
+    let in_range = match ask.terms.algorithm {
+        Shared::InFlight => granted <= ask.keeps().plus(most),
+        _ => granted == Permits::ZERO || (ask.least.min(ask.need)..=most).contains(&granted),
+    };
     // Nothing lasts longer than what it was charged in; a bucket's permits last a second at most.
     let longest_ms = match ask.terms.algorithm {
-        Shared::FixedWindow | Shared::SlidingWindow => ask.terms.window_ms,
+        Shared::FixedWindow | Shared::SlidingWindow | Shared::InFlight => ask.terms.window_ms,
         Shared::TokenBucket => MAX_LEND_MS,
     };
     if !in_range || lasts_ms > longest_ms {

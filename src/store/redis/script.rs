@@ -1,7 +1,7 @@
 //! The scripts by which Redis is an authority: one for each algorithm and one for breakers, held equal to [`crate::authority`] by the tests.
 //!
-//! A script that counts is made of four parts: the clock, what is asked and known, the algorithm, and the account that they make up. Its
-//! comments are for the reader, and neither compiled in nor sent.
+//! A script that counts is made of four parts: the clock, what is asked and known, the algorithm, and the account that they make up.
+//! That of requests in flight has no account beside who holds what. Comments are for the reader, and neither compiled in nor sent.
 
 use crate::authority::Shared;
 
@@ -18,22 +18,19 @@ impl Script {
     #[must_use]
     pub const fn of(algorithm: Shared) -> Self {
         match algorithm {
-            Shared::FixedWindow => Self {
-                parts: [CLOCK, ASK, FIXED_WINDOW, ACCOUNT],
-                sha1: "39efe5788481b69e665a28d16d846a6f98b5743c",
-                suffix: "f1",
-            },
-            Shared::SlidingWindow => Self {
-                parts: [CLOCK, ASK, SLIDING_WINDOW, ACCOUNT],
-                sha1: "9f009fecb9b10d618b1c69c943380080690901e6",
-                suffix: "s1",
-            },
-            Shared::TokenBucket => Self {
-                parts: [CLOCK, ASK, TOKEN_BUCKET, ACCOUNT],
-                sha1: "7d9d3f6cd698c94b087a6571a1c2e38f4c61b1c2",
-                suffix: "t1",
+            Shared::FixedWindow => Self::counting(FIXED_WINDOW, "39efe5788481b69e665a28d16d846a6f98b5743c", "f1"),
+            Shared::SlidingWindow => Self::counting(SLIDING_WINDOW, "9f009fecb9b10d618b1c69c943380080690901e6", "s1"),
+            Shared::TokenBucket => Self::counting(TOKEN_BUCKET, "7d9d3f6cd698c94b087a6571a1c2e38f4c61b1c2", "t1"),
+            Shared::InFlight => Self {
+                parts: [CLOCK, ASK, IN_FLIGHT, ""],
+                sha1: "c99830740d442cb176352dc383bc6c3f63d2a8d2",
+                suffix: "c1",
             },
         }
+    }
+
+    const fn counting(algorithm: &'static str, sha1: &'static str, suffix: &'static str) -> Self {
+        Self { parts: [CLOCK, ASK, algorithm, ACCOUNT], sha1, suffix }
     }
 
     /// The script that answers reports on breakers: see [`crate::breaker::global`].
@@ -79,6 +76,7 @@ const ASK: &str = code!("ask.lua");
 const FIXED_WINDOW: &str = code!("fixed_window.lua");
 const SLIDING_WINDOW: &str = code!("sliding_window.lua");
 const TOKEN_BUCKET: &str = code!("token_bucket.lua");
+const IN_FLIGHT: &str = code!("in_flight.lua");
 const ACCOUNT: &str = code!("account.lua");
 const BREAKERS: &str = code!("breakers.lua");
 
@@ -128,9 +126,10 @@ const MAX_CODE_BYTES: usize = 8 * 1024;
 mod tests {
     use super::*;
 
-    fn all() -> [Script; 4] {
-        let [one, two, three] = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket].map(Script::of);
-        [one, two, three, Script::of_breakers()]
+    fn all() -> [Script; 5] {
+        let counting = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket, Shared::InFlight];
+        let [fixed, sliding, bucket, in_flight] = counting.map(Script::of);
+        [fixed, sliding, bucket, in_flight, Script::of_breakers()]
     }
 
     #[test]

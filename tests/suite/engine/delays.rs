@@ -66,7 +66,7 @@ impl Site {
         match (decision.refusal, decision.delay) {
             (None, None) => Sent::Passed,
             (None, Some(_)) => {
-                let mut books = Books { store: &mut self.store, local, counters };
+                let mut books = Books { store: &mut self.store, local, leases: &mut Leases::none(), counters };
                 Sent::Waits(self.engine.enter(plan, id, room, &mut books).expect("it waits"))
             }
             (Some(refusal), _) => Sent::Refused(refusal.retry_after.map(|wait| wait.as_secs_ceil())),
@@ -75,7 +75,7 @@ impl Site {
 
     fn leave(&mut self, at: usize, limit: u32, id: u32, now: u64) {
         let Instance { room, local, counters, .. } = &mut self.instances[at];
-        let mut books = Books { store: &mut self.store, local, counters };
+        let mut books = Books { store: &mut self.store, local, leases: &mut Leases::none(), counters };
         self.engine.leave(limit, id, room, &mut books, ms(now));
     }
 
@@ -87,7 +87,7 @@ impl Site {
         left.into_iter()
             .map(|left| {
                 let (id, released) = (left.id, left.why == Why::Released);
-                let mut books = Books { store: &mut self.store, local, counters };
+                let mut books = Books { store: &mut self.store, local, leases: &mut Leases::none(), counters };
                 let decision = self.engine.finish(left, plan, &mut books, ms(now));
                 assert_eq!(decision.refusal.is_none(), released);
                 let mut told = String::new();

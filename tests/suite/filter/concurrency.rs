@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::client::{Connection, Request};
 use super::metrics::assert_shows;
 use super::stage::{Stage, eventually, policy};
+use crate::bootstrap::Bootstrap;
 use crate::origin::Settings;
 
 /// An upstream that holds its answers back until it is let go, and ends them as the path asks.
@@ -89,15 +90,15 @@ async fn held(stage: &Stage, permits: u64) {
 
 async fn on_stage(limits: impl IntoIterator<Item = Value>) -> (Stage, Gate) {
     let gate = Gate::start().await;
-    // Without Envoy's own bound of 15 s on an answer.
+    let stage = Stage::with(&policy(limits), |bootstrap| patient(bootstrap.upstream(gate.address).unwrap())).await;
+    (stage, gate)
+}
+
+/// The same without Envoy's own bound of 15 s on an answer.
+pub fn patient(bootstrap: Bootstrap) -> Bootstrap {
     let route =
         "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes/1";
-    let stage = Stage::with(&policy(limits), |bootstrap| {
-        let bootstrap = bootstrap.upstream(gate.address).unwrap();
-        bootstrap.insert(&format!("{route}/route"), "timeout", json!("0s")).unwrap()
-    })
-    .await;
-    (stage, gate)
+    bootstrap.insert(&format!("{route}/route"), "timeout", json!("0s")).unwrap()
 }
 
 #[tokio::test]

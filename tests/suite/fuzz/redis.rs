@@ -43,7 +43,7 @@ fn redis(dice: &mut Dice) -> (Protocol, Redis) {
 fn some_ask(dice: &mut Dice) -> Ask {
     let permits = |dice: &mut Dice| Permits::new(dice.below(200) as u32);
     let need = permits(dice);
-    let algorithm = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket][dice.below(3)];
+    let algorithm = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket, Shared::InFlight][dice.below(4)];
     Ask {
         key: KeyHash::from_bits(dice.next()),
         terms: Terms {
@@ -130,7 +130,9 @@ fn an_answer_gives_what_it_says_or_an_error() {
                 match outcomes[*of] {
                     Ok(grant) => {
                         granted += 1;
-                        assert!(grant.granted <= asks[*of].want, "{}", body.escape_ascii());
+                        let keeps = asks[*of].terms.algorithm == Shared::InFlight;
+                        let kept = if keeps { asks[*of].keeps() } else { Permits::ZERO };
+                        assert!(grant.granted <= asks[*of].want.plus(kept), "{}", body.escape_ascii());
                         let read = naive(&body, protocol, place, verb);
                         assert_eq!(Some(numbers_of(&grant)), read, "{}", body.escape_ascii());
                     }

@@ -151,7 +151,8 @@ fn any_request_at_any_time_is_decided_and_told_within_bounds() {
             engine.observe(&mut ticket, &answer, &mut store, &mut local, &mut counters, Timestamp::from_nanos(now));
             // Now and then a VM dies before its streams end.
             if dice.below(4) > 0 {
-                engine.release(ticket, &mut store, &mut local, &mut counters, Timestamp::from_nanos(now));
+                let now = Timestamp::from_nanos(now);
+                engine.release(ticket, &mut store, &mut local, &mut leases, &mut counters, now);
             }
         }
         // A terminal is shown nothing that it would obey.

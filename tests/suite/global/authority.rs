@@ -133,7 +133,7 @@ fn a_bucket_and_what_it_has_lent_are_never_more_than_the_burst() {
 
 #[test]
 fn an_account_comes_back_from_its_bytes_and_nothing_else_does() {
-    for algorithm in ALGORITHMS {
+    for algorithm in ALGORITHMS.into_iter().chain(["concurrency"]) {
         let mut account = Account::default();
         for seq in 1..4 {
             for instance in 0..3 {
@@ -150,6 +150,8 @@ fn an_account_comes_back_from_its_bytes_and_nothing_else_does() {
             }
         }
         assert_eq!(Account::from_bytes(&[2; 200]), None);
+        let [odd, cut] = [3, 2].map(|version: u64| [version.to_le_bytes(); 7].concat());
+        assert_eq!((Account::from_bytes(&odd), Account::from_bytes(&cut)), (None, None));
     }
 }
 
@@ -169,4 +171,61 @@ fn keys_and_instances_are_bounded() {
         granted.insert(instance, account.answer(&ask, NOW).granted);
     }
     assert!(account.to_bytes().len() < 8 * (20 + 6 * MAX_INSTANCES));
+}
+
+/// What an instance may use of its permits, and until when.
+#[derive(Clone, Copy, Default)]
+struct Uses {
+    permits: u32,
+    until: u64,
+    seq: u64,
+}
+
+#[test]
+fn whatever_is_asked_and_whichever_answers_are_lost_all_together_hold_no_more_than_there_are() {
+    let mut random = Random(11);
+    let (mut most, mut called) = (0, 0);
+    for round in 0..1_000 {
+        let terms = Terms { window_ms: 10_000, ..terms("concurrency", 1 + random.below(30) as u32, 1) };
+        let mut account = Account::default();
+        let mut now = NOW;
+        let mut all = [Uses::default(); 5];
+        let mut earlier = Vec::new();
+        for _ in 0..100 {
+            now += [0, 1, 30, 400, 3_000][random.below(5) as usize];
+            let at = random.below(5) as usize;
+            let uses = &mut all[at];
+            if now >= uses.until {
+                uses.permits = 0;
+            }
+            if random.below(5) == 0 && !earlier.is_empty() {
+                // One that was late, or is doubled, and whose answer nobody hears.
+                let late: Ask = earlier[random.below(earlier.len() as u64) as usize];
+                account.answer(&late, now);
+            }
+            let keeps = random.below(u64::from(uses.permits) + 1) as u32;
+            let (need, ahead) = (random.below(12) as u32, random.below(12) as u32);
+            let seq = uses.seq + 1;
+            let ask = Ask {
+                instance: Instance::new(at as u64),
+                least: Permits::new(random.below(u64::from(need) + 1) as u32),
+                back: Permits::new(keeps),
+                ..ask(terms, seq, need, need + ahead)
+            };
+            earlier.push(ask);
+            // From when it asks it uses no more than it keeps.
+            (uses.permits, uses.seq) = (keeps, seq);
+            let grant = account.answer(&ask, now);
+            assert!(grant.granted.get() <= keeps + need + ahead, "round {round}: {ask:?} {grant:?}");
+            assert!(grant.granted.get() >= keeps, "round {round}: {ask:?} {grant:?} takes away what is in use");
+            called += u64::from(grant.called() > Permits::ZERO);
+            if random.below(4) > 0 {
+                (uses.permits, uses.until) = (grant.granted.get(), now + grant.lasts_ms);
+            }
+            let sum: u32 = all.iter().filter(|uses| now < uses.until).map(|uses| uses.permits).sum();
+            assert!(sum <= terms.permits.get(), "round {round}: {sum} of {}", terms.permits.get());
+            most += u64::from(sum == terms.permits.get());
+        }
+    }
+    assert!(most > 10_000 && called > 1_000, "hardly anything was tried: {most}, {called}");
 }

@@ -1,6 +1,7 @@
 //! One instance, its engine, and an authority that answers when the test says so.
 
 use crate::harness::{Request, ms};
+use serde_json::json;
 use tidegate::authority::{Ask, Authority, Instance};
 use tidegate::decision::{Cause, Decision};
 use tidegate::engine::{Answer, Engine, Plan};
@@ -8,21 +9,24 @@ use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::{Policy, TierIndex};
+use tidegate::status::{Fingerprint, Page, Sources};
 use tidegate::store::memory::MemoryStore;
-use tidegate::units::{Span, Timestamp};
+use tidegate::units::{Permits, Span, Timestamp};
 
-struct Bench {
-    engine: Engine,
-    store: MemoryStore,
-    local: MemoryStore,
-    leases: Leases,
-    counters: Counters,
-    plan: Plan,
-    authority: Authority,
+pub(super) struct Bench {
+    pub(super) engine: Engine,
+    pub(super) store: MemoryStore,
+    pub(super) local: MemoryStore,
+    pub(super) leases: Leases,
+    pub(super) counters: Counters,
+    pub(super) plan: Plan,
+    pub(super) authority: Authority,
+    /// The ask that was answered last.
+    pub(super) last: Option<Ask>,
 }
 
 impl Bench {
-    fn new(limits: &str) -> Self {
+    pub(super) fn new(limits: &str) -> Self {
         Self::within(Span::from_millis(20), limits)
     }
 
@@ -40,6 +44,7 @@ impl Bench {
             leases,
             plan: Plan::new(),
             authority: Authority::new(100),
+            last: None,
         }
     }
 
@@ -52,12 +57,12 @@ impl Bench {
         self.engine.decide(plan, store, local, leases, counters, at(now))
     }
 
-    fn decide(&mut self, now: u64) -> Decision {
+    pub(super) fn decide(&mut self, now: u64) -> Decision {
         self.decide_since(None, now)
     }
 
     /// Decides on a request and lets it wait if it has to.
-    fn arrive(&mut self, id: u32, now: u64) -> Decision {
+    pub(super) fn arrive(&mut self, id: u32, now: u64) -> Decision {
         let decision = self.decide(now);
         if decision.awaits.is_some() {
             self.engine.await_grant(&self.plan, id, &mut self.leases);
@@ -65,23 +70,24 @@ impl Bench {
         decision
     }
 
-    fn asks(&mut self, now: u64) -> Vec<Ask> {
+    pub(super) fn asks(&mut self, now: u64) -> Vec<Ask> {
         let mut asks = Vec::new();
         self.leases.global().unwrap().asks(at(now), &mut asks);
         asks
     }
 
-    fn answer(&mut self, ask: &Ask, now: u64) -> Answer {
+    pub(super) fn answer(&mut self, ask: &Ask, now: u64) -> Answer {
+        self.last = Some(*ask);
         Answer::to(ask, Some(self.authority.answer(ask, NOW_MS + now)))
     }
 
-    fn hand_in(&mut self, answer: &Answer, now: u64) {
+    pub(super) fn hand_in(&mut self, answer: &Answer, now: u64) {
         let Self { store, leases, counters, .. } = self;
         self.engine.granted(answer, leases, store, counters, at(now));
     }
 
     /// Answers all that is asked, as often as that lets somebody ask again, and tells who was admitted.
-    fn serve(&mut self, now: u64) -> Vec<(u32, Decision)> {
+    pub(super) fn serve(&mut self, now: u64) -> Vec<(u32, Decision)> {
         let mut served = Vec::new();
         for _ in 0..100 {
             let asks = self.asks(now);
@@ -97,7 +103,7 @@ impl Bench {
         panic!("it asks for ever");
     }
 
-    fn wake(&mut self, now: u64) -> Vec<(u32, Decision)> {
+    pub(super) fn wake(&mut self, now: u64) -> Vec<(u32, Decision)> {
         let mut woken = Vec::new();
         while let Some(wake) = self.leases.global().unwrap().ready() {
             let decision = self.decide_since(Some(wake.since), now);
@@ -110,15 +116,15 @@ impl Bench {
         woken
     }
 
-    fn tend(&mut self, now: u64) {
+    pub(super) fn tend(&mut self, now: u64) {
         let Self { store, leases, counters, .. } = self;
         self.engine.tend(leases, store, counters, at(now));
     }
 }
 
-const NOW_MS: u64 = 1_700_000_000_000;
+pub(super) const NOW_MS: u64 = 1_700_000_000_000;
 
-fn at(now: u64) -> Timestamp {
+pub(super) fn at(now: u64) -> Timestamp {
     ms(NOW_MS + now)
 }
 
@@ -278,6 +284,41 @@ fn a_late_answer_is_of_use_to_those_who_come_later() {
 }
 
 #[test]
+fn the_status_page_tells_how_the_store_is_and_what_was_decided_without_it() {
+    let mut bench = Bench::new(SHARED);
+    for now in 0..4 {
+        bench.arrive(now as u32, now);
+        for ask in bench.asks(now) {
+            bench.hand_in(&Answer::to(&ask, None), now);
+        }
+        bench.wake(now);
+    }
+    let page = |bench: &Bench, now: u64| {
+        let sources = Sources {
+            engine: &bench.engine,
+            fingerprint: Fingerprint::of(""),
+            monitor: None,
+            store: bench.leases.global_ref(),
+            service: None,
+            upstreams: None,
+            counters: None,
+            live_keys: 0,
+            now: at(now),
+        };
+        serde_json::from_str::<serde_json::Value>(&sources.reply(Page::Status).body).unwrap()
+    };
+    let told = page(&bench, 4);
+    assert_eq!(
+        told["store"],
+        json!({ "answers": false, "breaker": "open", "deadline_ms": 20, "asks": 3, "failures": 3, "decided_without": 4 })
+    );
+    assert_eq!((&told["limits"][0]["scope"], &told["limits"][0]["sharing"]), (&json!("global"), &json!("lease")));
+    bench.arrive(9, 2_000);
+    bench.serve(2_001);
+    assert_eq!(page(&bench, 2_002)["store"]["breaker"], "closed");
+}
+
+#[test]
 fn only_so_many_wait() {
     let mut bench = Bench::new(&SHARED.replace(r#""scope""#, r#""on_store_failure": "deny", "scope""#));
     for id in 0..2_000 {
@@ -326,6 +367,41 @@ fn what_a_slow_authority_grants_is_there_for_those_who_have_waited() {
     bench.tend(600);
     assert_eq!(bench.asks(600), [], "nothing is given back");
     assert_eq!(bench.wake(600), [(1, Decision::ADMIT)]);
+}
+
+#[test]
+fn where_others_take_all_there_is_nobody_waits_to_be_told_so() {
+    let limit = SHARED.replace("fixed-window", "token-bucket").replace("\"10s\"", "\"1s\"");
+    let mut bench = Bench::new(&limit);
+    let terms = {
+        bench.arrive(0, 0);
+        let ask = bench.asks(0)[0];
+        let answer = bench.answer(&ask, 1);
+        bench.hand_in(&answer, 1);
+        bench.wake(1);
+        ask
+    };
+    let (mut waited, mut admitted, mut refused) = (0, 0, 0);
+    for now in 2..6_000_u64 {
+        // Another instance takes what there is, but for some.
+        let others = Ask { instance: Instance::new(8), seq: now, need: Permits::ONE, want: Permits::ONE, ..terms };
+        if now % 100 < 90 {
+            bench.authority.answer(&others, NOW_MS + now);
+        }
+        if now % 5 == 0 {
+            let decision = bench.arrive(now as u32, now);
+            waited += u32::from(decision.awaits.is_some() && now > 3_000);
+            admitted += u32::from(decision.awaits.is_none() && decision.refusal.is_none());
+            refused += u32::from(decision.refusal.is_some());
+            let told = decision.refusal.and_then(|refusal| refusal.retry_after);
+            assert!(told.is_none_or(|told| told >= Span::from_millis(10)), "{told:?}");
+        }
+        bench.serve(now);
+    }
+    assert!(waited <= 6, "{waited} of 600 waited");
+    assert!(admitted >= 30 && refused > 600, "{admitted} admitted, {refused} refused at once");
+    // When the others have gone, whoever comes back after the wait that was told is admitted.
+    assert!(bench.arrive(1, 8_000).refusal.is_none());
 }
 
 #[test]

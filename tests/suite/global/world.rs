@@ -43,12 +43,12 @@ impl Default for Setup<'_> {
 /// What goes wrong, in parts of a thousand.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
-    lost: u64,
-    doubled: u64,
-    late: u64,
-    crashes: u64,
-    parts: u64,
-    skew_ms: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    pub late: u64,
+    pub crashes: u64,
+    pub parts: u64,
+    pub skew_ms: u64,
 }
 
 impl Faults {
@@ -248,6 +248,7 @@ impl World {
                     }
                 }
             }
+            Shared::InFlight => return Err("requests in flight have a world of their own".to_owned()),
         }
         Ok(())
     }
@@ -404,12 +405,13 @@ pub fn shared(word: &str) -> Shared {
     match word {
         "fixed-window" => Shared::FixedWindow,
         "sliding-window" => Shared::SlidingWindow,
+        "concurrency" => Shared::InFlight,
         _ => Shared::TokenBucket,
     }
 }
 
 /// The request that everybody sends.
-struct Plain;
+pub struct Plain;
 
 impl RequestFacts for Plain {
     fn method(&self) -> Cow<'_, [u8]> {

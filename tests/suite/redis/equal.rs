@@ -111,7 +111,7 @@ fn some_step(dice: &mut Dice, terms: &Terms) -> u64 {
 fn every_script_answers_as_the_core_does() {
     let server = RedisServer::start(&[]);
     let mut connection = server.connect();
-    for algorithm in ALGORITHMS {
+    for algorithm in ALGORITHMS.into_iter().chain([Shared::InFlight]) {
         let script = OnClock::of(algorithm);
         let (mut key, mut asked, mut granted, mut refused, mut returned, mut back_in_time) = (0, 0, 0, 0, 0, 0);
         cases(&format!("redis: {algorithm:?}"), |dice| {
@@ -175,5 +175,26 @@ fn an_account_forgets_one_of_too_many_instances_and_counts_all_of_them() {
         }
         let kept: u64 = redis::cmd("HLEN").arg(key(&ask(1, terms, 1))).query(&mut connection).unwrap();
         assert_eq!(kept, most + 1, "{algorithm:?}: those remembered, and the account");
+    }
+}
+
+#[test]
+fn of_too_many_instances_those_that_hold_permits_are_remembered_and_no_other_gets_any() {
+    let server = RedisServer::start(&[]);
+    let mut connection = server.connect();
+    let (script, now_ms) = (OnClock::of(Shared::InFlight), 1_800_000_000_000);
+    let terms = super::terms(Shared::InFlight, 100_000, 86_400_000);
+    let mut authority = Authority::new(1);
+    let most = MAX_INSTANCES as u64;
+    for instance in 1..=most + 3 {
+        let ask = ask(1, terms, instance);
+        let expected = authority.answer(&ask, now_ms);
+        assert_eq!(expected.granted.get(), u32::from(instance <= most));
+        assert_eq!(script.answer(&mut connection, &ask, now_ms), expected, "{instance}");
+    }
+    // One that gives back makes room for another, and one that holds nothing for the next.
+    let back = Ask { seq: 2, need: Permits::ZERO, want: Permits::ZERO, ..ask(1, terms, 7) };
+    for ask in [back, ask(1, terms, most + 1), ask(1, terms, most + 2)] {
+        assert_eq!(script.answer(&mut connection, &ask, now_ms + 1), authority.answer(&ask, now_ms + 1), "{ask:?}");
     }
 }

@@ -46,6 +46,7 @@ async fn three_ways(addr: SocketAddr, deadline: &str) -> Stage {
     });
     let mut policy = with_service(limits);
     policy["stores"]["rls"]["deadline"] = json!(deadline);
+    policy["status"] = json!({ "addresses": ["10.0.0.1"] });
     stage(&policy, addr).await
 }
 
@@ -115,8 +116,15 @@ async fn nobody_waits_for_a_dead_service_beyond_the_deadline_nor_at_all_while_th
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert!(service.asked().len() < 30, "{}", service.asked().len());
     assert!(stage.envoy.logged("did not answer within the deadline").await, "{}", stage.envoy.log());
+    let page = async || stage.ask(&Request::get("/tidegate/status").from("10.0.0.1")).await.json();
+    let told = page().await["rate_limit_service"].clone();
+    let number = |name: &str| told[name].as_u64().unwrap_or_default();
+    assert_eq!((number("deadline_ms"), number("decided_without")), (100, 103), "{told}");
+    assert!(number("failures") >= 3 && number("asks") >= number("failures") && number("asks") < 30, "{told}");
+    assert!(told["breaker"] != "closed", "{told}");
     service.set(Does::Counts(1_000));
     eventually("the service is asked again", async || stage.ask(&ask).await.status == 200).await;
+    assert_eq!(page().await["rate_limit_service"]["breaker"], "closed");
     stage.end().await;
 }
 

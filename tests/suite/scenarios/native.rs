@@ -154,7 +154,7 @@ impl<'s> Host<'s> {
         }
         self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
         for ticket in self.flights.iter_mut().filter_map(|flight| flight.ticket.as_mut()) {
-            self.engine.renew(ticket, &mut self.store, &mut self.local, &mut self.counters, self.now);
+            self.engine.renew(ticket, &mut self.store, &mut self.local, &mut self.leases, &mut self.counters, self.now);
         }
         if let Some(monitor) = &mut self.monitor
             && self.now.since(self.merged_at).as_secs() >= 1
@@ -175,7 +175,8 @@ impl<'s> Host<'s> {
         for left in left {
             let at = self.flights.iter().position(|flight| flight.id == left.id).expect("who waits is known");
             let mut flight = self.flights.remove(at);
-            let mut books = Books { store: &mut self.store, local: &mut self.local, counters: &mut self.counters };
+            let Self { store, local, leases, counters, .. } = self;
+            let mut books = Books { store, local, leases, counters };
             let decision = self.engine.finish(left, &mut self.plan, &mut books, self.now);
             flight.seen.seen.after_ms = self.now.since(flight.seen.sent).as_nanos() / 1_000_000;
             flight.fields = self.fields();
@@ -216,6 +217,7 @@ impl<'s> Host<'s> {
                 monitor,
                 upstreams: None,
                 store: None,
+                service: None,
                 counters: None,
                 live_keys: 0,
                 now: self.now,
@@ -229,7 +231,7 @@ impl<'s> Host<'s> {
         let Self { engine, plan, store, local, leases, counters, now, room, .. } = self;
         let decision = engine.decide(plan, store, local, leases, counters, *now);
         if decision.delay.is_some() {
-            let mut books = Books { store, local, counters };
+            let mut books = Books { store, local, leases, counters };
             engine.enter(plan, flight.id, room, &mut books).expect("what is delayed can wait");
             self.flights.push(flight);
             return;

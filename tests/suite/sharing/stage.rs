@@ -9,6 +9,7 @@ use tidegate::policy::Protocol;
 use super::proxy::Proxy;
 use crate::bootstrap::Bootstrap;
 use crate::filter::client::{Connection, Request};
+use crate::filter::concurrency::patient;
 use crate::filter::stage::{Stage, policy};
 use crate::redis::front::Front;
 use crate::redis::process::{Paused, RedisServer, Webdis};
@@ -66,6 +67,15 @@ pub fn shared(permits: u32) -> Value {
 
 impl Sharing {
     pub async fn start(setup: &Setup) -> Self {
+        Self::with(setup, None).await
+    }
+
+    /// The same before this origin, whose answers may take as long as they like.
+    pub async fn before(setup: &Setup, origin: SocketAddr) -> Self {
+        Self::with(setup, Some(origin)).await
+    }
+
+    async fn with(setup: &Setup, origin: Option<SocketAddr>) -> Self {
         let redis = RedisServer::start(&[]);
         let (protocol, secret) = (setup.protocol, token(setup.protocol));
         let (front, webdis) = match protocol {
@@ -92,6 +102,10 @@ impl Sharing {
                 let with = |bootstrap: Bootstrap, (name, address): &(&str, _)| bootstrap.with_cluster(name, *address);
                 let bootstrap =
                     setup.clusters.iter().fold(bootstrap, |bootstrap, cluster| with(bootstrap, cluster).unwrap());
+                let bootstrap = match origin {
+                    Some(origin) => patient(bootstrap.upstream(origin).unwrap()),
+                    None => bootstrap,
+                };
                 let variables = json!({ "key_values": { "STORE_TOKEN": secret } });
                 if in_environment { bootstrap.environment(variables).unwrap() } else { bootstrap }
             });

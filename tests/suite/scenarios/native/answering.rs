@@ -237,7 +237,8 @@ impl<'s> Host<'s> {
         seen.body = if *flight.request.method() == *b"HEAD" { String::new() } else { body.to_owned() };
         seen.keep(lines.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         if let Some(ticket) = flight.ticket {
-            self.engine.release(ticket, &mut self.store, &mut self.local, &mut self.counters, self.now);
+            let Self { engine, store, local, leases, counters, now, .. } = self;
+            engine.release(ticket, store, local, leases, counters, *now);
         }
         if is_last {
             self.report.step(number, &self.does, &seen);

@@ -1,0 +1,293 @@
+//! Requests in flight, of many instances: permits are held, and not spent.
+//!
+//! An instance says what it goes on holding ([`Ask::keeps`]), whatever it was granted before, and what it needs beside that.
+//! The answer is what it holds from here on, all together, and until when. So a message says how things are and not
+//! how they change: one that is lost, late or doubled is made good by the next, and
+//!
+//! ```text
+//! the sum of what all instances hold <= permits
+//! ```
+//!
+//! at any time by this clock. It needs two things of an instance. From when it sends an ask it uses no more than it says
+//! to keep, until an answer says that it has more. And it counts the time of an answer from when it sent the ask. Of whom
+//! nothing is heard for as long as the lease holds nothing any more. What it keeps is not taken away, not even by a policy that
+//! has fewer permits; those are used up first.
+//!
+//! **Nobody is passed over for ever.** Who gets too few stands in line, for what the cheapest of its requests costs, and
+//! the permits that come free are kept for who has stood there longest. Whoever has had a turn stands behind the others. Those
+//! who hold permits are told how many are called back ([`Grant::called`]): as their requests end they give so many
+//! back, in place of using them for the next. Who does not ask again for [`LINE_MS`] has left the line.
+
+use super::account::parts;
+use super::{Ask, Grant, Instance, MAX_INSTANCES};
+use crate::units::Permits;
+
+/// What one instance holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Holder {
+    pub(super) instance: Instance,
+    pub(super) seq: u64,
+    pub(super) held: Permits,
+    /// When its lease ends, also of one that holds nothing: so long its number is remembered.
+    pub(super) until_ms: u64,
+    /// Since when it stands in line, and for how many permits; none when it does not.
+    pub(super) since_ms: u64,
+    pub(super) short: Permits,
+}
+
+/// What all instances hold of one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Holders(pub(super) Vec<Holder>);
+
+impl Ask {
+    /// For requests in flight: the permits that the instance goes on holding, at least those that its requests hold. Unlike
+    /// unused permits of a window, which are given back, these are all that is kept.
+    #[must_use]
+    pub const fn keeps(&self) -> Permits {
+        self.back
+    }
+}
+
+impl Grant {
+    /// For requests in flight: so many permits the instance is asked to give back as its requests end, since others lack them.
+    #[must_use]
+    pub fn called(&self) -> Permits {
+        Permits::new(u32::try_from(self.window).unwrap_or(u32::MAX))
+    }
+}
+
+impl Holders {
+    /// Answers an ask at `now_ms`.
+    pub(super) fn answer(&mut self, ask: &Ask, now_ms: u64) -> Grant {
+        let lease_ms = ask.terms.window_ms;
+        for holder in &mut self.0 {
+            // By a clock that has stepped back it would hold for too long; no instance takes its permits to last longer.
+            holder.until_ms = holder.until_ms.min(now_ms.saturating_add(lease_ms));
+        }
+        self.0.retain(|holder| holder.until_ms > now_ms);
+        let known = self.0.iter().find(|holder| holder.instance == ask.instance).copied();
+        let holder = match known {
+            // An earlier one says nothing of how things are.
+            Some(holder) if ask.seq < holder.seq => Holder { held: Permits::ZERO, ..holder },
+            Some(holder) if ask.seq == holder.seq => holder,
+            _ => self.settle(ask, known.unwrap_or(Holder { instance: ask.instance, ..Holder::default() }), now_ms),
+        };
+        let sum = self.sum();
+        let lasts_ms = if holder.held > Permits::ZERO { holder.until_ms.saturating_sub(now_ms) } else { 0 };
+        let left = ask.terms.permits.minus(sum);
+        let called = self.line(ask, now_ms).fold(Permits::ZERO, |sum, (_, short)| sum.plus(short));
+        Grant {
+            granted: holder.held,
+            left,
+            lasts_ms,
+            retry_after_ms: (ask.least <= ask.terms.permits).then_some(0),
+            reset_ms: 0,
+            window: u64::from(called.minus(left).min(holder.held).get()),
+            drawn: u64::from(sum.get()),
+        }
+    }
+
+    /// When the last of them ends, in ms; 0 when there is none.
+    pub(super) fn ends_ms(&self) -> u64 {
+        self.0.iter().map(|holder| holder.until_ms).max().unwrap_or(0)
+    }
+
+    /// All that is held.
+    pub(super) fn sum(&self) -> Permits {
+        self.0.iter().fold(Permits::ZERO, |sum, holder| sum.plus(holder.held))
+    }
+
+    /// What the instance holds from here on, which is remembered.
+    fn settle(&mut self, ask: &Ask, before: Holder, now_ms: u64) -> Holder {
+        // What has expired meanwhile is in use all the same: it is had again as far as nobody else has it.
+        let there = ask.terms.permits.minus(self.sum().minus(before.held));
+        let kept = ask.keeps().min(before.held.max(there));
+        let free = there.minus(kept);
+        let stands = is_in_line(&before, ask, now_ms);
+        let since_ms = if stands { before.since_ms } else { now_ms };
+        let (mut reserved, mut nobody_lacks) = (Permits::ZERO, true);
+        for (other, short) in self.line(ask, now_ms) {
+            nobody_lacks = false;
+            if other < (since_ms, ask.instance) {
+                reserved = reserved.plus(short);
+            }
+        }
+        // Nothing is held ahead while somebody lacks it.
+        let ask = &Ask { want: if nobody_lacks { ask.want } else { ask.need }, ..*ask };
+        let (served, ahead) = parts(ask, free.minus(reserved));
+        let lacks = ask.need.minus(served);
+        let short = if ask.least > ask.terms.permits { Permits::ZERO } else { lacks.min(ask.least.max(Permits::ONE)) };
+        let since_ms = match (short, served) {
+            (Permits::ZERO, _) => 0,
+            (_, Permits::ZERO) => since_ms,
+            _ => now_ms,
+        };
+        let held = kept.plus(served).plus(ahead);
+        let until_ms = now_ms.saturating_add(ask.terms.window_ms);
+        let holder = Holder { instance: ask.instance, seq: ask.seq, held, until_ms, since_ms, short };
+        if self.remember(holder) { holder } else { Holder { held: Permits::ZERO, ..holder } }
+    }
+
+    /// Who else stands in line, as when and who, and for how many permits.
+    fn line(&self, ask: &Ask, now_ms: u64) -> impl Iterator<Item = ((u64, Instance), Permits)> {
+        let others = self.0.iter().filter(|other| other.instance != ask.instance);
+        others
+            .filter(move |other| is_in_line(other, ask, now_ms))
+            .map(|other| ((other.since_ms, other.instance), other.short))
+    }
+
+    /// Remembers what an instance holds. One more than there is room for takes the place of one that holds nothing; where there
+    /// is none it gets nothing, since what others hold cannot be forgotten.
+    fn remember(&mut self, new: Holder) -> bool {
+        let holders = &mut self.0;
+        if let Some(old) = holders.iter_mut().find(|holder| holder.instance == new.instance) {
+            *old = new;
+            return true;
+        }
+        if holders.len() < MAX_INSTANCES {
+            holders.push(new);
+            return true;
+        }
+        let idle = holders.iter_mut().filter(|holder| holder.held == Permits::ZERO);
+        let Some(first) = idle.min_by_key(|holder| (holder.until_ms, holder.instance)) else { return false };
+        *first = new;
+        true
+    }
+}
+
+/// Whether an instance lacks permits, and was heard of lately: its lease began when it was.
+fn is_in_line(holder: &Holder, ask: &Ask, now_ms: u64) -> bool {
+    let heard_ms = holder.until_ms.saturating_sub(ask.terms.window_ms);
+    holder.short > Permits::ZERO && heard_ms.saturating_add(LINE_MS) > now_ms
+}
+
+/// Who has not asked again for so long, in ms, stands in line no more: a client that was refused and waits the second of its
+/// `Retry-After` is back by then.
+pub const LINE_MS: u64 = 1_500;
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Account, Shared, Terms};
+    use super::*;
+    use crate::key::KeyHash;
+
+    const NOW: u64 = 1_700_000_000_000;
+    const LEASE_MS: u64 = 10_000;
+
+    /// An ask of an instance that keeps so many permits and needs so many more.
+    fn ask(instance: u64, seq: u64, keeps: u32, need: u32) -> Ask {
+        let permits = Permits::new(4);
+        Ask {
+            key: KeyHash::from_bits(1),
+            terms: Terms { algorithm: Shared::InFlight, permits, window_ms: LEASE_MS, burst: permits },
+            instance: Instance::new(instance),
+            seq,
+            need: Permits::new(need),
+            least: Permits::new(need.min(1)),
+            want: Permits::new(need),
+            back: Permits::new(keeps),
+            back_of: 0,
+        }
+    }
+
+    fn held(account: &mut Account, ask: &Ask, at: u64) -> u32 {
+        account.answer(ask, NOW + at).granted.get()
+    }
+
+    #[test]
+    fn all_together_hold_no_more_than_there_are_and_what_is_not_kept_is_there_for_others() {
+        let mut account = Account::default();
+        assert_eq!(held(&mut account, &ask(1, 1, 0, 3), 0), 3);
+        assert_eq!(held(&mut account, &ask(2, 1, 0, 3), 1), 1);
+        assert_eq!(held(&mut account, &ask(1, 2, 1, 0), 2), 1);
+        assert_eq!(held(&mut account, &ask(2, 2, 1, 3), 3), 3);
+    }
+
+    #[test]
+    fn messages_that_are_doubled_or_out_of_order_change_nothing() {
+        let mut account = Account::default();
+        let (first, second) = (ask(1, 1, 0, 4), ask(1, 2, 1, 0));
+        let grant = account.answer(&first, NOW);
+        let again = account.answer(&first, NOW + 5);
+        assert_eq!(again, Grant { lasts_ms: grant.lasts_ms - 5, ..grant });
+        assert_eq!(held(&mut account, &second, 6), 1);
+        assert_eq!(held(&mut account, &first, 7), 0, "the late one is told nothing of use");
+        assert_eq!(account.answer(&ask(2, 1, 0, 0), NOW + 8).drawn, 1);
+    }
+
+    #[test]
+    fn who_is_heard_of_no_more_holds_nothing_when_its_lease_is_over_and_who_asks_keeps_what_it_has() {
+        let mut account = Account::default();
+        assert_eq!(held(&mut account, &ask(1, 1, 0, 2), 0), 2);
+        assert_eq!(held(&mut account, &ask(2, 1, 0, 2), 0), 2);
+        assert_eq!(held(&mut account, &ask(2, 2, 2, 0), LEASE_MS - 1), 2);
+        assert_eq!(held(&mut account, &ask(3, 1, 0, 4), LEASE_MS - 1), 0);
+        assert_eq!(held(&mut account, &ask(3, 2, 0, 4), LEASE_MS), 2);
+        assert_eq!(held(&mut account, &ask(1, 2, 2, 0), LEASE_MS + 1), 0, "others have what it was too late to keep");
+        assert_eq!(held(&mut account, &ask(3, 3, 1, 0), LEASE_MS + 2), 1);
+        assert_eq!(held(&mut account, &ask(1, 3, 2, 0), LEASE_MS + 3), 1, "it has again what is free");
+    }
+
+    #[test]
+    fn who_was_refused_first_is_next_and_those_who_hold_are_told() {
+        let mut account = Account::default();
+        assert_eq!(held(&mut account, &ask(1, 1, 0, 4), 0), 4);
+        assert_eq!(held(&mut account, &ask(2, 1, 0, 1), 10), 0);
+        assert_eq!(held(&mut account, &ask(3, 1, 0, 1), 20), 0);
+        let told = account.answer(&ask(1, 2, 4, 0), NOW + 30);
+        assert_eq!((told.granted.get(), told.called().get()), (4, 2));
+        // It would like them back itself, and has to stand behind the others.
+        let gave = account.answer(&ask(1, 3, 3, 1), NOW + 40);
+        assert_eq!((gave.granted.get(), gave.left.get(), gave.called().get()), (3, 1, 1));
+        assert_eq!(held(&mut account, &ask(3, 2, 0, 1), 50), 0, "another is before it");
+        assert_eq!(held(&mut account, &ask(2, 2, 0, 1), 60), 1);
+        assert_eq!(held(&mut account, &ask(1, 4, 2, 1), 70), 2);
+        assert_eq!(held(&mut account, &ask(3, 3, 0, 1), 80), 1);
+        assert_eq!(held(&mut account, &ask(2, 3, 0, 0), 90), 0);
+        assert_eq!(held(&mut account, &ask(1, 5, 2, 1), 100), 3);
+    }
+
+    #[test]
+    fn nothing_is_kept_for_who_does_not_come_again_or_wants_more_than_there_is() {
+        let mut account = Account::default();
+        assert_eq!(held(&mut account, &ask(1, 1, 0, 4), 0), 4);
+        assert_eq!(held(&mut account, &ask(2, 1, 0, 1), 10), 0);
+        let dear = Ask { least: Permits::new(5), ..ask(3, 1, 0, 5) };
+        assert_eq!(account.answer(&dear, NOW + 11).retry_after_ms, None);
+        assert_eq!(held(&mut account, &ask(1, 2, 3, 1), 20), 3, "kept for the second");
+        assert_eq!(held(&mut account, &ask(1, 3, 3, 1), 10 + LINE_MS), 4);
+    }
+
+    #[test]
+    fn what_is_drawn_ahead_is_a_quarter_of_what_is_left_and_nothing_while_others_lack_it() {
+        let mut account = Account::default();
+        let many = |instance, seq, keeps, need, want| {
+            let terms = Terms { permits: Permits::new(100), ..ask(1, 1, 0, 0).terms };
+            Ask { terms, want: Permits::new(want), ..ask(instance, seq, keeps, need) }
+        };
+        assert_eq!(held(&mut account, &many(1, 1, 0, 20, 100), 0), 40);
+        assert_eq!(held(&mut account, &many(2, 1, 0, 60, 90), 0), 60);
+        assert_eq!(held(&mut account, &many(3, 1, 0, 1, 1), 0), 0);
+        assert_eq!(held(&mut account, &many(1, 2, 20, 0, 10), 1), 20);
+    }
+
+    #[test]
+    fn a_policy_with_fewer_permits_takes_nothing_away_and_gives_nothing_more() {
+        let mut account = Account::default();
+        assert_eq!(held(&mut account, &ask(1, 1, 0, 4), 0), 4);
+        let fewer = |seq, keeps, need| Ask {
+            terms: Terms { permits: Permits::new(2), ..ask(1, 1, 0, 0).terms },
+            ..ask(1, seq, keeps, need)
+        };
+        assert_eq!(held(&mut account, &fewer(2, 4, 1), 1), 4);
+        assert_eq!(held(&mut account, &fewer(3, 1, 1), 2), 2);
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_far_keeps_nobody_for_longer_than_a_lease() {
+        let mut account = Account::default();
+        assert_eq!(held(&mut account, &ask(1, 1, 0, 4), 3_600_000), 4);
+        assert_eq!(held(&mut account, &ask(2, 1, 0, 4), 0), 0);
+        assert_eq!(held(&mut account, &ask(2, 2, 0, 4), LEASE_MS), 4);
+    }
+}

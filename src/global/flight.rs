@@ -1,0 +1,355 @@
+//! What is known of one key whose permits are held and not spent: requests in flight.
+
+use super::{ASK_AGAIN, Grant, IDLE, Shared};
+use crate::breaker::Ticket;
+use crate::key::KeyHash;
+use crate::limiter::State;
+use crate::limiter::concurrency::Slots;
+use crate::policy::Quota;
+use crate::units::{BasisPoints, Permits, Span, Timestamp};
+use std::collections::BTreeMap;
+
+/// What one worker knows of one key.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) of: Shared,
+    slots: Slots,
+    /// What its requests hold.
+    state: Option<State>,
+    /// What the authority lets it hold, until when, and how much of that others lack.
+    held: Permits,
+    until: Timestamp,
+    called: Permits,
+    /// What was left there.
+    pub(super) left: Permits,
+    /// Granted to requests that wait, and not taken up yet.
+    promised: Permits,
+    promised_at: Timestamp,
+    /// The most permits that requests have held of late.
+    peak: Permits,
+    peak_before: Permits,
+    /// When to ask anew, so that the lease goes on and what is called back is heard of.
+    pub(super) renew_at: Timestamp,
+    pub(super) asked: Option<Asking>,
+    /// When there was last something to ask.
+    pub(super) asked_at: Timestamp,
+    /// Given up, and of use if it is answered yet: nothing was asked since.
+    pub(super) late: Option<Asking>,
+    pub(super) failed_at: Option<Timestamp>,
+    pub(super) lack: Option<Lack>,
+    pub(super) seen_at: Timestamp,
+    share: Share,
+}
+
+/// An ask.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asking {
+    pub(super) seq: u64,
+    /// When it was sent; the epoch while it was not.
+    pub(super) sent_at: Timestamp,
+    /// For requests that wait, and what the cheapest of them costs.
+    pub(super) need: Permits,
+    pub(super) least: Permits,
+    /// What it holds when all of that is granted.
+    pub(super) all: Permits,
+    pub(super) ticket: Option<Ticket>,
+}
+
+/// The authority had too few permits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lack {
+    pub(super) at: Timestamp,
+    /// For a request that costs so much.
+    pub(super) least: Permits,
+}
+
+/// What a message says.
+pub(super) struct Said {
+    pub(super) keeps: Permits,
+    pub(super) need: Permits,
+    pub(super) least: Permits,
+    pub(super) want: Permits,
+}
+
+impl Asking {
+    pub(super) fn is_sent(&self) -> bool {
+        self.sent_at > Timestamp::EPOCH
+    }
+}
+
+impl Flight {
+    fn new(of: &Shared, now: Timestamp) -> Self {
+        let (permits, window) = (of.terms.permits, Span::from_millis(of.terms.window_ms));
+        Self {
+            of: *of,
+            slots: Slots::new(&Quota { permits, window, burst: permits, least: None }),
+            state: None,
+            held: Permits::ZERO,
+            until: Timestamp::EPOCH,
+            called: Permits::ZERO,
+            left: Permits::ZERO,
+            promised: Permits::ZERO,
+            promised_at: Timestamp::EPOCH,
+            peak: Permits::ZERO,
+            peak_before: Permits::ZERO,
+            renew_at: now,
+            asked: None,
+            asked_at: Timestamp::EPOCH,
+            late: None,
+            failed_at: None,
+            lack: None,
+            seen_at: now,
+            share: Share::default(),
+        }
+    }
+
+    /// Permits that its requests hold.
+    pub(super) fn in_flight(&self, now: Timestamp) -> Permits {
+        self.slots.in_flight(self.state, now)
+    }
+
+    /// Permits that it may hold.
+    pub(super) fn held(&self, now: Timestamp) -> Permits {
+        if now < self.until { self.held } else { Permits::ZERO }
+    }
+
+    /// Whether a request has room in what is held. What is called back is not used again but by those it was granted for, and
+    /// nothing in the last half of a lease: so long every request has its permits for sure, whatever becomes of the authority.
+    pub(super) fn has_room(&self, cost: Permits, now: Timestamp) -> bool {
+        let half = Span::from_millis(self.of.terms.window_ms >> 1);
+        let (held, in_flight) = (self.held(now), self.in_flight(now));
+        let usable = held.min(held.minus(self.called).max(in_flight.plus(self.promised)));
+        now.after(half) <= self.until && in_flight.plus(cost) <= usable
+    }
+
+    /// Whether a request has room in this instance's share of the permits, while the authority fails.
+    pub(super) fn has_room_alone(&self, cost: Permits, unknown: BasisPoints, now: Timestamp) -> bool {
+        let share = u64::from(self.share.known().unwrap_or(unknown).get());
+        let part = u64::from(self.of.terms.permits.get()).saturating_mul(share);
+        let part = part.checked_div(u64::from(BasisPoints::ALL.get())).unwrap_or(0);
+        // At least one, or a small quota would be none.
+        let part = Permits::new(u32::try_from(part).unwrap_or(u32::MAX).max(1));
+        self.in_flight(now).plus(cost) <= part.max(self.held(now))
+    }
+
+    /// A request holds so many permits from here on.
+    pub(super) fn take(&mut self, cost: Permits, now: Timestamp) {
+        self.state = Some(self.slots.charge(self.state, cost, now));
+        self.promised = self.promised.minus(cost);
+        self.peak = self.peak.max(self.in_flight(now));
+    }
+
+    /// A request has ended that had taken them then.
+    pub(super) fn give_back(&mut self, permits: Permits, taken_at: Timestamp) {
+        self.state = self.state.map(|state| self.slots.refund(state, permits, taken_at));
+    }
+
+    /// Takes anew what a request has held for so long that it will soon be taken for one that is gone. Answers whether it was time
+    /// to.
+    pub(super) fn renew(&mut self, permits: Permits, taken_at: Timestamp, now: Timestamp) -> bool {
+        let due = !self.slots.is_current(taken_at, now);
+        if due {
+            self.give_back(permits, taken_at);
+            self.state = Some(self.slots.charge(self.state, permits, now));
+        }
+        due
+    }
+
+    /// How much of what is held it goes on holding: what its requests hold, and in a lease what they held of late, and a
+    /// little more where they are many.
+    fn goal(&self, now: Timestamp) -> Permits {
+        let needed = self.in_flight(now).plus(self.promised);
+        let wanted = if self.of.exact { needed } else { with_slack(self.peak.max(self.peak_before)).max(needed) };
+        let held = self.held(now);
+        held.min(wanted).min(held.minus(self.called).max(needed))
+    }
+
+    /// Whether there is something to be given back.
+    pub(super) fn has_spare(&self, now: Timestamp) -> bool {
+        self.goal(now) < self.held(now)
+    }
+
+    /// The same, of what is not to be held for long: what others have called for, or all where nothing is held ahead.
+    pub(super) fn has_to_give(&self, now: Timestamp) -> bool {
+        (self.of.exact || self.called > Permits::ZERO) && self.has_spare(now)
+    }
+
+    /// Whether something is due to be said, beside what requests wait for.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        let (held, in_flight) = (self.held(now), self.in_flight(now));
+        let goes_on = held > Permits::ZERO || in_flight > Permits::ZERO;
+        self.has_spare(now) || goes_on && (self.renew_at <= now || in_flight > held)
+    }
+
+    /// Whether so little is left of what is held that more is to be drawn before somebody has to wait for it.
+    pub(super) fn runs_short(&self, now: Timestamp) -> bool {
+        let in_flight = self.in_flight(now);
+        let room = self.held(now).minus(in_flight);
+        let in_vain = self.asked_at.after(ASK_AGAIN) > now || self.left == Permits::ZERO;
+        !self.of.exact && in_flight.get() >= MANY && room.get() < in_flight.get() >> 3 && !in_vain
+    }
+
+    /// Ends a while: what requests held in the one before last is forgotten. Answers whether nothing is known any more that is of
+    /// use.
+    pub(super) fn turn(&mut self, now: Timestamp) -> bool {
+        (self.peak_before, self.peak) = (self.peak, self.in_flight(now));
+        if self.promised_at.after(IDLE) <= now {
+            // Whoever it was for has gone.
+            self.promised = Permits::ZERO;
+        }
+        self.is_free(now) && self.seen_at.after(REMEMBERED) <= now
+    }
+
+    /// Takes what was granted for lost, and what may be granted yet: nobody can say any more how long it lasts.
+    fn lose(&mut self) {
+        (self.until, self.late) = (Timestamp::EPOCH, None);
+        if let Some(asked) = self.asked.as_mut().filter(|asked| asked.is_sent()) {
+            asked.sent_at = Timestamp::from_nanos(1);
+        }
+    }
+
+    fn is_free(&self, now: Timestamp) -> bool {
+        self.in_flight(now) == Permits::ZERO && self.held(now) == Permits::ZERO && self.asked.is_none()
+    }
+
+    /// What there is to be said now, and from here on no more is held than it keeps.
+    pub(super) fn say(&mut self, now: Timestamp) -> Option<Said> {
+        let (in_flight, goal) = (self.in_flight(now), self.goal(now));
+        let is_due = self.is_due(now);
+        let Some(asked) = &mut self.asked else { return None };
+        // What requests hold is in use, whatever is held for them.
+        let (keeps, need) = (goal.max(in_flight), asked.need);
+        let all = keeps.plus(need);
+        let draws_ahead = !self.of.exact && self.called == Permits::ZERO;
+        let ahead = if draws_ahead { with_slack(in_flight.plus(need)).minus(all) } else { Permits::ZERO };
+        if need == Permits::ZERO && !is_due && ahead == Permits::ZERO {
+            return None;
+        }
+        asked.sent_at = now.max(Timestamp::from_nanos(1));
+        asked.all = all;
+        self.held = goal;
+        (self.called, self.late) = (Permits::ZERO, None);
+        Some(Said { keeps, need, least: asked.least, want: need.plus(ahead) })
+    }
+
+    /// Takes in what the authority says to this ask.
+    pub(super) fn hear(&mut self, asked: &Asking, grant: &Grant, in_time: bool, now: Timestamp) {
+        let lasts = Span::from_millis(grant.lasts_ms.saturating_sub(MARGIN_MS));
+        let until = asked.sent_at.after(lasts);
+        (self.held, self.until, self.called) = (grant.granted, until, grant.called());
+        self.left = grant.left;
+        let is_scarce = grant.left.get() <= self.of.terms.permits.get() >> 2;
+        let lease = Span::from_millis(self.of.terms.window_ms >> 2);
+        self.renew_at = asked.sent_at.after(if is_scarce { lease.min(SCARCE_RENEW) } else { lease });
+        if !in_time {
+            return;
+        }
+        self.failed_at = None;
+        self.share.learn(grant.granted, grant.drawn);
+        let lacks = asked.need > Permits::ZERO && grant.granted < asked.all;
+        self.lack = lacks.then_some(Lack { at: now, least: asked.least });
+        let spare = grant.granted.minus(self.in_flight(now));
+        (self.promised, self.promised_at) = (asked.need.min(spare), now);
+    }
+}
+
+/// So many permits, and some for more requests than there were of late.
+fn with_slack(permits: Permits) -> Permits {
+    if permits.get() < MANY { permits } else { Permits::new(permits.get().saturating_add(permits.get() >> 2)) }
+}
+
+/// Which share of all that is held is this instance's own, as [`super::share`] has it of what is drawn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    own: u64,
+    all: u64,
+}
+
+impl Share {
+    fn learn(&mut self, own: Permits, all: u64) {
+        // Each answer takes an eighth from what was before it.
+        let add = |sum: u64, more: u64| sum.saturating_sub(sum >> 3).saturating_add(more << 4);
+        self.own = add(self.own, u64::from(own.get()));
+        self.all = add(self.all, all.max(u64::from(own.get())));
+    }
+
+    fn known(self) -> Option<BasisPoints> {
+        let share = self.own.saturating_mul(u64::from(BasisPoints::ALL.get())).checked_div(self.all)?;
+        Some(BasisPoints::new(u16::try_from(share).unwrap_or(u16::MAX)))
+    }
+}
+
+/// What is known of many keys, bounded: of one more nothing can be known until one of them is free.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    flights: BTreeMap<u64, Flight>,
+    latest: Timestamp,
+    turned_at: Timestamp,
+}
+
+impl Flights {
+    pub(super) fn get(&self, key: KeyHash) -> Option<&Flight> {
+        self.flights.get(&key.get())
+    }
+
+    pub(super) fn find(&mut self, key: KeyHash) -> Option<&mut Flight> {
+        self.flights.get_mut(&key.get())
+    }
+
+    pub(super) fn find_or_make(&mut self, of: &Shared, now: Timestamp) -> Option<&mut Flight> {
+        if self.flights.len() >= MOST_KEYS && !self.flights.contains_key(&of.key.get()) {
+            // Many go at once, or none can.
+            self.flights.retain(|_, flight| !flight.is_free(now));
+            if self.flights.len() >= MOST_KEYS {
+                return None;
+            }
+        }
+        Some(self.flights.entry(of.key.get()).or_insert_with(|| Flight::new(of, now)))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// Takes note of the time. By a clock that has stepped back further than the margin everything that is held would last for
+    /// too long.
+    pub(super) fn see(&mut self, now: Timestamp) {
+        if now.after(Span::from_millis(MARGIN_MS - 1)) < self.latest {
+            self.flights.values_mut().for_each(Flight::lose);
+            (self.turned_at, self.latest) = (now, now);
+        }
+        self.latest = self.latest.max(now);
+    }
+
+    /// When [`turn`](Self::turn) is due; `None` while nothing is known.
+    pub(super) fn next_turn(&self) -> Option<Timestamp> {
+        (!self.flights.is_empty()).then(|| self.turned_at.after(IDLE))
+    }
+
+    /// Ends a while for every key, if it is over, and answers of which there is something to be said.
+    pub(super) fn turn(&mut self, now: Timestamp) -> Vec<KeyHash> {
+        let mut due = Vec::new();
+        if self.turned_at.after(IDLE) > now {
+            return due;
+        }
+        self.turned_at = now;
+        self.flights.retain(|_, flight| !flight.turn(now));
+        let silent = self.flights.values().filter(|flight| flight.asked.is_none() && flight.is_due(now));
+        due.extend(silent.map(|flight| flight.of.key).take(MOST_AT_ONCE));
+        due
+    }
+}
+
+/// So much sooner than the authority takes them for expired, in ms, permits are not used any more: its clock may be as good as a
+/// millisecond further than it says, and that here may step back a little, or be read again by who has read it a while ago.
+const MARGIN_MS: u64 = 1_001;
+/// So many requests at once are some that may soon be more.
+const MANY: u32 = 4;
+/// Where little is left, so soon it is heard what is called back.
+const SCARCE_RENEW: Span = Span::from_secs(1);
+/// So long it is remembered of a client without requests which share of the permits was this instance's.
+const REMEMBERED: Span = Span::from_secs(5);
+/// Clients with requests in flight, in one worker. The table is about three mebibytes when full.
+const MOST_KEYS: usize = 8_192;
+/// Asks that are made in one go: for the others next time.
+const MOST_AT_ONCE: usize = 64;

@@ -1,0 +1,225 @@
+//! Requests in flight whose permits many instances share: how a worker asks for them, and how it goes on holding them.
+//!
+//! A worker holds permits of its own and lends them to its requests, one after the other. They are not in the key table
+//! that an instance's workers share: requests end with the worker that has them, and so must what they hold. How many it goes on
+//! holding follows from how many requests there were at once in the last [`IDLE`](super::IDLE) or two. With `exact` it holds
+//! what they need, no more: one ask before each, and one behind.
+//!
+//! What a request holds expires with the lease unless it is renewed, as where nothing is shared
+//! ([`Slots`](crate::limiter::concurrency::Slots)): a request that is gone without a word is not kept alive by the worker's.
+//! See [`crate::authority::in_flight`] for what the authority makes of it.
+
+use super::flight::Asking;
+use super::{ASK_AGAIN, Ask, Global, Grant, Missing, Shared};
+use crate::key::KeyHash;
+use crate::limiter::Standing;
+use crate::limiter::concurrency::RETRY_AFTER;
+use crate::units::{Permits, Timestamp};
+
+impl Global {
+    /// Whether a request of `cost`, which has waited since `since` if it has, may be in flight by what is held here, or what is
+    /// known if not.
+    pub(crate) fn room(
+        &mut self,
+        of: &Shared,
+        cost: Permits,
+        since: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(), Missing> {
+        if cost > of.terms.most() {
+            return Err(Missing::Refused { retry_after: None });
+        }
+        self.flights.see(now);
+        let fails = self.health.fails(now) || since.is_some_and(|since| since.after(self.rules.deadline) <= now);
+        let Some(flight) = self.flights.find(of.key) else {
+            return Err(if fails { Missing::Failed } else { Missing::Unknown });
+        };
+        flight.seen_at = now;
+        if flight.has_room(cost, now) {
+            return Ok(());
+        }
+        let answered = |at: Timestamp| since.is_some_and(|since| at >= since);
+        if fails || flight.failed_at.is_some_and(answered) {
+            return Err(Missing::Failed);
+        }
+        let is_lacking = |at: Timestamp| answered(at) || !of.exact && now < at.after(ASK_AGAIN);
+        Err(match flight.lack {
+            // A cheaper one may be served.
+            Some(lack) if lack.least <= cost && is_lacking(lack.at) => {
+                Missing::Refused { retry_after: Some(RETRY_AFTER) }
+            }
+            _ => Missing::Unknown,
+        })
+    }
+
+    /// Whether a request of `cost` has room in this instance's share of the permits, while the store fails.
+    pub(crate) fn room_alone(&mut self, of: &Shared, cost: Permits, now: Timestamp) -> bool {
+        let unknown = self.rules.local_share;
+        let flight = self.flights.find_or_make(of, now);
+        flight.is_some_and(|flight| flight.has_room_alone(cost, unknown, now))
+    }
+
+    /// Has the authority asked for what a request of `cost` needs, together with others that wait for the same key. If that
+    /// cannot be, the key is known to fail, as by [`Global::ask`].
+    pub(crate) fn ask_to_hold(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
+        let has_room = self.waiting.has_room();
+        let Some(flight) = self.flights.find_or_make(of, now).filter(|_| has_room) else { return };
+        flight.of = *of;
+        match &mut flight.asked {
+            // The next one is made from the requests that have not been served by this one.
+            Some(asked) if asked.is_sent() => {}
+            Some(asked) => {
+                asked.least = if asked.need == Permits::ZERO { cost } else { asked.least.min(cost) };
+                asked.need = asked.need.plus(cost);
+            }
+            None => self.order_flight(of.key, Asking { need: cost, least: cost, ..Asking::default() }, now),
+        }
+    }
+
+    /// An admitted request holds so many permits from here on.
+    pub(crate) fn hold(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
+        let fails = self.health.fails(now);
+        let Some(flight) = self.flights.find_or_make(of, now) else { return };
+        flight.take(cost, now);
+        if flight.asked.is_none() && !fails && flight.runs_short(now) {
+            self.order_flight(of.key, Asking::default(), now);
+        }
+    }
+
+    /// A request has ended that held so many permits since then.
+    pub(crate) fn release(&mut self, key: KeyHash, permits: Permits, taken_at: Timestamp, now: Timestamp) {
+        self.flights.see(now);
+        let Some(flight) = self.flights.find(key) else { return };
+        flight.give_back(permits, taken_at);
+        self.give_spare(key, now);
+    }
+
+    /// Keeps what a request holds from expiring. Answers whether it was taken anew.
+    pub(crate) fn keep_held(&mut self, key: KeyHash, permits: Permits, taken_at: Timestamp, now: Timestamp) -> bool {
+        self.flights.find(key).is_some_and(|flight| flight.renew(permits, taken_at, now))
+    }
+
+    /// How many permits the requests of this key hold here.
+    pub(crate) fn in_flight(&self, key: KeyHash, now: Timestamp) -> Permits {
+        self.flights.get(key).map_or(Permits::ZERO, |flight| flight.in_flight(now))
+    }
+
+    /// How a key stands, as far as is known: what is left of it here and with the authority.
+    pub(crate) fn standing_in_flight(&self, key: KeyHash, now: Timestamp) -> Option<Standing> {
+        let flight = self.flights.get(key)?;
+        let here = flight.held(now).minus(flight.in_flight(now));
+        Some(Standing { remaining: flight.left.plus(here), reset_after: RETRY_AFTER })
+    }
+
+    /// Takes up an ask, if the breaker lets it pass.
+    fn order_flight(&mut self, key: KeyHash, asked: Asking, now: Timestamp) {
+        let Some(flight) = self.flights.find(key) else { return };
+        let ticket = self.health.admit(now);
+        if ticket.is_none() {
+            flight.failed_at = Some(now);
+            return;
+        }
+        self.last_seq = self.last_seq.saturating_add(1);
+        flight.asked = Some(Asking { seq: self.last_seq, ticket, ..asked });
+        flight.asked_at = now;
+        self.unsent_flights.push(key);
+    }
+
+    /// Gives back what nobody here needs: at once what others have called for, or where nothing is held ahead.
+    fn give_spare(&mut self, key: KeyHash, now: Timestamp) {
+        let Some(flight) = self.flights.find(key) else { return };
+        if flight.asked.is_none() && flight.has_to_give(now) && !self.health.fails(now) {
+            self.order_flight(key, Asking::default(), now);
+        }
+    }
+
+    /// Takes out what is to be sent now. Its deadline counts from here.
+    pub(super) fn flight_asks(&mut self, now: Timestamp, asks: &mut Vec<Ask>) {
+        self.flights.see(now);
+        for key in self.unsent_flights.drain(..) {
+            let Some(flight) = self.flights.find(key) else { continue };
+            let said = flight.say(now);
+            let (of, Some(asked)) = (flight.of, flight.asked) else { continue };
+            let Some(said) = said else {
+                // Things have changed since.
+                flight.asked = None;
+                if let Some(ticket) = asked.ticket {
+                    self.health.forget(ticket, now.since(flight.asked_at), now);
+                }
+                continue;
+            };
+            asks.push(Ask {
+                key,
+                terms: of.terms,
+                instance: self.instance,
+                seq: asked.seq,
+                need: said.need,
+                least: said.least,
+                want: said.want,
+                back: said.keeps,
+                back_of: 0,
+            });
+            self.sent_flights.push(key);
+        }
+    }
+
+    /// Takes in the answer to the ask of this number, `None` when there will be none. Answers whether it is of requests in flight.
+    pub(super) fn flight_answered(&mut self, key: KeyHash, seq: u64, grant: Option<Grant>, now: Timestamp) -> bool {
+        let Some(flight) = self.flights.find(key) else { return false };
+        let in_time = flight.asked.is_some_and(|asked| asked.seq == seq && asked.is_sent());
+        let asked = if in_time { flight.asked.take() } else { flight.late.take_if(|late| late.seq == seq) };
+        let Some(asked) = asked else { return true };
+        if in_time {
+            self.sent_flights.retain(|of| *of != key);
+            if let Some(ticket) = asked.ticket {
+                self.health.observe(ticket, grant.is_some(), now.since(asked.sent_at), now);
+            }
+        }
+        match grant {
+            Some(grant) => flight.hear(&asked, &grant, in_time, now),
+            None => flight.failed_at = Some(now),
+        }
+        self.waiting.answered(key);
+        self.give_spare(key, now);
+        true
+    }
+
+    /// Gives up asks that were not answered in time, and makes those that are due.
+    pub(super) fn tend_flights(&mut self, now: Timestamp) {
+        self.flights.see(now);
+        let deadline = self.rules.deadline;
+        let mut expired = Vec::new();
+        for key in &self.sent_flights {
+            let Some(flight) = self.flights.find(*key) else { continue };
+            if let Some(asked) = flight.asked.take_if(|asked| asked.sent_at.after(deadline) <= now) {
+                if let Some(ticket) = asked.ticket {
+                    self.health.observe(ticket, false, deadline, now);
+                }
+                (flight.late, flight.failed_at) = (Some(asked), Some(now));
+                expired.push(*key);
+            }
+        }
+        if !expired.is_empty() {
+            self.sent_flights.retain(|key| !expired.contains(key));
+            expired.into_iter().for_each(|key| self.waiting.answered(key));
+        }
+        for key in self.flights.turn(now) {
+            if self.health.fails(now) {
+                break;
+            }
+            self.order_flight(key, Asking::default(), now);
+        }
+    }
+
+    /// Whether an ask for this key is under way.
+    pub(super) fn is_flight_asked(&self, key: KeyHash) -> bool {
+        self.flights.get(key).is_some_and(|flight| flight.asked.is_some())
+    }
+
+    /// When [`tend_flights`](Self::tend_flights) is due.
+    pub(super) fn flights_due(&self) -> impl Iterator<Item = Timestamp> {
+        let asked = self.sent_flights.iter().filter_map(|key| self.flights.get(*key)?.asked.as_ref());
+        let deadline = self.rules.deadline;
+        asked.map(move |asked| asked.sent_at.after(deadline)).chain(self.flights.next_turn())
+    }
+}
