@@ -37,7 +37,7 @@ WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
 # Cloudflare counts a Worker compressed.
 WORKER_LIMIT := $(shell echo $$((228 * 1024)))
 # Those of its tests that say what a policy comes to, and how answers go through: a Worker in Rust must do the same.
-RUST_WORKER_TESTS := answers chain limits redis scenarios
+RUST_WORKER_TESTS := agreeing answers chain limits redis scenarios
 BINDINGS := CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
 	cargo test --package tidegate-cloudflare --target wasm32-unknown-unknown
 # wrangler asks nothing of the network and nobody at the keyboard.
