@@ -163,6 +163,9 @@ async fn an_envoy_that_is_elected_and_killed_leaves_the_election_to_another() {
     let fickle = Upstream::start(good("well")).await;
     let mut stage = started(Protocol::Upstash, &fickle, breaking("1s", "3s")).await;
     open(&stage.envoys[0], &fickle).await;
+    for envoy in &stage.envoys {
+        eventually("all know that it is open", async || gauge(envoy).await.is_some_and(|state| state > 0)).await;
+    }
     fickle.set(Does::Hangs);
     // The first has one of its probes under way, which hangs, when it is killed.
     let probed = fickle.requests();
