@@ -14,7 +14,7 @@ WASM_BINDGEN_VERSION := 0.2.130
 
 WASM_TARGETS := wasm32-wasip1 wasm32-unknown-unknown
 # A little above what the features come to: beyond it something large has crept in, a formatter of floats or a table of Unicode.
-WASM_LIMIT := $(shell echo $$((512 * 1024)))
+WASM_LIMIT := $(shell echo $$((536 * 1024)))
 # What Envoy 1.40 loads: `--all-features` makes a module that it refuses.
 # Addresses below 1024 are the far end of the stack, which stands first: no pointer that is added to lies there.
 WASM_OPT := .tools/node_modules/.bin/wasm-opt --low-memory-unused --mvp-features --enable-bulk-memory --enable-bulk-memory-opt \
@@ -35,9 +35,9 @@ NODE_STAMP := cloudflare/node_modules/.package-lock.json
 CARGO_HOME ?= $(HOME)/.cargo
 WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
 # Cloudflare counts a Worker compressed.
-WORKER_LIMIT := $(shell echo $$((215 * 1024)))
+WORKER_LIMIT := $(shell echo $$((228 * 1024)))
 # Those of its tests that say what a policy comes to, and how answers go through: a Worker in Rust must do the same.
-RUST_WORKER_TESTS := answers chain limits redis scenarios
+RUST_WORKER_TESTS := agreeing answers chain limits redis scenarios
 BINDINGS := CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
 	cargo test --package tidegate-cloudflare --target wasm32-unknown-unknown
 # wrangler asks nothing of the network and nobody at the keyboard.
@@ -186,7 +186,7 @@ target/cloudflare-scenarios/entry.mjs: worker
 	$(call bind,$(@D)/pkg,tidegate-cloudflare,--features test-clock)
 	@cp cloudflare/*.mjs $(@D)/
 
-# A Worker in Rust that has Tidegate as a library, bound as `worker-build` does: after a panic the next call meets a fresh instance.
+# A Worker in Rust that has Tidegate as a library, bound so that after a panic the next call meets a fresh instance.
 target/cloudflare-rust/entry.mjs: worker
 	$(call say,building the Worker in Rust)
 	$(call bind,$(@D)/pkg,tidegate-example-rust,,--force-enable-abort-handler)

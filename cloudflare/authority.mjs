@@ -1,4 +1,5 @@
-// The authority over limits that are shared: a Durable Object for each part of the keys. It stores accounts, and asks the core.
+// The authority over limits that are shared: a Durable Object for each part of the keys, and one for all breakers. It stores accounts and
+// records, and asks the core.
 import { DurableObject } from "cloudflare:workers";
 import { guard } from "./instance.mjs";
 
@@ -8,6 +9,7 @@ export class TidegateAuthority extends DurableObject {
     this.sql = ctx.storage.sql;
     this.sql.exec("CREATE TABLE IF NOT EXISTS accounts (key BLOB PRIMARY KEY, account BLOB NOT NULL, ends INTEGER NOT NULL)");
     this.sql.exec("CREATE INDEX IF NOT EXISTS ends ON accounts (ends)");
+    this.sql.exec("CREATE TABLE IF NOT EXISTS breakers (breaker BLOB PRIMARY KEY, record BLOB NOT NULL, at INTEGER NOT NULL)");
     this.keys = this.sql.exec("SELECT count(*) AS keys FROM accounts").one().keys;
     /** Whether an alarm is set; `undefined` while that is not known. */
     this.isSet = undefined;
@@ -44,6 +46,36 @@ export class TidegateAuthority extends DurableObject {
     return grant;
   }
 
+  /**
+   * Answers a round of reports on breakers with what stands. Throws when the core fails, and then nothing is stored. All breakers are in
+   * one object, and their records stay: they are few.
+   */
+  agree(message) {
+    const breakers = [];
+    for (let at = FIRST_REPORT; at < message.length; at += REPORT) breakers.push(message.slice(at, at + KEY_BYTES));
+    const before = new Uint8Array(breakers.length * RECORD);
+    breakers.forEach((breaker, place) => {
+      const [row] = this.sql.exec("SELECT record FROM breakers WHERE breaker = ?", breaker);
+      if (row?.record.byteLength === RECORD) before.set(new Uint8Array(row.record), place * RECORD);
+    });
+    const now = Date.now();
+    const { records, standings } = guard()((core) => {
+      const agreed = core.agree(message, before, now);
+      if (agreed === undefined) return {};
+      const { records, standings } = agreed;
+      agreed.free();
+      return { records, standings };
+    });
+    if (standings === undefined) throw new Error("the reports are of another version");
+    breakers.forEach((breaker, place) => {
+      const [from, to] = [place * RECORD, (place + 1) * RECORD];
+      if (records.subarray(from, to).every((byte, at) => byte === before[from + at])) return;
+      this.sql.exec("INSERT OR REPLACE INTO breakers VALUES (?, ?, ?)", breaker, records.slice(from, to), now);
+      this.sql.exec("DELETE FROM breakers WHERE breaker IN (SELECT breaker FROM breakers ORDER BY at DESC LIMIT -1 OFFSET ?)", MOST_BREAKERS);
+    });
+    return standings;
+  }
+
   /** Makes room for a key. What ends first is nearest to one that was never used. */
   #forget() {
     this.sql.exec("DELETE FROM accounts WHERE key IN (SELECT key FROM accounts ORDER BY ends LIMIT ?)", FORGOTTEN);
@@ -67,6 +99,12 @@ export class TidegateAuthority extends DurableObject {
 
 /** Where the key stands in an ask. */
 const KEY = [8, 16];
+/** In a round of reports: where the first one stands, how long each is, and its breaker's key, with which it begins. */
+const [FIRST_REPORT, REPORT, KEY_BYTES] = [16, 56, 8];
+/** How long the record of a breaker is. */
+const RECORD = 64;
+/** As many as two policies can have. */
+const MOST_BREAKERS = 8_192;
 /** So many accounts an object keeps, of some hundred bytes each. */
 const MOST_KEYS = 100_000;
 /** So many are forgotten at a time when there are more, so that it is not for every new key that the rest are counted. */

@@ -1,6 +1,7 @@
 // A Worker behind Tidegate. It asks the core once for each request, and stands guard over it: whatever goes wrong in there, a visitor
 // gets what the policy's `on_failure` says, and the next request meets a fresh instance.
 import * as tidegate from "./pkg/tidegate.js";
+import { confer } from "./agreeing.mjs";
 import { listen, spread } from "./breakers.mjs";
 import { driven, told, waited } from "./flight.mjs";
 import { current, guard, quietly } from "./instance.mjs";
@@ -48,6 +49,7 @@ async function judged(verdict, request, env, ctx, guarded) {
     const heed = () => settings.shares() && send(env, ctx, guarded);
     verdict = await driven(verdict, request, ctx, guarded, heed);
     if (env.TIDEGATE !== undefined) spread(env, ctx, guarded);
+    if (settings.agrees()) confer(env, ctx, guarded);
   }
   return verdict;
 }

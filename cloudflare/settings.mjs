@@ -16,12 +16,16 @@ let isRead = false;
 let onFailure = "pass";
 /** Whether the policy in force has limits to share, and an authority over them. */
 let sharing = false;
+let agreeing = false;
 
 /** Whether requests that cannot be decided go on. */
 export const passes = () => onFailure === "pass";
 
 /** Whether there may be something to ask of the authority over shared limits. */
 export const shares = () => sharing;
+
+/** Whether the policy in force has breakers that others share. */
+export const agrees = () => agreeing;
 
 /** Whether KV has been asked, so that no request need wait for it. */
 export const isKnown = () => isRead;
@@ -63,6 +67,7 @@ export function enforce(tidegate, env, isFresh) {
     try {
       onFailure = tidegate.configure(settings.policy, settings.mode, env);
       sharing = tidegate.shares();
+      agreeing = tidegate.agrees();
       inForce = settings;
       return;
     } catch (problems) {

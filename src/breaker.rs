@@ -15,11 +15,14 @@
 //! is late or lost makes a window see less for that long, and nothing else; a worker that dies takes with it what it had
 //! not merged, and its probes, which count as failed when their wait is over.
 //!
+//! Many instances share a breaker through an authority, see [`global`]; what stands there comes into the same record.
+//!
 //! Here is neither clock nor chance nor host: each step takes the time and a [`Draw`](crate::units::Draw), and says what
 //! to publish. [`Ledger`] drives the steps for hosts that answer at once; where one must wait for a store, it can take
 //! the same steps itself.
 
 mod bytes;
+pub mod global;
 mod ledger;
 mod local;
 mod ramp;
@@ -31,6 +34,7 @@ mod window;
 pub use ledger::{Ledger, Part};
 pub use local::{Admission, Local, Statistics, Ticket};
 pub use recovery::Election;
+pub(crate) use recovery::jittered;
 pub use set::Breakers;
 pub use shared::{Shared, State};
 pub use window::Tally;

@@ -15,6 +15,7 @@
 //!
 //! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
 
+mod agreeing;
 mod charging;
 mod consulting;
 pub mod delaying;

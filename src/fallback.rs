@@ -11,6 +11,7 @@
 //! Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). When all of that is over it is served what was
 //! kept, or the policy's static answer, or the failure itself, or 503.
 
+mod agreement;
 mod asking;
 mod broadcast;
 mod budget;
@@ -18,6 +19,7 @@ pub mod forwarding;
 mod memory;
 mod served;
 
+pub use agreement::Round;
 pub use asking::TICK;
 pub use broadcast::Broadcast;
 pub use budget::Budget;
@@ -29,6 +31,7 @@ use crate::mode::Mode;
 use crate::policy::{CallEnd, Fallback, Fixed, Policy, Route};
 use crate::request::ResponseFacts;
 use crate::units::{Draw, Span, Timestamp};
+use agreement::Agreement;
 use std::borrow::Cow;
 
 /// Where the breakers of a worker are published.
@@ -50,6 +53,8 @@ pub struct Upstreams {
     /// For each upstream, until when it has asked not to be tried again.
     resting: Vec<Timestamp>,
     served: Served,
+    /// Where breakers are shared with other instances, and there is somebody to ask.
+    agreement: Option<Agreement>,
 }
 
 /// Where a worker finds what all know, and what it decides with.
@@ -177,6 +182,7 @@ impl Upstreams {
             budgets: policy.routes().iter().map(budget).collect(),
             resting: vec![Timestamp::EPOCH; policy.upstreams().len()],
             served: Served::new(policy),
+            agreement: None,
         }
     }
 

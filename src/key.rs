@@ -108,6 +108,13 @@ impl Seed {
         KeyHash(self.hasher_of(DOMAIN_SHARED, shared.0).finish())
     }
 
+    /// The key of the breaker of this identity, and of what all of them are kept under for the empty one.
+    pub(crate) fn breaker(self, identity: &str) -> KeyHash {
+        let mut hasher = self.hasher(DOMAIN_BREAKER);
+        hasher.write(identity.as_bytes());
+        KeyHash(hasher.finish())
+    }
+
     pub(crate) fn hasher(self, domain: u8) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
         hasher.write(&[domain]);
@@ -380,6 +387,7 @@ const DOMAIN_KEY: u8 = 2;
 const DOMAIN_FALLBACK: u8 = 3;
 const DOMAIN_PARTITION: u8 = 4;
 const DOMAIN_SHARED: u8 = 5;
+const DOMAIN_BREAKER: u8 = 6;
 // 20 to 22 are those of `stale`.
 
 /// What a part is. These numbers are in every key that is counted: a new kind gets a new number.

@@ -92,11 +92,17 @@ pub enum Total {
     Awaited,
     /// Grants that could not be kept: their permits count as used.
     GrantsLost,
+    /// Rounds in which the authority over shared breakers was asked.
+    BreakerRounds,
+    /// Those of them that were not answered.
+    BreakerRoundFailures,
+    /// Transitions of breakers that were learnt from other instances.
+    BreakersLearnt,
 }
 
 impl Total {
     /// Every total, in the order of their numbers.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::Conflicts,
         Self::StoreFailures,
         Self::RefundsLost,
@@ -123,6 +129,9 @@ impl Total {
         Self::AskFailures,
         Self::Awaited,
         Self::GrantsLost,
+        Self::BreakerRounds,
+        Self::BreakerRoundFailures,
+        Self::BreakersLearnt,
     ];
 
     /// The word for it where numbers are told in words.
@@ -155,6 +164,9 @@ impl Total {
             Self::AskFailures => "store_ask_failures",
             Self::Awaited => "store_waits",
             Self::GrantsLost => "store_grants_lost",
+            Self::BreakerRounds => "breaker_rounds",
+            Self::BreakerRoundFailures => "breaker_round_failures",
+            Self::BreakersLearnt => "breakers_learnt",
         }
     }
 

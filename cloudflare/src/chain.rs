@@ -30,8 +30,8 @@ pub struct Chain {
 
 impl Known {
     /// All upstreams are well, but for what is published.
-    pub fn new(policy: &Policy, ledgers: &Rc<RefCell<MemoryLedgers>>) -> Self {
-        Self { upstreams: Upstreams::new(policy), ledgers: Rc::clone(ledgers), ticked: Timestamp::EPOCH }
+    pub fn new(upstreams: Upstreams, ledgers: &Rc<RefCell<MemoryLedgers>>) -> Self {
+        Self { upstreams, ledgers: Rc::clone(ledgers), ticked: Timestamp::EPOCH }
     }
 
     /// The upstreams.

@@ -3,7 +3,7 @@
 use crate::host::{self, Request, Response};
 use crate::sharing::Asks;
 use crate::verdict::Verdict;
-use crate::{authority, cache, isolate, order, origin, sharing, task, timestamp, wait};
+use crate::{agreeing, authority, cache, isolate, order, origin, sharing, task, timestamp, wait};
 use js_sys::{Function, Promise};
 use std::rc::Rc;
 use tidegate::policy::OnFailure;
@@ -29,6 +29,14 @@ pub struct Asking(sharing::Asking);
 /// An ask on its way to a Durable Object.
 #[wasm_bindgen]
 pub struct Errand(sharing::Errand);
+
+/// A round of reports on its way to a Durable Object.
+#[wasm_bindgen]
+pub struct Reports(agreeing::Reports);
+
+/// What came of a round.
+#[wasm_bindgen]
+pub struct Agreed(agreeing::Agreed);
 
 /// A value to be set in KV.
 #[wasm_bindgen]
@@ -180,6 +188,65 @@ impl Errand {
 #[wasm_bindgen]
 pub fn tend(now_ms: f64) -> Option<u32> {
     isolate::tend(timestamp(now_ms))
+}
+
+/// Whether there are breakers to be shared, and an authority over them.
+#[wasm_bindgen]
+pub fn agrees() -> bool {
+    isolate::agrees()
+}
+
+/// What is to be asked of the authority over shared breakers, if it is time for it: `Reports` for the Durable Object, or a `Task`
+/// that calls Redis; else `undefined`.
+#[wasm_bindgen]
+pub fn confer(now_ms: f64) -> JsValue {
+    match isolate::confer(timestamp(now_ms)) {
+        Some(agreeing::Conference::Object(reports)) => Reports(reports).into(),
+        Some(agreeing::Conference::Redis(call)) => Task(call).into(),
+        None => JsValue::UNDEFINED,
+    }
+}
+
+/// Whether something is to be told to that authority.
+#[wasm_bindgen]
+pub fn tells(now_ms: f64) -> bool {
+    isolate::tells(timestamp(now_ms))
+}
+
+#[wasm_bindgen]
+impl Reports {
+    /// What is to be sent.
+    #[wasm_bindgen(getter)]
+    pub fn message(&self) -> Box<[u8]> {
+        self.0.message()
+    }
+
+    /// Takes in the answer; `undefined` when there will be none.
+    pub fn done(self, standings: Option<Box<[u8]>>, now_ms: f64) {
+        self.0.done(standings.as_deref(), timestamp(now_ms));
+    }
+}
+
+/// Answers a round by the records of its breakers, which stand one after the other, 64 bytes each; zeros where there is none.
+/// `undefined` when the round is not to be understood, as when it was written by another version.
+#[wasm_bindgen]
+pub fn agree(message: &[u8], records: &[u8], now_ms: f64) -> Option<Agreed> {
+    agreeing::agree(message, records, now_ms as u64).map(Agreed)
+}
+
+#[wasm_bindgen]
+impl Agreed {
+    /// The records, to be stored.
+    #[wasm_bindgen(getter)]
+    pub fn records(&self) -> Box<[u8]> {
+        self.0.records().into()
+    }
+
+    /// The answer, to be sent.
+    #[wasm_bindgen(getter)]
+    pub fn standings(&self) -> Box<[u8]> {
+        self.0.standings().into()
+    }
 }
 
 /// Whether breakers may have something to tell other locations.

@@ -20,6 +20,7 @@ use tidegate::decision::quota_headers;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
+use tidegate::fallback::Upstreams;
 use tidegate::health::monitor::Monitor;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
@@ -99,7 +100,6 @@ impl Gate {
         };
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
-        let known = Known::new(&policy, &memory.ledgers);
         let assets = Assets::new(&policy, Keyed::Everywhere);
         let (redis, secret) = redis::Store::of(&policy, env)?.unzip();
         let mut engine = Engine::new(policy, memory.seed);
@@ -108,6 +108,13 @@ impl Gate {
         }
         let has_objects = host::has(env, "TIDEGATE_AUTHORITY");
         let leases = sharing::leases(&engine, has_objects || redis.is_some())?;
+        let mut upstreams = Upstreams::new(engine.policy());
+        if has_objects || redis.is_some() {
+            engine.agree(&mut upstreams, memory.instance);
+        }
+        // They agree by themselves, and what they publish is in nobody else's generations.
+        memory.broadcast.borrow_mut().leave_out(upstreams.agreed().map(str::to_owned));
+        let known = Known::new(upstreams, &memory.ledgers);
         tell(engine.policy(), redis.is_some(), has_objects);
         let room = engine.waiting_room();
         Ok(Self {
@@ -196,7 +203,11 @@ impl Gate {
     /// Answers with a page of status: of this isolate, since nobody exports what it counts.
     fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> Verdict {
         let live_keys = work.live_keys(now);
-        work.known.act(now, |upstreams, around| upstreams.refresh(around));
+        let (known, counters) = (&mut work.known, &mut work.counters);
+        known.act(now, |upstreams, around| {
+            upstreams.refresh(around);
+            upstreams.count_rounds(counters);
+        });
         let (engine, fingerprint) = (&self.engine, self.fingerprint);
         let monitor = work.health.as_ref().map(|health| &health.monitor);
         let known = work.known.upstreams();
@@ -288,6 +299,16 @@ fn tell(policy: &Policy, has_redis: bool, has_objects: bool) {
             (false, true) => host::log("tidegate: limits of the scope \"global\" count in Durable Objects"),
             (false, false) => host::log_warning(
                 "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object, and no URL of a Redis",
+            ),
+        }
+    }
+    if policy.shares_breakers() {
+        let host = policy.stores().redis().and_then(|redis| redis.host()).unwrap_or_default();
+        match (has_redis, has_objects) {
+            (true, _) => host::log(&["tidegate: breakers of the scope \"global\" agree by Redis, ", host].concat()),
+            (false, true) => host::log("tidegate: breakers of the scope \"global\" agree by a Durable Object"),
+            (false, false) => host::log_warning(
+                "tidegate: breakers of the scope \"global\" are each isolate's own: there is no Durable Object, and no URL of a Redis",
             ),
         }
     }

@@ -1,5 +1,6 @@
 //! What an isolate goes by: the policy in force there, and what it is asked and told. An isolate has one thread.
 
+use crate::agreeing::{self, Conference};
 use crate::gate::Gate;
 use crate::host::Request;
 use crate::redis;
@@ -83,6 +84,21 @@ pub fn tend(now: Timestamp) -> Option<u32> {
     let gate = GATE.with_borrow(Option::clone)?;
     let work = &mut *gate.work();
     sharing::tend(&gate.engine, work, now)
+}
+
+/// Whether there are breakers to be shared, and an authority over them.
+pub fn agrees() -> bool {
+    GATE.with_borrow(|gate| gate.as_ref().is_some_and(|gate| gate.work().known.upstreams().alone().is_some()))
+}
+
+/// A round of reports for the authority over shared breakers, if it is time for one: to be asked now and then.
+pub fn confer(now: Timestamp) -> Option<Conference> {
+    agreeing::conference(&GATE.with_borrow(Option::clone)?, now)
+}
+
+/// Whether something is to be told to that authority.
+pub fn tells(now: Timestamp) -> bool {
+    GATE.with_borrow(|gate| gate.as_ref().is_some_and(|gate| gate.work().known.upstreams().tells(now)))
 }
 
 /// Whether breakers may have something to tell other locations.

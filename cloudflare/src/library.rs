@@ -3,8 +3,9 @@
 //! What awaits and stands guard in JavaScript for the Worker that `entry.mjs` deploys is done here in Rust: the decisions, and
 //! a request's way along a route, are the same. What is not here is the guard over the instance. A Worker in Rust is one instance,
 //! its handler and Tidegate in it: whichever of them panics, the requests that are in it then get no answer of theirs, what was
-//! counted in the isolate is lost, and whoever loads the instance has to load it again, as `worker-build`'s own entry does.
+//! counted in the isolate is lost, and whoever binds the wasm has to see to a fresh instance; README says how.
 
+mod agreeing;
 mod authority;
 mod bindings;
 mod breakers;
@@ -35,7 +36,7 @@ use worker::{Context, Env, FromRequest, IntoResponse, Request, Result};
 ///
 /// `policy` is the text of a policy; with a KV namespace bound as `TIDEGATE`, the one that it holds stands in its place. With a
 /// namespace of Durable Objects bound as `TIDEGATE_AUTHORITY`, whose class is [`TidegateAuthority`], limits of the scope `global`
-/// are counted there, unless the policy has the URL of a Redis. All calls of a Worker give the same text: the first one's counts.
+/// are counted there, and breakers of that scope agree there, unless the policy has the URL of a Redis. All calls of a Worker give the same text: the first one's counts.
 ///
 /// A policy that is bad is told in the log with all its errors, and every request passes.
 ///
@@ -105,6 +106,9 @@ async fn judged(
         verdict = Verdict::Answered(driving::driven(task, request, ctx, serves).await?);
         if let Some(kv) = &bindings.kv {
             breakers::spread(kv, ctx);
+        }
+        if isolate::agrees() {
+            agreeing::confer(bindings, ctx);
         }
     }
     Ok(verdict)

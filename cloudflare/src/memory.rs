@@ -7,6 +7,7 @@ use crate::gate::Work;
 use std::cell::{RefCell, RefMut};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+use tidegate::authority::Instance;
 use tidegate::fallback::{Broadcast, MemoryLedgers};
 use tidegate::key::Seed;
 use tidegate::store::memory::MemoryStore;
@@ -15,6 +16,8 @@ use tidegate::store::memory::MemoryStore;
 pub struct Memory {
     pub seed: Seed,
     pub max_keys: u32,
+    /// The number of this isolate, for as long as what it publishes of breakers.
+    pub instance: Instance,
     /// What breakers publish.
     pub ledgers: Rc<RefCell<MemoryLedgers>>,
     /// What other locations know of it.
@@ -36,12 +39,16 @@ impl Memory {
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(|error| format!("tidegate: no random source: {error}"))?;
         let seed = Seed::from_bytes(seed);
+        let mut bits = [0; 8];
+        getrandom::fill(&mut bits).map_err(|error| format!("tidegate: no random source: {error}"))?;
+        let instance = Instance::new(u64::from_le_bytes(bits));
         #[cfg(feature = "test-clock")]
         let seed = crate::clock::instead_of_seed(seed);
         let tables = Tables { store: MemoryStore::new(max_keys), local: MemoryStore::new(max_keys) };
         Ok(Rc::new(Self {
             seed,
             max_keys,
+            instance,
             ledgers: Rc::default(),
             broadcast: RefCell::default(),
             tables: RefCell::new(tables),

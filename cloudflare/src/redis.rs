@@ -1,4 +1,4 @@
-//! Redis as the authority over limits that isolates share, where the policy has its URL.
+//! Redis as the authority over limits and breakers that isolates share, where the policy has its URL.
 //!
 //! Asks go out as soon as a decision has made them. While all calls are taken they queue up, to go several in one. A call belongs to
 //! the request that makes it, as all that takes time does in workerd, whoever's asks it carries; a request that ends too early takes
@@ -22,7 +22,7 @@ use wasm_bindgen::{JsCast, JsValue};
 
 /// A Redis to be called, and the calls to it.
 pub struct Store {
-    redis: Redis,
+    pub redis: Redis,
     /// Scheme and host of its URL.
     origin: String,
     patience: Span,
@@ -41,7 +41,7 @@ impl Store {
     /// # Errors
     /// What is wrong, where, and what would be right.
     pub fn of(policy: &Policy, env: &JsValue) -> Result<Option<(Self, Option<String>)>, String> {
-        if policy.shared_limits().next().is_none() {
+        if policy.shared_limits().next().is_none() && !policy.shares_breakers() {
             return Ok(None);
         }
         let store = policy.stores().redis();
@@ -78,7 +78,7 @@ impl Store {
     }
 
     /// Sends the request and awaits the answer, at most until then: its status and its body.
-    async fn post(&self, request: &HttpRequest<'_>, until: Timestamp) -> Option<(u16, Vec<u8>)> {
+    pub async fn post(&self, request: &HttpRequest<'_>, until: Timestamp) -> Option<(u16, Vec<u8>)> {
         let url = [&self.origin, request.path].concat();
         let answer = host::post(&url, request, until.since(now()));
         let answer: Response = settled(answer).await.ok()?.unchecked_into();
@@ -86,7 +86,7 @@ impl Store {
     }
 
     /// Logs an error, if it was not the last one or that was a while ago.
-    fn complain(&self, error: RedisError, now: Timestamp) {
+    pub fn complain(&self, error: RedisError, now: Timestamp) {
         let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(COMPLAIN_AGAIN);
         if !self.last_error.get().is_some_and(is_known) {
             self.last_error.set(Some((error, now)));

@@ -75,9 +75,10 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
     workers[at].fetch(`http://example.com${path}`, { ...init, headers: { "cf-connecting-ip": address, ...headers } });
   const hasObjects = !("durableObjects" in options);
   const namespace = hasObjects && (await miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY", "hel"));
-  const shards = Array.from({ length: hasObjects ? 32 : 0 }, (_, at) => namespace.get(namespace.idFromName(`shard-${at}`)));
+  const object = (name) => namespace.get(namespace.idFromName(name));
+  const shards = Array.from({ length: hasObjects ? 32 : 0 }, (_, at) => object(`shard-${at}`));
   const kv = await miniflare.getKVNamespace("TIDEGATE", "hel");
-  return { get, shards, kv, server, log };
+  return { get, object, shards, kv, server, log };
 }
 
 /** Whether a Worker has its policy built in, so that another one comes from KV. */
@@ -146,6 +147,16 @@ const worldly = (world) => `
       if (this.faulty === "throw") throw Object.assign(new Error("too many requests"), { overloaded: true });
       if (this.faulty === "slow") await new Promise((resolve) => setTimeout(resolve, 300));
       return super.ask(ask);
+    }
+    async agree(message) {
+      if (this.faulty === "hang") await new Promise(() => {});
+      return super.agree(message);
+    }
+    forget() {
+      this.sql.exec("DELETE FROM breakers");
+    }
+    records() {
+      return [...this.sql.exec("SELECT * FROM breakers")].map(({ record }) => [...new Uint8Array(record)]);
     }
     tried(asks) {
       return this.ask(asks).catch(String);

@@ -1,4 +1,4 @@
-//! The authority of limits that many instances share, as Envoy reaches it: a Redis behind HTTP that is one of its clusters.
+//! The authority of limits and breakers that many instances share, as Envoy reaches it: a Redis behind HTTP that is one of its clusters.
 //!
 //! Asks go out as soon as a decision has made them, several in one call when all calls are taken. Answers come with the
 //! root's number, whatever stream was at work; then those who waited are decided again. What they wait at most is the
@@ -42,12 +42,18 @@ struct Call {
 /// # Errors
 /// What is wrong, where, and what would be right.
 pub fn of(policy: &Policy) -> Result<Option<(Authority, Option<String>)>, String> {
-    let Some(limit) = policy.limits().iter().position(|limit| limit.is_shared()) else { return Ok(None) };
+    let limit = policy.limits().iter().position(|limit| limit.is_shared());
+    let breaker = policy.breakers().iter().find(|breaker| breaker.is_shared());
+    let (path, what) = match (limit, breaker) {
+        (Some(limit), _) => (format!("/limits/{limit}/scope"), "limit"),
+        (None, Some(breaker)) => (format!("/breakers/{}/scope", breaker.name().as_str()), "breaker"),
+        (None, None) => return Ok(None),
+    };
     let store = policy.stores().redis();
     let Some((store, cluster)) = store.and_then(|store| Some((store, store.cluster()?))) else {
         // Without one each Envoy would have the whole quota.
         return Err(format!(
-            "/limits/{limit}/scope: Envoys share a limit by a store, and the policy names none that is a cluster of Envoy's; \
+            "{path}: Envoys share a {what} by a store, and the policy names none that is a cluster of Envoy's; \
              write \"stores\": {{ \"redis\": {{ \"cluster\": ... }} }}, or \"scope\": \"instance\""
         ));
     };
@@ -171,8 +177,18 @@ fn take_in(instance: &Instance, work: &mut Work, exchange: &Exchange, now: Times
 }
 
 impl Authority {
+    /// The Redis.
+    pub fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
+    /// Makes a call to it. Answers the call's number.
+    pub fn post(&self, request: &HttpRequest<'_>, timeout: Span) -> Result<u32, ()> {
+        post(&self.cluster, &self.host, request, timeout)
+    }
+
     /// Logs an error, if it was not the last one or that was a while ago.
-    fn complain(&mut self, error: RedisError, now: Timestamp) {
+    pub fn complain(&mut self, error: RedisError, now: Timestamp) {
         let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(COMPLAIN_AGAIN);
         if !self.last_error.is_some_and(is_known) {
             self.last_error = Some((error, now));
@@ -196,7 +212,7 @@ fn post(cluster: &str, host: &str, request: &HttpRequest<'_>, timeout: Span) -> 
 
 /// The status and the body of the answer at hand, if there is one. What is longer than any answer of a script is cut, and so
 /// none.
-fn answer(lines: u32, size: usize) -> Option<(u16, Vec<u8>)> {
+pub fn answer(lines: u32, size: usize) -> Option<(u16, Vec<u8>)> {
     let status = CallAnswer.status().filter(|_| lines > 0)?;
     Some((status, host::call_body(size.min(MOST_BYTES)).ok()?))
 }

@@ -1,6 +1,7 @@
 //! One policy in force in one VM: what its streams share.
 
 use crate::authority::{Authority, DEADLINE};
+use crate::breakers::{self, Round};
 use crate::fields::Fields;
 use crate::health;
 use crate::host;
@@ -59,6 +60,8 @@ pub struct Work {
     pub authority: Option<Authority>,
     /// Where the policy has limits that a rate-limit service counts.
     pub rate_limits: Option<RateLimits>,
+    /// The rounds in which the store is asked for breakers, while they are under way.
+    pub rounds: Vec<Round>,
     pub upstreams: Upstreams,
     ledgers: SharedLedgers,
     /// When breakers were last ticked.
@@ -120,7 +123,10 @@ impl Instance {
         }
         let rate_limits = rls::of(&engine, random.draw().0);
         let room = engine.waiting_room();
-        let upstreams = Upstreams::new(engine.policy());
+        let mut upstreams = Upstreams::new(engine.policy());
+        if authority.is_some() {
+            engine.agree(&mut upstreams, breakers::number(random.draw().0));
+        }
         let upstream_metrics = UpstreamMetrics::new(engine.policy());
         Self {
             engine,
@@ -143,6 +149,7 @@ impl Instance {
                 random,
                 authority,
                 rate_limits,
+                rounds: Vec::new(),
                 upstreams,
                 ledgers: SharedLedgers::default(),
                 ticked: Timestamp::EPOCH,
@@ -192,6 +199,7 @@ impl Instance {
     /// Adds what was counted since the last time to Envoy's statistics.
     pub fn export(&self, now: Timestamp) {
         let work = &mut *self.work.borrow_mut();
+        work.upstreams.count_rounds(&mut work.counters);
         work.metrics.export(self.engine.policy(), &mut work.counters);
         let live = work.survey.step(&mut work.store, now);
         work.live_keys = live;
@@ -204,6 +212,9 @@ impl Instance {
             work.metrics.record_own(Gauge::StoreBreakers, u64::from(!global.answers(now)));
         }
         work.upstream_metrics.export(self.engine.policy(), &mut work.upstreams, now);
+        if let Some(alone) = work.upstreams.alone() {
+            work.metrics.record(Gauge::BreakersAlone, u64::try_from(alone).unwrap_or(u64::MAX));
+        }
         work.metrics.record(Gauge::LiveKeys, live);
         work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
         let (engine, metrics) = (&self.engine, &mut work.metrics);

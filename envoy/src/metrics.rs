@@ -45,10 +45,12 @@ pub enum Gauge {
     Health = 3,
     /// How many workers have their breaker around the store of shared limits open.
     StoreBreakers = 4,
+    /// How many breakers that are shared go on by themselves.
+    BreakersAlone = 5,
 }
 
 impl Gauge {
-    const COUNT: usize = Self::StoreBreakers as usize + 1;
+    const COUNT: usize = Self::BreakersAlone as usize + 1;
 }
 
 impl Metrics {
@@ -170,6 +172,7 @@ fn gauge_name(gauge: Gauge) -> &'static str {
         Gauge::Waiting => "tidegate_waiting",
         Gauge::Health => "tidegate_health",
         Gauge::StoreBreakers => "tidegate_store_breakers_open",
+        Gauge::BreakersAlone => "tidegate_breakers_alone",
     }
 }
 
@@ -201,5 +204,8 @@ fn total_name(total: Total) -> &'static str {
         Total::AskFailures => "tidegate_store_ask_failures_total",
         Total::Awaited => "tidegate_store_waits_total",
         Total::GrantsLost => "tidegate_store_grants_lost_total",
+        Total::BreakerRounds => "tidegate_breaker_rounds_total",
+        Total::BreakerRoundFailures => "tidegate_breaker_round_failures_total",
+        Total::BreakersLearnt => "tidegate_breakers_learnt_total",
     }
 }

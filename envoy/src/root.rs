@@ -4,7 +4,7 @@ use crate::filter::{self, Filter};
 use crate::host::{self, Level};
 use crate::instance::Instance;
 use crate::streams::Streams;
-use crate::{authority, rls, structure, waiting};
+use crate::{authority, breakers, rls, structure, waiting};
 use std::rc::Rc;
 use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::{Policy, Upstream};
@@ -54,6 +54,7 @@ impl Root {
         filter::try_due(&instance, streams, now);
         authority::tend(&instance, streams, now);
         instance.work.borrow_mut().tick_breakers(now);
+        breakers::confer(&mut instance.work.borrow_mut(), now);
         let leases_are_out = instance.end_leases(LEASE_IDLE, now);
         if instance.work.borrow_mut().alarm.exports(now) {
             instance.export(now);
@@ -70,6 +71,7 @@ impl Root {
     pub fn call_answered(&mut self, streams: &mut Streams, token: u32, lines: u32, size: usize) {
         if let Some(instance) = &self.instance
             && !authority::call_answered(instance, streams, token, lines, size)
+            && !breakers::call_answered(instance, token, lines, size)
         {
             filter::call_answered(instance, streams, token, lines, size);
         }

@@ -1,6 +1,7 @@
 //! A worker's steps, driven by a store that answers at once.
 
 use super::Outcome;
+use super::global::Standing;
 use super::local::{Admission, Local, Ticket};
 use super::recovery::Election;
 use super::shared::Shared;
@@ -99,6 +100,35 @@ impl Local {
         }
     }
 
+    /// Takes in what stands with the authority that many instances share, as it was asked at `sent_at`. Answers whether that
+    /// was new.
+    pub(crate) fn heard<L: Ledger>(
+        &mut self,
+        ledger: &mut L,
+        standing: &Standing,
+        sent_at: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        self.answered();
+        for _ in 0..MAX_ROUNDS {
+            // Who cannot publish goes on alone, and hears it again later.
+            if self.learn(ledger).is_err() {
+                return false;
+            }
+            let before = self.generation();
+            let Some(next) = self.agree(standing, sent_at, now) else { return false };
+            match ledger.publish(Part::Transitions, &next.encode()) {
+                Ok(()) => {
+                    self.adopt(next);
+                    return next.generation() != before;
+                }
+                Err(StoreError::Conflict) => {}
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
     fn open_if_due<L: Ledger>(&mut self, ledger: &mut L, draw: Draw, now: Timestamp) {
         if self.opens() {
             let generation = self.generation();
@@ -120,7 +150,7 @@ impl Local {
     }
 
     /// Takes over the record as it is published. An error when this worker has to go on alone.
-    fn learn<L: Ledger>(&mut self, ledger: &mut L) -> Result<(), StoreError> {
+    pub(crate) fn learn<L: Ledger>(&mut self, ledger: &mut L) -> Result<(), StoreError> {
         // An empty value stands for none where a host cannot delete.
         let shared = match ledger.read(Part::Transitions)? {
             None | Some([]) => Shared::default(),

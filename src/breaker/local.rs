@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use super::bytes::Reader;
+use super::global::{Standing, Told};
 use super::recovery::Election;
 use super::shared::{Phase, Shared, State};
 use super::window::{Tally, Window};
@@ -21,6 +22,10 @@ pub struct Local {
     /// Its own that others have not seen.
     pending: Window,
     statistics: Statistics,
+    /// The breaker is shared, and an authority says who probes.
+    governed: bool,
+    /// A call came that only an election could admit.
+    wants: bool,
 }
 
 /// What a call may do.
@@ -111,6 +116,8 @@ impl Local {
             view: Window::new(rules.window),
             pending: Window::new(rules.window),
             statistics: Statistics::default(),
+            governed: false,
+            wants: false,
         }
     }
 
@@ -170,8 +177,11 @@ impl Local {
             BreakerMode::ForcedOpen => return Some(self.refuse(None)),
             BreakerMode::Disabled => return Some(Admission::Pass(self.ticket(Kind::Untracked))),
         }
-        match self.shared.wait(&self.rules, draw, now) {
-            Some(wait) => Some(self.refuse(Some(wait))),
+        match self.shared.wait(&self.rules, self.is_governed(), draw, now) {
+            Some(wait) => {
+                self.wants |= self.is_governed() && self.shared.is_due(now);
+                Some(self.refuse(Some(wait)))
+            }
             None if self.shared.phase == Phase::Closed => Some(Admission::Pass(self.ticket(Kind::Call))),
             None => None,
         }
@@ -181,7 +191,7 @@ impl Local {
     #[must_use]
     pub(crate) fn refuses(&self, draw: Draw, now: Timestamp) -> bool {
         match self.rules.mode {
-            BreakerMode::Enforce => self.shared.wait(&self.rules, draw, now).is_some(),
+            BreakerMode::Enforce => self.shared.wait(&self.rules, self.is_governed(), draw, now).is_some(),
             BreakerMode::ForcedOpen => true,
             BreakerMode::Observe | BreakerMode::Disabled => false,
         }
@@ -210,7 +220,7 @@ impl Local {
     /// record has an answer after all.
     #[must_use]
     pub fn elect(&self, draw: Draw, now: Timestamp) -> Option<Election> {
-        self.shared.elect(&self.rules, draw, now)
+        self.shared.elect(&self.rules, self.is_governed(), draw, now)
     }
 
     /// The admission of a probe, once its election was published and that record adopted.
@@ -339,6 +349,36 @@ impl Local {
 
     pub(super) fn is_alone(&self) -> bool {
         self.left.is_some()
+    }
+
+    /// Says whether there is an authority that answers, of those breakers that many instances share. While there is none,
+    /// the instance goes on by what it sees itself.
+    pub fn govern(&mut self, governed: bool) {
+        self.governed = governed && self.rules.is_shared();
+        self.wants &= self.governed;
+    }
+
+    /// Whether an authority says who probes.
+    #[must_use]
+    pub fn is_governed(&self) -> bool {
+        self.governed && self.left.is_none()
+    }
+
+    /// What the authority is to be told, if anything: see [`global`](super::global).
+    #[must_use]
+    pub(crate) fn report(&self, now: Timestamp) -> Told {
+        self.shared.report(&self.rules, self.wants, now)
+    }
+
+    /// What to publish for what stands with the authority, as it was asked at `sent_at`, with a record just adopted. `None`
+    /// when that is known.
+    pub(super) fn agree(&self, standing: &Standing, sent_at: Timestamp, now: Timestamp) -> Option<Shared> {
+        self.shared.agree(&self.rules, standing, sent_at, now)
+    }
+
+    /// The authority has answered: whoever wants to be elected still says so with the next call.
+    pub(super) fn answered(&mut self) {
+        self.wants = false;
     }
 
     /// What a worker that is alone publishes to be alone no longer: what has become of the breaker meanwhile. Not while it

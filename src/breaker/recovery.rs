@@ -8,6 +8,8 @@
 //!                          +----------------------------------+
 //!                            a probe fails, or never tells
 //! ```
+//!
+//! Where many instances share the breaker, and an authority says who probes, the step to half-open is [elected](super::global).
 
 use super::shared::{Phase, Probes, Shared, State};
 use super::{Outcome, SKEW, ramp};
@@ -31,7 +33,7 @@ impl Shared {
             Phase::Closed if self.ramps(rules, now) => State::Ramping,
             Phase::Closed => State::Closed,
             Phase::Open { .. } => State::Open,
-            Phase::HalfOpen(_) => State::HalfOpen,
+            Phase::HalfOpen(_) | Phase::Elsewhere { .. } => State::HalfOpen,
         }
     }
 
@@ -39,16 +41,32 @@ impl Shared {
         self.opened > 0 && rules.ramp.is_some_and(|ramp| now.since(self.since) < ramp.over)
     }
 
-    /// How long a call with this draw has to wait; `None` when it is admitted, or may be as a probe.
-    pub(super) fn wait(&self, rules: &Breaker, draw: Draw, now: Timestamp) -> Option<Span> {
+    /// How long a call with this draw has to wait; `None` when it is admitted, or may be as a probe. `governed`: an authority
+    /// says who probes.
+    pub(super) fn wait(&self, rules: &Breaker, governed: bool, draw: Draw, now: Timestamp) -> Option<Span> {
         match self.phase {
             Phase::Closed if self.opened == 0 => None,
             Phase::Closed => rules.ramp.and_then(|it| ramp::wait(it, now.since(self.since), draw)),
-            Phase::Open { until } => (now < until).then(|| until.since(now)),
+            Phase::Open { until } | Phase::Elsewhere { until } if now < until => Some(until.since(now)),
+            Phase::Open { .. } | Phase::Elsewhere { .. } => governed.then_some(ELECTED_WITHIN),
             Phase::HalfOpen(probes) => {
-                let waits = probes.given >= rules.half_open.probes && now < probes.deadline;
-                waits.then(|| probes.deadline.since(now))
+                let is_over = now >= probes.right;
+                // Alone again, the instance gives no more while it awaits any of those that it was elected for.
+                let is_full = probes.given >= rules.half_open.probes || (is_over && !governed && probes.awaited());
+                if is_full && now < probes.deadline {
+                    return Some(probes.deadline.since(now));
+                }
+                (governed && !is_full && (is_over || self.untold)).then_some(ELECTED_WITHIN)
             }
+        }
+    }
+
+    /// Whether a call can be admitted only if an authority elects this instance.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        match self.phase {
+            Phase::Closed => false,
+            Phase::Open { until } | Phase::Elsewhere { until } => now >= until,
+            Phase::HalfOpen(probes) => now >= probes.right,
         }
     }
 
@@ -65,16 +83,16 @@ impl Shared {
     }
 
     /// Elects a call as a probe, if the breaker lets it.
-    pub(super) fn elect(&self, rules: &Breaker, draw: Draw, now: Timestamp) -> Option<Election> {
+    pub(super) fn elect(&self, rules: &Breaker, governed: bool, draw: Draw, now: Timestamp) -> Option<Election> {
         if let Some(next) = self.expire(rules, draw, now) {
             return Some(Election::Change(next));
         }
         let deadline = now.after(rules.half_open.max_wait);
+        let begins = || Some(Election::Probe(self.enter(rules, Phase::HalfOpen(Probes::own(1, deadline)), now)));
         match self.phase {
-            Phase::Open { until } if now >= until => {
-                let probes = Probes { given: 1, succeeded: 0, deadline };
-                Some(Election::Probe(self.enter(Phase::HalfOpen(probes), now)))
-            }
+            Phase::Open { until } | Phase::Elsewhere { until } if now >= until && !governed => begins(),
+            Phase::HalfOpen(probes) if now >= probes.right && !probes.awaited() && !governed => begins(),
+            Phase::HalfOpen(probes) if now >= probes.right || (governed && self.untold) => None,
             Phase::HalfOpen(probes) if probes.given < rules.half_open.probes => {
                 // Only the first of those awaited sets the deadline: else one that never tells could be waited for as
                 // long as others come.
@@ -102,7 +120,7 @@ impl Shared {
         Some(match outcome {
             Outcome::Failure => self.open(rules, self.longer(&rules.open), draw, now),
             Outcome::Success if probes.succeeded.saturating_add(1) >= rules.half_open.probes => {
-                self.enter(Phase::Closed, now)
+                self.enter(rules, Phase::Closed, now)
             }
             Outcome::Success => {
                 let succeeded = probes.succeeded.saturating_add(1);
@@ -122,7 +140,7 @@ impl Shared {
         if let Phase::HalfOpen(probes) = self.phase {
             // A new policy may ask for fewer than have succeeded already.
             if probes.succeeded >= rules.half_open.probes {
-                return Some(self.enter(Phase::Closed, now));
+                return Some(self.enter(rules, Phase::Closed, now));
             }
             if probes.awaited() && now >= probes.deadline {
                 return Some(self.open(rules, self.longer(&rules.open), draw, now));
@@ -136,8 +154,16 @@ impl Shared {
     fn follow(&self, rules: &Breaker, now: Timestamp) -> Option<Self> {
         let ahead = now.after(SKEW);
         let phase = match self.phase {
+            // By what clock this instance was elected nobody knows any more.
+            Phase::HalfOpen(probes) if self.since > ahead && self.elected().is_some() => {
+                let deadline = probes.deadline.min(now.after(rules.half_open.max_wait));
+                Phase::HalfOpen(Probes { deadline, right: now, ..probes })
+            }
             Phase::HalfOpen(probes) if probes.deadline > ahead.after(rules.half_open.max_wait) => {
                 Phase::HalfOpen(Probes { deadline: now.after(rules.half_open.max_wait), ..probes })
+            }
+            Phase::Elsewhere { until } if until > ahead.after(rules.half_open.max_wait) => {
+                Phase::Elsewhere { until: now.after(rules.half_open.max_wait) }
             }
             Phase::Open { until } if self.since > ahead => {
                 Phase::Open { until: now.after(until.since(self.since).min(rules.open.max)) }
@@ -165,19 +191,23 @@ impl Shared {
     fn open(&self, rules: &Breaker, open_for: Span, draw: Draw, now: Timestamp) -> Self {
         let until = now.after(jittered(open_for, rules.open.jitter, draw));
         let opened = self.opened.saturating_add(1);
-        Self { open_for, opened, ..self.enter(Phase::Open { until }, now) }
+        Self { open_for, opened, ..self.enter(rules, Phase::Open { until }, now) }
     }
 
-    fn enter(&self, phase: Phase, now: Timestamp) -> Self {
-        Self { generation: self.generation.wrapping_add(1), phase, since: now, ..*self }
+    fn enter(&self, rules: &Breaker, phase: Phase, now: Timestamp) -> Self {
+        let generation = self.generation.wrapping_add(1);
+        Self { generation, phase, since: now, untold: rules.is_shared(), ..*self }
     }
 }
 
 /// A span of which a share is left to chance: never longer, so that the bound of all spans is that of these too.
-fn jittered(span: Span, share: BasisPoints, draw: Draw) -> Span {
+pub(crate) fn jittered(span: Span, share: BasisPoints, draw: Draw) -> Span {
     let chance = u128::from(span.as_nanos()).saturating_mul(share.get().into()) / ALL;
     let taken = chance.saturating_mul(draw.0.into()) >> u64::BITS;
     Span::from_nanos(span.as_nanos().saturating_sub(u64::try_from(taken).unwrap_or(0)))
 }
 
 const ALL: u128 = BasisPoints::ALL.get() as u128;
+
+/// How soon a call may come again that has this instance ask to be elected. It takes a tick and an answer.
+const ELECTED_WITHIN: Span = Span::from_secs(1);

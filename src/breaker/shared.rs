@@ -18,6 +18,10 @@ pub struct Shared {
     pub(super) open_for: Span,
     /// How often it has opened.
     pub(super) opened: u64,
+    /// Of a breaker that many instances share: the newest [`Standing::generation`](super::Standing) that is known here.
+    pub(super) agreed: u64,
+    /// What was made here since, which the other instances are to be told.
+    pub(super) untold: bool,
 }
 
 /// What a breaker does. A breaker that ramps is closed, and has not been for long.
@@ -33,10 +37,15 @@ pub(super) enum Phase {
     },
     /// Probes are admitted.
     HalfOpen(Probes),
+    /// Another instance is elected to probe, and calls are refused.
+    Elsewhere {
+        /// Until when at most.
+        until: Timestamp,
+    },
 }
 
 /// How far the probes of a half-open breaker have come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Probes {
     /// How many were given out, but for those that told nothing.
     pub(super) given: u32,
@@ -44,9 +53,16 @@ pub(super) struct Probes {
     pub(super) succeeded: u32,
     /// When what has no outcome by then has failed.
     pub(super) deadline: Timestamp,
+    /// Until when more may be given: for ever, or as long as this instance is elected.
+    pub(super) right: Timestamp,
 }
 
 impl Probes {
+    /// Probes that nobody else has to let this instance give.
+    pub(super) const fn own(given: u32, deadline: Timestamp) -> Self {
+        Self { given, succeeded: 0, deadline, right: FOR_EVER }
+    }
+
     /// Whether the outcome of any is awaited.
     pub(super) fn awaited(&self) -> bool {
         self.given > self.succeeded
@@ -80,9 +96,6 @@ impl State {
 }
 
 impl Shared {
-    /// The most bytes that [`Shared::encode`] makes.
-    pub const BYTES: usize = 50;
-
     /// When the phase began; `None` for a breaker that never opened.
     #[must_use]
     pub fn since(&self) -> Option<Timestamp> {
@@ -107,30 +120,52 @@ impl Shared {
         match self.phase {
             Phase::Closed => true,
             Phase::Open { until } => until > now,
-            Phase::HalfOpen(_) => false,
+            Phase::HalfOpen(_) | Phase::Elsewhere { .. } => false,
         }
     }
 
-    /// The record as bytes: a version, a word for the phase, then little-endian numbers.
-    #[must_use]
-    pub fn encode(&self) -> [u8; Self::BYTES] {
-        let (word, until, probes) = match self.phase {
-            Phase::Closed => (CLOSED, Timestamp::EPOCH, Probes::default()),
-            Phase::Open { until } => (OPEN, until, Probes::default()),
-            Phase::HalfOpen(probes) => (HALF_OPEN, probes.deadline, probes),
+    /// Whether it may show within this span how probes went: they come by then, or have lately. Where nobody calls, they do not.
+    pub(crate) fn is_near_probes(&self, span: Span, now: Timestamp) -> bool {
+        let (from, until) = match self.phase {
+            Phase::Closed => return false,
+            Phase::Open { until } => (until.before(span), until),
+            Phase::HalfOpen(probes) => (self.since, probes.right),
+            Phase::Elsewhere { until } => (self.since, until),
         };
+        from <= now && now <= until.after(NO_CALLS)
+    }
+
+    /// The authority's generation in which this instance is the one that probes, while it is.
+    #[must_use]
+    pub fn elected(&self) -> Option<u64> {
+        matches!(self.phase, Phase::HalfOpen(probes) if probes.right != FOR_EVER).then_some(self.agreed)
+    }
+
+    /// The record as bytes: a version, a word for the phase, then little-endian numbers. What is never shared with other
+    /// instances is written as it was before that could be, so that an older filter understands it.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let own = Probes::own(0, Timestamp::EPOCH);
+        let (word, probes) = match self.phase {
+            Phase::Closed => (CLOSED, own),
+            Phase::Open { until } => (OPEN, Probes { deadline: until, ..own }),
+            Phase::HalfOpen(probes) => (HALF_OPEN, probes),
+            Phase::Elsewhere { until } => (ELSEWHERE, Probes { deadline: until, ..own }),
+        };
+        let is_shared = self.agreed > 0 || self.untold || word == ELSEWHERE || probes.right != FOR_EVER;
         let numbers = [
-            self.generation.to_le_bytes(),
-            self.since.as_nanos().to_le_bytes(),
-            self.open_for.as_nanos().to_le_bytes(),
-            self.opened.to_le_bytes(),
-            until.as_nanos().to_le_bytes(),
-            (u64::from(probes.given) | (u64::from(probes.succeeded) << 32)).to_le_bytes(),
+            self.generation,
+            self.since.as_nanos(),
+            self.open_for.as_nanos(),
+            self.opened,
+            probes.deadline.as_nanos(),
+            u64::from(probes.given) | (u64::from(probes.succeeded) << 32),
         ];
-        let mut bytes = [0; Self::BYTES];
-        let all = [VERSION, word].into_iter().chain(numbers.into_iter().flatten());
-        bytes.iter_mut().zip(all).for_each(|(byte, value)| *byte = value);
-        bytes
+        let of_shared = [self.agreed, u64::from(self.untold), probes.right.as_nanos()];
+        let of_shared = if is_shared { &of_shared[..] } else { &[] };
+        let head = [if is_shared { SHARED_VERSION } else { VERSION }, word];
+        let numbers = numbers.iter().chain(of_shared).flat_map(|number| number.to_le_bytes());
+        head.into_iter().chain(numbers).collect()
     }
 
     /// The record of these bytes.
@@ -142,30 +177,44 @@ impl Shared {
     }
 
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        if reader.byte()? != VERSION {
-            return None;
-        }
+        let version = reader.byte()?;
         let word = reader.byte()?;
         let generation = reader.u64()?;
         let since = Timestamp::from_nanos(reader.u64()?);
         let open_for = Span::from_nanos(reader.u64()?);
         let opened = reader.u64()?;
         let until = Timestamp::from_nanos(reader.u64()?);
-        let probes = Probes { given: reader.u32()?, succeeded: reader.u32()?, deadline: until };
+        let (given, succeeded) = (reader.u32()?, reader.u32()?);
+        let (agreed, untold, right) = match version {
+            VERSION => (0, false, FOR_EVER),
+            SHARED_VERSION => (reader.u64()?, reader.u64()? != 0, Timestamp::from_nanos(reader.u64()?)),
+            _ => return None,
+        };
+        let probes = Probes { given, succeeded, deadline: until, right };
         let phase = match word {
             CLOSED => Phase::Closed,
             OPEN => Phase::Open { until },
             HALF_OPEN if probes.succeeded <= probes.given => Phase::HalfOpen(probes),
+            ELSEWHERE => Phase::Elsewhere { until },
             _ => return None,
         };
-        reader.is_empty().then_some(Self { generation, phase, since, open_for, opened })
+        reader.is_empty().then_some(Self { generation, phase, since, open_for, opened, agreed, untold })
     }
 }
 
 const VERSION: u8 = 1;
+/// With what a breaker has that many instances share.
+const SHARED_VERSION: u8 = 2;
 const CLOSED: u8 = 0;
 const OPEN: u8 = 1;
 const HALF_OPEN: u8 = 2;
+const ELSEWHERE: u8 = 3;
+
+/// When nobody has called for so long after the time, nobody need look out for probes.
+const NO_CALLS: Span = Span::from_secs(1);
+
+/// Later than any time.
+const FOR_EVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
 #[cfg(test)]
 mod tests {
@@ -173,12 +222,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn phases() -> impl Strategy<Value = Phase> {
-        let probes = (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(one, other, ns)| {
+        let probes = (any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(one, other, ns, right)| {
             let (given, succeeded) = (one.max(other), one.min(other));
-            Phase::HalfOpen(Probes { given, succeeded, deadline: Timestamp::from_nanos(ns) })
+            let right = Timestamp::from_nanos(if right % 2 == 0 { u64::MAX } else { right });
+            Phase::HalfOpen(Probes { given, succeeded, deadline: Timestamp::from_nanos(ns), right })
         });
         let open = any::<u64>().prop_map(|ns| Phase::Open { until: Timestamp::from_nanos(ns) });
-        prop_oneof![Just(Phase::Closed), open, probes]
+        let elsewhere = any::<u64>().prop_map(|ns| Phase::Elsewhere { until: Timestamp::from_nanos(ns) });
+        prop_oneof![Just(Phase::Closed), open, probes, elsewhere]
     }
 
     proptest! {
@@ -186,29 +237,37 @@ mod tests {
         fn bytes_are_the_same_record_again(
             phase in phases(),
             (generation, since, open_for, opened) in any::<(u64, u64, u64, u64)>(),
+            agreed in prop_oneof![Just(0), any::<u64>()], untold in any::<bool>(),
         ) {
             let (since, open_for) = (Timestamp::from_nanos(since), Span::from_nanos(open_for));
-            let shared = Shared { generation, phase, since, open_for, opened };
+            let shared = Shared { generation, phase, since, open_for, opened, agreed, untold };
             prop_assert_eq!(Shared::decode(&shared.encode()), Ok(shared));
         }
 
         #[test]
-        fn any_bytes_are_a_record_or_corrupt(mut bytes in prop::collection::vec(any::<u8>(), 0..60), word in 0_u8..4) {
+        fn any_bytes_are_a_record_or_corrupt(mut bytes in prop::collection::vec(any::<u8>(), 0..80), version in 1_u8..3, word in 0_u8..5) {
             let _ = Shared::decode(&bytes);
-            if let [version, phase, ..] = &mut bytes[..] {
-                (*version, *phase) = (VERSION, word);
+            if let [first, phase, ..] = &mut bytes[..] {
+                (*first, *phase) = (version, word);
             }
             let _ = Shared::decode(&bytes);
         }
     }
 
     #[test]
+    fn a_record_that_is_never_shared_is_written_as_older_filters_read_it() {
+        let own = Shared { phase: Phase::HalfOpen(Probes::own(3, Timestamp::from_millis(9))), ..Shared::default() };
+        assert_eq!((own.encode().len(), own.encode()[0]), (50, VERSION));
+        assert_eq!(Shared { agreed: 1, ..own }.encode()[0], SHARED_VERSION);
+    }
+
+    #[test]
     fn another_version_or_length_is_corrupt() {
         let good = Shared::default().encode();
-        let mut other = good;
-        other[0] = VERSION + 1;
+        let mut other = good.clone();
+        other[0] = SHARED_VERSION + 1;
         assert_eq!(Shared::decode(&other), Err(StoreError::Corrupt));
-        assert_eq!(Shared::decode(&good[..Shared::BYTES - 1]), Err(StoreError::Corrupt));
+        assert_eq!(Shared::decode(&good[..good.len() - 1]), Err(StoreError::Corrupt));
         assert_eq!(Shared::decode(&[&good[..], &[0]].concat()), Err(StoreError::Corrupt));
         assert_eq!(Shared::decode(&[]), Err(StoreError::Corrupt));
     }

@@ -17,6 +17,9 @@ pub(super) fn write_route<'a>(text: &mut String, policy: &'a Policy, request: &L
         let upstream = policy.upstreams().get(*place)?;
         let name = upstream.name.as_str();
         Some(match policy.routing.pattern(*place) {
+            Some(breaker) if breaker.is_shared() => {
+                format!("{name} (breaker {}, of all instances together)", breaker.name.as_str())
+            }
             Some(breaker) => format!("{name} (breaker {})", breaker.name.as_str()),
             None => name.to_owned(),
         })

@@ -20,6 +20,8 @@ pub struct Broadcast {
     told: SortedMap<String, Told>,
     /// How often breakers here had published something when it was last told.
     changes: u64,
+    /// Breakers that agree otherwise.
+    left_out: Vec<String>,
 }
 
 /// What stands at the common place of a breaker, as far as is known here, and when it was last seen there.
@@ -30,13 +32,24 @@ struct Told {
 }
 
 impl Broadcast {
+    /// Has nothing told or heard of these breakers from here on: they agree by an authority.
+    pub fn leave_out(&mut self, identities: impl Iterator<Item = String>) {
+        self.left_out = identities.collect();
+    }
+
+    fn is_left_out(&self, identity: &str) -> bool {
+        self.left_out.iter().any(|other| other == identity)
+    }
+
     /// Takes in what stands at the common place. Lines that are no records are passed over.
     pub fn hear(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
         for (identity, record) in text.lines().filter_map(read).take(MOST_BREAKERS) {
             if record.generation() >= self.told(identity).generation() {
                 self.told.insert(identity.to_owned(), Told { record, seen_at: now });
             }
-            if record.counts_at(now) && record.generation() > published(ledgers, identity).generation() {
+            let is_left_out = self.is_left_out(identity);
+            if !is_left_out && record.counts_at(now) && record.generation() > published(ledgers, identity).generation()
+            {
                 // In memory it always succeeds.
                 let _ = ledgers.of(identity).publish(Part::Transitions, &record.encode());
             }
@@ -63,7 +76,8 @@ impl Broadcast {
         let identities: Vec<String> = ledgers.identities().take(MOST_BREAKERS).map(str::to_owned).collect();
         for identity in identities {
             let own = published(ledgers, &identity);
-            if own.generation() > self.told(&identity).generation() && own.counts_at(now) {
+            let is_left_out = self.is_left_out(&identity);
+            if !is_left_out && own.generation() > self.told(&identity).generation() && own.counts_at(now) {
                 all.insert(identity, Told { record: own, seen_at: now });
                 is_news = true;
             }

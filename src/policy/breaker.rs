@@ -28,6 +28,8 @@ pub struct Breaker {
     pub(crate) ramp: Option<Ramp>,
     /// Whether an upstream has one for each route that leads to it.
     pub(crate) per_route: bool,
+    /// Whether all instances with the same store have it together.
+    pub(crate) global: bool,
     pub(crate) mode: BreakerMode,
 }
 
@@ -127,6 +129,7 @@ impl Breaker {
             half_open: HalfOpen { probes: 1, max_wait: Span::from_secs(1) },
             ramp: None,
             per_route: false,
+            global: false,
             mode: BreakerMode::Enforce,
         }
     }
@@ -155,6 +158,13 @@ impl Breaker {
         self.per_route
     }
 
+    /// Whether many instances share it: its scope is `global`, and it acts by what it sees. One that only observes, or does what
+    /// the policy says, is each instance's own.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.global && self.mode == BreakerMode::Enforce
+    }
+
     /// Whether a call that took so long was slow.
     pub(crate) fn is_slow(&self, took: Span) -> bool {
         self.slow.is_some_and(|slow| took >= slow.from)
@@ -174,7 +184,7 @@ pub(super) fn breaker(
     let min_calls = document.min_calls().zip(window);
     let min_calls = min_calls.map(|(given, window)| min_calls_of(given, window, &at.field("min_calls"), problems));
     let half_open = document.half_open()?;
-    document.scope()?;
+    let global = document.scope()? == document::LimitScope::Global;
     Some(Breaker {
         name: name.clone(),
         window: window?,
@@ -190,6 +200,7 @@ pub(super) fn breaker(
             None => None,
         },
         per_route: document.per_route()?,
+        global,
         mode: document.mode()?,
     })
 }

@@ -344,18 +344,6 @@ words! {
     }
 }
 
-/// Who shares a breaker.
-#[derive(Clone, Copy)]
-pub(super) enum Scope {
-    /// One instance.
-    Instance,
-}
-
-words! {
-    Scope { "instance" => Scope::Instance }
-    later "global"
-}
-
 words! {
     ModeWord {
         "enforce" => ModeWord::Enforce,

@@ -4,8 +4,9 @@ use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::shapes::OneOf;
 use super::value::Of;
-use super::{Algorithm, Limit, OnExceed, Policy, Quota};
+use super::{Algorithm, Breaker, Limit, OnExceed, Policy, Quota};
 use crate::authority::Terms;
+use crate::mode::Mode;
 use crate::units::{BasisPoints, Span};
 use core::fmt;
 
@@ -63,6 +64,12 @@ impl Policy {
     /// The limits that many instances share.
     pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
         self.limits.iter().filter(|limit| limit.is_shared())
+    }
+
+    /// Whether there is a breaker that many instances share.
+    #[must_use]
+    pub fn shares_breakers(&self) -> bool {
+        self.mode != Mode::Observe && self.breakers().iter().any(Breaker::is_shared)
     }
 
     /// The limits that the rate-limit service counts.

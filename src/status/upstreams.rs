@@ -141,6 +141,10 @@ fn write_breaker(json: &mut Json, name: &str, local: &Local, counts: [u64; Stati
     json.text("name", name);
     json.text("mode", mode.as_str());
     json.text("state", local.state(time).as_str());
+    if local.rules().is_shared() {
+        json.text("scope", "global");
+        json.plain("alone", &!local.is_governed());
+    }
     if let Some(since) = since(local, mode) {
         json.number("since_unix_ms", millis(since.since(Timestamp::EPOCH)));
         json.number("for_ms", millis(time.since(since)));

@@ -12,12 +12,15 @@
 //!    what to send next, which brings the script along; there is no third request.
 //! 3. [`Exchange::outcomes`] has a grant or an error for each ask.
 //!
+//! Breakers that many instances share stand there too, with a script of their own: [`Redis::report`].
+//!
 //! An ask may be sent again at any time: the same sequence number is charged once.
 //!
 //! Tried with Redis 7.0. The oldest that has what the scripts use is 5, and 6.2 where more than 1,024 instances draw from one
 //! key. What Redis forgets is there to be drawn once more: after a restart without its data, a failover to a replica
 //! that had not heard of the last charges, or an eviction, which `maxmemory-policy noeviction` prevents.
 
+mod breakers;
 mod command;
 mod error;
 mod reply;
@@ -30,13 +33,14 @@ use core::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+pub use breakers::{BreakerExchange, breakers_key};
 pub use command::key;
 pub use error::RedisError;
 pub use script::Script;
 
 use crate::authority::{Ask, Grant};
 use crate::policy::Protocol;
-use command::Command;
+use command::{Command, Words};
 
 /// A Redis behind HTTP.
 #[derive(Clone, PartialEq, Eq)]
@@ -110,6 +114,22 @@ impl Redis {
         }
     }
 
+    /// The request that brings this command alone.
+    fn request_of(&self, command: &impl Words) -> HttpRequest<'_> {
+        self.request_with(match self.protocol {
+            Protocol::Upstash => upstash::encode([command].into_iter()),
+            Protocol::Webdis => webdis::encode(command),
+        })
+    }
+
+    fn request_with(&self, body: Vec<u8>) -> HttpRequest<'_> {
+        let content_type = match self.protocol {
+            Protocol::Upstash => "application/json",
+            Protocol::Webdis => "text/plain",
+        };
+        HttpRequest { path: &self.path, authorization: self.authorization.as_deref(), content_type, body }
+    }
+
     /// Takes the first asks from the queue, as many as one request can carry, and answers what to send. `None` when the
     /// queue is empty.
     pub fn begin(&self, queue: &mut Vec<Ask>) -> Option<(Exchange, HttpRequest<'_>)> {
@@ -178,11 +198,10 @@ impl Exchange {
     }
 
     fn request<'r>(&self, redis: &'r Redis) -> HttpRequest<'r> {
-        let (content_type, body) = match redis.protocol {
-            Protocol::Upstash => ("application/json", upstash::encode(self.commands())),
-            Protocol::Webdis => ("text/plain", self.commands().next().as_ref().map(webdis::encode).unwrap_or_default()),
-        };
-        HttpRequest { path: &redis.path, authorization: redis.authorization.as_deref(), content_type, body }
+        redis.request_with(match redis.protocol {
+            Protocol::Upstash => upstash::encode(self.commands()),
+            Protocol::Webdis => self.commands().next().as_ref().map(webdis::encode).unwrap_or_default(),
+        })
     }
 
     /// What was answered to each of the commands under way.

@@ -2,8 +2,10 @@
 
 mod model;
 mod published;
+mod rounds;
 mod set;
 mod simulation;
+mod together;
 
 use crate::harness::ms;
 use std::collections::HashMap;

@@ -77,6 +77,16 @@ fn what_a_route_says_of_the_answer_is_told() {
 }
 
 #[test]
+fn a_breaker_that_many_instances_share_is_told_as_such() {
+    let policy =
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/policies/good/shared-breakers.json")).unwrap();
+    let out = explain(&["--path", "/", "--address", "192.0.2.1"], &policy);
+    let words = String::from_utf8_lossy(&out.stdout);
+    let to = "  to     cdn (breaker alone), else origin (breaker together, of all instances together), else mirror (breaker watched)\n";
+    assert!(words.contains(to), "{words}");
+}
+
+#[test]
 fn a_bad_policy_is_named_and_fails() {
     for (policy, error) in [
         (POLICY.replace("60s", "60").into_bytes(), "stdin:7: /limits/0/quota/window: "),

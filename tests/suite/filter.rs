@@ -14,7 +14,7 @@ mod bad_policy;
 mod bans;
 mod bodies;
 mod breakers;
-mod chain;
+pub mod chain;
 pub mod concurrency;
 mod costs;
 mod counting;

@@ -1,5 +1,6 @@
 //! Redis as the authority: the scripts against the core's own, and both protocols, on a real Redis behind real fronts.
 
+mod breakers;
 mod cluster;
 mod equal;
 mod faults;

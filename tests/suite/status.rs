@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
+use tidegate::authority::Instance;
 use tidegate::breaker::Statistics;
 use tidegate::engine::Engine;
 use tidegate::fallback::{Around, By, MemoryLedgers, Step, Upstreams};
@@ -67,6 +68,30 @@ fn page(engine: &Engine, known: &Upstreams, counted: &Sums, at: u64) -> Value {
         now: ms(at),
     };
     serde_json::from_str(&sources.reply(Page::Status).body).expect("JSON")
+}
+
+#[test]
+fn page_tells_which_breakers_many_instances_share_and_whether_they_go_on_alone() {
+    let engine = engine(include_str!("../policies/good/shared-breakers.json"));
+    let mut upstreams = Upstreams::new(engine.policy());
+    let mut ledgers = MemoryLedgers::default();
+    let mut told = |upstreams: &mut Upstreams, at: u64| -> Vec<Value> {
+        let mut around = Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(at) };
+        let _ = upstreams.confer(&mut around);
+        let page = page(&engine, upstreams, &Sums::default(), at);
+        ["origin/all", "mirror", "cdn"]
+            .map(|name| page["breakers"].as_array().unwrap().iter().find(|it| it["name"] == name).unwrap().clone())
+            .into()
+    };
+    // Without anybody to ask.
+    let [origin, mirror, cdn] = &told(&mut upstreams, 0)[..] else { panic!() };
+    assert_eq!((&origin["scope"], &origin["alone"]), (&json!("global"), &json!(true)));
+    assert_eq!((&mirror["scope"], &cdn["scope"]), (&Value::Null, &Value::Null), "one only observes");
+    engine.agree(&mut upstreams, Instance::new(1));
+    assert_eq!(told(&mut upstreams, 0)[0]["alone"], json!(false), "until it is known to be away");
+    assert_eq!(told(&mut upstreams, 2_999)[0]["alone"], json!(false));
+    assert_eq!(told(&mut upstreams, 3_000)[0]["alone"], json!(true));
+    assert_eq!(upstreams.alone(), Some(1));
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! The authority over limits that are shared: a Durable Object for each part of the keys. It stores accounts, and asks the core.
+//! The authority over limits that are shared: a Durable Object for each part of the keys, and one for all breakers. It stores accounts
+//! and records, and asks the core.
 
 #![allow(missing_docs, reason = "what the macro adds is called by workerd alone")]
 
+use crate::agreeing::{RECORD_BYTES, agree};
 use crate::authority::settle;
 use core::cell::Cell;
 use js_sys::Date;
+use tidegate::breaker::global::BYTES_OF_REPORT;
 use worker::{
     DurableObject, Env, Request, Response, Result, ScheduledTime, SqlStorage, SqlStorageValue, State, durable_object,
 };
@@ -28,6 +31,12 @@ impl DurableObject for TidegateAuthority {
     /// Answers an ask with a grant. What it charges is stored before the answer leaves: the runtime holds it back until then.
     async fn fetch(&self, mut request: Request) -> Result<Response> {
         let ask = request.bytes().await?;
+        if request.path() == "/breakers" {
+            return match self.agree(&ask)? {
+                Some(standings) => Response::from_bytes(standings),
+                None => Response::error("the reports are of another version", 400),
+            };
+        }
         let Some(grant) = self.settle(&ask)? else {
             return Response::error("the ask or the account of its key is of another version", 400);
         };
@@ -47,6 +56,40 @@ impl DurableObject for TidegateAuthority {
 }
 
 impl TidegateAuthority {
+    /// Answers a round of reports on breakers with what stands. All breakers are in one object, and their records stay: they are few.
+    fn agree(&self, message: &[u8]) -> Result<Option<Vec<u8>>> {
+        let sql = self.state.storage().sql();
+        let table =
+            "CREATE TABLE IF NOT EXISTS breakers (breaker BLOB PRIMARY KEY, record BLOB NOT NULL, at INTEGER NOT NULL)";
+        sql.exec(table, None)?;
+        let reports = message.get(FIRST_REPORT..).unwrap_or_default().chunks(BYTES_OF_REPORT);
+        let keys: Vec<&[u8]> = reports.filter_map(|report| report.get(..KEY_BYTES)).collect();
+        let mut before = Vec::new();
+        for key in &keys {
+            let key = vec![SqlStorageValue::Blob(key.to_vec())];
+            let row = sql.exec("SELECT record FROM breakers WHERE breaker = ?", key)?.raw().next().transpose()?;
+            match row.as_deref() {
+                Some([SqlStorageValue::Blob(record)]) if record.len() == RECORD_BYTES => {
+                    before.extend_from_slice(record)
+                }
+                _ => before.extend_from_slice(&[0; RECORD_BYTES]),
+            }
+        }
+        let now = Date::now();
+        let Some(agreed) = agree(message, &before, now as u64) else { return Ok(None) };
+        let records = agreed.records().chunks(RECORD_BYTES).zip(before.chunks(RECORD_BYTES));
+        for (key, (record, _)) in keys.iter().zip(records).filter(|(_, (record, before))| record != before) {
+            let (key, record) = (SqlStorageValue::Blob(key.to_vec()), SqlStorageValue::Blob(record.to_vec()));
+            let row = vec![key, record, SqlStorageValue::Float(now)];
+            sql.exec("INSERT OR REPLACE INTO breakers VALUES (?, ?, ?)", row)?;
+            sql.exec(
+                "DELETE FROM breakers WHERE breaker IN (SELECT breaker FROM breakers ORDER BY at DESC LIMIT -1 OFFSET ?)",
+                vec![SqlStorageValue::Integer(MOST_BREAKERS)],
+            )?;
+        }
+        Ok(Some(agreed.standings().to_vec()))
+    }
+
     fn settle(&self, ask: &[u8]) -> Result<Option<Vec<u8>>> {
         let Some(key) = ask.get(KEY) else { return Ok(None) };
         let (sql, now, key) = (self.sql()?, Date::now(), || SqlStorageValue::Blob(key.to_vec()));
@@ -125,6 +168,11 @@ fn number(value: &SqlStorageValue) -> i64 {
     }
 }
 
+/// In a round of reports: where the first one stands, and how long its breaker's key is, with which it begins.
+const FIRST_REPORT: usize = 16;
+const KEY_BYTES: usize = 8;
+/// As many as two policies can have.
+const MOST_BREAKERS: i64 = 8_192;
 /// Where the key stands in an ask.
 const KEY: core::ops::Range<usize> = 8..16;
 /// So many accounts an object keeps, of some hundred bytes each.

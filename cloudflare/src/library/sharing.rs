@@ -162,4 +162,4 @@ const LOOKS_EVERY: Span = Span::from_millis(2);
 const SPARE: Span = Span::from_secs(1);
 /// After so long somebody else sees to what is due: no request lasts for ever.
 const ATTENDS: Span = Span::from_secs(20);
-const TOLD_EVERY: Span = Span::from_secs(10);
+pub const TOLD_EVERY: Span = Span::from_secs(10);

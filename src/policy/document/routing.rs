@@ -1,7 +1,7 @@
 //! Where requests can go: upstreams, their breakers, and routes.
 
 use super::answers::{Cache, Preload, Static, Variants};
-use super::{DAY_MS, HOUR_MS, MINUTE_MS, MONTH_MS, Match, NO_FIELDS, Scope};
+use super::{DAY_MS, HOUR_MS, LimitScope, MINUTE_MS, MONTH_MS, Match, NO_FIELDS};
 use crate::policy::schema::{document, words};
 use crate::policy::shapes::{Decimal, Int, List, Set, SpanIn};
 use crate::policy::text::{Cluster, Failure, Method, Url};
@@ -46,8 +46,9 @@ document! {
         ramp: Option<Ramp>,
         /// Whether an upstream has one such breaker for each route that leads to it. One for all routes when false.
         per_route: bool = false,
-        /// Who shares the breaker: `instance` is one Envoy with all its workers.
-        scope: Scope = "instance",
+        /// Who shares the breaker: `instance` is one Envoy with all its workers, `global` is all instances with the same store,
+        /// see `stores`. One whose `mode` is not `enforce` is each instance's own.
+        scope: LimitScope = "instance",
         /// Whether the breaker acts: `enforce` refuses, `observe` only counts what it would have refused, `forced-open`
         /// refuses every call, `disabled` none.
         mode: BreakerMode = "enforce",

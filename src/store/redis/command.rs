@@ -15,14 +15,31 @@ pub(super) struct Command<'a> {
     pub(super) whole: bool,
 }
 
-impl Command<'_> {
+/// What is sent to Redis: a command, word by word.
+pub(super) trait Words {
     /// The command's own word.
-    pub(super) const fn verb(&self) -> &'static str {
+    fn verb(&self) -> &'static str;
+
+    /// Hands out the words of the command, one after the other.
+    fn words(&self, word: &mut dyn FnMut(&str));
+}
+
+impl<W: Words> Words for &W {
+    fn verb(&self) -> &'static str {
+        (**self).verb()
+    }
+
+    fn words(&self, word: &mut dyn FnMut(&str)) {
+        (**self).words(word);
+    }
+}
+
+impl Words for Command<'_> {
+    fn verb(&self) -> &'static str {
         if self.whole { "EVAL" } else { "EVALSHA" }
     }
 
-    /// Hands out the words of the command, one after the other.
-    pub(super) fn words(&self, mut word: impl FnMut(&str)) {
+    fn words(&self, word: &mut dyn FnMut(&str)) {
         let (ask, terms) = (self.ask, &self.ask.terms);
         let script = Script::of(terms.algorithm);
         word(self.verb());

@@ -1,16 +1,14 @@
-//! The scripts by which Redis is an authority: one for each algorithm, held equal to [`crate::authority`] by the tests.
+//! The scripts by which Redis is an authority: one for each algorithm and one for breakers, held equal to [`crate::authority`] by the tests.
 //!
-//! A script is made of four parts: the clock, what is asked and known, the algorithm, and the account that they make up. That of
-//! requests in flight has no account beside who holds what. Its
-//! comments are for the reader, and neither compiled in nor sent.
+//! A script that counts is made of four parts: the clock, what is asked and known, the algorithm, and the account that they make up.
+//! That of requests in flight has no account beside who holds what. Comments are for the reader, and neither compiled in nor sent.
 
 use crate::authority::Shared;
 
-/// A script, which answers one ask.
+/// A script, which answers one ask, or a round of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Script {
-    algorithm: &'static str,
-    account: &'static str,
+    parts: [&'static str; 4],
     sha1: &'static str,
     suffix: &'static str,
 }
@@ -24,8 +22,7 @@ impl Script {
             Shared::SlidingWindow => Self::counting(SLIDING_WINDOW, "9f009fecb9b10d618b1c69c943380080690901e6", "s1"),
             Shared::TokenBucket => Self::counting(TOKEN_BUCKET, "7d9d3f6cd698c94b087a6571a1c2e38f4c61b1c2", "t1"),
             Shared::InFlight => Self {
-                algorithm: IN_FLIGHT,
-                account: "",
+                parts: [CLOCK, ASK, IN_FLIGHT, ""],
                 sha1: "c99830740d442cb176352dc383bc6c3f63d2a8d2",
                 suffix: "c1",
             },
@@ -33,13 +30,19 @@ impl Script {
     }
 
     const fn counting(algorithm: &'static str, sha1: &'static str, suffix: &'static str) -> Self {
-        Self { algorithm, account: ACCOUNT, sha1, suffix }
+        Self { parts: [CLOCK, ASK, algorithm, ACCOUNT], sha1, suffix }
+    }
+
+    /// The script that answers reports on breakers: see [`crate::breaker::global`].
+    #[must_use]
+    pub const fn of_breakers() -> Self {
+        Self { parts: [CLOCK, BREAKERS, "", ""], sha1: "4317c0bbfe3ff9e5fcccd46bd3e6b41daba595e7", suffix: "b1" }
     }
 
     /// The whole text, as Redis is to run it.
     #[must_use]
     pub fn source(&self) -> String {
-        [CLOCK, ASK, self.algorithm, self.account].concat()
+        self.parts.concat()
     }
 
     /// The SHA-1 of [`Script::source`], by which Redis knows a script that it has seen: 40 digits, lower case.
@@ -75,6 +78,7 @@ const SLIDING_WINDOW: &str = code!("sliding_window.lua");
 const TOKEN_BUCKET: &str = code!("token_bucket.lua");
 const IN_FLIGHT: &str = code!("in_flight.lua");
 const ACCOUNT: &str = code!("account.lua");
+const BREAKERS: &str = code!("breakers.lua");
 
 /// How much of the text is code.
 const fn code_len(text: &[u8]) -> usize {
@@ -122,11 +126,15 @@ const MAX_CODE_BYTES: usize = 8 * 1024;
 mod tests {
     use super::*;
 
-    const ALGORITHMS: [Shared; 4] = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket, Shared::InFlight];
+    fn all() -> [Script; 5] {
+        let counting = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket, Shared::InFlight];
+        let [fixed, sliding, bucket, in_flight] = counting.map(Script::of);
+        [fixed, sliding, bucket, in_flight, Script::of_breakers()]
+    }
 
     #[test]
     fn the_sha1_is_that_of_the_source() {
-        let scripts = ALGORITHMS.map(Script::of);
+        let scripts = all();
         let computed = scripts.map(|script| redis::Script::new(&script.source()).get_hash().to_owned());
         assert_eq!(scripts.map(|script| script.sha1().to_owned()), computed);
     }
@@ -140,8 +148,8 @@ mod tests {
 
     #[test]
     fn a_script_is_plain_text_and_reads_no_other_clock() {
-        for algorithm in ALGORITHMS {
-            let source = Script::of(algorithm).source();
+        for script in all() {
+            let source = script.source();
             // So that neither JSON nor a percent-encoded word needs more than a few escapes.
             assert!(source.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')), "{source}");
             assert!(source.starts_with(CLOCK) && source.matches("TIME").count() == 1, "{source}");

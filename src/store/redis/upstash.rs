@@ -5,7 +5,7 @@
 //! wrong with the whole request is told by one such object with an error.
 
 use super::RedisError;
-use super::command::Command;
+use super::command::Words;
 use super::reply::{self, Reply};
 use crate::policy::json::Node;
 
@@ -13,12 +13,12 @@ use crate::policy::json::Node;
 pub(super) const PATH: &str = "/pipeline";
 
 /// The body that asks for these commands.
-pub(super) fn encode<'c>(commands: impl Iterator<Item = Command<'c>>) -> Vec<u8> {
+pub(super) fn encode(commands: impl Iterator<Item = impl Words>) -> Vec<u8> {
     let mut body = String::from("[");
     for command in commands {
         separate(&mut body);
         body.push('[');
-        command.words(|word| {
+        command.words(&mut |word| {
             separate(&mut body);
             push_text(&mut body, word);
         });

@@ -12,7 +12,7 @@
 //! - It does not follow Redis Cluster from one node to another.
 
 use super::RedisError;
-use super::command::Command;
+use super::command::Words;
 use super::reply::{self, Reply};
 use crate::policy::json::Node;
 
@@ -20,9 +20,9 @@ use crate::policy::json::Node;
 pub(super) const PATH: &str = "/";
 
 /// The body that asks for this command.
-pub(super) fn encode(command: &Command<'_>) -> Vec<u8> {
+pub(super) fn encode(command: &impl Words) -> Vec<u8> {
     let mut body = Vec::new();
-    command.words(|word| {
+    command.words(&mut |word| {
         if !body.is_empty() {
             body.push(b'/');
         }

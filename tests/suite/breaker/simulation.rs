@@ -224,7 +224,7 @@ impl Simulation {
 }
 
 /// Nothing is random but by the seed, which is in the message of whatever fails.
-fn for_seeds(count: u64, test: impl Fn(u64)) {
+pub fn for_seeds(count: u64, test: impl Fn(u64)) {
     let given = std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok());
     for seed in given.map_or(0..count, |seed: u64| seed..seed + 1) {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(seed)));

@@ -16,10 +16,10 @@ struct OnClock {
 }
 
 /// A script's first lines, which say what time it is. That they are found shows that what is shipped has them.
-const CLOCK: &str = "local time = redis.call('TIME')\nlocal clock = time[1] * 1000 + math.floor(time[2] / 1000)\n";
+pub const CLOCK: &str = "local time = redis.call('TIME')\nlocal clock = time[1] * 1000 + math.floor(time[2] / 1000)\n";
 
 /// What stands in its place.
-const OTHER_CLOCK: &str = "
+pub const OTHER_CLOCK: &str = "
 local clock, real = tonumber(ARGV[11]), redis
 local redis = {
     call = function(name, ...)

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tidegate::policy::Protocol;
 
 use super::proxy::Proxy;
+use crate::bootstrap::Bootstrap;
 use crate::filter::client::{Connection, Request};
 use crate::filter::concurrency::patient;
 use crate::filter::stage::{Stage, policy};
@@ -34,6 +35,10 @@ pub struct Setup {
     /// Fields of the policy's `stores` beside `redis`.
     pub stores: Value,
     pub limits: Vec<Value>,
+    /// Further parts of the policy.
+    pub more: Value,
+    /// Further clusters of each Envoy.
+    pub clusters: Vec<(&'static str, SocketAddr)>,
 }
 
 impl Setup {
@@ -46,6 +51,8 @@ impl Setup {
             token_in_environment: false,
             stores: json!({ "deadline": "5s" }),
             limits: limits.into_iter().collect(),
+            more: json!({}),
+            clusters: Vec::new(),
         }
     }
 }
@@ -87,8 +94,14 @@ impl Sharing {
             let (field, value) = if in_environment { ("token_env", "STORE_TOKEN") } else { ("token", secret) };
             stores["redis"][field] = json!(value);
             policy["stores"] = stores;
+            for (part, value) in setup.more.as_object().unwrap() {
+                policy[part] = value.clone();
+            }
             let envoy = Stage::of_workers(setup.workers, &policy, |bootstrap| {
                 let bootstrap = bootstrap.with_cluster("redis", proxy.addr).unwrap();
+                let with = |bootstrap: Bootstrap, (name, address): &(&str, _)| bootstrap.with_cluster(name, *address);
+                let bootstrap =
+                    setup.clusters.iter().fold(bootstrap, |bootstrap, cluster| with(bootstrap, cluster).unwrap());
                 let bootstrap = match origin {
                     Some(origin) => patient(bootstrap.upstream(origin).unwrap()),
                     None => bootstrap,

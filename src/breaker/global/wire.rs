@@ -1,0 +1,154 @@
+//! Reports and standings as bytes, for an authority that is reached by messages: whole numbers of eight bytes, the lowest first.
+//! A message begins with its version; that of reports then has the instance, and seven numbers follow for each breaker.
+
+use super::{Report, Says, Standing, Stands};
+use crate::authority::Instance;
+use crate::key::KeyHash;
+
+/// What one instance reports at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Who does.
+    pub instance: Instance,
+    /// At most [`Asked::MOST`].
+    pub reports: Vec<Report>,
+}
+
+impl Asked {
+    /// The most reports of one message.
+    pub const MOST: usize = 32;
+
+    /// The message as bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let each = self.reports.iter().flat_map(|report| {
+            let (breaker, says) = (report.breaker.get(), report.says.number());
+            [breaker, report.from, says, report.age_ms, report.lasts_ms, report.open_for_ms, report.opened]
+        });
+        [VERSION, self.instance.get()].into_iter().chain(each).flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// The message of these bytes; `None` when they are of another version, or no message.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (mut numbers, count) = numbers(bytes, 2)?;
+        let instance = Instance::new(numbers.next()?);
+        let mut report = || {
+            Some(Report {
+                breaker: KeyHash::from_bits(numbers.next()?),
+                from: numbers.next()?,
+                says: *Says::ALL.get(usize::try_from(numbers.next()?).ok()?)?,
+                age_ms: numbers.next()?,
+                lasts_ms: numbers.next()?,
+                open_for_ms: numbers.next()?,
+                opened: numbers.next()?,
+            })
+        };
+        let reports = (0..count).map(|_| report()).collect::<Option<_>>()?;
+        Some(Self { instance, reports })
+    }
+}
+
+/// The answer as bytes, a standing for each report.
+#[must_use]
+pub fn standings_to_bytes(standings: &[Standing]) -> Vec<u8> {
+    let each = standings.iter().flat_map(|it| {
+        [it.generation, it.state as u64, it.age_ms, it.rest_ms, it.open_for_ms, it.opened, u64::from(it.mine)]
+    });
+    [VERSION].into_iter().chain(each).flat_map(u64::to_le_bytes).collect()
+}
+
+/// The answer of these bytes; `None` when they are of another version, or no answer.
+#[must_use]
+pub fn standings_from_bytes(bytes: &[u8]) -> Option<Vec<Standing>> {
+    let (mut numbers, count) = numbers(bytes, 1)?;
+    (0..count).map(|_| Standing::from_numbers(&mut numbers)).collect()
+}
+
+impl Standing {
+    /// The standing of seven numbers, in the order of the fields; `None` when they are no such thing.
+    pub(crate) fn from_numbers(numbers: &mut impl Iterator<Item = u64>) -> Option<Self> {
+        Some(Self {
+            generation: numbers.next()?,
+            state: Stands::from_number(numbers.next()?)?,
+            age_ms: numbers.next()?,
+            rest_ms: numbers.next()?,
+            open_for_ms: numbers.next()?,
+            opened: numbers.next()?,
+            mine: match numbers.next()? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
+        })
+    }
+}
+
+/// The numbers of a message after its version, and how many breakers it is about; so many numbers come before those.
+fn numbers(bytes: &[u8], before: usize) -> Option<(impl Iterator<Item = u64>, usize)> {
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    let of_breakers = chunks.len().checked_sub(before)?;
+    let count = of_breakers / NUMBERS;
+    let mut numbers = chunks.iter().map(|number| u64::from_le_bytes(*number));
+    let is_whole = rest.is_empty() && of_breakers.is_multiple_of(NUMBERS) && count <= Asked::MOST;
+    (is_whole && numbers.next() == Some(VERSION)).then_some((numbers, count))
+}
+
+const VERSION: u64 = 1;
+/// How many numbers there are for each breaker, in either direction.
+const NUMBERS: usize = 7;
+/// How many bytes a report has, of which its breaker's key is the first eight.
+pub const BYTES_OF_REPORT: usize = NUMBERS * 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn bytes_are_the_same_message_again(
+            instance in any::<u64>(),
+            all in prop::collection::vec((any::<[u64; 6]>(), 0_usize..5, 0_u64..3, any::<bool>()), 0..=Asked::MOST),
+        ) {
+            let report = |(numbers, says, _, _): &([u64; 6], usize, u64, bool)| {
+                let [breaker, from, age_ms, lasts_ms, open_for_ms, opened] = *numbers;
+                let (breaker, says) = (KeyHash::from_bits(breaker), Says::ALL[*says]);
+                Report { breaker, from, says, age_ms, lasts_ms, open_for_ms, opened }
+            };
+            let asked = Asked { instance: Instance::new(instance), reports: all.iter().map(report).collect() };
+            prop_assert_eq!(Asked::from_bytes(&asked.to_bytes()), Some(asked));
+            let standing = |(numbers, _, state, mine): &([u64; 6], usize, u64, bool)| {
+                let [generation, age_ms, rest_ms, open_for_ms, opened, _] = *numbers;
+                let state = Stands::from_number(*state).unwrap();
+                Standing { generation, state, age_ms, rest_ms, open_for_ms, opened, mine: *mine }
+            };
+            let standings: Vec<_> = all.iter().map(standing).collect();
+            prop_assert_eq!(standings_from_bytes(&standings_to_bytes(&standings)), Some(standings));
+        }
+
+        #[test]
+        fn any_bytes_are_a_message_or_none(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = (Asked::from_bytes(&bytes), standings_from_bytes(&bytes));
+            if let Some(version) = bytes.first_chunk_mut::<8>() {
+                *version = VERSION.to_le_bytes();
+            }
+            bytes.resize(16 + 2 * BYTES_OF_REPORT, 0);
+            let _ = Asked::from_bytes(&bytes);
+            bytes.resize(8 + 2 * BYTES_OF_REPORT, 0);
+            let _ = standings_from_bytes(&bytes);
+        }
+    }
+
+    #[test]
+    fn another_version_or_length_is_no_message_nor_is_one_of_too_many() {
+        let good = standings_to_bytes(&[Standing::default()]);
+        assert!(standings_from_bytes(&good).is_some() && Asked::from_bytes(&good).is_none());
+        assert_eq!(standings_from_bytes(&good[8..]), None);
+        assert_eq!(standings_from_bytes(&good[..8 + 6]), None);
+        let mut other = good.clone();
+        other[0] = 2;
+        assert_eq!(standings_from_bytes(&other), None);
+        assert_eq!(standings_from_bytes(&standings_to_bytes(&[Standing::default(); Asked::MOST + 1])), None);
+    }
+}

@@ -1,0 +1,199 @@
+//! Keeping an instance's breakers in agreement with those of other instances: what is asked of their authority when, and what
+//! becomes of the answers. The protocol is told in [`breaker::global`](crate::breaker::global).
+//!
+//! An adapter takes these steps, and never for a request:
+//!
+//! ```text
+//! confer    on every tick: a round to be sent now, if one is due and this worker has the turn
+//! heard     the answers have come, or are known not to come
+//! ```
+//!
+//! One worker of the instance asks for all of them, by turns that they take from a ledger of their own ([`turn`]). It asks once a second; every
+//! 100 ms while there is something to tell, and every 250 ms while a breaker is about to be probed, so that all know soon how
+//! that went. What is late by that is late, and nothing else. When the authority has not answered for 3 s, the instance's breakers go on by
+//! what it sees itself, until an answer comes.
+
+mod turn;
+
+use super::{Around, Ledgers, Upstreams};
+use crate::authority::Instance;
+use crate::breaker::global::{Asked, Report, Says, Standing};
+use crate::breaker::jittered;
+use crate::key::{KeyHash, Seed};
+use crate::metrics::{Counters, Total};
+use crate::units::{BasisPoints, Span, Timestamp};
+use turn::Turn;
+
+/// What one worker knows of the authority over breakers.
+#[derive(Debug)]
+pub(super) struct Agreement {
+    instance: Instance,
+    authority: KeyHash,
+    /// Where the workers of an instance find whose turn it is.
+    turns: String,
+    /// The place of each breaker that is shared, and the key by which all instances know it.
+    breakers: Vec<(usize, KeyHash)>,
+    rounds: u64,
+    failures: u64,
+    learnt: u64,
+}
+
+/// What is asked at one time.
+#[derive(Debug)]
+pub struct Round {
+    /// What is to be sent.
+    pub asked: Asked,
+    /// The key under which the authority has all breakers. The same in all instances.
+    pub authority: KeyHash,
+    places: Vec<usize>,
+    sent_at: Timestamp,
+}
+
+impl Agreement {
+    /// `None` where no breaker is shared.
+    fn new(upstreams: &Upstreams, seed: Seed, instance: Instance) -> Option<Self> {
+        let known = &upstreams.breakers;
+        let is_shared = |place: &usize| known.local(*place).is_some_and(|local| local.rules().is_shared());
+        let key = |place: usize| Some((place, seed.breaker(known.identity(place)?)));
+        let breakers: Vec<_> = (0..known.len()).filter(is_shared).filter_map(key).collect();
+        let all = breakers.iter().fold(0_u64, |all, (_, key)| all.rotate_left(1) ^ key.get());
+        // No breaker has such a name. Filters with other breakers ask by turns of their own.
+        let turns = format!("*{all:016x}");
+        let authority = seed.breaker("");
+        let known = (!breakers.is_empty()).then_some(breakers)?;
+        Some(Self { instance, authority, turns, breakers: known, rounds: 0, failures: 0, learnt: 0 })
+    }
+
+    /// How often is asked when there is nothing of note: in a second for all, as far as rounds may be so close.
+    fn every(&self) -> Span {
+        let rounds = self.breakers.len().div_ceil(Asked::MOST).max(1);
+        let each = EVERY.as_nanos().checked_div(u64::try_from(rounds).unwrap_or(u64::MAX)).unwrap_or(0);
+        Span::from_nanos(each).max(TELLS_WITHIN)
+    }
+}
+
+impl Upstreams {
+    /// Has the breakers that many instances share ask their authority. `instance` is a random number, the same for all
+    /// workers that publish their breakers at one place, and drawn anew whenever that place begins empty.
+    pub(crate) fn agree_by(&mut self, seed: Seed, instance: Instance) {
+        self.agreement = Agreement::new(self, seed, instance);
+    }
+
+    /// The breakers that an authority governs, by their [identities](crate::breaker::Breakers::identity).
+    pub fn agreed(&self) -> impl Iterator<Item = &str> {
+        let places = self.agreement.iter().flat_map(|agreement| &agreement.breakers);
+        places.filter_map(|(place, _)| self.breakers.identity(*place))
+    }
+
+    /// How many of those breakers go on by what this instance sees itself, since their authority does not answer; `None` where
+    /// there are none.
+    #[must_use]
+    pub fn alone(&self) -> Option<usize> {
+        let places = &self.agreement.as_ref()?.breakers;
+        let is_alone = |place: usize| self.breakers.local(place).is_some_and(|local| !local.is_governed());
+        Some(places.iter().filter(|(place, _)| is_alone(*place)).count())
+    }
+
+    /// Whether there is something to tell the authority.
+    #[must_use]
+    pub fn tells(&self, now: Timestamp) -> bool {
+        let mut places = self.agreement.iter().flat_map(|agreement| &agreement.breakers);
+        places.any(|(place, _)| self.breakers.local(*place).is_some_and(|it| it.report(now).says != Says::Nothing))
+    }
+
+    /// What is to be asked of the authority now, if anything. To be called on every tick, of every worker.
+    pub fn confer<L: Ledgers>(&mut self, around: &mut Around<'_, L>) -> Option<Round> {
+        let now = around.now;
+        let agreement = self.agreement.as_ref()?;
+        let turn = Turn::read(around.ledgers.of(&agreement.turns));
+        let governed = turn.is_ok_and(|turn| !turn.is_in_vain(now));
+        let mut is_soon = false;
+        for (place, _) in &agreement.breakers {
+            let Some(local) = self.breakers.get(*place) else { continue };
+            local.govern(governed);
+            is_soon |= local.shared().is_near_probes(SOON, now);
+        }
+        let turn = turn.ok()?;
+        let every = match agreement.every() {
+            every if turn.is_unanswered() => every.max(EVERY),
+            every if self.tells(now) => every.min(TELLS_WITHIN),
+            every if is_soon => every.min(SOON),
+            every => every,
+        };
+        if !turn.is_due(jittered(every, JITTER, around.draw), now) {
+            return None;
+        }
+        let next = turn.asked(agreement.breakers.len(), Asked::MOST, now);
+        // Another worker that took the turn meanwhile has it.
+        turn.replace(next, around.ledgers.of(&agreement.turns)).ok()?;
+        Some(self.round(turn.cursor(), around))
+    }
+
+    /// Those that have something to tell, and of the others as many as there is room for, by turns.
+    fn round<L: Ledgers>(&mut self, cursor: usize, around: &mut Around<'_, L>) -> Round {
+        let now = around.now;
+        let (mut telling, mut others) = (Vec::new(), Vec::new());
+        let breakers = self.agreement.as_ref().map_or(&[][..], |agreement| &agreement.breakers);
+        let (before, after) = breakers.split_at_checked(cursor).unwrap_or((&[], breakers));
+        for (place, key) in after.iter().chain(before) {
+            let Some((identity, local)) = self.breakers.named(*place) else { continue };
+            // A worker that does not use it has not learnt for long. What cannot be read is told as it was known.
+            let _ = local.learn(around.ledgers.of(identity));
+            let told = local.report(now);
+            let (from, says, opened) = (told.from, told.says, told.opened);
+            let (age_ms, lasts_ms, open_for_ms) = (told.age_ms, told.lasts_ms, told.open_for_ms);
+            let report = Report { breaker: *key, from, says, age_ms, lasts_ms, open_for_ms, opened };
+            let list = if says == Says::Nothing { &mut others } else { &mut telling };
+            list.push((*place, report));
+        }
+        let (places, reports) = telling.into_iter().chain(others).take(Asked::MOST).unzip();
+        let agreement = self.agreement.as_mut();
+        let (instance, authority) = agreement.map_or_else(Default::default, |agreement| {
+            agreement.rounds = agreement.rounds.saturating_add(1);
+            (agreement.instance, agreement.authority)
+        });
+        Round { asked: Asked { instance, reports }, authority, places, sent_at: now }
+    }
+
+    /// Takes in what the authority answered, a standing for each report; `None` when it did not.
+    pub fn heard<L: Ledgers>(&mut self, round: &Round, standings: Option<&[Standing]>, around: &mut Around<'_, L>) {
+        let Some(agreement) = &mut self.agreement else { return };
+        let whole = standings.filter(|standings| standings.len() == round.places.len());
+        let Some(standings) = whole else {
+            agreement.failures = agreement.failures.saturating_add(1);
+            return;
+        };
+        Turn::answered(around.ledgers.of(&agreement.turns), round.sent_at);
+        for (place, standing) in round.places.iter().zip(standings) {
+            let Some((identity, local)) = self.breakers.named(*place) else { continue };
+            let is_new = local.heard(around.ledgers.of(identity), standing, round.sent_at, around.now);
+            agreement.learnt = agreement.learnt.saturating_add(u64::from(is_new && !standing.mine));
+        }
+        for (place, _) in &agreement.breakers {
+            if let Some(local) = self.breakers.get(*place) {
+                local.govern(true);
+            }
+        }
+    }
+
+    /// Adds what was counted of rounds to the totals, and counts anew.
+    pub fn count_rounds(&mut self, counters: &mut Counters) {
+        let Some(agreement) = &mut self.agreement else { return };
+        for (total, count) in [
+            (Total::BreakerRounds, &mut agreement.rounds),
+            (Total::BreakerRoundFailures, &mut agreement.failures),
+            (Total::BreakersLearnt, &mut agreement.learnt),
+        ] {
+            counters.add(total, core::mem::take(count));
+        }
+    }
+}
+
+/// How often is asked when there is nothing of note.
+pub const EVERY: Span = Span::from_secs(1);
+/// How often while there is something to tell.
+const TELLS_WITHIN: Span = Span::from_millis(100);
+/// How often while a breaker is half-open, or will be within as long.
+const SOON: Span = Span::from_millis(250);
+/// By how much less at most, so that many instances do not ask in step.
+const JITTER: BasisPoints = BasisPoints::new(2_000);
