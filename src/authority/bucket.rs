@@ -65,8 +65,10 @@ impl Bucket {
         let size = Size::of(&ask.terms);
         *self = self.at(&size, now_ms);
         let (need, ahead) = parts(ask, self.level(&size));
+        let lends = ask.want > ask.need && need.plus(ahead) <= self.lendable(&ask.terms, &size);
+        // What is not lent does not come back: no more of it than is refilled meanwhile.
+        let ahead = if lends { ahead } else { ahead.min(size.refilled_in(SOON_MS)) };
         let granted = need.plus(ahead);
-        let lends = ask.want > ask.need && granted <= self.lendable(&ask.terms, &size);
         self.debt_ns = self.debt_ns.saturating_add(size.debt_of(granted));
         if !lends {
             return Drawn { granted, ends_ms: now_ms.saturating_add(SOON_MS), returnable: false };
@@ -174,6 +176,11 @@ impl Size {
         let capacity_ns = interval_ns.saturating_mul(u64::from(terms.burst.get()));
         let epoch_ms = ((capacity_ns / NANOS_PER_MILLI) >> FILL_SHIFT).clamp(1, MAX_LEND_MS);
         Self { interval_ns, capacity_ns, epoch_ms }
+    }
+
+    fn refilled_in(&self, ms: u64) -> Permits {
+        let permits = ms.saturating_mul(NANOS_PER_MILLI).checked_div(self.interval_ns).unwrap_or(0);
+        Permits::new(u32::try_from(permits).unwrap_or(u32::MAX))
     }
 
     fn debt_of(&self, permits: Permits) -> u64 {

@@ -128,7 +128,6 @@ impl Entry {
     /// comes next is here before it expires. Where nobody else draws it is known what is left.
     pub(super) fn is_pressed(&self, now: Timestamp) -> bool {
         let terms = &self.of.terms;
-        let comes_soon = terms.window_ms < u64::from(terms.permits.get()).saturating_mul(BRIEF_MS);
         let is_over = terms.algorithm == Algorithm::FixedWindow && now >= self.reset_at;
         let is_lone = self.share.known().is_some_and(|share| share >= LONE);
         let is_on = self.pressure.is_on(terms.algorithm, now);
@@ -136,7 +135,7 @@ impl Entry {
             Algorithm::TokenBucket => self.useful(now),
             _ => Span::from_millis(terms.window_ms),
         };
-        is_on && comes_soon && !is_over && !is_lone && !self.of.exact && self.pace.expects(whole, now) >= FEW
+        is_on && self.comes_soon() && !is_over && !is_lone && !self.of.exact && self.pace.expects(whole, now) >= FEW
     }
 
     /// How long permits will be of use that are drawn now.
@@ -200,10 +199,19 @@ impl Entry {
         if self.pace.is_known() {
             self.ahead = self.ahead.min(permits(expected));
         }
-        if !self.pressure.is_felt(self.of.terms.algorithm, now) {
+        if self.is_worth_holding() && !self.pressure.is_felt(self.of.terms.algorithm, now) {
             // Where there is enough, a slow client's next request finds its permits too.
             self.ahead = self.ahead.max(permits(self.pace.expects(self.useful(now).min(HOLD), now).min(FEW)));
         }
+    }
+
+    /// Whether what expires unused is soon made up for: a bucket that fills slowly would be emptied by it.
+    fn is_worth_holding(&self) -> bool {
+        self.of.terms.algorithm != Algorithm::TokenBucket || self.comes_soon()
+    }
+
+    fn comes_soon(&self) -> bool {
+        self.of.terms.window_ms < u64::from(self.of.terms.permits.get()).saturating_mul(BRIEF_MS)
     }
 
     /// Whether others are to be drawn for permits that expire now.
@@ -215,7 +223,7 @@ impl Entry {
             self.pressure.relieve();
         }
         let is_held = self.own.out > Permits::ZERO && self.own.until > now;
-        if is_held || self.asked.is_some() || self.of.exact || self.is_pressed(now) {
+        if is_held || self.asked.is_some() || self.of.exact || !self.is_worth_holding() || self.is_pressed(now) {
             return false;
         }
         self.pace.expects(self.useful(now).min(HOLD), now) >= at_least

@@ -20,7 +20,7 @@ impl Script {
         match algorithm {
             Shared::FixedWindow => Self::counting(FIXED_WINDOW, "39efe5788481b69e665a28d16d846a6f98b5743c", "f1"),
             Shared::SlidingWindow => Self::counting(SLIDING_WINDOW, "9f009fecb9b10d618b1c69c943380080690901e6", "s1"),
-            Shared::TokenBucket => Self::counting(TOKEN_BUCKET, "7d9d3f6cd698c94b087a6571a1c2e38f4c61b1c2", "t1"),
+            Shared::TokenBucket => Self::counting(TOKEN_BUCKET, "349d7a9c3016b89335ba090e173853dd8ff4f591", "t1"),
             Shared::InFlight => Self {
                 parts: [CLOCK, ASK, IN_FLIGHT, ""],
                 sha1: "c99830740d442cb176352dc383bc6c3f63d2a8d2",

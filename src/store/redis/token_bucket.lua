@@ -38,9 +38,13 @@ end
 local function draw()
   local now_needed, drawn_ahead = parts(level())
   local lendable = epoch_length < 100 and 0 or max(floor(burst / 2) - lent - lent_before, 0)
+  local lends = want > need and now_needed + drawn_ahead <= lendable
+  if not lends then
+    drawn_ahead = min(drawn_ahead, floor(100000000 / interval))
+  end
   local count = now_needed + drawn_ahead
   debt = debt + count * interval
-  if want <= need or count > lendable then
+  if not lends then
     return count, now + 100, false
   end
   lent = lent + count
