@@ -219,6 +219,8 @@ test: redis chromium build ## everything that must hold: format, lints, core, fi
 	$(call say,format)
 	@cargo fmt --all --check
 	$(call say,lints)
+	@# As users build it: what the tests depend on brings features along.
+	@cargo check --features cli --bin tidegate
 	@cargo clippy --workspace --all-targets --features cli -- -D warnings
 	@cargo clippy --package tidegate --package tidegate-cloudflare --lib --target wasm32-unknown-unknown -- -D warnings
 	@cargo clippy --package tidegate-envoy --target wasm32-wasip1 -- -D warnings

@@ -29,12 +29,7 @@ pub(super) enum Shape {
         max_ms: u64,
     },
     /// One of some words.
-    Word {
-        /// These.
-        known: &'static [&'static str],
-        /// Words of the document that no part of this version acts on: they are refused.
-        later: &'static [&'static str],
-    },
+    Word(&'static [&'static str]),
     /// A text with a form of its own.
     Text(&'static Form),
     /// The same, or `null`.
@@ -65,8 +60,6 @@ pub(super) enum Shape {
         fields: &'static [Field],
         /// Of these there must be exactly one; none when any may be absent.
         one_of: &'static [&'static str],
-        /// Fields of the document that no part of this version acts on: they are refused.
-        later: &'static [&'static str],
     },
     /// One of two, which are of different kinds.
     Either(&'static Shape, &'static Shape),
@@ -122,8 +115,8 @@ impl Shape {
                 None => "is not a span",
             },
             (Self::Span { .. }, _) => "is not a span",
-            (Self::Word { known, later }, Node::Text(text)) => return word(text, known, later, at, problems),
-            (Self::Word { .. }, _) => "is not a text",
+            (Self::Word(known), Node::Text(text)) => return word(text, known, at, problems),
+            (Self::Word(_), _) => "is not a text",
             (Self::TextOrNull(_), Node::Null) => return Value::Null,
             (Self::Text(form) | Self::TextOrNull(form), Node::Text(text)) => return form.read(text, at, problems),
             (Self::Text(form) | Self::TextOrNull(form), _) => {
@@ -148,8 +141,8 @@ impl Shape {
                 problems.report(at, problem, &["write at most ", &max.to_string()]);
                 return Value::Wrong;
             }
-            (Self::Object { fields, one_of, later }, Node::Object(given)) => {
-                unknown_fields(given, fields, later, at, problems);
+            (Self::Object { fields, one_of }, Node::Object(given)) => {
+                unknown_fields(given, fields, at, problems);
                 let values = fields.iter().map(|field| field.read(given, at, problems)).collect();
                 exactly_one(given, one_of, at, problems);
                 return Value::Fields(values);
@@ -193,7 +186,7 @@ impl Shape {
                 let (min, max) = (Span::from_millis(*min_ms), Span::from_millis(*max_ms));
                 format!("write a whole number and a unit (ms, s, m, h, d) as one text, from \"{min}\" to \"{max}\"")
             }
-            Self::Word { known, .. } => one_of(known),
+            Self::Word(known) => one_of(known),
             Self::Text(form) | Self::TextOrNull(form) => form.right.to_owned(),
             Self::List { min: 0, max, .. } => format!("write a list, in brackets, of at most {max} items"),
             Self::List { min, max, .. } => format!("write a list, in brackets, of {min} to {max} items"),
@@ -270,16 +263,12 @@ fn span(text: &str) -> Option<Span> {
     Some(Span::from_nanos(number.parse::<u64>().ok()?.saturating_mul(*unit_ns)))
 }
 
-fn word(word: &str, known: &[&str], later: &[&str], at: &Path<'_>, problems: &mut Problems) -> Value {
+fn word(word: &str, known: &[&str], at: &Path<'_>, problems: &mut Problems) -> Value {
     if let Some(place) = known.iter().position(|other| *other == word) {
         return Value::Word(place);
     }
-    if later.contains(&word) {
-        problems.report(at, &[&quoted(word), " is not supported by this version yet"], &[&one_of(known)]);
-    } else {
-        let hint = nearest::meant(word, known).unwrap_or_else(|| one_of(known));
-        problems.report(at, &[&quoted(word), " is not a word known here"], &[&hint]);
-    }
+    let hint = nearest::meant(word, known).unwrap_or_else(|| one_of(known));
+    problems.report(at, &[&quoted(word), " is not a word known here"], &[&hint]);
     Value::Wrong
 }
 
@@ -313,12 +302,9 @@ fn entries(
 }
 
 /// Reports the fields that are not among those declared.
-fn unknown_fields(given: &[(String, Node)], fields: &[Field], later: &[&str], at: &Path<'_>, problems: &mut Problems) {
+fn unknown_fields(given: &[(String, Node)], fields: &[Field], at: &Path<'_>, problems: &mut Problems) {
     for (name, _) in given {
-        if later.contains(&name.as_str()) {
-            let problem = &["the field ", &quoted(name), " is not supported by this version yet"];
-            problems.report(&at.field(name), problem, &["remove it"]);
-        } else if !fields.iter().any(|field| field.name == name) {
+        if !fields.iter().any(|field| field.name == name) {
             let hint = nearest::hint(name, "the fields here are", &names(fields));
             problems.report(&at.field(name), &["there is no field ", &quoted(name)], &[&hint]);
         }

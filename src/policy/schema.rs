@@ -26,8 +26,7 @@ pub(super) trait Document {
 ///
 /// Every field is a method that answers `None` for what could not be read and has been reported, so that checks across
 /// fields still see the rest. A field may be absent when it is declared as `Option` or has a default. `one_of` are fields
-/// of which there must be exactly one; `later` are fields of the document that no part of this version acts on: they are
-/// refused.
+/// of which there must be exactly one.
 macro_rules! document {
     (
         $(#[doc = $about:literal])+
@@ -35,7 +34,6 @@ macro_rules! document {
             $($(#[doc = $doc:literal])+ $field:ident $(as $key:literal)?: $type:ty $(= $default:expr)?,)+
         }
         $(one_of $($choice:literal)+)?
-        $(later $($later:literal)+)?
     ) => {
         $(#[doc = $about])+
         pub(in crate::policy) enum $name {}
@@ -69,7 +67,6 @@ macro_rules! document {
                         default: schema::default!($($default)?),
                     }),+],
                     one_of: &[$($($choice),+)?],
-                    later: &[$($($later),+)?],
                 };
 
                 type Seen<'v> = $crate::policy::value::Of<'v, $name>;
@@ -94,13 +91,11 @@ macro_rules! document {
     };
 }
 
-/// Declares the words that stand for the values of a type. `later` are words of the document that no part of this
-/// version acts on: they are refused.
+/// Declares the words that stand for the values of a type.
 macro_rules! words {
-    ($type:ty { $($word:literal => $value:expr),+ $(,)? } $(later $($later:literal)+)?) => {
+    ($type:ty { $($word:literal => $value:expr),+ $(,)? }) => {
         impl $crate::policy::schema::Document for $type {
-            const SHAPE: $crate::policy::read::Shape =
-                $crate::policy::read::Shape::Word { known: &[$($word),+], later: &[$($($later),+)?] };
+            const SHAPE: $crate::policy::read::Shape = $crate::policy::read::Shape::Word(&[$($word),+]);
 
             type Seen<'v> = Self;
 
@@ -224,7 +219,6 @@ mod tests {
             /// Whether.
             whether: bool = true,
         }
-        later "soon"
     }
 
     fn read(text: &str) -> (Value, String) {
@@ -235,15 +229,14 @@ mod tests {
 
     #[test]
     fn what_can_be_read_is_read_although_the_rest_is_wrong() {
-        let (value, errors) = read(r#"{"match": 10, "whether": false, "soon": 1, "mroe": 2}"#);
+        let (value, errors) = read(r#"{"match": 10, "whether": false, "mroe": 2}"#);
         let thing = Of::<Thing>::seen(&value).unwrap();
         assert_eq!(thing.count(), None);
         assert_eq!(thing.more(), Some(None));
         assert_eq!(thing.whether(), Some(false));
         assert_eq!(
             errors,
-            "/soon: the field \"soon\" is not supported by this version yet; remove it\n\
-             /mroe: there is no field \"mroe\"; did you mean \"more\"?\n\
+            "/mroe: there is no field \"mroe\"; did you mean \"more\"?\n\
              /match: 10 is out of range; write a whole number from 1 to 9"
         );
     }
