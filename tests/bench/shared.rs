@@ -1,5 +1,6 @@
 //! One quota for three Envoys: how much of it is used, how many requests wait for Redis, how often it is called, and what that
-//! adds to a request. Permits drawn ahead, beside a call for every request, beside a limit that is each Envoy's own.
+//! adds to a request. Permits drawn ahead, beside a call for every request, beside a limit that is each Envoy's own, and beside
+//! what one would use instead, a service that every request is told to.
 //!
 //! `make bench` runs it. Each contender has three Envoys with one worker each; they are measured in turn, in several rounds, under
 //! twice the load that the quota admits, spread as 80, 15 and 5 percent. What is told is the worst round of what must not be
@@ -13,6 +14,8 @@
 mod bootstrap;
 #[path = "../../src/bin/tidegate/demo/envoy.rs"]
 mod envoy;
+#[path = "shared/foreign.rs"]
+mod foreign;
 #[path = "../../src/bin/tidegate/demo/load.rs"]
 mod load;
 #[path = "../../src/bin/tidegate/demo/origin.rs"]
@@ -34,6 +37,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bootstrap::Bootstrap;
 use envoy::{Envoy, Options};
+use foreign::{Limiter, ext_authz};
 use load::Load;
 use origin::{Origin, Settings};
 use population::Group;
@@ -93,10 +97,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let redis = RedisServer::start(&[])?;
     let webdis = Webdis::start(redis.addr(), None)?;
     let shipped = Bootstrap::shipped()?.wasm(Path::new("dist/envoy/tidegate.wasm"))?.upstream(origin.addr)?;
-    let shipped = shipped.set(ACCESS_LOG, json!([]))?.with_cluster("redis", webdis.addr())?;
+    let shipped = shipped.set(ACCESS_LOG, json!([]))?;
+    let limiter = Limiter::start(redis.addr(), QUOTA)?;
     let mut contenders = Vec::new();
     for (name, quotas) in CONTENDERS {
-        let bootstrap = shipped.clone().policy(&policy(name))?;
+        let shipped = shipped.clone();
+        let bootstrap = match name {
+            FOREIGN => shipped.with_cluster("redis", limiter.addr())?.set(FILTER, ext_authz("redis"))?,
+            _ => shipped.with_cluster("redis", webdis.addr())?.policy(&policy(name))?,
+        };
         let (mut envoys, mut to) = (Vec::new(), Vec::new());
         for _ in 0..SHARES.len() {
             let options = Options { concurrency: 1, log_level: "error".to_owned(), ..Options::new(bootstrap.text()) };
@@ -154,7 +163,12 @@ impl Contender {
             most,
             admitted,
             failed: counts.iter().map(|counts| counts.failed).sum(),
-            waited_percent: 100.0 * (after[0] - before[0]) as f64 / offered as f64,
+            // Who is not let by waits for the service, whatever it will say.
+            waited_percent: if self.name == FOREIGN {
+                100.0
+            } else {
+                100.0 * (after[0] - before[0]) as f64 / offered as f64
+            },
             calls_per_1000: 1_000.0 * (after[1] - before[1]) as f64 / offered as f64,
             p50_us: slowest(|counts| counts.p50),
             p99_us: slowest(|counts| counts.p99),
@@ -217,8 +231,10 @@ const OWN: &str = "its own limit each";
 const BUCKET: &str = "drawn ahead, token bucket";
 const SMALL: &str = "the same, a small burst";
 const EXACT: &str = "a call for each request";
+const FOREIGN: &str = "rate-limiter-flexible";
 /// Each one's name, and how many quotas its three Envoys have together.
-const CONTENDERS: [(&str, u64); 5] = [(OWN, 3), ("permits drawn ahead", 1), (BUCKET, 1), (SMALL, 1), (EXACT, 1)];
+const CONTENDERS: [(&str, u64); 6] =
+    [(OWN, 3), ("permits drawn ahead", 1), (BUCKET, 1), (SMALL, 1), (EXACT, 1), (FOREIGN, 1)];
 const SHARES: [u32; 3] = [80, 15, 5];
 const QUOTA: u64 = 1_000;
 const SMALL_BURST: u64 = 100;
@@ -233,5 +249,7 @@ const CLIENTS: Group = Group {
 };
 const ROUNDS: usize = 3;
 const LASTING_S: u64 = 5;
+/// Of Redis, and of the service that stands in its place.
 const STORE_CALLS: &str = "cluster.redis.upstream_rq_total";
+const FILTER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0";
 const ACCESS_LOG: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/access_log";

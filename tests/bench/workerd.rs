@@ -197,8 +197,9 @@ fn lay_out(worker: &Worker, directory: &Path) -> io::Result<()> {
         }
         Worker::Tidegate(policy) => {
             fs::create_dir(directory.join("pkg"))?;
-            for name in process::modules(Path::new(SHIPPED))? {
-                fs::copy(Path::new(SHIPPED).join(&name), directory.join(&name))?;
+            // What wrangler runs before a deployment is no part of it.
+            for name in process::modules(Path::new(SHIPPED))?.iter().filter(|name| !name.starts_with("deploy/")) {
+                fs::copy(Path::new(SHIPPED).join(name), directory.join(name))?;
             }
             fs::write(directory.join("policy.json"), policy)?;
             fs::copy(format!("{SCRIPTS}/tidegate.mjs"), directory.join("tidegate.mjs"))?;

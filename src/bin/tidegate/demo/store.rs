@@ -130,7 +130,7 @@ impl Webdis {
 }
 
 /// The process, once it takes connections.
-fn started(command: &mut Command, addr: SocketAddr, log: &Path) -> io::Result<Leashed> {
+pub fn started(command: &mut Command, addr: SocketAddr, log: &Path) -> io::Result<Leashed> {
     let output = File::create(log)?;
     command.stdout(output.try_clone()?).stderr(output);
     let program = command.get_program().to_string_lossy().into_owned();

@@ -1,0 +1,19 @@
+// rate-limiter-flexible as a service for Envoy's ext_authz filter, which asks it about every request, and it asks Redis:
+// `node limiter.cjs PORT REDIS_PORT PERMITS`, where so many requests may pass in each second.
+const { createServer } = require("node:http");
+const { Redis } = require("ioredis");
+const { RateLimiterRedis } = require("rate-limiter-flexible");
+
+const [port, redisPort, points] = process.argv.slice(2).map(Number);
+const limiter = new RateLimiterRedis({ storeClient: new Redis(redisPort, "127.0.0.1"), points, duration: 1 });
+
+createServer(async (_, response) => {
+  try {
+    await limiter.consume("api");
+    response.writeHead(200);
+  } catch (refusal) {
+    // What it throws is how the client stands, or an error.
+    response.writeHead(refusal instanceof Error ? 503 : 429);
+  }
+  response.end();
+}).listen(port, "127.0.0.1");
