@@ -101,8 +101,8 @@ pub fn print_summary(outcomes: &[Outcome]) {
     }
     println!("{table}");
     println!(
-        "The quota is {QUOTA} a second, by a sliding window: a burst's second may have a tenth more. While Redis is stopped each \
-         Envoy counts with the share that it had."
+        "The quota is {QUOTA} a second, by a sliding window: the first second of a load that begins at once may have \
+         more. While Redis is stopped each Envoy counts with the share that it had."
     );
 }
 
