@@ -22,8 +22,8 @@ for (const [algorithm, sharing] of [
     const { get } = await locations(t, policy({ algorithm, sharing }));
     let passed = await passing(get, 120);
     assert.ok(passed <= 50 && passed >= 30, `${passed}`);
-    // What one location has drawn ahead and does not use goes back, and serves the others. A bucket's may expire before that.
-    const least = algorithm === "token-bucket" ? passed : 50;
+    // What one location has drawn ahead and does not use goes back, and serves the others. A bucket's permits expire meanwhile.
+    const least = algorithm === "token-bucket" ? 40 : 50;
     await until(async () => (passed += await passing(get, 3)) >= least);
     passed += await passing(get, 30);
     assert.ok(passed >= least && passed <= 50, `${passed}`);
@@ -53,8 +53,7 @@ test("an object that hangs costs a request the deadline, and then the policy dec
       took.push(Date.now() - began);
     }
     assert.deepEqual(seen, [expected, expected, expected, expected], on_store_failure);
-    // An answer is awaited for 5 s where nobody waits for it.
-    assert.ok(took[0] >= 49 && took.slice(1).every((ms) => ms < 2_500), `${took}`);
+    assert.ok(took[0] >= 49 && took.slice(1).every((ms) => ms < 500), `${took}`);
   }
 });
 
