@@ -8,10 +8,13 @@
 
 #![allow(missing_docs, reason = "a program, not a library")]
 
+#[path = "../suite/global/timeline.rs"]
+mod timeline;
 #[path = "../suite/global/world.rs"]
 mod world;
 
-use world::{Faults, Setup, World};
+use timeline::Faults;
+use world::{Setup, World};
 
 fn main() {
     let smoke = !std::env::args().any(|argument| argument == "--bench");

@@ -8,9 +8,11 @@ mod crowd;
 mod engine;
 mod flights;
 mod held;
+mod timeline;
 mod world;
 
-use world::{Faults, Setup, World};
+use timeline::{DEADLINE_MS, Faults};
+use world::{Setup, World};
 
 /// Every algorithm, with a quota of 200 a second and a window of one or two; a bucket that is too small to lend is the last.
 const ALGORITHMS: [(&str, &str); 4] = [
@@ -159,7 +161,7 @@ fn no_request_waits_beyond_the_deadline() {
         let setup = Setup::default();
         let mut world = World::new(seed, &setup, Faults::of(seed));
         world.run(3_000);
-        assert!(world.longest_wait_ms() <= world::DEADLINE_MS + 1, "seed {seed}: {} ms", world.longest_wait_ms());
+        assert!(world.longest_wait_ms() <= DEADLINE_MS + 1, "seed {seed}: {} ms", world.longest_wait_ms());
     }
 }
 
