@@ -11,6 +11,7 @@ mod held;
 mod timeline;
 mod world;
 
+use crate::harness::seeds;
 use timeline::{DEADLINE_MS, Faults};
 use world::{Setup, World};
 
@@ -25,7 +26,7 @@ const ALGORITHMS: [(&str, &str); 4] = [
 #[test]
 fn whatever_becomes_of_messages_instances_and_clocks_no_more_is_admitted_than_the_algorithm_allows() {
     let kinds: Vec<_> = ALGORITHMS.iter().flat_map(|kind| ["lease", "exact"].map(|sharing| (kind, sharing))).collect();
-    for (seed, ((algorithm, quota), sharing)) in seeds().zip(kinds.into_iter().cycle()) {
+    for (seed, ((algorithm, quota), sharing)) in seeds(SEEDS).zip(kinds.into_iter().cycle()) {
         let setup = Setup { algorithm, quota, sharing, on_store_failure: "deny", ..Setup::default() };
         let mut world = World::new(seed, &setup, Faults::of(seed));
         world.run(3_000);
@@ -33,13 +34,6 @@ fn whatever_becomes_of_messages_instances_and_clocks_no_more_is_admitted_than_th
             panic!("seed {seed}, {algorithm}, {quota}, {sharing}: {problem}");
         }
     }
-}
-
-/// Thousands, or as many as `TIDEGATE_SIMULATION_SEEDS` says: those from `40000` to `50000`, exclusive, by `40000..50000`.
-fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("TIDEGATE_SIMULATION_SEEDS") else { return 0..SEEDS };
-    let range = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    range.filter(|range| !range.is_empty()).unwrap_or_else(|| panic!("{text}: write two numbers, as in 40000..50000"))
 }
 
 #[test]
