@@ -137,8 +137,6 @@ fn scenarios_show_all_that_a_policy_can_say() {
         "on_failure",
         // Cloudflare's own service of images, which no local workerd has.
         "cf_image",
-        // To be shown when there is another than the default.
-        "scope",
     ];
     let missing: Vec<&String> = sayable.difference(&shown).filter(|it| !elsewhere.contains(&it.as_str())).collect();
     assert!(missing.is_empty(), "no scenario says {missing:?}");

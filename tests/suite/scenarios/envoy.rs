@@ -17,6 +17,7 @@ use crate::bootstrap::Bootstrap;
 use crate::envoy::{Envoy, Options};
 use crate::filter::client::{Answer, Connection, Request};
 use crate::filter::stage::eventually;
+use crate::redis::process::{RedisServer, Webdis};
 
 /// Runs all scenarios; answers what there is to complain of.
 pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
@@ -31,7 +32,9 @@ pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
 /// Runs these scenarios in one Envoy.
 async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<String> {
     let origin = Arc::new(Origin::start(scenarios).await);
-    let bootstrap = bootstrap(scenarios, wasm, &origin);
+    let redis = RedisServer::start(&[]);
+    let webdis = Webdis::start(redis.addr(), None).unwrap();
+    let bootstrap = bootstrap(scenarios, wasm, &origin, webdis.addr());
     let options = Options { concurrency: 1, ..Options::new(bootstrap.text()) };
     let envoy = Envoy::start(options).await.unwrap_or_else(|error| panic!("{error}"));
     let playing = LocalSet::new();
@@ -46,6 +49,10 @@ async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<String> {
     for played in played {
         complaints.extend(played.await.unwrap());
     }
+    // Otherwise each instance could have counted for itself, with the same answers.
+    let keys: usize = redis::cmd("DBSIZE").query(&mut redis.connect()).unwrap();
+    let shares = scenarios.iter().any(|scenario| scenario.policy.get("stores").is_some());
+    assert_eq!(keys > 0, shares, "{keys} keys in Redis");
     let log = envoy.log();
     assert!(!log.contains("panicked") && !log.contains("Uncaught RuntimeError"), "{log}");
     complaints
@@ -70,7 +77,7 @@ pub fn build() -> PathBuf {
 }
 
 /// The shipped bootstrap with a listener for each scenario.
-fn bootstrap(scenarios: &[Arc<Scenario>], wasm: &Path, origin: &Origin) -> Bootstrap {
+fn bootstrap(scenarios: &[Arc<Scenario>], wasm: &Path, origin: &Origin, redis: SocketAddr) -> Bootstrap {
     let clusters = ["cdn", "spare"].map(|name| (name, origin.address(name)));
     let nowhere = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).unwrap();
     let shipped = Bootstrap::shipped().unwrap().wasm(wasm).unwrap().upstream(origin.address("origin")).unwrap();
@@ -94,7 +101,7 @@ fn bootstrap(scenarios: &[Arc<Scenario>], wasm: &Path, origin: &Origin) -> Boots
             "headers_to_add": [{ "header": { "key": REASON, "value": "%RESPONSE_CODE_DETAILS%" } }],
         }] }))
         .unwrap();
-    let all = clusters.into_iter().chain([("nowhere", nowhere)]);
+    let all = clusters.into_iter().chain([("nowhere", nowhere), ("redis", redis)]);
     let mut bootstrap = all.fold(shipped, |bootstrap, (name, address)| bootstrap.with_cluster(name, address).unwrap());
     let mut listeners = Vec::new();
     for scenario in scenarios {

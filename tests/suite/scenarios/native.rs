@@ -3,11 +3,13 @@
 
 mod answering;
 mod facts;
+mod sharing;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use tidegate::assets::{AssetRequest, Assets};
+use tidegate::authority::Authority;
 use tidegate::decision::quota_headers;
 use tidegate::engine::delaying::{Books, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
@@ -38,10 +40,12 @@ pub fn run(scenario: &Scenario) -> Option<String> {
         host.does.extend(step.upstreams.clone());
         if let Some(name) = &step.ends {
             host.end(name);
+            host.settle();
         }
         if step.send.is_some() {
             for left in (0..step.times).rev() {
                 host.request(number, step, left == 0);
+                host.settle();
             }
         }
     }
@@ -69,6 +73,7 @@ struct Host<'s> {
     store: MemoryStore,
     local: MemoryStore,
     leases: Leases,
+    authority: Authority,
     counters: Counters,
     plan: Plan,
     room: Room,
@@ -114,6 +119,7 @@ impl<'s> Host<'s> {
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let (assets, monitor, kept) = (Assets::new(&policy, seed), Monitor::new(&policy), policy.kept());
         let engine = Rc::new(Engine::new(policy, seed));
+        let leases = sharing::leases(&engine);
         Self {
             room: engine.waiting_room(),
             upstreams: Upstreams::new(engine.policy()),
@@ -124,7 +130,8 @@ impl<'s> Host<'s> {
             kept_bytes: (kept.max_object, kept.max_bytes),
             store: MemoryStore::new(max_keys),
             local: MemoryStore::new(max_keys),
-            leases: Leases::new(),
+            leases,
+            authority: sharing::authority(),
             counters,
             plan: Plan::new(),
             monitor,
@@ -147,6 +154,7 @@ impl<'s> Host<'s> {
         }
         self.now = to;
         self.finish_waits();
+        self.settle();
         if self.now >= self.ticked_at.after(TICK) && self.upstreams.ticks(self.now) {
             self.ticked_at = self.now;
             let mut around = Around { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
@@ -188,15 +196,11 @@ impl<'s> Host<'s> {
     }
 
     fn request(&mut self, number: usize, step: &'s Step, is_last: bool) {
-        let draw = draw(step);
-        if let Some(monitor) = &self.monitor {
-            self.plan.press(monitor.pressure(), draw);
-        }
         let request = Request::of(step);
-        self.engine.plan(&request, &mut self.plan);
+        self.plan(&request);
         self.last_id += 1;
         let seen = Partial { number, is_last, sent: self.now, seen: Seen::default() };
-        let mut flight = Flight {
+        let flight = Flight {
             id: self.last_id,
             request,
             seen,
@@ -225,11 +229,28 @@ impl<'s> Host<'s> {
             let reply = sources.reply(page);
             return self.reply(flight, &reply);
         }
+        self.decide(flight);
+    }
+
+    fn plan(&mut self, request: &Request<'_>) {
+        if let Some(monitor) = &self.monitor {
+            self.plan.press(monitor.pressure(), draw(request.step));
+        }
+        self.engine.plan(request, &mut self.plan);
+    }
+
+    /// Decides on the request that is planned.
+    fn decide(&mut self, mut flight: Flight<'s>) {
         if self.plan.may_wait() {
             self.engine.offer(&mut self.plan, &self.room, self.now);
         }
         let Self { engine, plan, store, local, leases, counters, now, room, .. } = self;
         let decision = engine.decide(plan, store, local, leases, counters, *now);
+        if decision.awaits.is_some() {
+            engine.await_grant(plan, flight.id, leases);
+            self.flights.push(flight);
+            return;
+        }
         if decision.delay.is_some() {
             let mut books = Books { store, local, leases, counters };
             engine.enter(plan, flight.id, room, &mut books).expect("what is delayed can wait");

@@ -1,0 +1,58 @@
+//! The authority over limits that instances share: the one that a Durable Object runs, in memory, under the scenario's clock.
+
+use tidegate::authority::{Authority, Instance};
+use tidegate::engine::{Answer, Engine};
+use tidegate::global::Wake;
+use tidegate::lease::Leases;
+use tidegate::units::Span;
+
+use super::Host;
+
+/// What is drawn and shared: nothing is shared where the policy has no such limit.
+pub fn leases(engine: &Engine) -> Leases {
+    let mut leases = Leases::new();
+    if let Some(global) = engine.sharing(Instance::new(1), Span::from_millis(20)) {
+        leases.share(global);
+    }
+    leases
+}
+
+/// For as many accounts as any scenario has.
+pub fn authority() -> Authority {
+    Authority::new(100)
+}
+
+impl Host<'_> {
+    /// Sends what is to be asked, and decides those again whose answer has come.
+    pub(super) fn settle(&mut self) {
+        let Self { engine, leases, store, counters, now, .. } = self;
+        engine.tend(leases, store, counters, *now);
+        // Once to give back, once to ask, once to do as was answered; and what nobody has thought of.
+        for _ in 0..10 {
+            while let Some(wake) = self.leases.global().and_then(|global| global.ready()) {
+                self.wake(wake);
+            }
+            let Some(global) = self.leases.global() else { return };
+            let mut asks = Vec::new();
+            global.asks(self.now, &mut asks);
+            if asks.is_empty() {
+                return;
+            }
+            for ask in asks {
+                let grant = self.authority.answer(&ask, self.now.as_nanos() / 1_000_000);
+                let answer = Answer::to(&ask, Some(grant));
+                let Self { engine, leases, store, counters, now, .. } = self;
+                engine.granted(&answer, leases, store, counters, *now);
+            }
+        }
+        panic!("it asks on and on");
+    }
+
+    fn wake(&mut self, wake: Wake) {
+        let at = self.flights.iter().position(|flight| flight.id == wake.id).expect("who waits is known");
+        let flight = self.flights.remove(at);
+        self.plan(&flight.request);
+        self.plan.resume(wake.since);
+        self.decide(flight);
+    }
+}
