@@ -1,4 +1,5 @@
 // The Worker as it is shipped, in the real workerd, with servers of this machine behind it.
+import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createSocketServer } from "node:net";
@@ -108,6 +109,18 @@ export const passing = async (get, count, init) => {
   }
   return passed;
 };
+
+/** Fails unless the three locations have fifty permits together for a client, and others for another. */
+export async function shareFifty(get, algorithm) {
+  let passed = await passing(get, 120);
+  assert.ok(passed <= 50 && passed >= 30, `${passed}`);
+  // What one location has drawn ahead and does not use goes back, and serves the others. A bucket's permits expire meanwhile.
+  const least = algorithm === "token-bucket" ? 40 : 50;
+  await until(async () => (passed += await passing(get, 3)) >= least);
+  passed += await passing(get, 30);
+  assert.ok(passed >= least && passed <= 50, `${passed}`);
+  assert.equal(await passing(get, 9, { address: "192.0.2.2" }), 9);
+}
 
 /** The modules of the Worker that was built here, with this policy. */
 export function modules(policy, dist, world) {
