@@ -302,7 +302,7 @@ fn tell(policy: &Policy, has_redis: bool, has_objects: bool) {
             (true, _) => host::log(&["tidegate: limits of the scope \"global\" count in Redis, ", host].concat()),
             (false, true) => host::log("tidegate: limits of the scope \"global\" count in Durable Objects"),
             (false, false) => host::log_warning(
-                "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object, and no URL of a Redis",
+                "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object bound as TIDEGATE_AUTHORITY, and no URL of a Redis",
             ),
         }
     }
@@ -312,7 +312,7 @@ fn tell(policy: &Policy, has_redis: bool, has_objects: bool) {
             (true, _) => host::log(&["tidegate: breakers of the scope \"global\" agree by Redis, ", host].concat()),
             (false, true) => host::log("tidegate: breakers of the scope \"global\" agree by a Durable Object"),
             (false, false) => host::log_warning(
-                "tidegate: breakers of the scope \"global\" are each isolate's own: there is no Durable Object, and no URL of a Redis",
+                "tidegate: breakers of the scope \"global\" are each isolate's own: there is no Durable Object bound as TIDEGATE_AUTHORITY, and no URL of a Redis",
             ),
         }
     }
