@@ -163,7 +163,9 @@ test("a policy whose token the Worker does not have is refused, and says which",
     const outboundService = () => new Response("passed");
     const { get, log } = await counted(t, { url: "http://127.0.0.1:9" }, {}, { bindings, outboundService });
     assert.equal(await (await get(0, "/")).text(), "passed");
-    await said(log, "/stores/redis/token_env: the Worker has no secret or variable REDIS_TOKEN");
+    const error = "/stores/redis/token_env: the Worker has no secret or variable REDIS_TOKEN";
+    await said(log, error);
+    assert.equal(log.filter((line) => line.includes(error)).length, 1, "once is enough");
   }
 });
 
