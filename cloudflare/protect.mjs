@@ -13,7 +13,7 @@ let configured;
 
 /** Puts in force what KV says by now. */
 async function refresh(env) {
-  if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(tidegate, env, false));
+  if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(env, false));
   if (env.TIDEGATE !== undefined && configured === current()) await listen(env, guard()).catch(console.error);
 }
 
@@ -31,7 +31,7 @@ function failed(error, request, pass) {
 /** Makes the instance in use ready for its first request, in that request. */
 function prepare(env, ctx, guarded, serves) {
   guarded(() => {
-    settings.enforce(tidegate, env, true);
+    settings.enforce(env, true);
     if (serves !== undefined) tidegate.serve_by(serves);
   });
   configured = current();
@@ -57,7 +57,7 @@ async function judged(verdict, request, env, ctx, guarded) {
 /** What a verdict comes to that is there. */
 function followed(verdict, pass, env) {
   if (verdict === undefined) return pass();
-  if (verdict instanceof tidegate.Change) return settings.obey(verdict, env, tidegate);
+  if (verdict instanceof tidegate.Change) return settings.obey(verdict, env);
   if (typeof verdict === "string") return told(pass(), verdict);
   return verdict;
 }

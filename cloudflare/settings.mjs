@@ -1,6 +1,7 @@
 // What the Worker goes by: the policy and the mode that its KV namespace holds, or else the policy that it was deployed with. The texts
 // are kept here and not in the instance, so that one that fails is followed by one that knows them.
 import bundled from "./policy.json";
+import * as tidegate from "./pkg/tidegate.js";
 
 const deployed = { policy: JSON.stringify(bundled), mode: "" };
 /** What was read last, what of it is to be put in force, and what was put in force last. */
@@ -54,7 +55,7 @@ export async function learn(env) {
 }
 
 /** Puts in force what was read last. What is bad is told once, and what was in force before stays; a fresh instance is told that. */
-export function enforce(tidegate, env, isFresh) {
+export function enforce(env, isFresh) {
   tidegate.keep_under(read.purge ?? "");
   const problem = tidegate.mode_problem(latest.mode);
   if (problem !== undefined) {
@@ -83,7 +84,7 @@ export function enforce(tidegate, env, isFresh) {
 }
 
 /** Sets what an operator has changed. It is in force here with the next request, if KV shows it by then. */
-export async function obey(change, env, tidegate) {
+export async function obey(change, env) {
   if (env.TIDEGATE === undefined) return tidegate.obeyed("there is no KV namespace bound as TIDEGATE to keep it");
   const [key, value] = [change.key, change.value(Date.now())];
   try {
