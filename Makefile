@@ -120,7 +120,7 @@ $(NODE_STAMP): cloudflare/package.json cloudflare/package-lock.json
 # What limits that many instances share are tested on. Fetched where that needs nobody's word; the tests start processes of
 # their own and leave what Debian makes of the packages alone.
 redis:
-	@missing=; for program in redis-server webdis; do command -v "$$program" >/dev/null || missing+=" $$program"; done; \
+	@missing=; for program in redis-server webdis openssl; do command -v "$$program" >/dev/null || missing+=" $$program"; done; \
 		if [ -z "$$missing" ]; then exit 0; fi; \
 		$(find_root); \
 		if [ "$$root" = none ]; then \

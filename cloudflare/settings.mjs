@@ -43,7 +43,7 @@ export async function learn(env) {
     const [policy, mode, purge] = await within(LONGEST_READ_MS, Promise.all(keys));
     if (policy === read.policy && mode === read.mode && purge === read.purge) return false;
     read = { policy, mode, purge };
-    latest = { policy: policy ?? deployed.policy, mode: mode ?? "" };
+    latest = policy === null && mode === null ? deployed : { policy: policy ?? deployed.policy, mode: mode ?? "" };
     return true;
   } catch (error) {
     console.error(`tidegate: KV cannot be read, what was in force stays: ${error}`);
@@ -69,6 +69,7 @@ export function enforce(tidegate, env, isFresh) {
       sharing = tidegate.shares();
       agreeing = tidegate.agrees();
       inForce = settings;
+      if (settings === deployed && latest.policy !== deployed.policy) console.error("tidegate: in place of KV's policy policy.json is in force");
       return;
     } catch (problems) {
       // What the instance throws is text, unless it has failed.
@@ -83,7 +84,7 @@ export function enforce(tidegate, env, isFresh) {
 
 /** Sets what an operator has changed. It is in force here with the next request, if KV shows it by then. */
 export async function obey(change, env, tidegate) {
-  if (env.TIDEGATE === undefined) return tidegate.obeyed("there is no KV namespace to keep it");
+  if (env.TIDEGATE === undefined) return tidegate.obeyed("there is no KV namespace bound as TIDEGATE to keep it");
   const [key, value] = [change.key, change.value(Date.now())];
   try {
     await (value === undefined ? env.TIDEGATE.delete(key) : env.TIDEGATE.put(key, value));

@@ -67,9 +67,9 @@ impl Panel {
     }
 }
 
-/// All panels beside each other, as SVG.
-pub fn draw(panels: &[Panel]) -> String {
-    let (width, height) = (panels.len() as f64 * STEP, TOP + HEIGHT + 100.0);
+/// All panels as SVG, so many beside each other.
+pub fn draw(panels: &[Panel], columns: usize) -> String {
+    let (width, height) = (columns as f64 * STEP, panels.len().div_ceil(columns) as f64 * ROW);
     let mut svg = format!(
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">
 <style>
@@ -80,12 +80,16 @@ text {{ fill: #57606a }} .grid {{ stroke: #57606a; stroke-opacity: .25 }} .line 
 "#
     );
     for (number, panel) in panels.iter().enumerate() {
-        panel.draw(number as f64 * STEP + 44.0, &mut svg).expect("a string takes all that is written");
+        let (left, down) = ((number % columns) as f64 * STEP + 44.0, (number / columns) as f64 * ROW);
+        svg += &format!("<g transform=\"translate(0 {down})\">\n");
+        panel.draw(left, &mut svg).expect("a string takes all that is written");
+        svg += "</g>\n";
     }
     svg + "</svg>\n"
 }
 
 const STEP: f64 = 330.0;
+const ROW: f64 = TOP + HEIGHT + 100.0;
 const WIDTH: f64 = 260.0;
 const TOP: f64 = 36.0;
 const HEIGHT: f64 = 160.0;

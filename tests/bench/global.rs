@@ -3,17 +3,24 @@
 //!
 //! Three times as many requests as the quota admits, or seven tenths; eight in ten of them at the busiest fifth of the
 //! instances. The quota is 1,000 a second, whatever the number of instances, or so many a second for each of them. A message takes
-//! 0.25 to 0.75 ms each way. `cargo bench --bench global` runs it. Nothing here is measured in time, and every run prints
-//! the same figures.
+//! 0.25 to 0.75 ms each way. `cargo bench --bench global` runs it and draws `tests/bench/global.svg`, which the README
+//! shows. Nothing here is measured in time, and every run prints the same figures.
 
 #![allow(missing_docs, reason = "a program, not a library")]
 
+#[path = "chart.rs"]
+mod chart;
+#[path = "../suite/global/timeline.rs"]
+mod timeline;
 #[path = "../suite/global/world.rs"]
 mod world;
 
-use world::{Faults, Setup, World};
+use chart::{Panel, Series};
+use std::collections::BTreeMap;
+use timeline::Faults;
+use world::{Setup, World};
 
-fn main() {
+fn main() -> std::io::Result<()> {
     let smoke = !std::env::args().any(|argument| argument == "--bench");
     let sizes: &[usize] = if smoke { &[3] } else { &[3, 10, 30, 100, 300, 1_000] };
     let seconds = if smoke { 2 } else { 10 };
@@ -31,9 +38,10 @@ fn main() {
         "waited",
         "asks/1,000 req."
     );
+    let mut waited = Waited::default();
     for (algorithm, sharing, bursts_per_s, each) in CASES {
         for demand in [3.0, 0.7] {
-            for instances in sizes {
+            let values = sizes.iter().map(|instances| {
                 let permits = if *each { EACH * *instances as u64 } else { PERMITS };
                 let burst = permits / bursts_per_s;
                 let quota = match *algorithm {
@@ -42,13 +50,39 @@ fn main() {
                 };
                 let rates = rates(*instances, permits as f64 * demand);
                 let setup = Setup { algorithm, quota: &quota, sharing, on_store_failure: "deny", rates };
-                line(&setup, [permits, burst, seconds], demand);
+                line(&setup, [permits, burst, seconds], demand)
+            });
+            let series = Series { name: algorithm, values: values.collect() };
+            if *sharing == "lease" && *bursts_per_s == 1 {
+                waited.entry((!*each, demand < 1.0)).or_default().push(series);
             }
         }
     }
+    println!();
+    let drawing = chart::draw(&panels(waited, sizes), 2);
+    if !smoke {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/global.svg"), drawing)?;
+    }
+    Ok(())
 }
 
-fn line(setup: &Setup<'_>, [permits, burst, seconds]: [u64; 3], demand: f64) {
+/// The lines of each diagram, by whether the quota is the same for however many instances, and whether it is enough.
+type Waited = BTreeMap<(bool, bool), Vec<Series>>;
+
+fn panels(waited: Waited, sizes: &[usize]) -> Vec<Panel> {
+    let title = |kind| match kind {
+        (false, false) => "30 a second for each, three times the demand",
+        (false, true) => "30 a second for each, 70% of it asked for",
+        (true, false) => "1,000 a second for all, three times the demand",
+        (true, true) => "1,000 a second for all, 70% of it asked for",
+    };
+    let labels: Vec<_> = sizes.iter().map(ToString::to_string).collect();
+    let panel = |(kind, series)| Panel::new(title(kind), UNIT, labels.clone(), series).print();
+    waited.into_iter().map(panel).collect()
+}
+
+/// Prints what came of it, and answers with the share of the requests that waited, in percent.
+fn line(setup: &Setup<'_>, [permits, burst, seconds]: [u64; 3], demand: f64) -> f64 {
     let mut world = World::new(1, setup, Faults::none());
     // Until leases have found their size.
     world.run(2_000);
@@ -59,17 +93,18 @@ fn line(setup: &Setup<'_>, [permits, burst, seconds]: [u64; 3], demand: f64) {
     }
     let measured = world.measured();
     let (requests, admitted) = (measured.requests as f64, measured.admitted as f64);
+    let waited = measured.waited as f64 / requests * 100.0;
     println!(
-        "{:<16}{:<7}{burst:>8}{permits:>10}{:>11}{:>8.0}%{:>8.1}%{:>9.2}%{:>8.2}%{:>16.1}",
+        "{:<16}{:<7}{burst:>8}{permits:>10}{:>11}{:>8.0}%{:>8.1}%{:>9.2}%{waited:>8.2}%{:>16.1}",
         setup.algorithm,
         setup.sharing,
         setup.rates.len(),
         demand * 100.0,
         admitted / (permits * seconds) as f64 * 100.0,
         (requests - admitted) / requests * 100.0,
-        measured.waited as f64 / requests * 100.0,
         measured.asks as f64 / requests * 1_000.0,
     );
+    waited
 }
 
 /// Requests of each instance in 1,000 seconds.
@@ -79,6 +114,7 @@ fn rates(instances: usize, requests_per_s: f64) -> Vec<u64> {
     (0..instances).map(|at| if at < busy { of(0.8, busy) } else { of(0.2, instances - busy) }).collect()
 }
 
+const UNIT: &str = "requests that waited, in percent, by instances";
 const PERMITS: u64 = 1_000;
 /// For each instance, where the quota grows with them.
 const EACH: u64 = 30;

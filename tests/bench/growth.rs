@@ -38,7 +38,7 @@ use tidegate::units::{Permits, Timestamp};
 fn main() -> std::io::Result<()> {
     let smoke = !std::env::args().any(|argument| argument == "--bench");
     let panels = [rules(smoke), keys(smoke), contention(smoke)];
-    let drawing = chart::draw(&panels);
+    let drawing = chart::draw(&panels, panels.len());
     if !smoke {
         std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/growth.svg"), drawing)?;
     }

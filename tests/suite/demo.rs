@@ -7,31 +7,34 @@ fn demo(arguments: &[&str]) -> Output {
     command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["demo", "--plain"]).args(arguments).output().unwrap()
 }
 
-#[test]
-fn demo_plays_three_acts_and_sums_them_up() {
-    let output = demo(&["--act", "spike", "--act-seconds", "1"]);
-    let text = String::from_utf8_lossy(&output.stdout);
+/// What it prints when it has come through.
+fn played(arguments: &[&str]) -> String {
+    let output = demo(arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    // Refused are column 3; the rows of the greedy client are those of the two spikes.
-    let greedy: Vec<u64> = text
-        .lines()
+    text
+}
+
+/// How many requests of the greedy client were refused, in column 3, in each of the two spikes.
+fn refused_of_the_greedy(text: &str) -> Vec<u64> {
+    text.lines()
         .filter_map(|line| line.trim().strip_prefix("greedy (free)"))
         .map(|row| row.split_whitespace().nth(2).unwrap().parse().unwrap())
-        .collect();
+        .collect()
+}
+
+#[test]
+fn demo_plays_three_acts_and_sums_them_up() {
+    let text = played(&["--act", "spike", "--act-seconds", "1"]);
+    let greedy = refused_of_the_greedy(&text);
     assert!(matches!(greedy[..], [with, 0] if with > 300), "refused of the greedy: {greedy:?}\n{text}");
     assert!(text.contains("per-address refused"), "{text}");
 }
 
 #[test]
 fn demo_plays_the_spike_against_two_locations_of_the_worker() {
-    let output = demo(&["--cloudflare", "--act", "spike", "--act-seconds", "2"]);
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let greedy: Vec<u64> = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("greedy (free)"))
-        .map(|row| row.split_whitespace().nth(2).unwrap().parse().unwrap())
-        .collect();
+    let text = played(&["--cloudflare", "--act", "spike", "--act-seconds", "2"]);
+    let greedy = refused_of_the_greedy(&text);
     // Of 2,000: 50 in 5 s pass, in all locations together, and the act may be in two windows.
     assert!(matches!(greedy[..], [with, 0] if with > 1_850), "refused of the greedy: {greedy:?}\n{text}");
 }
@@ -60,9 +63,7 @@ fn demo_plays_the_outage_against_two_locations_of_the_worker() {
 }
 
 fn plays_an_outage(arguments: &[&str]) {
-    let output = demo(arguments);
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let text = played(arguments);
     for phase in ["the CDN answers 500", "the CDN refuses connections", "the CDN takes 3 s"] {
         let [requests, cdn, origin, .., failed, without] = row(&text, phase);
         assert!(origin * 2 > requests && cdn == 0 && failed == 0, "{phase}: the origin serves\n{text}");
@@ -91,9 +92,7 @@ fn plays_an_outage(arguments: &[&str]) {
 
 #[test]
 fn demo_of_a_shared_quota_admits_it_in_sum_while_redis_counts() {
-    let output = demo(&["--act", "global", "--phase-seconds", "3"]);
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let text = played(&["--act", "global", "--phase-seconds", "3"]);
     for phase in ["80, 15 and 5 percent of the load", "it turns over: 5, 15 and 80 percent"] {
         // The later line of this title is the summary's.
         let row = text.lines().rev().find_map(|line| line.trim().strip_prefix(phase)).unwrap();

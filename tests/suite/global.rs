@@ -8,9 +8,12 @@ mod crowd;
 mod engine;
 mod flights;
 mod held;
+mod timeline;
 mod world;
 
-use world::{Faults, Setup, World};
+use crate::harness::seeds;
+use timeline::{DEADLINE_MS, Faults};
+use world::{Setup, World};
 
 /// Every algorithm, with a quota of 200 a second and a window of one or two; a bucket that is too small to lend is the last.
 const ALGORITHMS: [(&str, &str); 4] = [
@@ -23,7 +26,7 @@ const ALGORITHMS: [(&str, &str); 4] = [
 #[test]
 fn whatever_becomes_of_messages_instances_and_clocks_no_more_is_admitted_than_the_algorithm_allows() {
     let kinds: Vec<_> = ALGORITHMS.iter().flat_map(|kind| ["lease", "exact"].map(|sharing| (kind, sharing))).collect();
-    for (seed, ((algorithm, quota), sharing)) in seeds().zip(kinds.into_iter().cycle()) {
+    for (seed, ((algorithm, quota), sharing)) in seeds(SEEDS).zip(kinds.into_iter().cycle()) {
         let setup = Setup { algorithm, quota, sharing, on_store_failure: "deny", ..Setup::default() };
         let mut world = World::new(seed, &setup, Faults::of(seed));
         world.run(3_000);
@@ -31,13 +34,6 @@ fn whatever_becomes_of_messages_instances_and_clocks_no_more_is_admitted_than_th
             panic!("seed {seed}, {algorithm}, {quota}, {sharing}: {problem}");
         }
     }
-}
-
-/// Thousands, or as many as `TIDEGATE_SIMULATION_SEEDS` says: those from `40000` to `50000`, exclusive, by `40000..50000`.
-fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("TIDEGATE_SIMULATION_SEEDS") else { return 0..SEEDS };
-    let range = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    range.filter(|range| !range.is_empty()).unwrap_or_else(|| panic!("{text}: write two numbers, as in 40000..50000"))
 }
 
 #[test]
@@ -159,7 +155,7 @@ fn no_request_waits_beyond_the_deadline() {
         let setup = Setup::default();
         let mut world = World::new(seed, &setup, Faults::of(seed));
         world.run(3_000);
-        assert!(world.longest_wait_ms() <= world::DEADLINE_MS + 1, "seed {seed}: {} ms", world.longest_wait_ms());
+        assert!(world.longest_wait_ms() <= DEADLINE_MS + 1, "seed {seed}: {} ms", world.longest_wait_ms());
     }
 }
 

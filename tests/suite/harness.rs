@@ -1,6 +1,7 @@
 //! What the suite's parts share: a request as plain data, and short ways to an engine.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use tidegate::engine::Engine;
 use tidegate::key::Seed;
 use tidegate::limiter::Meter;
@@ -120,6 +121,14 @@ pub fn limit(algorithm: &str, quota: &str) -> Meter {
     let policy = Policy::parse(&document).unwrap_or_else(|errors| panic!("{errors:?}\n{document}"));
     let limit = &policy.limits()[0];
     Meter::new(limit.algorithm(), &limit.quotas(TierIndex::default())[0])
+}
+
+/// The seeds of a simulation: the first so many, or those that `TIDEGATE_SIMULATION_SEEDS` says: from `40000` to `50000`,
+/// exclusive, by `40000..50000`.
+pub fn seeds(count: u64) -> Range<u64> {
+    let Ok(text) = std::env::var("TIDEGATE_SIMULATION_SEEDS") else { return 0..count };
+    let range = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    range.filter(|range| !range.is_empty()).unwrap_or_else(|| panic!("{text}: write two numbers, as in 40000..50000"))
 }
 
 /// A moment of the suite's: so many milliseconds after noon of some day.

@@ -2,7 +2,7 @@
 //! or never, die with what they know, and the clock jumps.
 
 use super::{Memory, Seen, rules};
-use crate::harness::ms;
+use crate::harness::{ms, seeds};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use tidegate::breaker::{Admission, Ledger, Local, Outcome, Part, State, Ticket};
@@ -226,7 +226,7 @@ impl Simulation {
 /// Nothing is random but by the seed, which is in the message of whatever fails.
 pub fn for_seeds(count: u64, test: impl Fn(u64)) {
     let given = std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in given.map_or(0..count, |seed: u64| seed..seed + 1) {
+    for seed in given.map_or_else(|| seeds(count), |seed: u64| seed..seed + 1) {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(seed)));
         if let Err(panic) = outcome {
             eprintln!("TIDEGATE_SEED={seed}");

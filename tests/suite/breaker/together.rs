@@ -11,7 +11,7 @@ use world::{Faults, MAX_OPEN_MS, MAX_WAIT_MS, PROBES, RAMP_MS, World};
 #[test]
 fn never_more_probes_than_allowed_over_all_instances_and_never_stuck() {
     let (generations, own, learnt) = (Cell::new(0), Cell::new(0), Cell::new(0));
-    for_seeds(60, |seed| {
+    for_seeds(80, |seed| {
         let (instances, workers) = (1 + seed as usize % 5, 1 + seed as usize % 3);
         let mut world = World::new(instances, workers, seed);
         for _ in 0..5 {
@@ -124,16 +124,8 @@ fn while_the_authority_is_away_each_goes_on_by_itself_and_then_they_agree_withou
 #[test]
 fn one_that_is_elected_and_dies_or_has_no_more_calls_is_followed_by_another() {
     for_seeds(10, |seed| {
-        let mut world = World::new(2, 1, seed);
-        (0..2).for_each(|worker| assert!(world.ask(worker)));
-        world.steps(1_500, u64::MAX);
-        world.fail_at(0);
-        world.steps(1_500, u64::MAX);
-        // The first one's call has it elected, and then none comes.
-        assert!(!world.ask(0), "first it has to be elected");
-        while world.workers[0].upstreams.breakers().get(0).unwrap().shared().elected().is_none() {
-            world.step(u64::MAX);
-        }
+        // Its call has it elected, and then none comes.
+        let mut world = first_of_two_elected(seed);
         let began = world.now_ms;
         while !world.ask(1) {
             world.steps(20, u64::MAX);
@@ -147,15 +139,7 @@ fn one_that_is_elected_and_dies_or_has_no_more_calls_is_followed_by_another() {
 #[test]
 fn one_that_is_elected_and_cut_off_sends_no_probe_when_another_may_be_elected() {
     for_seeds(10, |seed| {
-        let mut world = World::new(2, 1, seed);
-        (0..2).for_each(|worker| assert!(world.ask(worker)));
-        world.steps(1_500, u64::MAX);
-        world.fail_at(0);
-        world.steps(1_500, u64::MAX);
-        assert!(!world.ask(0), "first it has to be elected");
-        while world.workers[0].upstreams.breakers().get(0).unwrap().shared().elected().is_none() {
-            world.step(u64::MAX);
-        }
+        let mut world = first_of_two_elected(seed);
         // Its one probe tells what it has to, and it does not hear any more.
         assert!(world.ask(0));
         world.hosts[0].cut_off = true;
@@ -165,4 +149,18 @@ fn one_that_is_elected_and_cut_off_sends_no_probe_when_another_may_be_elected() 
         assert!(!world.ask(0), "the other one probes");
         assert_eq!((world.probes.len(), world.own), (2, 0));
     });
+}
+
+/// Two instances whose breaker was open, and the first of them is elected to probe.
+fn first_of_two_elected(seed: u64) -> World {
+    let mut world = World::new(2, 1, seed);
+    (0..2).for_each(|worker| assert!(world.ask(worker)));
+    world.steps(1_500, u64::MAX);
+    world.fail_at(0);
+    world.steps(1_500, u64::MAX);
+    assert!(!world.ask(0), "first it has to be elected");
+    while world.workers[0].upstreams.breakers().get(0).unwrap().shared().elected().is_none() {
+        world.step(u64::MAX);
+    }
+    world
 }

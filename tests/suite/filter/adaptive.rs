@@ -47,23 +47,22 @@ async fn assert_finds(stage: &Stage, capacity: usize) {
     }
 }
 
+/// From now on the origin works at so many requests at once, and others wait for it.
+fn carries(stage: &Stage, capacity: usize) {
+    let (latency, queue_timeout) = (Duration::from_millis(40), Duration::from_secs(10));
+    stage.origin.set(Settings { capacity, latency, queue: 1_000, queue_timeout, ..stage.origin.settings() });
+}
+
 #[tokio::test]
 async fn what_the_origin_can_carry_is_found_and_followed() {
     let limit = json!({
         "name": "origin", "key": [], "algorithm": "concurrency", "quota": { "adaptive": { "min": 2, "max": 200 } },
     });
     let stage = Stage::start(&policy([limit])).await;
-    let origin = |capacity| Settings {
-        capacity,
-        latency: Duration::from_millis(40),
-        queue: 1_000,
-        queue_timeout: Duration::from_secs(10),
-        ..stage.origin.settings()
-    };
-    stage.origin.set(origin(32));
+    carries(&stage, 32);
     let clients = press(stage.http, 80).await;
     assert_finds(&stage, 32).await;
-    stage.origin.set(origin(12));
+    carries(&stage, 12);
     assert_finds(&stage, 12).await;
     clients.iter().for_each(tokio::task::JoinHandle::abort);
     stage.end().await;
@@ -76,20 +75,13 @@ async fn what_the_origin_can_carry_is_found_while_nobody_is_held_back() {
         "quota": { "adaptive": { "min": 2, "max": 200 } },
     });
     let stage = Stage::start(&policy([limit])).await;
-    let origin = |capacity| Settings {
-        capacity,
-        latency: Duration::from_millis(40),
-        queue: 1_000,
-        queue_timeout: Duration::from_secs(10),
-        ..stage.origin.settings()
-    };
-    stage.origin.set(origin(32));
+    carries(&stage, 32);
     // Some hours of little load, in short: how long answers take without a queue shows then.
     let mut clients = press(stage.http, 8).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     clients.extend(press(stage.http, 72).await);
     assert_finds(&stage, 32).await;
-    stage.origin.set(origin(12));
+    carries(&stage, 12);
     assert_finds(&stage, 12).await;
     let text = stage.envoy.admin_get("/stats/prometheus").await.unwrap();
     let in_flight = sample(&text, "tidegate_concurrency_in_flight", &[("limit", "origin")]).unwrap_or_default();

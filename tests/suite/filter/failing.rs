@@ -75,14 +75,7 @@ impl Upstream {
         stream.set_nodelay(true)?;
         let mut stream = BufReader::new(stream);
         loop {
-            let mut head = String::new();
-            while !head.ends_with("\r\n\r\n") {
-                if stream.read_line(&mut head).await? == 0 {
-                    return Ok(());
-                }
-            }
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-            stream.read_exact(&mut vec![0; length.unwrap_or(0)]).await?;
+            let Some(head) = next_request(&mut stream).await? else { return Ok(()) };
             self.requests.fetch_add(1, Relaxed);
             let is_head = head.starts_with("HEAD ");
             *self.last.lock().unwrap() = head;
@@ -133,4 +126,17 @@ pub fn good(body: impl AsRef<[u8]>) -> Does {
 fn head_of(bytes: &[u8]) -> Vec<u8> {
     let end = bytes.windows(4).position(|part| part == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
     bytes[..end].to_vec()
+}
+
+/// The head of the next request on a connection, when its body has come too; `None` when there is no further one.
+pub async fn next_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<String>> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head).await? == 0 {
+            return Ok(None);
+        }
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    stream.read_exact(&mut vec![0; length.unwrap_or(0)]).await?;
+    Ok(Some(head))
 }

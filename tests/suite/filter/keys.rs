@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::client::Request;
 use super::stage::{Stage, limit, policy, raw_paths};
+use super::tiers::tiered;
 
 /// Uses up a limit of two as one client; then the same client, also in another guise, is refused, and another is not.
 async fn assert_told_apart(stage: &Stage, client: &Request, guise: &Request, other: &Request) {
@@ -162,15 +163,7 @@ async fn path_is_matched_as_it_is_meant_whatever_envoy_is_told_to_do_with_it() {
 
 #[tokio::test]
 async fn client_of_each_tier_has_its_own_quota() {
-    let mut limit = limit("api", "/**", &["address"], 1);
-    limit["by_tier"] = json!({
-        "free": { "permits": 3, "window": "31d" },
-        "premium": { "permits": 5, "window": "31d" },
-    });
-    let mut policy = policy([limit]);
-    policy["tiers"] = json!(["anonymous", "free", "premium"]);
-    policy["client"]["tier"] = json!({ "header": "x-plan" });
-    let stage = Stage::start(&policy).await;
+    let stage = Stage::start(&tiered(json!({ "header": "x-plan" }))).await;
     let request = |address: &str| Request::get("/").from(address);
     assert_eq!(stage.admitted(&request("192.0.2.1"), 7).await, 1);
     assert_eq!(stage.admitted(&request("192.0.2.2").with("x-plan", "free"), 7).await, 3);

@@ -8,7 +8,7 @@ use super::stage::{Stage, limit, policy};
 use crate::bootstrap::Bootstrap;
 
 /// One permit for anybody, three for `free`, five for `premium`.
-fn tiered(tier: Value) -> Value {
+pub(super) fn tiered(tier: Value) -> Value {
     let mut limit = limit("api", "/**", &["address"], 1);
     limit["by_tier"] = json!({
         "free": { "permits": 3, "window": "31d" },

@@ -1,6 +1,7 @@
 //! The authority alone, asked at random.
 
-use super::world::{Random, shared};
+use super::timeline::Random;
+use super::world::shared;
 use std::collections::BTreeMap;
 use tidegate::authority::{Account, Ask, Authority, Grant, Instance, MAX_INSTANCES, Terms};
 use tidegate::key::KeyHash;

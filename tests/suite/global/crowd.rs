@@ -1,23 +1,15 @@
 //! Instances with requests in flight, an authority, and what lies between them, on a virtual clock.
 
-use super::world::{Faults, Plain, Random};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
-use tidegate::authority::{Ask, Authority, Instance};
-use tidegate::engine::{Answer, Engine, Plan, Ticket};
-use tidegate::key::Seed;
-use tidegate::lease::Leases;
-use tidegate::metrics::{Counters, Total};
+use super::timeline::{Faults, Outcome, Random, Site, Timeline};
+use std::collections::BTreeMap;
+use tidegate::authority::{Ask, Authority};
+use tidegate::engine::{Answer, Engine, Ticket};
 use tidegate::policy::Policy;
-use tidegate::store::memory::MemoryStore;
-use tidegate::units::{Span, Timestamp};
+use tidegate::units::Timestamp;
 
 pub const LEASE_MS: u64 = 10_000;
 /// No request lasts longer: less than half a lease, for which each has its permit in any case.
 const LONGEST_MS: u64 = 4_900;
-const DEADLINE_MS: u64 = 20;
-/// When it begins, by the true clock, in microseconds.
-const BEGIN_US: u64 = 1_700_000_000_000_000;
 
 pub struct Setup {
     pub permits: u64,
@@ -41,16 +33,17 @@ pub struct Seen {
 }
 
 pub struct Crowd {
-    random: Random,
-    faults: Faults,
+    time: Timeline<Event>,
     engine: Engine,
     authority: Authority,
     authority_skew_ms: u64,
-    pub sites: Vec<Site>,
+    sites: Vec<Site>,
+    /// For each instance, what it has in flight, by numbers that none had before.
+    in_flight: Vec<BTreeMap<u64, Ticket>>,
+    next_number: u64,
+    /// For each instance.
+    pub seen: Vec<Seen>,
     setup: Setup,
-    now_us: u64,
-    queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
-    events: Vec<Option<Event>>,
     /// The most that were in flight at one time.
     pub most_in_flight: u64,
     /// Permits times microseconds that were in flight.
@@ -61,31 +54,13 @@ pub struct Crowd {
 
 enum Event {
     Arrival(usize),
-    End { at: usize, life: u32, number: u64 },
+    End { at: usize, number: u64 },
     Asked { ask: Ask, from: usize, life: u32 },
     Answered { answer: Answer, to: usize, life: u32 },
     Tend(usize),
     Renew,
     Minute,
     Joined(usize),
-}
-
-pub struct Site {
-    store: MemoryStore,
-    local: MemoryStore,
-    leases: Leases,
-    counters: Counters,
-    plan: Plan,
-    skew_ms: u64,
-    waiting: BTreeMap<u32, u64>,
-    next_id: u32,
-    /// Messages and requests of an earlier life are gone.
-    life: u32,
-    parted: bool,
-    tends_at: u64,
-    in_flight: BTreeMap<u64, Ticket>,
-    next_number: u64,
-    pub seen: Seen,
 }
 
 impl Crowd {
@@ -97,74 +72,65 @@ impl Crowd {
                 "on_store_failure": "{on_store_failure}" }} ] }}"#
         );
         let mut random = Random(seed);
-        let engine = Engine::new(Policy::parse(&policy).unwrap(), Seed::new([random.next(), random.next()]));
-        let now_us = BEGIN_US + random.below(2_000_000);
+        let engine = Engine::new(Policy::parse(&policy).unwrap(), random.seed());
+        let authority_skew_ms = random.below(faults.skew_ms + 1);
+        let time = Timeline::new(random, faults);
         let mut crowd = Self {
-            authority_skew_ms: random.below(faults.skew_ms + 1),
-            faults,
             authority: Authority::new(10),
+            authority_skew_ms,
             sites: Vec::new(),
-            now_us,
-            queue: BinaryHeap::new(),
-            events: Vec::new(),
+            in_flight: setup.rates.iter().map(|_| BTreeMap::new()).collect(),
+            next_number: 0,
+            seen: vec![Seen::default(); setup.rates.len()],
             most_in_flight: 0,
             in_use: 0,
-            in_use_since: now_us,
-            last_change_us: now_us,
+            in_use_since: time.now_us,
+            last_change_us: time.now_us,
             engine,
-            random,
+            time,
             setup,
         };
         for at in 0..crowd.setup.rates.len() {
-            let site = crowd.site(0);
+            let site = Site::new(0, &crowd.engine, &mut crowd.time);
             crowd.sites.push(site);
             crowd.arrive_later(at);
         }
-        crowd.after(1_000, Event::Minute);
-        crowd.after(2_000_000, Event::Renew);
+        crowd.time.after(1_000, Event::Minute);
+        crowd.time.after(2_000_000, Event::Renew);
         crowd
     }
 
     pub fn run(&mut self, ms: u64) {
-        let until = self.now_us + ms * 1_000;
-        while let Some(Reverse((at, _, _))) = self.queue.peek()
-            && *at <= until
-        {
-            let Some(Reverse((at, _, place))) = self.queue.pop() else { break };
-            self.now_us = at;
-            if let Some(event) = self.events[place].take() {
-                self.step(event);
-            }
+        let until = self.time.now_us + ms * 1_000;
+        while let Some(event) = self.time.next(until) {
+            self.step(event);
         }
-        self.now_us = until;
     }
 
     pub fn begin_measuring(&mut self) {
         self.count();
-        (self.in_use, self.in_use_since) = (0, self.now_us);
-        for site in &mut self.sites {
-            site.seen = Seen { last_us: self.now_us, ..Seen::default() };
-            site.counters.take_total(Total::Asks);
-        }
+        (self.in_use, self.in_use_since) = (0, self.time.now_us);
+        self.seen.fill(Seen { last_us: self.time.now_us, ..Seen::default() });
+        self.sites.iter_mut().for_each(|site| _ = site.take_asks());
     }
 
     /// Which part of the permits was in use on average.
     pub fn used(&mut self) -> f64 {
         self.count();
-        self.in_use as f64 / (self.now_us - self.in_use_since) as f64 / self.setup.permits as f64
+        self.in_use as f64 / (self.time.now_us - self.in_use_since) as f64 / self.setup.permits as f64
     }
 
     pub fn asks(&mut self) -> u64 {
-        self.sites.iter_mut().map(|site| site.counters.take_total(Total::Asks)).sum()
+        self.sites.iter_mut().map(Site::take_asks).sum()
     }
 
     pub fn in_flight(&self) -> u64 {
-        self.sites.iter().map(|site| site.in_flight.len() as u64).sum()
+        self.in_flight.iter().map(|tickets| tickets.len() as u64).sum()
     }
 
     /// How many requests an instance has in flight.
     pub fn in_flight_at(&self, at: usize) -> usize {
-        self.sites[at].in_flight.len()
+        self.in_flight[at].len()
     }
 
     pub fn set_rates(&mut self, rates: Vec<u64>) {
@@ -174,8 +140,9 @@ impl Crowd {
 
     pub fn crash(&mut self, at: usize) {
         self.count();
-        let (life, seen) = (self.sites[at].life + 1, self.sites[at].seen);
-        self.sites[at] = Site { seen, ..self.site(life) };
+        let life = self.sites[at].life + 1;
+        self.sites[at] = Site::new(life, &self.engine, &mut self.time);
+        self.in_flight[at].clear();
     }
 
     pub fn part_all(&mut self) {
@@ -186,93 +153,64 @@ impl Crowd {
         self.sites.iter_mut().for_each(|site| site.parted = false);
     }
 
-    fn site(&mut self, life: u32) -> Site {
-        let mut leases = Leases::none();
-        let instance = Instance::new(self.random.next());
-        leases.share(self.engine.sharing(instance, Span::from_millis(DEADLINE_MS)).unwrap());
-        Site {
-            store: MemoryStore::new(1_000),
-            local: MemoryStore::new(1_000),
-            leases,
-            counters: Counters::new(1, 1),
-            plan: Plan::new(),
-            skew_ms: self.random.below(self.faults.skew_ms + 1),
-            waiting: BTreeMap::new(),
-            next_id: 0,
-            life,
-            parted: false,
-            tends_at: u64::MAX,
-            in_flight: BTreeMap::new(),
-            next_number: 0,
-            seen: Seen::default(),
-        }
-    }
-
     fn step(&mut self, event: Event) {
         match event {
             Event::Arrival(at) => {
-                let site = &mut self.sites[at];
-                site.seen.requests += 1;
-                site.next_id += 1;
-                let id = site.next_id;
+                self.seen[at].requests += 1;
+                let id = self.sites[at].arrival();
                 self.decide(at, id, None);
                 self.settle(at);
                 self.arrive_later(at);
             }
-            Event::End { at, life, number } => {
+            Event::End { at, number } => {
                 self.count();
                 let now = self.site_now(at);
-                let Site { store, local, leases, counters, in_flight, life: now_living, .. } = &mut self.sites[at];
-                if life == *now_living
-                    && let Some(ticket) = in_flight.remove(&number)
-                {
+                if let Some(ticket) = self.in_flight[at].remove(&number) {
+                    let Site { store, local, leases, counters, .. } = &mut self.sites[at];
                     self.engine.release(ticket, store, local, leases, counters, now);
                     self.settle(at);
                 }
             }
             Event::Asked { ask, from, life } => {
-                let now_ms = self.now_us / 1_000 + self.authority_skew_ms;
+                let now_ms = self.time.now_us / 1_000 + self.authority_skew_ms;
                 let answer = Answer::to(&ask, Some(self.authority.answer(&ask, now_ms)));
                 self.send(from, || Event::Answered { answer, to: from, life });
             }
             Event::Answered { answer, to, life } => {
                 if life == self.sites[to].life {
                     let now = self.site_now(to);
-                    let Site { store, leases, counters, .. } = &mut self.sites[to];
-                    self.engine.granted(&answer, leases, store, counters, now);
+                    self.sites[to].granted(&self.engine, &answer, now);
                     self.settle(to);
                 }
             }
             Event::Tend(at) => {
                 let now = self.site_now(at);
-                let Site { store, leases, counters, tends_at, .. } = &mut self.sites[at];
-                *tends_at = u64::MAX;
-                self.engine.tend(leases, store, counters, now);
+                self.sites[at].tend(&self.engine, now);
                 self.settle(at);
             }
             Event::Renew => {
                 for at in 0..self.sites.len() {
                     let now = self.site_now(at);
-                    let Site { store, local, leases, counters, in_flight, .. } = &mut self.sites[at];
-                    for ticket in in_flight.values_mut() {
+                    let Site { store, local, leases, counters, .. } = &mut self.sites[at];
+                    for ticket in self.in_flight[at].values_mut() {
                         self.engine.renew(ticket, store, local, leases, counters, now);
                     }
                 }
-                self.after(2_000_000, Event::Renew);
+                self.time.after(2_000_000, Event::Renew);
             }
             Event::Minute => {
                 for at in 0..self.sites.len() {
-                    if self.random.below(10_000) < self.faults.crashes {
+                    if self.time.random.below(10_000) < self.time.faults.crashes {
                         self.crash(at);
                     }
-                    if self.random.below(10_000) < self.faults.parts {
+                    if self.time.random.below(10_000) < self.time.faults.parts {
                         self.sites[at].parted = true;
-                        let most = 30_000 * self.random.below(1_000);
-                        let lasts = self.random.below(1 + most);
-                        self.after(lasts, Event::Joined(at));
+                        let most = 30_000 * self.time.random.below(1_000);
+                        let lasts = self.time.random.below(1 + most);
+                        self.time.after(lasts, Event::Joined(at));
                     }
                 }
-                self.after(50_000, Event::Minute);
+                self.time.after(50_000, Event::Minute);
             }
             Event::Joined(at) => self.sites[at].parted = false,
         }
@@ -281,95 +219,71 @@ impl Crowd {
     fn decide(&mut self, at: usize, id: u32, since: Option<Timestamp>) {
         self.count();
         let now = self.site_now(at);
-        let site = &mut self.sites[at];
-        self.engine.plan(&Plain, &mut site.plan);
-        if let Some(since) = since {
-            site.plan.resume(since);
+        let seen = &mut self.seen[at];
+        match self.sites[at].decide(&self.engine, id, since, now, self.time.now_us) {
+            Outcome::Waits { for_the_first_time } => seen.waited += u64::from(for_the_first_time),
+            Outcome::Decided { is_admitted: true, .. } => {
+                seen.admitted += 1;
+                seen.longest_gap_ms = seen.longest_gap_ms.max((self.time.now_us - seen.last_us) / 1_000);
+                seen.last_us = self.time.now_us;
+                self.begin(at);
+            }
+            Outcome::Decided { .. } => {}
         }
-        let Site { store, local, leases, counters, plan, .. } = site;
-        let decision = self.engine.decide(plan, store, local, leases, counters, now);
-        if decision.awaits.is_some() {
-            site.seen.waited += u64::from(!site.waiting.contains_key(&id));
-            site.waiting.entry(id).or_insert(self.now_us);
-            self.engine.await_grant(&site.plan, id, &mut site.leases);
-            return;
-        }
-        site.waiting.remove(&id);
-        if decision.refusal.is_some() {
-            return;
-        }
-        site.seen.admitted += 1;
-        site.seen.longest_gap_ms = site.seen.longest_gap_ms.max((self.now_us - site.seen.last_us) / 1_000);
-        site.seen.last_us = self.now_us;
+    }
+
+    /// The request that was admitted last is in flight.
+    fn begin(&mut self, at: usize) {
         // Without a ticket it holds nothing, since it was let pass uncounted.
-        let Some(ticket) = site.plan.ticket() else { return };
-        site.next_number += 1;
-        let (number, life) = (site.next_number, site.life);
-        site.in_flight.insert(number, ticket);
+        let Some(ticket) = self.sites[at].plan.ticket() else { return };
+        self.next_number += 1;
+        let number = self.next_number;
+        self.in_flight[at].insert(number, ticket);
         // Some last much longer than the others.
-        let most = if self.random.below(40) == 0 { LONGEST_MS } else { 2 * self.setup.lasts_ms };
-        let us = self.random.below(most.min(LONGEST_MS) * 1_000);
-        self.after(us, Event::End { at, life, number });
+        let most = if self.time.random.below(40) == 0 { LONGEST_MS } else { 2 * self.setup.lasts_ms };
+        let us = self.time.random.below(most.min(LONGEST_MS) * 1_000);
+        self.time.after(us, Event::End { at, number });
         self.most_in_flight = self.most_in_flight.max(self.in_flight());
     }
 
     /// Adds up how much was in use, before that changes.
     fn count(&mut self) {
-        self.in_use += self.in_flight() * (self.now_us - self.last_change_us);
-        self.last_change_us = self.now_us;
+        self.in_use += self.in_flight() * (self.time.now_us - self.last_change_us);
+        self.last_change_us = self.time.now_us;
     }
 
     /// Sends what is to be sent, and decides those again who are ready.
     fn settle(&mut self, at: usize) {
-        let mut asks = Vec::new();
         let now = self.site_now(at);
         while let Some(wake) = self.sites[at].leases.global().unwrap().ready() {
             self.decide(at, wake.id, Some(wake.since));
         }
-        self.sites[at].leases.global().unwrap().asks(now, &mut asks);
         let life = self.sites[at].life;
-        for ask in asks {
+        for ask in self.sites[at].asks(now) {
             self.send(at, || Event::Asked { ask, from: at, life });
         }
-        let due = self.sites[at].leases.global().unwrap().next_due(now);
-        if let Some(due) = due.map(|due| self.now_us + due.as_nanos().div_ceil(1_000))
-            && due < self.sites[at].tends_at
-        {
-            self.sites[at].tends_at = due;
-            self.after(due - self.now_us, Event::Tend(at));
+        if let Some(us) = self.sites[at].due_us(now, self.time.now_us) {
+            self.time.after(us, Event::Tend(at));
         }
     }
 
-    /// One way between an instance and the authority.
     fn send(&mut self, of: usize, event: impl Fn() -> Event) {
-        let copies = 1 + u64::from(self.random.below(1_000) < self.faults.doubled);
-        for _ in 0..copies {
-            if self.sites[of].parted || self.random.below(1_000) < self.faults.lost {
-                continue;
-            }
-            let is_late = self.random.below(1_000) < self.faults.late;
-            let most = if is_late { 15_000 * self.random.below(1_000) } else { 0 };
-            let late_us = self.random.below(1 + most);
-            let us = 250 + self.random.below(500) + late_us;
-            self.after(us, event());
-        }
+        self.time.send(self.sites[of].parted, mostly_soon, event);
     }
 
     fn arrive_later(&mut self, at: usize) {
-        let Some(mean) = 1_000_000_000_u64.checked_div(self.setup.rates[at]) else { return };
-        // Evenly between nothing and twice the mean.
-        let us = self.random.below(2 * mean + 1);
-        self.after(us, Event::Arrival(at));
-    }
-
-    fn after(&mut self, us: u64, event: Event) {
-        self.queue.push(Reverse((self.now_us + us, self.random.next(), self.events.len())));
-        self.events.push(Some(event));
+        self.time.arrive_later(self.setup.rates[at], Event::Arrival(at));
     }
 
     /// What an instance takes for the time; at times it has read its clock a while ago.
     fn site_now(&mut self, at: usize) -> Timestamp {
-        let ago_us = if self.random.below(4) == 0 { self.random.below(3_000) } else { 0 };
-        Timestamp::from_nanos((self.now_us - ago_us) * 1_000).after(Span::from_millis(self.sites[at].skew_ms))
+        let ago_us = if self.time.random.below(4) == 0 { self.time.random.below(3_000) } else { 0 };
+        self.sites[at].clock(self.time.now_us - ago_us)
     }
+}
+
+/// In microseconds, up to fifteen seconds.
+fn mostly_soon(random: &mut Random) -> u64 {
+    let most = 15_000 * random.below(1_000);
+    random.below(1 + most)
 }

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::document::{Does, Fails, Scenario};
 use super::seen::answer_of;
+use crate::filter::failing::next_request;
 
 /// The upstreams.
 #[derive(Debug)]
@@ -90,19 +91,12 @@ async fn serve(stream: TcpStream, cluster: &str, known: &Known) -> std::io::Resu
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if stream.read_line(&mut head).await? == 0 {
-                return Ok(());
-            }
-        }
+        let Some(head) = next_request(&mut stream).await? else { return Ok(()) };
         let header = |name: &str| {
             let named =
                 |line: &str| line.split_once(": ").filter(|(other, _)| *other == name).map(|(_, it)| it.to_owned());
             head.lines().find_map(named)
         };
-        let length = header("content-length").and_then(|length| length.parse().ok());
-        stream.read_exact(&mut vec![0; length.unwrap_or(0)]).await?;
         let id = header("x-scenario").unwrap_or_default();
         let scenario = id.split('/').next().unwrap_or_default().to_owned();
         known.state.lock().unwrap().asked.entry(id.clone()).or_default().push(cluster.to_owned());
