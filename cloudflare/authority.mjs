@@ -2,6 +2,7 @@
 // records, and asks the core.
 import { DurableObject } from "cloudflare:workers";
 import { guard } from "./instance.mjs";
+import { agree, settle } from "./pkg/tidegate.js";
 
 export class TidegateAuthority extends DurableObject {
   constructor(ctx, env) {
@@ -32,14 +33,9 @@ export class TidegateAuthority extends DurableObject {
     const [row] = this.sql.exec("SELECT account, ends FROM accounts WHERE key = ?", key);
     // What has ended may be of a version that nobody knows any more.
     const before = row && row.ends > now ? new Uint8Array(row.account) : undefined;
-    const { account, ends, grant } = guard()((core) => {
-      const settled = core.settle(ask, before, now);
-      if (settled === undefined) return {};
-      const { account, ends_ms: ends, grant } = settled;
-      settled.free();
-      return { account, ends, grant };
-    });
-    if (grant === undefined) throw new Error("the ask or the account of its key is of another version");
+    const settled = guard()(() => settle(ask, before, now));
+    if (settled === undefined) throw new Error("the ask or the account of its key is of another version");
+    const [account, ends, grant] = settled;
     if (row === undefined && this.keys >= MOST_KEYS) this.#forget();
     this.sql.exec("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?)", key, account, ends);
     if (row === undefined) this.keys += 1;
@@ -59,14 +55,9 @@ export class TidegateAuthority extends DurableObject {
       if (row?.record.byteLength === RECORD) before.set(new Uint8Array(row.record), place * RECORD);
     });
     const now = Date.now();
-    const { records, standings } = guard()((core) => {
-      const agreed = core.agree(message, before, now);
-      if (agreed === undefined) return {};
-      const { records, standings } = agreed;
-      agreed.free();
-      return { records, standings };
-    });
-    if (standings === undefined) throw new Error("the reports are of another version");
+    const agreed = guard()(() => agree(message, before, now));
+    if (agreed === undefined) throw new Error("the reports are of another version");
+    const [records, standings] = agreed;
     breakers.forEach((breaker, place) => {
       const [from, to] = [place * RECORD, (place + 1) * RECORD];
       if (records.subarray(from, to).every((byte, at) => byte === before[from + at])) return;

@@ -93,9 +93,13 @@ export async function alone(task, guarded) {
   }
 }
 
-/** An answer with what it says about limits: name and value by turns, a line each. */
+/** An answer, or what will be one, with what it says about limits: name and value by turns, a line each. */
 export function told(answer, lines) {
   if (lines === "") return answer;
+  return answer instanceof Response ? tell(answer, lines) : Promise.resolve(answer).then((answer) => tell(answer, lines));
+}
+
+function tell(answer, lines) {
   const fields = lines.split("\n");
   try {
     // Without a body a handler can give the same one again, and it would grow.

@@ -1,7 +1,8 @@
 // The instance of the core that is in use, and the guard over it. One that fails is done for: its memory is lost, and with it all that
 // was only there; whoever calls next meets a fresh one.
+// Names alone, and never the whole module as a value: what nobody uses of it is left out of what is deployed.
 import module from "./pkg/tidegate_bg.wasm";
-import * as tidegate from "./pkg/tidegate.js";
+import { __wbg_reset_state, initSync } from "./pkg/tidegate.js";
 
 /** How many instances there were before the one in use, and whether that is there yet. */
 let number = 0;
@@ -16,13 +17,13 @@ export function guard(mine = number) {
     if (mine !== number) throw new Error("the instance that knew the request has failed");
     try {
       // Not at global scope, where there is neither a clock nor a random source.
-      if (!isUp) tidegate.initSync({ module });
+      if (!isUp) initSync({ module });
       isUp = true;
-      return call(tidegate);
+      return call();
     } catch (error) {
       number += 1;
       isUp = false;
-      tidegate.__wbg_reset_state();
+      __wbg_reset_state();
       throw error;
     }
   };

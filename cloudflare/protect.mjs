@@ -13,7 +13,7 @@ let configured;
 
 /** Puts in force what KV says by now. */
 async function refresh(env) {
-  if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(tidegate, env, false));
+  if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(env, false));
   if (env.TIDEGATE !== undefined && configured === current()) await listen(env, guard()).catch(console.error);
 }
 
@@ -31,7 +31,7 @@ function failed(error, request, pass) {
 /** Makes the instance in use ready for its first request, in that request. */
 function prepare(env, ctx, guarded, serves) {
   guarded(() => {
-    settings.enforce(tidegate, env, true);
+    settings.enforce(env, true);
     if (serves !== undefined) tidegate.serve_by(serves);
   });
   configured = current();
@@ -54,6 +54,14 @@ async function judged(verdict, request, env, ctx, guarded) {
   return verdict;
 }
 
+/** What a verdict comes to that is there. */
+function followed(verdict, pass, env) {
+  if (verdict === undefined) return pass();
+  if (verdict instanceof tidegate.Change) return settings.obey(verdict, env);
+  if (typeof verdict === "string") return told(pass(), verdict);
+  return verdict;
+}
+
 /**
  * The handlers of a Worker behind Tidegate. What passes, `handler(request, env, ctx)` answers in place of the zone's origin; a route
  * of the policy leads past it.
@@ -63,27 +71,27 @@ export function protect(handler) {
   const came = new WeakMap();
   const serves = handler && ((request) => handler(request, ...(came.get(request) ?? [])));
   const handle = handler ?? ((request) => fetch(request));
+  /** The answer to a request. Most simply pass, and wait for nothing that the handler does not: not for a promise either. */
+  const answer = (request, env, ctx) => {
+    const pass = () => handle(request, env, ctx);
+    let verdict;
+    const guarded = guard(current());
+    try {
+      if (configured !== current()) prepare(env, ctx, guarded, serves);
+      verdict = guarded(() => tidegate.decide(request, Date.now()));
+    } catch (error) {
+      return failed(error, request, pass);
+    }
+    if (typeof verdict !== "object" && !settings.shares()) return followed(verdict, pass, env);
+    came.set(request, [env, ctx]);
+    const known = judged(verdict, request, env, ctx, guarded);
+    return known.then((verdict) => followed(verdict, pass, env), (error) => failed(error, request, pass));
+  };
   return {
-    async fetch(request, env, ctx) {
-      if (!settings.isKnown()) await refresh(env);
-      else if (settings.isDue(env)) ctx.waitUntil(refresh(env));
-      let verdict;
-      const guarded = guard(current());
-      try {
-        if (configured !== current()) prepare(env, ctx, guarded, serves);
-        verdict = guarded(() => tidegate.decide(request, Date.now()));
-        // Most requests simply pass, and wait for nothing.
-        if (typeof verdict === "object" || settings.shares()) {
-          came.set(request, [env, ctx]);
-          verdict = await judged(verdict, request, env, ctx, guarded);
-        }
-      } catch (error) {
-        return failed(error, request, () => handle(request, env, ctx));
-      }
-      if (verdict === undefined) return handle(request, env, ctx);
-      if (verdict instanceof tidegate.Change) return settings.obey(verdict, env, tidegate);
-      if (typeof verdict === "string") return told(await handle(request, env, ctx), verdict);
-      return verdict;
+    fetch(request, env, ctx) {
+      if (!settings.isKnown()) return refresh(env).then(() => answer(request, env, ctx));
+      if (settings.isDue(env)) ctx.waitUntil(refresh(env));
+      return answer(request, env, ctx);
     },
 
     /** By a cron trigger: learns what KV says by now, and gives back what lies idle. */

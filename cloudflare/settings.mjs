@@ -1,6 +1,7 @@
 // What the Worker goes by: the policy and the mode that its KV namespace holds, or else the policy that it was deployed with. The texts
 // are kept here and not in the instance, so that one that fails is followed by one that knows them.
 import bundled from "./policy.json";
+import * as tidegate from "./pkg/tidegate.js";
 
 const deployed = { policy: JSON.stringify(bundled), mode: "" };
 /** What was read last, what of it is to be put in force, and what was put in force last. */
@@ -43,7 +44,7 @@ export async function learn(env) {
     const [policy, mode, purge] = await within(LONGEST_READ_MS, Promise.all(keys));
     if (policy === read.policy && mode === read.mode && purge === read.purge) return false;
     read = { policy, mode, purge };
-    latest = { policy: policy ?? deployed.policy, mode: mode ?? "" };
+    latest = policy === null && mode === null ? deployed : { policy: policy ?? deployed.policy, mode: mode ?? "" };
     return true;
   } catch (error) {
     console.error(`tidegate: KV cannot be read, what was in force stays: ${error}`);
@@ -54,7 +55,7 @@ export async function learn(env) {
 }
 
 /** Puts in force what was read last. What is bad is told once, and what was in force before stays; a fresh instance is told that. */
-export function enforce(tidegate, env, isFresh) {
+export function enforce(env, isFresh) {
   tidegate.keep_under(read.purge ?? "");
   const problem = tidegate.mode_problem(latest.mode);
   if (problem !== undefined) {
@@ -69,6 +70,7 @@ export function enforce(tidegate, env, isFresh) {
       sharing = tidegate.shares();
       agreeing = tidegate.agrees();
       inForce = settings;
+      if (settings === deployed && latest.policy !== deployed.policy) console.error("tidegate: in place of KV's policy policy.json is in force");
       return;
     } catch (problems) {
       // What the instance throws is text, unless it has failed.
@@ -82,8 +84,8 @@ export function enforce(tidegate, env, isFresh) {
 }
 
 /** Sets what an operator has changed. It is in force here with the next request, if KV shows it by then. */
-export async function obey(change, env, tidegate) {
-  if (env.TIDEGATE === undefined) return tidegate.obeyed("there is no KV namespace to keep it");
+export async function obey(change, env) {
+  if (env.TIDEGATE === undefined) return tidegate.obeyed("there is no KV namespace bound as TIDEGATE to keep it");
   const [key, value] = [change.key, change.value(Date.now())];
   try {
     await (value === undefined ? env.TIDEGATE.delete(key) : env.TIDEGATE.put(key, value));

@@ -38,6 +38,12 @@ pub enum Entry<'l> {
 }
 
 impl AccessList {
+    /// Whether nobody stands here.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.api_keys.is_empty() && self.headers.is_empty()
+    }
+
     /// What of a client's request stands here, asking the host for no more than the list has.
     ///
     /// With `parts`, so does a header whose value is a list of which one item stands here: a value that is to be

@@ -31,6 +31,13 @@ pub struct Decision {
 impl Decision {
     /// The request goes on.
     pub const ADMIT: Self = Self { refusal: None, observed: None, delay: None, awaits: None, consults: false };
+
+    /// Whether the request goes on at once, and there is nothing else to it.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let stays = self.refusal.is_some() || self.delay.is_some() || self.awaits.is_some() || self.consults;
+        !stays && self.observed.is_none()
+    }
 }
 
 /// A refused request.

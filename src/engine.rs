@@ -70,6 +70,8 @@ pub struct Engine {
     limits: Vec<ReadyLimit>,
     /// Under maintenance: who is let in.
     door: Option<Door>,
+    /// A stage before the limits may have something to say.
+    asks_first: bool,
 }
 
 #[derive(Debug)]
@@ -100,7 +102,9 @@ impl Engine {
         let routes = Matcher::new(policy.routes().iter().map(|route| &route.matches));
         let limits = policy.limits.iter().map(|limit| ReadyLimit::new(limit, &policy.mode)).collect();
         let shared_seed = Seed::shared(policy.stores().secret());
-        Self { policy, seed, shared_seed, matcher, routes, limits, door }
+        let lists = !policy.deny.is_empty() || !policy.allow.is_empty();
+        let asks_first = lists || door.is_some() || policy.status.is_some();
+        Self { policy, seed, shared_seed, matcher, routes, limits, door, asks_first }
     }
 
     /// The policy in force.
@@ -124,7 +128,7 @@ impl Engine {
         plan.may_wait = false;
         plan.since = None;
         plan.heard = Heard::Nothing;
-        plan.entry = self.entry(&lookup, &client, &mut plan.found);
+        plan.entry = if self.asks_first { self.entry(&lookup, &client, &mut plan.found) } else { Entry::Limited };
         if !matches!(plan.entry, Entry::Limited | Entry::Allowed) {
             return;
         }
@@ -200,27 +204,32 @@ impl Engine {
         counters: &mut Counters,
         now: Timestamp,
     ) -> Decision {
-        match plan.entry {
-            Entry::Limited => {}
-            Entry::Allowed => {
-                counters.add(Total::Allowed, 1);
-                return Decision::ADMIT;
-            }
-            Entry::Answered(_) => return Decision::ADMIT,
-            Entry::TurnedAway(cause) => return self.turn_away(cause, counters),
-            Entry::Shed(priority) => return self.shed(priority, plan.draw, counters),
+        if plan.entry != Entry::Limited {
+            return self.decide_unlimited(plan, counters);
         }
-        let shares = leases.shares();
-        for charge in &mut plan.charges {
-            charge.page = page_of(charge.key, store.pages());
-            if shares && charge.shared_key.is_some() {
+        if leases.shares() {
+            for charge in plan.charges.iter_mut().filter(|charge| charge.shared_key.is_some()) {
                 charge.counted = if charge.holds { Counted::Held } else { Counted::Drawn };
             }
         }
+        (plan.refused, plan.now, plan.charged_at) = (false, now, now);
         let (tier, since) = (plan.tier, plan.since);
         let mut charging = Charging { engine: self, tier, store, local, leases, counters, now, since };
         charging.consult(&mut plan.charges, &plan.heard);
-        charging.recall(&mut plan.charges);
+        if charging.recall(&mut plan.charges) {
+            // Apart from all the rest, which would stand between these few steps in the machine's code, too.
+            charging.spend(&plan.charges);
+            return Decision::ADMIT;
+        }
+        self.decide_by_state(plan, charging)
+    }
+
+    /// Decides where permits drawn in advance do not.
+    #[inline(never)]
+    fn decide_by_state<S: Store>(&self, plan: &mut Plan, mut charging: Charging<'_, S>) -> Decision {
+        for charge in &mut plan.charges {
+            charge.page = page_of(charge.key, charging.store.pages());
+        }
         for _ in 0..MAX_ROUNDS {
             charging.begin();
             charging.check(&mut plan.charges);
@@ -237,7 +246,6 @@ impl Engine {
             charging.hold_beyond(&mut plan.charges, refused);
         }
         plan.refused = refused;
-        (plan.now, plan.charged_at) = (now, now);
         if awaits.is_some() {
             // It is counted when it is decided.
             return Decision { awaits, ..Decision::ADMIT };
@@ -245,6 +253,7 @@ impl Engine {
         if consults {
             return Decision { consults, ..Decision::ADMIT };
         }
+        let counters = charging.counters;
         if refused {
             if plan.charges.iter().any(|charge| charge.chance.crowded) {
                 counters.add(Total::RoomFull, 1);
@@ -260,6 +269,21 @@ impl Engine {
         Decision { delay, ..Decision::ADMIT }
     }
 
+    /// Decides where the stages before the limits have.
+    #[cold]
+    #[inline(never)]
+    fn decide_unlimited(&self, plan: &Plan, counters: &mut Counters) -> Decision {
+        match plan.entry {
+            Entry::Limited | Entry::Answered(_) => Decision::ADMIT,
+            Entry::Allowed => {
+                counters.add(Total::Allowed, 1);
+                Decision::ADMIT
+            }
+            Entry::TurnedAway(cause) => self.turn_away(cause, counters),
+            Entry::Shed(priority) => self.shed(priority, plan.draw, counters),
+        }
+    }
+
     /// What the request orders to be changed, for hosts that can: asked before anything is planned, since whoever may order is
     /// limited by nothing.
     #[must_use]
@@ -268,6 +292,7 @@ impl Engine {
     }
 
     /// The stages before the limits.
+    #[inline(never)]
     fn entry<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Entry {
         let address = || client.ip();
         if let Some(page) = self.policy.status.as_ref().and_then(|status| status.page(request, address)) {

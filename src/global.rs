@@ -7,6 +7,7 @@
 //! - **How much to draw.** The first request of a key draws what it costs. While a lease is used up soon, the next is twice
 //!   as large; one that lasts long is followed by one of half its size. None is larger than what will be used before it
 //!   expires. The next is drawn when half of the last is left, or when the last expires, so that a key in use is not waited for.
+//!   What is left of it when a sliding window ends is lost to all: where there is too little, the less is drawn the nearer that is.
 //! - **Who waits.** Only requests of a key that is not known do, at most as long as the store's deadline, and one ask
 //!   is under way for all of them.
 //! - **What was refused.** While the authority says that nothing is left, requests are refused at once, and so they are while

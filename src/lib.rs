@@ -19,6 +19,7 @@
 
 pub mod access;
 pub mod api_key;
+mod ascii;
 pub mod assets;
 pub mod authority;
 pub mod breaker;
@@ -53,3 +54,4 @@ pub mod store;
 pub mod table;
 pub mod units;
 mod varint;
+mod words;

@@ -2,6 +2,7 @@
 //!
 //! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
 
+mod absent;
 mod access;
 mod breaker;
 mod client;

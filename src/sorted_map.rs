@@ -1,7 +1,7 @@
 //! Values by key, in a list in the order of the keys.
 //!
 //! A tree bears more keys, and for each kind of value its code is about 2 KB of a Worker whose size is bounded. Putting a value
-//! in moves those behind it: this is for some thousands of values, or for keys that come about in order.
+//! in moves those behind it: this is for some thousands of values, boxed where they are large, or for keys that come about in order.
 
 use core::borrow::Borrow;
 
@@ -38,6 +38,15 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.0.get(place).map(|(_, value)| value)
     }
 
+    /// The value of a key, to be changed.
+    pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let place = self.place(key).ok()?;
+        self.0.get_mut(place).map(|(_, value)| value)
+    }
+
     /// Gives a key this value, in place of the one that it had.
     pub fn insert(&mut self, key: K, value: V) {
         match self.place(&key) {
@@ -59,14 +68,19 @@ impl<K: Ord, V> SortedMap<K, V> {
         Some(self.0.remove(place).1)
     }
 
-    /// Keeps the values of which this holds.
-    pub fn retain(&mut self, mut holds: impl FnMut(&V) -> bool) {
-        self.0.retain(|(_, value)| holds(value));
+    /// Keeps the values of which this holds. It may change them.
+    pub fn retain(&mut self, mut holds: impl FnMut(&mut V) -> bool) {
+        self.0.retain_mut(|(_, value)| holds(value));
     }
 
     /// All of them, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.0.iter().map(|(key, value)| (key, value))
+    }
+
+    /// The values in the order of their keys, to be changed.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.0.iter_mut().map(|(_, value)| value)
     }
 
     /// Where a key stands, or would.
@@ -93,6 +107,8 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Act {
         Insert(u8, u16),
+        Change(u8, u16),
+        ChangeAll(u16),
         Remove(u8),
         Retain(u16),
     }
@@ -100,6 +116,8 @@ mod tests {
     fn act() -> impl Strategy<Value = Act> {
         prop_oneof![
             4 => (0..40_u8, any::<u16>()).prop_map(|(key, value)| Act::Insert(key, value)),
+            2 => (0..40_u8, any::<u16>()).prop_map(|(key, value)| Act::Change(key, value)),
+            1 => any::<u16>().prop_map(Act::ChangeAll),
             2 => (0..40_u8).prop_map(Act::Remove),
             1 => (0..8_u16).prop_map(Act::Retain),
         ]
@@ -115,9 +133,20 @@ mod tests {
                         map.insert(key, value);
                         tree.insert(key, value);
                     }
+                    Act::Change(key, to) => {
+                        let (value, other) = (map.get_mut(&key), tree.get_mut(&key));
+                        prop_assert_eq!(value.as_deref(), other.as_deref());
+                        if let Some((value, other)) = value.zip(other) {
+                            (*value, *other) = (to, to);
+                        }
+                    }
+                    Act::ChangeAll(by) => {
+                        map.values_mut().for_each(|value| *value ^= by);
+                        tree.values_mut().for_each(|value| *value ^= by);
+                    }
                     Act::Remove(key) => prop_assert_eq!(map.remove(&key), tree.remove(&key)),
                     Act::Retain(not) => {
-                        map.retain(|value| value % 8 != not);
+                        map.retain(|value| *value % 8 != not);
                         tree.retain(|_, value| *value % 8 != not);
                     }
                 }

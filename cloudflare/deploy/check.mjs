@@ -5,10 +5,12 @@ import { configure, initSync } from "../pkg/tidegate.js";
 
 const beside = (path) => new URL(`../${path}`, import.meta.url);
 initSync({ module: readFileSync(beside("pkg/tidegate_bg.wasm")) });
+// Which bindings and secrets the Worker has is not known here, and so not who will count.
+const env = new Proxy({}, { get: () => "some" });
+console.log = () => {};
 try {
-  // Which secrets the Worker has is not known here.
-  configure(JSON.stringify(JSON.parse(readFileSync(beside("policy.json"), "utf8"))), "", new Proxy({}, { get: () => "some" }));
+  configure(readFileSync(beside("policy.json"), "utf8"), "", env);
 } catch (problems) {
-  console.error(`policy.json: ${problems}`);
+  console.error(String(problems).replaceAll("tidegate: policy error:", "policy.json:"));
   process.exitCode = 1;
 }

@@ -4,7 +4,7 @@ use crate::host::{self, Request, Response};
 use crate::sharing::Asks;
 use crate::verdict::Verdict;
 use crate::{agreeing, authority, cache, isolate, order, origin, sharing, task, timestamp, wait};
-use js_sys::{Function, Promise};
+use js_sys::{Array, Function, Promise, Uint8Array};
 use std::rc::Rc;
 use tidegate::policy::OnFailure;
 use wasm_bindgen::prelude::*;
@@ -34,17 +34,9 @@ pub struct Errand(sharing::Errand);
 #[wasm_bindgen]
 pub struct Reports(agreeing::Reports);
 
-/// What came of a round.
-#[wasm_bindgen]
-pub struct Agreed(agreeing::Agreed);
-
 /// A value to be set in KV.
 #[wasm_bindgen]
 pub struct Change(order::Change);
-
-/// What came of an ask.
-#[wasm_bindgen]
-pub struct Settled(authority::Settled);
 
 /// Called once when an instance begins.
 #[wasm_bindgen(start)]
@@ -228,25 +220,12 @@ impl Reports {
 }
 
 /// Answers a round by the records of its breakers, which stand one after the other, 64 bytes each; zeros where there is none.
-/// `undefined` when the round is not to be understood, as when it was written by another version.
+/// Answers with a list: the records, to be stored; and the answer, to be sent. With `undefined` when the round is not to be understood,
+/// as when it was written by another version.
 #[wasm_bindgen]
-pub fn agree(message: &[u8], records: &[u8], now_ms: f64) -> Option<Agreed> {
-    agreeing::agree(message, records, now_ms as u64).map(Agreed)
-}
-
-#[wasm_bindgen]
-impl Agreed {
-    /// The records, to be stored.
-    #[wasm_bindgen(getter)]
-    pub fn records(&self) -> Box<[u8]> {
-        self.0.records().into()
-    }
-
-    /// The answer, to be sent.
-    #[wasm_bindgen(getter)]
-    pub fn standings(&self) -> Box<[u8]> {
-        self.0.standings().into()
-    }
+pub fn agree(message: &[u8], records: &[u8], now_ms: f64) -> Option<Array> {
+    let agreed = agreeing::agree(message, records, now_ms as u64)?;
+    Some(Array::of2(&bytes(agreed.records()), &bytes(agreed.standings())))
 }
 
 /// Whether breakers may have something to tell other locations.
@@ -299,30 +278,17 @@ pub fn obeyed(problem: Option<String>) -> Response {
     order::obeyed(problem.as_deref())
 }
 
-/// Answers an ask by the account of its key, `undefined` if there is none. `undefined` when either is not to be understood, as when
-/// it was written by another version.
+/// Answers an ask by the account of its key, `undefined` if there is none. Answers with a list: the account, to be stored; from when on,
+/// in ms since the Unix epoch, it need not be kept; and the grant, to be sent. With `undefined` when ask or account is not to be
+/// understood, as when it was written by another version.
 #[wasm_bindgen]
-pub fn settle(ask: &[u8], account: Option<Box<[u8]>>, now_ms: f64) -> Option<Settled> {
-    authority::settle(ask, account.as_deref(), now_ms as u64).map(Settled)
+pub fn settle(ask: &[u8], account: Option<Box<[u8]>>, now_ms: f64) -> Option<Array> {
+    let settled = authority::settle(ask, account.as_deref(), now_ms as u64)?;
+    let ends_ms = JsValue::from_f64(settled.ends_ms() as f64);
+    Some(Array::of3(&bytes(&settled.account()), &ends_ms, &bytes(&settled.grant())))
 }
 
-#[wasm_bindgen]
-impl Settled {
-    /// The account, to be stored.
-    #[wasm_bindgen(getter)]
-    pub fn account(&self) -> Box<[u8]> {
-        self.0.account()
-    }
-
-    /// From when on, in ms since the Unix epoch, the account need not be kept.
-    #[wasm_bindgen(getter)]
-    pub fn ends_ms(&self) -> f64 {
-        self.0.ends_ms() as f64
-    }
-
-    /// The grant, to be sent.
-    #[wasm_bindgen(getter)]
-    pub fn grant(&self) -> Box<[u8]> {
-        self.0.grant()
-    }
+/// A copy that is JavaScript's own.
+fn bytes(bytes: &[u8]) -> JsValue {
+    Uint8Array::from(bytes).into()
 }

@@ -254,6 +254,9 @@ impl Work {
     pub fn fields(&mut self, engine: &Engine) -> String {
         let mut fields = String::new();
         quota_headers(engine, &self.plan, &mut self.text, &mut |name, value| {
+            if fields.is_empty() {
+                fields.reserve(ROOM_FOR_FIELDS);
+            }
             for part in [name, "\n", value, "\n"] {
                 fields.push_str(part);
             }
@@ -299,7 +302,7 @@ fn tell(policy: &Policy, has_redis: bool, has_objects: bool) {
             (true, _) => host::log(&["tidegate: limits of the scope \"global\" count in Redis, ", host].concat()),
             (false, true) => host::log("tidegate: limits of the scope \"global\" count in Durable Objects"),
             (false, false) => host::log_warning(
-                "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object, and no URL of a Redis",
+                "tidegate: limits of the scope \"global\" count in each isolate: there is no Durable Object bound as TIDEGATE_AUTHORITY, and no URL of a Redis",
             ),
         }
     }
@@ -309,7 +312,7 @@ fn tell(policy: &Policy, has_redis: bool, has_objects: bool) {
             (true, _) => host::log(&["tidegate: breakers of the scope \"global\" agree by Redis, ", host].concat()),
             (false, true) => host::log("tidegate: breakers of the scope \"global\" agree by a Durable Object"),
             (false, false) => host::log_warning(
-                "tidegate: breakers of the scope \"global\" are each isolate's own: there is no Durable Object, and no URL of a Redis",
+                "tidegate: breakers of the scope \"global\" are each isolate's own: there is no Durable Object bound as TIDEGATE_AUTHORITY, and no URL of a Redis",
             ),
         }
     }
@@ -329,6 +332,9 @@ pub fn draw() -> Draw {
 }
 
 const TWO_TO_53: f64 = 9_007_199_254_740_992.0;
+
+/// What the fields of a limit take: grown to that step by step, they would be copied four times.
+const ROOM_FOR_FIELDS: usize = 128;
 
 /// How often what was seen is brought together, as in Envoy.
 const UPDATES_APART: Span = Span::from_secs(1);

@@ -3,7 +3,8 @@
 //!
 //! What is to happen whatever becomes of the instance, as the end of a try that takes too long, is left to functions of workerd's own.
 
-use js_sys::{Array, Function, Object, Promise, Reflect, Uint8Array};
+use crate::names;
+use js_sys::{Array, Function, JsString, Object, Promise, Reflect, Uint8Array};
 use tidegate::store::redis::HttpRequest;
 use tidegate::units::Span;
 use wasm_bindgen::prelude::*;
@@ -41,9 +42,8 @@ extern "C" {
 
     pub type Headers;
 
-    /// The values of a repeated header joined by `, `.
-    #[wasm_bindgen(method, structural)]
-    pub fn get(this: &Headers, name: &str) -> Option<String>;
+    #[wasm_bindgen(method, structural, js_name = get)]
+    fn value(this: &Headers, name: &JsString) -> Option<String>;
 
     /// Values that are there stay.
     #[wasm_bindgen(method, structural, catch)]
@@ -219,6 +219,13 @@ impl Call {
     /// Whether it was given up since the answer had not begun in time.
     pub fn took_too_long(&self) -> bool {
         self.timeout.aborted()
+    }
+}
+
+impl Headers {
+    /// The values of a repeated header joined by `, `.
+    pub fn get(&self, name: &str) -> Option<String> {
+        names::with(name, |name| self.value(name))
     }
 }
 

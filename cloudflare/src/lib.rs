@@ -26,6 +26,7 @@ mod isolate;
 #[cfg(feature = "library")]
 mod library;
 mod memory;
+mod names;
 mod order;
 mod origin;
 mod redis;

@@ -51,3 +51,31 @@ test("an answer without a body that the handler gives again and again tells of e
     assert.equal(answer.headers.get("ratelimit-policy"), '"all";q=9;w=2678400', path);
   }
 });
+
+test("a handler that throws, at once or later, fails its own request alone, and is not taken for a failure of Tidegate", async (t) => {
+  const path = "examples/javascript/worker.mjs";
+  const contents = `
+    import { protect } from "../../entry.mjs";
+    let calls = 0;
+    export default protect(({ url }) => {
+      calls += 1;
+      if (url.endsWith("/now")) throw new Error("of the handler");
+      if (url.endsWith("/later")) return Promise.reject(new Error("of the handler"));
+      return new Response(String(calls));
+    });
+  `;
+  const all = { ...limit, match: {}, key: [], quota: { permits: 4, window: "31d" } };
+  for (const ratelimit of [true, false]) {
+    const policy = { version: 1, response: { ratelimit }, limits: [all] };
+    const { base, log } = await worker(t, policy, undefined, { main: { type: "ESModule", path, contents } });
+    const seen = [];
+    for (const path of ["now", "later", "well", "now", "well"]) {
+      const answer = await fetch(new URL(path, base));
+      seen.push(answer.status);
+      const text = await answer.text();
+      if (path === "well" && answer.status === 200) assert.equal(text, "3", "nobody was asked twice");
+    }
+    assert.deepEqual(seen, [500, 500, 200, 500, 429]);
+    assert.ok(!log.join("\n").includes("tidegate:"), log.join("\n"));
+  }
+});

@@ -25,3 +25,19 @@ test("a client over the limit is refused, with all that it needs to know, and ot
   assert.equal(server.seen, 3);
   assert.equal((await get("/a", { address: "192.0.2.2" })).status, 200);
 });
+
+test("however many headers a policy names, each is found each time", async (t) => {
+  const numbers = Array.from({ length: 80 }, (_, at) => at);
+  const limits = numbers.map((at) => ({
+    name: `h${at}`,
+    match: { headers: { [`x-h${at}`]: "yes" } },
+    key: [],
+    algorithm: "fixed-window",
+    quota: { permits: 2, window: "31d" },
+  }));
+  const { get } = await worker(t, { version: 1, limits, response: { ratelimit: false } });
+  const status = async (at) => (await get("/", { headers: { [`x-h${at}`]: "yes" } })).status;
+  for (const expected of [200, 200, 429]) {
+    for (const at of numbers) assert.equal(await status(at), expected, `x-h${at}`);
+  }
+});

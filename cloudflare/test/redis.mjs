@@ -1,9 +1,10 @@
 // A real redis-server of the test's own, and what stands before it: a real Webdis, or a front that speaks Upstash's REST protocol.
-import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer as createSocketServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createServer as createTlsServer } from "node:tls";
 import { listen, until, urlOf } from "./worker.mjs";
 
 /** A Redis that keeps nothing on disk. It and what stands before it end with the test. */
@@ -107,6 +108,31 @@ export class Redis {
     front.url = urlOf(server);
     return front;
   }
+}
+
+/** The same server by https at `localhost`: where it is, and its certificate, which says that it is `name`. */
+export async function encrypted(test, url, name = "localhost") {
+  const directory = mkdtempSync(join(tmpdir(), "tidegate-tls-"));
+  test.after(() => rmSync(directory, { recursive: true }));
+  const [key, cert] = ["key.pem", "cert.pem"].map((file) => join(directory, file));
+  const subject = ["-subj", `/CN=${name}`, "-addext", `subjectAltName=DNS:${name}`];
+  const options = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
+  execFileSync("openssl", ["req", ...options, ...subject, "-keyout", key, "-out", cert], { stdio: "ignore" });
+  const sockets = new Set();
+  const server = createTlsServer({ key: readFileSync(key), cert: readFileSync(cert) }, (socket) => {
+    const behind = connect(new URL(url).port, "127.0.0.1");
+    socket.pipe(behind).pipe(socket);
+    for (const [one, other] of [[socket, behind], [behind, socket]]) {
+      sockets.add(one);
+      one.on("error", () => other.destroy());
+    }
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  test.after(() => {
+    sockets.forEach((socket) => socket.destroy());
+    server.close();
+  });
+  return { url: `https://localhost:${server.address().port}`, certificate: readFileSync(cert, "utf8") };
 }
 
 /** The process of a program, once it takes connections. */

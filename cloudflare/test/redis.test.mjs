@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Redis } from "./redis.mjs";
+import { Redis, encrypted } from "./redis.mjs";
 import { listen, locations, passing, raw, shareFifty, status, until, urlOf } from "./worker.mjs";
 
 const TOKEN = "user:a-token-nobody-may-read";
@@ -42,6 +42,39 @@ for (const protocol of ["webdis", "upstash"]) {
     });
   }
 }
+
+/** What the Worker's `fetch` reaches, and whose certificates it trusts. */
+const trusting = (...trustedCertificates) => ({
+  outboundService: { network: { allow: ["private"], tlsOptions: { trustedCertificates } } },
+});
+
+for (const protocol of ["webdis", "upstash"]) {
+  test(`a Redis by https counts as well (${protocol})`, async (t) => {
+    const redis = await Redis.start(t);
+    const plain = protocol === "webdis" ? await redis.webdis(TOKEN) : (await redis.upstash(TOKEN)).url;
+    const { url, certificate } = await encrypted(t, plain);
+    const { get, log } = await counted(t, { protocol, url }, { sharing: "exact" }, trusting(certificate));
+    assert.equal(await passing(get, 60), 50);
+    assert.ok(log.some((line) => line.includes(`count in Redis, ${new URL(url).host}`)), log.join("\n"));
+  });
+}
+
+test("a Redis whose certificate is not to be trusted, or is another host's, is as one that is away, and is not shown the token", async (t) => {
+  const redis = await Redis.start(t);
+  const front = await redis.upstash(TOKEN);
+  let asked = 0;
+  front.act = (request, response) => {
+    asked += 1;
+    response.end();
+  };
+  const [own, others] = [await encrypted(t, front.url), await encrypted(t, front.url, "redis.example")];
+  for (const [url, trusted] of [[own.url, []], [others.url, [others.certificate]]]) {
+    const { get, log } = await counted(t, { url }, { sharing: "exact" }, trusting(...trusted));
+    assert.equal(await status(get(0, "/")), 503);
+    await said(log, `the store of shared limits, ${url}: Redis cannot be reached or cannot work now`);
+  }
+  assert.equal(asked, 0);
+});
 
 test("requests that wait for the same client are asked for together, and a script that Redis forgets is sent again", async (t) => {
   const redis = await Redis.start(t);
@@ -123,7 +156,9 @@ test("a policy whose token the Worker does not have is refused, and says which",
     const outboundService = () => new Response("passed");
     const { get, log } = await counted(t, { url: "http://127.0.0.1:9" }, {}, { bindings, outboundService });
     assert.equal(await (await get(0, "/")).text(), "passed");
-    await said(log, "/stores/redis/token_env: the Worker has no secret or variable REDIS_TOKEN");
+    const error = "/stores/redis/token_env: the Worker has no secret or variable REDIS_TOKEN";
+    await said(log, error);
+    assert.equal(log.filter((line) => line.includes(error)).length, 1, "once is enough");
   }
 });
 

@@ -103,10 +103,11 @@ test("a bad policy in KV is refused with its errors, once, and the one before st
   assert.ok(errors[0].includes("/limits/0/quota/permits"));
 });
 
-test("a bad policy in KV at the start leaves that of the deployment", async (t) => {
+test("a bad policy in KV at the start leaves that of the deployment, and the log says which is in force", async (t) => {
   const { status, log } = await withKv(t, { policy: "{" });
   assert.deepEqual(await times(3, status), [200, 200, 429]);
   await until(() => log.some((line) => line.includes("policy error")));
+  await until(() => log.some((line) => line.includes("in place of KV's policy policy.json is in force")));
 });
 
 test("a mode in KV stands in place of the policy's, until it is cleared", async (t) => {

@@ -56,8 +56,8 @@ extern "C" fn proxy_on_context_create(id: u32, parent: u32) {
     VM.with_borrow_mut(|vm| {
         if parent == 0 {
             vm.roots.push((id, Root::default()));
-        } else if let Some(filter) = vm.root(parent).and_then(|root| root.stream(id)) {
-            vm.streams.insert(id, filter);
+        } else if let Some(instance) = vm.root(parent).and_then(|root| root.in_force()) {
+            vm.streams.begin(id, instance);
         }
     });
 }
@@ -144,9 +144,9 @@ extern "C" fn proxy_on_response_body(stream: u32, size: usize, end: u32) -> u32 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(id: u32) {
     VM.with_borrow_mut(|vm| {
-        if let Some(filter) = vm.streams.remove(id) {
-            filter.end();
-        } else if let Some(at) = vm.roots.iter().position(|(other, _)| *other == id) {
+        if !vm.streams.end(id)
+            && let Some(at) = vm.roots.iter().position(|(other, _)| *other == id)
+        {
             vm.roots.swap_remove(at).1.end();
         }
     });

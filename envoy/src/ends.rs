@@ -7,12 +7,12 @@ use tidegate::request::ResponseFacts;
 use tidegate::units::Timestamp;
 
 /// How the call of the stream that Envoy is working on ended, now that there is an answer. `is_whole`: it has no body.
-pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool) -> Ended {
+pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool, now: Timestamp) -> Ended {
     let Some(status) = answer.status() else { return CallEnd::Reset.into() };
     // To a gRPC client Envoy's own answers have the status 200 too, and nothing behind the header.
     let is_suspect = status >= 500 || (status == 200 && is_whole && answer.header("grpc-status").is_some());
     let end = if is_suspect { by_flags(host::response_flags().unwrap_or(0)) } else { None };
-    end.map_or_else(|| Ended::answered(answer, status, now()), Ended::from)
+    end.map_or_else(|| Ended::answered(answer, status, now), Ended::from)
 }
 
 /// How a call ended that the filter made, with this answer and body. `None` when it has no header: the call broke in its

@@ -16,12 +16,13 @@ use crate::rls;
 use crate::serving::Serving;
 use crate::waiting;
 use std::rc::Rc;
-use tidegate::decision::{Refusal, Reply, quota_headers};
+use tidegate::decision::{Decision, Refusal, Reply, quota_headers};
 use tidegate::engine::Ticket;
 use tidegate::fallback::Step;
 use tidegate::request::ResponseFacts;
 use tidegate::rls::{Heard, Words};
 use tidegate::shed::Pressure;
+use tidegate::status::Page;
 use tidegate::store::rls::Header;
 use tidegate::units::{Draw, Timestamp};
 
@@ -40,9 +41,8 @@ pub struct Filter {
     waits_at: Option<u32>,
     /// The request waits for the store of shared limits.
     awaits_grant: bool,
-    /// What a rate-limit service has said of the request, and to whom else it spoke.
-    heard: Heard,
-    words: Words,
+    /// What a rate-limit service has said of the request, and to whom else it spoke; `None` where none was asked.
+    said: Option<Box<(Heard, Words)>>,
     /// The request waits for the service.
     consults: bool,
     /// The request has no body, or none that is still to come.
@@ -50,7 +50,7 @@ pub struct Filter {
     /// What the answer says about limits, until it is sent.
     fields: Fields,
     /// What the answer may still change.
-    ticket: Option<Ticket>,
+    ticket: Option<Box<Ticket>>,
     /// When the request came, while an answer to it will tell of the service's health.
     began: Option<Timestamp>,
     /// What the route says of the answer.
@@ -70,8 +70,7 @@ impl Filter {
             id,
             waits_at: None,
             awaits_grant: false,
-            heard: Heard::Nothing,
-            words: Words::default(),
+            said: None,
             consults: false,
             is_whole: true,
             fields: Fields::default(),
@@ -95,9 +94,8 @@ impl Filter {
         self.is_whole = is_whole;
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
-        if let Some(monitor) = &work.monitor {
-            self.began = Some(now());
-            work.plan.press(monitor.pressure(), work.random.draw());
+        if work.monitor.is_some() {
+            self.press(work);
         }
         instance.engine.plan(&Facts, &mut work.plan);
         self.route = work.plan.route();
@@ -107,13 +105,30 @@ impl Filter {
         }
         let now = self.began.unwrap_or_else(now);
         if let Some(page) = work.plan.page() {
-            self.began = None;
-            self.reply(&instance.page(work, page, now));
-            return Next::Pause;
+            return self.reply_page(&instance, work, page, now);
         }
         let next = self.decide(&instance, work, now);
-        authority::send(&instance, work, now);
+        if work.authority.is_some() {
+            authority::send(&instance, work, now);
+        }
         next
+    }
+
+    /// Asks how the service is.
+    #[inline(never)]
+    fn press(&mut self, work: &mut Work) {
+        if let Some(monitor) = &work.monitor {
+            self.began = Some(now());
+            work.plan.press(monitor.pressure(), work.random.draw());
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn reply_page(&mut self, instance: &Instance, work: &mut Work, page: Page, now: Timestamp) -> Next {
+        self.began = None;
+        self.reply(&instance.page(work, page, now));
+        Next::Pause
     }
 
     /// Decides again, now that more is known of the limits that the request waits for, and acts on it. What is to be asked then
@@ -129,7 +144,7 @@ impl Filter {
 
     /// Takes in what the rate-limit service says of the request that waits for it, and acts on it.
     pub fn heard(&mut self, heard: Heard, words: Words) {
-        (self.heard, self.words, self.consults) = (heard, words, false);
+        (self.said, self.consults) = (Some(Box::new((heard, words))), false);
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         self.plan_again(&instance, work);
@@ -153,7 +168,9 @@ impl Filter {
         // It was let in when it came.
         work.plan.press(Pressure::default(), Draw::default());
         instance.engine.plan(&Facts, &mut work.plan);
-        work.plan.hear(self.heard.clone());
+        if let Some(said) = &self.said {
+            work.plan.hear(said.0.clone());
+        }
     }
 
     /// Decides on the request of the plan.
@@ -169,6 +186,18 @@ impl Filter {
             &mut work.counters,
             now,
         );
+        if decision.is_plain() {
+            self.tell(instance, work);
+            let goes_on = self.admit(instance, work, now);
+            return if goes_on { Next::Continue } else { Next::Pause };
+        }
+        self.act(instance, work, decision, now)
+    }
+
+    /// Does what a decision says that is not just to go on. Apart, since requests seldom come here: what all of them run through
+    /// stands together in the machine's code, too.
+    #[inline(never)]
+    fn act(&mut self, instance: &Rc<Instance>, work: &mut Work, decision: Decision, now: Timestamp) -> Next {
         if decision.awaits.is_some() {
             // What it waits here is not the service's doing.
             self.began = None;
@@ -203,7 +232,9 @@ impl Filter {
             Some(refusal) => {
                 self.began = None;
                 let mut reply = refusal.reply(&instance.engine, &Facts);
-                self.words.speak(&refusal, &instance.engine, &mut reply);
+                if let Some(said) = &self.said {
+                    said.1.speak(&refusal, &instance.engine, &mut reply);
+                }
                 self.reply(&reply);
                 Next::Pause
             }
@@ -219,14 +250,14 @@ impl Filter {
             return Next::Pause;
         }
         // Heard of now, it is not asked about again.
-        self.heard = Heard::Failure;
+        self.said = Some(Box::new((Heard::Failure, Words::default())));
         self.plan_again(instance, work);
         self.decide(instance, work, now)
     }
 
     /// Sends an admitted request on its way. `false` when it was answered instead.
     fn admit(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
-        self.ticket = work.plan.ticket();
+        self.ticket = work.plan.ticket().map(Box::new);
         if let (Some(ticket), false) = (&mut self.ticket, self.is_whole) {
             ticket.leave_untimed();
         }
@@ -254,10 +285,12 @@ impl Filter {
 
     /// Chooses the upstream, where the policy does. `false` when the request was answered instead.
     fn forward(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
-        for header in core::mem::take(&mut self.words.request_headers) {
-            pass_on(Map::Request, &header);
+        if let Some(said) = &mut self.said {
+            pass_on(Map::Request, &mut said.1.request_headers);
         }
-        self.serving.request(instance);
+        if !instance.assets.is_empty() {
+            self.serving.request(instance);
+        }
         let Some(route) = self.route else {
             // Whatever Envoy's routes read: a client does not choose the upstream. To look costs less than to remove, for
             // which Envoy would choose the route anew.
@@ -266,6 +299,12 @@ impl Filter {
             }
             return true;
         };
+        self.forward_along(route, instance, work, now)
+    }
+
+    /// Goes along a route, see [`Self::forward`].
+    #[inline(never)]
+    fn forward_along(&mut self, route: usize, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
         let step = self.chain.begin(instance.engine.policy(), work, (route, self.is_whole), now);
         if !matches!(step, Step::Send { .. }) {
             // No upstream was asked: this tells nothing of how it is.
@@ -305,7 +344,9 @@ impl Filter {
 
     /// Lets the limits learn from the answer, and tells the client how it stands with them.
     fn finish_answer(&mut self, instance: &Instance) {
-        self.learn(instance, &mut instance.work.borrow_mut(), &Answer);
+        if self.ticket.is_some() || self.began.is_some() {
+            self.learn(instance, &mut instance.work.borrow_mut(), &Answer);
+        }
         // Before what is said to this client alone.
         self.serving.answer(instance, self.is_answer_whole);
         self.add_headers();
@@ -324,8 +365,8 @@ impl Filter {
                 host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
             }
         }
-        for header in core::mem::take(&mut self.words.response_headers) {
-            pass_on(Map::Response, &header);
+        if let Some(said) = &mut self.said {
+            pass_on(Map::Response, &mut said.1.response_headers);
         }
         self.instance.work.borrow_mut().spare(core::mem::take(&mut self.fields));
     }
@@ -350,18 +391,15 @@ impl Filter {
 
     /// Ends the stream, however it came to its end, and gives back what it holds. One that had no answer, since its
     /// client went away, is told to the limits and the breaker that await it.
-    pub fn end(mut self) {
+    pub fn end(&mut self) {
         let instance = Rc::clone(&self.instance);
         {
             let work = &mut *instance.work.borrow_mut();
             if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
                 monitor.abandoned(began, now());
             }
-            self.learn(&instance, work, &NoAnswer);
-            if let Some(ticket) = self.ticket.take() {
-                let Work { store, local, leases, counters, .. } = work;
-                instance.engine.release(ticket, store, local, leases, counters, now());
-                authority::send(&instance, work, now());
+            if self.ticket.is_some() {
+                self.end_ticket(&instance, work);
             }
         }
         if self.awaits_grant {
@@ -379,13 +417,25 @@ impl Filter {
         self.serving.end(&instance);
     }
 
+    /// Tells the limits that no answer will come, and gives back what the request has held.
+    #[inline(never)]
+    fn end_ticket(&mut self, instance: &Instance, work: &mut Work) {
+        self.learn(instance, work, &NoAnswer);
+        if let Some(ticket) = self.ticket.take() {
+            let Work { store, local, leases, counters, .. } = work;
+            instance.engine.release(*ticket, store, local, leases, counters, now());
+            authority::send(instance, work, now());
+        }
+    }
+
     /// Lets the limits that await the answer learn from it, and whoever asks how the service is.
+    #[inline(never)]
     fn learn(&mut self, instance: &Instance, work: &mut Work, answer: &dyn ResponseFacts) {
         if let Some(mut ticket) = self.ticket.take() {
             let Work { store, local, counters, .. } = work;
             instance.engine.observe(&mut ticket, answer, store, local, counters, now());
             // What a request in flight holds is given back when all of the answer has gone, and not when it begins.
-            self.ticket = Some(ticket).filter(Ticket::holds);
+            self.ticket = Some(ticket).filter(|ticket| ticket.holds());
         }
         if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
             monitor.answered(answer, began, now());
@@ -399,7 +449,7 @@ impl Filter {
         let mut headers: Vec<(&[u8], &[u8])> =
             vec![(b"content-type", reply.content_type.as_bytes()), (b"cache-control", b"no-store")];
         headers.extend(retry_after.iter().map(|secs| (b"retry-after".as_slice(), secs.as_bytes())));
-        let said = core::mem::take(&mut self.words.response_headers);
+        let said = self.said.as_mut().map(|said| core::mem::take(&mut said.1.response_headers)).unwrap_or_default();
         let said = || said.iter().map(|header| (header.name.as_bytes(), header.value.as_slice()));
         // What a service says of the same counts.
         headers.retain(|(name, _)| !said().any(|(other, _)| other == *name));
@@ -413,9 +463,13 @@ impl Filter {
     }
 }
 
-fn pass_on(map: Map, header: &Header) {
-    if let Err(error) = host::add_header(map, &header.name, &header.value) {
-        host::log(host::Level::Warn, format_args!("cannot pass on {}: {error}", header.name));
+#[cold]
+#[inline(never)]
+fn pass_on(map: Map, headers: &mut Vec<Header>) {
+    for header in core::mem::take(headers) {
+        if let Err(error) = host::add_header(map, &header.name, &header.value) {
+            host::log(host::Level::Warn, format_args!("cannot pass on {}: {error}", header.name));
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The plugin: reads the policy, makes the streams, exports on a tick.
 
-use crate::filter::{self, Filter};
+use crate::filter;
 use crate::host::{self, Level};
 use crate::instance::Instance;
 use crate::streams::Streams;
@@ -40,9 +40,9 @@ impl Root {
         }
     }
 
-    /// A new stream under the policy in force.
-    pub fn stream(&self, id: u32) -> Option<Filter> {
-        self.instance.clone().map(|instance| Filter::new(instance, id))
+    /// The policy in force, for a new stream.
+    pub fn in_force(&self) -> Option<Rc<Instance>> {
+        self.instance.clone()
     }
 
     /// Ends the waits and the leases that are due, lets workers learn of each other's breakers, and once a second exports what

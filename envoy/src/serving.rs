@@ -19,10 +19,8 @@ pub struct Serving {
 
 impl Serving {
     /// Looks at a request that goes on, and asks for another target where the route says so.
+    #[inline(never)]
     pub fn request(&mut self, instance: &Instance) {
-        if instance.assets.is_empty() {
-            return;
-        }
         let Some(request) = instance.assets.plan(&Facts) else { return };
         if let Some(target) = &request.target
             && let Err(error) = host::replace_header(Map::Request, ":path", target)
@@ -36,7 +34,13 @@ impl Serving {
 
     /// Edits the header of the answer, and begins to collect it if it may be kept.
     pub fn answer(&mut self, instance: &Instance, is_whole: bool) {
-        let Some(request) = self.request.take() else { return };
+        if let Some(request) = self.request.take() {
+            self.edit(&request, instance, is_whole);
+        }
+    }
+
+    #[inline(never)]
+    fn edit(&mut self, request: &AssetRequest, instance: &Instance, is_whole: bool) {
         let bytes = match host::header_lines(Map::Response) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -46,7 +50,7 @@ impl Serving {
         let status = host::lines(&bytes).find(|(name, _)| *name == b":status").map(|(_, status)| status);
         let Some(status) = status.and_then(|status| str::from_utf8(status).ok()?.parse().ok()) else { return };
         let answer = Answer::new(status, host::lines(&bytes));
-        let edits = instance.assets.edits(&request, &answer);
+        let edits = instance.assets.edits(request, &answer);
         for edit in &edits {
             let sent = if edit.replaces {
                 host::replace_header(Map::Response, edit.name, &edit.value)
@@ -57,7 +61,7 @@ impl Serving {
                 host::log(Level::Warn, format_args!("cannot send {}: {error}", edit.name));
             }
         }
-        let Some(keeping) = instance.assets.keeping(&request) else { return };
+        let Some(keeping) = instance.assets.keeping(request) else { return };
         let now = Timestamp::from_nanos(host::now_ns());
         let Some(draft) = keeping.draft(&answer.edited(&edits), now) else { return };
         match draft.is_wanted(&mut SharedShelf, now) {
@@ -101,6 +105,13 @@ impl Serving {
 
     /// Takes the next piece of the answer's body, which goes on to the client whatever comes of it here.
     pub fn body(&mut self, instance: &Instance, size: usize, is_last: bool) {
+        if self.collecting.is_some() {
+            self.collect_piece(instance, size, is_last);
+        }
+    }
+
+    #[inline(never)]
+    fn collect_piece(&mut self, instance: &Instance, size: usize, is_last: bool) {
         let Some(collecting) = &mut self.collecting else { return };
         let pushed = size == 0
             || (collecting.has_room(size) && host::body_piece(size).is_ok_and(|piece| collecting.push(&piece)));
@@ -113,8 +124,8 @@ impl Serving {
     }
 
     /// Ends the stream: an answer that did not come to its end is not kept.
-    pub fn end(mut self, instance: &Instance) {
-        if self.stop(instance).is_some() {
+    pub fn end(&mut self, instance: &Instance) {
+        if self.collecting.is_some() && self.stop(instance).is_some() {
             not_kept(instance);
         }
     }

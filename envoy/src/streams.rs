@@ -1,7 +1,9 @@
 //! The streams of a VM, by the numbers that Envoy gives them.
 
 use crate::filter::Filter;
+use crate::instance::Instance;
 use crate::waiting::EXPORT_PERIOD;
+use std::rc::Rc;
 use tidegate::engine::Engine;
 
 /// Every open stream.
@@ -32,20 +34,18 @@ impl Streams {
         Self { chains: Vec::new(), places: Vec::new(), free: Vec::new(), next: 0 }
     }
 
-    /// Adds a stream.
-    pub fn insert(&mut self, id: u32, filter: Filter) {
+    /// Adds a stream under this policy.
+    pub fn begin(&mut self, id: u32, instance: Rc<Instance>) {
         if self.chains.is_empty() {
             self.chains.resize(CHAINS, None);
         }
         let Some(first) = self.chains.get_mut(id as usize % CHAINS) else { return };
-        let place = Place { id, next: *first, filter: Some(filter) };
         // One that is free, or a new one.
         if let Some((at, free)) = self.free.pop().and_then(|at| Some((at, self.places.get_mut(at as usize)?))) {
-            *free = place;
-            *first = Some(at);
+            (free.id, free.next) = (id, first.replace(at));
+            free.filter = Some(Filter::new(instance, id));
         } else if let Ok(at) = u32::try_from(self.places.len()) {
-            self.places.push(place);
-            *first = Some(at);
+            self.places.push(Place { id, next: first.replace(at), filter: Some(Filter::new(instance, id)) });
         }
     }
 
@@ -62,8 +62,18 @@ impl Streams {
         self.places.get_mut(at? as usize)?.filter.as_mut()
     }
 
-    /// Takes a stream out.
-    pub fn remove(&mut self, id: u32) -> Option<Filter> {
+    /// Ends a stream where it stands, and frees its place. `false` when there is none of this number.
+    pub fn end(&mut self, id: u32) -> bool {
+        let Some(place) = self.unlink(id) else { return false };
+        if let Some(filter) = &mut place.filter {
+            filter.end();
+        }
+        place.filter = None;
+        true
+    }
+
+    /// Takes a stream out of its chain.
+    fn unlink(&mut self, id: u32) -> Option<&mut Place> {
         let first = self.chains.get_mut(id as usize % CHAINS)?;
         let (mut before, mut at) = (None, (*first)?);
         loop {
@@ -73,14 +83,13 @@ impl Streams {
             }
             (before, at) = (Some(at), place.next?);
         }
-        let place = self.places.get_mut(at as usize)?;
-        let (next, filter) = (place.next.take(), place.filter.take());
+        let next = self.places.get_mut(at as usize)?.next.take();
         match before {
             None => *first = next,
             Some(before) => self.places.get_mut(before as usize)?.next = next,
         }
         self.free.push(at);
-        filter
+        self.places.get_mut(at as usize)
     }
 
     /// Renews what a share of the streams hold, so that all have had their turn well within what the core asks for. To be

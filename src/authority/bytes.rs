@@ -5,6 +5,7 @@ use super::in_flight::{Holder, Holders};
 use super::{Account, Instance};
 use crate::limiter::{State, UsedShare};
 use crate::units::Permits;
+use crate::words;
 
 impl Account {
     /// The account as bytes: a version, then whole numbers of eight bytes, the lowest first. An account of requests in flight has
@@ -31,11 +32,14 @@ impl Account {
             u64::from(bucket.lent.get()),
             u64::from(bucket.lent_before.get()),
         ];
-        let latest = self.latest.iter().flat_map(|latest| {
+        let mut bytes = Vec::with_capacity(HEAD * 8);
+        words::append(&mut bytes, &head);
+        for latest in &self.latest {
             let (granted, out) = (u64::from(latest.granted.get()), u64::from(latest.out.get()));
-            [latest.instance.get(), latest.seq, granted, latest.window, latest.ends_ms, out]
-        });
-        head.into_iter().chain(latest).flat_map(u64::to_le_bytes).collect()
+            let numbers = [latest.instance.get(), latest.seq, granted, latest.window, latest.ends_ms, out];
+            words::append(&mut bytes, &numbers);
+        }
+        bytes
     }
 
     /// The account of these bytes; `None` when they are of another version, or no account.
@@ -67,12 +71,14 @@ impl Account {
     }
 
     fn held_bytes(&self) -> Vec<u8> {
-        let head = [VERSION_IN_FLIGHT, self.at_ms, self.drawn, self.ends_ms];
-        let holders = self.holders.0.iter().flat_map(|holder| {
+        let mut bytes = Vec::with_capacity(HEAD * 8);
+        words::append(&mut bytes, &[VERSION_IN_FLIGHT, self.at_ms, self.drawn, self.ends_ms]);
+        for holder in &self.holders.0 {
             let (held, short) = (u64::from(holder.held.get()), u64::from(holder.short.get()));
-            [holder.instance.get(), holder.seq, held, holder.until_ms, holder.since_ms, short]
-        });
-        head.into_iter().chain(holders).flat_map(u64::to_le_bytes).collect()
+            let numbers = [holder.instance.get(), holder.seq, held, holder.until_ms, holder.since_ms, short];
+            words::append(&mut bytes, &numbers);
+        }
+        bytes
     }
 
     fn held_from(mut numbers: impl Iterator<Item = u64>) -> Option<Self> {

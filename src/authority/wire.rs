@@ -4,6 +4,7 @@
 use super::bytes::permits;
 use super::{Ask, Grant, Instance, Shared, Terms};
 use crate::key::KeyHash;
+use crate::words;
 
 impl Ask {
     /// How many bytes an ask has.
@@ -19,7 +20,7 @@ impl Ask {
             Shared::InFlight => IN_FLIGHT,
         };
         let number = |permits: crate::units::Permits| u64::from(permits.get());
-        bytes([
+        words::array(&[
             VERSION,
             self.key.get(),
             algorithm,
@@ -71,7 +72,7 @@ impl Grant {
     /// The grant as bytes.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
-        bytes([
+        words::array(&[
             VERSION,
             u64::from(self.granted.get()),
             u64::from(self.left.get()),
@@ -98,12 +99,6 @@ impl Grant {
             drawn: next()?,
         })
     }
-}
-
-fn bytes<const NUMBERS: usize, const BYTES: usize>(numbers: [u64; NUMBERS]) -> [u8; BYTES] {
-    let mut bytes = [0; BYTES];
-    bytes.iter_mut().zip(numbers.into_iter().flat_map(u64::to_le_bytes)).for_each(|(byte, of)| *byte = of);
-    bytes
 }
 
 /// The numbers of a message of this length behind its version.

@@ -5,6 +5,7 @@
 use super::bytes::Reader;
 use crate::store::StoreError;
 use crate::units::{Span, Timestamp};
+use crate::words;
 
 /// The state of a breaker, as published. As a default: closed, since ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,10 +163,12 @@ impl Shared {
             u64::from(probes.given) | (u64::from(probes.succeeded) << 32),
         ];
         let of_shared = [self.agreed, u64::from(self.untold), probes.right.as_nanos()];
-        let of_shared = if is_shared { &of_shared[..] } else { &[] };
-        let head = [if is_shared { SHARED_VERSION } else { VERSION }, word];
-        let numbers = numbers.iter().chain(of_shared).flat_map(|number| number.to_le_bytes());
-        head.into_iter().chain(numbers).collect()
+        let mut bytes = vec![if is_shared { SHARED_VERSION } else { VERSION }, word];
+        words::append(&mut bytes, &numbers);
+        if is_shared {
+            words::append(&mut bytes, &of_shared);
+        }
+        bytes
     }
 
     /// The record of these bytes.

@@ -47,6 +47,14 @@ impl<S: Store> Charging<'_, S> {
     /// Takes over what the service has said of the limits that it counts, or notes that it is to be asked. It is not asked
     /// about what is free.
     pub(super) fn consult(&mut self, charges: &mut [Charge], heard: &Heard) {
+        if charges.iter().any(|charge| charge.counted == Counted::Elsewhere) {
+            self.consult_each(charges, heard);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn consult_each(&mut self, charges: &mut [Charge], heard: &Heard) {
         let mut descriptor = 0_usize;
         for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
             if !charges.first().is_some_and(|charge| charge.counted == Counted::Elsewhere) {

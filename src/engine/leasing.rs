@@ -8,7 +8,7 @@ use super::plan::Counted;
 use super::{Charge, Engine, Stage};
 use crate::lease::{Account, Known, LEASE_LASTS, Lease, Leases};
 use crate::limiter::{State, Verdict};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Fate};
 use crate::policy::{Limit, TierIndex};
 use crate::store::Store;
 use crate::units::{Permits, Span, Timestamp};
@@ -54,12 +54,29 @@ impl Engine {
 }
 
 impl<S: Store> Charging<'_, S> {
-    /// Decides the charges of which this instance knows enough.
-    pub(super) fn recall(&mut self, charges: &mut [Charge]) {
+    /// Decides the charges of which this instance knows enough. Answers whether that admits the request: by leases alone.
+    pub(super) fn recall(&mut self, charges: &mut [Charge]) -> bool {
+        let mut admitted = true;
         for charge in charges {
             if self.engine.is_leasable(charge) && self.knows(charge) {
                 charge.stage = Stage::Known;
             }
+            admitted &= charge.stage == Stage::Known && charge.admits();
+        }
+        admitted
+    }
+
+    /// Takes the permits of a request that leases admit, and counts it once at each limit.
+    pub(super) fn spend(&mut self, charges: &[Charge]) {
+        let mut last = None;
+        for charge in charges {
+            if let Some(outcome) = charge.outcome {
+                self.leases.spend(charge.key, charge.cost, outcome.state);
+            }
+            if last != Some(charge.limit) {
+                self.counters.count(charge.limit(), self.tier, Fate::Admitted);
+            }
+            last = Some(charge.limit);
         }
     }
 
@@ -67,7 +84,8 @@ impl<S: Store> Charging<'_, S> {
         match self.leases.ask(account(charge, self.tier), charge.cost, self.now) {
             Some(Known::Refused(outcome)) => charge.outcome = Some(outcome),
             Some(Known::Lease(lease)) => {
-                let meter = self.engine.meter(charge, self.tier);
+                // What is leasable has the meter that the policy says.
+                let meter = self.engine.said_meter(charge.limit, self.tier, charge.quota);
                 let outcome = meter.map(|meter| meter.check(Some(lease.state), charge.cost, self.now));
                 let admitted = outcome.filter(|outcome| outcome.verdict == Verdict::Admit && !outcome.moved);
                 if admitted.is_none() {

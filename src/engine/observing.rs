@@ -78,9 +78,14 @@ impl Plan {
     /// What an admitted request leaves open; `None`, as for nearly all, when its answer changes nothing.
     #[must_use]
     pub fn ticket(&self) -> Option<Ticket> {
+        let leaves_open = self.charges.iter().any(|charge| charge.awaits_answer || charge.holds);
+        if leaves_open { self.open_ticket() } else { None }
+    }
+
+    #[inline(never)]
+    fn open_ticket(&self) -> Option<Ticket> {
         let admitted = || self.charges.iter().filter(|charge| !self.refused || charge.beyond);
         let awaits = |charge: &&Charge| charge.awaits_answer && !charge.is_banned();
-        admitted().find(|charge| awaits(charge) || charge.holds)?;
         let ticket = Ticket {
             tier: self.tier,
             charges: admitted().filter(awaits).map(Open::from).collect(),

@@ -31,7 +31,8 @@ impl Global {
     pub(super) fn ask_again(&mut self, of: &Shared, least: Permits, now: Timestamp) {
         let Some(entry) = self.table.find(of.key) else { return };
         entry.resize(now.since(entry.granted_at), least, now);
-        let (ahead, demand) = (entry.ahead, entry.demand(least, now));
+        let demand = entry.demand(least, now);
+        let ahead = entry.ahead_of(demand, least, now);
         self.order(of.key, Asked { need: demand, least, ahead, ..Asked::default() }, now);
     }
 
@@ -57,7 +58,7 @@ impl Global {
         }
         let lasted = now.since(entry.granted_at);
         entry.resize(Span::from_nanos(lasted.as_nanos().saturating_mul(2)), cost, now);
-        let ahead = entry.ahead;
+        let ahead = entry.ahead_of(left, cost, now);
         if ahead > 0 {
             self.order(of.key, Asked { least: cost, ahead, ..Asked::default() }, now);
         }

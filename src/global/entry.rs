@@ -135,7 +135,16 @@ impl Entry {
             Algorithm::TokenBucket => self.useful(now),
             _ => Span::from_millis(terms.window_ms),
         };
-        is_on && self.comes_soon() && !is_over && !is_lone && !self.of.exact && self.pace.expects(whole, now) >= FEW
+        let expected = self.pace.expects(whole, now);
+        let is_last = self.is_ending(now) && expected < SPARSE;
+        is_on && self.comes_soon() && !is_over && !is_lone && !is_last && !self.of.exact && expected >= FEW
+    }
+
+    /// Whether a sliding window is about to end, and what comes free until then is of use to who waits for it alone.
+    fn is_ending(&self, now: Timestamp) -> bool {
+        let terms = &self.of.terms;
+        let end = Span::from_nanos(Span::from_millis(terms.window_ms).as_nanos() / LAST_PART);
+        terms.algorithm == Algorithm::SlidingWindow && self.useful(now) <= end
     }
 
     /// How long permits will be of use that are drawn now.
@@ -162,7 +171,9 @@ impl Entry {
     pub(super) fn is_to_ask_again(&self, now: Timestamp) -> bool {
         let is_over = self.refusal.is_none_or(|refusal| refusal.at.after(refusal.ask_again()) <= now);
         let is_pressed = self.is_pressed(now) && self.asked_at.after(self.interval(now)) > now;
-        let is_late = self.is_pressed(now) && self.pace.expects(self.useful(now), now) < FEW;
+        let twice = Span::from_nanos(self.useful(now).as_nanos().saturating_mul(2));
+        let least = if self.of.terms.algorithm == Algorithm::SlidingWindow { LIKELY_TWICE } else { FEW << 1 };
+        let is_late = self.is_pressed(now) && self.pace.expects(twice, now) < least;
         is_over && !is_pressed && !is_late
     }
 
@@ -203,6 +214,18 @@ impl Entry {
             // Where there is enough, a slow client's next request finds its permits too.
             self.ahead = self.ahead.max(permits(self.pace.expects(self.useful(now).min(HOLD), now).min(FEW)));
         }
+    }
+
+    /// How many permits to draw ahead of those that are `here`, or are asked for in the same ask. What is left of them when a
+    /// sliding window ends nobody can use any more: where there is too little for all, fewer are drawn than are likely to be used.
+    pub(super) fn ahead_of(&self, here: Permits, cost: Permits, now: Timestamp) -> u32 {
+        let algorithm = self.of.terms.algorithm;
+        if algorithm != Algorithm::SlidingWindow || !self.pressure.is_felt(algorithm, now) {
+            return self.ahead;
+        }
+        let requests = self.pace.expects(self.useful(now), now).saturating_mul(LIKELY_PERCENT) / 100;
+        let likely = u32::try_from(requests).unwrap_or(u32::MAX).saturating_mul(cost.get());
+        self.ahead.min(likely.saturating_sub(here.get()))
     }
 
     /// Whether what expires unused is soon made up for: a bucket that fills slowly would be emptied by it.
@@ -334,5 +357,14 @@ const HOLD: Span = Span::from_secs(2);
 /// So many requests of a slow client find permits.
 const FEW: u64 = 2;
 const FIRST_REQUESTS: u32 = 4;
+/// An instance with fewer requests a window draws nothing ahead in the last tenth of a sliding one, since none may come by then. If
+/// most instances are so, what comes free meanwhile lies there for those whose requests come at the very end, and wait: in the
+/// last such part of the window.
+const SPARSE: u64 = 15;
+const LAST_PART: u64 = 50;
+/// Where one and a half requests are expected, one comes.
+const LIKELY_TWICE: u64 = 3;
+/// Of the requests that are expected on average nearly always so many come.
+const LIKELY_PERCENT: u64 = 75;
 /// A quarter of what the key table can hold for one key.
 const MOST_AHEAD: u32 = 1 << 18;

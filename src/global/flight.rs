@@ -6,8 +6,8 @@ use crate::key::KeyHash;
 use crate::limiter::State;
 use crate::limiter::concurrency::Slots;
 use crate::policy::Quota;
+use crate::sorted_map::SortedMap;
 use crate::units::{BasisPoints, Permits, Span, Timestamp};
-use std::collections::BTreeMap;
 
 /// What one worker knows of one key.
 #[derive(Debug)]
@@ -282,29 +282,33 @@ impl Share {
 /// What is known of many keys, bounded: of one more nothing can be known until one of them is free.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    flights: BTreeMap<u64, Flight>,
+    flights: SortedMap<u64, Box<Flight>>,
     latest: Timestamp,
     turned_at: Timestamp,
 }
 
 impl Flights {
     pub(super) fn get(&self, key: KeyHash) -> Option<&Flight> {
-        self.flights.get(&key.get())
+        self.flights.get(&key.get()).map(|flight| &**flight)
     }
 
     pub(super) fn find(&mut self, key: KeyHash) -> Option<&mut Flight> {
-        self.flights.get_mut(&key.get())
+        self.flights.get_mut(&key.get()).map(|flight| &mut **flight)
     }
 
     pub(super) fn find_or_make(&mut self, of: &Shared, now: Timestamp) -> Option<&mut Flight> {
-        if self.flights.len() >= MOST_KEYS && !self.flights.contains_key(&of.key.get()) {
-            // Many go at once, or none can.
-            self.flights.retain(|_, flight| !flight.is_free(now));
+        let key = of.key.get();
+        if self.flights.get(&key).is_none() {
+            if self.flights.len() >= MOST_KEYS {
+                // Many go at once, or none can.
+                self.flights.retain(|flight| !flight.is_free(now));
+            }
             if self.flights.len() >= MOST_KEYS {
                 return None;
             }
+            self.flights.insert(key, Box::new(Flight::new(of, now)));
         }
-        Some(self.flights.entry(of.key.get()).or_insert_with(|| Flight::new(of, now)))
+        self.find(of.key)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -315,7 +319,7 @@ impl Flights {
     /// too long.
     pub(super) fn see(&mut self, now: Timestamp) {
         if now.after(Span::from_millis(MARGIN_MS - 1)) < self.latest {
-            self.flights.values_mut().for_each(Flight::lose);
+            self.flights.values_mut().for_each(|flight| flight.lose());
             (self.turned_at, self.latest) = (now, now);
         }
         self.latest = self.latest.max(now);
@@ -333,8 +337,9 @@ impl Flights {
             return due;
         }
         self.turned_at = now;
-        self.flights.retain(|_, flight| !flight.turn(now));
-        let silent = self.flights.values().filter(|flight| flight.asked.is_none() && flight.is_due(now));
+        self.flights.retain(|flight| !flight.turn(now));
+        let flights = self.flights.iter().map(|(_, flight)| flight);
+        let silent = flights.filter(|flight| flight.asked.is_none() && flight.is_due(now));
         due.extend(silent.map(|flight| flight.of.key).take(MOST_AT_ONCE));
         due
     }

@@ -28,7 +28,7 @@ impl Table {
 
     pub(super) fn find_or_make(&mut self, of: &Shared, now: Timestamp) -> Option<&mut Entry> {
         if self.sets.is_empty() {
-            self.sets = vec![Vec::new(); SETS];
+            self.sets.resize_with(SETS, Vec::new);
         }
         let set = self.sets.get_mut(set_of(of.key))?;
         let at = match set.iter().position(|entry| entry.of.key == of.key) {

@@ -2,14 +2,13 @@
 
 use crate::key::KeyHash;
 use crate::units::{Span, Timestamp};
-use std::collections::VecDeque;
 
 /// Those who wait, and those who are to be decided again.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     /// In the order in which they came.
-    waiting: VecDeque<Waiter>,
-    ready: VecDeque<Wake>,
+    waiting: Vec<Waiter>,
+    ready: Vec<Wake>,
     count: u64,
 }
 
@@ -33,11 +32,11 @@ impl Waiting {
     /// Lets a request wait. One that waits for nothing, or for which there is no room, is as one that has waited for ever.
     pub(super) fn enter(&mut self, wake: Wake, keys: Vec<KeyHash>, is_new: bool) {
         if keys.is_empty() || !self.has_room() {
-            self.ready.push_back(Wake { since: Timestamp::EPOCH, ..wake });
+            self.ready.push(Wake { since: Timestamp::EPOCH, ..wake });
             return;
         }
         self.count = self.count.saturating_add(u64::from(is_new));
-        self.waiting.push_back(Waiter { wake, keys });
+        self.waiting.push(Waiter { wake, keys });
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -67,7 +66,8 @@ impl Waiting {
 
     /// The next one to be decided again.
     pub(super) fn ready(&mut self) -> Option<Wake> {
-        self.ready.pop_front()
+        // Moving those behind it is nothing beside deciding on it, and there are not many.
+        (!self.ready.is_empty()).then(|| self.ready.remove(0))
     }
 
     pub(super) fn leave(&mut self, id: u32) {
@@ -86,10 +86,7 @@ impl Waiting {
     }
 
     fn release(&mut self, is_due: impl Fn(&Waiter) -> bool) {
-        if self.waiting.iter().any(&is_due) {
-            self.ready.extend(self.waiting.iter().filter(|waiter| is_due(waiter)).map(|waiter| waiter.wake));
-            self.waiting.retain(|waiter| !is_due(waiter));
-        }
+        self.ready.extend(self.waiting.extract_if(.., |waiter| is_due(waiter)).map(|waiter| waiter.wake));
     }
 }
 

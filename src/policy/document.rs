@@ -11,9 +11,9 @@ use stores::Counter;
 pub(super) use stores::{Drawing, LimitScope, Redis, Stores};
 
 use self::answers::Kept;
+use super::absent::NO_FIELDS;
 use super::access::HeaderValue;
 use super::health::{Health, Shedding};
-use super::json::Node;
 use super::schema::{document, words};
 use super::shapes::{Either, Int, List, Map, OneOf, Set, SpanIn};
 use super::status::Status;
@@ -352,9 +352,6 @@ words! {
         "maintenance" => ModeWord::Maintenance,
     }
 }
-
-/// An object without fields, whose fields all have their defaults.
-pub(super) const NO_FIELDS: Node = Node::Object(Vec::new());
 
 /// A key takes 16 bytes of the table, so these take 160 MB: what a proxy can spare at most.
 const MAX_KEYS: u32 = 10_000_000;

@@ -1,9 +1,9 @@
 //! How the service is told to be, and what is shed then: the document's `health` and `shedding`.
 
-use super::document::{Document, HOUR_MS, NO_FIELDS};
+use super::absent::{Fields, NO_FIELDS};
+use super::document::{Document, HOUR_MS};
 use super::error::{Path, Problems};
 use super::gathered::Gathered;
-use super::json::Node;
 use super::schema::document;
 use super::shapes::{Decimal, Int, SpanIn};
 use super::value::Of;
@@ -94,9 +94,9 @@ document! {
     /// priority `critical` never are.
     Shedding {
         /// What is shed at most while it is degraded.
-        degraded: Shares = Node::object([("low_percent", 100.into())]),
+        degraded: Shares = Fields([("low_percent", 100)]),
         /// What is shed at most while it is critical.
-        critical: Shares = Node::object([("low_percent", 100.into()), ("medium_percent", 100.into())]),
+        critical: Shares = Fields([("low_percent", 100), ("medium_percent", 100)]),
         /// How long it takes until all requests of a priority are shed, and then of the next one.
         rise: SpanIn<100, HOUR_MS> = "5s",
         /// How long it takes, once the service is better, until all requests of a priority are let through again.

@@ -1,5 +1,6 @@
 //! Reads a value of the document by its declaration, and reports everything that is wrong with it.
 
+use super::absent::Standard;
 use super::error::{Path, Problems};
 use super::hint;
 use super::json::{Node, quoted};
@@ -88,7 +89,7 @@ pub(super) struct Field {
     /// Whether it may be absent without having a default.
     pub(super) optional: bool,
     /// What stands for it when it is absent.
-    pub(super) default: Option<fn() -> Node>,
+    pub(super) default: Option<Standard>,
 }
 
 /// The unit of whole numbers.
@@ -208,7 +209,7 @@ impl Field {
             return self.shape.read(node, &at, problems);
         }
         if let Some(default) = self.default {
-            return self.shape.read(&default(), &at, problems);
+            return self.shape.read(&default.node(), &at, problems);
         }
         if self.optional {
             return Value::Absent;

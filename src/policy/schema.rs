@@ -1,6 +1,7 @@
 //! One declaration for each object of the policy document, from which come its table for the reader, its typed view and
 //! its JSON Schema, so that they cannot drift apart.
 
+use super::absent::Standard;
 use super::json::Node;
 use super::read::Shape;
 use super::value::Value;
@@ -129,7 +130,7 @@ macro_rules! default {
         None
     };
     ($default:expr) => {
-        Some(|| $crate::policy::json::Node::from($default))
+        Some($crate::policy::absent::Written(&$default).standard())
     };
 }
 
@@ -146,7 +147,7 @@ pub(super) struct FieldSchema {
     /// Whether its type has a meaning for absence.
     pub(super) optional: bool,
     /// Its default.
-    pub(super) default: Option<fn() -> Node>,
+    pub(super) default: Option<Standard>,
 }
 
 /// The schema of an object with these fields and no others, and with exactly one of those in `one_of`, if any.
@@ -162,7 +163,7 @@ pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>, one_of: &[&st
         if let Node::Object(of_type) = field.schema {
             schema.extend(of_type.into_iter().filter(|(name, _)| name != "description"));
         }
-        schema.extend(field.default.map(|default| ("default".to_owned(), default())));
+        schema.extend(field.default.map(|default| ("default".to_owned(), default.node())));
         properties.push((field.name.to_owned(), Node::Object(schema)));
     }
     let mut schema = vec![

@@ -142,6 +142,9 @@ fn enforce(env: &JsValue) {
             Some((on_failure, (policy.to_owned(), mode.to_owned())))
         });
         if let Some((on_failure, in_force)) = taken {
+            if in_force.0 != policy {
+                host::log_error("tidegate: in place of KV's policy the one that is built in is in force");
+            }
             known.on_failure = on_failure;
             known.in_force = Some(in_force);
             return;
@@ -155,7 +158,9 @@ fn enforce(env: &JsValue) {
 
 /// Sets what an operator has changed. It is in force here with the next request, if KV shows it by then.
 pub async fn obey(change: &Change, bindings: &Bindings) -> Response {
-    let Some(kv) = &bindings.kv else { return order::obeyed(Some("there is no KV namespace to keep it")) };
+    let Some(kv) = &bindings.kv else {
+        return order::obeyed(Some("there is no KV namespace bound as TIDEGATE to keep it"));
+    };
     let (key, value) = (change.key(), change.value(now()));
     let kept = match &value {
         Some(value) => kv.put(key, value),

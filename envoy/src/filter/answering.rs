@@ -40,7 +40,8 @@ impl Filter {
     /// Takes in that Envoy has an answer, be it its own.
     pub(super) fn upstream_answered(&mut self, instance: &Instance, is_whole: bool) -> Fate {
         self.is_answer_whole = is_whole;
-        self.take_end(instance, ends::of_stream(&Answer, is_whole), None)
+        let now = now();
+        self.take_end(instance, ends::of_stream(&Answer, is_whole, now), None, now)
     }
 
     /// Takes in the answer to a call.
@@ -54,7 +55,7 @@ impl Filter {
         let ended = called.as_ref().and_then(|called| ends::of_call(&CallAnswer, is_real, &called.body));
         // Without a header, the call broke in its body, or that was too large: the upstream may well be healthy.
         let ended = ended.unwrap_or(CallEnd::Abandoned.into());
-        let fate = self.take_end(&instance, ended, called.filter(|_| is_real));
+        let fate = self.take_end(&instance, ended, called.filter(|_| is_real), now());
         self.release(&instance, &fate);
     }
 
@@ -64,7 +65,7 @@ impl Filter {
         let instance = Rc::clone(&self.instance);
         let asked = self.chain.ask(instance.engine.policy(), &mut instance.work.borrow_mut().calls, call, self.id);
         if let Err(end) = asked {
-            let fate = self.take_end(&instance, end.into(), None);
+            let fate = self.take_end(&instance, end.into(), None, now());
             self.release(&instance, &fate);
         }
     }
@@ -82,13 +83,12 @@ impl Filter {
 
     /// Takes in how a call ended, and asks the next upstream if there is one. `called` is the upstream's answer, if the
     /// filter has it and not Envoy.
-    fn take_end(&mut self, instance: &Instance, ended: Ended, called: Option<Called>) -> Fate {
+    fn take_end(&mut self, instance: &Instance, ended: Ended, called: Option<Called>, now: Timestamp) -> Fate {
         let policy = instance.engine.policy();
         let mut ended = ended;
         // Each upstream of the route is asked once at most.
         loop {
             let work = &mut *instance.work.borrow_mut();
-            let now = now();
             match self.chain.ended(policy, work, ended, now) {
                 Step::Send { upstream, timeout, wait } => {
                     let call = Call { upstream, timeout };

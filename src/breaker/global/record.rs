@@ -2,6 +2,7 @@
 
 use super::{LONGEST_MS, Report, Says, Standing, Stands};
 use crate::authority::Instance;
+use crate::words;
 
 /// The record of one breaker. As a default: closed, since ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl Record {
     /// The record as bytes: a version, then whole numbers of eight bytes, the lowest first.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
-        let numbers = [
+        words::array(&[
             VERSION,
             self.generation,
             self.state as u64,
@@ -84,10 +85,7 @@ impl Record {
             self.open_for_ms,
             self.opened,
             self.instance.get(),
-        ];
-        let mut bytes = [0; Self::BYTES];
-        bytes.iter_mut().zip(numbers.into_iter().flat_map(u64::to_le_bytes)).for_each(|(byte, of)| *byte = of);
-        bytes
+        ])
     }
 
     /// The record of these bytes; `None` when they are of another version, or no record.

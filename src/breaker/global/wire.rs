@@ -4,6 +4,7 @@
 use super::{Report, Says, Standing, Stands};
 use crate::authority::Instance;
 use crate::key::KeyHash;
+use crate::words;
 
 /// What one instance reports at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +22,13 @@ impl Asked {
     /// The message as bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let each = self.reports.iter().flat_map(|report| {
-            let (breaker, says) = (report.breaker.get(), report.says.number());
-            [breaker, report.from, says, report.age_ms, report.lasts_ms, report.open_for_ms, report.opened]
-        });
-        [VERSION, self.instance.get()].into_iter().chain(each).flat_map(u64::to_le_bytes).collect()
+        let mut bytes = Vec::new();
+        words::append(&mut bytes, &[VERSION, self.instance.get()]);
+        for it in &self.reports {
+            let (breaker, says) = (it.breaker.get(), it.says.number());
+            words::append(&mut bytes, &[breaker, it.from, says, it.age_ms, it.lasts_ms, it.open_for_ms, it.opened]);
+        }
+        bytes
     }
 
     /// The message of these bytes; `None` when they are of another version, or no message.
@@ -52,10 +55,13 @@ impl Asked {
 /// The answer as bytes, a standing for each report.
 #[must_use]
 pub fn standings_to_bytes(standings: &[Standing]) -> Vec<u8> {
-    let each = standings.iter().flat_map(|it| {
-        [it.generation, it.state as u64, it.age_ms, it.rest_ms, it.open_for_ms, it.opened, u64::from(it.mine)]
-    });
-    [VERSION].into_iter().chain(each).flat_map(u64::to_le_bytes).collect()
+    let mut bytes = Vec::new();
+    words::append(&mut bytes, &[VERSION]);
+    for it in standings {
+        let (state, mine) = (it.state as u64, u64::from(it.mine));
+        words::append(&mut bytes, &[it.generation, state, it.age_ms, it.rest_ms, it.open_for_ms, it.opened, mine]);
+    }
+    bytes
 }
 
 /// The answer of these bytes; `None` when they are of another version, or no answer.

@@ -4,6 +4,7 @@
 use crate::breaker::{Ledger, Part};
 use crate::store::{MAX_ROUNDS, StoreError};
 use crate::units::{Span, Timestamp};
+use crate::words;
 
 /// When it was asked last, and what came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,8 +30,7 @@ impl Turn {
     /// Publishes it, if nobody else has since it was read.
     fn publish<L: Ledger>(&self, ledger: &mut L) -> Result<(), StoreError> {
         let numbers = [VERSION, self.asked_at.as_nanos(), self.unanswered_since.as_nanos(), self.cursor];
-        let bytes: Vec<u8> = numbers.into_iter().flat_map(u64::to_le_bytes).collect();
-        ledger.publish(Part::Transitions, &bytes)
+        ledger.publish(Part::Transitions, &words::array::<32>(&numbers))
     }
 
     /// Whether it is time to ask again, after so long. A clock that was set back is not waited for.

@@ -1,7 +1,7 @@
 //! What routes say of their answers.
 
-use super::NO_FIELDS;
 use crate::policy::KeyPart;
+use crate::policy::absent::NO_FIELDS;
 use crate::policy::access::HeaderValue;
 use crate::policy::schema::{document, words};
 use crate::policy::serving::text::{ImageFormat, LinkTarget, Rewrite, Version};

@@ -1,8 +1,8 @@
 //! How a request's client is told from others.
 
-use super::NO_FIELDS;
 use crate::api_key::Digest;
 use crate::policy::Name;
+use crate::policy::absent::NO_FIELDS;
 use crate::policy::client::ClaimName;
 use crate::policy::schema::document;
 use crate::policy::shapes::{Int, Map, Set};

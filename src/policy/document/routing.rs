@@ -1,7 +1,8 @@
 //! Where requests can go: upstreams, their breakers, and routes.
 
 use super::answers::{Cache, Preload, Static, Variants};
-use super::{DAY_MS, HOUR_MS, LimitScope, MINUTE_MS, MONTH_MS, Match, NO_FIELDS};
+use super::{DAY_MS, HOUR_MS, LimitScope, MINUTE_MS, MONTH_MS, Match};
+use crate::policy::absent::NO_FIELDS;
 use crate::policy::schema::{document, words};
 use crate::policy::shapes::{Decimal, Int, List, Set, SpanIn};
 use crate::policy::text::{Cluster, Failure, Method, Url};

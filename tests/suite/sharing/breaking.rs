@@ -8,16 +8,16 @@ use tidegate::policy::Protocol;
 use super::proxy::Does as Network;
 use super::stage::{Setup, Sharing};
 use crate::filter::chain::route;
-use crate::filter::client::{Connection, Request};
+use crate::filter::client::{Answer, Connection, Request};
 use crate::filter::failing::{Does, Upstream, answer, good};
 use crate::filter::metrics::sample;
 use crate::filter::stage::{Stage, eventually, policy};
 
-const FAILURES: u64 = 10;
-const PROBES: u64 = 3;
+pub const FAILURES: u64 = 10;
+pub const PROBES: u64 = 3;
 
 /// A route along the upstream `fickle`, and a breaker that opens after ten failures.
-fn breaking(initial: &str, max_wait: &str) -> Value {
+pub fn breaking(initial: &str, max_wait: &str) -> Value {
     json!({
         "breakers": { "pattern": {
             "scope": "global", "window": { "time": "60s" }, "min_calls": 1000, "consecutive_failures": FAILURES,
@@ -41,13 +41,17 @@ async fn started(protocol: Protocol, fickle: &Upstream, more: Value) -> Sharing 
     stage
 }
 
-fn busy() -> Does {
+pub fn busy() -> Does {
     Does::Answers(answer(503, "", "busy"))
 }
 
 /// Sends a request, and answers how the breaker stood.
 async fn ask(envoy: &Stage) -> String {
-    let answer = envoy.ask(&Request::get("/only/")).await;
+    stood(&envoy.ask(&Request::get("/only/")).await)
+}
+
+/// How the breaker stood, as an answer tells.
+pub fn stood(answer: &Answer) -> String {
     assert!(matches!(answer.status, 200 | 503), "{answer:?}");
     let told = answer.header("x-tidegate");
     told.split("fickle:").nth(1).unwrap_or_else(|| panic!("{told:?}")).to_owned()
