@@ -171,9 +171,7 @@ impl Entry {
     pub(super) fn is_to_ask_again(&self, now: Timestamp) -> bool {
         let is_over = self.refusal.is_none_or(|refusal| refusal.at.after(refusal.ask_again()) <= now);
         let is_pressed = self.is_pressed(now) && self.asked_at.after(self.interval(now)) > now;
-        let twice = Span::from_nanos(self.useful(now).as_nanos().saturating_mul(2));
-        let least = if self.of.terms.algorithm == Algorithm::SlidingWindow { LIKELY_TWICE } else { FEW << 1 };
-        let is_late = self.is_pressed(now) && self.pace.expects(twice, now) < least;
+        let is_late = self.is_pressed(now) && self.pace.expects(self.useful(now), now) < FEW;
         is_over && !is_pressed && !is_late
     }
 
@@ -357,13 +355,11 @@ const HOLD: Span = Span::from_secs(2);
 /// So many requests of a slow client find permits.
 const FEW: u64 = 2;
 const FIRST_REQUESTS: u32 = 4;
-/// An instance with fewer requests a window draws nothing ahead in the last tenth of a sliding one, since none may come by then. If
-/// most instances are so, what comes free meanwhile lies there for those whose requests come at the very end, and wait: in the
-/// last such part of the window.
-const SPARSE: u64 = 15;
+/// An instance with fewer requests a window draws nothing ahead in the last eighth of a sliding one, since none may come by then.
+const SPARSE: u64 = 16;
+/// Where most instances are so, what came free in that eighth is there for those whose requests come in the last such part of the
+/// window, and wait: no greater a part of all requests.
 const LAST_PART: u64 = 50;
-/// Where one and a half requests are expected, one comes.
-const LIKELY_TWICE: u64 = 3;
 /// Of the requests that are expected on average nearly always so many come.
 const LIKELY_PERCENT: u64 = 75;
 /// A quarter of what the key table can hold for one key.
