@@ -135,16 +135,21 @@ impl Entry {
             Algorithm::TokenBucket => self.useful(now),
             _ => Span::from_millis(terms.window_ms),
         };
-        let expected = self.pace.expects(whole, now);
-        let is_last = self.is_ending(now) && expected < SPARSE;
-        is_on && self.comes_soon() && !is_over && !is_lone && !is_last && !self.of.exact && expected >= FEW
+        let is_few = self.pace.expects(whole, now) < FEW;
+        is_on && self.comes_soon() && !is_over && !is_lone && !is_few && !self.is_last_call(now) && !self.of.exact
     }
 
-    /// Whether a sliding window is about to end, and what comes free until then is of use to who waits for it alone.
-    fn is_ending(&self, now: Timestamp) -> bool {
+    /// Whether a sliding window is about to end of which this instance gets a few permits, as may be all others: then what has
+    /// come free since they last drew is of use to who waits for it alone.
+    fn is_last_call(&self, now: Timestamp) -> bool {
         let terms = &self.of.terms;
-        let end = Span::from_nanos(Span::from_millis(terms.window_ms).as_nanos() / LAST_PART);
-        terms.algorithm == Algorithm::SlidingWindow && self.useful(now) <= end
+        let last = Span::from_nanos(Span::from_millis(terms.window_ms).as_nanos() / LAST_PART);
+        let slides = terms.algorithm == Algorithm::SlidingWindow;
+        let whole = u64::from(BasisPoints::ALL.get());
+        let sparse = |share: BasisPoints| {
+            u64::from(terms.permits.get()).saturating_mul(u64::from(share.get())) < SPARSE.saturating_mul(whole)
+        };
+        slides && self.useful(now) <= last && self.share.known().is_some_and(sparse)
     }
 
     /// How long permits will be of use that are drawn now.
@@ -355,10 +360,11 @@ const HOLD: Span = Span::from_secs(2);
 /// So many requests of a slow client find permits.
 const FEW: u64 = 2;
 const FIRST_REQUESTS: u32 = 4;
-/// An instance with fewer requests a window draws nothing ahead in the last eighth of a sliding one, since none may come by then.
-const SPARSE: u64 = 16;
-/// Where most instances are so, what came free in that eighth is there for those whose requests come in the last such part of the
-/// window, and wait: no greater a part of all requests.
+/// An instance that gets fewer permits a window draws none ahead in the last part of a sliding one, since nobody may come for them by
+/// then.
+const SPARSE: u64 = 5;
+/// Where most instances are so, what came free meanwhile is there for those whose requests come in the last such part of the window,
+/// and wait: no greater a part of all requests.
 const LAST_PART: u64 = 50;
 /// Of the requests that are expected on average nearly always so many come.
 const LIKELY_PERCENT: u64 = 75;
