@@ -14,8 +14,8 @@
 //! knows takes over what stands. Of two that tell a transition from the same generation the first has made it, and the other
 //! takes that over.
 //!
-//! **Probes are elected.** When a breaker has been open for its time, the first instance that has a call asks to be
-//! [elected](Says::Elect). The whole set of probes is its own, in a generation of its own, as long as the election lasts; all
+//! **Probes are elected.** When a breaker has been open for its time, the first instance that has a call, or had one shortly
+//! before, asks to be [elected](Says::Elect). The whole set of probes is its own, in a generation of its own, as long as the election lasts; all
 //! others refuse. It [holds](Says::Hold) the election while its probes come on. One that dies, or has no more calls, loses it by
 //! time, and the next one that asks is elected, in another generation. An election ends with the instance before it ends with the
 //! authority, so that no two instances may send probes at one time.

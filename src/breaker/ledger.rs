@@ -109,7 +109,7 @@ impl Local {
         sent_at: Timestamp,
         now: Timestamp,
     ) -> bool {
-        self.answered();
+        self.answered(sent_at);
         for _ in 0..MAX_ROUNDS {
             // Who cannot publish goes on alone, and hears it again later.
             if self.learn(ledger).is_err() {

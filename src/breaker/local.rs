@@ -24,8 +24,9 @@ pub struct Local {
     statistics: Statistics,
     /// The breaker is shared, and an authority says who probes.
     governed: bool,
-    /// A call came that only an election could admit.
-    wants: bool,
+    /// When a call was refused last that was not heard of in an answer since. If it came when only an election could admit it, or
+    /// shortly before, this instance wants to be elected, so that the next call finds it so.
+    refused_at: Option<Timestamp>,
 }
 
 /// What a call may do.
@@ -117,7 +118,7 @@ impl Local {
             pending: Window::new(rules.window),
             statistics: Statistics::default(),
             governed: false,
-            wants: false,
+            refused_at: None,
         }
     }
 
@@ -179,7 +180,7 @@ impl Local {
         }
         match self.shared.wait(&self.rules, self.is_governed(), draw, now) {
             Some(wait) => {
-                self.wants |= self.is_governed() && self.shared.is_due(now);
+                self.refused_at = self.is_governed().then_some(now);
                 Some(self.refuse(Some(wait)))
             }
             None if self.shared.phase == Phase::Closed => Some(Admission::Pass(self.ticket(Kind::Call))),
@@ -355,7 +356,7 @@ impl Local {
     /// the instance goes on by what it sees itself.
     pub fn govern(&mut self, governed: bool) {
         self.governed = governed && self.rules.is_shared();
-        self.wants &= self.governed;
+        self.refused_at = self.refused_at.filter(|_| self.governed);
     }
 
     /// Whether an authority says who probes.
@@ -367,7 +368,8 @@ impl Local {
     /// What the authority is to be told, if anything: see [`global`](super::global).
     #[must_use]
     pub(crate) fn report(&self, now: Timestamp) -> Told {
-        self.shared.report(&self.rules, self.wants, now)
+        let wants = self.refused_at.is_some_and(|at| self.shared.is_due(at.after(SHORTLY)));
+        self.shared.report(&self.rules, wants, now)
     }
 
     /// What to publish for what stands with the authority, as it was asked at `sent_at`, with a record just adopted. `None`
@@ -376,9 +378,11 @@ impl Local {
         self.shared.agree(&self.rules, standing, sent_at, now)
     }
 
-    /// The authority has answered: whoever wants to be elected still says so with the next call.
-    pub(super) fn answered(&mut self) {
-        self.wants = false;
+    /// The authority has answered what it was asked at `sent_at`: whoever wants to be elected still says so with the next call.
+    pub(super) fn answered(&mut self, sent_at: Timestamp) {
+        if self.shared.is_due(sent_at) {
+            self.refused_at = None;
+        }
     }
 
     /// What a worker that is alone publishes to be alone no longer: what has become of the breaker meanwhile. Not while it
@@ -393,6 +397,9 @@ impl Local {
         Ticket { generation: self.shared.generation, kind }
     }
 }
+
+/// Where a call was refused so shortly before probes may come, another is taken to follow: four a second and more.
+const SHORTLY: Span = Span::from_millis(250);
 
 /// Marks generations that were never published, so that no published one is taken for them.
 const ALONE: u64 = 1 << 63;

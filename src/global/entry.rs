@@ -135,16 +135,21 @@ impl Entry {
             Algorithm::TokenBucket => self.useful(now),
             _ => Span::from_millis(terms.window_ms),
         };
-        let expected = self.pace.expects(whole, now);
-        let is_last = self.is_ending(now) && expected < SPARSE;
-        is_on && self.comes_soon() && !is_over && !is_lone && !is_last && !self.of.exact && expected >= FEW
+        let is_few = self.pace.expects(whole, now) < FEW;
+        is_on && self.comes_soon() && !is_over && !is_lone && !is_few && !self.is_last_call(now) && !self.of.exact
     }
 
-    /// Whether a sliding window is about to end, and what comes free until then is of use to who waits for it alone.
-    fn is_ending(&self, now: Timestamp) -> bool {
+    /// Whether a sliding window is about to end of which this instance gets a few permits, as may be all others: then what has
+    /// come free since they last drew is of use to who waits for it alone.
+    fn is_last_call(&self, now: Timestamp) -> bool {
         let terms = &self.of.terms;
-        let end = Span::from_nanos(Span::from_millis(terms.window_ms).as_nanos() / LAST_PART);
-        terms.algorithm == Algorithm::SlidingWindow && self.useful(now) <= end
+        let last = Span::from_nanos(Span::from_millis(terms.window_ms).as_nanos() / LAST_PART);
+        let slides = terms.algorithm == Algorithm::SlidingWindow;
+        let whole = u64::from(BasisPoints::ALL.get());
+        let sparse = |share: BasisPoints| {
+            u64::from(terms.permits.get()).saturating_mul(u64::from(share.get())) < SPARSE.saturating_mul(whole)
+        };
+        slides && self.useful(now) <= last && self.share.known().is_some_and(sparse)
     }
 
     /// How long permits will be of use that are drawn now.
@@ -171,9 +176,7 @@ impl Entry {
     pub(super) fn is_to_ask_again(&self, now: Timestamp) -> bool {
         let is_over = self.refusal.is_none_or(|refusal| refusal.at.after(refusal.ask_again()) <= now);
         let is_pressed = self.is_pressed(now) && self.asked_at.after(self.interval(now)) > now;
-        let twice = Span::from_nanos(self.useful(now).as_nanos().saturating_mul(2));
-        let least = if self.of.terms.algorithm == Algorithm::SlidingWindow { LIKELY_TWICE } else { FEW << 1 };
-        let is_late = self.is_pressed(now) && self.pace.expects(twice, now) < least;
+        let is_late = self.is_pressed(now) && self.pace.expects(self.useful(now), now) < FEW;
         is_over && !is_pressed && !is_late
     }
 
@@ -357,13 +360,12 @@ const HOLD: Span = Span::from_secs(2);
 /// So many requests of a slow client find permits.
 const FEW: u64 = 2;
 const FIRST_REQUESTS: u32 = 4;
-/// An instance with fewer requests a window draws nothing ahead in the last tenth of a sliding one, since none may come by then. If
-/// most instances are so, what comes free meanwhile lies there for those whose requests come at the very end, and wait: in the
-/// last such part of the window.
-const SPARSE: u64 = 15;
+/// An instance that gets fewer permits a window draws none ahead in the last part of a sliding one, since nobody may come for them by
+/// then.
+const SPARSE: u64 = 5;
+/// Where most instances are so, what came free meanwhile is there for those whose requests come in the last such part of the window,
+/// and wait: no greater a part of all requests.
 const LAST_PART: u64 = 50;
-/// Where one and a half requests are expected, one comes.
-const LIKELY_TWICE: u64 = 3;
 /// Of the requests that are expected on average nearly always so many come.
 const LIKELY_PERCENT: u64 = 75;
 /// A quarter of what the key table can hold for one key.

@@ -20,7 +20,7 @@ pub(crate) struct Told {
 }
 
 impl Shared {
-    /// What is to be told. `wants`: a call came that only an election could admit.
+    /// What is to be told. `wants`: a call came that only an election could admit, or shortly before.
     pub(in crate::breaker) fn report(&self, rules: &Breaker, wants: bool, now: Timestamp) -> Told {
         let elects = (Says::Elect, rules.half_open.max_wait);
         let (says, lasts) = match self.phase {

@@ -122,6 +122,26 @@ fn while_the_authority_is_away_each_goes_on_by_itself_and_then_they_agree_withou
 }
 
 #[test]
+fn whose_call_was_refused_just_before_the_breaker_may_be_probed_is_elected_before_the_next_one_comes() {
+    for_seeds(10, |seed| {
+        let mut world = World::new(2, 1, seed);
+        (0..2).for_each(|worker| assert!(world.ask(worker)));
+        world.steps(1_500, u64::MAX);
+        world.fail_at(0);
+        let began = world.now_ms;
+        // Open for half a second, or up to a fifth less.
+        world.steps(390, u64::MAX);
+        assert!(!world.ask(0));
+        while world.workers[0].upstreams.breakers().get(0).unwrap().shared().elected().is_none() {
+            world.step(u64::MAX);
+            assert!(world.now_ms - began <= 750, "nobody is elected without a further call");
+        }
+        assert!(world.ask(0), "the first call is a probe");
+        assert_eq!((world.probes.len(), world.own), (1, 0));
+    });
+}
+
+#[test]
 fn one_that_is_elected_and_dies_or_has_no_more_calls_is_followed_by_another() {
     for_seeds(10, |seed| {
         // Its call has it elected, and then none comes.
