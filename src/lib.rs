@@ -19,7 +19,6 @@
 
 pub mod access;
 pub mod api_key;
-mod ascii;
 pub mod assets;
 pub mod authority;
 pub mod breaker;

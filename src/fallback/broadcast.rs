@@ -8,7 +8,6 @@
 //! All of it is one text, a line for each breaker: its identity, a blank and its record in base64.
 
 use super::{Ledgers, MemoryLedgers};
-use crate::ascii::base64;
 use crate::breaker::{Ledger, Part, Shared};
 use crate::sorted_map::SortedMap;
 use crate::units::{Span, Timestamp};
@@ -84,7 +83,7 @@ impl Broadcast {
             }
         }
         let line = |(identity, told): (&String, &Told)| {
-            [identity.as_str(), " ", &base64(&STANDARD_NO_PAD, &told.record.encode()), "\n"].concat()
+            [identity.as_str(), " ", &STANDARD_NO_PAD.encode(told.record.encode()), "\n"].concat()
         };
         is_news.then(|| all.iter().take(MOST_BREAKERS).map(line).collect())
     }

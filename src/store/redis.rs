@@ -30,6 +30,7 @@ mod webdis;
 
 use core::fmt;
 
+use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 pub use breakers::{BreakerExchange, breakers_key};
@@ -37,7 +38,6 @@ pub use command::key;
 pub use error::RedisError;
 pub use script::Script;
 
-use crate::ascii::base64;
 use crate::authority::{Ask, Grant};
 use crate::policy::Protocol;
 use command::{Command, Words};
@@ -99,7 +99,7 @@ impl Redis {
             }
             Ok(match protocol {
                 Protocol::Upstash => ["Bearer ", token].concat(),
-                Protocol::Webdis => ["Basic ", &base64(&STANDARD, token.as_bytes())].concat(),
+                Protocol::Webdis => ["Basic ", &STANDARD.encode(token)].concat(),
             })
         });
         Ok(Self { protocol, path, authorization: authorization.transpose()? })
