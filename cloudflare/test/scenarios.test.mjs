@@ -33,18 +33,20 @@ test("what is shipped has the clock of its host, whatever a request says", () =>
 
 /** Plays these scenarios in one workerd, and answers with all complaints. */
 async function playAll(scenarios, outboundService, upstreams) {
+  const log = [];
   const miniflare = new Miniflare({
     workers: scenarios.map(({ name, policy }) => ({
       name,
       modules: modules(policy, clocked),
       ...withKv(clocked, name),
+      ...(policy.stores ? { durableObjects: { TIDEGATE_AUTHORITY: { className: "TidegateAuthority", useSQLite: true } } } : {}),
       compatibilityDate: "2026-04-01",
       compatibilityFlags: ["enable_request_signal"],
       outboundService,
       unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
     })),
     // Each Worker says what its policy has that it does not do.
-    handleRuntimeStdio: (...streams) => streams.forEach((stream) => stream.resume()),
+    handleRuntimeStdio: (...streams) => streams.forEach((stream) => stream.on("data", (data) => log.push(String(data)))),
   });
   try {
     await miniflare.ready;
@@ -56,6 +58,8 @@ async function playAll(scenarios, outboundService, upstreams) {
         return stage.complaint();
       }),
     );
+    // Each isolate that counts alone comes to the same.
+    assert.ok(!log.join("").includes("there is no Durable Object"), log.join(""));
     return complaints.join("");
   } finally {
     await miniflare.dispose();
