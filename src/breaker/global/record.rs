@@ -26,7 +26,8 @@ impl Record {
         // What the authority has forgotten, the instance knows better.
         let knows = report.from >= self.generation;
         let forgotten = report.from > self.generation;
-        let is_over = self.state != Stands::Closed && self.ends_ms <= now_ms;
+        // Whoever knows it closed and wants to probe has opened it since, and was not heard: that is over too.
+        let is_over = self.ends_ms <= now_ms;
         let holds = report.from == self.generation && self.state == Stands::HalfOpen && self.instance == instance;
         let since_ms = now_ms.saturating_sub(report.age_ms);
         let next = match report.says {

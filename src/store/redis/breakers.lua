@@ -21,7 +21,8 @@ for at = 2, #ARGV, 7 do
     since, ends, changed = clock, clock + max(ends - since, 0), true
   end
 
-  local knows, over = from >= generation, state ~= 0 and ends <= clock
+  -- Whoever knows it closed and wants to probe has opened it since, and was not heard: that is over too.
+  local knows, over = from >= generation, ends <= clock
   local next_state
   if says == 1 and knows then
     next_state, since, ends = 0, max(clock - age, 0), clock

@@ -36,7 +36,7 @@ impl Script {
     /// The script that answers reports on breakers: see [`crate::breaker::global`].
     #[must_use]
     pub const fn of_breakers() -> Self {
-        Self { parts: [CLOCK, BREAKERS, "", ""], sha1: "4317c0bbfe3ff9e5fcccd46bd3e6b41daba595e7", suffix: "b1" }
+        Self { parts: [CLOCK, BREAKERS, "", ""], sha1: "ae488bcd19e79b64a31e648f5d50629faf1e3df9", suffix: "b1" }
     }
 
     /// The whole text, as Redis is to run it.

@@ -142,6 +142,29 @@ fn whose_call_was_refused_just_before_the_breaker_may_be_probed_is_elected_befor
 }
 
 #[test]
+fn who_has_probed_alone_goes_on_when_the_authority_is_back_and_has_it_closed() {
+    for_seeds(10, |seed| {
+        let mut world = World::new(1, 1, seed);
+        world.fail_at(0);
+        world.until(State::Closed, 10_000, 5);
+        world.steps(6_000, 5);
+        world.hosts[0].cut_off = true;
+        world.steps(4_500, 5);
+        world.fail_at(0);
+        while !world.ask(0) {
+            world.step(u64::MAX);
+        }
+        world.steps(50, u64::MAX);
+        assert_eq!((world.state(0), world.own), (State::HalfOpen, 1));
+        // It is heard again before another call comes.
+        world.hosts[0].cut_off = false;
+        world.steps(1_500, u64::MAX);
+        world.until(State::Closed, 5_000, 5);
+        assert_eq!(world.own, 1);
+    });
+}
+
+#[test]
 fn one_that_is_elected_and_dies_or_has_no_more_calls_is_followed_by_another() {
     for_seeds(10, |seed| {
         // Its call has it elected, and then none comes.
