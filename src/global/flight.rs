@@ -284,6 +284,7 @@ impl Share {
 pub(super) struct Flights {
     flights: SortedMap<u64, Box<Flight>>,
     latest: Timestamp,
+    swept_at: Timestamp,
     turned_at: Timestamp,
 }
 
@@ -299,8 +300,9 @@ impl Flights {
     pub(super) fn find_or_make(&mut self, of: &Shared, now: Timestamp) -> Option<&mut Flight> {
         let key = of.key.get();
         if self.flights.get(&key).is_none() {
-            if self.flights.len() >= MOST_KEYS {
-                // Many go at once, or none can.
+            if self.flights.len() >= MOST_KEYS && self.swept_at.after(SWEPT_EVERY) <= now {
+                // Many go at once, or none can: not looked at for each request of a flood of keys.
+                self.swept_at = now;
                 self.flights.retain(|flight| !flight.is_free(now));
             }
             if self.flights.len() >= MOST_KEYS {
@@ -320,7 +322,7 @@ impl Flights {
     pub(super) fn see(&mut self, now: Timestamp) {
         if now.after(Span::from_millis(MARGIN_MS - 1)) < self.latest {
             self.flights.values_mut().for_each(|flight| flight.lose());
-            (self.turned_at, self.latest) = (now, now);
+            (self.turned_at, self.swept_at, self.latest) = (now, now, now);
         }
         self.latest = self.latest.max(now);
     }
@@ -356,5 +358,7 @@ const SCARCE_RENEW: Span = Span::from_secs(1);
 const REMEMBERED: Span = Span::from_secs(5);
 /// Clients with requests in flight, in one worker. The table is about three mebibytes when full.
 const MOST_KEYS: usize = 8_192;
+/// To look through all of them takes as long as some hundred requests.
+const SWEPT_EVERY: Span = Span::from_millis(10);
 /// Asks that are made in one go: for the others next time.
 const MOST_AT_ONCE: usize = 64;

@@ -44,10 +44,14 @@ fn contenders(upstream: SocketAddr) -> Result<Vec<(&'static str, Bootstrap)>, Bo
     let (route, again) = (routed(""), routed(r#","fallback":{"on":["connect","timeout","reset","5xx"]}"#));
     let unwatched = route.replace(r#","breaker":"default""#, "");
     let silent = POLICY.replacen('{', r#"{"response":{"ratelimit":false},"#, 1);
+    let calls = |words: &str| shipped.clone().wasm(Path::new(CALLS))?.policy(words);
     Ok(vec![
         ("plain Envoy", shipped.clone().without_filter()?),
         ("wasm, does nothing", shipped.clone().wasm(Path::new(NOTHING))?),
-        ("wasm, Tidegate's calls alone", shipped.clone().wasm(Path::new(CALLS))?),
+        ("wasm, Tidegate's calls alone", calls("")?),
+        ("the calls, no RateLimit fields", calls("silent")?),
+        ("the calls, no address", calls("unaddressed")?),
+        ("the calls, a route", calls("routed")?),
         ("Envoy's local_ratelimit", shipped.clone().set(FILTER, local_ratelimit())?),
         ("Tidegate", ours.clone()),
         ("Tidegate, no RateLimit fields", ours.clone().policy(&silent)?),

@@ -1,6 +1,14 @@
 //! A filter that makes the calls which Tidegate makes for one limit by address, and nothing else: what is left then is the host's.
+//!
+//! Words in its configuration say what is otherwise: `unaddressed` and `silent` leave out the address and the two fields, and `routed`
+//! makes the calls of a route besides.
 
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+static ADDRESSED: AtomicBool = AtomicBool::new(true);
+static TOLD: AtomicBool = AtomicBool::new(true);
+static ROUTED: AtomicBool = AtomicBool::new(false);
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_abi_version_0_2_1() {}
@@ -28,30 +36,50 @@ extern "C" fn proxy_on_vm_start(_root: u32, _size: usize) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_configure(_root: u32, _size: usize) -> u32 {
+extern "C" fn proxy_on_configure(_root: u32, size: usize) -> u32 {
+    let (mut data, mut taken) = (ptr::null_mut(), 0);
+    unsafe { proxy_get_buffer_bytes(CONFIGURATION, 0, size, &raw mut data, &raw mut taken) };
+    let words = String::from_utf8_lossy(&given(data, taken)).into_owned();
+    let has = |wanted| words.split(' ').any(|word| word == wanted);
+    ADDRESSED.store(!has("unaddressed"), Relaxed);
+    TOLD.store(!has("silent"), Relaxed);
+    ROUTED.store(has("routed"), Relaxed);
     1
 }
 
-/// Asks for the address, the time, and a header that is not there.
+/// What the host has written into memory that it took from `proxy_on_memory_allocate`.
+fn given(data: *mut u8, size: usize) -> Vec<u8> {
+    if data.is_null() { Vec::new() } else { unsafe { Vec::from_raw_parts(data, size, size) } }
+}
+
+/// Asks for the address, the time, and the header of the upstream, which is not there, or is set for a route.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_headers(_stream: u32, _count: u32, _end: u32) -> u32 {
     let (mut data, mut size, mut time) = (ptr::null_mut(), 0, 0);
     unsafe {
-        proxy_get_property(ADDRESS.as_ptr(), ADDRESS.len(), &raw mut data, &raw mut size);
-        if !data.is_null() {
-            // The host took it from `proxy_on_memory_allocate`.
-            drop(Vec::from_raw_parts(data, size, size));
+        if ADDRESSED.load(Relaxed) {
+            proxy_get_property(ADDRESS.as_ptr(), ADDRESS.len(), &raw mut data, &raw mut size);
+            drop(given(data, size));
         }
         proxy_get_current_time_nanoseconds(&raw mut time);
-        proxy_get_header_map_value(REQUEST, ABSENT.as_ptr(), ABSENT.len(), &raw mut data, &raw mut size);
+        if ROUTED.load(Relaxed) {
+            proxy_replace_header_map_value(REQUEST, UPSTREAM.as_ptr(), UPSTREAM.len(), CLUSTER.as_ptr(), CLUSTER.len());
+        } else {
+            proxy_get_header_map_value(REQUEST, UPSTREAM.as_ptr(), UPSTREAM.len(), &raw mut data, &raw mut size);
+        }
     }
     CONTINUE
 }
 
-/// Adds two headers as long as those of a limit.
+/// Adds two headers as long as those of a limit, and for a route asks for the status.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_response_headers(_stream: u32, _count: u32, _end: u32) -> u32 {
-    for (name, value) in FIELDS {
+    if ROUTED.load(Relaxed) {
+        let (mut data, mut size) = (ptr::null_mut(), 0);
+        unsafe { proxy_get_header_map_value(RESPONSE, STATUS.as_ptr(), STATUS.len(), &raw mut data, &raw mut size) };
+        drop(given(data, size));
+    }
+    for (name, value) in FIELDS.iter().filter(|_| TOLD.load(Relaxed)) {
         unsafe { proxy_add_header_map_value(RESPONSE, name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
     }
     CONTINUE
@@ -69,7 +97,10 @@ const CONTINUE: u32 = 0;
 const REQUEST: u32 = 0;
 const RESPONSE: u32 = 2;
 const ADDRESS: &str = "source\0address";
-const ABSENT: &str = "x-tidegate-upstream";
+const CONFIGURATION: u32 = 7;
+const UPSTREAM: &str = "x-tidegate-upstream";
+const CLUSTER: &str = "origin";
+const STATUS: &str = ":status";
 const FIELDS: [(&str, &str); 2] =
     [("ratelimit-policy", r#""api";q=100000000;w=60"#), ("ratelimit", r#""api";r=99999999;t=37;pk=:q83vASNFZ4k=:"#)];
 
@@ -83,6 +114,14 @@ unsafe extern "C" {
         name_size: usize,
         data: *mut *mut u8,
         size: *mut usize,
+    ) -> u32;
+    fn proxy_get_buffer_bytes(buffer: u32, from: usize, most: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        value: *const u8,
+        value_size: usize,
     ) -> u32;
     fn proxy_add_header_map_value(
         map: u32,
