@@ -3,12 +3,12 @@
 import bundled from "./policy.json";
 import * as tidegate from "./pkg/tidegate.js";
 
-const deployed = { policy: JSON.stringify(bundled), mode: "" };
-/** What was read last, what of it is to be put in force, and what was put in force last. */
+const deployed = { text: JSON.stringify(bundled) };
+/** What was read last, what of it is to be put in force, and what was put in force last: a policy and a mode. */
 let read = {};
-let latest = deployed;
+let latest = { policy: deployed, mode: "" };
 let inForce;
-/** What was to be put in force and could not. */
+/** Policies that were to be put in force and could not. */
 const refused = new WeakSet();
 /** When KV was asked last, and whether it ever was. */
 let readAt = -Infinity;
@@ -44,7 +44,9 @@ export async function learn(env) {
     const [policy, mode, purge] = await within(LONGEST_READ_MS, Promise.all(keys));
     if (policy === read.policy && mode === read.mode && purge === read.purge) return false;
     read = { policy, mode, purge };
-    latest = policy === null && mode === null ? deployed : { policy: policy ?? deployed.policy, mode: mode ?? "" };
+    // A policy that is still the same, and bad, is not read again because of a new mode.
+    const { policy: known } = latest;
+    latest = { policy: policy === null ? deployed : policy === known.text ? known : { text: policy }, mode: mode ?? "" };
     return true;
   } catch (error) {
     console.error(`tidegate: KV cannot be read, what was in force stays: ${error}`);
@@ -54,7 +56,10 @@ export async function learn(env) {
   }
 }
 
-/** Puts in force what was read last. What is bad is told once, and what was in force before stays; a fresh instance is told that. */
+/**
+ * Puts in force what was read last. What is bad is told once, and what was in force before stays; a fresh instance is told that. A mode
+ * is in force whatever becomes of the policy beside it: an operator needs it most when something is wrong.
+ */
 export function enforce(env, isFresh) {
   tidegate.keep_under(read.purge ?? "");
   const problem = tidegate.mode_problem(latest.mode);
@@ -62,20 +67,21 @@ export function enforce(env, isFresh) {
     console.error(problem);
     latest = { policy: latest.policy, mode: inForce?.mode ?? "" };
   }
-  if (!isFresh && inForce !== undefined && latest.policy === inForce.policy && latest.mode === inForce.mode) return;
-  for (const settings of isFresh ? [latest, inForce, deployed] : [latest]) {
-    if (settings === undefined || refused.has(settings)) continue;
+  const { mode } = latest;
+  for (const policy of [latest.policy, inForce?.policy, deployed]) {
+    if (policy === undefined || refused.has(policy)) continue;
+    if (!isFresh && policy.text === inForce?.policy.text && mode === inForce.mode) return;
     try {
-      onFailure = tidegate.configure(settings.policy, settings.mode, env);
+      onFailure = tidegate.configure(policy.text, mode, env);
       sharing = tidegate.shares();
       agreeing = tidegate.agrees();
-      inForce = settings;
-      if (settings === deployed && latest.policy !== deployed.policy) console.error("tidegate: in place of KV's policy policy.json is in force");
+      inForce = { policy, mode };
+      if (policy === deployed && latest.policy !== deployed) console.error("tidegate: in place of KV's policy policy.json is in force");
       return;
     } catch (problems) {
       // What the instance throws is text, unless it has failed.
       if (problems instanceof Error) throw problems;
-      refused.add(settings);
+      refused.add(policy);
       console.error(inForce === undefined ? problems : `${problems}\ntidegate: the policy before stays in force`);
     }
   }

@@ -127,6 +127,24 @@ test("a mode in KV stands in place of the policy's, until it is cleared", async 
   await until(async () => (await status()) === 429);
 });
 
+test("a mode is in force though the policy beside it is bad, from the start or later", async (t) => {
+  const later = await withKv(t, { policy: policy(1) });
+  assert.deepEqual(await times(2, later.status), [200, 429]);
+  await later.put("policy", policy(0));
+  later.later();
+  await until(async () => (await later.status()) === 429 && later.log.some((line) => line.includes("the policy before stays in force")));
+  await later.put("mode", "maintenance");
+  later.later();
+  await until(async () => (await later.status()) === 503);
+  await later.kv.delete("mode");
+  later.later();
+  // Still that of KV before, and not that of the deployment.
+  await until(async () => (await later.status()) === 429);
+  assert.equal(later.log.filter((line) => line.includes("policy error")).length, 1, later.log.join("\n"));
+  const start = await withKv(t, { policy: "{", mode: "maintenance" });
+  assert.deepEqual(await times(2, start.status), [503, 503]);
+});
+
 test("an instance that fails is followed by one that knows the policy in KV, without asking for it", async (t) => {
   const dist = new URL("../../target/cloudflare-panics/", import.meta.url);
   const { status, kv, log } = await withKv(t, { policy: policy(1), mode: "enforce" }, { dist });

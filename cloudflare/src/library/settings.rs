@@ -127,32 +127,36 @@ fn enforce(env: &JsValue) {
         cache::keep_under(purge.as_deref().unwrap_or_default());
         let built = known.built.as_deref().unwrap_or_default();
         let policy = policy.as_deref().unwrap_or(built);
+        let before = known.in_force.take();
         let mut mode = mode.as_deref().unwrap_or_default();
         if let Err(problem) = isolate::mode_of(mode) {
             host::log_error(&problem);
-            mode = known.in_force.as_ref().map_or("", |(_, mode)| mode);
+            mode = before.as_ref().map_or("", |(_, mode)| mode);
         }
-        if known.in_force.as_ref().is_some_and(|(before, of)| before == policy && of == mode) {
-            return;
-        }
-        let instead = Some((built, "")).filter(|_| known.in_force.is_none() && policy != built);
-        let taken = [Some((policy, mode)), instead].into_iter().flatten().find_map(|(policy, mode)| {
-            let on_failure = isolate::configure(policy, mode, env);
-            let on_failure = on_failure.inspect_err(|problems| host::log_error(problems)).ok()?;
-            Some((on_failure, (policy.to_owned(), mode.to_owned())))
-        });
-        if let Some((on_failure, in_force)) = taken {
-            if in_force.0 != policy {
-                host::log_error("tidegate: in place of KV's policy the one that is built in is in force");
+        let is_in_force = |policy: &str| before.as_ref().is_some_and(|(before, of)| before == policy && of == mode);
+        // A mode is in force whatever becomes of the policy beside it: an operator needs it most when something is wrong.
+        let before_it = before.as_ref().map(|(before, _)| before.as_str());
+        let candidates = [before_it, Some(built)].into_iter().flatten().filter(|other| *other != policy);
+        let taken = core::iter::once(policy).chain(candidates).find(|candidate| {
+            if is_in_force(candidate) {
+                return true;
             }
-            known.on_failure = on_failure;
-            known.in_force = Some(in_force);
-            return;
-        }
-        host::log_error(match known.in_force {
-            Some(_) => "tidegate: the policy before stays in force",
-            None => "tidegate: without a policy every request passes",
+            match isolate::configure(candidate, mode, env) {
+                Ok(on_failure) => known.on_failure = on_failure,
+                Err(problems) => {
+                    host::log_error(&problems);
+                    return false;
+                }
+            }
+            true
         });
+        match taken {
+            None => host::log_error("tidegate: without a policy every request passes"),
+            Some(taken) if taken == policy => {}
+            Some(_) if before.is_some() => host::log_error("tidegate: the policy before stays in force"),
+            Some(_) => host::log_error("tidegate: in place of KV's policy the one that is built in is in force"),
+        }
+        known.in_force = taken.map(|policy| (policy.to_owned(), mode.to_owned()));
     });
 }
 
