@@ -166,8 +166,6 @@ impl Gate {
             work.plan.press(health.monitor.pressure(), draw());
         }
         self.engine.plan(&facts, &mut work.plan);
-        // A Worker cannot call gRPC: such limits are as those of a service that is down.
-        work.plan.hear(Heard::Failure);
         if work.plan.is_clear() {
             return self.admit(work, request, None, None, String::new());
         }
@@ -182,6 +180,8 @@ impl Gate {
         if let Some((_, since)) = resumed {
             work.plan.resume(since);
         }
+        // A Worker cannot call gRPC: such limits are as those of a service that is down. Not before all planning is done, which forgets it.
+        work.plan.hear(Heard::Failure);
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
         if decision.awaits.is_some() {

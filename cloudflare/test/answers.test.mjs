@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
-import { until, worker } from "./worker.mjs";
+import { clocked, until, worker } from "./worker.mjs";
 
 const only = (limit, more = {}) => ({ version: 1, limits: [{ name: "one", algorithm: "fixed-window", ...limit }], ...more });
 
@@ -120,6 +120,24 @@ test("requests wait for their turns, which are evenly spaced, and whoever would 
   assert.equal(server.seen, 3);
   passed.sort((one, other) => one - other);
   assert.ok(passed[1] >= 390 && passed[2] >= 790, `${passed}`);
+});
+
+test("a request that comes when another one's turn has come is decided at once, also beside a limit that a service counts", async (t) => {
+  const turns = { algorithm: "token-bucket", quota: { permits: 10, window: "1s", burst: 1 }, on_exceed: "delay", max_delay: "1s" };
+  const served = { name: "served", scope: "global", store: "rls", quota: { permits: 9, window: "1h" } };
+  const policy = { ...only(turns), stores: { rls: { cluster: "ratelimit", domain: "shop" } } };
+  policy.limits.push(served);
+  const { get } = await worker(t, policy, undefined, { dist: clocked });
+  const at = (ms) => status(get("/", { headers: { "x-tidegate-test-now": `${1_800_014_400_000 + ms}` } }));
+  const seen = async () => {
+    const { headers } = await get("/", { headers: { "x-tidegate-test-asks": "1" } });
+    return headers.get("x-tidegate-test-under-way");
+  };
+  assert.equal(await at(0), 200);
+  const waits = at(0);
+  await until(async () => (await seen()) === "1");
+  assert.equal(await at(300), 200);
+  assert.equal(await waits, 200);
 });
 
 test("a client that waits and goes away leaves its place", async (t) => {
