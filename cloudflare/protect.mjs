@@ -63,14 +63,25 @@ function followed(verdict, pass, env) {
 }
 
 /**
+ * The request for a handler that parses its URL, which takes a backslash for a slash and drops control characters at the end: it comes to
+ * the path that limits have matched.
+ */
+function escaped(request) {
+  const { url } = request;
+  return url.search(MISREAD) < 0 ? request : new Request(url.replace(MISREAD, encodeURIComponent), request);
+}
+
+const MISREAD = /[\\\0-\x20]/g;
+
+/**
  * The handlers of a Worker behind Tidegate. What passes, `handler(request, env, ctx)` answers in place of the zone's origin; a route
  * of the policy leads past it.
  */
 export function protect(handler) {
   /** The bindings and the context that a request came with. */
   const came = new WeakMap();
-  const serves = handler && ((request) => handler(request, ...(came.get(request) ?? [])));
-  const handle = handler ?? ((request) => fetch(request));
+  const handle = handler ? (request, env, ctx) => handler(escaped(request), env, ctx) : (request) => fetch(request);
+  const serves = handler && ((request) => handle(request, ...(came.get(request) ?? [])));
   /** The answer to a request. Most simply pass, and wait for nothing that the handler does not: not for a promise either. */
   const answer = (request, env, ctx) => {
     const pass = () => handle(request, env, ctx);

@@ -40,6 +40,25 @@ pub(crate) fn form(raw: &[u8]) -> Form {
     }
 }
 
+/// A URL, or its target, for one that is to be read by the rules of browsers (<https://url.spec.whatwg.org>): they take a backslash for a
+/// slash, and drop control characters and blanks at the end, by which the request would come to another path than the one that rules have
+/// matched. Here these stand as escapes, as in the normal form.
+#[must_use]
+pub fn escaped_for_parsers(url: &str) -> Cow<'_, str> {
+    let is_misread = |byte: u8| byte == b'\\' || byte <= b' ';
+    if !url.bytes().any(is_misread) {
+        return Cow::Borrowed(url);
+    }
+    let mut out = String::with_capacity(url.len().saturating_add(8));
+    for char in url.chars() {
+        match u8::try_from(char) {
+            Ok(byte) if is_misread(byte) => out.push_str(&format!("%{byte:02X}")),
+            _ => out.push(char),
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// The query of a request target, without its `?`; `None` when it has none.
 pub(crate) fn query(raw: &[u8]) -> Option<&[u8]> {
     let target = raw.split(|&byte| byte == b'#').next()?;
@@ -202,6 +221,19 @@ mod tests {
         for raw in ["/", "/api/users/17?page=2", "/a%2Fb/.c/..d", "/a/", "/%C3%A4@:!*,'"] {
             assert!(matches!(normalise(raw.as_bytes()), Cow::Borrowed(_)), "{raw}");
         }
+    }
+
+    #[test]
+    fn what_parsers_would_misread_is_escaped_as_in_the_normal_form() {
+        for (url, escaped) in [
+            ("http://a.example/x\\..\\api?q=\\", "http://a.example/x%5C..%5Capi?q=%5C"),
+            ("/api\u{1}\t ", "/api%01%09%20"),
+            ("/api/%5c\u{e4}#x", "/api/%5c\u{e4}#x"),
+        ] {
+            assert_eq!(escaped_for_parsers(url), escaped);
+            assert_eq!(normalise(escaped.as_bytes()), normalise(url.as_bytes()));
+        }
+        assert!(matches!(escaped_for_parsers("/api?q#x"), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::task::{pause, settled};
 use std::cell::RefCell;
 use std::rc::Rc;
 use tidegate::fallback::{Around, Ended, MemoryLedgers, Step, TICK, Upstreams, Way};
+use tidegate::path::escaped_for_parsers;
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::stale::serve::Why;
 use tidegate::units::{Span, Timestamp};
@@ -133,7 +134,7 @@ fn aim(request: &Request, base: Option<&str>, target: Option<&[u8]>) -> Result<O
     }
     let base = base.map_or_else(|| facts.origin(), |base| base.trim_end_matches('/'));
     let target = target.map_or(facts.target().into(), String::from_utf8_lossy);
-    Request::aimed(&[base, &target].concat(), request).map(Some)
+    Request::aimed(&[base, &escaped_for_parsers(&target)].concat(), request).map(Some)
 }
 
 /// What workerd's clock cannot tell is not waited for.

@@ -23,7 +23,9 @@ use crate::{isolate, now};
 use bindings::Bindings;
 use core::cell::Cell;
 use js_sys::Promise;
+use std::borrow::Cow;
 use std::rc::Rc;
+use tidegate::path::escaped_for_parsers;
 use tidegate::policy::OnFailure;
 use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::{JsCast, JsValue};
@@ -155,6 +157,11 @@ fn made<A: From<web_sys::Response>>(answer: Response) -> A {
     answer.unchecked_into::<web_sys::Response>().into()
 }
 
+/// The request as the handler gets it: to one that parses its URL it is the path that limits have matched.
 fn raw(request: &host::Request) -> web_sys::Request {
-    request.clone().unchecked_into()
+    let request = match escaped_for_parsers(&request.url()) {
+        Cow::Borrowed(_) => request.clone(),
+        Cow::Owned(url) => host::Request::aimed(&url, request).unwrap_or_else(|_| request.clone()),
+    };
+    request.unchecked_into()
 }

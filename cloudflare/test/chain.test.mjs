@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { test } from "node:test";
-import { direct, listen, raw, until, urlOf, worker } from "./worker.mjs";
+import { asSent, direct, listen, raw, until, urlOf, worker } from "./worker.mjs";
 
 const on = ["connect", "timeout", "reset", "5xx", "429"];
 
@@ -54,6 +54,18 @@ test("what a route does not call a failure is the answer", async (t) => {
   assert.equal(answer.headers.get("x-own"), "1");
   assert.equal(await answer.text(), "429");
   assert.equal(answer.headers.get("x-tidegate"), "upstream=cdn; step=first");
+});
+
+test("an upstream is asked for the path that limits have matched, however it is spelt", async (t) => {
+  const origin = await listen(t, ok);
+  const limits = [{ name: "api", match: { path: "/api" }, quota: { permits: 1, window: "31d" } }];
+  const { base } = await direct(t, along({ origin: urlOf(origin) }, {}, { policy: { limits } }));
+  const answers = async (target) => (await asSent(base, target)).split("\r\n\r\n").at(-1);
+  assert.equal(await answers("/api"), "origin GET /api");
+  for (const target of ["/api", "/x/../api", "/%61pi#x", "//api?y"]) assert.match(await answers(target), /rate limit exceeded/, target);
+  // What a URL parser would take for `/api` as well, and the rules of HTTP do not.
+  assert.equal(await answers("/x\\..\\api"), "origin GET /x%5C..%5Capi");
+  assert.equal(await answers("/api\u0001"), "origin GET /api%01");
 });
 
 test("a request with a body, or of another method, is sent once", async (t) => {

@@ -5,7 +5,7 @@ import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { direct, locations, passing, raw, rust, status, until, urlOf, worker } from "./worker.mjs";
+import { asSent, direct, locations, passing, raw, rust, status, until, urlOf, worker } from "./worker.mjs";
 
 /** The example under a policy in KV, or under its own. */
 const example = (t, policy, origin, options) =>
@@ -53,6 +53,24 @@ test("an operator sets a mode by the Worker", async (t) => {
   await until(async () => (await status(get("/"))) === 503);
   const page = await (await get("/tidegate/status", { headers: { authorization } })).json();
   assert.equal(page.mode, "maintenance");
+});
+
+test("a mode is in force though the policy beside it is bad", async (t) => {
+  const { get, miniflare, log } = await example(t, under({ ...limit, name: "A" }));
+  await (await miniflare.getKVNamespace("TIDEGATE")).put("mode", "maintenance");
+  assert.equal(await status(get("/api/greeting")), 503);
+  await until(() => log.some((line) => line.includes("in place of KV's policy the one that is built in is in force")));
+});
+
+test("a handler that parses the URL comes to the path that limits have matched", async (t) => {
+  const { base } = await direct(t, under({ ...limit, match: { path: "/api/**" }, quota: { permits: 1, window: "31d" } }), {
+    dist: rust.shipped,
+    bindings: { GREETING: "hei" },
+  });
+  assert.match(await asSent(base, "/api/greeting"), /hei/);
+  assert.match(await asSent(base, "/api/greeting"), /^HTTP\/1.1 429 /);
+  // Another path, which the handler asks of the zone's origin: that is the Worker itself here.
+  for (const target of ["/x\\..\\api\\greeting", "/none/..\\api/greeting"]) assert.doesNotMatch(await asSent(base, target), /hei/, target);
 });
 
 test("the handler's answer gives back what its request held, and counts where a limit awaits it", async (t) => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { worker } from "./worker.mjs";
+import { asSent, direct, worker } from "./worker.mjs";
 
 /** The example as it stands in the repository, with the Worker that is shipped where it imports that from. */
 const example = (t, policy) => {
@@ -77,5 +77,19 @@ test("a handler that throws, at once or later, fails its own request alone, and 
     }
     assert.deepEqual(seen, [500, 500, 200, 500, 429]);
     assert.ok(!log.join("\n").includes("tidegate:"), log.join("\n"));
+  }
+});
+
+test("a handler that parses the URL comes to the path that limits have matched", async (t) => {
+  const path = "examples/javascript/worker.mjs";
+  const contents = readFileSync(new URL(`../${path}`, import.meta.url));
+  for (const only_on of [undefined, ["200"]]) {
+    const policy = { version: 1, limits: [{ ...limit, match: { path: "/api/greeting" }, ...(only_on && { only_on }) }] };
+    const { base } = await direct(t, policy, { main: { type: "ESModule", path, contents } });
+    assert.match(await asSent(base, "/api/greeting"), /^HTTP\/1.1 200 /);
+    assert.match(await asSent(base, "/api/greeting"), /^HTTP\/1.1 429 /);
+    for (const target of ["/x\\..\\api\\greeting", "/api/greeting\u0001", "/api\\greeting"]) {
+      assert.match(await asSent(base, target), /^HTTP\/1.1 404 /, target);
+    }
   }
 });

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
-import { createServer as createSocketServer } from "node:net";
+import { connect, createServer as createSocketServer } from "node:net";
 import { Miniflare } from "miniflare";
 
 const built = (directory) => new URL(`../../${directory}/`, import.meta.url);
@@ -92,6 +92,18 @@ export const withKv = (dist, name = "policy") => (isInRust(dist) ? { kvNamespace
 export async function instruct(miniflare, dist, policy, name) {
   if (isInRust(dist)) await (await miniflare.getKVNamespace("TIDEGATE", name)).put("policy", JSON.stringify(policy));
 }
+
+/** All of the answer, as text, to a request whose target is sent as it stands, which no client library would do. */
+export const asSent = (base, target) =>
+  new Promise((resolve, reject) => {
+    const { hostname, port, host } = new URL(base);
+    let answer = "";
+    connect(port, hostname)
+      .on("data", (data) => (answer += data))
+      .on("close", () => resolve(answer))
+      .on("error", reject)
+      .write(`GET ${target} HTTP/1.1\r\nHost: ${host}\r\nconnection: close\r\n\r\n`);
+  });
 
 /** The status of an answer, whose body nobody wants. */
 export const status = async (answer) => {
