@@ -81,7 +81,17 @@ export function protect(handler) {
   /** The bindings and the context that a request came with. */
   const came = new WeakMap();
   const handle = handler ? (request, env, ctx) => handler(escaped(request), env, ctx) : (request) => fetch(request);
-  const serves = handler && ((request) => handle(request, ...(came.get(request) ?? [])));
+  /** The same where the policy looks at the answer. What is none that can be sent would take the instance down that looks. */
+  const serves = handler && (async (request) => {
+    try {
+      const answer = await handle(request, ...(came.get(request) ?? []));
+      if (answer instanceof Response && answer.status !== 0 && !answer.bodyUsed && !answer.body?.locked) return answer;
+      throw new TypeError("it gave no response that can be sent");
+    } catch (error) {
+      console.error(`tidegate: the handler has failed: ${error?.stack ?? error}`);
+      throw error;
+    }
+  });
   /** The answer to a request. Most simply pass, and wait for nothing that the handler does not: not for a promise either. */
   const answer = (request, env, ctx) => {
     const pass = () => handle(request, env, ctx);

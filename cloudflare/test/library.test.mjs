@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { asSent, direct, worker } from "./worker.mjs";
+import { asSent, direct, until, worker } from "./worker.mjs";
 
 /** The example as it stands in the repository, with the Worker that is shipped where it imports that from. */
 const example = (t, policy) => {
@@ -78,6 +78,42 @@ test("a handler that throws, at once or later, fails its own request alone, and 
     assert.deepEqual(seen, [500, 500, 200, 500, 429]);
     assert.ok(!log.join("\n").includes("tidegate:"), log.join("\n"));
   }
+});
+
+test("where the policy awaits the answer a handler that gives none fails its own request alone, once, and the log says why", async (t) => {
+  const path = "examples/javascript/worker.mjs";
+  const contents = `
+    import { protect } from "../../entry.mjs";
+    let calls = 0;
+    const gives = {
+      "/throws": () => { throw new Error("of the handler") },
+      "/forgets": () => undefined,
+      "/null": async () => null,
+      "/text": () => "text",
+      "/error": () => Response.error(),
+      "/read": async () => { const answer = new Response("read"); await answer.text(); return answer; },
+      "/locked": () => { const answer = new Response("locked"); answer.body.getReader(); return answer; },
+    };
+    export default protect(({ url }) => {
+      calls += 1;
+      return (gives[new URL(url).pathname] ?? (() => new Response(String(calls))))();
+    });
+  `;
+  const counts = { ...limit, match: {}, key: [], quota: { permits: 8, window: "31d" } };
+  const held = { name: "held", algorithm: "concurrency", key: [], quota: { permits: 1 } };
+  const { get, log } = await worker(t, { version: 1, limits: [counts, held] }, undefined, { main: { type: "ESModule", path, contents } });
+  const wrong = ["/throws", "/forgets", "/null", "/text", "/error", "/read", "/locked"];
+  for (const path of wrong) {
+    const answer = await get(path, { signal: AbortSignal.timeout(10_000) });
+    assert.equal(answer.status, 503, path);
+    await answer.text();
+  }
+  const well = await get("/well");
+  assert.equal(await well.text(), String(wrong.length + 1), "nobody was asked twice");
+  assert.equal((await get("/well")).status, 429, "what was counted before still is");
+  await until(() => log.filter((line) => line.includes("tidegate: the handler has failed")).length === wrong.length);
+  assert.ok(log.some((line) => line.includes("of the handler")));
+  assert.ok(!log.some((line) => line.includes("let pass")), log.join("\n"));
 });
 
 test("a handler that parses the URL comes to the path that limits have matched", async (t) => {
