@@ -210,7 +210,10 @@ impl<S: Store> Charging<'_, S> {
                 }
                 continue;
             }
-            let here = Drawn.standing(charge.outcome.map(|outcome| outcome.state), self.now).remaining;
+            // As for limits of this instance alone: what was not charged is still there.
+            let uncharged = charge.admits() && (refused || charge.held);
+            let state = if uncharged { charge.before } else { charge.outcome.map(|outcome| outcome.state) };
+            let here = Drawn.standing(state, self.now).remaining;
             if charge.stage == Stage::Charged && !refused {
                 global.used(&of, charge.cost, here, self.since.is_some(), self.now);
             }

@@ -220,6 +220,25 @@ fn a_request_is_charged_to_shared_limits_and_others_all_or_none() {
 }
 
 #[test]
+fn a_request_that_another_limit_refuses_is_told_of_all_that_is_left_of_a_shared_one() {
+    let own = r#"{ "name": "own", "quota": { "permits": 9, "window": "10s" } }"#;
+    let mut bench = Bench::new(&[own, SHARED].join(","));
+    let left = |bench: &Bench| {
+        let charge = bench.plan.charges()[1];
+        bench.engine.standing(&bench.plan, &charge).map(|it| it.remaining.get())
+    };
+    for now in 0..9 {
+        bench.arrive(1, now);
+        bench.serve(now);
+        assert_eq!(left(&bench), Some(99 - u32::try_from(now).unwrap()));
+    }
+    for now in 9..12 {
+        assert_eq!(bench.decide(now).refusal.and_then(|refusal| refusal.limit), Some(0));
+        assert_eq!(left(&bench), Some(91));
+    }
+}
+
+#[test]
 fn without_an_answer_the_policy_says_what_happens() {
     for (word, cause) in [("deny", Some(Cause::StoreFailed)), ("allow", None), ("local", None)] {
         let limit = SHARED.replace(r#""scope""#, &format!(r#""on_store_failure": "{word}", "scope""#));
