@@ -133,7 +133,8 @@ impl Filter {
             Step::Static(fixed) => {
                 let lines = fixed.lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
                 let lines: Vec<(&[u8], &[u8])> = lines.collect();
-                self.answer(work, instance, fixed.status, "tidegate_static", lines, fixed.body.as_bytes());
+                self.learn(instance, work, &Status(fixed.status));
+                self.answer(fixed.status, "tidegate_static", lines, fixed.body.as_bytes());
                 true
             }
             Step::Unavailable { retry_after } => {
@@ -162,7 +163,8 @@ impl Filter {
         }
         self.sign(instance, work);
         let lines = served.lines.iter().map(|(name, value)| (*name, value.as_ref())).collect();
-        self.answer(work, instance, served.status, "tidegate_stale", lines, served.body);
+        self.learn(instance, work, &Status(served.status));
+        self.answer(served.status, "tidegate_stale", lines, served.body);
         true
     }
 
@@ -174,14 +176,14 @@ impl Filter {
         let replaced = |name: &[u8]| edits.iter().any(|edit| edit.replaces && edit.name.as_bytes() == name);
         let mut lines: Vec<(&[u8], &[u8])> = sent.into_iter().filter(|(name, _)| !replaced(name)).collect();
         lines.extend(edits.iter().map(|edit| (edit.name.as_bytes(), edit.value.as_ref())));
+        // From all of it, as from any upstream's answer: it may say what the request has cost.
+        self.learn(instance, &mut instance.work.borrow_mut(), &CallAnswer);
         if self.chain.saved().is_none_or(|saved| *saved.method() != *b"HEAD") {
-            let work = &mut *instance.work.borrow_mut();
-            self.answer(work, instance, called.status, "tidegate_fallback", lines, &called.body);
+            self.answer(called.status, "tidegate_fallback", lines, &called.body);
             return Fate::Replaced;
         }
         // There is no body, so that the header can take the place of that which Envoy holds: an answer of the filter's
         // own would lose the length.
-        self.learn(instance, &mut instance.work.borrow_mut(), &CallAnswer);
         let status = called.status.to_string();
         lines.insert(0, (b":status", status.as_bytes()));
         lines.extend(all.iter().filter(|(name, _)| *name == b"content-length"));
@@ -194,16 +196,7 @@ impl Filter {
     }
 
     /// Answers in the place of the upstream that was asked.
-    fn answer(
-        &mut self,
-        work: &mut Work,
-        instance: &Instance,
-        status: u16,
-        details: &str,
-        lines: Vec<(&[u8], &[u8])>,
-        body: &[u8],
-    ) {
-        self.learn(instance, work, &Status(status));
+    fn answer(&mut self, status: u16, details: &str, lines: Vec<(&[u8], &[u8])>, body: &[u8]) {
         self.serving.forget();
         let own = core::mem::take(&mut self.fields);
         let replaces = |name: &[u8]| own.iter().any(|(other, _)| other.starts_with("x-") && other.as_bytes() == name);
