@@ -129,12 +129,14 @@ impl Engine {
         plan.since = None;
         plan.heard = Heard::Nothing;
         plan.entry = if self.asks_first { self.entry(&lookup, &client, &mut plan.found) } else { Entry::Limited };
-        if !matches!(plan.entry, Entry::Limited | Entry::Allowed) {
+        let is_watched = matches!((&plan.entry, &self.policy.mode), (Entry::TurnedAway(_), Mode::Observe));
+        if !matches!(plan.entry, Entry::Limited | Entry::Allowed) && !is_watched {
             return;
         }
+        // Also of a client that is denied where the policy only observes: he goes on, and so along his route.
         self.routes.find(&lookup, &mut plan.found);
         plan.route = plan.found.first().map(|route| *route as usize);
-        if plan.entry == Entry::Allowed {
+        if plan.entry != Entry::Limited {
             return;
         }
         self.matcher.find(&lookup, &mut plan.found);
