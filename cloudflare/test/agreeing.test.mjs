@@ -124,6 +124,17 @@ test("an object that is evicted, or has forgotten all, changes nothing", ofJavaS
   assert.equal((await object.records()).length, 1, "whoever knows it has told it again");
 });
 
+test("an object remembers 8,192 breakers, and of more it forgets those of which it has heard nothing for longest", ofJavaScript, async (t) => {
+  const origin = fickle();
+  const { get, object } = await locations(t, policy(), { origin: origin.answer });
+  await object("breakers").crowdBreakers(8_300);
+  origin.well = false;
+  const state = stateOf(get);
+  await fail(state, 0);
+  await until(async () => (await state(1)) !== "closed");
+  assert.equal((await object("breakers").records()).length, 8_192);
+});
+
 test("while the object hangs breakers go on by themselves, and agree again when it is well", ofJavaScript, async (t) => {
   const origin = fickle();
   const { get, object: named, log } = await locations(t, policy({ open: { initial: "1s", jitter_percent: 0 } }), { origin: origin.answer });

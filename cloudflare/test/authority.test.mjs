@@ -87,6 +87,17 @@ test("an object counts anew what has ended, though nothing has cleaned it up", a
   await until(async () => (await ask({ ...short, instance: 2 })).granted === 1);
 });
 
+test("an object remembers 100,000 clients, and of more it forgets those whose counts end first", async (t) => {
+  const { ask, stub } = await authority(t);
+  assert.equal((await ask({ need: 4, want: 4 })).granted, 4);
+  await stub().crowd(99_999, Date.now() + 600_000);
+  assert.equal((await stub().kept()).keys, 100_000);
+  for (let key = 20n; key < 25n; key += 1n) await ask({ key });
+  const { keys } = await stub().kept();
+  assert.ok(keys <= 100_000 && keys > 99_000, `${keys}`);
+  assert.equal((await ask({ instance: 2, need: 9, want: 9 })).granted, 6);
+});
+
 test("an object whose core fails says so at once, has charged nothing, and serves the next ask", async (t) => {
   const dist = new URL("../../target/cloudflare-panics/", import.meta.url);
   const { ask, stub, log } = await authority(t, { dist });

@@ -194,6 +194,24 @@ test("so does one whose body is with its upstream", async (t) => {
   assert.equal(await (await slow).text(), "held body");
 });
 
+test("a request whose body an upstream has had that does not answer, when the instance has failed, is refused and not sent again", async (t) => {
+  let asked = 0;
+  const { get } = await worker(
+    t,
+    all({ origin: "http://origin.example.net" }, limited),
+    (request, response) => {
+      if (request.headers["x-asked"] === "example.com") return response.end("zone");
+      request.resume().on("end", () => (asked += 1));
+    },
+    { dist },
+  );
+  const slow = get("/slow", { method: "POST", body: "body" });
+  await until(() => asked === 1);
+  assert.equal(await (await get("/quick", panics)).text(), "zone");
+  assert.deepEqual([(await slow).status, await (await slow).text()], [503, '{"error":"service unavailable","retryAfter":1}']);
+  assert.equal(asked, 1);
+});
+
 test("a request whose upstream does not answer either, when the instance has failed, goes to the zone's origin", async (t) => {
   const policy = all({ cdn: "http://cdn.example.net", origin: "http://origin.example.net" }, limited);
   let asked = false;

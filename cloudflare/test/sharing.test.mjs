@@ -24,6 +24,15 @@ for (const [algorithm, sharing] of [
   });
 }
 
+test("what a location has drawn ahead goes back though no request comes there any more", async (t) => {
+  const { get } = await locations(t, policy());
+  let passed = 0;
+  for (let left = 12; left > 0; left -= 1) passed += (await status(get(0, "/"))) === 200 ? 1 : 0;
+  assert.equal(passed, 12);
+  await until(async () => (passed += (await status(get(1, "/"))) === 200 ? 1 : 0) === 50);
+  assert.equal(await status(get(1, "/")), 429);
+});
+
 test("objects that are evicted between requests lose no count", async (t) => {
   const { get, shards } = await locations(t, policy({ sharing: "exact" }));
   let passed = 0;

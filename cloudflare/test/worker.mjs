@@ -183,6 +183,16 @@ const worldly = (world) => `
     records() {
       return [...this.sql.exec("SELECT * FROM breakers")].map(({ record }) => [...new Uint8Array(record)]);
     }
+    // As many keys more, whose counts end one after the other from then on; and breakers of which nobody has told anything since 1970.
+    crowd(keys, ends) {
+      const numbers = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) ";
+      this.sql.exec(numbers + "INSERT INTO accounts SELECT CAST('key ' || i AS BLOB), x'00', ? + i FROM n", keys, ends);
+      this.keys += keys;
+    }
+    crowdBreakers(breakers) {
+      const numbers = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) ";
+      this.sql.exec(numbers + "INSERT INTO breakers SELECT CAST('breaker ' || i AS BLOB), x'00', i FROM n", breakers);
+    }
     tried(asks) {
       return this.ask(asks).catch(String);
     }
