@@ -265,7 +265,7 @@ impl Upstreams {
         let call = self.observe(way, end, around);
         let answered = matches!(end, CallEnd::Answered(_));
         way.answered |= answered;
-        let fails = fallback(policy, way.route).filter(|it| end != CallEnd::Abandoned && it.on.contain(end));
+        let fails = fallback(policy, way.route).filter(|it| end == CallEnd::Lost || it.on.contain(end));
         let Some(fallback) = fails else {
             let by = call.filter(|_| answered).map_or(By::Failure, |call| By::Upstream(call.place));
             self.serve(way, by);

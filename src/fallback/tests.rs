@@ -101,6 +101,7 @@ fn way_ends_with_what_is_left() {
         (ON, CallEnd::Answered(429), Step::Deliver, By::Upstream(0)),
         (ON, CallEnd::Abandoned, Step::Deliver, By::Failure),
         (kept, refused, Step::Stale(Span::from_secs(3_600)), By::Stale),
+        (kept, CallEnd::Lost, Step::Stale(Span::from_secs(3_600)), By::Stale),
         // The route does not count it as a failure, and there is nothing else to deliver.
         (stat, CallEnd::Reset, Step::Deliver, By::Failure),
     ] {

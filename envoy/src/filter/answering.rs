@@ -53,8 +53,8 @@ impl Filter {
             Some(Called { status, lines, body })
         });
         let ended = called.as_ref().and_then(|called| ends::of_call(&CallAnswer, is_real, &called.body));
-        // Without a header, the call broke in its body, or that was too large: the upstream may well be healthy.
-        let ended = ended.unwrap_or(CallEnd::Abandoned.into());
+        // Without a header, the call broke in its body, or that was too large.
+        let ended = ended.unwrap_or(CallEnd::Lost.into());
         let fate = self.take_end(&instance, ended, called.filter(|_| is_real), now());
         self.release(&instance, &fate);
     }

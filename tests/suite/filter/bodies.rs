@@ -88,6 +88,33 @@ async fn what_a_call_cannot_hold_or_loses_leaves_the_first_failure() {
 }
 
 #[tokio::test]
+async fn after_an_answer_that_a_call_loses_comes_the_next_upstream_or_what_was_kept() {
+    let kept = Does::Answers(answer(200, "cache-control: max-age=60\r\n", "kept"));
+    let (first, last) = (Upstream::start(kept).await, Upstream::start(good("served")).await);
+    let half = Does::AnswersAndCuts(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf".to_vec());
+    let second = Upstream::start(half).await;
+    let mut policy = chains(&[]);
+    for name in ["first", "half"] {
+        policy["upstreams"][name] = json!({ "cluster": name });
+    }
+    let mut stale = route("stale", &["first", "half"]);
+    stale["fallback"]["stale"] = json!("1h");
+    policy["routes"] = json!([route("next", &["first", "half", "good"]), stale]);
+    let stage = stage(&policy, &[("first", first.address), ("half", second.address), ("good", last.address)]).await;
+    assert_eq!(stage.ask(&Request::get("/stale/")).await.text(), "kept");
+    assert_shows(&stage, "tidegate_kept_total", &[], 1).await;
+    first.set(busy());
+    let answer = stage.ask(&Request::get("/next/")).await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "served"), "{answer:?}");
+    assert_eq!(answer.header("x-tidegate"), "upstream=good; step=fallback");
+    let answer = stage.ask(&Request::get("/stale/")).await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "kept"), "{answer:?}");
+    assert_eq!(answer.header("x-tidegate"), "step=stale");
+    assert_eq!((second.requests(), last.requests()), (2, 1));
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn first_answer_streams_and_slow_clients_do_not_make_slow_upstreams() {
     let origin = Upstream::start(good("well")).await;
     let mut policy = chains(&[]);
