@@ -133,7 +133,8 @@ impl Filter {
             Step::Static(fixed) => {
                 let lines = fixed.lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
                 let lines: Vec<(&[u8], &[u8])> = lines.collect();
-                self.answer(work, instance, fixed.status, "tidegate_static", lines, fixed.body.as_bytes());
+                let learnt = &Status(fixed.status);
+                self.answer(work, instance, (fixed.status, learnt), "tidegate_static", lines, fixed.body.as_bytes());
                 true
             }
             Step::Unavailable { retry_after } => {
@@ -162,7 +163,7 @@ impl Filter {
         }
         self.sign(instance, work);
         let lines = served.lines.iter().map(|(name, value)| (*name, value.as_ref())).collect();
-        self.answer(work, instance, served.status, "tidegate_stale", lines, served.body);
+        self.answer(work, instance, (served.status, &Status(served.status)), "tidegate_stale", lines, served.body);
         true
     }
 
@@ -176,7 +177,7 @@ impl Filter {
         lines.extend(edits.iter().map(|edit| (edit.name.as_bytes(), edit.value.as_ref())));
         if self.chain.saved().is_none_or(|saved| *saved.method() != *b"HEAD") {
             let work = &mut *instance.work.borrow_mut();
-            self.answer(work, instance, called.status, "tidegate_fallback", lines, &called.body);
+            self.answer(work, instance, (called.status, &CallAnswer), "tidegate_fallback", lines, &called.body);
             return Fate::Replaced;
         }
         // There is no body, so that the header can take the place of that which Envoy holds: an answer of the filter's
@@ -193,17 +194,17 @@ impl Filter {
         Fate::Replaced
     }
 
-    /// Answers in the place of the upstream that was asked.
+    /// Answers in the place of the upstream that was asked, with a status and what limits and health learn from it.
     fn answer(
         &mut self,
         work: &mut Work,
         instance: &Instance,
-        status: u16,
+        (status, learnt): (u16, &dyn ResponseFacts),
         details: &str,
         lines: Vec<(&[u8], &[u8])>,
         body: &[u8],
     ) {
-        self.learn(instance, work, &Status(status));
+        self.learn(instance, work, learnt);
         self.serving.forget();
         let own = core::mem::take(&mut self.fields);
         let replaces = |name: &[u8]| own.iter().any(|(other, _)| other.starts_with("x-") && other.as_bytes() == name);
