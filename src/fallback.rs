@@ -30,6 +30,7 @@ use crate::breaker::{Breakers, Ledger, Ticket};
 use crate::mode::Mode;
 use crate::policy::{CallEnd, Fallback, Fixed, Policy, Route};
 use crate::request::ResponseFacts;
+use crate::stale::serve::Why;
 use crate::units::{Draw, Span, Timestamp};
 use agreement::Agreement;
 use std::borrow::Cow;
@@ -76,8 +77,8 @@ pub struct Way {
     attempts: u32,
     repeatable: bool,
     call: Option<Call>,
-    /// An upstream has answered, though with a failure.
-    answered: bool,
+    /// The status of the last upstream that has answered, though with a failure.
+    answered: Option<u16>,
     /// The shortest time after which a breaker may admit.
     retry_after: Option<Span>,
     /// A kept answer was looked for.
@@ -156,10 +157,10 @@ impl Way {
         self.route
     }
 
-    /// How many upstreams were asked.
+    /// Why the client is to get what was kept.
     #[must_use]
-    pub fn attempts(&self) -> u32 {
-        self.attempts
+    pub fn why(&self) -> Why {
+        if self.attempts == 0 { Why::NotAsked } else { Why::Failed(self.answered) }
     }
 
     /// The upstream that is being asked, as an index into the policy's.
@@ -233,7 +234,7 @@ impl Upstreams {
             attempts: 0,
             repeatable: method.is_some_and(repeats),
             call: None,
-            answered: false,
+            answered: None,
             retry_after: None,
             looked: false,
             by: None,
@@ -263,11 +264,14 @@ impl Upstreams {
     ) -> Step<'p> {
         let Ended { end, retry_after } = ended;
         let call = self.observe(way, end, around);
-        let answered = matches!(end, CallEnd::Answered(_));
-        way.answered |= answered;
+        let answered = match end {
+            CallEnd::Answered(status) => Some(status),
+            _ => None,
+        };
+        way.answered = answered.or(way.answered);
         let fails = fallback(policy, way.route).filter(|it| end == CallEnd::Lost || it.on.contain(end));
         let Some(fallback) = fails else {
-            let by = call.filter(|_| answered).map_or(By::Failure, |call| By::Upstream(call.place));
+            let by = call.filter(|_| answered.is_some()).map_or(By::Failure, |call| By::Upstream(call.place));
             self.serve(way, by);
             return Step::Deliver;
         };
@@ -302,7 +306,7 @@ impl Upstreams {
         let (by, step) = match route.and_then(|route| route.serving.fixed.as_ref()) {
             Some(fixed) => (By::Static, Step::Static(fixed)),
             // An upstream's own words say more than ours.
-            None if way.answered => (By::Failure, Step::Deliver),
+            None if way.answered.is_some() => (By::Failure, Step::Deliver),
             None => (By::Unavailable, Step::Unavailable { retry_after: way.retry_after }),
         };
         self.serve(way, by);

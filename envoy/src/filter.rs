@@ -309,7 +309,7 @@ impl Filter {
         if !matches!(step, Step::Send { .. }) {
             // No upstream was asked: this tells nothing of how it is.
             self.began = None;
-            return !self.conclude(instance, work, step, false);
+            return !self.conclude(instance, work, step);
         }
         if !self.chain.awaits_answer() {
             self.sign(instance, work);

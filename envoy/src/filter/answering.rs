@@ -14,7 +14,7 @@ use tidegate::fallback::{Ended, Step, forwarding};
 use tidegate::policy::CallEnd;
 use tidegate::request::{RequestFacts, ResponseFacts};
 use tidegate::stale::record::Record;
-use tidegate::stale::serve::{Why, serve};
+use tidegate::stale::serve::serve;
 use tidegate::stale::shelf;
 use tidegate::units::{Span, Timestamp};
 
@@ -104,7 +104,7 @@ impl Filter {
                     }
                 }
                 step => {
-                    if self.conclude(instance, work, step, true) {
+                    if self.conclude(instance, work, step) {
                         return Fate::Replaced;
                     }
                     break;
@@ -118,10 +118,10 @@ impl Filter {
     }
 
     /// Answers with what a way ends in. `false` when that is the answer at hand.
-    pub(super) fn conclude(&mut self, instance: &Instance, work: &mut Work, step: Step<'_>, was_asked: bool) -> bool {
+    pub(super) fn conclude(&mut self, instance: &Instance, work: &mut Work, step: Step<'_>) -> bool {
         let policy = instance.engine.policy();
         let step = match step {
-            Step::Stale(_) if self.serve_kept(instance, work, was_asked) => return true,
+            Step::Stale(_) if self.serve_kept(instance, work) => return true,
             Step::Stale(_) => match self.chain.way() {
                 Some(way) => work.upstreams.last(policy, way),
                 None => Step::Deliver,
@@ -151,12 +151,11 @@ impl Filter {
     }
 
     /// Answers with what was kept of an earlier answer, if anything was.
-    fn serve_kept(&mut self, instance: &Instance, work: &mut Work, was_asked: bool) -> bool {
+    fn serve_kept(&mut self, instance: &Instance, work: &mut Work) -> bool {
         let (Some(key), Some(saved)) = (self.serving.key(), self.chain.saved()) else { return false };
         let Ok(Some(bytes)) = shelf::find(&mut SharedShelf, key) else { return false };
         let Some(record) = Record::decode(&bytes, instance.engine.seed(), key) else { return false };
-        let failed = was_asked.then(|| Answer.status());
-        let why = failed.map_or(Why::NotAsked, Why::Failed);
+        let Some(why) = self.chain.why() else { return false };
         let Some(served) = serve(&record, saved, why, now()) else { return false };
         if let Some(way) = self.chain.way() {
             work.upstreams.kept(way);

@@ -161,13 +161,15 @@ async fn what_was_kept_is_served_when_all_have_failed_in_the_way_that_the_client
     let stage = stage(&policy, &[("fickle", origin.address), ("good", origin.address)]).await;
     assert_eq!(stage.ask(&Request::get("/only/a")).await.text(), "kept and well");
     assert_shows(&stage, "tidegate_kept_total", &[], 1).await;
-    for does in [busy(), Does::Cuts] {
+    for (does, why) in [(busy(), "fwd-status=503"), (Does::Cuts, "detail=unanswered")] {
         origin.set(does);
         let get = Request::get("/only/a");
         let answer = stage.ask(&get).await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "kept and well"), "{answer:?}");
         assert_eq!((answer.header("etag"), answer.header("x-tidegate")), ("\"v1\"".into(), "step=stale".into()));
-        assert!(answer.header("cache-status").starts_with("tidegate; "), "{answer:?}");
+        let status = answer.header("cache-status");
+        assert!(status.starts_with("tidegate; fwd=") && status.contains(why), "{answer:?}");
+        assert_eq!(status.contains("fwd-status"), why != "detail=unanswered", "Envoy's own status is no upstream's");
         let head = stage.ask(&get.clone().method("HEAD")).await;
         assert_eq!((head.status, head.header("content-length")), (200, "13".into()));
         let part = stage.ask(&get.clone().with("range", "bytes=0-3")).await;
