@@ -109,7 +109,9 @@ impl Upstreams {
     pub fn refresh<L: Ledgers>(&mut self, around: &mut Around<'_, L>) {
         for at in 0..self.breakers.len() {
             if let Some((identity, breaker)) = self.breakers.named(at) {
-                breaker.tick(around.ledgers.of(identity), around.draw, around.now);
+                let ledger = around.ledgers.of(identity);
+                breaker.tick(ledger, around.draw, around.now);
+                breaker.look(ledger, around.now);
             }
         }
     }
