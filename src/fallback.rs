@@ -106,6 +106,9 @@ pub struct Ended {
     pub end: CallEnd,
     /// After how long the upstream wants to be tried again (`Retry-After`, RFC 9110 section 10.2.3).
     pub retry_after: Option<Span>,
+    /// How long it took until its answer began, where the host tells of the call only when all of that has come. Else it is
+    /// the time that has passed.
+    pub took: Option<Span>,
 }
 
 impl Ended {
@@ -115,13 +118,13 @@ impl Ended {
         let says = matches!(status, 429 | 503).then(|| answer.header("retry-after")).flatten();
         let read = |value: Cow<'_, [u8]>| forwarding::retry_after(&value, answer.header("date").as_deref(), now);
         let retry_after = says.and_then(read);
-        Self { end: CallEnd::Answered(status), retry_after }
+        Self { retry_after, ..CallEnd::Answered(status).into() }
     }
 }
 
 impl From<CallEnd> for Ended {
     fn from(end: CallEnd) -> Self {
-        Self { end, retry_after: None }
+        Self { end, retry_after: None, took: None }
     }
 }
 
@@ -262,8 +265,8 @@ impl Upstreams {
         ended: Ended,
         around: &mut Around<'_, L>,
     ) -> Step<'p> {
-        let Ended { end, retry_after } = ended;
-        let call = self.observe(way, end, around);
+        let Ended { end, retry_after, took } = ended;
+        let call = self.observe(way, end, took, around);
         let answered = match end {
             CallEnd::Answered(status) => Some(status),
             _ => None,
@@ -289,7 +292,7 @@ impl Upstreams {
 
     /// Takes in that the client went away while an upstream was being asked.
     pub fn abandoned<L: Ledgers>(&mut self, way: &mut Way, around: &mut Around<'_, L>) {
-        self.observe(way, CallEnd::Abandoned, around);
+        self.observe(way, CallEnd::Abandoned, None, around);
     }
 
     /// Takes in that the client gets what was kept.

@@ -145,7 +145,7 @@ fn further_tries_wait_longer_and_longer_and_end_with_the_budget() {
 fn upstream_that_wants_to_be_left_alone_gets_no_further_tries_but_first_ones() {
     let policy = policy(2, &[], ON, "");
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
-    let rests = Ended { end: CallEnd::Answered(503), retry_after: Some(Span::from_secs(7)) };
+    let rests = Ended { retry_after: Some(Span::from_secs(7)), ..CallEnd::Answered(503).into() };
     let (mut way, _) = worker.begin(GET, ledgers, at(0));
     assert_eq!(asked(&worker.end(&mut way, CallEnd::NotConnected, ledgers, at(0))), Some(1));
     assert_eq!(worker.end(&mut way, rests, ledgers, at(0)), Step::Deliver);

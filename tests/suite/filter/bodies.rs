@@ -145,6 +145,26 @@ async fn first_answer_streams_and_slow_clients_do_not_make_slow_upstreams() {
 }
 
 #[tokio::test]
+async fn slow_body_of_a_further_answer_is_no_slow_call() {
+    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nslow".to_vec();
+    let slow = Does::AnswersInTwo(head, Duration::from_millis(600), b"body".to_vec());
+    let (first, second) = (Upstream::start(busy()).await, Upstream::start(slow).await);
+    let mut policy = chains(&["busy"]);
+    policy["upstreams"]["good"] = json!({ "cluster": "good", "breaker": "watch" });
+    policy["breakers"] = json!({ "watch": { "window": { "count": 4 }, "min_calls": 2, "slow_call": "400ms" } });
+    let stage = stage(&policy, &[("busy", first.address), ("good", second.address)]).await;
+    for _ in 0..4 {
+        let answer = stage.ask(&Request::get("/busy/")).await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "slowbody"), "{answer:?}");
+    }
+    second.set(Does::AnswersAfter(Duration::from_millis(600), answer(200, "", "late")));
+    assert_eq!(stage.ask(&Request::get("/busy/")).await.text(), "late");
+    assert_shows(&stage, "tidegate_breaker_calls_total", &[("breaker", "good")], 5).await;
+    assert_shows(&stage, "tidegate_breaker_slow_total", &[("breaker", "good")], 1).await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn what_was_kept_is_served_when_all_have_failed_in_the_way_that_the_client_asks() {
     let origin = Upstream::start(Does::Answers(answer(
         200,

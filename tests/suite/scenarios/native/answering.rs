@@ -113,7 +113,7 @@ impl<'s> Host<'s> {
         if let Some(way) = &mut flight.way {
             let draw = draw(flight.request.step);
             let mut around = Around { ledgers: &mut self.breakers, draw, now: self.now };
-            next = self.upstreams.ended(engine.policy(), way, Ended { end, retry_after }, &mut around);
+            next = self.upstreams.ended(engine.policy(), way, Ended { retry_after, ..end.into() }, &mut around);
         }
         if let Next::Send { upstream, .. } = next {
             let cluster = self.cluster(upstream);
