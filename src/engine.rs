@@ -178,6 +178,7 @@ impl Engine {
                     sentence: Sentence::Free,
                     stage: Stage::Open,
                     outcome: None,
+                    charged_at: Timestamp::EPOCH,
                     probe: None,
                     chance: Chance::at(limit),
                     before: None,
@@ -212,7 +213,7 @@ impl Engine {
                 charge.counted = if charge.holds { Counted::Held } else { Counted::Drawn };
             }
         }
-        (plan.refused, plan.now, plan.charged_at) = (false, now, now);
+        (plan.refused, plan.now) = (false, now);
         let (tier, since) = (plan.tier, plan.since);
         let mut charging = Charging { engine: self, tier, store, local, leases, counters, now, since };
         charging.consult(&mut plan.charges, &plan.heard);
@@ -229,6 +230,7 @@ impl Engine {
     fn decide_by_state<S: Store>(&self, plan: &mut Plan, mut charging: Charging<'_, S>) -> Decision {
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, charging.store.pages());
+            charge.charged_at = charging.now;
         }
         for _ in 0..MAX_ROUNDS {
             charging.begin();

@@ -31,9 +31,8 @@ pub type Room = WaitingRoom<Held>;
 /// What is kept of a request that waits.
 #[derive(Debug)]
 pub struct Held {
-    tier: TierIndex,
-    charges: Vec<Charge>,
-    charged_at: Timestamp,
+    pub(super) tier: TierIndex,
+    pub(super) charges: Vec<Charge>,
 }
 
 /// What the waiting room has for one charge.
@@ -111,7 +110,7 @@ impl Engine {
             claim,
             at_least: if slowed { wait } else { others },
             at_most: if slowed { wait } else { delays.max_delay },
-            held: Held { tier: plan.tier, charges: plan.charges.clone(), charged_at: plan.now },
+            held: Held { tier: plan.tier, charges: plan.charges.clone() },
         };
         if let Some(mut left) = room.enter(deciding.limit, arrival, plan.now) {
             self.take_all_back(&mut left, books, plan.now);
@@ -143,7 +142,6 @@ impl Engine {
         }
         plan.charges.clone_from(&left.held.charges);
         (plan.tier, plan.refused, plan.now) = (left.held.tier, !released, now);
-        plan.charged_at = left.held.charged_at;
         books.store.begin();
         for charge in &mut plan.charges {
             let deciding = charge.limit == left.limit && charge.line() == left.line;
@@ -201,10 +199,10 @@ impl Engine {
     /// Takes back what a request was charged that is not released: the turn that it leaves behind, and all else. What was
     /// taken back once is not again.
     fn take_all_back<S: Store>(&self, left: &mut Left<Held>, books: &mut Books<'_, S>, now: Timestamp) {
-        let Held { tier, charges, charged_at } = &mut left.held;
+        let Held { tier, charges } = &mut left.held;
         for charge in charges {
             if charge.counted == Counted::Held {
-                release(charge, books.leases, *charged_at, now);
+                release(charge, books.leases, now);
                 continue;
             }
             let waited_here = charge.limit == left.limit && charge.line() == left.line;
@@ -219,7 +217,7 @@ impl Engine {
                 local || matches!(charge.stage, Stage::Charged | Stage::Known) || charge.chance.taken_over;
             if let (Some(charged), Some(meter), true) = (charged, self.meter(charge, *tier), was_charged) {
                 let permits = (charge.key, charge.cost);
-                let at = (*charged_at, now);
+                let at = (charge.charged_at, now);
                 if local {
                     take_back(books.local, books.counters, &meter, permits, charged, at);
                 } else {
