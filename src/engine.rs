@@ -268,7 +268,8 @@ impl Engine {
             // One that waits is counted when it is known what becomes of it.
             self.count(plan, counters, refused);
         }
-        Decision { delay, ..Decision::ADMIT }
+        let observed = self.refusal_by(&plan.charges, plan.tier, Charge::exceeds);
+        Decision { delay, observed, ..Decision::ADMIT }
     }
 
     /// Decides where the stages before the limits have.
@@ -387,10 +388,15 @@ impl Engine {
         }
     }
 
-    /// The refusal of these charges: that of the quota that keeps the client waiting longest, so that waiting suffices
-    /// for every one of them.
     fn decline(&self, charges: &[Charge], tier: TierIndex) -> Decision {
-        let refusals = charges.iter().filter(|charge| self.declines(charge)).map(|charge| {
+        let refusal = self.refusal_by(charges, tier, |charge| self.declines(charge));
+        refusal.map_or(Decision::ADMIT, |refusal| self.refuse(refusal))
+    }
+
+    /// The refusal by those of the charges that refuse: that of the quota that keeps the client waiting longest, so that waiting
+    /// suffices for every one of them.
+    fn refusal_by(&self, charges: &[Charge], tier: TierIndex, refuses: impl Fn(&Charge) -> bool) -> Option<Refusal> {
+        let refusals = charges.iter().filter(|charge| refuses(charge)).map(|charge| {
             if let Stage::Over { retry_after } = charge.stage {
                 return Refusal { limit: Some(charge.limit()), window: None, cause: Cause::Exceeded, retry_after };
             }
@@ -406,8 +412,7 @@ impl Engine {
             Refusal { limit: Some(charge.limit()), window: self.window(charge, tier), cause, retry_after }
         });
         // `None` is for ever, the longest wait of all.
-        let longest = refusals.max_by_key(|refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos));
-        longest.map_or(Decision::ADMIT, |refusal| self.refuse(refusal))
+        refusals.max_by_key(|refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos))
     }
 
     /// Counts the request once at each limit, however many quotas it has.
