@@ -393,8 +393,8 @@ impl Engine {
         refusal.map_or(Decision::ADMIT, |refusal| self.refuse(refusal))
     }
 
-    /// The refusal by those of the charges that refuse: that of the quota that keeps the client waiting longest, so that waiting
-    /// suffices for every one of them.
+    /// The refusal by those of the charges that refuse: a ban, or else the quota that keeps the client waiting longest. The longest
+    /// wait is told in any case, so that it suffices for every one of them.
     fn refusal_by(&self, charges: &[Charge], tier: TierIndex, refuses: impl Fn(&Charge) -> bool) -> Option<Refusal> {
         let refusals = charges.iter().filter(|charge| refuses(charge)).map(|charge| {
             if let Stage::Over { retry_after } = charge.stage {
@@ -412,7 +412,10 @@ impl Engine {
             Refusal { limit: Some(charge.limit()), window: self.window(charge, tier), cause, retry_after }
         });
         // `None` is for ever, the longest wait of all.
-        refusals.max_by_key(|refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos))
+        let wait = |refusal: &Refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos);
+        let longest = refusals.clone().max_by_key(wait)?;
+        let said = refusals.max_by_key(|refusal| (refusal.cause == Cause::Banned, wait(refusal)))?;
+        Some(Refusal { retry_after: longest.retry_after, ..said })
     }
 
     /// Counts the request once at each limit, however many quotas it has.

@@ -46,6 +46,8 @@ pub(super) struct Chance {
     take_over: Option<Span>,
     /// That turn was taken: nothing has to be charged.
     pub(super) taken_over: bool,
+    /// When the client would be promised a turn of his own, where he has taken over another's.
+    own: Option<Span>,
     /// Only the want of room refuses the request.
     pub(super) crowded: bool,
 }
@@ -178,8 +180,8 @@ impl Engine {
             }
         }
         match (outcome.verdict, charge.chance.take_over) {
-            (Verdict::Refuse { .. }, Some(wait)) => {
-                charge.chance.taken_over = true;
+            (Verdict::Refuse { retry_after }, Some(wait)) => {
+                (charge.chance.taken_over, charge.chance.own) = (true, retry_after);
                 outcome.verdict = Verdict::Delay { wait };
             }
             (Verdict::Delay { wait }, _) if charge.chance.full => {
@@ -296,12 +298,10 @@ impl Charge {
 
     /// Refuses instead of taking over a turn.
     pub(super) fn decline_turn(&mut self) {
-        self.chance.taken_over = false;
-        if let Some(outcome) = &mut self.outcome
-            && let Verdict::Delay { wait } = outcome.verdict
-        {
-            outcome.verdict = Verdict::Refuse { retry_after: Some(wait) };
+        if let Some(outcome) = self.outcome.as_mut().filter(|_| self.chance.taken_over) {
+            outcome.verdict = Verdict::Refuse { retry_after: self.chance.own };
         }
+        self.chance.taken_over = false;
     }
 
     /// How long it makes the request wait, if at all.
