@@ -17,7 +17,7 @@ use std::borrow::Cow;
 pub struct Decision {
     /// Why the request is refused; `None` when it goes on to its upstream.
     pub refusal: Option<Refusal>,
-    /// Why it would be refused, were the policy not in the mode `observe`.
+    /// Why it would be refused, if the policy or the limit did more than observe.
     pub observed: Option<Refusal>,
     /// How long the request has to wait before it goes on, if nobody more important comes and nobody leaves; `None` when
     /// it need not.
