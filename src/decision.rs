@@ -17,7 +17,7 @@ use std::borrow::Cow;
 pub struct Decision {
     /// Why the request is refused; `None` when it goes on to its upstream.
     pub refusal: Option<Refusal>,
-    /// Why it would be refused, were the policy not in the mode `observe`.
+    /// Why it would be refused, if the policy or the limit did more than observe.
     pub observed: Option<Refusal>,
     /// How long the request has to wait before it goes on, if nobody more important comes and nobody leaves; `None` when
     /// it need not.
@@ -50,7 +50,7 @@ pub struct Refusal {
     pub window: Option<Span>,
     /// Why.
     pub cause: Cause,
-    /// After how long the request would pass; `None` when it never would.
+    /// After how long the request would pass; `None` when it never would, and where no upstream can be asked when nobody knows.
     pub retry_after: Option<Span>,
 }
 
@@ -100,8 +100,9 @@ impl Refusal {
     /// `application/json` otherwise.
     #[must_use]
     pub fn reply(&self, engine: &Engine, facts: &dyn RequestFacts) -> Reply {
+        let unknown = (self.cause == Cause::Unavailable).then_some(UNAVAILABLE_FOR);
         // At least one: a client told to wait 0 s would come back at once, within the same second.
-        let retry_after_secs = self.retry_after.map(|span| span.as_secs_ceil().max(1));
+        let retry_after_secs = self.retry_after.or(unknown).map(|span| span.as_secs_ceil().max(1));
         let maintenance = engine.policy().mode.maintenance();
         let (status, grpc_status) = match self.cause {
             Cause::Exceeded | Cause::Banned => (429, 8),
@@ -238,3 +239,7 @@ fn accepts_problem(accept: &[u8]) -> bool {
             && !parts.any(|weight| matches!(weight, [b'q' | b'Q', b'=', b'0', rest @ ..] if rest.iter().all(|b| matches!(b, b'0' | b'.'))))
     })
 }
+
+/// When to come back to upstreams of which nobody knows when they can be asked again: as long as a breaker is open at first,
+/// where its policy does not say.
+const UNAVAILABLE_FOR: Span = Span::from_secs(5);

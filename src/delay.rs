@@ -33,6 +33,8 @@ pub struct WaitingRoom<T> {
     /// Nanoseconds that have passed here, and the clock when they had.
     time: Timestamp,
     seen: Timestamp,
+    /// When what is held was last renewed, by that time.
+    renewed: Timestamp,
 }
 
 /// Whose turns are each other's: requests of one client at one quota that cost the same.
@@ -122,6 +124,7 @@ impl<T> WaitingRoom<T> {
             displaced: Vec::new(),
             time: Timestamp::EPOCH,
             seen: Timestamp::EPOCH,
+            renewed: Timestamp::EPOCH,
         }
     }
 
@@ -228,6 +231,16 @@ impl<T> WaitingRoom<T> {
         self.first = if first.saturating_add(1) < self.queues.len() { first.saturating_add(1) } else { 0 };
     }
 
+    /// Calls `renew` with what is held for each who waits; does nothing within a second of the last time.
+    pub fn renew(&mut self, now: Timestamp, renew: &mut dyn FnMut(&mut T)) {
+        let time = self.time_at(now);
+        if time < self.renewed.after(RENEWED_EVERY) {
+            return;
+        }
+        self.renewed = time;
+        self.queues.iter_mut().flat_map(|queue| &mut queue.waiters).for_each(|waiter| renew(&mut waiter.held));
+    }
+
     /// How long nobody has to be told anything; `None` while nobody waits.
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Span> {
@@ -253,3 +266,7 @@ impl<T> WaitingRoom<T> {
 
 /// As many as may be displaced until a host asks who was. It does within milliseconds; beyond that newcomers are refused.
 const MAX_DISPLACED: usize = 1_000;
+
+/// Often enough for the shortest lease of what is held, of which at least half is left when it is taken, and seldom enough to
+/// look at all who wait.
+const RENEWED_EVERY: Span = Span::from_secs(1);

@@ -180,6 +180,7 @@ impl Engine {
                     sentence: Sentence::Free,
                     stage: Stage::Open,
                     outcome: None,
+                    charged_at: Timestamp::EPOCH,
                     probe: None,
                     chance: Chance::at(limit),
                     before: None,
@@ -214,7 +215,7 @@ impl Engine {
                 charge.counted = if charge.holds { Counted::Held } else { Counted::Drawn };
             }
         }
-        (plan.refused, plan.now, plan.charged_at) = (false, now, now);
+        (plan.refused, plan.now) = (false, now);
         let (tier, since) = (plan.tier, plan.since);
         let mut charging = Charging { engine: self, tier, store, local, leases, counters, now, since };
         charging.consult(&mut plan.charges, &plan.heard);
@@ -231,6 +232,7 @@ impl Engine {
     fn decide_by_state<S: Store>(&self, plan: &mut Plan, mut charging: Charging<'_, S>) -> Decision {
         for charge in &mut plan.charges {
             charge.page = page_of(charge.key, charging.store.pages());
+            charge.charged_at = charging.now;
         }
         for _ in 0..MAX_ROUNDS {
             charging.begin();
@@ -268,7 +270,8 @@ impl Engine {
             // One that waits is counted when it is known what becomes of it.
             self.count(plan, counters, refused);
         }
-        Decision { delay, ..Decision::ADMIT }
+        let observed = self.refusal_by(&plan.charges, plan.tier, Charge::exceeds);
+        Decision { delay, observed, ..Decision::ADMIT }
     }
 
     /// Decides where the stages before the limits have.
@@ -387,10 +390,15 @@ impl Engine {
         }
     }
 
-    /// The refusal of these charges: that of the quota that keeps the client waiting longest, so that waiting suffices
-    /// for every one of them.
     fn decline(&self, charges: &[Charge], tier: TierIndex) -> Decision {
-        let refusals = charges.iter().filter(|charge| self.declines(charge)).map(|charge| {
+        let refusal = self.refusal_by(charges, tier, |charge| self.declines(charge));
+        refusal.map_or(Decision::ADMIT, |refusal| self.refuse(refusal))
+    }
+
+    /// The refusal by those of the charges that refuse: a ban, or else the quota that keeps the client waiting longest. The longest
+    /// wait is told in any case, so that it suffices for every one of them.
+    fn refusal_by(&self, charges: &[Charge], tier: TierIndex, refuses: impl Fn(&Charge) -> bool) -> Option<Refusal> {
+        let refusals = charges.iter().filter(|charge| refuses(charge)).map(|charge| {
             if let Stage::Over { retry_after } = charge.stage {
                 return Refusal { limit: Some(charge.limit()), window: None, cause: Cause::Exceeded, retry_after };
             }
@@ -406,8 +414,10 @@ impl Engine {
             Refusal { limit: Some(charge.limit()), window: self.window(charge, tier), cause, retry_after }
         });
         // `None` is for ever, the longest wait of all.
-        let longest = refusals.max_by_key(|refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos));
-        longest.map_or(Decision::ADMIT, |refusal| self.refuse(refusal))
+        let wait = |refusal: &Refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos);
+        let longest = refusals.clone().max_by_key(wait)?;
+        let said = refusals.max_by_key(|refusal| (refusal.cause == Cause::Banned, wait(refusal)))?;
+        Some(Refusal { retry_after: longest.retry_after, ..said })
     }
 
     /// Counts the request once at each limit, however many quotas it has.

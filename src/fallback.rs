@@ -30,6 +30,7 @@ use crate::breaker::{Breakers, Ledger, Ticket};
 use crate::mode::Mode;
 use crate::policy::{CallEnd, Fallback, Fixed, Policy, Route};
 use crate::request::ResponseFacts;
+use crate::stale::serve::Why;
 use crate::units::{Draw, Span, Timestamp};
 use agreement::Agreement;
 use std::borrow::Cow;
@@ -76,8 +77,8 @@ pub struct Way {
     attempts: u32,
     repeatable: bool,
     call: Option<Call>,
-    /// An upstream has answered, though with a failure.
-    answered: bool,
+    /// The status of the last upstream that has answered, though with a failure.
+    answered: Option<u16>,
     /// The shortest time after which a breaker may admit.
     retry_after: Option<Span>,
     /// A kept answer was looked for.
@@ -105,6 +106,9 @@ pub struct Ended {
     pub end: CallEnd,
     /// After how long the upstream wants to be tried again (`Retry-After`, RFC 9110 section 10.2.3).
     pub retry_after: Option<Span>,
+    /// How long it took until its answer began, where the host tells of the call only when all of that has come. Else it is
+    /// the time that has passed.
+    pub took: Option<Span>,
 }
 
 impl Ended {
@@ -114,13 +118,13 @@ impl Ended {
         let says = matches!(status, 429 | 503).then(|| answer.header("retry-after")).flatten();
         let read = |value: Cow<'_, [u8]>| forwarding::retry_after(&value, answer.header("date").as_deref(), now);
         let retry_after = says.and_then(read);
-        Self { end: CallEnd::Answered(status), retry_after }
+        Self { retry_after, ..CallEnd::Answered(status).into() }
     }
 }
 
 impl From<CallEnd> for Ended {
     fn from(end: CallEnd) -> Self {
-        Self { end, retry_after: None }
+        Self { end, retry_after: None, took: None }
     }
 }
 
@@ -156,10 +160,10 @@ impl Way {
         self.route
     }
 
-    /// How many upstreams were asked.
+    /// Why the client is to get what was kept.
     #[must_use]
-    pub fn attempts(&self) -> u32 {
-        self.attempts
+    pub fn why(&self) -> Why {
+        if self.attempts == 0 { Why::NotAsked } else { Why::Failed(self.answered) }
     }
 
     /// The upstream that is being asked, as an index into the policy's.
@@ -233,7 +237,7 @@ impl Upstreams {
             attempts: 0,
             repeatable: method.is_some_and(repeats),
             call: None,
-            answered: false,
+            answered: None,
             retry_after: None,
             looked: false,
             by: None,
@@ -261,13 +265,16 @@ impl Upstreams {
         ended: Ended,
         around: &mut Around<'_, L>,
     ) -> Step<'p> {
-        let Ended { end, retry_after } = ended;
-        let call = self.observe(way, end, around);
-        let answered = matches!(end, CallEnd::Answered(_));
-        way.answered |= answered;
-        let fails = fallback(policy, way.route).filter(|it| end != CallEnd::Abandoned && it.on.contain(end));
+        let Ended { end, retry_after, took } = ended;
+        let call = self.observe(way, end, took, around);
+        let answered = match end {
+            CallEnd::Answered(status) => Some(status),
+            _ => None,
+        };
+        way.answered = answered.or(way.answered);
+        let fails = fallback(policy, way.route).filter(|it| end == CallEnd::Lost || it.on.contain(end));
         let Some(fallback) = fails else {
-            let by = call.filter(|_| answered).map_or(By::Failure, |call| By::Upstream(call.place));
+            let by = call.filter(|_| answered.is_some()).map_or(By::Failure, |call| By::Upstream(call.place));
             self.serve(way, by);
             return Step::Deliver;
         };
@@ -285,7 +292,7 @@ impl Upstreams {
 
     /// Takes in that the client went away while an upstream was being asked.
     pub fn abandoned<L: Ledgers>(&mut self, way: &mut Way, around: &mut Around<'_, L>) {
-        self.observe(way, CallEnd::Abandoned, around);
+        self.observe(way, CallEnd::Abandoned, None, around);
     }
 
     /// Takes in that the client gets what was kept.
@@ -302,7 +309,7 @@ impl Upstreams {
         let (by, step) = match route.and_then(|route| route.serving.fixed.as_ref()) {
             Some(fixed) => (By::Static, Step::Static(fixed)),
             // An upstream's own words say more than ours.
-            None if way.answered => (By::Failure, Step::Deliver),
+            None if way.answered.is_some() => (By::Failure, Step::Deliver),
             None => (By::Unavailable, Step::Unavailable { retry_after: way.retry_after }),
         };
         self.serve(way, by);

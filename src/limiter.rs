@@ -80,6 +80,12 @@ impl State {
         at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS)
     }
 
+    /// How much of [`Self::ticks_after`] is rounding.
+    #[must_use]
+    pub const fn rounding(at: Timestamp) -> Span {
+        Span::from_nanos(at.as_nanos().wrapping_neg() & ((1 << Self::RESOLUTION_BITS) - 1))
+    }
+
     /// The first tick not before `at`.
     #[must_use]
     pub const fn tick_after(at: Timestamp) -> Timestamp {
@@ -146,7 +152,7 @@ impl ShareScale {
         }
         // Stays within 64 bits, since less than the quota is used; so the share is 254 at most before it is rounded up.
         let share = used.wrapping_mul(self.factor) >> Self::POINT;
-        UsedShare((share as u8).saturating_add((used != 0) as u8))
+        UsedShare((share as u8).wrapping_add((used != 0) as u8))
     }
 
     const POINT: u32 = 55;

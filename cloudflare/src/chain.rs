@@ -95,9 +95,9 @@ impl Chain {
         self.gate.work().known.act(now(), |upstreams, around| upstreams.ended(policy, way, ended, around))
     }
 
-    /// Why the client is to get what was kept, after this last answer.
-    pub fn why(&self, last: Option<u16>) -> Why {
-        if self.way.attempts() == 0 { Why::NotAsked } else { Why::Failed(last) }
+    /// Why the client is to get what was kept.
+    pub fn why(&self) -> Why {
+        self.way.why()
     }
 
     /// Notes that the client gets what was kept.

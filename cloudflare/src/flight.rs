@@ -98,16 +98,13 @@ impl Flight {
                     };
                     chain.ended(policy, ended)
                 }
-                Step::Stale(_) => {
-                    let why = chain.why(last.as_ref().map(Response::status));
-                    match serving.find(&self.request, why).await {
-                        Some(kept) => {
-                            chain.kept();
-                            break End::Own(kept);
-                        }
-                        None => chain.last(policy),
+                Step::Stale(_) => match serving.find(&self.request, chain.why()).await {
+                    Some(kept) => {
+                        chain.kept();
+                        break End::Own(kept);
                     }
-                }
+                    None => chain.last(policy),
+                },
                 Step::Static(fixed) => break End::Own(reply::fixed(fixed)),
                 Step::Unavailable { retry_after } => break self.unavailable(retry_after),
                 Step::Deliver => match last.take() {

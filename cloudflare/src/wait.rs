@@ -103,6 +103,8 @@ pub fn finish_due(engine: &Engine, work: &mut Work, now: Timestamp) {
     if work.room.is_empty() {
         return;
     }
+    let Work { store, local, leases, counters, room, .. } = work;
+    engine.renew_waiting(room, &mut Books { store, local, leases, counters }, now);
     let mut left = core::mem::take(&mut work.left);
     work.room.due(now, usize::MAX, &mut left);
     for left in left.drain(..) {

@@ -7,6 +7,7 @@ use crate::saved::Saved;
 use tidegate::fallback::{Around, Ended, Step, Upstreams, Way};
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::request::RequestFacts;
+use tidegate::stale::serve::Why;
 use tidegate::units::{Span, Timestamp};
 
 /// How far a request has come on its way.
@@ -75,6 +76,11 @@ impl Chain {
     /// Whether anybody was asked at all.
     pub fn way(&mut self) -> Option<&mut Way> {
         self.way.as_mut()
+    }
+
+    /// Why the client is to get what was kept; `None` for a request that takes no route.
+    pub fn why(&self) -> Option<Why> {
+        self.way.as_ref().map(Way::why)
     }
 
     /// Takes in more of the request's body.

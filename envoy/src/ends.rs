@@ -1,10 +1,11 @@
 //! How a call ended, told from what Envoy makes of it: for an upstream that gives no answer Envoy writes one itself.
 
+use crate::facts::upstream_time;
 use crate::host::{self, Map};
 use tidegate::fallback::Ended;
 use tidegate::policy::CallEnd;
 use tidegate::request::ResponseFacts;
-use tidegate::units::Timestamp;
+use tidegate::units::{Span, Timestamp};
 
 /// How the call of the stream that Envoy is working on ended, now that there is an answer. `is_whole`: it has no body.
 pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool, now: Timestamp) -> Ended {
@@ -20,7 +21,8 @@ pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool, now: Timestamp) -> 
 pub fn of_call(answer: &dyn ResponseFacts, is_real: bool, body: &[u8]) -> Option<Ended> {
     let status = answer.status()?;
     Some(match status {
-        _ if is_real => Ended::answered(answer, status, now()),
+        // Envoy tells of it when all of it has come.
+        _ if is_real => Ended { took: answer.upstream_time(), ..Ended::answered(answer, status, now()) },
         504 => CallEnd::TimedOut.into(),
         _ if NOT_CONNECTED.iter().any(|words| body.windows(words.len()).any(|part| part == *words)) => {
             CallEnd::NotConnected.into()
@@ -50,6 +52,10 @@ pub struct CallAnswer;
 impl ResponseFacts for CallAnswer {
     fn status(&self) -> Option<u16> {
         str::from_utf8(&self.header(":status")?).ok()?.parse().ok()
+    }
+
+    fn upstream_time(&self) -> Option<Span> {
+        upstream_time(self)
     }
 
     fn header(&self, name: &str) -> Option<std::borrow::Cow<'_, [u8]>> {

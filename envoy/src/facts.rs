@@ -48,11 +48,16 @@ impl ResponseFacts for Answer {
     }
 
     fn upstream_time(&self) -> Option<Span> {
-        // Envoy's own, from the end of the request to the beginning of the answer, and only when they came in this order.
-        let ms: u64 = str::from_utf8(&self.header("x-envoy-upstream-service-time")?).ok()?.parse().ok()?;
-        // It rounds down to whole milliseconds: half of one is what it leaves out on average.
-        Some(Span::from_nanos(ms.saturating_mul(1_000_000).saturating_add(500_000)))
+        upstream_time(self)
     }
+}
+
+/// How long an upstream took to answer: Envoy's own, from the end of the request to the beginning of the answer, and only when
+/// they came in this order.
+pub fn upstream_time(answer: &dyn ResponseFacts) -> Option<Span> {
+    let ms: u64 = str::from_utf8(&answer.header("x-envoy-upstream-service-time")?).ok()?.parse().ok()?;
+    // It rounds down to whole milliseconds: half of one is what it leaves out on average.
+    Some(Span::from_nanos(ms.saturating_mul(1_000_000).saturating_add(500_000)))
 }
 
 /// What a stream has in place of an answer when its client went away before.

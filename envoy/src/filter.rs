@@ -198,6 +198,10 @@ impl Filter {
     /// stands together in the machine's code, too.
     #[inline(never)]
     fn act(&mut self, instance: &Rc<Instance>, work: &mut Work, decision: Decision, now: Timestamp) -> Next {
+        if let Some(refusal) = decision.observed {
+            // Not at a level that is on by default: there is one for each request that would be refused.
+            host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
+        }
         if decision.awaits.is_some() {
             // What it waits here is not the service's doing.
             self.began = None;
@@ -217,10 +221,6 @@ impl Filter {
             return if goes_on { Next::Continue } else { Next::Pause };
         }
         self.tell(instance, work);
-        if let Some(refusal) = decision.observed {
-            // Not at a level that is on by default: there is one for each request that would be refused.
-            host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
-        }
         match decision.refusal {
             None => {
                 if self.admit(instance, work, now) {
@@ -309,7 +309,7 @@ impl Filter {
         if !matches!(step, Step::Send { .. }) {
             // No upstream was asked: this tells nothing of how it is.
             self.began = None;
-            return !self.conclude(instance, work, step, false);
+            return !self.conclude(instance, work, step);
         }
         if !self.chain.awaits_answer() {
             self.sign(instance, work);

@@ -80,6 +80,8 @@ pub fn finish_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     if work.room.is_empty() {
         return;
     }
+    let Work { store, local, leases, counters, room, .. } = work;
+    instance.engine.renew_waiting(room, &mut Books { store, local, leases, counters }, now);
     let mut left = core::mem::take(&mut work.left);
     work.room.due(now, MOST_AT_ONCE, &mut left);
     for left in left.drain(..) {

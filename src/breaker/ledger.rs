@@ -100,6 +100,15 @@ impl Local {
         }
     }
 
+    /// Takes in the calls of all as they are published, and drops what is too old, for whoever wants to see them: by itself a
+    /// worker does so only when it has counted something.
+    pub(crate) fn look<L: Ledger>(&mut self, ledger: &mut L, now: Timestamp) {
+        if let (false, Ok(published)) = (self.is_alone(), ledger.read(Part::Calls)) {
+            // What comes of it is not published.
+            self.merge(published, &mut Vec::new(), now);
+        }
+    }
+
     /// Takes in what stands with the authority that many instances share, as it was asked at `sent_at`. Answers whether that
     /// was new.
     pub(crate) fn heard<L: Ledger>(

@@ -39,7 +39,12 @@ impl<S: Store> Charging<'_, S> {
 
     /// Asks every quota that is still open.
     pub(super) fn check(&mut self, charges: &mut [Charge]) {
+        let mut banned = false;
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
+            if banned && charge.counted != Counted::Here {
+                // Others need not be asked. What is at hand is, since the client is told when all limits have room again.
+                continue;
+            }
             match self.store.read(charge.page) {
                 Ok(page) => {
                     self.engine.ask(charge, page, self.leases.held(charge.key), self.tier, self.now);
@@ -49,10 +54,7 @@ impl<S: Store> Charging<'_, S> {
                 }
                 Err(_) => self.fall_back(charge),
             }
-            if charge.is_banned() && !self.engine.observes(charge) {
-                // Nobody else needs to be asked.
-                break;
-            }
+            banned |= charge.is_banned() && !self.engine.observes(charge);
         }
         one_takes_over(charges);
         hold(charges);
@@ -110,6 +112,9 @@ impl<S: Store> Charging<'_, S> {
         hold(charges);
         // What waits for the authority is charged nothing meanwhile, no more than what is refused.
         let refused = awaits || self.engine.refuses(charges);
+        if refused {
+            charges.iter_mut().for_each(Charge::decline_turn);
+        }
         for charge in charges.iter().filter(|charge| charge.outcome.is_some()) {
             // A ban refuses what the quota would admit; the state is that of a charged request then.
             let moved = charge

@@ -31,9 +31,8 @@ pub type Room = WaitingRoom<Held>;
 /// What is kept of a request that waits.
 #[derive(Debug)]
 pub struct Held {
-    tier: TierIndex,
-    charges: Vec<Charge>,
-    charged_at: Timestamp,
+    pub(super) tier: TierIndex,
+    pub(super) charges: Vec<Charge>,
 }
 
 /// What the waiting room has for one charge.
@@ -47,6 +46,8 @@ pub(super) struct Chance {
     take_over: Option<Span>,
     /// That turn was taken: nothing has to be charged.
     pub(super) taken_over: bool,
+    /// When the client would be promised a turn of his own, where he has taken over another's.
+    own: Option<Span>,
     /// Only the want of room refuses the request.
     pub(super) crowded: bool,
 }
@@ -111,7 +112,7 @@ impl Engine {
             claim,
             at_least: if slowed { wait } else { others },
             at_most: if slowed { wait } else { delays.max_delay },
-            held: Held { tier: plan.tier, charges: plan.charges.clone(), charged_at: plan.now },
+            held: Held { tier: plan.tier, charges: plan.charges.clone() },
         };
         if let Some(mut left) = room.enter(deciding.limit, arrival, plan.now) {
             self.take_all_back(&mut left, books, plan.now);
@@ -143,7 +144,6 @@ impl Engine {
         }
         plan.charges.clone_from(&left.held.charges);
         (plan.tier, plan.refused, plan.now) = (left.held.tier, !released, now);
-        plan.charged_at = left.held.charged_at;
         books.store.begin();
         for charge in &mut plan.charges {
             let deciding = charge.limit == left.limit && charge.line() == left.line;
@@ -180,8 +180,8 @@ impl Engine {
             }
         }
         match (outcome.verdict, charge.chance.take_over) {
-            (Verdict::Refuse { .. }, Some(wait)) => {
-                charge.chance.taken_over = true;
+            (Verdict::Refuse { retry_after }, Some(wait)) => {
+                (charge.chance.taken_over, charge.chance.own) = (true, retry_after);
                 outcome.verdict = Verdict::Delay { wait };
             }
             (Verdict::Delay { wait }, _) if charge.chance.full => {
@@ -201,10 +201,10 @@ impl Engine {
     /// Takes back what a request was charged that is not released: the turn that it leaves behind, and all else. What was
     /// taken back once is not again.
     fn take_all_back<S: Store>(&self, left: &mut Left<Held>, books: &mut Books<'_, S>, now: Timestamp) {
-        let Held { tier, charges, charged_at } = &mut left.held;
+        let Held { tier, charges } = &mut left.held;
         for charge in charges {
             if charge.counted == Counted::Held {
-                release(charge, books.leases, *charged_at, now);
+                release(charge, books.leases, now);
                 continue;
             }
             let waited_here = charge.limit == left.limit && charge.line() == left.line;
@@ -219,7 +219,7 @@ impl Engine {
                 local || matches!(charge.stage, Stage::Charged | Stage::Known) || charge.chance.taken_over;
             if let (Some(charged), Some(meter), true) = (charged, self.meter(charge, *tier), was_charged) {
                 let permits = (charge.key, charge.cost);
-                let at = (*charged_at, now);
+                let at = (charge.charged_at, now);
                 if local {
                     take_back(books.local, books.counters, &meter, permits, charged, at);
                 } else {
@@ -298,12 +298,10 @@ impl Charge {
 
     /// Refuses instead of taking over a turn.
     pub(super) fn decline_turn(&mut self) {
-        self.chance.taken_over = false;
-        if let Some(outcome) = &mut self.outcome
-            && let Verdict::Delay { wait } = outcome.verdict
-        {
-            outcome.verdict = Verdict::Refuse { retry_after: Some(wait) };
+        if let Some(outcome) = self.outcome.as_mut().filter(|_| self.chance.taken_over) {
+            outcome.verdict = Verdict::Refuse { retry_after: self.chance.own };
         }
+        self.chance.taken_over = false;
     }
 
     /// How long it makes the request wait, if at all.

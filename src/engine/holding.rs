@@ -4,6 +4,7 @@
 //! ends, and counted.
 
 use super::charging::Charging;
+use super::delaying::{Books, Room};
 use super::observing::{Reply, Ticket};
 use super::plan::Counted;
 use super::{Charge, Engine, Stage};
@@ -57,7 +58,7 @@ enum Place {
 
 impl Held {
     /// What the charge of an admitted request holds; `None` when it was not charged, or holds nothing.
-    pub(super) fn by(charge: &Charge, now: Timestamp) -> Option<Self> {
+    pub(super) fn by(charge: &Charge) -> Option<Self> {
         let place = match (charge.stage, charge.counted, charge.shared_key) {
             (Stage::Known, Counted::Held, Some(key)) => Some(Place::Global(key)),
             (Stage::Charged, ..) => Some(Place::Store),
@@ -70,7 +71,7 @@ impl Held {
             quota: charge.quota,
             key: charge.key,
             permits: charge.cost,
-            taken_at: now,
+            taken_at: charge.charged_at,
             place: place.unwrap_or(Place::Store),
             beyond: charge.beyond,
             found: charge.found,
@@ -178,32 +179,46 @@ impl Engine {
         counters: &mut Counters,
         now: Timestamp,
     ) {
+        let mut books = Books { store, local, leases, counters };
         for held in &mut ticket.held {
-            let Some(slots) = self.slots(held, ticket.tier).filter(|slots| !slots.is_current(held.taken_at, now))
-            else {
-                continue;
-            };
-            let store: &mut dyn Store = match held.place {
-                Place::Store => store,
-                Place::Local => local,
-                Place::Global(key) => {
-                    let renews = |global: &mut Global| global.keep_held(key, held.permits, held.taken_at, now);
-                    if leases.global().is_some_and(renews) {
-                        held.taken_at = now;
-                    }
-                    continue;
+            self.renew_held(held, ticket.tier, &mut books, now);
+        }
+    }
+
+    /// The same for all that wait; to be called as often while somebody does.
+    pub fn renew_waiting<S: Store>(&self, room: &mut Room, books: &mut Books<'_, S>, now: Timestamp) {
+        room.renew(now, &mut |waiting| {
+            for charge in &mut waiting.charges {
+                if let Some(mut held) = Held::by(charge) {
+                    self.renew_held(&mut held, waiting.tier, books, now);
+                    charge.charged_at = held.taken_at;
                 }
-            };
-            let mut change = |page: &mut Page| {
-                let probe = page.probe(held.account(), now);
-                let left = probe.state().map(|state| slots.refund(state, held.permits, held.taken_at));
-                page.write(&probe, held.account(), slots.charge(left, held.permits, now));
-            };
-            let changed = change_page(store, held.key, counters, &mut change);
-            // If it failed, the next call tries again, before the permits have expired if it can.
-            if changed.is_ok() {
-                held.taken_at = now;
             }
+        });
+    }
+
+    fn renew_held<S: Store>(&self, held: &mut Held, tier: TierIndex, books: &mut Books<'_, S>, now: Timestamp) {
+        let Some(slots) = self.slots(held, tier).filter(|slots| !slots.is_current(held.taken_at, now)) else { return };
+        let store: &mut dyn Store = match held.place {
+            Place::Store => books.store,
+            Place::Local => books.local,
+            Place::Global(key) => {
+                let renews = |global: &mut Global| global.keep_held(key, held.permits, held.taken_at, now);
+                if books.leases.global().is_some_and(renews) {
+                    held.taken_at = now;
+                }
+                return;
+            }
+        };
+        let mut change = |page: &mut Page| {
+            let probe = page.probe(held.account(), now);
+            let left = probe.state().map(|state| slots.refund(state, held.permits, held.taken_at));
+            page.write(&probe, held.account(), slots.charge(left, held.permits, now));
+        };
+        let changed = change_page(store, held.key, books.counters, &mut change);
+        // If it failed, the next call tries again, before the permits have expired if it can.
+        if changed.is_ok() {
+            held.taken_at = now;
         }
     }
 

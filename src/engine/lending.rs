@@ -58,12 +58,12 @@ impl<S: Store> Charging<'_, S> {
     }
 }
 
-/// Gives back what a charge has held since then, and is not to hold after all. What was given back once is not again.
-pub(super) fn release(charge: &mut Charge, leases: &mut Leases, taken_at: Timestamp, now: Timestamp) {
+/// Gives back what a charge has held, and is not to hold after all. What was given back once is not again.
+pub(super) fn release(charge: &mut Charge, leases: &mut Leases, now: Timestamp) {
     if let (Stage::Known, true, Some(key), Some(global)) =
         (charge.stage, charge.pays(), charge.shared_key, leases.global())
     {
-        global.release(key, charge.cost, taken_at, now);
+        global.release(key, charge.cost, charge.charged_at, now);
     }
     charge.stage = Stage::Settled;
 }

@@ -89,7 +89,7 @@ impl Plan {
         let ticket = Ticket {
             tier: self.tier,
             charges: admitted().filter(awaits).map(Open::from).collect(),
-            held: admitted().filter_map(|charge| Held::by(charge, self.charged_at)).collect(),
+            held: admitted().filter_map(Held::by).collect(),
             admitted_at: self.now,
             reply: None,
             timed: true,

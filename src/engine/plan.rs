@@ -25,8 +25,6 @@ pub struct Plan {
     pub(super) may_wait: bool,
     pub(super) refused: bool,
     pub(super) now: Timestamp,
-    /// Before `now` for a request that has waited.
-    pub(super) charged_at: Timestamp,
     pub(super) pressure: Pressure,
     pub(super) draw: Draw,
     /// Since when the request has waited for the authority of shared limits, if it has.
@@ -73,6 +71,8 @@ pub struct Charge {
     pub(super) sentence: Sentence,
     pub(super) stage: Stage,
     pub(super) outcome: Option<Outcome>,
+    /// When it was charged, or what it holds was last taken anew: for a request that has waited before the plan's `now`.
+    pub(super) charged_at: Timestamp,
     pub(super) probe: Option<Probe>,
     pub(super) chance: Chance,
     /// The state that was asked: the key's own, without what is left of a lease.

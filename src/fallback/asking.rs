@@ -81,13 +81,17 @@ impl Upstreams {
         &mut self,
         way: &mut Way,
         end: CallEnd,
+        took: Option<Span>,
         around: &mut Around<'_, L>,
     ) -> Option<Call> {
         let call = way.call.take()?;
         if let Some((at, ticket)) = call.breaker
             && let Some((identity, breaker)) = self.breakers.named(at)
         {
-            let (outcome, took) = (breaker.outcome(end), around.now.since(call.began));
+            let passed = around.now.since(call.began);
+            // When an answer that was lost began nobody knows: it is not called slow.
+            let told = if end == CallEnd::Lost { Some(Span::ZERO) } else { took };
+            let (outcome, took) = (breaker.outcome(end), told.map_or(passed, |took| took.min(passed)));
             breaker.observe(around.ledgers.of(identity), ticket, outcome, took, around.draw, around.now);
         }
         Some(call)
@@ -109,7 +113,9 @@ impl Upstreams {
     pub fn refresh<L: Ledgers>(&mut self, around: &mut Around<'_, L>) {
         for at in 0..self.breakers.len() {
             if let Some((identity, breaker)) = self.breakers.named(at) {
-                breaker.tick(around.ledgers.of(identity), around.draw, around.now);
+                let ledger = around.ledgers.of(identity);
+                breaker.tick(ledger, around.draw, around.now);
+                breaker.look(ledger, around.now);
             }
         }
     }

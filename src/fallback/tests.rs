@@ -101,6 +101,7 @@ fn way_ends_with_what_is_left() {
         (ON, CallEnd::Answered(429), Step::Deliver, By::Upstream(0)),
         (ON, CallEnd::Abandoned, Step::Deliver, By::Failure),
         (kept, refused, Step::Stale(Span::from_secs(3_600)), By::Stale),
+        (kept, CallEnd::Lost, Step::Stale(Span::from_secs(3_600)), By::Stale),
         // The route does not count it as a failure, and there is nothing else to deliver.
         (stat, CallEnd::Reset, Step::Deliver, By::Failure),
     ] {
@@ -144,7 +145,7 @@ fn further_tries_wait_longer_and_longer_and_end_with_the_budget() {
 fn upstream_that_wants_to_be_left_alone_gets_no_further_tries_but_first_ones() {
     let policy = policy(2, &[], ON, "");
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
-    let rests = Ended { end: CallEnd::Answered(503), retry_after: Some(Span::from_secs(7)) };
+    let rests = Ended { retry_after: Some(Span::from_secs(7)), ..CallEnd::Answered(503).into() };
     let (mut way, _) = worker.begin(GET, ledgers, at(0));
     assert_eq!(asked(&worker.end(&mut way, CallEnd::NotConnected, ledgers, at(0))), Some(1));
     assert_eq!(worker.end(&mut way, rests, ledgers, at(0)), Step::Deliver);

@@ -5,14 +5,23 @@
 
 use super::{Outcome, ShareScale, Standing, State, Verdict};
 use crate::policy::Quota;
-use crate::units::{Permits, Timestamp};
+use crate::units::{Permits, Span, Timestamp};
+use core::hint::select_unpredictable;
 
 /// A quota made ready for the fixed window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     permits: Permits,
-    length_ms: u64,
+    /// Whole milliseconds, in nanoseconds.
+    length_ns: u64,
     shares: ShareScale,
+}
+
+/// The window that a moment is in.
+struct Moment {
+    ends: Timestamp,
+    /// The tick at which a state of this window is fresh.
+    ends_tick: u64,
 }
 
 impl Window {
@@ -21,7 +30,7 @@ impl Window {
     pub fn new(quota: &Quota) -> Self {
         Self {
             permits: quota.permits,
-            length_ms: (quota.window.as_nanos() / NANOS_PER_MILLI).max(1),
+            length_ns: (quota.window.as_nanos() / NANOS_PER_MILLI).max(1).saturating_mul(NANOS_PER_MILLI),
             shares: ShareScale::new(u64::from(quota.permits.get())),
         }
     }
@@ -35,89 +44,77 @@ impl Window {
     /// What this quota says of a request of `cost` at `now`.
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
-        let index = self.index(now);
-        let (used, moved) = self.used_at(state, index);
+        let moment = self.moment(now);
+        let (used, moved) = self.used_at(state, &moment);
         let wanted = used.get().saturating_add(cost.get());
         let (verdict, used) = if wanted <= self.permits.get() {
             (Verdict::Admit, Permits::new(wanted))
         } else {
-            let retry_after = (cost <= self.permits).then_some(self.boundary(index, 1).since(now));
+            let retry_after = (cost <= self.permits).then_some(moment.ends.since(now));
             (Verdict::Refuse { retry_after }, used)
         };
-        Outcome { verdict, state: self.state(index, used), moved }
+        Outcome { verdict, state: self.state(moment.ends_tick, used), moved }
     }
 
     /// The state with `cost` charged, room or not.
     #[must_use]
     pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
-        let index = self.index(now);
-        let (used, _) = self.used_at(state, index);
-        self.state(index, used.plus(cost))
+        let moment = self.moment(now);
+        let (used, _) = self.used_at(state, &moment);
+        self.state(moment.ends_tick, used.plus(cost))
     }
 
     /// How a client of this `state` stands at `now`.
     #[must_use]
     pub fn standing(&self, state: Option<State>, now: Timestamp) -> Standing {
-        let index = self.index(now);
-        let (used, _) = self.used_at(state, index);
-        Standing { remaining: self.permits.minus(used), reset_after: self.boundary(index, 1).since(now) }
+        let moment = self.moment(now);
+        let (used, _) = self.used_at(state, &moment);
+        Standing { remaining: self.permits.minus(used), reset_after: moment.ends.since(now) }
     }
 
     /// When the window of `now` ends.
     #[must_use]
     pub fn ends_at(&self, now: Timestamp) -> Timestamp {
-        self.boundary(self.index(now), 1)
+        self.moment(now).ends
     }
 
     /// The state with a charge of `cost` made at `charged_at` taken back.
     #[must_use]
     pub fn refund(&self, state: State, cost: Permits, charged_at: Timestamp) -> State {
-        let (index, used) = self.stored(state);
         // The charge of another window is gone with it.
-        if index == self.index(charged_at) { self.state(index, used.minus(cost)) } else { state }
-    }
-
-    /// What was used in the window numbered `index`, and whether the clock had stepped back behind it.
-    fn used_at(&self, state: Option<State>, index: u64) -> (Permits, bool) {
-        let Some(state) = state else {
-            return (Permits::ZERO, false);
-        };
-        // Nearly always this window: told without dividing.
-        let (stored, used) = if state.fresh_at_ticks() == State::ticks_after(self.boundary(index, 1)) {
-            (index, used_of(state))
+        if state.fresh_at_ticks() == self.moment(charged_at).ends_tick {
+            self.state(state.fresh_at_ticks(), used_of(state).minus(cost))
         } else {
-            self.stored(state)
-        };
-        match stored.cmp(&index) {
-            core::cmp::Ordering::Less => (Permits::ZERO, false),
-            core::cmp::Ordering::Equal => (used, false),
-            core::cmp::Ordering::Greater => (used.min(self.permits), true),
+            state
         }
     }
 
-    fn stored(&self, state: State) -> (u64, Permits) {
-        // A state is fresh when its window ends; the rounding of `fresh_at` is shorter than a window.
-        let index = self.index(state.fresh_at()).saturating_sub(1);
-        (index, used_of(state))
+    /// What was used in the window of `moment`, and whether the clock had stepped back behind it.
+    fn used_at(&self, state: Option<State>, moment: &Moment) -> (Permits, bool) {
+        let Some(state) = state else { return (Permits::ZERO, false) };
+        // Windows are longer than ticks, so that no two end in the same one. Chosen and not branched on: whether a client
+        // comes back within its window is nothing that a processor foresees.
+        let (ends_tick, used) = (state.fresh_at_ticks(), used_of(state));
+        let moved = ends_tick > moment.ends_tick;
+        let counted = select_unpredictable(moved, used.min(self.permits), used);
+        (select_unpredictable(ends_tick >= moment.ends_tick, counted, Permits::ZERO), moved)
     }
 
-    fn state(&self, index: u64, used: Permits) -> State {
+    fn state(&self, ends_tick: u64, used: Permits) -> State {
         let used = u64::from(used.get());
-        State::new(self.boundary(index, 1), self.shares.of(used), used)
+        State::at_ticks(ends_tick, self.shares.of(used), used)
     }
 
-    fn index(&self, at: Timestamp) -> u64 {
-        (at.as_nanos() / NANOS_PER_MILLI).checked_div(self.length_ms).unwrap_or(0)
-    }
-
-    /// When the window `ahead` windows after the one numbered `index` begins.
-    fn boundary(&self, index: u64, ahead: u64) -> Timestamp {
-        Timestamp::from_millis(index.saturating_add(ahead).saturating_mul(self.length_ms))
+    fn moment(&self, at: Timestamp) -> Moment {
+        let index = at.as_nanos().checked_div(self.length_ns).unwrap_or(0);
+        // What the division has rounded down does not overflow.
+        let ends = Timestamp::from_nanos(index.wrapping_mul(self.length_ns)).after(Span::from_nanos(self.length_ns));
+        Moment { ends, ends_tick: State::ticks_after(ends) }
     }
 }
 
 fn used_of(state: State) -> Permits {
-    Permits::new(u32::try_from(state.payload()).unwrap_or(u32::MAX))
+    Permits::new(state.payload() as u32)
 }
 
 const NANOS_PER_MILLI: u64 = 1_000_000;

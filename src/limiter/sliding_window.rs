@@ -14,11 +14,14 @@
 use super::{Outcome, ShareScale, Standing, State, Verdict};
 use crate::policy::Quota;
 use crate::units::{Permits, Span, Timestamp};
+use core::hint::select_unpredictable;
 
 /// A quota made ready for the sliding window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     permits: u64,
+    /// Whole milliseconds, in nanoseconds.
+    length_ns: u64,
     length_ms: u64,
     /// `1 / length_ms`, in 64 bits of fraction.
     reciprocal: u64,
@@ -30,6 +33,8 @@ pub struct Window {
 struct Counts {
     /// The window's number since the Unix epoch.
     index: u64,
+    /// The tick from which on nothing of it counts.
+    fresh_at: u64,
     current: u64,
     previous: u64,
 }
@@ -39,6 +44,10 @@ struct Counts {
 struct Moment {
     /// The number of the window it is in.
     index: u64,
+    /// The tick from which on nothing counts that is used in this window.
+    fresh_at: u64,
+    /// The same of the window before.
+    last_fresh_at: u64,
     /// Milliseconds left of that window, rounded up: at least one, at most the whole window.
     left_ms: u64,
 }
@@ -48,9 +57,10 @@ impl Window {
     #[must_use]
     pub fn new(quota: &Quota) -> Self {
         let permits = u64::from(quota.permits.get());
-        let length_ms = (quota.window.as_nanos() / NANOS_PER_MILLI).max(1);
+        let length_ms = (quota.window.as_nanos() / NANOS_PER_MILLI).clamp(1, u64::from(u32::MAX));
         let reciprocal = u64::MAX.checked_div(length_ms).unwrap_or(0);
-        Self { permits, length_ms, reciprocal, shares: ShareScale::new(permits) }
+        let length_ns = length_ms.saturating_mul(NANOS_PER_MILLI);
+        Self { permits, length_ns, length_ms, reciprocal, shares: ShareScale::new(permits) }
     }
 
     /// The quota's permits.
@@ -63,7 +73,7 @@ impl Window {
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
         let moment = self.moment(now);
-        let (mut counts, moved) = self.counts_at(state, moment.index);
+        let (mut counts, moved) = self.counts_at(state, &moment);
         let cost = u64::from(cost.get());
         let verdict = self.verdict(&counts, cost, moment.left_ms, now);
         if verdict == Verdict::Admit {
@@ -77,7 +87,7 @@ impl Window {
     #[must_use]
     pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
         let moment = self.moment(now);
-        let (mut counts, _) = self.counts_at(state, moment.index);
+        let (mut counts, _) = self.counts_at(state, &moment);
         counts.current = counts.current.saturating_add(u64::from(cost.get()));
         let used = counts.current.saturating_add(self.roughly_weighted(counts.previous, moment.left_ms));
         self.state(&counts, used)
@@ -87,7 +97,7 @@ impl Window {
     #[must_use]
     pub fn standing(&self, state: Option<State>, now: Timestamp) -> Standing {
         let moment = self.moment(now);
-        let (counts, _) = self.counts_at(state, moment.index);
+        let (counts, _) = self.counts_at(state, &moment);
         let used = counts.current.saturating_add(self.weighted(counts.previous, moment.left_ms));
         let remaining = u32::try_from(self.permits.saturating_sub(used)).unwrap_or(u32::MAX);
         Standing { remaining: Permits::new(remaining), reset_after: self.boundary(moment.index, 1).since(now) }
@@ -120,8 +130,8 @@ impl Window {
         let wanted = counts.current.saturating_add(cost);
         let (base, bucket, room) = if wanted <= self.permits {
             let room = self.permits.saturating_sub(wanted);
-            // The products fit: permits have 28 bits, a window at most 32 bits of milliseconds.
-            if counts.previous.saturating_mul(left_ms) <= room.saturating_mul(self.length_ms) {
+            // The products fit: counts have 28 bits, a window has 32 bits of milliseconds.
+            if counts.previous.wrapping_mul(left_ms) <= room.wrapping_mul(self.length_ms) {
                 return Verdict::Admit;
             }
             (self.boundary(counts.index, 0), counts.previous, room)
@@ -136,30 +146,25 @@ impl Window {
         Verdict::Refuse { retry_after: Some(base.after(Span::from_millis(fade_ms)).since(now)) }
     }
 
-    /// The counts as they stand in the window numbered `index`, and whether the clock had stepped back behind them.
-    fn counts_at(&self, state: Option<State>, index: u64) -> (Counts, bool) {
-        let fresh = Counts { index, current: 0, previous: 0 };
-        let Some(state) = state else { return (fresh, false) };
+    /// The counts as they stand in the window of `moment`, and whether the clock had stepped back behind them.
+    fn counts_at(&self, state: Option<State>, moment: &Moment) -> (Counts, bool) {
+        let Moment { index, fresh_at, .. } = *moment;
+        let Some(state) = state else { return (Counts { index, fresh_at, current: 0, previous: 0 }, false) };
         let (current, previous) = counts_of(state);
-        // Nearly always this window or the one before: told without dividing.
-        let fresh_at = state.fresh_at_ticks();
-        if fresh_at == State::ticks_after(self.boundary(index, 2)) {
-            return (Counts { index, current, previous }, false);
-        }
-        if fresh_at == State::ticks_after(self.boundary(index, 1)) {
-            return (Counts { index, current: 0, previous: current }, false);
-        }
-        if self.index(state) < index {
-            (fresh, false)
-        } else {
+        if state.fresh_at_ticks() > fresh_at {
             // All that counted counts as used in the window where the clock now stands, at most the whole quota.
-            (Counts { index, current: current.saturating_add(previous).min(self.permits), previous: 0 }, true)
+            let current = current.saturating_add(previous).min(self.permits);
+            return (Counts { index, fresh_at, current, previous: 0 }, true);
         }
+        // Chosen and not branched on: whether a client comes back within its window is nothing that a processor foresees.
+        let (is_this, is_last) = (state.fresh_at_ticks() == fresh_at, state.fresh_at_ticks() == moment.last_fresh_at);
+        let previous = select_unpredictable(is_this, previous, select_unpredictable(is_last, current, 0));
+        (Counts { index, fresh_at, current: select_unpredictable(is_this, current, 0), previous }, false)
     }
 
     fn stored(&self, state: State) -> Counts {
         let (current, previous) = counts_of(state);
-        Counts { index: self.index(state), current, previous }
+        Counts { index: self.index(state), fresh_at: state.fresh_at_ticks(), current, previous }
     }
 
     /// The number of the window that a state was written in: it is fresh two windows after that began, and the rounding
@@ -170,7 +175,7 @@ impl Window {
 
     fn state(&self, counts: &Counts, used: u64) -> State {
         let payload = (counts.previous.min(COUNT_MASK) << COUNT_BITS) | counts.current.min(COUNT_MASK);
-        State::new(self.boundary(counts.index, 2), self.shares.of(used), payload)
+        State::at_ticks(counts.fresh_at, self.shares.of(used), payload)
     }
 
     /// What `previous` still weighs with `left_ms` of the window to come, rounded up.
@@ -185,19 +190,27 @@ impl Window {
     fn roughly_weighted(&self, previous: u64, left_ms: u64) -> u64 {
         // `left_ms / length_ms` in 32 bits of fraction: a window has at most 32 bits of milliseconds.
         let weight = (u128::from(left_ms << 32).saturating_mul(u128::from(self.reciprocal)) >> 64) as u64;
-        previous.saturating_mul(weight) >> 32
+        previous.wrapping_mul(weight) >> 32
     }
 
     fn moment(&self, at: Timestamp) -> Moment {
-        let ms = at.as_nanos() / NANOS_PER_MILLI;
-        let index = ms.checked_div(self.length_ms).unwrap_or(0);
-        let elapsed_ms = ms.saturating_sub(index.saturating_mul(self.length_ms));
-        Moment { index, left_ms: self.length_ms.saturating_sub(elapsed_ms) }
+        let ns = at.as_nanos();
+        let index = ns.checked_div(self.length_ns).unwrap_or(0);
+        // Not above `ns`, since the division rounds down.
+        let begins_ns = index.wrapping_mul(self.length_ns);
+        let elapsed_ms = ns.wrapping_sub(begins_ns) / NANOS_PER_MILLI;
+        let ends_ns = begins_ns.saturating_add(self.length_ns);
+        Moment {
+            index,
+            fresh_at: State::ticks_after(Timestamp::from_nanos(ends_ns.saturating_add(self.length_ns))),
+            last_fresh_at: State::ticks_after(Timestamp::from_nanos(ends_ns)),
+            left_ms: self.length_ms.wrapping_sub(elapsed_ms),
+        }
     }
 
     /// When the window `ahead` windows after the one numbered `index` begins.
     fn boundary(&self, index: u64, ahead: u64) -> Timestamp {
-        Timestamp::from_millis(index.saturating_add(ahead).saturating_mul(self.length_ms))
+        Timestamp::from_nanos(index.saturating_add(ahead).saturating_mul(self.length_ns))
     }
 }
 

@@ -19,10 +19,13 @@ use crate::units::{Permits, Span, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
     interval_ns: u64,
-    /// The debt of an empty bucket.
+    burst: u64,
+    /// The debt of an empty bucket: the interval, `burst` times.
     capacity_ns: u64,
     /// How much more debt there may be: for how long a request may have to wait.
     ahead_ns: u64,
+    /// Both together.
+    most_ns: u64,
     shares: ShareScale,
 }
 
@@ -32,52 +35,64 @@ impl Bucket {
     pub fn new(quota: &Quota) -> Self {
         let permits = u64::from(quota.permits.get()).max(1);
         let interval_ns = quota.window.as_nanos().div_ceil(permits).max(1);
-        let capacity_ns = interval_ns.saturating_mul(u64::from(quota.burst.get()));
-        Self { interval_ns, capacity_ns, ahead_ns: 0, shares: ShareScale::new(capacity_ns) }
+        // What no policy asks for, but anyone may call this with, has no debt beyond 64 bits.
+        let burst = u64::from(quota.burst.get()).min(u64::MAX.checked_div(interval_ns).unwrap_or(0));
+        let capacity_ns = interval_ns.saturating_mul(burst);
+        let shares = ShareScale::new(capacity_ns);
+        Self { interval_ns, burst, capacity_ns, ahead_ns: 0, most_ns: capacity_ns, shares }
     }
 
     /// The same bucket, promising permits up to `ahead` before they are refilled.
     #[must_use]
     pub fn running_ahead(self, ahead: Span) -> Self {
-        Self { ahead_ns: ahead.as_nanos(), ..self }
+        let ahead_ns = ahead.as_nanos();
+        Self { ahead_ns, most_ns: self.capacity_ns.saturating_add(ahead_ns), ..self }
     }
 
     /// What a full bucket holds.
     #[must_use]
     pub fn burst(&self) -> Permits {
-        let burst = self.capacity_ns.checked_div(self.interval_ns).unwrap_or(0);
-        Permits::new(u32::try_from(burst).unwrap_or(u32::MAX))
+        Permits::new(u32::try_from(self.burst).unwrap_or(u32::MAX))
     }
 
     /// What this quota says of a request of `cost` at `now`.
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
         let (debt_ns, moved) = self.debt_at(state, now);
-        let cost_ns = self.interval_ns.saturating_mul(u64::from(cost.get()));
+        let cost_ns = self.debt_of(cost);
+        let wanted_ns = debt_ns.saturating_add(cost_ns);
+        // What is free stands in nobody's way, and nobody in its.
+        if wanted_ns <= self.capacity_ns || cost_ns == 0 {
+            let state = self.state(wanted_ns, now);
+            return Outcome { verdict: Verdict::Admit, state, moved };
+        }
+        self.held_back(debt_ns, cost_ns, moved, now)
+    }
+
+    /// What is said of a request for which the bucket has no permits.
+    #[cold]
+    #[inline(never)]
+    fn held_back(&self, debt_ns: u64, cost_ns: u64, moved: bool, now: Timestamp) -> Outcome {
         let wanted_ns = debt_ns.saturating_add(cost_ns);
         let wait_ns = wanted_ns.saturating_sub(self.capacity_ns);
         let affordable = cost_ns <= self.capacity_ns;
-        // What is free stands in nobody's way, and nobody in its.
-        let (verdict, debt_ns) = if wait_ns == 0 || cost_ns == 0 {
-            (Verdict::Admit, wanted_ns)
-        } else if affordable && wait_ns <= self.ahead_ns {
+        let (verdict, debt_ns) = if affordable && wait_ns <= self.ahead_ns {
             (Verdict::Delay { wait: Span::from_nanos(wait_ns) }, wanted_ns)
         } else {
             let wait = Span::from_nanos(wait_ns.saturating_sub(self.ahead_ns));
             (Verdict::Refuse { retry_after: affordable.then_some(wait) }, debt_ns)
         };
-        let state = Self::state(now.after(Span::from_nanos(debt_ns)), self.shares.of(debt_ns));
-        Outcome { verdict, state, moved }
+        Outcome { verdict, state: self.state(debt_ns, now), moved }
     }
 
     /// The state with `cost` charged, room or not.
     #[must_use]
     pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
         let (debt_ns, _) = self.debt_at(state, now);
-        let cost_ns = self.interval_ns.saturating_mul(u64::from(cost.get()));
+        let cost_ns = self.debt_of(cost);
         // What was promised beyond an empty bucket stays promised.
         let debt_ns = debt_ns.saturating_add(cost_ns).min(self.capacity_ns.max(debt_ns));
-        Self::state(now.after(Span::from_nanos(debt_ns)), self.shares.of(debt_ns))
+        self.state(debt_ns, now)
     }
 
     /// How a client of this `state` stands at `now`.
@@ -97,7 +112,7 @@ impl Bucket {
     #[must_use]
     pub fn refund(&self, state: State, cost: Permits) -> State {
         let cost_ns = self.interval_ns.saturating_mul(u64::from(cost.get()));
-        Self::state(full_at(state).before(Span::from_nanos(cost_ns)), state.used())
+        Self::full_at_state(full_at(state).before(Span::from_nanos(cost_ns)), state.used())
     }
 
     /// The state with a charge of `cost` taken back that had led to the state `charged`; `None` when others have been
@@ -108,20 +123,29 @@ impl Bucket {
         (!promised || full_at(state) == full_at(charged)).then(|| self.refund(state, cost))
     }
 
+    /// The debt that a cost is, within what a bucket holds; beyond it, one that no bucket has room for.
+    fn debt_of(&self, cost: Permits) -> u64 {
+        let cost = u64::from(cost.get());
+        if cost <= self.burst { self.interval_ns.wrapping_mul(cost) } else { u64::MAX }
+    }
+
     /// The debt at `now`, and whether the clock had stepped back so far that more was owed than a bucket lends.
     fn debt_at(&self, state: Option<State>, now: Timestamp) -> (u64, bool) {
         let Some(state) = state else {
             return (0, false);
         };
         let debt_ns = full_at(state).since(now).as_nanos();
-        let most_ns = self.capacity_ns.saturating_add(self.ahead_ns);
-        (debt_ns.min(most_ns), debt_ns > most_ns)
+        (debt_ns.min(self.most_ns), debt_ns > self.most_ns)
     }
 
-    fn state(full_at: Timestamp, used: UsedShare) -> State {
+    /// The state of so much debt at `now`.
+    fn state(&self, debt_ns: u64, now: Timestamp) -> State {
+        Self::full_at_state(now.after(Span::from_nanos(debt_ns)), self.shares.of(debt_ns))
+    }
+
+    fn full_at_state(full_at: Timestamp, used: UsedShare) -> State {
         // The rounding of `fresh_at` is kept beside it, so that not a nanosecond is lost.
-        let rounding = State::new(full_at, used, 0).fresh_at().since(full_at);
-        State::new(full_at, used, rounding.as_nanos())
+        State::new(full_at, used, State::rounding(full_at).as_nanos())
     }
 }
 

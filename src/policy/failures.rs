@@ -18,6 +18,9 @@ pub enum CallEnd {
     Unanswered,
     /// The client went away before the answer: nobody knows how the call would have ended.
     Abandoned,
+    /// There was an answer, but the host could not hand it over whole: it was too large, or broke off. The request has failed
+    /// here, whatever a route counts as failing; the upstream may well be healthy.
+    Lost,
 }
 
 /// Which ends of a call are failures.
@@ -65,7 +68,7 @@ impl Failures {
             CallEnd::TimedOut => self.timed_out,
             CallEnd::Reset => self.reset,
             CallEnd::Unanswered => self.not_connected || self.reset,
-            CallEnd::Abandoned => false,
+            CallEnd::Abandoned | CallEnd::Lost => false,
         }
     }
 }
@@ -90,7 +93,14 @@ mod tests {
         }
         let failed: Vec<u16> = (0..=u16::MAX).filter(|status| failures.contain(CallEnd::Answered(*status))).collect();
         assert_eq!(failed, [400, 429, 503, 599]);
-        for end in [CallEnd::NotConnected, CallEnd::TimedOut, CallEnd::Reset, CallEnd::Unanswered, CallEnd::Abandoned] {
+        for end in [
+            CallEnd::NotConnected,
+            CallEnd::TimedOut,
+            CallEnd::Reset,
+            CallEnd::Unanswered,
+            CallEnd::Abandoned,
+            CallEnd::Lost,
+        ] {
             assert!(!failures.contain(end), "{end:?}");
         }
     }

@@ -210,6 +210,15 @@ fn cache(cache: Of<'_, answers::Cache>, at: &Path<'_>, problems: &mut Problems) 
             }
         }
     }
+    let at_vary = at.field("vary");
+    for (index, _) in cache.vary()?.iter().enumerate().filter(|(_, name)| *name == Some("*")) {
+        // An answer that says so matches no request but its own: RFC 9111 section 4.1.
+        problems.report(
+            &at_vary.item(index),
+            &["an answer that varies by everything is never kept"],
+            &["name the headers that answers vary by, as in \"accept-language\""],
+        );
+    }
     let caching = ttl.map(|ttl| Caching { ttl, stale_while_revalidate: swr, immutable });
     let vary = cache.vary()?.known().map(str::to_ascii_lowercase).collect();
     Some((caching, vary, cache.version()?.map(str::to_owned)))

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 pub enum Why {
     /// No upstream was asked, since none was to be.
     NotAsked,
-    /// The last upstream asked has failed, with this status if it answered at all.
+    /// All upstreams asked have failed. The last that has answered at all did so with this status.
     Failed(Option<u16>),
 }
 

@@ -20,10 +20,16 @@ impl MemoryStore {
     }
 
     fn page(&mut self, page: u32) -> Result<&mut Page, StoreError> {
-        if self.pages.is_empty() {
-            self.pages = vec![Page::EMPTY; self.count as usize];
+        if page as usize >= self.pages.len() {
+            self.take_memory();
         }
         self.pages.get_mut(page as usize).ok_or(StoreError::Unavailable)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_memory(&mut self) {
+        self.pages.resize(self.count as usize, Page::EMPTY);
     }
 }
 

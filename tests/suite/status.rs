@@ -167,6 +167,34 @@ fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
 }
 
 #[test]
+fn window_on_the_page_is_that_of_all_workers_and_ends_with_its_time() {
+    let engine = engine(
+        r#"{ "version": 1, "breakers": { "own": { "window": { "time": "30s" } } },
+        "upstreams": { "a": { "cluster": "a", "breaker": "own" } }, "routes": [{ "name": "r", "upstreams": ["a"] }] }"#,
+    );
+    let policy = engine.policy();
+    let (mut busy, mut other) = (Upstreams::new(policy), Upstreams::new(policy));
+    let mut ledgers = MemoryLedgers::default();
+    let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(1_000) };
+    for status in [200, 500] {
+        let (mut way, _) = busy.begin(policy, 0, Some(b"GET"), around);
+        busy.ended(policy, &mut way, CallEnd::Answered(status).into(), around);
+    }
+    busy.tick(around);
+    for (at, calls) in [(2_000, 2), (40_000, 0)] {
+        for worker in [&mut busy, &mut other] {
+            worker.refresh(&mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(at) });
+            let told = page(&engine, worker, &Sums { upstreams: 1, ..Sums::default() }, at);
+            assert_eq!(
+                told["breakers"][0]["window"],
+                json!({ "calls": calls, "failures": calls / 2, "slow": 0 }),
+                "{at}"
+            );
+        }
+    }
+}
+
+#[test]
 fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
     let routes: Vec<String> =
         (0..300).map(|index| format!(r#"{{ "name": "r{index}", "upstreams": ["a"] }}"#)).collect();

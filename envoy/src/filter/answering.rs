@@ -14,7 +14,7 @@ use tidegate::fallback::{Ended, Step, forwarding};
 use tidegate::policy::CallEnd;
 use tidegate::request::{RequestFacts, ResponseFacts};
 use tidegate::stale::record::Record;
-use tidegate::stale::serve::{Why, serve};
+use tidegate::stale::serve::serve;
 use tidegate::stale::shelf;
 use tidegate::units::{Span, Timestamp};
 
@@ -53,8 +53,8 @@ impl Filter {
             Some(Called { status, lines, body })
         });
         let ended = called.as_ref().and_then(|called| ends::of_call(&CallAnswer, is_real, &called.body));
-        // Without a header, the call broke in its body, or that was too large: the upstream may well be healthy.
-        let ended = ended.unwrap_or(CallEnd::Abandoned.into());
+        // Without a header, the call broke in its body, or that was too large.
+        let ended = ended.unwrap_or(CallEnd::Lost.into());
         let fate = self.take_end(&instance, ended, called.filter(|_| is_real), now());
         self.release(&instance, &fate);
     }
@@ -104,7 +104,7 @@ impl Filter {
                     }
                 }
                 step => {
-                    if self.conclude(instance, work, step, true) {
+                    if self.conclude(instance, work, step) {
                         return Fate::Replaced;
                     }
                     break;
@@ -118,10 +118,10 @@ impl Filter {
     }
 
     /// Answers with what a way ends in. `false` when that is the answer at hand.
-    pub(super) fn conclude(&mut self, instance: &Instance, work: &mut Work, step: Step<'_>, was_asked: bool) -> bool {
+    pub(super) fn conclude(&mut self, instance: &Instance, work: &mut Work, step: Step<'_>) -> bool {
         let policy = instance.engine.policy();
         let step = match step {
-            Step::Stale(_) if self.serve_kept(instance, work, was_asked) => return true,
+            Step::Stale(_) if self.serve_kept(instance, work) => return true,
             Step::Stale(_) => match self.chain.way() {
                 Some(way) => work.upstreams.last(policy, way),
                 None => Step::Deliver,
@@ -133,8 +133,8 @@ impl Filter {
             Step::Static(fixed) => {
                 let lines = fixed.lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
                 let lines: Vec<(&[u8], &[u8])> = lines.collect();
-                self.learn(instance, work, &Status(fixed.status));
-                self.answer(fixed.status, "tidegate_static", lines, fixed.body.as_bytes());
+                let learnt = &Status(fixed.status);
+                self.answer(work, instance, (fixed.status, learnt), "tidegate_static", lines, fixed.body.as_bytes());
                 true
             }
             Step::Unavailable { retry_after } => {
@@ -151,20 +151,18 @@ impl Filter {
     }
 
     /// Answers with what was kept of an earlier answer, if anything was.
-    fn serve_kept(&mut self, instance: &Instance, work: &mut Work, was_asked: bool) -> bool {
+    fn serve_kept(&mut self, instance: &Instance, work: &mut Work) -> bool {
         let (Some(key), Some(saved)) = (self.serving.key(), self.chain.saved()) else { return false };
         let Ok(Some(bytes)) = shelf::find(&mut SharedShelf, key) else { return false };
         let Some(record) = Record::decode(&bytes, instance.engine.seed(), key) else { return false };
-        let failed = was_asked.then(|| Answer.status());
-        let why = failed.map_or(Why::NotAsked, Why::Failed);
+        let Some(why) = self.chain.why() else { return false };
         let Some(served) = serve(&record, saved, why, now()) else { return false };
         if let Some(way) = self.chain.way() {
             work.upstreams.kept(way);
         }
         self.sign(instance, work);
         let lines = served.lines.iter().map(|(name, value)| (*name, value.as_ref())).collect();
-        self.learn(instance, work, &Status(served.status));
-        self.answer(served.status, "tidegate_stale", lines, served.body);
+        self.answer(work, instance, (served.status, &Status(served.status)), "tidegate_stale", lines, served.body);
         true
     }
 
@@ -176,14 +174,14 @@ impl Filter {
         let replaced = |name: &[u8]| edits.iter().any(|edit| edit.replaces && edit.name.as_bytes() == name);
         let mut lines: Vec<(&[u8], &[u8])> = sent.into_iter().filter(|(name, _)| !replaced(name)).collect();
         lines.extend(edits.iter().map(|edit| (edit.name.as_bytes(), edit.value.as_ref())));
-        // From all of it, as from any upstream's answer: it may say what the request has cost.
-        self.learn(instance, &mut instance.work.borrow_mut(), &CallAnswer);
         if self.chain.saved().is_none_or(|saved| *saved.method() != *b"HEAD") {
-            self.answer(called.status, "tidegate_fallback", lines, &called.body);
+            let work = &mut *instance.work.borrow_mut();
+            self.answer(work, instance, (called.status, &CallAnswer), "tidegate_fallback", lines, &called.body);
             return Fate::Replaced;
         }
         // There is no body, so that the header can take the place of that which Envoy holds: an answer of the filter's
         // own would lose the length.
+        self.learn(instance, &mut instance.work.borrow_mut(), &CallAnswer);
         let status = called.status.to_string();
         lines.insert(0, (b":status", status.as_bytes()));
         lines.extend(all.iter().filter(|(name, _)| *name == b"content-length"));
@@ -195,8 +193,17 @@ impl Filter {
         Fate::Replaced
     }
 
-    /// Answers in the place of the upstream that was asked.
-    fn answer(&mut self, status: u16, details: &str, lines: Vec<(&[u8], &[u8])>, body: &[u8]) {
+    /// Answers in the place of the upstream that was asked, with a status and what limits and health learn from it.
+    fn answer(
+        &mut self,
+        work: &mut Work,
+        instance: &Instance,
+        (status, learnt): (u16, &dyn ResponseFacts),
+        details: &str,
+        lines: Vec<(&[u8], &[u8])>,
+        body: &[u8],
+    ) {
+        self.learn(instance, work, learnt);
         self.serving.forget();
         let own = core::mem::take(&mut self.fields);
         let replaces = |name: &[u8]| own.iter().any(|(other, _)| other.starts_with("x-") && other.as_bytes() == name);

@@ -228,6 +228,20 @@ fn the_important_take_the_turns_of_others_without_a_charge_of_their_own() {
 }
 
 #[test]
+fn who_could_take_over_a_turn_and_is_refused_elsewhere_is_told_when_he_would_have_one_of_his_own() {
+    let other =
+        r#", { "name": "all", "algorithm": "token-bucket", "quota": { "permits": 20, "window": "1s", "burst": 3 } }"#;
+    let mut site = Site::new(&paced(r#", "max_delay": "100ms""#, other), 1);
+    let (bulk, gold) = (client().with("x-plan", "bulk"), client().with("x-plan", "gold"));
+    let sent = [0, 1, 2].map(|id| site.send(0, id, &bulk, 0));
+    assert_eq!(sent, [Sent::Passed, Sent::Passed, Sent::Waits(0)]);
+    // `all` has a permit after 50 ms. By then the turn that comes at 100 ms would still be the last.
+    let told = site.decide(0, &gold, 0).refusal.and_then(|refusal| refusal.retry_after);
+    assert_eq!(told, Some(Span::from_millis(100)));
+    assert_eq!(site.send(0, 3, &gold, 50), Sent::Waits(0));
+}
+
+#[test]
 fn who_is_overtaken_too_often_is_refused_and_his_turn_given_back() {
     let mut site = Site::new(&paced(r#", "max_delay": "300ms""#, ""), 1);
     let (bulk, gold) = (client().with("x-plan", "bulk"), client().with("x-plan", "gold"));

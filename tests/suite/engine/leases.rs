@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use tidegate::engine::{Engine, Plan};
 use tidegate::lease::{LEASE_IDLE, LEASE_LASTS, Leases};
 use tidegate::limiter::Verdict;
-use tidegate::metrics::{Counters, Total};
+use tidegate::metrics::{Counters, Fate, Total};
+use tidegate::policy::TierIndex;
 use tidegate::store::memory::MemoryStore;
 use tidegate::store::{Store, StoreError};
 use tidegate::table::Page;
@@ -134,6 +135,21 @@ fn a_lease_that_nobody_uses_is_given_back() {
     );
     assert!(!bench.leases.are_out());
     assert_eq!(bench.left(&request(), 0, 1_340), 10_000 - 10);
+}
+
+#[test]
+fn a_request_that_leases_admit_is_counted_once_for_each_limit_whatever_its_quotas() {
+    let policy = r#"{ "version": 1, "limits": [
+        { "name": "wide", "key": ["address"], "algorithm": "fixed-window",
+          "quotas": [{ "permits": 10000, "window": "1d" }, { "permits": 5000, "window": "1h" }] },
+        { "name": "all", "quota": { "permits": 10000, "window": "1d" } } ] }"#;
+    let mut bench = Bench::new(policy, Counted { pages: MemoryStore::new(1_000), reads: 0 });
+    for _ in 0..1_000 {
+        assert_eq!(bench.send(&request(), 0), Ok(()));
+    }
+    assert!(bench.store.reads < 500, "leases admit most of them: {} reads", bench.store.reads);
+    let admitted = [0, 1].map(|limit| bench.counters.take_requests(limit, TierIndex::default(), Fate::Admitted));
+    assert_eq!(admitted, [1_000, 1_000]);
 }
 
 #[test]

@@ -100,6 +100,34 @@ fn under_a_ban_nothing_is_charged_at_other_limits() {
 }
 
 #[test]
+fn a_banned_client_is_told_to_wait_until_every_quota_has_room() {
+    let policy = r#"{ "version": 1, "limits": [
+        { "name": "api", "key": ["address"], "algorithm": "fixed-window",
+          "quotas": [{ "permits": 1, "window": "1s" }, { "permits": 3, "window": "1h" }],
+          "ban": { "after": 1, "within": "60s", "for": "10s" } },
+        { "name": "day", "key": ["address"], "algorithm": "fixed-window", "quota": { "permits": 4, "window": "1d" } }] }"#;
+    let mut bench = Bench::new(policy, MemoryStore::new(1_000));
+    let one = client(1);
+    for (second, told) in [
+        (0, None),
+        // The ban alone.
+        (0, Some(10)),
+        (10, None),
+        (20, None),
+        // The hour's quota, as the ban begins and while it lasts.
+        (21, Some(3_579)),
+        (22, Some(3_578)),
+        (3_600, None),
+        // The quota of another limit, until midnight.
+        (3_600, Some(43_200 - 3_600)),
+        (3_602, Some(43_200 - 3_602)),
+    ] {
+        let expected = told.map(|wait| (Cause::Banned, wait));
+        assert_eq!(bench.refusal(&one, second * 1_000), expected, "at {second} s");
+    }
+}
+
+#[test]
 fn a_limit_that_observes_bans_nobody_and_counts_as_if_it_did() {
     let mut watching =
         Bench::new(&policy(&[QUOTA, BAN, r#""on_exceed": "observe""#].join(",")), MemoryStore::new(1_000));

@@ -88,6 +88,33 @@ async fn what_a_call_cannot_hold_or_loses_leaves_the_first_failure() {
 }
 
 #[tokio::test]
+async fn after_an_answer_that_a_call_loses_comes_the_next_upstream_or_what_was_kept() {
+    let kept = Does::Answers(answer(200, "cache-control: max-age=60\r\n", "kept"));
+    let (first, last) = (Upstream::start(kept).await, Upstream::start(good("served")).await);
+    let half = Does::AnswersAndCuts(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf".to_vec());
+    let second = Upstream::start(half).await;
+    let mut policy = chains(&[]);
+    for name in ["first", "half"] {
+        policy["upstreams"][name] = json!({ "cluster": name });
+    }
+    let mut stale = route("stale", &["first", "half"]);
+    stale["fallback"]["stale"] = json!("1h");
+    policy["routes"] = json!([route("next", &["first", "half", "good"]), stale]);
+    let stage = stage(&policy, &[("first", first.address), ("half", second.address), ("good", last.address)]).await;
+    assert_eq!(stage.ask(&Request::get("/stale/")).await.text(), "kept");
+    assert_shows(&stage, "tidegate_kept_total", &[], 1).await;
+    first.set(busy());
+    let answer = stage.ask(&Request::get("/next/")).await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "served"), "{answer:?}");
+    assert_eq!(answer.header("x-tidegate"), "upstream=good; step=fallback");
+    let answer = stage.ask(&Request::get("/stale/")).await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "kept"), "{answer:?}");
+    assert_eq!(answer.header("x-tidegate"), "step=stale");
+    assert_eq!((second.requests(), last.requests()), (2, 1));
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn first_answer_streams_and_slow_clients_do_not_make_slow_upstreams() {
     let origin = Upstream::start(good("well")).await;
     let mut policy = chains(&[]);
@@ -118,6 +145,26 @@ async fn first_answer_streams_and_slow_clients_do_not_make_slow_upstreams() {
 }
 
 #[tokio::test]
+async fn slow_body_of_a_further_answer_is_no_slow_call() {
+    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nslow".to_vec();
+    let slow = Does::AnswersInTwo(head, Duration::from_millis(600), b"body".to_vec());
+    let (first, second) = (Upstream::start(busy()).await, Upstream::start(slow).await);
+    let mut policy = chains(&["busy"]);
+    policy["upstreams"]["good"] = json!({ "cluster": "good", "breaker": "watch" });
+    policy["breakers"] = json!({ "watch": { "window": { "count": 4 }, "min_calls": 2, "slow_call": "400ms" } });
+    let stage = stage(&policy, &[("busy", first.address), ("good", second.address)]).await;
+    for _ in 0..4 {
+        let answer = stage.ask(&Request::get("/busy/")).await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "slowbody"), "{answer:?}");
+    }
+    second.set(Does::AnswersAfter(Duration::from_millis(600), answer(200, "", "late")));
+    assert_eq!(stage.ask(&Request::get("/busy/")).await.text(), "late");
+    assert_shows(&stage, "tidegate_breaker_calls_total", &[("breaker", "good")], 5).await;
+    assert_shows(&stage, "tidegate_breaker_slow_total", &[("breaker", "good")], 1).await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn what_was_kept_is_served_when_all_have_failed_in_the_way_that_the_client_asks() {
     let origin = Upstream::start(Does::Answers(answer(
         200,
@@ -134,13 +181,15 @@ async fn what_was_kept_is_served_when_all_have_failed_in_the_way_that_the_client
     let stage = stage(&policy, &[("fickle", origin.address), ("good", origin.address)]).await;
     assert_eq!(stage.ask(&Request::get("/only/a")).await.text(), "kept and well");
     assert_shows(&stage, "tidegate_kept_total", &[], 1).await;
-    for does in [busy(), Does::Cuts] {
+    for (does, why) in [(busy(), "fwd-status=503"), (Does::Cuts, "detail=unanswered")] {
         origin.set(does);
         let get = Request::get("/only/a");
         let answer = stage.ask(&get).await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "kept and well"), "{answer:?}");
         assert_eq!((answer.header("etag"), answer.header("x-tidegate")), ("\"v1\"".into(), "step=stale".into()));
-        assert!(answer.header("cache-status").starts_with("tidegate; "), "{answer:?}");
+        let status = answer.header("cache-status");
+        assert!(status.starts_with("tidegate; fwd=") && status.contains(why), "{answer:?}");
+        assert_eq!(status.contains("fwd-status"), why != "detail=unanswered", "Envoy's own status is no upstream's");
         let head = stage.ask(&get.clone().method("HEAD")).await;
         assert_eq!((head.status, head.header("content-length")), (200, "13".into()));
         let part = stage.ask(&get.clone().with("range", "bytes=0-3")).await;

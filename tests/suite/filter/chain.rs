@@ -146,6 +146,7 @@ async fn when_all_have_failed_comes_the_static_answer_or_the_last_failure_or_503
 
     let answer = stage.ask(&Request::get("/none/")).await;
     assert_eq!((answer.status, &answer.json()["error"]), (503, &json!("the service is unavailable")), "{answer:?}");
+    assert_eq!(answer.header("retry-after"), "5", "nobody knows, and that is said too");
     assert!(stage.envoy.access_logged("GET /none/ 503 tidegate_unavailable").await, "{}", stage.envoy.access_log());
     let call = http2::Connection::open(stage.http).await.call(&Request::get("/none/Method")).await;
     assert_eq!(call.headers["grpc-status"], "14", "{call:?}");

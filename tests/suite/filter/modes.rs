@@ -27,6 +27,25 @@ async fn policy_that_observes_lets_all_pass_and_tells_nobody_but_the_statistics(
 }
 
 #[tokio::test]
+async fn what_is_observed_is_logged_whether_the_whole_policy_observes_or_one_limit() {
+    let (mut whole, mut one) =
+        (policy([limit("api", "/**", &["address"], 1)]), policy([limit("api", "/**", &["address"], 1)]));
+    whole["mode"] = json!("observe");
+    one["limits"][0]["on_exceed"] = json!("observe");
+    for policy in [whole, one] {
+        let stage = Stage::start(&policy).await;
+        stage.envoy.admin_post("/logging?wasm=debug").await.unwrap();
+        let request = Request::get("/").from("192.0.2.1");
+        let line = "tidegate: observed: tidegate_limit_api";
+        assert_eq!(stage.ask(&request).await.status, 200);
+        assert!(!stage.envoy.log().contains(line), "{}", stage.envoy.log());
+        assert_eq!(stage.ask(&request).await.status, 200);
+        assert!(stage.envoy.logged(line).await, "{}", stage.envoy.log());
+        stage.end().await;
+    }
+}
+
+#[tokio::test]
 async fn strict_policy_lowers_every_quota_and_says_so_to_clients() {
     let mut policy = policy([limit("api", "/**", &["address"], 9)]);
     policy["mode"] = json!("strict");

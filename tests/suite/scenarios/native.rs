@@ -178,6 +178,8 @@ impl<'s> Host<'s> {
     }
 
     fn finish_waits(&mut self) {
+        let Self { store, local, leases, counters, room, .. } = self;
+        self.engine.renew_waiting(room, &mut Books { store, local, leases, counters }, self.now);
         let mut left = Vec::new();
         self.room.due(self.now, usize::MAX, &mut left);
         for left in left {

@@ -113,7 +113,7 @@ impl<'s> Host<'s> {
         if let Some(way) = &mut flight.way {
             let draw = draw(flight.request.step);
             let mut around = Around { ledgers: &mut self.breakers, draw, now: self.now };
-            next = self.upstreams.ended(engine.policy(), way, Ended { end, retry_after }, &mut around);
+            next = self.upstreams.ended(engine.policy(), way, Ended { retry_after, ..end.into() }, &mut around);
         }
         if let Next::Send { upstream, .. } = next {
             let cluster = self.cluster(upstream);
@@ -148,7 +148,7 @@ impl<'s> Host<'s> {
                 let bytes = self.kept_for(&flight).expect("it was there");
                 let key = flight.asset.as_ref().and_then(|asset| asset.key).expect("what is kept has a key");
                 let record = Record::decode(&bytes, self.engine.seed(), key).expect("it was read before");
-                let why = answer.map_or(Why::NotAsked, |answer| Why::Failed(answer.status));
+                let why = flight.way.as_ref().expect("it is on a way").why();
                 let served = serve(&record, &flight.request, why, self.now).expect("it was served before");
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 let lines = served.lines.iter().map(|(name, value)| (text(name), text(value))).collect();
