@@ -31,6 +31,9 @@ test("what is shipped has the clock of its host, whatever a request says", () =>
   assert.ok(!wasm(shipped).includes("x-tidegate-test"));
 });
 
+/** Until who waits has looked, which is every 100 ms, whatever the clock of the scenario says. */
+const looks = () => new Promise((resolve) => setTimeout(resolve, 250));
+
 /** Plays these scenarios in one workerd, and answers with all complaints. */
 async function playAll(scenarios, outboundService, upstreams) {
   const log = [];
@@ -113,14 +116,16 @@ class Stage {
       const due = Math.min(...this.#flights.filter(isDue).map((flight) => flight.due));
       if (due === Infinity) break;
       await this.#ask(due - 1);
-      // Time for an answer that comes too early: who waits asks every 100 ms.
-      await new Promise((resolve) => setTimeout(resolve, 250));
+      // Time for an answer that comes too early.
+      await looks();
       await this.#take(due - 1, (flight) => flight.answered);
       await this.#ask(due);
       await this.#take(due, (flight) => flight.due === due);
     }
     if (to === Infinity) return;
     await this.#ask(to);
+    // Time to renew what it holds.
+    if (this.#flights.some(({ due }) => due > to && due < Infinity)) await looks();
     await this.#take(to, (flight) => flight.answered);
   }
 
