@@ -102,6 +102,8 @@ struct Flight<'s> {
     way: Option<Way>,
     /// The upstream that holds its answer back.
     held_by: Option<String>,
+    /// The last answer to it that there was, though a failure.
+    failure: Option<Does>,
 }
 
 /// What is known so far of what comes of a request.
@@ -213,6 +215,7 @@ impl<'s> Host<'s> {
             asset: None,
             way: None,
             held_by: None,
+            failure: None,
         };
         if let Some(page) = self.plan.page() {
             let (fingerprint, monitor) = (Fingerprint::of(""), self.monitor.as_ref());

@@ -108,6 +108,9 @@ impl<'s> Host<'s> {
         let says = does.headers.get("retry-after").filter(|_| matches!(does.status, 429 | 503));
         let made = does.headers.get("date").map(String::as_bytes);
         let retry_after = says.and_then(|value| forwarding::retry_after(value.as_bytes(), made, self.now));
+        if matches!(end, CallEnd::Answered(_)) {
+            flight.failure = Some(does.clone());
+        }
         let engine = Rc::clone(&self.engine);
         let mut next = Next::Deliver;
         if let Some(way) = &mut flight.way {
@@ -120,7 +123,9 @@ impl<'s> Host<'s> {
             return self.ask(flight, &cluster);
         }
         let last = self.last(next, &mut flight);
-        let answer = Answer { status: matches!(end, CallEnd::Answered(_)).then_some(does.status), does: &does };
+        // Where the last upstream gave no answer, an earlier one's failure says more than nothing.
+        let failure = flight.failure.take().unwrap_or(does);
+        let answer = Answer { status: failure.fails.is_none().then_some(failure.status), does: &failure };
         self.conclude(flight, &last, Some(&answer));
     }
 
