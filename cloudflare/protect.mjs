@@ -64,7 +64,8 @@ function followed(verdict, pass, env) {
 
 /**
  * The request for a handler that parses its URL, which takes a backslash for a slash and drops control characters at the end: it comes to
- * the path that limits have matched.
+ * the path that limits have matched. The core does the same for upstreams (`path::escaped_for_parsers`); here it is not asked, since
+ * whatever simply passes comes by.
  */
 function escaped(request) {
   const { url } = request;

@@ -53,7 +53,7 @@ struct Moment {
 }
 
 impl Window {
-    /// The window of `quota`.
+    /// The window of `quota`; its length is cut to between 1 and 2^32 - 1 milliseconds. A policy asks for 31 days at most.
     #[must_use]
     pub fn new(quota: &Quota) -> Self {
         let permits = u64::from(quota.permits.get());
