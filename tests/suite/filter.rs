@@ -26,6 +26,7 @@ mod hostile;
 mod keys;
 pub mod metrics;
 mod modes;
+mod neighbours;
 mod panic;
 mod protocols;
 mod quotas;
