@@ -267,6 +267,10 @@ impl Upstreams {
     ) -> Step<'p> {
         let Ended { end, retry_after, took } = ended;
         let call = self.observe(way, end, took, around);
+        if end == CallEnd::NotMade {
+            // To ask another upstream would lead past whoever has answered, and may have meant to keep the client out.
+            return Step::Deliver;
+        }
         let answered = match end {
             CallEnd::Answered(status) => Some(status),
             _ => None,

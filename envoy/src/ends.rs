@@ -11,8 +11,11 @@ use tidegate::units::{Span, Timestamp};
 pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool, now: Timestamp) -> Ended {
     let Some(status) = answer.status() else { return CallEnd::Reset.into() };
     // To a gRPC client Envoy's own answers have the status 200 too, and nothing behind the header.
-    let is_suspect = status >= 500 || (status == 200 && is_whole && answer.header("grpc-status").is_some());
-    let end = if is_suspect { by_flags(host::response_flags().unwrap_or(0)) } else { None };
+    let may_be_routers = status >= 500 || (status == 200 && is_whole && answer.header("grpc-status").is_some());
+    let end = if may_be_routers { by_flags(host::response_flags().unwrap_or(0)) } else { None };
+    // Filters behind this one have refusals of their own.
+    let may_be_filters = end.is_none() && (may_be_routers || status >= 400);
+    let end = if may_be_filters && !host::answered_by_upstream() { Some(CallEnd::NotMade) } else { end };
     end.map_or_else(|| Ended::answered(answer, status, now), Ended::from)
 }
 
@@ -63,8 +66,12 @@ impl ResponseFacts for CallAnswer {
     }
 }
 
-/// No healthy host (UH), no connection (UF), no such cluster (NC), no address (DF), too many at once (UO).
-const NOT_CONNECTED_FLAGS: u64 = 0x2 | 0x20 | 0x80 | 0x100_0000 | 0x400_0000;
+/// No healthy host (UH), no connection (UF), no such cluster (NC), no address (DF), too many at once (UO), a share that the
+/// cluster drops (DO, UDO).
+const NOT_CONNECTED_FLAGS: u64 = 0x2 | 0x20 | 0x80 | NO_CLUSTER_FLAG | 0x400_0000 | 0x800_0000 | 0x2000_0000;
+
+/// No such cluster (NC).
+const NO_CLUSTER_FLAG: u64 = 0x100_0000;
 
 /// The request timeout (UT), no sign of life (SI), lasting too long (UMSDR, DT).
 const TIMED_OUT_FLAGS: u64 = 0x4 | 0x1_0000 | 0x8_0000 | 0x40_0000;

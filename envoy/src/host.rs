@@ -219,6 +219,14 @@ pub fn response_flags() -> Result<u64, HostError> {
     Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
 }
 
+/// Whether the answer came from an upstream, and not from a filter or Envoy itself: `response.code_details`. Also if Envoy
+/// cannot tell.
+pub fn answered_by_upstream() -> bool {
+    const PATH: &[u8] = b"response\0code_details";
+    let bytes = received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) });
+    bytes.ok().flatten().is_none_or(|details| details == b"via_upstream")
+}
+
 /// Sends a request to a cluster, for the root of the stream at work, or the root at work. Answers the number under which the
 /// answer comes.
 ///

@@ -165,7 +165,7 @@ impl Local {
     #[must_use]
     pub fn outcome(&self, end: CallEnd) -> Outcome {
         match end {
-            CallEnd::Abandoned | CallEnd::Lost => Outcome::Ignored,
+            CallEnd::Abandoned | CallEnd::Lost | CallEnd::NotMade => Outcome::Ignored,
             end if self.rules.failures.contain(end) => Outcome::Failure,
             _ => Outcome::Success,
         }

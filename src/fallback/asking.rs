@@ -89,8 +89,8 @@ impl Upstreams {
             && let Some((identity, breaker)) = self.breakers.named(at)
         {
             let passed = around.now.since(call.began);
-            // When an answer that was lost began nobody knows: it is not called slow.
-            let told = if end == CallEnd::Lost { Some(Span::ZERO) } else { took };
+            // When an answer that was lost began nobody knows, nor how long a call takes that was not made: neither is called slow.
+            let told = if matches!(end, CallEnd::Lost | CallEnd::NotMade) { Some(Span::ZERO) } else { took };
             let (outcome, took) = (breaker.outcome(end), told.map_or(passed, |took| took.min(passed)));
             breaker.observe(around.ledgers.of(identity), ticket, outcome, took, around.draw, around.now);
         }
@@ -137,7 +137,8 @@ impl Upstreams {
         core::mem::take(&mut self.woken)
     }
 
-    /// How the request was served, in words: `upstream=origin; step=fallback; breakers=cdn:open, origin:closed`.
+    /// How the request was served, in words: `upstream=origin; step=fallback; breakers=cdn:open, origin:closed`. Empty for one
+    /// that got the answer of something else.
     #[must_use]
     pub fn describe(&mut self, policy: &Policy, way: &Way, now: Timestamp) -> String {
         let mut text = String::new();
@@ -147,6 +148,9 @@ impl Upstreams {
             Some(By::Upstream(place)) => Some(place),
             _ => way.call.map(|call| call.place),
         };
+        if way.by.is_none() && asked.is_none() {
+            return text;
+        }
         if let Some(name) = asked.and_then(upstream) {
             text.extend(["upstream=", name, "; "]);
         }

@@ -90,6 +90,25 @@ fn asked(step: &Step<'_>) -> Option<usize> {
 const ON: &str = r#""fallback": { "on": ["connect", "timeout", "reset", "5xx"] }"#;
 
 #[test]
+fn call_that_was_not_made_leads_to_nobody_and_tells_nothing_of_the_upstream() {
+    for status in ["connect", "503"] {
+        let route = format!(r#""fallback": {{ "on": ["{status}"], "stale": "1h" }}"#);
+        let policy = policy(2, &[], &route, r#", "response": { "x_tidegate": true }"#);
+        let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
+        // More than the failures in a row that open the breaker.
+        for request in 0..5 {
+            let (mut way, first) = worker.begin(GET, ledgers, at(request));
+            assert_eq!(asked(&first), Some(0));
+            assert_eq!(worker.end(&mut way, CallEnd::NotMade, ledgers, at(60_000 + request)), Step::Deliver);
+            assert_eq!(worker.upstreams.describe(&policy, &way, at(60_000)), "");
+        }
+        assert_eq!(worker.upstreams.served().take(0).map(|(_, count)| count).sum::<u64>(), 0);
+        let told = worker.upstreams.breakers().get(0).map(|breaker| breaker.statistics().take().told());
+        assert_eq!(told.map(|told| told.iter().sum::<u64>()), Some(0));
+    }
+}
+
+#[test]
 fn way_ends_with_what_is_left() {
     let stat = r#""fallback": { "on": ["connect", "5xx"], "static": { "status": 503 } }"#;
     let kept = r#""fallback": { "on": ["connect", "5xx"], "stale": "1h" }"#;

@@ -21,6 +21,9 @@ pub enum CallEnd {
     /// There was an answer, but the host could not hand it over whole: it was too large, or broke off. The request has failed
     /// here, whatever a route counts as failing; the upstream may well be healthy.
     Lost,
+    /// It was not made: something else on the way to the upstream has answered, such as a filter that asks who the client is.
+    /// That answer is the client's, and tells nothing of the upstream.
+    NotMade,
 }
 
 /// Which ends of a call are failures.
@@ -68,7 +71,7 @@ impl Failures {
             CallEnd::TimedOut => self.timed_out,
             CallEnd::Reset => self.reset,
             CallEnd::Unanswered => self.not_connected || self.reset,
-            CallEnd::Abandoned | CallEnd::Lost => false,
+            CallEnd::Abandoned | CallEnd::Lost | CallEnd::NotMade => false,
         }
     }
 }
@@ -100,6 +103,7 @@ mod tests {
             CallEnd::Unanswered,
             CallEnd::Abandoned,
             CallEnd::Lost,
+            CallEnd::NotMade,
         ] {
             assert!(!failures.contain(end), "{end:?}");
         }

@@ -220,7 +220,10 @@ impl Filter {
         if policy.tells_upstreams()
             && let Some(way) = self.chain.way()
         {
-            self.fields.push("x-tidegate", &work.upstreams.describe(policy, way, now()));
+            let told = work.upstreams.describe(policy, way, now());
+            if !told.is_empty() {
+                self.fields.push("x-tidegate", &told);
+            }
         }
     }
 }
