@@ -1,7 +1,7 @@
 //! One request's way to its upstreams, as Envoy goes it: the first is asked by Envoy's own router, which a header tells the
 //! cluster, and further ones by calls of the filter, while Envoy holds the failure of the first.
 
-use crate::host::{self, Level, Map};
+use crate::host::{self, HostError, Level, Map};
 use crate::instance::Work;
 use crate::saved::Saved;
 use tidegate::fallback::{Around, Ended, Step, Upstreams, Way};
@@ -68,9 +68,14 @@ impl Chain {
         self.saved.as_ref()
     }
 
+    /// The upstream whose answer is awaited.
+    pub fn upstream(&self) -> Option<usize> {
+        self.way.as_ref().and_then(Way::upstream)
+    }
+
     /// Whether the answer of an upstream is awaited.
     pub fn awaits_answer(&self) -> bool {
-        self.way.as_ref().is_some_and(|way| way.upstream().is_some())
+        self.upstream().is_some()
     }
 
     /// Whether anybody was asked at all.
@@ -101,18 +106,17 @@ impl Chain {
     ///
     /// # Errors
     /// How the call ended, if it could not even begin.
-    pub fn ask(
-        &mut self,
-        policy: &Policy,
-        calls: &mut Vec<(u32, u32)>,
-        call: Call,
-        stream: u32,
-    ) -> Result<(), CallEnd> {
+    pub fn ask(&mut self, policy: &Policy, work: &mut Work, call: Call, stream: u32) -> Result<(), CallEnd> {
         let cluster = policy.upstreams().get(call.upstream).and_then(|upstream| upstream.cluster());
         let (Some(cluster), Some(saved)) = (cluster, &self.saved) else { return Err(CallEnd::NotConnected) };
         let timeout_ms = call.timeout.map_or(CALL_TIMEOUT_MS, millis);
-        let token = host::call(cluster, &saved.to_send(), &[], timeout_ms).map_err(|_| CallEnd::NotConnected)?;
-        calls.push((token, stream));
+        let token = host::call(cluster, &saved.to_send(), &[], timeout_ms).map_err(|error| {
+            if error == HostError::BAD_ARGUMENT {
+                work.missing.tell(policy, call.upstream);
+            }
+            CallEnd::NotConnected
+        })?;
+        work.calls.push((token, stream));
         self.further = Further::Asks(token);
         Ok(())
     }

@@ -43,6 +43,11 @@ fn now() -> Timestamp {
     Timestamp::from_nanos(host::now_ns())
 }
 
+/// Whether the stream that Envoy is working on had no answer because there is no cluster of the upstream's name.
+pub fn had_no_cluster() -> bool {
+    host::response_flags().is_ok_and(|flags| flags & NO_CLUSTER_FLAG != 0)
+}
+
 fn by_flags(flags: u64) -> Option<CallEnd> {
     [(NOT_CONNECTED_FLAGS, CallEnd::NotConnected), (TIMED_OUT_FLAGS, CallEnd::TimedOut), (RESET_FLAGS, CallEnd::Reset)]
         .into_iter()

@@ -15,6 +15,8 @@ pub struct HostError(u32);
 
 impl HostError {
     const NOT_FOUND: Self = Self(1);
+    /// What a call is made to is not there.
+    pub const BAD_ARGUMENT: Self = Self(2);
     /// Somebody else has changed the shared value since it was read.
     pub const CAS_MISMATCH: Self = Self(8);
 }

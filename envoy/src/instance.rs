@@ -7,6 +7,7 @@ use crate::health;
 use crate::host;
 use crate::ledger::SharedLedgers;
 use crate::metrics::{Gauge, Metrics, Totals, UpstreamMetrics};
+use crate::missing::Missing;
 use crate::random::Random;
 use crate::rls::{self, RateLimits};
 use crate::shelf::SharedShelf;
@@ -63,6 +64,7 @@ pub struct Work {
     /// The rounds in which the store is asked for breakers, while they are under way.
     pub rounds: Vec<Round>,
     pub upstreams: Upstreams,
+    pub missing: Missing,
     ledgers: SharedLedgers,
     /// When breakers were last ticked.
     ticked: Timestamp,
@@ -151,6 +153,7 @@ impl Instance {
                 rate_limits,
                 rounds: Vec::new(),
                 upstreams,
+                missing: Missing::default(),
                 ledgers: SharedLedgers::default(),
                 ticked: Timestamp::EPOCH,
                 retries: Vec::new(),

@@ -24,6 +24,7 @@ mod host;
 mod instance;
 mod ledger;
 mod metrics;
+mod missing;
 mod random;
 mod rls;
 mod root;

@@ -41,7 +41,14 @@ impl Filter {
     pub(super) fn upstream_answered(&mut self, instance: &Instance, is_whole: bool) -> Fate {
         self.is_answer_whole = is_whole;
         let now = now();
-        self.take_end(instance, ends::of_stream(&Answer, is_whole, now), None, now)
+        let ended = ends::of_stream(&Answer, is_whole, now);
+        if ended.end == CallEnd::NotConnected
+            && ends::had_no_cluster()
+            && let Some(upstream) = self.chain.upstream()
+        {
+            instance.work.borrow_mut().missing.tell(instance.engine.policy(), upstream);
+        }
+        self.take_end(instance, ended, None, now)
     }
 
     /// Takes in the answer to a call.
@@ -63,7 +70,7 @@ impl Filter {
     fn try_again(&mut self) {
         let Some(call) = self.chain.waited() else { return };
         let instance = Rc::clone(&self.instance);
-        let asked = self.chain.ask(instance.engine.policy(), &mut instance.work.borrow_mut().calls, call, self.id);
+        let asked = self.chain.ask(instance.engine.policy(), &mut instance.work.borrow_mut(), call, self.id);
         if let Err(end) = asked {
             let fate = self.take_end(&instance, end.into(), None, now());
             self.release(&instance, &fate);
@@ -98,7 +105,7 @@ impl Filter {
                         work.alarm.set(Some(wait), false, now);
                         return Fate::Held;
                     }
-                    match self.chain.ask(policy, &mut work.calls, call, self.id) {
+                    match self.chain.ask(policy, work, call, self.id) {
                         Ok(()) => return Fate::Held,
                         Err(end) => ended = end.into(),
                     }

@@ -93,6 +93,25 @@ async fn each_way_of_failing_leads_to_the_next_upstream() {
 }
 
 #[tokio::test]
+async fn cluster_that_envoy_lacks_is_told_in_the_log_and_not_with_each_request() {
+    let busy = Upstream::start(Does::Answers(answer(503, "", "busy"))).await;
+    let mut policy = chains(&["busy", "mistyped-first"]);
+    policy["upstreams"]["good"]["cluster"] = json!("mistyped-next");
+    let stage = Stage::of_workers(1, &policy, |bootstrap| bootstrap.with_cluster("busy", busy.address).unwrap()).await;
+    for _ in 0..5 {
+        assert_eq!(stage.ask(&Request::get("/busy/")).await.text(), "busy");
+        assert_eq!(stage.ask(&Request::get("/mistyped-first/")).await.status, 503);
+    }
+    for (upstream, cluster) in [("mistyped-first", "mistyped-first"), ("good", "mistyped-next")] {
+        let told = format!("tidegate: /upstreams/{upstream}/cluster: Envoy has no cluster {cluster}, ");
+        assert!(stage.envoy.logged(&told).await, "{}", stage.envoy.log());
+        assert_eq!(stage.envoy.log().matches(&told).count(), 1, "{}", stage.envoy.log());
+    }
+    assert!(!stage.envoy.log().contains("no cluster busy"));
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn what_must_not_be_sent_again_is_not_and_gets_the_failure_itself() {
     let (busy, served) =
         (Upstream::start(Does::Answers(answer(503, "x-own: 1\r\n", "busy"))).await, Upstream::start(good("")).await);
