@@ -147,7 +147,8 @@ extern "C" fn proxy_on_delete(id: u32) {
         if !vm.streams.end(id)
             && let Some(at) = vm.roots.iter().position(|(other, _)| *other == id)
         {
-            vm.roots.swap_remove(at).1.end();
+            let (_, mut root) = vm.roots.swap_remove(at);
+            root.end(vm.roots.iter().filter_map(|(_, other)| other.in_force()));
         }
     });
 }

@@ -6,6 +6,7 @@
 //! route says, `authority` asks the store of limits that many Envoys share, `breakers` the same store for theirs, `rls` a rate-limit
 //! service, `streams` finds the filter of a stream, `fields` keeps what its answer is to say of limits. In Envoy's shared data,
 //! `store` keeps the key table, `shelf` good answers, `ledger` what all workers know of breakers, and `health` of the service.
+//! `leaving` clears the gauges of a policy that goes, and `missing` tells of clusters that Envoy does not have.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -22,6 +23,7 @@ mod filter;
 mod health;
 mod host;
 mod instance;
+mod leaving;
 mod ledger;
 mod metrics;
 mod missing;

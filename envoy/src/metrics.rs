@@ -118,6 +118,34 @@ impl Metrics {
         }
     }
 
+    /// Takes back what this worker has added to a gauge.
+    pub fn take_back(&mut self, gauge: Gauge) {
+        if self.added.get(gauge as usize).is_some_and(|added| *added > 0) {
+            self.record_own(gauge, 0);
+        }
+    }
+
+    /// Sets a gauge to nothing, if it was ever set.
+    pub fn clear(&mut self, gauge: Gauge) {
+        if let Some(Some(id)) = self.ids.get(FIRST_GAUGE.saturating_add(gauge as usize)) {
+            let _ = host::record(*id, 0);
+        }
+    }
+
+    /// Takes back what this worker has added to the gauges of requests in flight, and sets those to nothing whose limit does not stay.
+    pub fn clear_loads(&mut self, policy: &Policy, stays: impl Fn(&str) -> bool) {
+        for OfLoad { place, in_flight, permits, added } in &mut self.loads {
+            if let Some(id) = in_flight.filter(|_| *added > 0) {
+                add_own(id, 0, added);
+            }
+            if !policy.limits().get(place.0).is_some_and(|limit| stays(limit.name().as_str())) {
+                for id in in_flight.iter().chain(permits.iter()) {
+                    let _ = host::record(*id, 0);
+                }
+            }
+        }
+    }
+
     /// A total is defined even while it is zero, so that it can be watched.
     fn add(&mut self, place: usize, count: u64, name: impl FnOnce() -> String) {
         // A total is defined even while it is zero, so that it can be watched.

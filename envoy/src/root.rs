@@ -4,7 +4,7 @@ use crate::filter;
 use crate::host::{self, Level};
 use crate::instance::Instance;
 use crate::streams::Streams;
-use crate::{authority, breakers, rls, structure, waiting};
+use crate::{authority, breakers, leaving, rls, structure, waiting};
 use std::rc::Rc;
 use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::{Policy, Upstream};
@@ -84,12 +84,13 @@ impl Root {
         }
     }
 
-    /// Gives back what is held, and exports what was counted last.
-    pub fn end(&mut self) {
+    /// Gives back what is held, and exports what was counted last. `others` go on in this VM.
+    pub fn end(&mut self, others: impl Iterator<Item = Rc<Instance>>) {
         let Some(instance) = &self.instance else { return };
         let now = Timestamp::from_nanos(host::now_ns());
         instance.end_leases(Span::ZERO, now);
         instance.export(now);
+        leaving::clear_gauges(instance, &others.collect::<Vec<_>>());
     }
 }
 

@@ -80,6 +80,23 @@ impl UpstreamMetrics {
         }
     }
 
+    /// Sets to nothing how breakers stand that do not stay.
+    pub fn clear(&self, upstreams: &Upstreams, stays: impl Fn(&str) -> bool) {
+        let breakers = upstreams.breakers_known();
+        let first = self.first.last().copied().unwrap_or(0);
+        for at in 0..breakers.len() {
+            let place = first.saturating_add(at.saturating_mul(OF_BREAKER));
+            let ids = self.ids.borrow();
+            // There are none where nobody asked for the breaker.
+            let gauges = ids.get(place..).unwrap_or_default().iter().take(GAUGES.len()).flatten();
+            if gauges.clone().next().is_some() && !breakers.identity(at).is_some_and(&stays) {
+                for id in gauges {
+                    let _ = host::record(*id, 0);
+                }
+            }
+        }
+    }
+
     fn served(&self, policy: &Policy, index: usize, by: By) -> Option<MetricId> {
         let route = policy.routes().get(index)?;
         let place = self.first.get(index)?.saturating_add(by.number(route.upstreams().len()));
