@@ -112,7 +112,7 @@ impl Chain {
         let timeout_ms = call.timeout.map_or(CALL_TIMEOUT_MS, millis);
         let token = host::call(cluster, &saved.to_send(), &[], timeout_ms).map_err(|error| {
             if error == HostError::BAD_ARGUMENT {
-                work.missing.tell(policy, call.upstream);
+                work.clusters.missing(policy, call.upstream);
             }
             CallEnd::NotConnected
         })?;

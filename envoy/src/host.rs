@@ -221,6 +221,12 @@ pub fn response_flags() -> Result<u64, HostError> {
     Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
 }
 
+/// The cluster to which Envoy's router has sent the request of the stream at work: `xds.cluster_name`.
+pub fn cluster() -> Result<Option<Vec<u8>>, HostError> {
+    const PATH: &[u8] = b"xds\0cluster_name";
+    received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) })
+}
+
 /// Whether the answer came from an upstream, and not from a filter or Envoy itself: `response.code_details`. Also if Envoy
 /// cannot tell.
 pub fn answered_by_upstream() -> bool {

@@ -2,12 +2,12 @@
 
 use crate::authority::{Authority, DEADLINE};
 use crate::breakers::{self, Round};
+use crate::clusters::Clusters;
 use crate::fields::Fields;
 use crate::health;
 use crate::host;
 use crate::ledger::SharedLedgers;
 use crate::metrics::{Gauge, Metrics, Totals, UpstreamMetrics};
-use crate::missing::Missing;
 use crate::random::Random;
 use crate::rls::{self, RateLimits};
 use crate::shelf::SharedShelf;
@@ -64,7 +64,7 @@ pub struct Work {
     /// The rounds in which the store is asked for breakers, while they are under way.
     pub rounds: Vec<Round>,
     pub upstreams: Upstreams,
-    pub missing: Missing,
+    pub clusters: Clusters,
     ledgers: SharedLedgers,
     /// When breakers were last ticked.
     ticked: Timestamp,
@@ -153,7 +153,7 @@ impl Instance {
                 rate_limits,
                 rounds: Vec::new(),
                 upstreams,
-                missing: Missing::default(),
+                clusters: Clusters::default(),
                 ledgers: SharedLedgers::default(),
                 ticked: Timestamp::EPOCH,
                 retries: Vec::new(),

@@ -6,7 +6,7 @@
 //! route says, `authority` asks the store of limits that many Envoys share, `breakers` the same store for theirs, `rls` a rate-limit
 //! service, `streams` finds the filter of a stream, `fields` keeps what its answer is to say of limits. In Envoy's shared data,
 //! `store` keeps the key table, `shelf` good answers, `ledger` what all workers know of breakers, and `health` of the service.
-//! `leaving` clears the gauges of a policy that goes, and `missing` tells of clusters that Envoy does not have.
+//! `leaving` clears the gauges of a policy that goes, and `clusters` tells where Envoy's do not fit it.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -16,6 +16,7 @@ mod breakers;
 mod chain;
 #[cfg(feature = "test-clock")]
 mod clock;
+mod clusters;
 mod ends;
 mod facts;
 mod fields;
@@ -26,7 +27,6 @@ mod instance;
 mod leaving;
 mod ledger;
 mod metrics;
-mod missing;
 mod random;
 mod rls;
 mod root;

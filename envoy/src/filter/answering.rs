@@ -42,11 +42,13 @@ impl Filter {
         self.is_answer_whole = is_whole;
         let now = now();
         let ended = ends::of_stream(&Answer, is_whole, now);
-        if ended.end == CallEnd::NotConnected
-            && ends::had_no_cluster()
-            && let Some(upstream) = self.chain.upstream()
-        {
-            instance.work.borrow_mut().missing.tell(instance.engine.policy(), upstream);
+        if let Some(upstream) = self.chain.upstream() {
+            let (policy, clusters) = (instance.engine.policy(), &mut instance.work.borrow_mut().clusters);
+            if ended.end == CallEnd::NotConnected && ends::had_no_cluster() {
+                clusters.missing(policy, upstream);
+            } else if ended.end != CallEnd::NotMade {
+                clusters.look_at(policy, upstream);
+            }
         }
         self.take_end(instance, ended, None, now)
     }

@@ -112,6 +112,29 @@ async fn cluster_that_envoy_lacks_is_told_in_the_log_and_not_with_each_request()
 }
 
 #[tokio::test]
+async fn routes_of_envoy_that_lead_elsewhere_are_told_in_the_log_and_those_that_are_right_are_not() {
+    let (first, good) = (Upstream::start(good("first")).await, Upstream::start(good("")).await);
+    let clusters = [("first", first.address), ("good", good.address)];
+    let routes =
+        "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes";
+    let without_header = json!([{ "match": { "prefix": "/" }, "route": { "cluster": "good" } }]);
+    for (is_wrong, times) in [(true, 1), (false, 0)] {
+        let stage = Stage::of_workers(1, &chains(&["first"]), |bootstrap| {
+            let bootstrap = clusters.iter().fold(bootstrap, |it, (name, at)| it.with_cluster(name, *at).unwrap());
+            if is_wrong { bootstrap.set(routes, without_header.clone()).unwrap() } else { bootstrap }
+        })
+        .await;
+        for _ in 0..5 {
+            assert_eq!(stage.ask(&Request::get("/first/")).await.status, 200);
+        }
+        let told = "tidegate: /upstreams/first/cluster: a request for cluster first went to good, ";
+        assert_eq!(stage.envoy.logged(told).await, is_wrong, "{}", stage.envoy.log());
+        assert_eq!(stage.envoy.log().matches("went to").count(), times, "{}", stage.envoy.log());
+        stage.end().await;
+    }
+}
+
+#[tokio::test]
 async fn what_must_not_be_sent_again_is_not_and_gets_the_failure_itself() {
     let (busy, served) =
         (Upstream::start(Does::Answers(answer(503, "x-own: 1\r\n", "busy"))).await, Upstream::start(good("")).await);
