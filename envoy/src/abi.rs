@@ -75,9 +75,10 @@ extern "C" fn proxy_on_configure(root: u32, _size: usize) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_tick(root: u32) {
     VM.with_borrow_mut(|vm| {
+        let worst = vm.roots.iter().filter_map(|(_, root)| root.in_force()?.health()).max();
         let root = vm.roots.iter_mut().find(|(other, _)| *other == root);
         if let Some((_, root)) = root {
-            root.tick(&mut vm.streams);
+            root.tick(&mut vm.streams, worst);
         }
     });
 }

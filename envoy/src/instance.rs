@@ -21,6 +21,7 @@ use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
 use tidegate::fallback::{Around, TICK, Upstreams};
+use tidegate::health::Health;
 use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
 use tidegate::lease::Leases;
@@ -200,8 +201,14 @@ impl Instance {
         work.leases.are_out()
     }
 
-    /// Adds what was counted since the last time to Envoy's statistics.
-    pub fn export(&self, now: Timestamp) {
+    /// How the service is by this policy, if that asks for it.
+    pub fn health(&self) -> Option<Health> {
+        self.work.borrow().monitor.as_ref().map(|monitor| monitor.standing().health)
+    }
+
+    /// Adds what was counted since the last time to Envoy's statistics. `worst`: how the service is by the policy of this VM that
+    /// finds it worst. There is one gauge, which policies that ask in different ways would set to and fro.
+    pub fn export(&self, worst: Option<Health>, now: Timestamp) {
         let work = &mut *self.work.borrow_mut();
         work.upstreams.count_rounds(&mut work.counters);
         work.metrics.export(self.engine.policy(), &mut work.counters);
@@ -209,7 +216,8 @@ impl Instance {
         work.live_keys = live;
         if let Some(monitor) = &mut work.monitor {
             health::share(monitor, &mut work.bytes);
-            work.metrics.record(Gauge::Health, monitor.standing().health as u64);
+            let health = worst.unwrap_or_default().max(monitor.standing().health);
+            work.metrics.record(Gauge::Health, health as u64);
         }
         work.metrics.record_own(Gauge::Waiting, u64::try_from(work.room.len()).unwrap_or(u64::MAX));
         let store = work.leases.global_ref().map(|global| global.answers(now));

@@ -6,6 +6,7 @@ use crate::instance::Instance;
 use crate::streams::Streams;
 use crate::{authority, breakers, leaving, rls, structure, waiting};
 use std::rc::Rc;
+use tidegate::health::Health;
 use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::{Policy, Upstream};
 use tidegate::status::Fingerprint;
@@ -46,8 +47,8 @@ impl Root {
     }
 
     /// Ends the waits and the leases that are due, lets workers learn of each other's breakers, and once a second exports what
-    /// was counted and renews what streams hold.
-    pub fn tick(&mut self, streams: &mut Streams) {
+    /// was counted and renews what streams hold. `worst`: how the service is by the policy that finds it worst.
+    pub fn tick(&mut self, streams: &mut Streams, worst: Option<Health>) {
         let Some(instance) = self.instance.clone() else { return };
         let now = Timestamp::from_nanos(host::now_ns());
         waiting::finish_due(&instance, streams, now);
@@ -57,7 +58,7 @@ impl Root {
         breakers::confer(&mut instance.work.borrow_mut(), now);
         let leases_are_out = instance.end_leases(LEASE_IDLE, now);
         if instance.work.borrow_mut().alarm.exports(now) {
-            instance.export(now);
+            instance.export(worst, now);
             streams.renew();
         }
         let work = &mut *instance.work.borrow_mut();
@@ -87,10 +88,10 @@ impl Root {
     /// Gives back what is held, and exports what was counted last. `others` go on in this VM.
     pub fn end(&mut self, others: impl Iterator<Item = Rc<Instance>>) {
         let Some(instance) = &self.instance else { return };
-        let now = Timestamp::from_nanos(host::now_ns());
+        let (others, now) = (others.collect::<Vec<_>>(), Timestamp::from_nanos(host::now_ns()));
         instance.end_leases(Span::ZERO, now);
-        instance.export(now);
-        leaving::clear_gauges(instance, &others.collect::<Vec<_>>());
+        instance.export(others.iter().filter_map(|other| other.health()).max(), now);
+        leaving::clear_gauges(instance, &others);
     }
 }
 
