@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "an export's name must be exempt from mangling")]
 
 use crate::filter::{Filter, Next};
+use crate::instance::Others;
 use crate::root::Root;
 use crate::streams::Streams;
 use core::cell::RefCell;
@@ -76,9 +77,11 @@ extern "C" fn proxy_on_configure(root: u32, _size: usize) -> u32 {
 extern "C" fn proxy_on_tick(root: u32) {
     VM.with_borrow_mut(|vm| {
         let worst = vm.roots.iter().filter_map(|(_, root)| root.in_force()?.health()).max();
+        // Envoy counts its numbers up.
+        let newer = vm.roots.iter().filter(|(other, _)| *other > root).filter_map(|(_, it)| it.in_force()).collect();
         let root = vm.roots.iter_mut().find(|(other, _)| *other == root);
         if let Some((_, root)) = root {
-            root.tick(&mut vm.streams, worst);
+            root.tick(&mut vm.streams, &Others { worst, newer });
         }
     });
 }

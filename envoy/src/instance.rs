@@ -14,6 +14,7 @@ use crate::shelf::SharedShelf;
 use crate::store::SharedStore;
 use crate::waiting::Alarm;
 use core::cell::RefCell;
+use std::rc::Rc;
 use tidegate::assets::Assets;
 use tidegate::authority;
 use tidegate::decision::Reply;
@@ -40,6 +41,21 @@ pub struct Instance {
     pub assets: Assets,
     pub kept: KeptBytes,
     pub work: RefCell<Work>,
+}
+
+/// The other policies of the VM. Where several would set one gauge to and fro, one of them does.
+pub struct Others {
+    /// How the service is by the policy that finds it worst.
+    pub worst: Option<Health>,
+    /// Those that came later, of which one may be in this one's place: the streams of this one go on.
+    pub newer: Vec<Rc<Instance>>,
+}
+
+impl Others {
+    /// Whether one of those that came later has a limit of this name.
+    fn have(&self, limit: &str) -> bool {
+        self.newer.iter().flat_map(|other| other.engine.policy().limits()).any(|other| other.name().as_str() == limit)
+    }
 }
 
 /// What a decision works with. Envoy calls a VM from one thread, one call at a time, and no borrow outlives a call.
@@ -206,9 +222,8 @@ impl Instance {
         self.work.borrow().monitor.as_ref().map(|monitor| monitor.standing().health)
     }
 
-    /// Adds what was counted since the last time to Envoy's statistics. `worst`: how the service is by the policy of this VM that
-    /// finds it worst. There is one gauge, which policies that ask in different ways would set to and fro.
-    pub fn export(&self, worst: Option<Health>, now: Timestamp) {
+    /// Adds what was counted since the last time to Envoy's statistics.
+    pub fn export(&self, others: &Others, now: Timestamp) {
         let work = &mut *self.work.borrow_mut();
         work.upstreams.count_rounds(&mut work.counters);
         work.metrics.export(self.engine.policy(), &mut work.counters);
@@ -216,7 +231,7 @@ impl Instance {
         work.live_keys = live;
         if let Some(monitor) = &mut work.monitor {
             health::share(monitor, &mut work.bytes);
-            let health = worst.unwrap_or_default().max(monitor.standing().health);
+            let health = others.worst.unwrap_or_default().max(monitor.standing().health);
             work.metrics.record(Gauge::Health, health as u64);
         }
         work.metrics.record_own(Gauge::Waiting, u64::try_from(work.room.len()).unwrap_or(u64::MAX));
@@ -230,10 +245,14 @@ impl Instance {
         if let Some(alone) = work.upstreams.alone() {
             work.metrics.record(Gauge::BreakersAlone, u64::try_from(alone).unwrap_or(u64::MAX));
         }
-        work.metrics.record(Gauge::LiveKeys, live);
-        work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
+        if others.newer.is_empty() {
+            work.metrics.record(Gauge::LiveKeys, live);
+            work.metrics.record(Gauge::MaxKeys, u64::from(self.engine.policy().max_keys()));
+        }
         let (engine, metrics) = (&self.engine, &mut work.metrics);
-        engine.loads(&mut work.store, &work.leases, now, &mut |load| metrics.record_load(engine.policy(), load));
+        engine.loads(&mut work.store, &work.leases, now, &mut |load| {
+            metrics.record_load(engine.policy(), load, |limit| others.have(limit));
+        });
     }
 }
 

@@ -87,11 +87,11 @@ impl Metrics {
         }
     }
 
-    /// Sets the gauges of requests in flight.
-    pub fn record_load(&mut self, policy: &Policy, load: Load) {
+    /// Sets the gauges of requests in flight, but for how many there may be where a newer policy says that of the limit.
+    pub fn record_load(&mut self, policy: &Policy, load: Load, is_replaced: impl Fn(&str) -> bool) {
         let place = (load.limit, load.tier);
+        let limit = policy.limits().get(load.limit).map_or("", |limit| limit.name().as_str());
         if !self.loads.iter().any(|known| known.place == place) {
-            let limit = policy.limits().get(load.limit).map_or("", |limit| limit.name().as_str());
             let tier = load.tier.and_then(|tier| policy.tiers().get(tier.get()));
             let tier = tier.map(|tier| format!(".tier={}", tier.as_str())).unwrap_or_default();
             let define = |name| host::define_metric(MetricKind::Gauge, &format!("{name}.limit={limit}{tier}")).ok();
@@ -100,7 +100,8 @@ impl Metrics {
         }
         let Some(known) = self.loads.iter_mut().find(|known| known.place == place) else { return };
         // As above: a metric that was defined is there.
-        let _ = known.permits.map(|id| host::record(id, u64::from(load.permits.get())));
+        let permits = known.permits.filter(|_| !is_replaced(limit));
+        let _ = permits.map(|id| host::record(id, u64::from(load.permits.get())));
         let in_flight = u64::from(load.in_flight.get());
         match known.in_flight {
             Some(id) if load.of_worker => add_own(id, in_flight, &mut known.added),

@@ -2,11 +2,10 @@
 
 use crate::filter;
 use crate::host::{self, Level};
-use crate::instance::Instance;
+use crate::instance::{Instance, Others};
 use crate::streams::Streams;
 use crate::{authority, breakers, leaving, rls, structure, waiting};
 use std::rc::Rc;
-use tidegate::health::Health;
 use tidegate::lease::LEASE_IDLE;
 use tidegate::policy::{Policy, Upstream};
 use tidegate::status::Fingerprint;
@@ -47,8 +46,8 @@ impl Root {
     }
 
     /// Ends the waits and the leases that are due, lets workers learn of each other's breakers, and once a second exports what
-    /// was counted and renews what streams hold. `worst`: how the service is by the policy that finds it worst.
-    pub fn tick(&mut self, streams: &mut Streams, worst: Option<Health>) {
+    /// was counted and renews what streams hold.
+    pub fn tick(&mut self, streams: &mut Streams, others: &Others) {
         let Some(instance) = self.instance.clone() else { return };
         let now = Timestamp::from_nanos(host::now_ns());
         waiting::finish_due(&instance, streams, now);
@@ -58,7 +57,7 @@ impl Root {
         breakers::confer(&mut instance.work.borrow_mut(), now);
         let leases_are_out = instance.end_leases(LEASE_IDLE, now);
         if instance.work.borrow_mut().alarm.exports(now) {
-            instance.export(worst, now);
+            instance.export(others, now);
             streams.renew();
         }
         let work = &mut *instance.work.borrow_mut();
@@ -90,7 +89,8 @@ impl Root {
         let Some(instance) = &self.instance else { return };
         let (others, now) = (others.collect::<Vec<_>>(), Timestamp::from_nanos(host::now_ns()));
         instance.end_leases(Span::ZERO, now);
-        instance.export(others.iter().filter_map(|other| other.health()).max(), now);
+        let worst = others.iter().filter_map(|other| other.health()).max();
+        instance.export(&Others { worst, newer: others.clone() }, now);
         leaving::clear_gauges(instance, &others);
     }
 }

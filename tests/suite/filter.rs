@@ -21,6 +21,7 @@ mod counting;
 mod delays;
 mod failures;
 mod flood;
+mod gauges;
 mod health;
 mod hostile;
 mod keys;

@@ -195,34 +195,3 @@ async fn workers_agree_within_a_tick() {
     assert!(apart < Duration::from_secs(2), "{apart:?}");
     stage.end().await;
 }
-
-#[tokio::test]
-async fn of_policies_that_ask_in_different_ways_the_worst_is_shown_and_not_one_after_the_other() {
-    // Envoy has no such cluster.
-    let mut failing = policy([]);
-    failing["upstreams"] = json!({ "nowhere": { "cluster": "nowhere" } });
-    failing["routes"] = json!([{ "name": "all", "upstreams": ["nowhere"] }]);
-    failing["health"] = json!({ "min_calls": 10 });
-    let mut other = policy([]);
-    other["health"] = json!({ "min_calls": 11 });
-    let stage = Stage::with(&failing, |bootstrap| {
-        let first = bootstrap.listener().unwrap();
-        let mut second = first.clone();
-        second["name"] = json!("second");
-        let policy = "/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config/configuration/value";
-        *second.pointer_mut(policy).unwrap() = json!(other.to_string());
-        bootstrap.set("/static_resources/listeners", json!([first, second])).unwrap()
-    })
-    .await;
-    for _ in 0..40 {
-        assert_eq!(stage.ask(&Request::get("/")).await.status, 503);
-    }
-    assert_shows(&stage, "tidegate_health", &[], 2).await;
-    let end = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < end {
-        let shown = stage.envoy.admin_get("/stats/prometheus").await.unwrap();
-        assert_eq!(sample(&shown, "tidegate_health", &[]), Some(2));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    stage.end().await;
-}
