@@ -19,7 +19,6 @@ mod clock;
 mod clusters;
 mod ends;
 mod facts;
-mod fields;
 mod filter;
 mod health;
 mod host;

@@ -214,7 +214,7 @@ impl Filter {
     ) {
         self.learn(instance, work, learnt);
         self.serving.forget();
-        let own = core::mem::take(&mut self.fields);
+        let own = self.fields.take().unwrap_or_default();
         let replaces = |name: &[u8]| own.iter().any(|(other, _)| other.starts_with("x-") && other.as_bytes() == name);
         let mut all: Vec<(&[u8], &[u8])> = lines.into_iter().filter(|(name, _)| !replaces(name)).collect();
         all.extend(own.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
@@ -231,7 +231,7 @@ impl Filter {
         {
             let told = work.upstreams.describe(policy, way, now());
             if !told.is_empty() {
-                self.fields.push("x-tidegate", &told);
+                self.fields.get_or_insert_default().push("x-tidegate", &told);
             }
         }
     }
