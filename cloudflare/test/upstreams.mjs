@@ -31,6 +31,8 @@ export class Upstreams {
   #server = createServer((request, response) => this.#serve(request, response));
 
   async start() {
+    // A connection that is closed for being idle, just as the Worker uses it, would be an upstream that fails.
+    this.#server.keepAliveTimeout = 0;
     await new Promise((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
     return `127.0.0.1:${this.#server.address().port}`;
   }
