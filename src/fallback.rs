@@ -278,8 +278,8 @@ impl Upstreams {
         way.answered = answered.or(way.answered);
         let fails = fallback(policy, way.route).filter(|it| end == CallEnd::Lost || it.on.contain(end));
         let Some(fallback) = fails else {
-            let by = call.filter(|_| answered.is_some()).map_or(By::Failure, |call| By::Upstream(call.place));
-            self.serve(way, by);
+            let Some(call) = call.filter(|_| answered.is_some()) else { return self.words(policy, way) };
+            self.serve(way, By::Upstream(call.place));
             return Step::Deliver;
         };
         if let (Some(call), Some(wait)) = (call, retry_after)
@@ -310,11 +310,18 @@ impl Upstreams {
             self.served.miss(way.route);
         }
         let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
-        let (by, step) = match route.and_then(|route| route.serving.fixed.as_ref()) {
-            Some(fixed) => (By::Static, Step::Static(fixed)),
-            // An upstream's own words say more than ours.
-            None if way.answered.is_some() => (By::Failure, Step::Deliver),
-            None => (By::Unavailable, Step::Unavailable { retry_after: way.retry_after }),
+        let Some(fixed) = route.and_then(|route| route.serving.fixed.as_ref()) else { return self.words(policy, way) };
+        self.serve(way, By::Static);
+        Step::Static(fixed)
+    }
+
+    /// Who tells the client that all has failed: an upstream's own words say more than ours, and a policy that only observes leaves
+    /// it to the host.
+    fn words<'p>(&mut self, policy: &Policy, way: &mut Way) -> Step<'p> {
+        let (by, step) = if way.answered.is_some() || policy.mode == Mode::Observe {
+            (By::Failure, Step::Deliver)
+        } else {
+            (By::Unavailable, Step::Unavailable { retry_after: way.retry_after })
         };
         self.serve(way, by);
         step

@@ -20,15 +20,19 @@ pub fn response(reply: &Reply, fields: &str) -> Response {
     ];
     let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let of_grpc = trailers.iter().flatten().map(|(name, value)| (*name, value.as_str()));
-    let (status, body) =
-        if trailers.is_some() { (200, JsValue::NULL) } else { (reply.status, JsValue::from_str(&reply.body)) };
+    let (status, body) = if trailers.is_some() { (200, JsValue::NULL) } else { (reply.status, text(&reply.body)) };
     answer(status, &reply.details, of_grpc.chain(own).chain(pairs(fields)), &body)
 }
 
 /// The response of a policy's own words.
 pub fn fixed(fixed: &Fixed) -> Response {
     let lines = fixed.lines.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    answer(fixed.status, "tidegate_static", lines, &JsValue::from_str(&fixed.body))
+    answer(fixed.status, "tidegate_static", lines, &text(&fixed.body))
+}
+
+/// A body of this text. None where it is empty: workerd would give it a type.
+fn text(text: &str) -> JsValue {
+    if text.is_empty() { JsValue::NULL } else { JsValue::from_str(text) }
 }
 
 /// A response of these parts. Why it is given Envoy's access log says; here the tests alone are told.

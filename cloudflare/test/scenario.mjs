@@ -7,7 +7,9 @@ const directory = new URL("../../tests/scenarios/", import.meta.url);
 
 /** The header fields that are compared, byte for byte. */
 export const FIELDS = [
+  "age",
   "cache-control",
+  "cache-status",
   "content-type",
   "grpc-message",
   "grpc-status",

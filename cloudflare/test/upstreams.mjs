@@ -6,13 +6,33 @@ import { createServer } from "node:http";
 /** The hosts by which policies of scenarios know their upstreams; the zone's own host is `origin`. */
 const HOSTS = Object.fromEntries(["origin", "cdn", "spare", "nowhere"].map((name) => [`${name}.example.net`, name]));
 
+/** The header fields of requests that upstreams tell of. */
+const TOLD = [
+  "accept",
+  "authorization",
+  "content-type",
+  "cookie",
+  "if-modified-since",
+  "if-none-match",
+  "if-range",
+  "range",
+  "x-account",
+  "x-cost",
+  "x-jwt-payload",
+  "x-plan",
+  "x-tidegate",
+];
+
 export class Upstreams {
   #does = new Map();
   #asked = new Map();
   #held = new Map();
+  #ended = new Set();
   #server = createServer((request, response) => this.#serve(request, response));
 
   async start() {
+    // A connection that is closed for being idle, just as the Worker uses it, would be an upstream that fails.
+    this.#server.keepAliveTimeout = 0;
     await new Promise((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
     return `127.0.0.1:${this.#server.address().port}`;
   }
@@ -39,6 +59,7 @@ export class Upstreams {
 
   /** Lets go what a scenario holds under this name. */
   end(scenario, name) {
+    this.#ended.add(`${scenario}/${name}`);
     for (const [id, { of, go }] of this.#held) {
       if (of !== `${scenario}/${name}`) continue;
       this.#held.delete(id);
@@ -56,19 +77,23 @@ export class Upstreams {
     this.#asked.set(id, [...this.asked(id), cluster]);
     const go = () => {
       const { status, headers, fails, ...says } = answerOf(cluster, this.#does.get(scenario) ?? {});
-      const body = says.echoes ? request.url : says.body;
+      const lines = TOLD.filter((name) => name in request.headers).map((name) => `\n${name}: ${request.headers[name]}`);
+      const told = [`${request.method} ${request.url}`, ...lines].join("");
+      const body = says.tells ? told : says.echoes ? request.url : says.body;
       if (fails === "reset") request.socket.destroy();
       if (fails !== undefined) return;
+      // What Node would add is of another time than the scenario's.
+      response.sendDate = false;
       response.writeHead(status, { ...headers, "content-length": Buffer.byteLength(body) });
       response.end(request.method === "HEAD" ? undefined : body);
     };
-    if (holds === undefined) go();
+    if (holds === undefined || this.#ended.has(`${scenario}/${holds}`)) go();
     else this.#held.set(id, { id, of: `${scenario}/${holds}`, go });
   }
 }
 
 /** What the upstream of this cluster answers. */
 export function answerOf(cluster, does) {
-  const { status = 200, headers = {}, body = cluster, echoes = false, fails } = does[cluster] ?? {};
-  return { status, headers: { "content-type": "text/plain", ...headers }, body, echoes, fails };
+  const { status = 200, headers = {}, body = cluster, echoes = false, tells = false, fails } = does[cluster] ?? {};
+  return { status, headers: { "content-type": "text/plain", ...headers }, body, echoes, tells, fails };
 }

@@ -4,7 +4,7 @@ mod answering;
 
 pub use answering::{call_answered, try_due};
 
-use answering::Fate;
+use answering::{Called, Fate};
 
 use crate::authority;
 use crate::chain::{Chain, UPSTREAM_HEADER};
@@ -57,6 +57,8 @@ pub struct Filter {
     /// The route, while the request waits.
     route: Option<usize>,
     chain: Chain,
+    /// The last failure that came by a call, while another upstream may do better.
+    called: Option<Box<Called>>,
     /// Whether the answer that Envoy has ends with its header.
     is_answer_whole: bool,
 }
@@ -78,6 +80,7 @@ impl Filter {
             serving: Serving::default(),
             route: None,
             chain: Chain::default(),
+            called: None,
             is_answer_whole: false,
         }
     }

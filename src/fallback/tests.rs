@@ -118,11 +118,12 @@ fn way_ends_with_what_is_left() {
         (ON, refused, unanswered, By::Unavailable),
         (ON, failed, Step::Deliver, By::Failure),
         (ON, CallEnd::Answered(429), Step::Deliver, By::Upstream(0)),
-        (ON, CallEnd::Abandoned, Step::Deliver, By::Failure),
+        (ON, CallEnd::Abandoned, unanswered, By::Unavailable),
         (kept, refused, Step::Stale(Span::from_secs(3_600)), By::Stale),
         (kept, CallEnd::Lost, Step::Stale(Span::from_secs(3_600)), By::Stale),
-        // The route does not count it as a failure, and there is nothing else to deliver.
-        (stat, CallEnd::Reset, Step::Deliver, By::Failure),
+        // The route does not count it as a failure, and there is nothing to deliver.
+        (stat, CallEnd::Reset, unanswered, By::Unavailable),
+        (r#""preload": []"#, CallEnd::TimedOut, unanswered, By::Unavailable),
     ] {
         let policy = policy(1, &[], route, "");
         let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());

@@ -191,8 +191,12 @@ fn fixed(answer: Of<'_, answers::Static>, at: &Path<'_>, problems: &mut Problems
         lines.push((lower, value?.to_owned()));
     }
     let status = u16::try_from(answer.status()?).ok()?;
-    let body = answer.body()?;
-    Some(Fixed { status, lines, body: if is_without_body(status) { String::new() } else { body.to_owned() } })
+    let body = if is_without_body(status) { "" } else { answer.body()? };
+    if body.is_empty() {
+        // Nothing has no type, and Envoy sends none.
+        lines.retain(|(name, _)| name != "content-type");
+    }
+    Some(Fixed { status, lines, body: body.to_owned() })
 }
 
 type Cache = (Option<Caching>, Vec<String>, Option<String>);

@@ -3,11 +3,12 @@
 use super::{Filter, now};
 use crate::chain::Call;
 use crate::ends::{self, CallAnswer};
-use crate::facts::{Answer, Facts, Status};
+use crate::facts::{Answer, Facts, Status, upstream_time};
 use crate::host::{self, Level, Map};
 use crate::instance::{Instance, Work};
 use crate::shelf::SharedShelf;
 use crate::streams::Streams;
+use std::borrow::Cow;
 use std::rc::Rc;
 use tidegate::decision::{Cause, Refusal};
 use tidegate::fallback::{Ended, Step, forwarding};
@@ -30,10 +31,26 @@ pub(super) enum Fate {
 }
 
 /// An answer that came by a call.
-struct Called {
+pub(super) struct Called {
     status: u16,
     lines: Vec<u8>,
     body: Vec<u8>,
+}
+
+impl ResponseFacts for Called {
+    fn status(&self) -> Option<u16> {
+        Some(self.status)
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        let values = host::lines(&self.lines).filter(|(other, _)| *other == name.as_bytes()).map(|(_, value)| value);
+        let values: Vec<&[u8]> = values.collect();
+        (!values.is_empty()).then(|| Cow::Owned(values.join(b",".as_slice())))
+    }
+
+    fn upstream_time(&self) -> Option<Span> {
+        upstream_time(self)
+    }
 }
 
 impl Filter {
@@ -95,12 +112,15 @@ impl Filter {
     fn take_end(&mut self, instance: &Instance, ended: Ended, called: Option<Called>, now: Timestamp) -> Fate {
         let policy = instance.engine.policy();
         let mut ended = ended;
+        // The last failure that there was says more than one before.
+        self.called = called.map(Box::new).or_else(|| self.called.take());
         // Each upstream of the route is asked once at most.
         loop {
             let work = &mut *instance.work.borrow_mut();
             match self.chain.ended(policy, work, ended, now) {
                 Step::Send { upstream, timeout, wait } => {
                     let call = Call { upstream, timeout };
+                    self.called = self.called.take().filter(|called| called.body.len() <= LARGEST_FAILURE);
                     if wait >= SHORTEST_WAIT {
                         self.chain.wait(call);
                         work.retries.push((now.after(wait), self.id));
@@ -120,7 +140,7 @@ impl Filter {
                 }
             }
         }
-        match called {
+        match self.called.take() {
             Some(called) => self.deliver(instance, &called),
             None => Fate::Delivered,
         }
@@ -185,12 +205,12 @@ impl Filter {
         lines.extend(edits.iter().map(|edit| (edit.name.as_bytes(), edit.value.as_ref())));
         if self.chain.saved().is_none_or(|saved| *saved.method() != *b"HEAD") {
             let work = &mut *instance.work.borrow_mut();
-            self.answer(work, instance, (called.status, &CallAnswer), "tidegate_fallback", lines, &called.body);
+            self.answer(work, instance, (called.status, called), "tidegate_fallback", lines, &called.body);
             return Fate::Replaced;
         }
         // There is no body, so that the header can take the place of that which Envoy holds: an answer of the filter's
         // own would lose the length.
-        self.learn(instance, &mut instance.work.borrow_mut(), &CallAnswer);
+        self.learn(instance, &mut instance.work.borrow_mut(), called);
         let status = called.status.to_string();
         lines.insert(0, (b":status", status.as_bytes()));
         lines.extend(all.iter().filter(|(name, _)| *name == b"content-length"));
@@ -275,6 +295,9 @@ const SHORTEST_WAIT: Span = Span::from_millis(1);
 
 /// Answers that a tick lets go are encoded one inside the other.
 const MOST_AT_ONCE: usize = 64;
+
+/// The largest body of a failure, in bytes, that is kept while another upstream is asked: all streams share the memory.
+const LARGEST_FAILURE: usize = 65_536;
 
 /// The gRPC status.
 const UNAVAILABLE: u8 = 14;

@@ -85,6 +85,9 @@ pub struct Does {
     /// Its body is the path and query that it was asked for.
     #[serde(default)]
     pub echoes: bool,
+    /// Its body is what it was sent: method, path and query, and those of the header lines in [`TOLD`] that there were.
+    #[serde(default)]
+    pub tells: bool,
     /// Instead of an answer.
     pub fails: Option<Fails>,
 }
@@ -294,8 +297,10 @@ fn ok() -> u16 {
 }
 
 /// The header fields that are compared, byte for byte.
-pub const FIELDS: [&str; 14] = [
+pub const FIELDS: [&str; 16] = [
+    "age",
     "cache-control",
+    "cache-status",
     "content-type",
     "grpc-message",
     "grpc-status",
@@ -308,6 +313,23 @@ pub const FIELDS: [&str; 14] = [
     "x-ratelimit-limit",
     "x-ratelimit-remaining",
     "x-ratelimit-reset",
+    "x-tidegate",
+];
+
+/// The header fields of requests that upstreams tell of.
+pub const TOLD: [&str; 13] = [
+    "accept",
+    "authorization",
+    "content-type",
+    "cookie",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "range",
+    "x-account",
+    "x-cost",
+    "x-jwt-payload",
+    "x-plan",
     "x-tidegate",
 ];
 

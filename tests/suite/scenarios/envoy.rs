@@ -79,7 +79,6 @@ pub fn build() -> PathBuf {
 /// The shipped bootstrap with a listener for each scenario.
 fn bootstrap(scenarios: &[Arc<Scenario>], wasm: &Path, origin: &Origin, redis: SocketAddr) -> Bootstrap {
     let clusters = ["cdn", "spare"].map(|name| (name, origin.address(name)));
-    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).unwrap();
     let shipped = Bootstrap::shipped().unwrap().wasm(wasm).unwrap().upstream(origin.address("origin")).unwrap();
     let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
     let shipped = shipped
@@ -101,7 +100,7 @@ fn bootstrap(scenarios: &[Arc<Scenario>], wasm: &Path, origin: &Origin, redis: S
             "headers_to_add": [{ "header": { "key": REASON, "value": "%RESPONSE_CODE_DETAILS%" } }],
         }] }))
         .unwrap();
-    let all = clusters.into_iter().chain([("nowhere", nowhere), ("redis", redis)]);
+    let all = clusters.into_iter().chain([("nowhere", origin.address("nowhere")), ("redis", redis)]);
     let mut bootstrap = all.fold(shipped, |bootstrap, (name, address)| bootstrap.with_cluster(name, address).unwrap());
     let mut listeners = Vec::new();
     for scenario in scenarios {

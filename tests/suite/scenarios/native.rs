@@ -50,8 +50,8 @@ pub fn run(scenario: &Scenario) -> Option<String> {
         }
     }
     // Whoever still waits gets his turn.
-    while let Some(due) = host.room.next_due(host.now) {
-        host.advance(host.now.after(due));
+    while let Some(due) = host.due() {
+        host.advance(due);
     }
     for flight in std::mem::take(&mut host.flights) {
         host.report.wrong(flight.seen.number, "nothing came of it");
@@ -150,14 +150,15 @@ impl<'s> Host<'s> {
 
     /// Moves the clock, and does what becomes due on the way.
     fn advance(&mut self, to: Timestamp) {
-        while let Some(due) = self.room.next_due(self.now).filter(|due| self.now.after(*due) < to) {
-            self.now = self.now.after(due);
+        while let Some(due) = self.due().filter(|due| *due < to) {
+            self.now = due;
             self.finish_waits();
         }
         self.now = to;
         self.finish_waits();
         self.settle();
-        if self.now >= self.ticked_at.after(TICK) && self.upstreams.ticks(self.now) {
+        // A clock that has stepped back is not waited for.
+        if (self.now < self.ticked_at || self.now >= self.ticked_at.after(TICK)) && self.upstreams.ticks(self.now) {
             self.ticked_at = self.now;
             let mut around = Around { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
             self.upstreams.tick(&mut around);
@@ -167,7 +168,7 @@ impl<'s> Host<'s> {
             self.engine.renew(ticket, &mut self.store, &mut self.local, &mut self.leases, &mut self.counters, self.now);
         }
         if let Some(monitor) = &mut self.monitor
-            && self.now.since(self.merged_at).as_secs() >= 1
+            && (self.now < self.merged_at || self.now.since(self.merged_at).as_secs() >= 1)
         {
             self.merged_at = self.now;
             let known = Some(self.shared_health.as_slice()).filter(|known| !known.is_empty());
@@ -177,6 +178,12 @@ impl<'s> Host<'s> {
                 monitor.published();
             }
         }
+    }
+
+    /// When the next of those who wait is due. The clocks of the hosts move by whole milliseconds.
+    fn due(&self) -> Option<Timestamp> {
+        let due = self.now.after(self.room.next_due(self.now)?);
+        Some(Timestamp::from_millis(due.as_nanos().div_ceil(1_000_000)))
     }
 
     fn finish_waits(&mut self) {

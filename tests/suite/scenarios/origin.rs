@@ -3,14 +3,14 @@
 //! A request tells by `x-scenario: NAME/NUMBER` where it belongs, and by `x-scenario-holds` that its answer is held back.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
-use super::document::{Does, Fails, Scenario};
+use super::document::{Does, Fails, Scenario, TOLD};
 use super::seen::answer_of;
 use crate::filter::failing::next_request;
 
@@ -18,6 +18,8 @@ use crate::filter::failing::next_request;
 #[derive(Debug)]
 pub struct Origin {
     addresses: BTreeMap<&'static str, SocketAddr>,
+    /// A port at which nobody listens, and nobody else can meanwhile.
+    _nowhere: TcpSocket,
     known: Arc<Known>,
 }
 
@@ -57,7 +59,10 @@ impl Origin {
                 }
             });
         }
-        Self { addresses, known }
+        let nowhere = TcpSocket::new_v4().unwrap();
+        nowhere.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        addresses.insert("nowhere", nowhere.local_addr().unwrap());
+        Self { addresses, _nowhere: nowhere, known }
     }
 
     /// Where the server of this cluster is.
@@ -107,6 +112,11 @@ async fn serve(stream: TcpStream, cluster: &str, known: &Known) -> std::io::Resu
         let mut answer = answer_of(cluster, &does);
         if answer.echoes {
             answer.body = head.split(' ').nth(1).map(str::to_owned);
+        }
+        if answer.tells {
+            let line = head.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1");
+            let told = TOLD.iter().filter_map(|name| Some(format!("\n{name}: {}", header(name)?)));
+            answer.body = Some(std::iter::once(line.to_owned()).chain(told).collect());
         }
         match answer.fails {
             Some(Fails::Reset) => return Ok(()),

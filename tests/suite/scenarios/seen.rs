@@ -100,6 +100,7 @@ pub fn answer_of(cluster: &str, does: &BTreeMap<String, Does>) -> Does {
         headers: BTreeMap::new(),
         body: None,
         echoes: false,
+        tells: false,
         fails: (cluster == "nowhere").then_some(Fails::Reset),
     });
     answer.body.get_or_insert_with(|| cluster.to_owned());

@@ -11,7 +11,7 @@ use tidegate::stale::record::Record;
 use tidegate::stale::serve::{Why, serve};
 use tidegate::stale::shelf;
 
-use super::super::document::Fails;
+use super::super::document::{Fails, TOLD};
 use super::super::seen::answer_of;
 use super::facts::Answer;
 use super::{Flight, Host, Partial, draw};
@@ -75,7 +75,8 @@ impl<'s> Host<'s> {
         if cluster != "nowhere" {
             flight.seen.seen.asked.push(cluster.to_owned());
         }
-        if flight.request.step.holds.is_some() {
+        // Where nobody listens, nobody holds an answer back.
+        if flight.request.step.holds.is_some() && cluster != "nowhere" {
             flight.held_by = Some(cluster.to_owned());
             self.flights.push(flight);
         } else {
@@ -98,6 +99,16 @@ impl<'s> Host<'s> {
         if does.echoes {
             let asset = flight.asset.as_ref().and_then(|asset| asset.target.as_deref());
             does.body = Some(String::from_utf8_lossy(asset.unwrap_or(flight.request.target.as_bytes())).into_owned());
+        }
+        if does.tells {
+            let asset = flight.asset.as_ref().and_then(|asset| asset.target.as_deref());
+            let target = String::from_utf8_lossy(asset.unwrap_or(flight.request.target.as_bytes())).into_owned();
+            let line = format!("{} {target}", String::from_utf8_lossy(&flight.request.method()));
+            let request = &flight.request;
+            let told = TOLD
+                .iter()
+                .filter_map(|name| Some(format!("\n{name}: {}", String::from_utf8_lossy(&request.header(name)?))));
+            does.body = Some(std::iter::once(line).chain(told).collect());
         }
         let end = match does.fails {
             _ if cluster == "nowhere" => CallEnd::NotConnected,
