@@ -289,7 +289,7 @@ impl Filter {
             pass_on(Map::Request, &mut said.1.request_headers);
         }
         if !instance.assets.is_empty() {
-            self.serving.request(instance);
+            self.serving.request(instance, self.is_whole);
         }
         let Some(route) = self.route else {
             // Whatever Envoy's routes read: a client does not choose the upstream. To look costs less than to remove, for

@@ -27,6 +27,7 @@ mod keys;
 pub mod metrics;
 mod modes;
 mod panic;
+mod poisoning;
 mod protocols;
 mod quotas;
 mod refusal;

@@ -25,7 +25,7 @@ impl<'s> Host<'s> {
             ticket.leave_untimed();
         }
         flight.began = Some(self.now);
-        flight.asset = self.assets.plan(&flight.request);
+        flight.asset = self.assets.plan(&flight.request, flight.request.step.body.is_none());
         let Some(route) = flight.route else { return self.ask(flight, "origin") };
         let engine = Rc::clone(&self.engine);
         let policy = engine.policy();
