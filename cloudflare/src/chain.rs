@@ -62,7 +62,11 @@ impl Chain {
         let method = request.body().is_null().then(|| request.method());
         let method = method.as_ref().map(String::as_bytes);
         let known = &mut gate.work().known;
-        let (way, step) = known.act(now(), |upstreams, around| upstreams.begin(policy, route, method, around));
+        let (mut way, step) = known.act(now(), |upstreams, around| upstreams.begin(policy, route, method, around));
+        if method.is_none() {
+            // Nor is seen here when its client has sent all of it.
+            way.leave_untimed();
+        }
         (Self { gate: Rc::clone(gate), way }, step)
     }
 

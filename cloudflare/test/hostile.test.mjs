@@ -36,3 +36,41 @@ test("what was kept for one client is served to nobody who asks otherwise", asyn
   await until(async () => (await get("/plain")).status === 200);
   for (const path of ["/body", "/key", "/claims", "/host"]) assert.equal((await get(path)).status, 503, path);
 });
+
+test("clients that do not send their bodies, or do it slowly, open no breaker and have nobody shed", async (t) => {
+  const server = await listen(t, (request, response) => {
+    request.on("error", () => {});
+    request.resume().on("end", () => response.end("all there"));
+  });
+  const impatient = (timeout) => ({
+    version: 1,
+    upstreams: { origin: { url: urlOf(server), timeout, breaker: "default" } },
+    breakers: {
+      default: { window: { time: "30s" }, min_calls: 5, slow_call: "200ms", slow_rate_percent: 20, open: { initial: "5m" } },
+    },
+    routes: [{ name: "all", upstreams: ["origin"] }],
+    health: { latency: { degraded: "100ms", critical: "200ms" }, error_rate_percent: { degraded: 10, critical: 20 }, min_calls: 5 },
+    shedding: { critical: { low_percent: 100, medium_percent: 100 }, rise: "100ms" },
+  });
+  // They leave, send the rest late, or so late that the call is over.
+  for (const [timeout, rest] of [["10s", ""], ["10s", "123456789"], ["200ms", "123456789"]]) {
+    const { base, get } = await direct(t, impatient(timeout));
+    assert.equal((await get("/")).status, 200);
+    const { hostname, port } = new URL(base);
+    const slow = Array.from({ length: 20 }, () => connect(port, hostname).on("error", () => {}));
+    const seen = server.seen;
+    for (const socket of slow) socket.write("POST / HTTP/1.1\r\nHost: a.example\r\ncontent-length: 10\r\n\r\n0");
+    await until(() => server.seen === seen + slow.length);
+    // Not a wait for a state: this is how long they take, longer than anybody may.
+    await new Promise((resolve) => setTimeout(resolve, 400));
+    const answers = slow.map((socket) => new Promise((resolve) => socket.once("data", resolve).once("close", resolve)));
+    for (const socket of slow) rest === "" ? socket.destroy() : socket.write(rest);
+    await Promise.all(answers);
+    for (const socket of slow) socket.destroy();
+    for (let asked = 0; asked < 30; asked += 1) {
+      // What was counted is brought together once a second.
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      assert.equal((await get("/")).status, 200, `${timeout} ${rest}`);
+    }
+  }
+});

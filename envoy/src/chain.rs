@@ -51,8 +51,11 @@ impl Chain {
             self.saved = Saved::new().ok();
         }
         let method = self.saved.as_ref().map(RequestFacts::method);
-        let (way, step) =
+        let (mut way, step) =
             work.upstreams_around(now, |upstreams, around| upstreams.begin(policy, route, method.as_deref(), around));
+        if !is_whole {
+            way.leave_untimed();
+        }
         self.way = Some(way);
         if let Step::Send { upstream, timeout, .. } = step {
             tell_router(policy, Call { upstream, timeout });
@@ -83,10 +86,10 @@ impl Chain {
         self.way.as_ref().map(Way::why)
     }
 
-    /// Takes in more of the request's body.
+    /// Takes in that all of the request has passed.
     pub fn sent(&mut self, now: Timestamp) {
         if let Some(way) = &mut self.way {
-            Upstreams::sent(way, now);
+            way.sent(now);
         }
     }
 

@@ -47,6 +47,8 @@ pub struct Filter {
     consults: bool,
     /// The request has no body, or none that is still to come.
     is_whole: bool,
+    /// All of the request has passed.
+    is_sent: bool,
     /// What the answer says about limits, until it is sent.
     fields: Fields,
     /// What the answer may still change.
@@ -73,6 +75,7 @@ impl Filter {
             said: None,
             consults: false,
             is_whole: true,
+            is_sent: true,
             fields: Fields::default(),
             ticket: None,
             began: None,
@@ -91,7 +94,7 @@ impl Filter {
         if crate::clock::set() {
             return Next::Pause;
         }
-        self.is_whole = is_whole;
+        (self.is_whole, self.is_sent) = (is_whole, is_whole);
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         if work.monitor.is_some() {
@@ -324,9 +327,12 @@ impl Filter {
     }
 
     /// Sees a piece of the request's body pass: how long a client takes to send it is not how long its upstream takes.
-    pub fn request_body(&mut self) -> Next {
-        if self.chain.awaits_answer() {
-            self.chain.sent(now());
+    pub fn request_body(&mut self, is_last: bool) -> Next {
+        self.is_sent = is_last;
+        if is_last && (self.began.is_some() || self.chain.awaits_answer()) {
+            let now = now();
+            self.began = self.began.map(|_| now);
+            self.chain.sent(now);
         }
         Next::Continue
     }
@@ -395,7 +401,7 @@ impl Filter {
         let instance = Rc::clone(&self.instance);
         {
             let work = &mut *instance.work.borrow_mut();
-            if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
+            if let (Some(began), Some(monitor)) = (self.began.take().filter(|_| self.is_sent), &mut work.monitor) {
                 monitor.abandoned(began, now());
             }
             if self.ticket.is_some() {
@@ -438,7 +444,7 @@ impl Filter {
             self.ticket = Some(ticket).filter(|ticket| ticket.holds());
         }
         if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
-            monitor.answered(answer, began, now());
+            monitor.answered(answer, Some(began).filter(|_| self.is_sent), now());
         }
     }
 

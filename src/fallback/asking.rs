@@ -89,8 +89,13 @@ impl Upstreams {
             && let Some((identity, breaker)) = self.breakers.named(at)
         {
             let passed = around.now.since(call.began);
+            // A client that does not send its body, or slowly, would open the breaker for all others.
+            let end = match end {
+                CallEnd::TimedOut | CallEnd::Reset | CallEnd::Unanswered if way.untimed => CallEnd::Abandoned,
+                end => end,
+            };
             // When an answer that was lost began nobody knows: it is not called slow.
-            let told = if end == CallEnd::Lost { Some(Span::ZERO) } else { took };
+            let told = if end == CallEnd::Lost || way.untimed { Some(Span::ZERO) } else { took };
             let (outcome, took) = (breaker.outcome(end), told.map_or(passed, |took| took.min(passed)));
             breaker.observe(around.ledgers.of(identity), ticket, outcome, took, around.draw, around.now);
         }

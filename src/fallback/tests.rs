@@ -51,7 +51,7 @@ fn policy(upstreams: usize, open: &[usize], route: &str, more: &str) -> Policy {
     let text = format!(
         r#"{{ "version": 1, "upstreams": {{ {} }},
             "breakers": {{ "shut": {{ "window": {{ "count": 1 }}, "mode": "forced-open" }},
-                           "well": {{ "window": {{ "count": 100 }}, "consecutive_failures": 3 }} }},
+                           "well": {{ "window": {{ "count": 100 }}, "consecutive_failures": 3, "slow_call": "5m" }} }},
             "routes": [{{ "name": "all", "upstreams": [{}], {route} }}] {more} }}"#,
         each.join(", "),
         names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
@@ -190,6 +190,46 @@ fn closed_breaker_touches_no_ledger_and_an_opening_reaches_all_with_their_next_t
     // One that comes later learns of it before its first call.
     assert!(refused(&Worker::new(&policy).begin(GET, ledgers, at(102)).1));
     assert!(!one.upstreams.ticks(at(61_000)), "nobody has asked for a minute");
+}
+
+#[test]
+fn while_the_client_has_to_send_its_body_a_breaker_learns_of_answers_and_of_no_connection_alone() {
+    let policy = policy(1, &[], ON, "");
+    // Three failures in a row open the breaker.
+    for (end, all_sent, opens) in [
+        (CallEnd::Abandoned, false, false),
+        (CallEnd::Unanswered, false, false),
+        (CallEnd::Reset, false, false),
+        (CallEnd::TimedOut, false, false),
+        (CallEnd::Answered(503), false, true),
+        (CallEnd::NotConnected, false, true),
+        (CallEnd::Reset, true, true),
+        (CallEnd::TimedOut, true, true),
+        (CallEnd::Unanswered, true, true),
+    ] {
+        let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
+        for call in 0..3 {
+            let (mut way, _) = worker.begin(None, ledgers, at(call));
+            way.leave_untimed();
+            if all_sent {
+                way.sent(at(call));
+            }
+            worker.end(&mut way, end, ledgers, at(call));
+        }
+        let (_, next) = worker.begin(GET, ledgers, at(5));
+        assert_eq!(asked(&next).is_none(), opens, "{end:?} {all_sent}");
+    }
+    let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
+    let slow = |worker: &mut Worker<'_>| worker.upstreams.breakers().get(0).unwrap().statistics().slow;
+    for (sent_at, counted) in [(None, 0), (Some(599_000), 0), (Some(0), 1)] {
+        let (mut way, _) = worker.begin(None, ledgers, at(0));
+        way.leave_untimed();
+        if let Some(sent_at) = sent_at {
+            way.sent(at(sent_at));
+        }
+        worker.end(&mut way, CallEnd::Answered(200), ledgers, at(600_000));
+        assert_eq!(slow(&mut worker), counted, "{sent_at:?}");
+    }
 }
 
 #[test]

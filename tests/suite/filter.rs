@@ -36,4 +36,5 @@ mod sliding;
 mod status;
 mod strange;
 mod tiers;
+mod unfinished;
 mod upstream;

@@ -208,7 +208,7 @@ impl<'s> Host<'s> {
             engine.observe(ticket, answer, store, local, counters, *now);
         }
         if let (Some(began), Some(monitor)) = (flight.began.take(), &mut self.monitor) {
-            monitor.answered(answer, began, self.now);
+            monitor.answered(answer, Some(began), self.now);
         }
     }
 

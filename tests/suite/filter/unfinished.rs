@@ -1,0 +1,67 @@
+//! Requests whose body does not come, or comes slowly: what that takes is their client's doing, and no other client is to have less
+//! for it.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::client::{Connection, Request};
+use super::metrics::assert_shows;
+use super::stage::{Stage, eventually};
+
+/// A service that is shed and cut off when calls take longer than a moment.
+fn impatient() -> serde_json::Value {
+    json!({
+        "version": 1,
+        "upstreams": { "origin": { "cluster": "origin", "breaker": "default" } },
+        "breakers": { "default": {
+            "window": { "time": "30s" }, "min_calls": 5, "slow_call": "200ms", "slow_rate_percent": 20,
+            "open": { "initial": "5m" },
+        } },
+        "routes": [{ "name": "all", "upstreams": ["origin"] }],
+        "health": { "latency": { "degraded": "100ms", "critical": "200ms" }, "min_calls": 5 },
+        "shedding": { "critical": { "low_percent": 100, "medium_percent": 100 }, "rise": "100ms" },
+    })
+}
+
+#[tokio::test]
+async fn clients_that_do_not_send_their_bodies_or_do_it_slowly_open_no_breaker_and_have_nobody_shed() {
+    for (what, framing, rest) in [
+        ("leaves", "content-length: 10", &b""[..]),
+        ("leaves in the middle", "transfer-encoding: chunked", b""),
+        ("sends the rest late", "content-length: 10", b"123456789"),
+    ] {
+        let stage = Stage::of_workers(1, &impatient(), |bootstrap| bootstrap).await;
+        assert_eq!(stage.ask(&Request::get("/")).await.status, 200);
+        let mut slow = Vec::new();
+        for _ in 0..20 {
+            let mut connection = Connection::open(stage.http).await.unwrap();
+            let piece = if framing.starts_with("transfer") { "1\r\n0\r\n" } else { "0" };
+            let head = format!("POST / HTTP/1.1\r\nhost: suite.example\r\n{framing}\r\n\r\n{piece}");
+            connection.write(head.as_bytes()).await.unwrap();
+            slow.push(connection);
+        }
+        eventually("all have begun", async || stage.envoy.stats().await.unwrap()[ACTIVE] >= 20).await;
+        // Not a wait for a state: this is how long they take, longer than anybody may.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        if !rest.is_empty() {
+            for connection in &mut slow {
+                connection.write(rest).await.unwrap();
+                assert_eq!(connection.answer("POST").await.unwrap().status, 200, "{what}");
+            }
+        }
+        drop(slow);
+        eventually("all are over", async || stage.envoy.stats().await.unwrap()[ACTIVE] == 0).await;
+        for _ in 0..20 {
+            // By then what has been counted is shared and acted upon: it takes a tenth of a second.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let answer = stage.ask(&Request::get("/")).await;
+            assert_eq!(answer.status, 200, "a client that {what}: {answer:?}");
+        }
+        assert_shows(&stage, "tidegate_health", &[], 0).await;
+        assert_shows(&stage, "tidegate_breaker_state", &[("breaker", "origin")], 0).await;
+        stage.end().await;
+    }
+}
+
+const ACTIVE: &str = "cluster.origin.upstream_rq_active";
