@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code, reason = "an export's name must be exempt from mangling")]
 
-use crate::filter::{Filter, Next};
+use crate::filter::Next;
 use crate::root::Root;
 use crate::streams::Streams;
 use core::cell::RefCell;

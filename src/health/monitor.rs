@@ -8,7 +8,7 @@ use super::orca::Report;
 use super::window::{Tally, Window};
 use super::{Health, Rules, Standing};
 use crate::policy::Policy;
-use crate::request::ResponseFacts;
+use crate::request::{ResponseFacts, is_error};
 use crate::shed::{self, Pressure, Share};
 use crate::units::{Span, Timestamp};
 use crate::varint;
@@ -56,7 +56,7 @@ impl Monitor {
     }
 
     /// Counts an answer at `now` to a request that its upstream had at `began`; how long it took is left out where that is
-    /// `None`, since a client sends a body as slowly as it likes. An error of the service is a status of 5xx, and
+    /// `None`, since a client sends a body as slowly as it likes. An error of the service is a status as [`is_error`] has it, and
     /// where that is 200 a gRPC status that says the same (UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS)
     /// in the headers, where gRPC has it when there is nothing else to answer.
     pub fn answered(&mut self, answer: &dyn ResponseFacts, began: Option<Timestamp>, now: Timestamp) {
@@ -169,7 +169,7 @@ impl Shared {
 fn failed(answer: &dyn ResponseFacts) -> Option<bool> {
     Some(match answer.status()? {
         200 => answer.header("grpc-status").is_some_and(|status| GRPC_ERRORS.contains(&status.as_ref())),
-        status => status >= 500,
+        status => is_error(status),
     })
 }
 

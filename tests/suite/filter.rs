@@ -35,6 +35,6 @@ mod reload;
 mod sliding;
 mod status;
 mod strange;
+mod suffering;
 mod tiers;
-mod unfinished;
 mod upstream;

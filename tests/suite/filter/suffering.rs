@@ -1,11 +1,12 @@
-//! Requests whose body does not come, or comes slowly: what that takes is their client's doing, and no other client is to have less
-//! for it.
+//! What one client does, and no other is to suffer from: bodies that do not come, or come slowly, and methods that the service does not
+//! know.
 
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::client::{Connection, Request};
+use super::failing::{Does, Upstream, answer, good};
 use super::metrics::assert_shows;
 use super::stage::{Stage, eventually};
 
@@ -62,6 +63,22 @@ async fn clients_that_do_not_send_their_bodies_or_do_it_slowly_open_no_breaker_a
         assert_shows(&stage, "tidegate_breaker_state", &[("breaker", "origin")], 0).await;
         stage.end().await;
     }
+}
+
+#[tokio::test]
+async fn a_client_with_methods_that_the_service_does_not_know_opens_no_breaker_and_has_nobody_shed() {
+    let upstream = Upstream::start(Does::Answers(answer(501, "", "not implemented"))).await;
+    let stage = Stage::with(&impatient(), |bootstrap| bootstrap.upstream(upstream.address).unwrap()).await;
+    for method in ["PATCH", "TRACE", "PROPFIND", "LINK"].repeat(10) {
+        assert_eq!(stage.ask(&Request::get("/").method(method)).await.status, 501, "{method}");
+    }
+    upstream.set(good("served"));
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(stage.ask(&Request::get("/")).await.text(), "served");
+    }
+    assert_shows(&stage, "tidegate_health", &[], 0).await;
+    stage.end().await;
 }
 
 const ACTIVE: &str = "cluster.origin.upstream_rq_active";
