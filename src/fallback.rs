@@ -168,12 +168,6 @@ impl Way {
         if self.attempts == 0 { Why::NotAsked } else { Why::Failed(self.answered) }
     }
 
-    /// Says that the client has still to send of its request, or that nobody sees when it has sent all: until [`Way::sent`]
-    /// the time is the client's, and so may be that the call ends without an answer. No breaker learns of either.
-    pub fn leave_untimed(&mut self) {
-        self.untimed = true;
-    }
-
     /// Takes in that the client has now sent all of its request: the time from here on is the upstream's.
     pub fn sent(&mut self, now: Timestamp) {
         self.untimed = false;
@@ -237,12 +231,15 @@ impl Upstreams {
     }
 
     /// Begins the way of a request along this route. `method` is as received; `None` for a request that cannot be sent
-    /// again, since more than headers came, or will come.
+    /// again, since more than headers came, or will come. `sent`: its client has sent all of it. If not, or if nobody sees when
+    /// it has, then until [`Way::sent`] the time is the client's, and so may be that a call ends without an answer: no breaker
+    /// learns of either.
     pub fn begin<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
         route: usize,
         method: Option<&[u8]>,
+        sent: bool,
         around: &mut Around<'_, L>,
     ) -> (Way, Step<'p>) {
         let fallback = fallback(policy, route);
@@ -252,7 +249,7 @@ impl Upstreams {
             tried: 0,
             attempts: 0,
             repeatable: method.is_some_and(repeats),
-            untimed: false,
+            untimed: !sent,
             call: None,
             answered: None,
             retry_after: None,

@@ -62,11 +62,9 @@ impl Chain {
         let method = request.body().is_null().then(|| request.method());
         let method = method.as_ref().map(String::as_bytes);
         let known = &mut gate.work().known;
-        let (mut way, step) = known.act(now(), |upstreams, around| upstreams.begin(policy, route, method, around));
-        if method.is_none() {
-            // Nor is seen here when its client has sent all of it.
-            way.leave_untimed();
-        }
+        // Nor is seen here when its client has sent all of it.
+        let sent = method.is_some();
+        let (way, step) = known.act(now(), |upstreams, around| upstreams.begin(policy, route, method, sent, around));
         (Self { gate: Rc::clone(gate), way }, step)
     }
 

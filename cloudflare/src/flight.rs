@@ -2,7 +2,7 @@
 
 use crate::chain::Chain;
 use crate::ends;
-use crate::facts::{Answer, Facts, NoAnswer, Status};
+use crate::facts::{Answer, Facts, Status};
 use crate::gate::{Gate, Work};
 use crate::host::{self, Body, Request, Response};
 use crate::now;
@@ -58,11 +58,8 @@ impl Flight {
                 self.deliver(answer, serving).await;
             }
             End::Own(answer) => {
-                if self.lost {
-                    self.learn(&NoAnswer);
-                } else {
-                    self.learn(&Status(answer.status()));
-                }
+                let status = answer.status();
+                self.learn(&Status((!self.lost).then_some(status)));
                 // Nothing of it is the upstream's: it ends here.
                 let told = reply::told(answer, &[], &core::mem::take(&mut self.fields));
                 drop(self);
@@ -235,7 +232,7 @@ impl Drop for Flight {
             health.monitor.abandoned(began, now);
         }
         if self.ticket.is_some() {
-            self.learn(&NoAnswer);
+            self.learn(&Status(None));
         }
         self.give_back();
     }

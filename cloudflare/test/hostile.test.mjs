@@ -74,3 +74,40 @@ test("clients that do not send their bodies, or do it slowly, open no breaker an
     }
   }
 });
+
+test("a breaker closes though clients that do not send their bodies come before all others", async (t) => {
+  const server = await listen(t, (request, response) => {
+    request.on("error", () => {});
+    request.resume().on("end", () => response.writeHead(server.down ? 500 : 200).end("answered"));
+  });
+  const half_open = { probes: 2, max_wait: "500ms" };
+  const { base, get } = await direct(t, {
+    version: 1,
+    upstreams: { origin: { url: urlOf(server), breaker: "default" } },
+    breakers: { default: { window: { time: "30s" }, consecutive_failures: 3, open: { initial: "500ms", max: "500ms" }, half_open } },
+    routes: [{ name: "all", upstreams: ["origin"] }],
+  });
+  server.down = true;
+  for (let asked = 0; asked < 3; asked += 1) assert.equal((await get("/")).status, 500);
+  server.down = false;
+  const { hostname, port } = new URL(base);
+  const held = [];
+  const crowd = setInterval(() => {
+    const socket = connect(port, hostname).on("error", () => {});
+    socket.write("POST / HTTP/1.1\r\nHost: a.example\r\ncontent-length: 10\r\n\r\n0");
+    held.push(socket);
+    if (held.length > 300) held.shift().destroy();
+  }, 2);
+  t.after(() => {
+    clearInterval(crowd);
+    for (const socket of held) socket.destroy();
+  });
+  await until(async () => (await get("/")).status === 200);
+  clearInterval(crowd);
+  // Where nobody sends anything but bodies, the answers to those close it.
+  const post = async () => (await get("/", { method: "POST", body: "x" })).status;
+  server.down = true;
+  await until(async () => (await post()) === 503);
+  server.down = false;
+  await until(async () => (await post()) === 200);
+});

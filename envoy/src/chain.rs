@@ -51,11 +51,9 @@ impl Chain {
             self.saved = Saved::new().ok();
         }
         let method = self.saved.as_ref().map(RequestFacts::method);
-        let (mut way, step) =
-            work.upstreams_around(now, |upstreams, around| upstreams.begin(policy, route, method.as_deref(), around));
-        if !is_whole {
-            way.leave_untimed();
-        }
+        let (way, step) = work.upstreams_around(now, |upstreams, around| {
+            upstreams.begin(policy, route, method.as_deref(), is_whole, around)
+        });
         self.way = Some(way);
         if let Step::Send { upstream, timeout, .. } = step {
             tell_router(policy, Call { upstream, timeout });

@@ -81,4 +81,50 @@ async fn a_client_with_methods_that_the_service_does_not_know_opens_no_breaker_a
     stage.end().await;
 }
 
+#[tokio::test]
+async fn a_breaker_closes_though_clients_that_do_not_send_their_bodies_come_before_all_others() {
+    let mut policy = impatient();
+    policy["breakers"]["default"] = json!({
+        "window": { "time": "30s" }, "consecutive_failures": 3, "open": { "initial": "500ms", "max": "500ms" },
+        "half_open": { "probes": 2, "max_wait": "500ms" },
+    });
+    policy.as_object_mut().unwrap().retain(|name, _| name != "health" && name != "shedding");
+    let upstream = Upstream::start(Does::Answers(answer(500, "", "down"))).await;
+    let stage = Stage::of_workers(1, &policy, |bootstrap| bootstrap.upstream(upstream.address).unwrap()).await;
+    for _ in 0..3 {
+        assert_eq!(stage.ask(&Request::get("/")).await.status, 500);
+    }
+    upstream.set(good("served"));
+    let http = stage.http;
+    let crowd = tokio::spawn(async move {
+        let mut held = std::collections::VecDeque::new();
+        loop {
+            let mut connection = Connection::open(http).await.unwrap();
+            // Where it is refused, the connection may be closed before all is written.
+            let _ = connection.write(b"POST / HTTP/1.1\r\nhost: suite.example\r\ncontent-length: 10\r\n\r\n0").await;
+            held.push_back(connection);
+            if held.len() > 300 {
+                held.pop_front();
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    eventually("the breaker is closed", async || {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stage.ask(&Request::get("/")).await.text() == "served"
+    })
+    .await;
+    assert_shows(&stage, "tidegate_breaker_state", &[("breaker", "origin")], 0).await;
+    crowd.abort();
+    // Where nobody sends anything but bodies, those that come close it.
+    upstream.set(Does::Answers(answer(500, "", "down")));
+    eventually("the breaker is open", async || stage.ask(&Request::post("/", b"x".to_vec())).await.status == 503).await;
+    upstream.set(good("served"));
+    eventually("the breaker is closed again", async || {
+        stage.ask(&Request::post("/", b"x".to_vec())).await.text() == "served"
+    })
+    .await;
+    stage.end().await;
+}
+
 const ACTIVE: &str = "cluster.origin.upstream_rq_active";

@@ -33,7 +33,7 @@ impl<'s> Host<'s> {
         let method = flight.request.step.body.is_none().then_some(&*method);
         let draw = draw(flight.request.step);
         let mut around = Around { ledgers: &mut self.breakers, draw, now: self.now };
-        let (way, next) = self.upstreams.begin(policy, route, method, &mut around);
+        let (way, next) = self.upstreams.begin(policy, route, method, true, &mut around);
         flight.way = Some(way);
         match next {
             Next::Send { upstream, .. } => {
