@@ -41,17 +41,14 @@ impl<'a> Group<'a> {
     #[inline]
     pub(super) fn find(self, tag: u32, now: u64) -> Option<(usize, State)> {
         // The rests' cache line is on its way while the tags are compared: its address would be known only after that.
-        black_box(self.rest.first().copied());
-        // A byte for each slot, all ones where the tag is the same.
+        black_box(self.rest.first().copied().unwrap_or_default());
         let mut same = [0; SLOTS];
-        for (same, other) in same.iter_mut().zip(self.tags) {
-            *same = if u32::from_le_bytes(*other) == tag { u8::MAX } else { 0 };
+        for ((same, other), bit) in same.iter_mut().zip(self.tags).zip(BITS) {
+            *same = if u32::from_le_bytes(*other) == tag { bit } else { 0 };
         }
-        let same = u64::from_le_bytes(same);
-        if same == 0 {
-            return None;
-        }
-        let slot = (same.trailing_zeros() / u8::BITS) as usize;
+        let same = same.into_iter().fold(0_u32, |all, one| all | one);
+        // Where no tag is the same, this is beyond the last slot.
+        let slot = (same.trailing_zeros() as usize).wrapping_sub(1);
         let fresh_at = u32::from_le_bytes(*self.fresh_at.get(slot)?);
         let rest = u64::from_le_bytes(*self.rest.get(slot)?);
         // No sum of these leaves 64 bits: a time has 41 bits of ticks.
@@ -124,3 +121,5 @@ fn used(rest: u64) -> UsedShare {
 const NO_TAG: u32 = 0;
 const TAGS_END: usize = SLOTS * 4;
 const PAYLOAD_BITS: u32 = 56;
+/// A bit for each slot. The lowest is left out: with it, the first slot would be unlike the others, and be compared by itself.
+const BITS: [u32; SLOTS] = [2, 4, 8, 16, 32, 64, 128, 256];
