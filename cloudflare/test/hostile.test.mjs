@@ -113,3 +113,22 @@ test("a breaker closes though clients that do not send their bodies come before 
   server.down = false;
   await until(async () => (await post()) === 200);
 });
+
+test("no spelling of a path leads out of the path of an upstream's URL", async (t) => {
+  const server = await listen(t, (request, response) => response.end(request.url));
+  const { base } = await direct(t, {
+    version: 1,
+    upstreams: { origin: { url: `${urlOf(server)}/public` } },
+    routes: [{ name: "all", upstreams: ["origin"] }],
+  });
+  for (const [target, asked] of [
+    ["/a/../b", "/public/b"],
+    ["/../secret", "/public/secret"],
+    ["/%2e%2e/secret?a=%2e", "/public/secret?a=%2e"],
+    ["/a/%2E./.%2e/%2e%2e/secret", "/public/secret"],
+    ["/..\\secret", "/public/..%5Csecret"],
+    ["/..%2fsecret", "/public/..%2fsecret"],
+  ]) {
+    assert.equal((await sent(base, `GET ${target} HTTP/1.1\r\nHost: a.example`)).split("\r\n\r\n")[1], asked);
+  }
+});
