@@ -3,8 +3,8 @@
 mod fields;
 mod grpc;
 
+pub use fields::Fields;
 pub(crate) use fields::QuotaItem;
-pub use fields::quota_headers;
 
 use crate::engine::Engine;
 use crate::request::RequestFacts;
@@ -29,8 +29,11 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// The request goes on.
-    pub const ADMIT: Self = Self { refusal: None, observed: None, delay: None, awaits: None, consults: false };
+    /// The request goes on. No constant, which would be copied whole, absent parts and all.
+    #[must_use]
+    pub const fn admit() -> Self {
+        Self { refusal: None, observed: None, delay: None, awaits: None, consults: false }
+    }
 
     /// Whether the request goes on at once, and there is nothing else to it.
     #[must_use]

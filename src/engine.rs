@@ -222,7 +222,7 @@ impl Engine {
         if charging.recall(&mut plan.charges) {
             // Apart from all the rest, which would stand between these few steps in the machine's code, too.
             charging.spend(&plan.charges);
-            return Decision::ADMIT;
+            return Decision::admit();
         }
         self.decide_by_state(plan, charging)
     }
@@ -252,10 +252,10 @@ impl Engine {
         plan.refused = refused;
         if awaits.is_some() {
             // It is counted when it is decided.
-            return Decision { awaits, ..Decision::ADMIT };
+            return Decision { awaits, ..Decision::admit() };
         }
         if consults {
-            return Decision { consults, ..Decision::ADMIT };
+            return Decision { consults, ..Decision::admit() };
         }
         let counters = charging.counters;
         if refused {
@@ -271,7 +271,7 @@ impl Engine {
             self.count(plan, counters, refused);
         }
         let observed = self.refusal_by(&plan.charges, plan.tier, Charge::exceeds);
-        Decision { delay, observed, ..Decision::ADMIT }
+        Decision { delay, observed, ..Decision::admit() }
     }
 
     /// Decides where the stages before the limits have.
@@ -279,10 +279,10 @@ impl Engine {
     #[inline(never)]
     fn decide_unlimited(&self, plan: &Plan, counters: &mut Counters) -> Decision {
         match plan.entry {
-            Entry::Limited | Entry::Answered(_) => Decision::ADMIT,
+            Entry::Limited | Entry::Answered(_) => Decision::admit(),
             Entry::Allowed => {
                 counters.add(Total::Allowed, 1);
-                Decision::ADMIT
+                Decision::admit()
             }
             Entry::TurnedAway(cause) => self.turn_away(cause, counters),
             Entry::Shed(priority) => self.shed(priority, plan.draw, counters),
@@ -328,8 +328,8 @@ impl Engine {
     /// The decision to refuse, unless the policy only observes.
     fn refuse(&self, refusal: Refusal) -> Decision {
         match self.policy.mode {
-            Mode::Observe => Decision { observed: Some(refusal), ..Decision::ADMIT },
-            _ => Decision { refusal: Some(refusal), ..Decision::ADMIT },
+            Mode::Observe => Decision { observed: Some(refusal), ..Decision::admit() },
+            _ => Decision { refusal: Some(refusal), ..Decision::admit() },
         }
     }
 
@@ -343,7 +343,11 @@ impl Engine {
         // A quota with room stands as before if another one had none, or if it awaits the answer.
         let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
         let state = if uncharged { charge.before } else { Some(outcome.state) };
-        let standing = self.meter(charge, plan.tier)?.standing(state, plan.now);
+        let standing = match (charge.counted, charge.found) {
+            // Nearly always; a meter of its own would have to be made first.
+            (Counted::Here, None) => self.said_meter(charge.limit, plan.tier, charge.quota)?.standing(state, plan.now),
+            _ => self.meter(charge, plan.tier)?.standing(state, plan.now),
+        };
         Some(match charge.ban() {
             Some(rest) => Standing { remaining: Permits::ZERO, reset_after: rest },
             None => standing,
@@ -392,7 +396,7 @@ impl Engine {
 
     fn decline(&self, charges: &[Charge], tier: TierIndex) -> Decision {
         let refusal = self.refusal_by(charges, tier, |charge| self.declines(charge));
-        refusal.map_or(Decision::ADMIT, |refusal| self.refuse(refusal))
+        refusal.map_or(Decision::admit(), |refusal| self.refuse(refusal))
     }
 
     /// The refusal by those of the charges that refuse: a ban, or else the quota that keeps the client waiting longest. The longest

@@ -16,7 +16,7 @@ use crate::wait::{self, Ended, Wait};
 use std::cell::RefCell;
 use std::rc::Rc;
 use tidegate::assets::Assets;
-use tidegate::decision::quota_headers;
+use tidegate::decision::Fields;
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
@@ -57,7 +57,7 @@ pub struct Work {
     pub woken: SortedMap<u32, Timestamp>,
     pub counters: Counters,
     pub plan: Plan,
-    text: String,
+    fields: Fields,
     pub room: Room,
     /// Room for those who leave it.
     pub left: Vec<Left<Held>>,
@@ -130,7 +130,7 @@ impl Gate {
                 woken: SortedMap::new(),
                 counters,
                 plan: Plan::new(),
-                text: String::new(),
+                fields: Fields::default(),
                 room,
                 left: Vec::new(),
                 ended: SortedMap::new(),
@@ -262,16 +262,18 @@ impl Gate {
 impl Work {
     /// What the answer says of the plan's limits: name and value by turns, a line each.
     pub fn fields(&mut self, engine: &Engine) -> String {
-        let mut fields = String::new();
-        quota_headers(engine, &self.plan, &mut self.text, &mut |name, value| {
-            if fields.is_empty() {
-                fields.reserve(ROOM_FOR_FIELDS);
+        self.fields.clear();
+        self.fields.tell(engine, &self.plan);
+        let mut lines = String::new();
+        for (name, value) in self.fields.iter() {
+            if lines.is_empty() {
+                lines.reserve(ROOM_FOR_FIELDS);
             }
             for part in [name, "\n", value, "\n"] {
-                fields.push_str(part);
+                lines.push_str(part);
             }
-        });
-        fields
+        }
+        lines
     }
 
     /// A number unlike that of any other request that waits: there are never as many.

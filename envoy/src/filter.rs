@@ -9,14 +9,13 @@ use answering::Fate;
 use crate::authority;
 use crate::chain::{Chain, UPSTREAM_HEADER};
 use crate::facts::{Answer, Facts, NoAnswer};
-use crate::fields::Fields;
 use crate::host::{self, Map};
 use crate::instance::{Instance, Work};
 use crate::rls;
 use crate::serving::Serving;
 use crate::waiting;
 use std::rc::Rc;
-use tidegate::decision::{Decision, Refusal, Reply, quota_headers};
+use tidegate::decision::{Decision, Fields, Refusal, Reply};
 use tidegate::engine::Ticket;
 use tidegate::fallback::Step;
 use tidegate::request::ResponseFacts;
@@ -50,7 +49,7 @@ pub struct Filter {
     /// All of the request has passed.
     is_sent: bool,
     /// What the answer says about limits, until it is sent.
-    fields: Fields,
+    fields: Option<Box<Fields>>,
     /// What the answer may still change.
     ticket: Option<Box<Ticket>>,
     /// When the request came, while an answer to it will tell of the service's health.
@@ -76,7 +75,7 @@ impl Filter {
             consults: false,
             is_whole: true,
             is_sent: true,
-            fields: Fields::default(),
+            fields: None,
             ticket: None,
             began: None,
             serving: Serving::default(),
@@ -322,8 +321,9 @@ impl Filter {
 
     /// Keeps what the answer says of the plan's limits.
     fn tell(&mut self, instance: &Instance, work: &mut Work) {
-        self.fields = work.spare.pop().unwrap_or_default();
-        quota_headers(&instance.engine, &work.plan, &mut work.text, &mut |name, value| self.fields.push(name, value));
+        let mut fields = work.spare.pop().unwrap_or_default();
+        fields.tell(&instance.engine, &work.plan);
+        self.fields = Some(fields);
     }
 
     /// Sees a piece of the request's body pass: how long a client takes to send it is not how long its upstream takes.
@@ -360,7 +360,8 @@ impl Filter {
 
     fn add_headers(&mut self) {
         // Nothing is left here for the filter's own refusals, which come by here too.
-        for (name, value) in self.fields.iter() {
+        let fields = self.fields.take();
+        for (name, value) in fields.iter().flat_map(|fields| fields.iter()) {
             // The structured fields are lists, to which an upstream with limits of its own may have contributed.
             let sent = if name.starts_with("x-") {
                 host::replace_header(Map::Response, name, value)
@@ -374,7 +375,9 @@ impl Filter {
         if let Some(said) = &mut self.said {
             pass_on(Map::Response, &mut said.1.response_headers);
         }
-        self.instance.work.borrow_mut().spare(core::mem::take(&mut self.fields));
+        if let Some(fields) = fields {
+            self.instance.work.borrow_mut().spare(fields);
+        }
     }
 
     /// Sees a piece of the answer's body pass.
@@ -451,7 +454,7 @@ impl Filter {
     /// Answers in the upstream's place.
     fn reply(&mut self, reply: &Reply) {
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
-        let fields = core::mem::take(&mut self.fields);
+        let fields = self.fields.take().unwrap_or_default();
         let mut headers: Vec<(&[u8], &[u8])> =
             vec![(b"content-type", reply.content_type.as_bytes()), (b"cache-control", b"no-store")];
         headers.extend(retry_after.iter().map(|secs| (b"retry-after".as_slice(), secs.as_bytes())));

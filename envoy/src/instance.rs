@@ -2,7 +2,6 @@
 
 use crate::authority::{Authority, DEADLINE};
 use crate::breakers::{self, Round};
-use crate::fields::Fields;
 use crate::health;
 use crate::host;
 use crate::ledger::SharedLedgers;
@@ -15,7 +14,7 @@ use crate::waiting::Alarm;
 use core::cell::RefCell;
 use tidegate::assets::Assets;
 use tidegate::authority;
-use tidegate::decision::Reply;
+use tidegate::decision::{Fields, Reply};
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
@@ -50,7 +49,6 @@ pub struct Work {
     pub upstream_metrics: UpstreamMetrics,
     pub survey: Survey,
     pub plan: Plan,
-    pub text: String,
     pub room: Room,
     /// Room for those who leave it.
     pub left: Vec<Left<Held>>,
@@ -71,7 +69,8 @@ pub struct Work {
     /// The calls that are under way, by their number, and for which stream.
     pub calls: Vec<(u32, u32)>,
     /// Fields that were sent, for their memory.
-    pub spare: Vec<Fields>,
+    #[expect(clippy::vec_box, reason = "a stream takes the box as it is")]
+    pub spare: Vec<Box<Fields>>,
     /// Where the policy asks how the service is.
     pub monitor: Option<Monitor>,
     pub bytes: Vec<u8>,
@@ -83,8 +82,8 @@ pub struct Work {
 
 impl Work {
     /// Keeps the memory of fields that were sent for other streams.
-    pub fn spare(&mut self, mut fields: Fields) {
-        if !fields.is_empty() && self.spare.len() < SPARE {
+    pub fn spare(&mut self, mut fields: Box<Fields>) {
+        if self.spare.len() < SPARE {
             fields.clear();
             self.spare.push(fields);
         }
@@ -142,7 +141,6 @@ impl Instance {
                 upstream_metrics,
                 survey: Survey::default(),
                 plan: Plan::new(),
-                text: String::new(),
                 room,
                 left: Vec::new(),
                 alarm: Alarm::default(),

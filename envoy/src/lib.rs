@@ -17,7 +17,6 @@ mod chain;
 mod clock;
 mod ends;
 mod facts;
-mod fields;
 mod filter;
 mod health;
 mod host;

@@ -8,44 +8,112 @@ use crate::mode::Mode;
 use crate::policy::{Limit, OnExceed, Quota};
 use core::fmt::Write;
 
-/// Calls `add` with each header that tells the client how it stands with the limits of this plan, admitted or not.
-///
-/// `RateLimit-Policy` and `RateLimit` as draft-ietf-httpapi-ratelimit-headers has them: structured fields (RFC 9651), an
-/// item a quota, in the policy's order, by the limit's name, and where a limit has several by the name and the window, as
-/// in `api/1h`, which is the name of no other limit; quotas in requests; the partition key a hash of the client's key. A
-/// window that is no whole number of seconds is rounded up. A quota of requests in flight has the draft's unit for them and
-/// no window, and nothing is said of when permits come back, since nobody knows; where their number is found out, the policy
-/// tells of the most, as it should not change with every answer. `X-RateLimit-*`, if the policy asks for them, tell of the quota
-/// with the fewest permits left, the reset in seconds from now. Limits that only observe are not told of, and under a
-/// policy that does none.
-pub fn quota_headers(engine: &Engine, plan: &Plan, text: &mut String, add: &mut dyn FnMut(&'static str, &str)) {
-    let response = &engine.policy().response;
-    let told = || plan.charges().iter().filter(|charge| is_told(engine, charge));
-    if engine.policy().mode == Mode::Observe || told().next().is_none() {
-        return;
+/// Header fields that wait for an answer: names, and values that stand one behind the other in one text. So they are two pieces
+/// of memory, which serve one request after another.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    /// Each name, and where its value ends.
+    names: Vec<(&'static str, usize)>,
+    text: String,
+}
+
+impl Fields {
+    /// Adds the fields that tell the client how it stands with the limits of this plan, admitted or not.
+    ///
+    /// `RateLimit-Policy` and `RateLimit` as draft-ietf-httpapi-ratelimit-headers has them: structured fields (RFC 9651), an
+    /// item a quota, in the policy's order, by the limit's name, and where a limit has several by the name and the window, as
+    /// in `api/1h`, which is the name of no other limit; quotas in requests; the partition key a hash of the client's key. A
+    /// window that is no whole number of seconds is rounded up. A quota of requests in flight has the draft's unit for them and
+    /// no window, and nothing is said of when permits come back, since nobody knows; where their number is found out, the policy
+    /// tells of the most, as it should not change with every answer. `X-RateLimit-*`, if the policy asks for them, tell of the
+    /// quota with the fewest permits left, the reset in seconds from now. Limits that only observe are not told of, and under a
+    /// policy that does none.
+    pub fn tell(&mut self, engine: &Engine, plan: &Plan) {
+        let policy = engine.policy();
+        if policy.mode == Mode::Observe {
+            return;
+        }
+        if policy.response.ratelimit {
+            self.list("ratelimit-policy", engine, plan, |charge, text| {
+                text.push_str(&engine.quota_item(charge, plan.tier())?.text);
+                Some(())
+            });
+            self.list("ratelimit", engine, plan, |charge, text| write_limit(engine, plan, charge, text));
+        }
+        if policy.response.x_ratelimit {
+            self.tell_least(engine, plan);
+        }
     }
-    if response.ratelimit {
-        list(text, told(), |charge, text| {
-            let item = engine.quota_item(charge, plan.tier())?;
-            text.push_str(&item.text);
-            Some(())
-        });
-        add("ratelimit-policy", text);
-        list(text, told(), |charge, text| write_limit(engine, plan, charge, text));
-        add("ratelimit", text);
+
+    /// Adds a field.
+    pub fn push(&mut self, name: &'static str, value: &str) {
+        self.text.push_str(value);
+        self.end(name);
     }
-    if response.x_ratelimit
-        && let Some(least) = told().filter_map(|charge| Told::of(engine, plan, charge)).min_by_key(|it| it.remaining)
-    {
+
+    /// The fields, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let mut begin = 0;
+        self.names.iter().map(move |&(name, end)| {
+            let value = self.text.get(begin..end).unwrap_or_default();
+            begin = end;
+            (name, value)
+        })
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Drops the fields, but not their memory.
+    pub fn clear(&mut self) {
+        self.names.clear();
+        self.text.clear();
+    }
+
+    /// Adds what `write` makes of each quota that the client is told of, as a list; no field if that is empty.
+    fn list(
+        &mut self,
+        name: &'static str,
+        engine: &Engine,
+        plan: &Plan,
+        write: impl Fn(&Charge, &mut String) -> Option<()>,
+    ) {
+        let begin = self.text.len();
+        for charge in plan.charges().iter().filter(|charge| is_told(engine, charge)) {
+            let before = self.text.len();
+            if before > begin {
+                self.text.push_str(", ");
+            }
+            if write(charge, &mut self.text).is_none() {
+                self.text.truncate(before);
+            }
+        }
+        if self.text.len() > begin {
+            self.end(name);
+        }
+    }
+
+    #[inline(never)]
+    fn tell_least(&mut self, engine: &Engine, plan: &Plan) {
+        let told = plan.charges().iter().filter(|charge| is_told(engine, charge));
+        let told = told.filter_map(|charge| Told::of(engine, plan, charge));
+        let Some(least) = told.min_by_key(|told| told.remaining) else { return };
         for (name, value) in [
             ("x-ratelimit-limit", least.permits),
             ("x-ratelimit-remaining", least.remaining),
             ("x-ratelimit-reset", least.reset_secs),
         ] {
-            text.clear();
-            push_number(text, value);
-            add(name, text);
+            push_number(&mut self.text, value);
+            self.end(name);
         }
+    }
+
+    /// The field of this name ends where the text ends.
+    fn end(&mut self, name: &'static str) {
+        self.names.push((name, self.text.len()));
     }
 }
 
@@ -122,37 +190,9 @@ fn write_limit(engine: &Engine, plan: &Plan, charge: &Charge, text: &mut String)
     Some(())
 }
 
-/// What `write` makes of each charge, if anything, as a list.
-fn list<'a>(
-    text: &mut String,
-    charges: impl Iterator<Item = &'a Charge>,
-    write: impl Fn(&Charge, &mut String) -> Option<()>,
-) {
-    text.clear();
-    for charge in charges {
-        let before = text.len();
-        if before > 0 {
-            text.push_str(", ");
-        }
-        if write(charge, text).is_none() {
-            text.truncate(before);
-        }
-    }
-}
-
-/// Appends a number. The standard library's way, made for every format, takes five times as long.
+/// Appends a number. The standard library's way is made for every format, and takes five times as long.
 fn push_number(text: &mut String, number: u32) {
-    let mut ascii = Ascii([b'0'; 16]);
-    let (mut rest, mut first) = (number, ascii.0.len());
-    for (at, digit) in ascii.0.iter_mut().enumerate().rev() {
-        *digit |= (rest % 10) as u8;
-        rest /= 10;
-        first = at;
-        if rest == 0 {
-            break;
-        }
-    }
-    text.push_str(ascii.text().get(first..).unwrap_or_default());
+    text.push_str(itoa::Buffer::new().format(number));
 }
 
 /// Appends eight bytes in base64 (RFC 4648 section 4).

@@ -150,7 +150,7 @@ impl Engine {
             self.restate(charge, plan.tier, released, deciding, books, now);
         }
         self.count(plan, books.counters, !released);
-        if released { Decision::ADMIT } else { self.turned_away(&left, plan) }
+        if released { Decision::admit() } else { self.turned_away(&left, plan) }
     }
 
     /// How a plan's request waits: as long as the limit that keeps it longest. `None` when it does not, or is only observed.
@@ -272,7 +272,7 @@ impl Engine {
         };
         let window = deciding.and_then(|charge| self.window(charge, plan.tier));
         let limit = Some(left.limit as usize);
-        Decision { refusal: Some(Refusal { limit, window, cause: Cause::Exceeded, retry_after }), ..Decision::ADMIT }
+        Decision { refusal: Some(Refusal { limit, window, cause: Cause::Exceeded, retry_after }), ..Decision::admit() }
     }
 }
 

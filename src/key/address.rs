@@ -73,17 +73,18 @@ fn entry(list: &[u8], hops: u8) -> Option<&[u8]> {
 /// an IPv6 address also with a zone (`fe80::1%eth0`), which is dropped.
 fn parse(text: &[u8]) -> Option<IpAddr> {
     let text = trim_blanks(text);
+    if let Some((address, rest)) = leading_v4(text)
+        && (rest.is_empty() || is_port(rest))
+    {
+        return Some(IpAddr::V4(address));
+    }
     if let Some(bracketed) = text.strip_prefix(b"[") {
         let end = bracketed.iter().position(|&byte| byte == b']')?;
         let (address, rest) = bracketed.split_at_checked(end)?;
         let rest = rest.strip_prefix(b"]")?;
         return (rest.is_empty() || is_port(rest)).then(|| parse_v6(address))?;
     }
-    match text.iter().position(|&byte| byte == b':') {
-        Some(colon) if text.get(colon..).is_some_and(is_port) => parse_v4(text.get(..colon)?),
-        Some(_) => parse_v6(text),
-        None => parse_v4(text),
-    }
+    parse_v6(text)
 }
 
 /// Whether `text` is a colon and a port. `:` alone is not; `::1` is an address and not the port of nothing.
@@ -91,17 +92,39 @@ fn is_port(text: &[u8]) -> bool {
     text.strip_prefix(b":").is_some_and(|port| matches!(port.len(), 1..=5) && port.iter().all(u8::is_ascii_digit))
 }
 
-fn parse_v4(text: &[u8]) -> Option<IpAddr> {
-    bounded(text)?.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+/// The IPv4 address that `text` begins with, and what follows. Nearly every request has one: the standard library's way,
+/// by way of UTF-8, takes half as many steps again.
+fn leading_v4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
+    let mut octets = [0; 4];
+    let (first, mut rest) = leading_octet(text)?;
+    let [octet, others @ ..] = &mut octets;
+    *octet = first;
+    for octet in others {
+        (*octet, rest) = leading_octet(rest.strip_prefix(b".")?)?;
+    }
+    Some((Ipv4Addr::from(octets), rest))
+}
+
+/// The number up to 255 that `text` begins with, and what follows: one with a leading zero is octal to some, and nothing here.
+fn leading_octet(text: &[u8]) -> Option<(u8, &[u8])> {
+    let [first @ b'0'..=b'9', rest @ ..] = text else { return None };
+    let (mut octet, mut rest) = (first & 15, rest);
+    while let [digit @ b'0'..=b'9', after @ ..] = rest {
+        if octet == 0 {
+            return None;
+        }
+        octet = octet.checked_mul(10)?.checked_add(digit & 15)?;
+        rest = after;
+    }
+    Some((octet, rest))
 }
 
 fn parse_v6(text: &[u8]) -> Option<IpAddr> {
     let address = text.split(|&byte| byte == b'%').next()?;
-    bounded(address)?.parse::<Ipv6Addr>().ok().map(|address| address.to_canonical())
-}
-
-fn bounded(text: &[u8]) -> Option<&str> {
-    (text.len() <= ADDRESS_MAX_LEN).then(|| str::from_utf8(text).ok())?
+    if address.len() > V6_MAX_LEN {
+        return None;
+    }
+    str::from_utf8(address).ok()?.parse::<Ipv6Addr>().ok().map(|address| address.to_canonical())
 }
 
 fn grouped(address: IpAddr, ipv6_prefix: u8) -> Address {
@@ -116,7 +139,7 @@ fn grouped(address: IpAddr, ipv6_prefix: u8) -> Address {
 }
 
 /// The longest spelling of an IPv6 address: eight groups of four digits, the last two as an IPv4 address.
-const ADDRESS_MAX_LEN: usize = 45;
+const V6_MAX_LEN: usize = 45;
 
 #[cfg(test)]
 mod tests {
@@ -145,6 +168,13 @@ mod tests {
             ("unknown", None),
             ("192.0.2", None),
             ("192.0.2.07", None),
+            ("192.0.2.0", Some("192.0.2.0")),
+            ("192.0.2.00", None),
+            ("192.0.2.256", None),
+            ("192.0.2.1000", None),
+            ("192.0..7", None),
+            ("192.0.2.7.", None),
+            (".0.2.7", None),
             ("192.0.2.7:", None),
             ("192.0.2.7:x", None),
             ("192.0.2.7:123456", None),
@@ -231,6 +261,22 @@ mod tests {
             prop_assert_eq!(parse(v6.to_string().as_bytes()), Some(v6.to_canonical()));
             prop_assert_eq!(parse(format!("[{v6}]:{port}").as_bytes()), Some(v6.to_canonical()));
             prop_assert_eq!(parse(format!("{v4}:{port}").as_bytes()), Some(IpAddr::V4(v4)));
+        }
+
+        #[test]
+        fn what_looks_like_an_ipv4_address_is_what_the_standard_library_takes_for_one(text in "([0-9]{0,4}[.]?){0,5}") {
+            let expected = text.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+            prop_assert_eq!(parse(text.as_bytes()), expected, "{}", text);
+        }
+
+        #[test]
+        fn nor_does_a_foreign_byte_pass(address in any::<u32>(), at in 0_usize..16, byte in any::<u8>()) {
+            // But what may be a port.
+            prop_assume!(byte != b':');
+            let mut text = Ipv4Addr::from_bits(address).to_string().into_bytes();
+            text.insert(at.min(text.len()), byte);
+            let expected = str::from_utf8(trim_blanks(&text)).ok().and_then(|text| text.parse::<Ipv4Addr>().ok());
+            prop_assert_eq!(parse(&text), expected.map(IpAddr::V4), "{:?}", text);
         }
     }
 

@@ -84,6 +84,16 @@ fn an_address_that_a_key_falls_back_to_is_no_value_that_spells_it() {
 }
 
 #[test]
+fn a_key_that_is_an_address_alone_has_the_bytes_of_its_pieces() {
+    let (rules, facts) = (rules(), Recorded::get("/").from("192.0.2.7"));
+    let mut pieces = SEED.hasher(DOMAIN_KEY);
+    pieces.write(&7_u64.to_le_bytes());
+    write(&mut pieces, TAG_ADDRESS, &[192, 0, 2, 7]);
+    let key = client(&Lookup::new(&facts), &rules).key(SEED, 7, &[KeyPart::Address]);
+    assert_eq!(key, KeyHash(pieces.finish()));
+}
+
+#[test]
 fn claims_are_read_from_the_header_that_the_policy_names() {
     // {"sub":"1"}, {"sub":1}, {"sub":"2"}
     let with = |payload: &str| Recorded::get("/").from("192.0.2.7").with("x-jwt-payload", payload);

@@ -115,7 +115,7 @@ mod tests {
         let failed = |failures: &Failures| -> Vec<u16> {
             (0..=u16::MAX).filter(|status| failures.contain(CallEnd::Answered(*status))).collect()
         };
-        let [b, c] = &policy.breakers()[..] else { panic!("{policy:?}") };
+        let [b, c] = policy.breakers() else { panic!("{policy:?}") };
         assert_eq!(failed(&b.failures), (500..600).filter(|status| *status != 501).collect::<Vec<_>>());
         assert_eq!(failed(&c.failures), (500..600).collect::<Vec<_>>(), "unless the policy says it itself");
     }

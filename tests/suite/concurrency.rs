@@ -2,7 +2,7 @@
 //! taking, renewing and giving back.
 
 use proptest::prelude::*;
-use tidegate::decision::quota_headers;
+use tidegate::decision::Fields;
 use tidegate::engine::{Engine, Plan, Ticket};
 use tidegate::key::KeyHash;
 use tidegate::lease::Leases;
@@ -218,11 +218,9 @@ impl Bench {
     }
 
     fn told(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
-        quota_headers(&self.engine, &self.plan, &mut String::new(), &mut |name, value| {
-            told.push(format!("{name}: {value}"));
-        });
-        told
+        let mut fields = Fields::default();
+        fields.tell(&self.engine, &self.plan);
+        fields.iter().map(|(name, value)| format!("{name}: {value}")).collect()
     }
 }
 

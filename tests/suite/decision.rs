@@ -1,7 +1,7 @@
 //! What a client is told.
 
 use crate::harness::{Request, engine, ms};
-use tidegate::decision::{Reply, quota_headers};
+use tidegate::decision::{Fields, Reply};
 use tidegate::engine::{Engine, Plan};
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
@@ -23,10 +23,9 @@ impl Client {
         self.engine.plan(request, &mut plan);
         let decision =
             self.engine.decide(&mut plan, &mut self.store, &mut local, &mut Leases::new(), &mut counters, ms(at_ms));
-        let mut headers = Vec::new();
-        quota_headers(&self.engine, &plan, &mut String::new(), &mut |name, value| {
-            headers.push((name.to_owned(), value.to_owned()));
-        });
+        let mut fields = Fields::default();
+        fields.tell(&self.engine, &plan);
+        let headers = fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         (decision.refusal.map(|refusal| refusal.reply(&self.engine, request)), headers)
     }
 }

@@ -1,7 +1,7 @@
 //! What a policy's mode makes of its limits.
 
 use crate::harness::{Request, engine, ms};
-use tidegate::decision::{Decision, Reply, quota_headers};
+use tidegate::decision::{Decision, Fields, Reply};
 use tidegate::engine::{Engine, Plan};
 use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Fate, Total};
@@ -73,7 +73,9 @@ fn a_policy_that_observes_counts_what_it_would_refuse_and_says_nothing() {
     assert_eq!(bench.counted(), [10, 0, 2, 0], "admitted, refused, observed, delayed");
     let observed = bench.send(&client()).observed.expect("would be refused");
     assert_eq!(observed.details(&bench.engine), "tidegate_limit_api");
-    quota_headers(&bench.engine, &bench.plan, &mut String::new(), &mut |name, _| panic!("{name}"));
+    let mut fields = Fields::default();
+    fields.tell(&bench.engine, &bench.plan);
+    assert!(fields.is_empty(), "{fields:?}");
     // What it has counted holds when it is enforced.
     bench.engine = engine(&policy(""));
     assert_eq!(bench.admitted(&client(), 1), 0);
@@ -85,9 +87,9 @@ fn a_strict_policy_lowers_its_quotas_and_keeps_its_counts() {
     assert_eq!(bench.admitted(&client(), 3), 3);
     bench.engine = engine(&policy(r#""mode": "strict", "strict": { "factor_percent": 45 },"#));
     assert_eq!(bench.admitted(&client(), 5), 1, "four in all");
-    let mut told = Vec::new();
-    quota_headers(&bench.engine, &bench.plan, &mut String::new(), &mut |_, value| told.push(value.to_owned()));
-    assert_eq!(told[0], r#""api";q=4;w=3600"#);
+    let mut fields = Fields::default();
+    fields.tell(&bench.engine, &bench.plan);
+    assert_eq!(fields.iter().next(), Some(("ratelimit-policy", r#""api";q=4;w=3600"#)));
     bench.engine = engine(&policy(""));
     assert_eq!(bench.admitted(&client(), 10), 6);
 }

@@ -205,7 +205,7 @@ impl Filter {
     ) {
         self.learn(instance, work, learnt);
         self.serving.forget();
-        let own = core::mem::take(&mut self.fields);
+        let own = self.fields.take().unwrap_or_default();
         let replaces = |name: &[u8]| own.iter().any(|(other, _)| other.starts_with("x-") && other.as_bytes() == name);
         let mut all: Vec<(&[u8], &[u8])> = lines.into_iter().filter(|(name, _)| !replaces(name)).collect();
         all.extend(own.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
@@ -220,7 +220,7 @@ impl Filter {
         if policy.tells_upstreams()
             && let Some(way) = self.chain.way()
         {
-            self.fields.push("x-tidegate", &work.upstreams.describe(policy, way, now()));
+            self.fields.get_or_insert_default().push("x-tidegate", &work.upstreams.describe(policy, way, now()));
         }
     }
 }

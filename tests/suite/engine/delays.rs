@@ -3,7 +3,7 @@
 
 use crate::harness::{Answer, Request, engine, ms};
 use proptest::prelude::*;
-use tidegate::decision::{Decision, quota_headers};
+use tidegate::decision::{Decision, Fields};
 use tidegate::delay::Why;
 use tidegate::engine::delaying::{Books, Room};
 use tidegate::engine::{Engine, Plan};
@@ -90,13 +90,11 @@ impl Site {
                 let mut books = Books { store: &mut self.store, local, leases: &mut Leases::none(), counters };
                 let decision = self.engine.finish(left, plan, &mut books, ms(now));
                 assert_eq!(decision.refusal.is_none(), released);
-                let mut told = String::new();
-                quota_headers(&self.engine, plan, &mut String::new(), &mut |name, value| {
-                    if name == "ratelimit" {
-                        let standings = value.split(", ").filter_map(|item| item.split(";pk").next());
-                        told = standings.collect::<Vec<_>>().join(", ");
-                    }
-                });
+                let mut fields = Fields::default();
+                fields.tell(&self.engine, plan);
+                let standings = fields.iter().find(|(name, _)| *name == "ratelimit").map_or("", |(_, value)| value);
+                let standings = standings.split(", ").filter_map(|item| item.split(";pk").next());
+                let told = standings.collect::<Vec<_>>().join(", ");
                 (id, released, told)
             })
             .collect()

@@ -3,7 +3,7 @@
 use super::dice::Dice;
 use super::{Raw, cases};
 use crate::harness::{Answer, engine};
-use tidegate::decision::quota_headers;
+use tidegate::decision::Fields;
 use tidegate::engine::Plan;
 use tidegate::explain::explain;
 use tidegate::lease::Leases;
@@ -119,7 +119,7 @@ fn any_request_at_any_time_is_decided_and_told_within_bounds() {
     let limits = engine.policy().limits().len();
     let (mut store, mut local) = (MemoryStore::new(1_000), MemoryStore::new(1_000));
     let (mut leases, mut counters) = (Leases::new(), Counters::new(limits, 2));
-    let (mut plan, mut again, mut text) = (Plan::new(), Plan::new(), String::new());
+    let (mut plan, mut again, mut fields) = (Plan::new(), Plan::new(), Fields::default());
     let (mut now, mut admitted, mut refused) = (1_700_000_000 * SECOND, 0, 0);
     let pages = store.pages();
     cases("requests", |dice| {
@@ -133,10 +133,12 @@ fn any_request_at_any_time_is_decided_and_told_within_bounds() {
         // Only the limit that observes would do more than it does.
         let observed = decision.observed.as_ref().and_then(|refusal| refusal.limit);
         assert!(decision.observed.is_none() || observed == Some(WATCHED), "{:?}", decision.observed);
-        quota_headers(&engine, &plan, &mut text, &mut |name, value| {
+        fields.clear();
+        fields.tell(&engine, &plan);
+        for (name, value) in fields.iter() {
             assert!(value.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{name}: {value}");
-            assert!(value.len() < 1_000, "{name}: {value}");
-        });
+            assert!(!value.is_empty() && value.len() < 1_000, "{name}: {value}");
+        }
         match decision.refusal {
             None => admitted += 1,
             Some(refusal) => {

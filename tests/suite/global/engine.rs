@@ -135,11 +135,11 @@ const SHARED: &str =
 fn only_the_first_request_of_a_client_in_use_waits() {
     let mut bench = Bench::new(SHARED);
     assert!(bench.arrive(1, 0).awaits.is_some());
-    assert_eq!(bench.serve(1), [(1, Decision::ADMIT)]);
+    assert_eq!(bench.serve(1), [(1, Decision::admit())]);
     assert!(bench.arrive(2, 2).awaits.is_some(), "nothing was drawn ahead for the first");
-    assert_eq!(bench.serve(3), [(2, Decision::ADMIT)]);
+    assert_eq!(bench.serve(3), [(2, Decision::admit())]);
     for now in 4..24 {
-        assert_eq!(bench.decide(now), Decision::ADMIT, "at {now}");
+        assert_eq!(bench.decide(now), Decision::admit(), "at {now}");
         bench.serve(now);
     }
     assert_eq!(bench.counters.take_requests(0, TierIndex::default(), Fate::Admitted), 22);
@@ -168,7 +168,7 @@ fn an_exact_limit_asks_for_every_request_and_draws_nothing_ahead() {
     let mut bench = Bench::new(&SHARED.replace(r#""scope""#, r#""sharing": "exact", "scope""#));
     for now in 0..100 {
         assert!(bench.arrive(1, now).awaits.is_some(), "at {now}");
-        assert_eq!(bench.serve(now), [(1, Decision::ADMIT)]);
+        assert_eq!(bench.serve(now), [(1, Decision::admit())]);
     }
     bench.arrive(1, 100);
     assert!(bench.serve(100).iter().all(|(_, decision)| decision.refusal.is_some()));
@@ -200,7 +200,7 @@ fn a_request_is_charged_to_shared_limits_and_others_all_or_none() {
     let mut bench = Bench::new(&[own, SHARED].join(","));
     for id in 0..2 {
         assert!(bench.arrive(id, 0).awaits.is_some());
-        assert_eq!(bench.serve(1), [(id, Decision::ADMIT)]);
+        assert_eq!(bench.serve(1), [(id, Decision::admit())]);
     }
     let refused = bench.decide(2);
     assert_eq!(refused.refusal.and_then(|refusal| refusal.limit), Some(0));
@@ -210,7 +210,7 @@ fn a_request_is_charged_to_shared_limits_and_others_all_or_none() {
     let tight = SHARED.replace("100", "1");
     let mut bench = Bench::new(&[own, &tight].join(","));
     bench.arrive(0, 0);
-    assert_eq!(bench.serve(1), [(0, Decision::ADMIT)]);
+    assert_eq!(bench.serve(1), [(0, Decision::admit())]);
     bench.arrive(1, 2);
     let refused = bench.serve(3);
     assert_eq!(refused[0].1.refusal.and_then(|refusal| refusal.limit), Some(1));
@@ -299,7 +299,7 @@ fn a_late_answer_is_of_use_to_those_who_come_later() {
     bench.tend(30);
     assert_eq!(bench.wake(30).len(), 1);
     bench.hand_in(&answer, 40);
-    assert_eq!(bench.decide(41), Decision::ADMIT);
+    assert_eq!(bench.decide(41), Decision::admit());
 }
 
 #[test]
@@ -385,7 +385,7 @@ fn what_a_slow_authority_grants_is_there_for_those_who_have_waited() {
     bench.hand_in(&answer, 600);
     bench.tend(600);
     assert_eq!(bench.asks(600), [], "nothing is given back");
-    assert_eq!(bench.wake(600), [(1, Decision::ADMIT)]);
+    assert_eq!(bench.wake(600), [(1, Decision::admit())]);
 }
 
 #[test]

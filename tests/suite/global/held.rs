@@ -2,7 +2,7 @@
 
 use super::engine::{Bench, NOW_MS, at};
 use tidegate::authority::{Ask, Grant, Instance};
-use tidegate::decision::{Cause, Decision, quota_headers};
+use tidegate::decision::{Cause, Decision, Fields};
 use tidegate::engine::delaying::Books;
 use tidegate::engine::{Answer, Ticket};
 use tidegate::units::{Permits, Span};
@@ -18,7 +18,7 @@ impl Bench {
         if decision.awaits.is_some() {
             decision = self.serve(now).into_iter().find(|(served, _)| *served == id).expect("it is served").1;
         }
-        assert_eq!(decision, Decision::ADMIT, "at {now}");
+        assert_eq!(decision, Decision::admit(), "at {now}");
         self.plan.ticket().expect("it holds a permit")
     }
 
@@ -52,7 +52,7 @@ fn a_permit_is_lent_to_one_request_after_the_other_and_given_back_when_nobody_ne
     let mut ticket = bench.served(1, 0);
     for now in 1..100 {
         bench.end(ticket, now);
-        assert_eq!(bench.decide(now), Decision::ADMIT, "at {now}");
+        assert_eq!(bench.decide(now), Decision::admit(), "at {now}");
         ticket = bench.plan.ticket().unwrap();
         assert_eq!(bench.asks(now), [], "at {now}");
     }
@@ -82,10 +82,9 @@ fn exactly_asked_a_permit_is_held_as_long_as_its_request_lasts_and_no_longer() {
 fn what_a_client_is_told_is_what_all_instances_have_left() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 5 }"#));
     let _first = bench.served(1, 0);
-    let mut told = String::new();
-    quota_headers(&bench.engine, &bench.plan, &mut String::new(), &mut |name, value| {
-        told.push_str(&format!("{name}: {value}\n"));
-    });
+    let mut fields = Fields::default();
+    fields.tell(&bench.engine, &bench.plan);
+    let told: String = fields.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
     assert!(told.contains(r#"ratelimit: "s";r=4"#) && told.contains(r#"q=5;qu="concurrent-requests""#), "{told}");
 }
 
@@ -118,7 +117,7 @@ fn an_answer_that_is_late_counts_until_something_else_was_said() {
     let late = bench.answer(&asked[0], 1);
     bench.tend(30);
     bench.hand_in(&late, 40);
-    assert_eq!(bench.decide(41), Decision::ADMIT);
+    assert_eq!(bench.decide(41), Decision::admit());
     let ticket = bench.plan.ticket().unwrap();
     bench.end(ticket, 50);
     // It gives back what is idle, and what was granted before that is no more.
@@ -149,7 +148,7 @@ fn by_a_clock_that_steps_back_nothing_is_held_that_may_have_expired() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 3 }"#));
     let first = bench.served(1, 5_000);
     bench.end(first, 5_001);
-    assert_eq!(bench.decide(4_500), Decision::ADMIT, "a little is not counted");
+    assert_eq!(bench.decide(4_500), Decision::admit(), "a little is not counted");
     let second = bench.plan.ticket().unwrap();
     bench.end(second, 4_501);
     assert!(bench.decide(3_000).awaits.is_some());
@@ -160,7 +159,7 @@ fn in_the_last_half_of_a_lease_nothing_is_lent() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 3 }"#));
     let first = bench.served(1, 0);
     bench.end(first, 1);
-    assert_eq!(bench.decide(3_999), Decision::ADMIT);
+    assert_eq!(bench.decide(3_999), Decision::admit());
     assert!(bench.decide(4_001).awaits.is_some(), "a second of the lease is kept for clocks");
 }
 

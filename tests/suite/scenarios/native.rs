@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use tidegate::assets::{AssetRequest, Assets};
 use tidegate::authority::Authority;
-use tidegate::decision::quota_headers;
+use tidegate::decision::Fields;
 use tidegate::engine::delaying::{Books, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
 use tidegate::fallback::{Around, MemoryLedgers, TICK, Upstreams, Way};
@@ -270,11 +270,9 @@ impl<'s> Host<'s> {
     }
 
     fn fields(&self) -> Vec<(String, String)> {
-        let mut fields = Vec::new();
-        quota_headers(&self.engine, &self.plan, &mut String::new(), &mut |name, value| {
-            fields.push((name.to_owned(), value.to_owned()));
-        });
-        fields
+        let mut fields = Fields::default();
+        fields.tell(&self.engine, &self.plan);
+        fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 }
 
