@@ -36,7 +36,7 @@ NODE_STAMP := cloudflare/node_modules/.package-lock.json
 CARGO_HOME ?= $(HOME)/.cargo
 WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
 # Cloudflare counts a Worker compressed.
-WORKER_LIMIT := $(shell echo $$((218 * 1024)))
+WORKER_LIMIT := $(shell echo $$((219 * 1024)))
 # Those of its tests that say what a policy comes to, and how answers go through: a Worker in Rust must do the same.
 RUST_WORKER_TESTS := agreeing answers chain limits redis scenarios
 BINDINGS := CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \

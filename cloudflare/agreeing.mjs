@@ -2,14 +2,13 @@
 // waits for that.
 import { Task, confer as conference, tells } from "./pkg/tidegate.js";
 import { alone } from "./flight.mjs";
-import { quietly } from "./instance.mjs";
+import { quietly, teller } from "./instance.mjs";
 import { within } from "./settings.mjs";
 
 let lookedAt = -Infinity;
 /** When somebody last began to see to what is to be told, of whom there is one at a time. */
 let attendedAt = -Infinity;
-/** When the last error was told. */
-let toldAt = -Infinity;
+const tell = teller("breakers");
 
 /** Sends a round of reports, if it is time for one: after a request, since nothing else wakes an isolate. */
 export function confer(env, ctx, guarded) {
@@ -52,10 +51,7 @@ async function run(round, env, guarded) {
     const authority = env.TIDEGATE_AUTHORITY;
     standings = await within(LONGEST_MS, authority.get(authority.idFromName("breakers")).agree(message));
   } catch (error) {
-    if (Math.abs(Date.now() - toldAt) >= TOLD_EVERY_MS) {
-      toldAt = Date.now();
-      console.error(`tidegate: the authority over shared breakers cannot be asked: ${error}`);
-    }
+    tell(error);
   }
   quietly(() => guarded(() => round.done(standings, Date.now())));
 }
@@ -65,4 +61,3 @@ const LOOKS_EVERY_MS = 100;
 const LONGEST_MS = 1_000;
 /** After so long somebody else sees to it: no request lasts for ever. */
 const ATTENDS_MS = 5_000;
-const TOLD_EVERY_MS = 10_000;

@@ -29,6 +29,16 @@ export function guard(mine = number) {
   };
 }
 
+/** How to tell that an authority cannot be asked: not each time, since one that fails does so many times. */
+export function teller(what) {
+  let toldAt = -Infinity;
+  return (error) => {
+    if (Math.abs(Date.now() - toldAt) < TOLD_EVERY_MS) return;
+    toldAt = Date.now();
+    console.error(`tidegate: the authority over shared ${what} cannot be asked: ${error}`);
+  };
+}
+
 /** Takes a step that nobody can be helped with when it fails. */
 export function quietly(step) {
   try {
@@ -37,3 +47,5 @@ export function quietly(step) {
     console.error(`tidegate: ${error}`);
   }
 }
+
+const TOLD_EVERY_MS = 10_000;

@@ -3,7 +3,7 @@
 import { Task, errands, tend } from "./pkg/tidegate.js";
 import { alone } from "./flight.mjs";
 import { within } from "./settings.mjs";
-import { quietly } from "./instance.mjs";
+import { quietly, teller } from "./instance.mjs";
 
 /** Sends what there is to be asked. Resolves when all of it is answered, or will not be. */
 export function send(env, ctx, guarded) {
@@ -77,14 +77,7 @@ function attend(env, ctx, guarded) {
   ctx.waitUntil(attending().catch(() => (attendedAt = -Infinity)));
 }
 
-/** When the last error was told: an authority that fails does so many times. */
-let toldAt = -Infinity;
-
-function tell(error) {
-  if (Math.abs(Date.now() - toldAt) < TOLD_EVERY_MS) return;
-  toldAt = Date.now();
-  console.error(`tidegate: the authority over shared limits cannot be asked: ${error}`);
-}
+const tell = teller("limits");
 
 const after = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -98,4 +91,3 @@ const LOOKS_EVERY_MS = 2;
 const SPARE_MS = 1_000;
 /** After so long somebody else sees to what is due: no request lasts for ever. */
 const ATTENDS_MS = 20_000;
-const TOLD_EVERY_MS = 10_000;

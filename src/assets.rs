@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
-use crate::policy::{Policy, Route, Routing};
+use crate::policy::{self, Policy, Route, Routing};
 use crate::request::RequestFacts;
 use crate::stale::{AnswerKey, Keeping, Keyed};
 
@@ -29,6 +29,8 @@ pub struct Assets {
     /// Whether any route says anything.
     serves: bool,
     keyed: Keyed,
+    /// The headers by which services tell one client from another.
+    personal: Vec<String>,
 }
 
 /// A request to a route that says something of its answers.
@@ -45,7 +47,8 @@ pub struct AssetRequest {
     /// Whether the target may depend on what the client accepts, so that caches have to know.
     varies: bool,
     is_get: bool,
-    has_cookie: bool,
+    /// Whether the request says who its client is, so that the answer may be for that one alone.
+    personal: bool,
 }
 
 impl Assets {
@@ -55,7 +58,10 @@ impl Assets {
         let routes = policy.routes();
         let matcher = Matcher::new(routes.iter().map(|route| &route.matches));
         let serves = routes.iter().any(|route| route.serving.says_something());
-        Self { matcher, routing: policy.routing.clone(), serves, keyed: keyed.into() }
+        let policy::Client { api_key_header, claims_header, .. } = &policy.client;
+        let mut personal = vec!["cookie".to_owned()];
+        personal.extend([api_key_header, claims_header].into_iter().flatten().cloned());
+        Self { matcher, routing: policy.routing.clone(), serves, keyed: keyed.into(), personal }
     }
 
     /// Whether no route says anything, so that no request need be looked at.
@@ -72,9 +78,10 @@ impl Assets {
 
     /// What is to be done for the request; `None` when its route, the first that matches, says nothing of its answers.
     ///
-    /// A request with `Authorization` has no key: its answer is not kept, and it is not served one that was.
+    /// A request with `Authorization` has no key: its answer is not kept, and it is not served one that was. Nor has one that
+    /// is not `whole`, whose header does not end it: a body is in no key, and services may answer by it.
     #[must_use]
-    pub fn plan(&self, facts: &dyn RequestFacts) -> Option<AssetRequest> {
+    pub fn plan(&self, facts: &dyn RequestFacts, whole: bool) -> Option<AssetRequest> {
         if self.is_empty() {
             return None;
         }
@@ -91,14 +98,14 @@ impl Assets {
         let variants = serving.variants.as_ref().filter(|variants| variants.is_for(&request));
         let target = variants.and_then(|variants| variants.target(&request));
         let image = variants.filter(|_| target.is_some()).and_then(|variants| variants.image(&request));
-        let key = serving.stale.filter(|_| may_be_kept(&request)).map(|_| {
-            let of_client = facts.path();
+        let key = serving.stale.filter(|_| whole && may_be_kept(&request)).map(|_| {
+            let (of_client, authority) = (facts.path(), facts.authority());
             let target = target.as_deref().unwrap_or(&of_client);
             let version = serving.version.as_deref().unwrap_or_default();
-            AnswerKey::new(self.keyed, route.name.as_str(), version, &request, target, &serving.vary)
+            AnswerKey::new(self.keyed, route.name.as_str(), version, &request, (&authority, target), &serving.vary)
         });
-        let has_cookie = key.is_some() && request.header("cookie").is_some();
-        Some(AssetRequest { route: index, target, image, key, varies: variants.is_some(), is_get, has_cookie })
+        let personal = key.is_some() && self.personal.iter().any(|name| request.header(name).is_some());
+        Some(AssetRequest { route: index, target, image, key, varies: variants.is_some(), is_get, personal })
     }
 
     /// How the header of the request's answer is to be changed.
@@ -127,7 +134,7 @@ impl Assets {
             vary: &route.vary,
             in_target: variants.map_or(&[], |variants| variants.asks_for()),
             // Who says for how long caches keep a route's answers says that they are for all.
-            personal: request.has_cookie && route.caching.is_none(),
+            personal: request.personal && route.caching.is_none(),
         })
     }
 

@@ -76,6 +76,8 @@ pub struct Way {
     tried: u16,
     attempts: u32,
     repeatable: bool,
+    /// The client may still have to send of its request.
+    untimed: bool,
     call: Option<Call>,
     /// The status of the last upstream that has answered, though with a failure.
     answered: Option<u16>,
@@ -166,6 +168,14 @@ impl Way {
         if self.attempts == 0 { Why::NotAsked } else { Why::Failed(self.answered) }
     }
 
+    /// Takes in that the client has now sent all of its request: the time from here on is the upstream's.
+    pub fn sent(&mut self, now: Timestamp) {
+        self.untimed = false;
+        if let Some(call) = &mut self.call {
+            call.began = now;
+        }
+    }
+
     /// The upstream that is being asked, as an index into the policy's.
     #[must_use]
     pub fn upstream(&self) -> Option<usize> {
@@ -221,12 +231,15 @@ impl Upstreams {
     }
 
     /// Begins the way of a request along this route. `method` is as received; `None` for a request that cannot be sent
-    /// again, since more than headers came, or will come.
+    /// again, since more than headers came, or will come. `sent`: its client has sent all of it. If not, or if nobody sees when
+    /// it has, then until [`Way::sent`] the time is the client's, and so may be that a call ends without an answer: no breaker
+    /// learns of either.
     pub fn begin<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
         route: usize,
         method: Option<&[u8]>,
+        sent: bool,
         around: &mut Around<'_, L>,
     ) -> (Way, Step<'p>) {
         let fallback = fallback(policy, route);
@@ -236,6 +249,7 @@ impl Upstreams {
             tried: 0,
             attempts: 0,
             repeatable: method.is_some_and(repeats),
+            untimed: !sent,
             call: None,
             answered: None,
             retry_after: None,
@@ -248,13 +262,6 @@ impl Upstreams {
         let step = self.next(policy, &mut way, Span::ZERO, around);
         let step = step.unwrap_or_else(|| self.end(policy, &mut way));
         (way, step)
-    }
-
-    /// Takes in that the client has sent more of its request: what it takes for that is not the upstream's.
-    pub fn sent(way: &mut Way, now: Timestamp) {
-        if let Some(call) = &mut way.call {
-            call.began = now;
-        }
     }
 
     /// Takes in how the call at hand ended, before any of the answer's body went to the client, and says what comes next.

@@ -67,3 +67,10 @@ pub trait ResponseFacts {
         None
     }
 }
+
+/// Whether a status is an error of the service: one of 5xx, but not that a method is not implemented (501, RFC 9110 section
+/// 15.6.2), which any client can bring about, for all others, by a method of its choice.
+#[must_use]
+pub fn is_error(status: u16) -> bool {
+    status >= 500 && status != 501
+}

@@ -41,14 +41,14 @@ impl AnswerKey {
     pub(crate) const NONE: Self = Self([0, 0]);
 
     /// The key of the request under a route: the route's name and its cache's version, by which keeping begins anew; the
-    /// scheme, host and target as the upstream gets them; and the values of the headers that answers vary by.
+    /// scheme, host and target as the upstream gets them, whose port or spelling may come back in its answer; and the values of the headers that answers vary by.
     #[must_use]
     pub(crate) fn new<'a>(
         keyed: Keyed,
         route: &str,
         version: &str,
         request: &Lookup<'a>,
-        target: &[u8],
+        (authority, target): (&[u8], &[u8]),
         vary: &'a [String],
     ) -> Self {
         keyed.key(|write| {
@@ -56,7 +56,7 @@ impl AnswerKey {
             write(1, version.as_bytes());
             // One address may redirect to https and be the page itself there.
             write(2, request.header("x-forwarded-proto").unwrap_or_default());
-            write(3, request.host());
+            write(3, authority);
             write(4, target);
             for name in vary {
                 write(5, name.as_bytes());

@@ -2,7 +2,7 @@
 
 use crate::facts::Facts;
 use crate::gate::{Gate, draw};
-use crate::host::{Call, Request, Response};
+use crate::host::{Call, Request, Response, Url};
 use crate::now;
 use crate::serving::Serving;
 use crate::task::{pause, settled};
@@ -62,7 +62,9 @@ impl Chain {
         let method = request.body().is_null().then(|| request.method());
         let method = method.as_ref().map(String::as_bytes);
         let known = &mut gate.work().known;
-        let (way, step) = known.act(now(), |upstreams, around| upstreams.begin(policy, route, method, around));
+        // Nor is seen here when its client has sent all of it.
+        let sent = method.is_some();
+        let (way, step) = known.act(now(), |upstreams, around| upstreams.begin(policy, route, method, sent, around));
         (Self { gate: Rc::clone(gate), way }, step)
     }
 
@@ -134,7 +136,9 @@ fn aim(request: &Request, base: Option<&str>, target: Option<&[u8]>) -> Result<O
     }
     let base = base.map_or_else(|| facts.origin(), |base| base.trim_end_matches('/'));
     let target = target.map_or(facts.target().into(), String::from_utf8_lossy);
-    Request::aimed(&[base, &escaped_for_parsers(&target)].concat(), request).map(Some)
+    // Read before it stands behind the base: the parser takes `%2e%2e` for `..`, by which a client would leave the base's path.
+    let url = Url::parsed(&["http://a", &escaped_for_parsers(&target)].concat())?;
+    Request::aimed(&[base, &url.pathname(), &url.search()].concat(), request).map(Some)
 }
 
 /// What workerd's clock cannot tell is not waited for.

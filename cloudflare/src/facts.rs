@@ -88,25 +88,12 @@ impl ResponseFacts for Answer<'_> {
     }
 }
 
-/// An answer of our own, of which the status says all.
-pub struct Status(pub u16);
+/// An answer of our own, of which the status says all; none when the client or the upstream went away before.
+pub struct Status(pub Option<u16>);
 
 impl ResponseFacts for Status {
     fn status(&self) -> Option<u16> {
-        Some(self.0)
-    }
-
-    fn header(&self, _name: &str) -> Option<Cow<'_, [u8]>> {
-        None
-    }
-}
-
-/// What there is in place of an answer when the client or the upstream went away before.
-pub struct NoAnswer;
-
-impl ResponseFacts for NoAnswer {
-    fn status(&self) -> Option<u16> {
-        None
+        self.0
     }
 
     fn header(&self, _name: &str) -> Option<Cow<'_, [u8]>> {

@@ -2,7 +2,7 @@
 
 use crate::chain::Chain;
 use crate::ends;
-use crate::facts::{Answer, Facts, NoAnswer, Status};
+use crate::facts::{Answer, Facts, Status};
 use crate::gate::{Gate, Work};
 use crate::host::{self, Body, Request, Response};
 use crate::now;
@@ -23,12 +23,16 @@ use wasm_bindgen::{JsCast, JsValue};
 pub struct Flight {
     pub gate: Rc<Gate>,
     pub request: Request,
+    /// Whether its client may still have to send of it, which is not seen here.
+    pub has_body: bool,
     /// The route that it takes; without one it goes where it was going.
     pub route: Option<usize>,
     /// What the answer may still change.
     pub ticket: Option<Ticket>,
     /// When it went on, while an answer to it will tell of the service's health.
     pub began: Option<Timestamp>,
+    /// Whether a call has ended without an answer that may be its client's doing.
+    pub lost: bool,
     /// What the client is told of limits: name and value by turns, a line each.
     pub fields: String,
 }
@@ -54,7 +58,8 @@ impl Flight {
                 self.deliver(answer, serving).await;
             }
             End::Own(answer) => {
-                self.learn(&Status(answer.status()));
+                let status = answer.status();
+                self.learn(&Status((!self.lost).then_some(status)));
                 // Nothing of it is the upstream's: it ends here.
                 let told = reply::told(answer, &[], &core::mem::take(&mut self.fields));
                 drop(self);
@@ -67,7 +72,10 @@ impl Flight {
     async fn straight(&mut self) -> End {
         match self.hold(origin::ask(&self.request)).await {
             Ok(answer) => End::Answer(answer.unchecked_into(), None),
-            Err(_) => self.unavailable(None),
+            Err(_) => {
+                self.lost = self.has_body;
+                self.unavailable(None)
+            }
         }
     }
 
@@ -94,7 +102,10 @@ impl Flight {
                             }
                             ended
                         }
-                        Err(end) => Ended::from(end),
+                        Err(end) => {
+                            self.lost = self.has_body;
+                            Ended::from(end)
+                        }
                     };
                     chain.ended(policy, ended)
                 }
@@ -209,7 +220,7 @@ impl Flight {
             self.ticket = Some(ticket).filter(Ticket::holds);
         }
         if let (Some(began), Some(health)) = (self.began.take(), &mut work.health) {
-            health.monitor.answered(answer, began, now);
+            health.monitor.answered(answer, Some(began).filter(|_| !self.has_body), now);
         }
     }
 }
@@ -217,11 +228,11 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         let (gate, now) = (Rc::clone(&self.gate), now());
-        if let (Some(began), Some(health)) = (self.began.take(), &mut gate.work().health) {
+        if let (Some(began), Some(health), false) = (self.began.take(), &mut gate.work().health, self.has_body) {
             health.monitor.abandoned(began, now);
         }
         if self.ticket.is_some() {
-            self.learn(&NoAnswer);
+            self.learn(&Status(None));
         }
         self.give_back();
     }

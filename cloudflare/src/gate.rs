@@ -238,13 +238,23 @@ impl Gate {
         if ticket.is_none() && route.is_none() && work.health.is_none() {
             return if fields.is_empty() { Verdict::Passes } else { Verdict::Told(fields) };
         }
+        let has_body = !request.body().is_null();
         if let Some(ticket) = &mut ticket
-            && !request.body().is_null()
+            && has_body
         {
             ticket.leave_untimed();
         }
         let began = work.health.as_ref().map(|_| now());
-        let flight = Flight { gate: Rc::clone(self), request: request.clone(), route, ticket, began, fields };
+        let flight = Flight {
+            gate: Rc::clone(self),
+            request: request.clone(),
+            has_body,
+            route,
+            ticket,
+            began,
+            lost: false,
+            fields,
+        };
         Verdict::Sent(Task::new(flight.fly()))
     }
 }

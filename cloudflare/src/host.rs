@@ -40,6 +40,20 @@ extern "C" {
     #[wasm_bindgen(method, getter, structural)]
     pub fn cf(this: &Request) -> Option<Cf>;
 
+    /// A URL as workerd's parser reads it.
+    #[wasm_bindgen(js_name = URL)]
+    pub type Url;
+
+    /// Throws when it is none.
+    #[wasm_bindgen(constructor, js_class = "URL", catch)]
+    pub fn parsed(url: &str) -> Result<Url, JsValue>;
+
+    #[wasm_bindgen(method, getter, structural, js_class = "URL")]
+    pub fn pathname(this: &Url) -> String;
+
+    #[wasm_bindgen(method, getter, structural, js_class = "URL")]
+    pub fn search(this: &Url) -> String;
+
     pub type Headers;
 
     #[wasm_bindgen(method, structural, js_name = get)]

@@ -31,7 +31,8 @@ pub struct Kept {
 impl Serving {
     /// Looks at a request that goes along a route.
     pub fn new(gate: &Rc<Gate>, request: &Request) -> Self {
-        let request = if gate.assets.is_empty() { None } else { gate.assets.plan(&Facts::new(request)) };
+        let whole = request.body().is_null();
+        let request = if gate.assets.is_empty() { None } else { gate.assets.plan(&Facts::new(request), whole) };
         Self { gate: Rc::clone(gate), request }
     }
 

@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code, reason = "an export's name must be exempt from mangling")]
 
-use crate::filter::{Filter, Next};
+use crate::filter::Next;
 use crate::instance::Others;
 use crate::root::Root;
 use crate::streams::Streams;
@@ -94,8 +94,10 @@ extern "C" fn proxy_on_request_headers(stream: u32, _count: u32, end: u32) -> u3
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_request_body(stream: u32, _size: usize, _end: u32) -> u32 {
-    VM.with_borrow_mut(|vm| vm.streams.get_mut(stream).map_or(Next::Continue, Filter::request_body) as u32)
+extern "C" fn proxy_on_request_body(stream: u32, _size: usize, end: u32) -> u32 {
+    VM.with_borrow_mut(|vm| {
+        vm.streams.get_mut(stream).map_or(Next::Continue, |filter| filter.request_body(end != 0)) as u32
+    })
 }
 
 /// Brings the answer to a call that was made for a stream of this root.

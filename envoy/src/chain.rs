@@ -51,8 +51,9 @@ impl Chain {
             self.saved = Saved::new().ok();
         }
         let method = self.saved.as_ref().map(RequestFacts::method);
-        let (way, step) =
-            work.upstreams_around(now, |upstreams, around| upstreams.begin(policy, route, method.as_deref(), around));
+        let (way, step) = work.upstreams_around(now, |upstreams, around| {
+            upstreams.begin(policy, route, method.as_deref(), is_whole, around)
+        });
         self.way = Some(way);
         if let Step::Send { upstream, timeout, .. } = step {
             tell_router(policy, Call { upstream, timeout });
@@ -88,10 +89,10 @@ impl Chain {
         self.way.as_ref().map(Way::why)
     }
 
-    /// Takes in more of the request's body.
+    /// Takes in that all of the request has passed.
     pub fn sent(&mut self, now: Timestamp) {
         if let Some(way) = &mut self.way {
-            Upstreams::sent(way, now);
+            way.sent(now);
         }
     }
 

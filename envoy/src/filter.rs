@@ -46,6 +46,8 @@ pub struct Filter {
     consults: bool,
     /// The request has no body, or none that is still to come.
     is_whole: bool,
+    /// All of the request has passed.
+    is_sent: bool,
     /// What the answer says about limits, until it is sent.
     fields: Option<Box<Fields>>,
     /// What the answer may still change.
@@ -74,6 +76,7 @@ impl Filter {
             said: None,
             consults: false,
             is_whole: true,
+            is_sent: true,
             fields: None,
             ticket: None,
             began: None,
@@ -93,7 +96,7 @@ impl Filter {
         if crate::clock::set() {
             return Next::Pause;
         }
-        self.is_whole = is_whole;
+        (self.is_whole, self.is_sent) = (is_whole, is_whole);
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         if work.monitor.is_some() {
@@ -291,7 +294,7 @@ impl Filter {
             pass_on(Map::Request, &mut said.1.request_headers);
         }
         if !instance.assets.is_empty() {
-            self.serving.request(instance);
+            self.serving.request(instance, self.is_whole);
         }
         let Some(route) = self.route else {
             // Whatever Envoy's routes read: a client does not choose the upstream. To look costs less than to remove, for
@@ -327,9 +330,12 @@ impl Filter {
     }
 
     /// Sees a piece of the request's body pass: how long a client takes to send it is not how long its upstream takes.
-    pub fn request_body(&mut self) -> Next {
-        if self.chain.awaits_answer() {
-            self.chain.sent(now());
+    pub fn request_body(&mut self, is_last: bool) -> Next {
+        self.is_sent = is_last;
+        if is_last && (self.began.is_some() || self.chain.awaits_answer()) {
+            let now = now();
+            self.began = self.began.map(|_| now);
+            self.chain.sent(now);
         }
         Next::Continue
     }
@@ -401,7 +407,7 @@ impl Filter {
         let instance = Rc::clone(&self.instance);
         {
             let work = &mut *instance.work.borrow_mut();
-            if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
+            if let (Some(began), Some(monitor)) = (self.began.take().filter(|_| self.is_sent), &mut work.monitor) {
                 monitor.abandoned(began, now());
             }
             if self.ticket.is_some() {
@@ -444,7 +450,7 @@ impl Filter {
             self.ticket = Some(ticket).filter(|ticket| ticket.holds());
         }
         if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
-            monitor.answered(answer, began, now());
+            monitor.answered(answer, Some(began).filter(|_| self.is_sent), now());
         }
     }
 

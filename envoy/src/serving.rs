@@ -18,10 +18,10 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Looks at a request that goes on, and asks for another target where the route says so.
+    /// Looks at a request that goes on, and asks for another target where the route says so. `is_whole`: it has no body.
     #[inline(never)]
-    pub fn request(&mut self, instance: &Instance) {
-        let Some(request) = instance.assets.plan(&Facts) else { return };
+    pub fn request(&mut self, instance: &Instance, is_whole: bool) {
+        let Some(request) = instance.assets.plan(&Facts, is_whole) else { return };
         if let Some(target) = &request.target
             && let Err(error) = host::replace_header(Map::Request, ":path", target)
         {

@@ -7,8 +7,14 @@ const NOW: Timestamp = Timestamp::from_nanos(784_111_777_000_000_000);
 
 /// The assets of a policy with one route for everything, of these fields.
 fn assets(fields: &str) -> Assets {
+    assets_of("{}", fields)
+}
+
+/// The same, of clients who are told apart so.
+fn assets_of(client: &str, fields: &str) -> Assets {
     let route = format!(r#"{{ "name": "all", "upstreams": ["o"], {fields} }}"#);
-    let text = format!(r#"{{ "version": 1, "upstreams": {{ "o": {{ "cluster": "o" }} }}, "routes": [{route}] }}"#);
+    let upstreams = r#"{ "o": { "cluster": "o" } }"#;
+    let text = format!(r#"{{ "version": 1, "client": {client}, "upstreams": {upstreams}, "routes": [{route}] }}"#);
     Assets::new(&Policy::parse(&text).unwrap(), Seed::new([1, 2]))
 }
 
@@ -18,7 +24,7 @@ const IMAGES: &str = r#""variants": {
 }"#;
 
 fn target(assets: &Assets, request: &Recorded) -> Option<String> {
-    assets.plan(request)?.target.map(|target| String::from_utf8(target).unwrap())
+    assets.plan(request, true)?.target.map(|target| String::from_utf8(target).unwrap())
 }
 
 #[test]
@@ -44,7 +50,7 @@ fn an_image_is_asked_for_in_the_format_and_width_that_the_client_needs() {
         assert_eq!(target(&assets, &request).as_deref(), expected, "{path} {accept} {hint}");
         let mut post = request.clone();
         post.method = b"POST".to_vec();
-        assert_eq!(assets.plan(&post), None);
+        assert_eq!(assets.plan(&post, true), None);
     }
 }
 
@@ -71,7 +77,7 @@ fn clients_that_accept_no_format_get_the_one_for_all_others() {
 
 /// The value that an answer has of a header after the edits.
 fn edited(assets: &Assets, request: &Recorded, name: &str, answer: &Answer<'_>) -> Option<String> {
-    let edits = assets.edits(&assets.plan(request)?, answer);
+    let edits = assets.edits(&assets.plan(request, true)?, answer);
     let edited = answer.edited(&edits);
     let values: Vec<_> = edited.values(name).map(|value| String::from_utf8_lossy(value).into_owned()).collect();
     (!values.is_empty()).then(|| values.join(", "))
@@ -144,7 +150,7 @@ fn pages_name_what_they_will_need() {
 }
 
 fn key(assets: &Assets, request: &Recorded) -> Option<AnswerKey> {
-    assets.plan(request)?.key
+    assets.plan(request, true)?.key
 }
 
 #[test]
@@ -157,10 +163,7 @@ fn answers_to_different_requests_have_different_keys() {
     let mut head = get("/a?b=1");
     head.method = b"HEAD".to_vec();
     assert_eq!(key(&one, &head), Some(same), "what was kept of GET answers HEAD");
-    assert_eq!(
-        key(&one, &Recorded::get("/a?b=1").on("A.example:80").with("accept-encoding", "br;q=0,GZIP")),
-        Some(same)
-    );
+    assert_eq!(key(&one, &Recorded::get("/a?b=1").on("a.example").with("accept-encoding", "br;q=0,GZIP")), Some(same));
     let newer = assets(&format!(r#"{stale}, "cache": {{ "version": "2" }}"#));
     let varied = assets(&format!(r#"{stale}, "cache": {{ "vary": ["X-Market"] }}"#));
     let others = [
@@ -169,6 +172,9 @@ fn answers_to_different_requests_have_different_keys() {
         key(&one, &get("/a/?b=1")),
         key(&one, &get("//a?b=1")),
         key(&one, &Recorded::get("/a?b=1").on("b.example").with("accept-encoding", "gzip")),
+        // What names the host is sent on as it is, and may come back in the answer.
+        key(&one, &Recorded::get("/a?b=1").on("a.example:8080").with("accept-encoding", "gzip")),
+        key(&one, &Recorded::get("/a?b=1").on("a.example.").with("accept-encoding", "gzip")),
         key(&one, &Recorded::get("/a?b=1").on("a.example")),
         key(&one, &Recorded::get("/a?b=1").on("a.example").with("accept-encoding", "")),
         key(&one, &get("/a?b=1").with("x-forwarded-proto", "https")),
@@ -183,9 +189,10 @@ fn answers_to_different_requests_have_different_keys() {
     for (name, value) in [("authorization", "Basic x"), ("cache-control", "max-age=0, no-store")] {
         assert_eq!(key(&one, &get("/a?b=1").with(name, value)), None);
     }
+    assert_eq!(one.plan(&get("/a?b=1"), false).unwrap().key, None, "nobody knows what a body asks for");
     let mut post = get("/a?b=1");
     post.method = b"POST".to_vec();
-    assert_eq!(one.plan(&post), None);
+    assert_eq!(one.plan(&post, true), None);
 }
 
 #[test]
@@ -193,7 +200,7 @@ fn an_answer_is_kept_by_what_its_route_says() {
     let answer = Answer::of(200, &[("content-length", "4"), ("vary", "accept"), ("content-type", "image/avif")]);
     let stale = r#""fallback": { "on": ["5xx"], "stale": "1h" }"#;
     let kept = |assets: &Assets, request: &Recorded| {
-        let planned = assets.plan(request).unwrap();
+        let planned = assets.plan(request, true).unwrap();
         let edits = assets.edits(&planned, &answer);
         let draft = assets.keeping(&planned)?.draft(&answer.edited(&edits), NOW)?;
         Some(draft.until().since(NOW))
@@ -210,7 +217,17 @@ fn an_answer_is_kept_by_what_its_route_says() {
     // A client's own, unless the route says that caches may have it.
     let with_cookie = image.clone().with("cookie", "sid=1");
     assert_eq!(kept(&images, &with_cookie), None);
-    assert_eq!(kept(&assets(&format!(r#"{stale}, {IMAGES}, "cache": {{ "ttl": "1m" }}"#)), &with_cookie), hour);
+    let for_caches = format!(r#"{stale}, {IMAGES}, "cache": {{ "ttl": "1m" }}"#);
+    assert_eq!(kept(&assets(&for_caches), &with_cookie), hour);
+    // By these the policy itself tells clients apart.
+    let client = r#"{
+        "api_key": { "header": "X-Api-Key" }, "claims": { "header": "x-jwt-payload" }, "trusted_headers": ["x-jwt-payload"]
+    }"#;
+    for (name, value) in [("x-api-key", "k1"), ("x-jwt-payload", "e30")] {
+        let request = image.clone().with(name, value);
+        assert_eq!(kept(&assets_of(client, &format!("{stale}, {IMAGES}")), &request), None, "{name}");
+        assert_eq!(kept(&assets_of(client, &for_caches), &request), hour, "{name}");
+    }
 }
 
 #[test]
@@ -221,12 +238,12 @@ fn a_request_of_a_route_that_says_nothing_is_not_asked_for_more_than_its_path() 
     ] }"#;
     let assets = Assets::new(&Policy::parse(text).unwrap(), Seed::new([1, 2]));
     let request = Recorded::get("/api/x");
-    assert_eq!(assets.plan(&request), None);
+    assert_eq!(assets.plan(&request, true), None);
     assert_eq!(request.asked(), ["path"]);
-    assert!(assets.plan(&Recorded::get("/x")).is_some());
+    assert!(assets.plan(&Recorded::get("/x"), true).is_some());
     let none = Assets::new(&Policy::parse(r#"{ "version": 1 }"#).unwrap(), Seed::new([1, 2]));
     let request = Recorded::get("/");
-    assert_eq!(none.plan(&request), None);
+    assert_eq!(none.plan(&request, true), None);
     assert_eq!(request.asked(), [""; 0]);
 }
 
@@ -236,7 +253,7 @@ fn where_the_zone_has_the_service_an_image_is_asked_for_in_its_terms_and_kept_as
     let stale = r#", "fallback": { "on": ["5xx"], "stale": "1h" }"#;
     let (by_cf, by_path) = (assets(&(by_cf + stale)), assets(&(by_path + stale)));
     let request = Recorded::get("/x/../a.jpg?w=300&v=2").with("accept", "image/webp");
-    let (one, other) = (by_cf.plan(&request).unwrap(), by_path.plan(&request).unwrap());
+    let (one, other) = (by_cf.plan(&request, true).unwrap(), by_path.plan(&request, true).unwrap());
     assert_eq!((&one.target, one.key), (&other.target, other.key));
     assert_eq!(other.image, None);
     let image = one.image.unwrap();
@@ -244,8 +261,8 @@ fn where_the_zone_has_the_service_an_image_is_asked_for_in_its_terms_and_kept_as
     assert_eq!(image.source, b"/a.jpg?v=2");
     // What the service fetches for itself is the image.
     let resizer = request.with("via", "1.1 image-resizing-proxy");
-    let plan = by_cf.plan(&resizer).unwrap();
+    let plan = by_cf.plan(&resizer, true).unwrap();
     assert_eq!((plan.target, plan.image), (None, None));
     // Whoever takes none of the formats gets the image itself.
-    assert_eq!(by_cf.plan(&Recorded::get("/a.jpg")).unwrap().image, None);
+    assert_eq!(by_cf.plan(&Recorded::get("/a.jpg"), true).unwrap().image, None);
 }

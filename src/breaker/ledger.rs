@@ -38,6 +38,17 @@ pub enum Part {
 impl Local {
     /// What the call may do.
     pub fn admit<L: Ledger>(&mut self, ledger: &mut L, draw: Draw, now: Timestamp) -> Admission {
+        self.admit_call(ledger, true, draw, now)
+    }
+
+    /// The same. `sent`: its client has sent all of the call. Otherwise it is no probe before its outcome is there.
+    pub(crate) fn admit_call<L: Ledger>(
+        &mut self,
+        ledger: &mut L,
+        sent: bool,
+        draw: Draw,
+        now: Timestamp,
+    ) -> Admission {
         if let Some(admission) = self.judge(draw, now) {
             return admission;
         }
@@ -46,6 +57,9 @@ impl Local {
             let read = self.learn(ledger);
             if let Some(admission) = self.judge(draw, now) {
                 return admission;
+            }
+            if !sent {
+                return self.candidate(now);
             }
             let Some(election) = self.elect(draw, now) else { break };
             let (Election::Probe(next) | Election::Change(next)) = election;
@@ -73,8 +87,8 @@ impl Local {
         now: Timestamp,
     ) {
         let seems_due = self.record(ticket, outcome, took, now);
-        if ticket.is_probe() {
-            self.transit(ledger, |local| local.settle(ticket, outcome, took, draw, now));
+        if ticket.is_probe() || ticket.is_candidate() {
+            self.transit(ledger, &|local| local.settle(ticket, outcome, took, draw, now));
         } else if seems_due {
             // The calls of others may have come to say otherwise.
             self.share(ledger, now);
@@ -92,7 +106,7 @@ impl Local {
             self.made(next);
         }
         if self.expire(draw, now).is_some() {
-            self.transit(ledger, |local| local.expire(draw, now));
+            self.transit(ledger, &|local| local.expire(draw, now));
         }
         if self.has_pending() {
             self.share(ledger, now);
@@ -141,12 +155,12 @@ impl Local {
     fn open_if_due<L: Ledger>(&mut self, ledger: &mut L, draw: Draw, now: Timestamp) {
         if self.opens() {
             let generation = self.generation();
-            self.transit(ledger, |local| local.open(generation, draw, now));
+            self.transit(ledger, &|local| local.open(generation, draw, now));
         }
     }
 
     /// Publishes a transition, if there is still one to be made from the record as it is now.
-    fn transit<L: Ledger>(&mut self, ledger: &mut L, next: impl Fn(&Self) -> Option<Shared>) {
+    fn transit<L: Ledger>(&mut self, ledger: &mut L, next: &dyn Fn(&Self) -> Option<Shared>) {
         for _ in 0..MAX_ROUNDS {
             let read = self.learn(ledger);
             let Some(next) = next(self) else { return };

@@ -27,6 +27,8 @@ pub struct Local {
     /// When a call was refused last that was not heard of in an answer since. If it came when only an election could admit it, or
     /// shortly before, this instance wants to be elected, so that the next call finds it so.
     refused_at: Option<Timestamp>,
+    /// How many calls went on that may yet be probes, and since when that is counted.
+    candidates: (Timestamp, u32),
 }
 
 /// What a call may do.
@@ -59,6 +61,8 @@ enum Kind {
     Untracked,
     Call,
     Probe,
+    /// Its client had still to send of it. When its outcome is there, it is a probe, if one is still looked for.
+    Candidate,
 }
 
 /// What happened at one worker, since these numbers were last taken.
@@ -74,7 +78,7 @@ pub struct Statistics {
     pub rejected: u64,
     /// Calls that would have been refused, had the breaker not only observed.
     pub observed: u64,
-    /// Calls that were probes.
+    /// Calls that were probes, or went on to become some.
     pub probes: u64,
     /// How often this worker was the one to open the breaker.
     pub opened: u64,
@@ -104,6 +108,11 @@ impl Ticket {
     pub fn is_probe(&self) -> bool {
         self.kind == Kind::Probe
     }
+
+    /// Whether it may become one when its outcome is there.
+    pub(super) fn is_candidate(&self) -> bool {
+        self.kind == Kind::Candidate
+    }
 }
 
 impl Local {
@@ -119,6 +128,7 @@ impl Local {
             statistics: Statistics::default(),
             governed: false,
             refused_at: None,
+            candidates: (Timestamp::EPOCH, 0),
         }
     }
 
@@ -226,8 +236,30 @@ impl Local {
 
     /// The admission of a probe, once its election was published and that record adopted.
     pub fn probe(&mut self) -> Admission {
+        self.goes_on(Kind::Probe)
+    }
+
+    fn goes_on(&mut self, kind: Kind) -> Admission {
         self.statistics.probes = self.statistics.probes.saturating_add(1);
-        Admission::Pass(self.ticket(Kind::Probe))
+        Admission::Pass(self.ticket(kind))
+    }
+
+    /// The admission of a call of which [`Local::judge`] said nothing, and whose client has still to send of it. It is no probe
+    /// yet: one that is never sent would be waited for, and no other would get its place. Its outcome may be a probe's, see
+    /// [`Local::settle`]. In a quarter of the time for which probes are waited for there are as many such calls as probes.
+    pub(super) fn candidate(&mut self, now: Timestamp) -> Admission {
+        let rules = &self.rules.half_open;
+        let span = Span::from_nanos(rules.max_wait.as_nanos() / 4);
+        let (since, count) = &mut self.candidates;
+        if now < *since || now >= since.after(span) {
+            (*since, *count) = (now, 0);
+        }
+        if *count >= rules.probes {
+            let retry_after = since.after(span).since(now);
+            return self.refuse(Some(retry_after));
+        }
+        *count = count.saturating_add(1);
+        self.goes_on(Kind::Candidate)
     }
 
     /// The refusal of a call that no record could be had for.
@@ -256,7 +288,7 @@ impl Local {
         statistics.calls = statistics.calls.saturating_add(1);
         statistics.failures = statistics.failures.saturating_add(u64::from(outcome == Outcome::Failure));
         statistics.slow = statistics.slow.saturating_add(u64::from(slow));
-        if ticket.kind == Kind::Probe {
+        if ticket.kind != Kind::Call {
             return false;
         }
         self.view.record(outcome, slow, now);
@@ -264,12 +296,22 @@ impl Local {
         self.opens()
     }
 
-    /// What to publish for a probe's outcome, with a record just adopted. `None` when its generation is over.
+    /// What to publish for a probe's outcome, with a record just adopted. `None` when its generation is over, or when of a call that
+    /// may have become one no probe is looked for any more.
     #[must_use]
     pub fn settle(&self, ticket: Ticket, outcome: Outcome, took: Span, draw: Draw, now: Timestamp) -> Option<Shared> {
         // A probe is to show that the upstream is well, and one that is slow does not.
         let outcome = if self.rules.is_slow(took) { Outcome::Failure } else { outcome };
-        self.shared.settle(&self.rules, ticket.generation, outcome, draw, now)
+        let elected = match ticket.kind {
+            Kind::Candidate if outcome == Outcome::Ignored => return None,
+            Kind::Candidate => match self.elect(draw, now)? {
+                Election::Probe(next) => next,
+                Election::Change(next) => return Some(next),
+            },
+            _ => self.shared,
+        };
+        let generation = if ticket.is_candidate() { elected.generation } else { ticket.generation };
+        elected.settle(&self.rules, generation, outcome, draw, now)
     }
 
     /// Whether the calls that this worker has seen open the breaker.

@@ -7,7 +7,7 @@ use crate::key::KeyHash;
 use crate::limiter::Meter;
 use crate::metrics::{Counters, Total};
 use crate::policy::{Cost, Limit, OnStoreFailure, TierIndex};
-use crate::request::ResponseFacts;
+use crate::request::{ResponseFacts, is_error};
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store, StoreError};
 use crate::table::page_of;
@@ -36,7 +36,7 @@ pub(super) struct Reply {
 impl Reply {
     /// How the upstream took the request of `ticket`; `None` when it cannot be told.
     fn of(ticket: &Ticket, answer: &dyn ResponseFacts, now: Timestamp) -> Option<Self> {
-        let failed = answer.status()? >= 500;
+        let failed = is_error(answer.status()?);
         let latency = if ticket.timed { Some(now.since(ticket.admitted_at)) } else { answer.upstream_time() };
         // Of a failure the latency does not matter.
         let latency = latency.or(failed.then_some(Span::ZERO))?;

@@ -11,7 +11,7 @@ use crate::request::RequestFacts;
 /// What is done for the request and its answer, if its route says anything, below the lines about the route.
 pub(super) fn write_serving(text: &mut String, policy: &Policy, facts: &dyn RequestFacts) -> fmt::Result {
     let assets = Assets::new(policy, Seed::new([0, 0]));
-    let Some(request) = assets.plan(facts) else { return Ok(()) };
+    let Some(request) = assets.plan(facts, true) else { return Ok(()) };
     let Some(route) = assets.route(&request) else { return Ok(()) };
     let route = route.serving();
     if let Some(target) = &request.target {

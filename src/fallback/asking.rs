@@ -44,7 +44,7 @@ impl Upstreams {
             }
             way.tried |= bit;
             let breaker = self.breakers.place(way.route, place);
-            let breaker = match breaker.map(|at| (at, self.admit(at, around))) {
+            let breaker = match breaker.map(|at| (at, self.admit(at, !way.untimed, around))) {
                 None => None,
                 Some((at, Admission::Pass(ticket))) => Some((at, ticket)),
                 Some((_, Admission::Observe { .. })) => None,
@@ -62,7 +62,7 @@ impl Upstreams {
         None
     }
 
-    fn admit<L: Ledgers>(&mut self, at: usize, around: &mut Around<'_, L>) -> Admission {
+    fn admit<L: Ledgers>(&mut self, at: usize, sent: bool, around: &mut Around<'_, L>) -> Admission {
         let (Some((identity, breaker)), Some(asked)) = (self.breakers.named(at), self.asked.get_mut(at)) else {
             return Admission::Refuse { retry_after: None };
         };
@@ -73,7 +73,7 @@ impl Upstreams {
             self.woken = true;
         }
         *asked = around.now;
-        breaker.admit(ledger, around.draw, around.now)
+        breaker.admit_call(ledger, sent, around.draw, around.now)
     }
 
     /// Tells the breaker how the call at hand ended.
@@ -89,8 +89,14 @@ impl Upstreams {
             && let Some((identity, breaker)) = self.breakers.named(at)
         {
             let passed = around.now.since(call.began);
+            // A client that does not send its body, or slowly, would open the breaker for all others.
+            let end = match end {
+                CallEnd::TimedOut | CallEnd::Reset | CallEnd::Unanswered if way.untimed => CallEnd::Abandoned,
+                end => end,
+            };
             // When an answer that was lost began nobody knows, nor how long a call takes that was not made: neither is called slow.
-            let told = if matches!(end, CallEnd::Lost | CallEnd::NotMade) { Some(Span::ZERO) } else { took };
+            let unknown = matches!(end, CallEnd::Lost | CallEnd::NotMade) || way.untimed;
+            let told = if unknown { Some(Span::ZERO) } else { took };
             let (outcome, took) = (breaker.outcome(end), told.map_or(passed, |took| took.min(passed)));
             breaker.observe(around.ledgers.of(identity), ticket, outcome, took, around.draw, around.now);
         }

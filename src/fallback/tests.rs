@@ -51,7 +51,7 @@ fn policy(upstreams: usize, open: &[usize], route: &str, more: &str) -> Policy {
     let text = format!(
         r#"{{ "version": 1, "upstreams": {{ {} }},
             "breakers": {{ "shut": {{ "window": {{ "count": 1 }}, "mode": "forced-open" }},
-                           "well": {{ "window": {{ "count": 100 }}, "consecutive_failures": 3 }} }},
+                           "well": {{ "window": {{ "count": 100 }}, "consecutive_failures": 3, "slow_call": "5m" }} }},
             "routes": [{{ "name": "all", "upstreams": [{}], {route} }}] {more} }}"#,
         each.join(", "),
         names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
@@ -71,7 +71,12 @@ impl<'p> Worker<'p> {
     }
 
     fn begin(&mut self, method: Option<&[u8]>, ledgers: &mut Memory, now: Timestamp) -> (Way, Step<'p>) {
-        self.upstreams.begin(self.policy, 0, method, &mut Around { ledgers, draw: Draw(u64::MAX), now })
+        self.upstreams.begin(self.policy, 0, method, true, &mut Around { ledgers, draw: Draw(u64::MAX), now })
+    }
+
+    /// Begins the way of a request whose client has still to send its body.
+    fn begin_unsent(&mut self, ledgers: &mut Memory, now: Timestamp) -> (Way, Step<'p>) {
+        self.upstreams.begin(self.policy, 0, None, false, &mut Around { ledgers, draw: Draw(u64::MAX), now })
     }
 
     fn end(&mut self, way: &mut Way, end: impl Into<Ended>, ledgers: &mut Memory, now: Timestamp) -> Step<'p> {
@@ -210,6 +215,89 @@ fn closed_breaker_touches_no_ledger_and_an_opening_reaches_all_with_their_next_t
     // One that comes later learns of it before its first call.
     assert!(refused(&Worker::new(&policy).begin(GET, ledgers, at(102)).1));
     assert!(!one.upstreams.ticks(at(61_000)), "nobody has asked for a minute");
+}
+
+#[test]
+fn while_the_client_has_to_send_its_body_a_breaker_learns_of_answers_and_of_no_connection_alone() {
+    let policy = policy(1, &[], ON, "");
+    // Three failures in a row open the breaker.
+    for (end, all_sent, opens) in [
+        (CallEnd::Abandoned, false, false),
+        (CallEnd::Unanswered, false, false),
+        (CallEnd::Reset, false, false),
+        (CallEnd::TimedOut, false, false),
+        (CallEnd::Answered(503), false, true),
+        (CallEnd::NotConnected, false, true),
+        (CallEnd::Reset, true, true),
+        (CallEnd::TimedOut, true, true),
+        (CallEnd::Unanswered, true, true),
+    ] {
+        let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
+        for call in 0..3 {
+            let mut way = worker.begin_unsent(ledgers, at(call)).0;
+            if all_sent {
+                way.sent(at(call));
+            }
+            worker.end(&mut way, end, ledgers, at(call));
+        }
+        let (_, next) = worker.begin(GET, ledgers, at(5));
+        assert_eq!(asked(&next).is_none(), opens, "{end:?} {all_sent}");
+    }
+    let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
+    let slow = |worker: &mut Worker<'_>| worker.upstreams.breakers().get(0).unwrap().statistics().slow;
+    for (sent_at, counted) in [(None, 0), (Some(599_000), 0), (Some(0), 1)] {
+        let mut way = worker.begin_unsent(ledgers, at(0)).0;
+        if let Some(sent_at) = sent_at {
+            way.sent(at(sent_at));
+        }
+        worker.end(&mut way, CallEnd::Answered(200), ledgers, at(600_000));
+        assert_eq!(slow(&mut worker), counted, "{sent_at:?}");
+    }
+}
+
+#[test]
+fn calls_that_are_not_sent_take_no_probes_place_and_one_that_is_answered_is_a_probe() {
+    let text = r#"{ "version": 1, "upstreams": { "a": { "cluster": "a", "breaker": "b" } },
+        "routes": [{ "name": "all", "upstreams": ["a"] }],
+        "breakers": { "b": { "window": { "count": 10 }, "consecutive_failures": 1, "open": { "initial": "1s", "jitter_percent": 0 },
+                             "half_open": { "probes": 2, "max_wait": "10s" } } } }"#;
+    let policy = Policy::parse(text).unwrap_or_else(|errors| panic!("{errors}"));
+    let open = |worker: &mut Worker<'_>, ledgers: &mut Memory| {
+        let (mut way, _) = worker.begin(GET, ledgers, at(0));
+        worker.end(&mut way, CallEnd::Answered(500), ledgers, at(0));
+        assert_eq!(asked(&worker.begin(GET, ledgers, at(999)).1), None);
+    };
+    // However many clients do not send their bodies, two go on for a while, and whole calls close the breaker beside them.
+    let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
+    open(&mut worker, ledgers);
+    let unsent: Vec<_> = (0..20).map(|_| worker.begin_unsent(ledgers, at(1_001))).collect();
+    assert_eq!(unsent.iter().filter(|(_, step)| asked(step).is_some()).count(), 2);
+    for _ in 0..2 {
+        let (mut way, step) = worker.begin(GET, ledgers, at(1_002));
+        assert_eq!(asked(&step), Some(0));
+        worker.end(&mut way, CallEnd::Answered(200), ledgers, at(1_003));
+    }
+    assert_eq!(asked(&worker.begin_unsent(ledgers, at(1_004)).1), Some(0), "it is closed");
+    // Where there are none but calls with bodies, their answers close it, and a failure opens it for longer.
+    for (end, closes) in [(CallEnd::Answered(200), true), (CallEnd::Answered(500), false)] {
+        let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
+        open(&mut worker, ledgers);
+        let mut ways = [(); 2].map(|()| worker.begin_unsent(ledgers, at(1_001)));
+        ways[0].0.sent(at(1_010));
+        for (way, step) in &mut ways {
+            assert_eq!(asked(step), Some(0));
+            worker.end(way, end, ledgers, at(1_020));
+        }
+        assert_eq!(asked(&worker.begin(GET, ledgers, at(1_030)).1), closes.then_some(0), "{end:?}");
+        let probes = worker.upstreams.breakers().get(0).unwrap().statistics().probes;
+        assert_eq!(probes, 2);
+    }
+    // Those whose clients never send make room for others when a quarter of `max_wait` is over.
+    let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
+    open(&mut worker, ledgers);
+    let goes = |ms| asked(&worker.begin_unsent(ledgers, at(ms)).1).is_some();
+    let times = [1_001, 1_500, 1_501, 3_500, 3_501, 3_502, 3_503];
+    assert_eq!(times.map(goes), [true, true, false, false, true, true, false]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::orca::Report;
 use super::window::{Tally, Window};
 use super::{Health, Rules, Standing};
 use crate::policy::Policy;
-use crate::request::ResponseFacts;
+use crate::request::{ResponseFacts, is_error};
 use crate::shed::{self, Pressure, Share};
 use crate::units::{Span, Timestamp};
 use crate::varint;
@@ -55,12 +55,13 @@ impl Monitor {
         hasher.finish()
     }
 
-    /// Counts an answer at `now` to a request that went on at `began`. An error of the service is a status of 5xx, and
+    /// Counts an answer at `now` to a request that its upstream had at `began`; how long it took is left out where that is
+    /// `None`, since a client sends a body as slowly as it likes. An error of the service is a status as [`is_error`] has it, and
     /// where that is 200 a gRPC status that says the same (UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS)
     /// in the headers, where gRPC has it when there is nothing else to answer.
-    pub fn answered(&mut self, answer: &dyn ResponseFacts, began: Timestamp, now: Timestamp) {
+    pub fn answered(&mut self, answer: &dyn ResponseFacts, began: Option<Timestamp>, now: Timestamp) {
         let Some(failed) = failed(answer) else { return };
-        self.mine.count(now.since(began), failed);
+        self.mine.count(began.map(|began| now.since(began)), failed);
         // A mean needs no more, and at ten thousand answers a second to look at each would be most of what they cost.
         if self.rules.reads_reports() && (now.since(self.reported) >= REPORTS_APART || now < self.reported) {
             self.reported = now;
@@ -70,12 +71,12 @@ impl Monitor {
         }
     }
 
-    /// Counts a request without an answer, whose client or upstream went away. If it had waited for so long that the
+    /// Counts a request without an answer, whose client or upstream went away after all of it was sent. If it had waited for so long that the
     /// service is degraded, it was a slow call; of a shorter one nothing is known.
     pub fn abandoned(&mut self, began: Timestamp, now: Timestamp) {
         let waited = now.since(began);
         if self.rules.slow().is_some_and(|slow| waited >= slow) {
-            self.mine.count(waited, false);
+            self.mine.count(Some(waited), false);
         }
     }
 
@@ -168,7 +169,7 @@ impl Shared {
 fn failed(answer: &dyn ResponseFacts) -> Option<bool> {
     Some(match answer.status()? {
         200 => answer.header("grpc-status").is_some_and(|status| GRPC_ERRORS.contains(&status.as_ref())),
-        status => status >= 500,
+        status => is_error(status),
     })
 }
 

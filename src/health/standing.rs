@@ -67,7 +67,7 @@ mod tests {
 
     fn recent(calls: u32, failures_percent: u32) -> Tally {
         let mut tally = Tally::default();
-        (0..calls).for_each(|call| tally.count(Span::ZERO, call % 100 < failures_percent));
+        (0..calls).for_each(|call| tally.count(Some(Span::ZERO), call % 100 < failures_percent));
         tally
     }
 

@@ -22,11 +22,13 @@ struct Sum {
 }
 
 impl Tally {
-    /// Counts a call that took `span`.
-    pub fn count(&mut self, span: Span, failed: bool) {
+    /// Counts a call that took `span`, where that is known.
+    pub fn count(&mut self, span: Option<Span>, failed: bool) {
         self.calls = self.calls.saturating_add(1);
         self.failures = self.failures.saturating_add(u32::from(failed));
-        self.latencies.count(span);
+        if let Some(span) = span {
+            self.latencies.count(span);
+        }
     }
 
     /// Adds a report of an upstream's load.
@@ -227,7 +229,7 @@ mod tests {
 
     fn tally(calls: u32, failures: u32, ms: u64) -> Tally {
         let mut tally = Tally::default();
-        (0..calls).for_each(|call| tally.count(Span::from_millis(ms), call < failures));
+        (0..calls).for_each(|call| tally.count(Some(Span::from_millis(ms)), call < failures));
         tally
     }
 

@@ -2,6 +2,7 @@
 
 use super::text::Failure;
 use super::value::Items;
+use crate::request::is_error;
 
 /// How a call to an upstream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,8 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// The failures of these words: `connect`, `timeout`, `reset`, `5xx`, `429`.
+    /// The failures of these words: `connect`, `timeout`, `reset`, `5xx`, `429`. Of the statuses that `5xx` stands for, see
+    /// [`is_error`].
     pub(super) fn of(words: &Items<'_, Failure>) -> Self {
         let mut failures = Self::default();
         for word in words.known() {
@@ -45,7 +47,7 @@ impl Failures {
                 "connect" => failures.not_connected = true,
                 "timeout" => failures.timed_out = true,
                 "reset" => failures.reset = true,
-                "5xx" => (500..600).for_each(|status| failures.add(status)),
+                "5xx" => (500..600).filter(|status| is_error(*status)).for_each(|status| failures.add(status)),
                 status => failures.add(status.parse().unwrap_or(0)),
             }
         }
@@ -107,6 +109,19 @@ mod tests {
         ] {
             assert!(!failures.contain(end), "{end:?}");
         }
+    }
+
+    #[test]
+    fn a_client_cannot_bring_about_a_failure_by_a_method_that_nobody_knows() {
+        let text = r#"{ "version": 1, "breakers": { "b": { "window": { "count": 1 }, "failures": ["5xx"] },
+            "c": { "window": { "count": 1 }, "failures": ["5xx", "501"] } } }"#;
+        let policy = crate::policy::Policy::parse(text).unwrap();
+        let failed = |failures: &Failures| -> Vec<u16> {
+            (0..=u16::MAX).filter(|status| failures.contain(CallEnd::Answered(*status))).collect()
+        };
+        let [b, c] = policy.breakers() else { panic!("{policy:?}") };
+        assert_eq!(failed(&b.failures), (500..600).filter(|status| *status != 501).collect::<Vec<_>>());
+        assert_eq!(failed(&c.failures), (500..600).collect::<Vec<_>>(), "unless the policy says it itself");
     }
 
     #[test]

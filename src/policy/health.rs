@@ -21,7 +21,7 @@ document! {
         window: SpanIn<2_000, MINUTES_MS> = "10s",
         /// How many answers there must be within it for readings to count.
         min_calls: Int<1, 1_000_000> = 20,
-        /// The share of answers, in percent, that are errors: 5xx, and the gRPC statuses that mean the same.
+        /// The share of answers, in percent, that are errors: 5xx but 501, and the gRPC statuses that mean the same.
         error_rate_percent: ErrorRate = NO_FIELDS,
         /// How long it takes until an answer begins. It does not count when absent.
         latency: Option<Latency>,

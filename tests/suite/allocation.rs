@@ -61,7 +61,7 @@ fn counting_an_answer_allocates_nothing() {
     let before = ALLOCATIONS.get();
     for ms in 0..1_000 {
         let began = Timestamp::from_millis(1_800_000_000_000);
-        monitor.answered(&Loaded, began, began.after(Span::from_millis(ms)));
+        monitor.answered(&Loaded, Some(began), began.after(Span::from_millis(ms)));
         monitor.abandoned(began, began.after(Span::from_millis(ms)));
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);

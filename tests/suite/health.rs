@@ -27,7 +27,7 @@ impl Workers {
     }
 
     fn answer(&mut self, worker: usize, answer: &Answer, took_ms: u64, now_ms: u64) {
-        self.monitors[worker].answered(answer, ms(now_ms - took_ms), ms(now_ms));
+        self.monitors[worker].answered(answer, Some(ms(now_ms - took_ms)), ms(now_ms));
     }
 
     fn tick(&mut self, worker: usize, now_ms: u64) {
@@ -172,6 +172,20 @@ fn a_service_that_answers_nobody_is_found_by_those_who_gave_up() {
     (0..30).for_each(|_| workers.monitors[0].abandoned(ms(0), ms(5_000)));
     workers.tick(0, 5_000);
     assert_eq!((workers.health(), workers.monitors[0].recent().calls()), (vec![Health::Critical], 30));
+}
+
+#[test]
+fn an_answer_of_which_nobody_knows_how_long_it_took_is_a_call_and_no_slow_one() {
+    let policy = r#"{ "version": 1, "health": { "latency": { "degraded": "300ms", "critical": "2s" } } }"#;
+    let mut workers = Workers::new(1, policy);
+    (0..58).for_each(|_| workers.monitors[0].answered(&Answer::of(200), None, ms(5_000)));
+    // No error is that a method is not implemented, which any client can bring about.
+    for status in [501, 503] {
+        workers.monitors[0].answered(&Answer::of(status), None, ms(5_000));
+    }
+    workers.tick(0, 5_000);
+    let recent = workers.monitors[0].recent();
+    assert_eq!((recent.calls(), recent.failures(), workers.health()), (60, 1, vec![Health::Healthy]));
 }
 
 #[test]

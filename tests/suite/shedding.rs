@@ -148,7 +148,7 @@ impl Simulation {
         if self.now_ms - job.came_ms > PATIENCE_MS {
             return;
         }
-        self.workers[job.worker].monitor.answered(&Answer::of(status), ms(job.came_ms), ms(self.now_ms));
+        self.workers[job.worker].monitor.answered(&Answer::of(status), Some(ms(job.came_ms)), ms(self.now_ms));
         self.served[job.tier] += u64::from(status == 200);
         let waiting = self.waiting.iter_mut().find(|(it, answered)| !answered && it.came_ms == job.came_ms);
         waiting.expect("its client waits").1 = true;

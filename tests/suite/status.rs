@@ -112,7 +112,7 @@ fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
     let (mut ledgers, mut sums) = (MemoryLedgers::default(), Sums { upstreams: 2, ..Sums::default() });
     let mut ask = |upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, status: u16, is_kept: bool, at: u64| {
         let around = &mut Around { ledgers, draw: Draw(0), now: ms(at) };
-        let (mut way, mut step) = upstreams.begin(policy, 0, Some(b"GET"), around);
+        let (mut way, mut step) = upstreams.begin(policy, 0, Some(b"GET"), true, around);
         around.now = ms(at + 1);
         if let Step::Send { .. } = step {
             step = upstreams.ended(policy, &mut way, CallEnd::Answered(status).into(), around);
@@ -177,7 +177,7 @@ fn window_on_the_page_is_that_of_all_workers_and_ends_with_its_time() {
     let mut ledgers = MemoryLedgers::default();
     let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(1_000) };
     for status in [200, 500] {
-        let (mut way, _) = busy.begin(policy, 0, Some(b"GET"), around);
+        let (mut way, _) = busy.begin(policy, 0, Some(b"GET"), true, around);
         busy.ended(policy, &mut way, CallEnd::Answered(status).into(), around);
     }
     busy.tick(around);
@@ -209,7 +209,7 @@ fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
     let policy = engine.policy();
     let (mut upstreams, mut ledgers) = (Upstreams::new(policy), MemoryLedgers::default());
     let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
-    let (mut way, _) = upstreams.begin(policy, 299, None, around);
+    let (mut way, _) = upstreams.begin(policy, 299, None, true, around);
     upstreams.ended(policy, &mut way, CallEnd::NotConnected.into(), around);
     let told = page(&engine, &upstreams, &Sums { upstreams: 1, ..Sums::default() }, 1);
     let breakers = told["breakers"].as_array().unwrap();
@@ -231,7 +231,7 @@ fn page_tells_what_was_counted_where_nobody_exports_it() {
     counters.add(Total::Bans, 3);
     let (mut upstreams, mut ledgers) = (Upstreams::new(policy), MemoryLedgers::default());
     let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
-    let (mut way, _) = upstreams.begin(policy, 0, Some(b"GET"), around);
+    let (mut way, _) = upstreams.begin(policy, 0, Some(b"GET"), true, around);
     upstreams.ended(policy, &mut way, CallEnd::Answered(200).into(), around);
     let known = Some(UpstreamsNow { known: &upstreams, counted: &upstreams });
     let (fingerprint, counters) = (Fingerprint::of(""), Some(&counters));

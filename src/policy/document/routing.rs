@@ -37,7 +37,7 @@ document! {
         slow_rate_percent: Option<Decimal<1, 10_000>>,
         /// How many failures without a success between them open the breaker.
         consecutive_failures: Option<Int<1, 1_000_000>>,
-        /// Which calls have failed: `connect`, `timeout`, `reset`, `5xx`, or single statuses such as `429`.
+        /// Which calls have failed: `connect`, `timeout`, `reset`, `5xx` (which 501 is not), or single statuses such as `429`.
         failures: Set<Failure, 1, 64> = ["connect", "timeout", "reset", "5xx"],
         /// How long the breaker stays open.
         open: Open = NO_FIELDS,
@@ -124,7 +124,7 @@ document! {
 document! {
     /// What happens when an upstream fails.
     Fallback {
-        /// What counts as a failure: `connect`, `timeout`, `reset`, `5xx`, or single statuses such as `429`.
+        /// What counts as a failure: `connect`, `timeout`, `reset`, `5xx` (which 501 is not), or single statuses such as `429`.
         on: Set<Failure, 1, 64>,
         /// How many upstreams are tried at most. All of the route's when absent.
         attempts: Option<Int<1, 16>>,

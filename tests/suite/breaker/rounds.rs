@@ -43,7 +43,7 @@ fn answer(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, round: &Round,
 
 fn fail((policy, upstreams): (&Policy, &mut Upstreams), ledgers: &mut MemoryLedgers, route: usize, at: u64) {
     let mut around = Around { ledgers, draw: Draw(0), now: ms(at) };
-    let (mut way, step) = upstreams.begin(policy, route, None, &mut around);
+    let (mut way, step) = upstreams.begin(policy, route, None, true, &mut around);
     assert!(matches!(step, Step::Send { .. }));
     upstreams.ended(policy, &mut way, CallEnd::Answered(500).into(), &mut around);
 }

@@ -222,7 +222,7 @@ impl World {
     /// A call comes to this worker. Answers whether the upstream had it.
     pub fn ask(&mut self, worker: usize) -> bool {
         let (way, is_sent) = self.with(worker, |upstreams, around, policy| {
-            let (way, step) = upstreams.begin(policy, 0, None, around);
+            let (way, step) = upstreams.begin(policy, 0, None, true, around);
             (way, matches!(step, Step::Send { .. }))
         });
         if !is_sent {

@@ -25,7 +25,7 @@ impl<'s> Host<'s> {
             ticket.leave_untimed();
         }
         flight.began = Some(self.now);
-        flight.asset = self.assets.plan(&flight.request);
+        flight.asset = self.assets.plan(&flight.request, flight.request.step.body.is_none());
         let Some(route) = flight.route else { return self.ask(flight, "origin") };
         let engine = Rc::clone(&self.engine);
         let policy = engine.policy();
@@ -33,7 +33,7 @@ impl<'s> Host<'s> {
         let method = flight.request.step.body.is_none().then_some(&*method);
         let draw = draw(flight.request.step);
         let mut around = Around { ledgers: &mut self.breakers, draw, now: self.now };
-        let (way, next) = self.upstreams.begin(policy, route, method, &mut around);
+        let (way, next) = self.upstreams.begin(policy, route, method, true, &mut around);
         flight.way = Some(way);
         match next {
             Next::Send { upstream, .. } => {
@@ -219,7 +219,7 @@ impl<'s> Host<'s> {
             engine.observe(ticket, answer, store, local, counters, *now);
         }
         if let (Some(began), Some(monitor)) = (flight.began.take(), &mut self.monitor) {
-            monitor.answered(answer, began, self.now);
+            monitor.answered(answer, Some(began), self.now);
         }
     }
 
