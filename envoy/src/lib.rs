@@ -4,7 +4,7 @@
 //! exports what was counted, `filter` takes one request through the core, `waiting` lets it wait, `chain` goes its way to the
 //! upstreams with it (`saved` is the request that is sent again, `ends` how a call ended), `serving` does to its answer what its
 //! route says, `authority` asks the store of limits that many Envoys share, `breakers` the same store for theirs, `rls` a rate-limit
-//! service, `streams` finds the filter of a stream, `fields` keeps what its answer is to say of limits. In Envoy's shared data,
+//! service, `streams` finds the filter of a stream. In Envoy's shared data,
 //! `store` keeps the key table, `shelf` good answers, `ledger` what all workers know of breakers, and `health` of the service.
 //! `leaving` clears the gauges of a policy that goes, and `clusters` tells where Envoy's do not fit it.
 
