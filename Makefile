@@ -25,6 +25,7 @@ WASM_OPT := .tools/node_modules/.bin/wasm-opt --low-memory-unused --mvp-features
 WASM_OPT_FILTER := $(WASM_OPT) -O3 --one-caller-inline-max-function-size=20
 # What is sent compressed. Functions put into each other, repeated parts kept in locals and data cut where it is empty make a module
 # smaller, and 9 KB larger compressed: what is alike is less alike then. In the order of their names it stands together: 1.7 KB.
+# Gone over until nothing gets smaller, with the locals where they are: 0.8 KB.
 WASM_OPT_WORKER := $(WASM_OPT) -Oz --converge --skip-pass=inlining-optimizing --skip-pass=local-cse --skip-pass=simplify-locals \
 	--skip-pass=memory-packing --reorder-functions-by-name --strip-debug --strip-producers
 

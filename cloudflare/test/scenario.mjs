@@ -1,29 +1,10 @@
 // One scenario: what its file says, and how what came of a request differs from it. The suite of the core describes the format and
 // holds every file to it (tests/suite/scenarios/document.rs).
 import { readFileSync, readdirSync } from "node:fs";
+import { FIELDS } from "./fields.mjs";
 import { answerOf } from "./upstreams.mjs";
 
 const directory = new URL("../../tests/scenarios/", import.meta.url);
-
-/** The header fields that are compared, byte for byte. */
-export const FIELDS = [
-  "age",
-  "cache-control",
-  "cache-status",
-  "content-type",
-  "grpc-message",
-  "grpc-status",
-  "link",
-  "location",
-  "ratelimit",
-  "ratelimit-policy",
-  "retry-after",
-  "vary",
-  "x-ratelimit-limit",
-  "x-ratelimit-remaining",
-  "x-ratelimit-reset",
-  "x-tidegate",
-];
 
 /** When every scenario begins, in milliseconds since 1970. */
 export const START_MS = 1_800_014_400_000;

@@ -5,7 +5,8 @@ import { readFileSync } from "node:fs";
 import { request as send } from "node:http";
 import { test } from "node:test";
 import { Miniflare } from "miniflare";
-import { FIELDS, START_MS, all, differences, earlyDifferences, expectation, millis } from "./scenario.mjs";
+import { FIELDS } from "./fields.mjs";
+import { START_MS, all, differences, earlyDifferences, expectation, millis } from "./scenario.mjs";
 import { Upstreams } from "./upstreams.mjs";
 import { clocked, instruct, modules, shipped, until, withKv } from "./worker.mjs";
 

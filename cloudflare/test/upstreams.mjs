@@ -2,26 +2,10 @@
 // proxy of all hosts. A request tells by `x-scenario: NAME/NUMBER` where it belongs, and by `x-scenario-holds` that its answer is
 // held back.
 import { createServer } from "node:http";
+import { TOLD } from "./fields.mjs";
 
 /** The hosts by which policies of scenarios know their upstreams; the zone's own host is `origin`. */
 const HOSTS = Object.fromEntries(["origin", "cdn", "spare", "nowhere"].map((name) => [`${name}.example.net`, name]));
-
-/** The header fields of requests that upstreams tell of. */
-const TOLD = [
-  "accept",
-  "authorization",
-  "content-type",
-  "cookie",
-  "if-modified-since",
-  "if-none-match",
-  "if-range",
-  "range",
-  "x-account",
-  "x-cost",
-  "x-jwt-payload",
-  "x-plan",
-  "x-tidegate",
-];
 
 export class Upstreams {
   #does = new Map();

@@ -190,7 +190,7 @@ fn write_limit(engine: &Engine, plan: &Plan, charge: &Charge, text: &mut String)
     Some(())
 }
 
-/// Appends a number. The standard library's way is made for every format, and takes five times as long.
+/// Appends a number. The standard library's way is made for every format, and takes longer.
 fn push_number(text: &mut String, number: u32) {
     text.push_str(itoa::Buffer::new().format(number));
 }

@@ -92,8 +92,8 @@ fn is_port(text: &[u8]) -> bool {
     text.strip_prefix(b":").is_some_and(|port| matches!(port.len(), 1..=5) && port.iter().all(u8::is_ascii_digit))
 }
 
-/// The IPv4 address that `text` begins with, and what follows. Nearly every request has one: the standard library's way,
-/// by way of UTF-8, takes half as many steps again.
+/// The IPv4 address that `text` begins with, and what follows. Nearly every request has one, and the standard library would
+/// want it checked as UTF-8 first.
 fn leading_v4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
     let mut octets = [0; 4];
     let (first, mut rest) = leading_octet(text)?;

@@ -85,7 +85,7 @@ pub fn differences(
     compare("after", format!("{} ms", expected.after.unwrap_or(0)), format!("{} ms", seen.after_ms));
     compare("asked", format!("{asked:?}"), format!("{:?}", seen.asked));
     compare("body", format!("{body:?}"), format!("{:?}", seen.body));
-    for name in FIELDS {
+    for name in FIELDS.iter().copied() {
         let shown =
             |fields: &BTreeMap<String, String>| fields.get(name).map_or("none".to_owned(), |it| format!("{it:?}"));
         compare(name, shown(&fields), shown(&seen.fields));
