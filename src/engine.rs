@@ -20,6 +20,7 @@ mod charging;
 mod consulting;
 pub mod delaying;
 mod holding;
+mod judging;
 mod leasing;
 mod lending;
 mod observing;
@@ -27,6 +28,7 @@ mod plan;
 mod refusing;
 mod sharing;
 mod shedding;
+mod standing;
 
 pub use holding::Load;
 pub use observing::Ticket;
@@ -44,12 +46,12 @@ use sharing::Sharing;
 use crate::decision::{Cause, Decision, QuotaItem, Refusal};
 use crate::key::{self, Seed};
 use crate::lease::Leases;
-use crate::limiter::{Meter, Standing, Verdict};
+use crate::limiter::Meter;
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
-use crate::metrics::{Counters, Fate, Total};
+use crate::metrics::{Counters, Total};
 use crate::mode::{Door, Mode, UnknownMode};
-use crate::policy::{Cost, Limit, OnExceed, Policy, Quota, TierIndex};
+use crate::policy::{Cost, Limit, OnExceed, Policy, Quota};
 use crate::request::RequestFacts;
 use crate::rls::Heard;
 use crate::status::Order;
@@ -332,127 +334,6 @@ impl Engine {
             _ => Decision { refusal: Some(refusal), ..Decision::admit() },
         }
     }
-
-    /// How the client of a decided plan stands with one of its quotas; `None` when its state could not be had.
-    #[must_use]
-    pub fn standing(&self, plan: &Plan, charge: &Charge) -> Option<Standing> {
-        if charge.told.is_some() {
-            return charge.told;
-        }
-        let outcome = charge.outcome?;
-        // A quota with room stands as before if another one had none, or if it awaits the answer.
-        let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
-        let state = if uncharged { charge.before } else { Some(outcome.state) };
-        let standing = match (charge.counted, charge.found) {
-            // Nearly always; a meter of its own would have to be made first.
-            (Counted::Here, None) => self.said_meter(charge.limit, plan.tier, charge.quota)?.standing(state, plan.now),
-            _ => self.meter(charge, plan.tier)?.standing(state, plan.now),
-        };
-        Some(match charge.ban() {
-            Some(rest) => Standing { remaining: Permits::ZERO, reset_after: rest },
-            None => standing,
-        })
-    }
-
-    fn refuses(&self, charges: &[Charge]) -> bool {
-        charges.iter().any(|charge| self.declines(charge))
-    }
-
-    /// Whether this charge alone refuses the request.
-    fn declines(&self, charge: &Charge) -> bool {
-        charge.stage == Stage::Denied || (charge.exceeds() && !self.observes(charge))
-    }
-
-    fn observes(&self, charge: &Charge) -> bool {
-        self.policy.limits.get(charge.limit()).is_some_and(|limit| limit.on_exceed == OnExceed::Observe)
-    }
-
-    /// The quota as clients are told of it.
-    pub(crate) fn quota_item(&self, charge: &Charge, tier: TierIndex) -> Option<&QuotaItem> {
-        self.limits.get(charge.limit())?.items.get(tier.get())?.get(charge.quota())
-    }
-
-    /// The meter of a charge, as it stood when the charge was checked.
-    fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
-        if charge.counted != Counted::Here {
-            return self.shared_meter(charge, tier);
-        }
-        let meter = *self.said_meter(charge.limit, tier, charge.quota)?;
-        Some(charge.found.map_or(meter, |found| meter.within(found.permits)))
-    }
-
-    /// The meter of a quota, as the policy says it.
-    fn said_meter(&self, limit: u32, tier: TierIndex, quota: u8) -> Option<&Meter> {
-        self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
-    }
-
-    /// The window by which the client knows the quota, where the limit has several.
-    pub(crate) fn window(&self, charge: &Charge, tier: TierIndex) -> Option<Span> {
-        match self.policy.limits.get(charge.limit())?.quotas(tier) {
-            [_] => None,
-            quotas => quotas.get(charge.quota()).map(|quota| quota.window),
-        }
-    }
-
-    fn decline(&self, charges: &[Charge], tier: TierIndex) -> Decision {
-        let refusal = self.refusal_by(charges, tier, |charge| self.declines(charge));
-        refusal.map_or(Decision::admit(), |refusal| self.refuse(refusal))
-    }
-
-    /// The refusal by those of the charges that refuse: a ban, or else the quota that keeps the client waiting longest. The longest
-    /// wait is told in any case, so that it suffices for every one of them.
-    fn refusal_by(&self, charges: &[Charge], tier: TierIndex, refuses: impl Fn(&Charge) -> bool) -> Option<Refusal> {
-        let refusals = charges.iter().filter(|charge| refuses(charge)).map(|charge| {
-            if let Stage::Over { retry_after } = charge.stage {
-                return Refusal { limit: Some(charge.limit()), window: None, cause: Cause::Exceeded, retry_after };
-            }
-            let (cause, retry_after) = match (charge.ban(), charge.outcome.map(|outcome| outcome.verdict)) {
-                // A ban may end before the quota has room again: waiting must suffice for both.
-                (Some(rest), Some(Verdict::Refuse { retry_after })) => {
-                    (Cause::Banned, retry_after.map(|wait| wait.max(rest)))
-                }
-                (Some(rest), _) => (Cause::Banned, Some(rest)),
-                (None, Some(Verdict::Refuse { retry_after })) => (Cause::Exceeded, retry_after),
-                _ => (Cause::StoreFailed, Some(STORE_RETRY)),
-            };
-            Refusal { limit: Some(charge.limit()), window: self.window(charge, tier), cause, retry_after }
-        });
-        // `None` is for ever, the longest wait of all.
-        let wait = |refusal: &Refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos);
-        let longest = refusals.clone().max_by_key(wait)?;
-        let said = refusals.max_by_key(|refusal| (refusal.cause == Cause::Banned, wait(refusal)))?;
-        Some(Refusal { retry_after: longest.retry_after, ..said })
-    }
-
-    /// Counts the request once at each limit, however many quotas it has.
-    fn count(&self, plan: &Plan, counters: &mut Counters, refused: bool) {
-        let is_banned = |charge: &Charge| charge.is_banned() && self.declines(charge);
-        let banned = plan.charges.iter().any(is_banned);
-        for charges in plan.charges.chunk_by(|one, other| one.limit == other.limit) {
-            let Some(first) = charges.first() else { continue };
-            let fate = if self.policy.mode == Mode::Observe && charges.iter().any(|charge| self.declines(charge)) {
-                Fate::Observed
-            } else if banned {
-                if !charges.iter().any(is_banned) {
-                    // Another limit has banned the client: what this one would say is of no account.
-                    continue;
-                }
-                Fate::Banned
-            } else if charges.iter().any(|charge| self.declines(charge)) {
-                Fate::Refused
-            } else if charges.iter().any(Charge::exceeds) {
-                Fate::Observed
-            } else if refused {
-                // Another limit refused the request: nothing was charged here.
-                continue;
-            } else if charges.iter().any(|charge| charge.wait().is_some()) {
-                if self.policy.mode == Mode::Observe { Fate::Observed } else { Fate::Delayed }
-            } else {
-                Fate::Admitted
-            };
-            counters.count(first.limit(), plan.tier, fate);
-        }
-    }
 }
 
 impl ReadyLimit {
@@ -480,6 +361,3 @@ fn cost_of<'a>(cost: &'a Cost, request: &Lookup<'a>) -> Permits {
         cost => cost.least(),
     }
 }
-
-/// How soon a client refused for want of state may come again.
-const STORE_RETRY: Span = Span::from_secs(1);

@@ -1,0 +1,58 @@
+//! How a client stands with the quotas of a plan, and by which meter each is read.
+
+use super::plan::Counted;
+use super::{Charge, Engine, Plan};
+use crate::decision::QuotaItem;
+use crate::limiter::{Meter, Standing};
+use crate::policy::TierIndex;
+use crate::units::{Permits, Span};
+
+impl Engine {
+    /// How the client of a decided plan stands with one of its quotas; `None` when its state could not be had.
+    #[must_use]
+    pub fn standing(&self, plan: &Plan, charge: &Charge) -> Option<Standing> {
+        if charge.told.is_some() {
+            return charge.told;
+        }
+        let outcome = charge.outcome?;
+        // A quota with room stands as before if another one had none, or if it awaits the answer.
+        let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
+        let state = if uncharged { charge.before } else { Some(outcome.state) };
+        let standing = match (charge.counted, charge.found) {
+            // Nearly always; a meter of its own would have to be made first.
+            (Counted::Here, None) => self.said_meter(charge.limit, plan.tier, charge.quota)?.standing(state, plan.now),
+            _ => self.meter(charge, plan.tier)?.standing(state, plan.now),
+        };
+        Some(match charge.ban() {
+            Some(rest) => Standing { remaining: Permits::ZERO, reset_after: rest },
+            None => standing,
+        })
+    }
+
+    /// The quota as clients are told of it.
+    pub(crate) fn quota_item(&self, charge: &Charge, tier: TierIndex) -> Option<&QuotaItem> {
+        self.limits.get(charge.limit())?.items.get(tier.get())?.get(charge.quota())
+    }
+
+    /// The meter of a charge, as it stood when the charge was checked.
+    pub(super) fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
+        if charge.counted != Counted::Here {
+            return self.shared_meter(charge, tier);
+        }
+        let meter = *self.said_meter(charge.limit, tier, charge.quota)?;
+        Some(charge.found.map_or(meter, |found| meter.within(found.permits)))
+    }
+
+    /// The meter of a quota, as the policy says it.
+    pub(super) fn said_meter(&self, limit: u32, tier: TierIndex, quota: u8) -> Option<&Meter> {
+        self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
+    }
+
+    /// The window by which the client knows the quota, where the limit has several.
+    pub(crate) fn window(&self, charge: &Charge, tier: TierIndex) -> Option<Span> {
+        match self.policy.limits.get(charge.limit())?.quotas(tier) {
+            [_] => None,
+            quotas => quotas.get(charge.quota()).map(|quota| quota.window),
+        }
+    }
+}
