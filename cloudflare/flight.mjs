@@ -110,9 +110,14 @@ function tell(answer, lines) {
   } catch {
     // What was fetched cannot be changed, and says so before anything has been.
   }
-  const response = new Response(answer.body, answer);
-  append(response.headers, fields);
-  return response;
+  try {
+    const response = new Response(answer.body, answer);
+    append(response.headers, fields);
+    return response;
+  } catch {
+    // None like it can be made: it has a status of 999, say. It goes as it came.
+    return answer;
+  }
 }
 
 function append(headers, fields) {

@@ -144,6 +144,11 @@ impl Flight {
     async fn deliver(mut self, answer: Response, serving: Option<Serving>) {
         let fields = core::mem::take(&mut self.fields);
         let (edits, kept) = serving.map(|serving| serving.answered(&answer)).unwrap_or_default();
+        if (kept.is_some() || self.holds()) && Response::like(&JsValue::NULL, &answer).is_err() {
+            // Before its body is with another: it goes as it came.
+            drop(self);
+            return respond(answer).await;
+        }
         let whole = answer.answer_body();
         let twice = kept.as_ref().and(whole.as_ref()).and_then(Body::twice);
         let (body, copy) = match twice {

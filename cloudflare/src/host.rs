@@ -86,6 +86,11 @@ extern "C" {
     #[wasm_bindgen(constructor)]
     pub fn new(body: &JsValue, init: &JsValue) -> Response;
 
+    /// One like an upstream's, with this body. Throws, and leaves the body alone, where that has a status below 200 or above 599, or
+    /// control characters beside it: upstreams may, and no response can be made with them.
+    #[wasm_bindgen(constructor, catch)]
+    pub fn like(body: &JsValue, other: &Response) -> Result<Response, JsValue>;
+
     #[wasm_bindgen(method, getter, structural, js_name = body)]
     pub fn answer_body(this: &Response) -> Option<Body>;
 

@@ -58,13 +58,13 @@ pub fn answer<'a>(
     Response::new(body, &init)
 }
 
-/// The answer with its header changed so, and with these fields as well.
+/// The answer with its header changed so, and with these fields as well; as it came, where none like it can be made.
 pub fn told(answer: Response, edits: &[Edit], fields: &str) -> Response {
     if edits.is_empty() && fields.is_empty() {
         return answer;
     }
     let body = answer.answer_body().map_or(JsValue::NULL, JsValue::from);
-    let told = Response::new(&body, &answer);
+    let Ok(told) = Response::like(&body, &answer) else { return answer };
     let headers = told.answer_headers();
     let edits = edits.iter().map(|edit| (edit.name, edit.value.as_str(), edit.replaces));
     // The structured fields are lists, to which an upstream with limits of its own may have contributed.

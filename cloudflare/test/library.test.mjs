@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { asSent, direct, until, worker } from "./worker.mjs";
+import { asSent, direct, raw, until, urlOf, worker } from "./worker.mjs";
 
 /** The example as it stands in the repository, with the Worker that is shipped where it imports that from. */
 const example = (t, policy) => {
@@ -50,6 +50,20 @@ test("an answer without a body that the handler gives again and again tells of e
     const answer = await get(path);
     assert.equal(answer.headers.get("ratelimit-policy"), '"all";q=9;w=2678400', path);
   }
+});
+
+test("an answer of the handler's that no response can be made like goes as it came", async (t) => {
+  const odd = await raw(t, "HTTP/1.1 999 Odd\r\nconnection: close\r\ncontent-length: 3\r\n\r\nodd");
+  const contents = `
+    import { protect } from "../../entry.mjs";
+    export default protect(() => fetch("${urlOf(odd)}"));
+  `;
+  const main = { type: "ESModule", path: "examples/javascript/worker.mjs", contents };
+  const { get, log } = await direct(t, { version: 1, limits: [{ ...limit, match: {} }] }, { main });
+  const answer = await get("/");
+  assert.deepEqual([answer.status, await answer.text()], [999, "odd"]);
+  assert.equal((await get("/")).status, 429);
+  assert.deepEqual(log, []);
 });
 
 test("a handler that throws, at once or later, fails its own request alone, and is not taken for a failure of Tidegate", async (t) => {

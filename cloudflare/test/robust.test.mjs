@@ -114,6 +114,25 @@ test("answers keep what they are along a route: without a body, encoded, with ma
   assert.equal(head.body.length, 0);
 });
 
+test("an answer that no response can be made like goes as it came, and the instance goes on with its counts", async (t) => {
+  // RFC 9110 knows no such status, and no control character in a reason.
+  const heads = ["999 Odd", "600 Odd", "200 \x01"];
+  const odd = await raw(t, (socket) => {
+    socket.end(`HTTP/1.1 ${heads[(odd.seen - 1) % heads.length]}\r\nconnection: close\r\ncontent-length: 3\r\n\r\nodd`, "latin1");
+  });
+  const few = { name: "few", algorithm: "fixed-window", key: [], quota: { permits: 3, window: "31d" } };
+  const held = { name: "held", algorithm: "concurrency", key: [], quota: { permits: 1 } };
+  for (const limits of [[few], [few, held]]) {
+    const { get, log } = await direct(t, all({ origin: urlOf(odd) }, { limits }));
+    for (const head of heads) {
+      const answer = await get("/");
+      assert.deepEqual([answer.status, await answer.text()], [parseInt(head), "odd"]);
+    }
+    assert.equal((await get("/")).status, 429);
+    assert.deepEqual(log, []);
+  }
+});
+
 test("an answer that breaks in its body breaks for its client, and everything is given back", async (t) => {
   const broken = await raw(t, (socket) => {
     socket.write("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n01234");
