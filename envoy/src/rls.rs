@@ -63,7 +63,11 @@ pub fn answered(instance: &Instance, streams: &mut Streams, token: u32, end: Res
         let Work { rate_limits: Some(limits), counters, .. } = &mut *instance.work.borrow_mut() else { return };
         let Some(at) = limits.calls.iter().position(|call| call.token == token) else { return };
         let Call { stream, asked, .. } = limits.calls.swap_remove(at);
-        let message = end.and_then(|size| host::grpc_message(size).map_err(|_| RlsError::Malformed));
+        // The VM's memory never shrinks: what is too long is not brought in first.
+        let message = end.and_then(|size| match size {
+            0..=rls::LARGEST => host::grpc_message(size).map_err(|_| RlsError::Malformed),
+            _ => Err(RlsError::TooLarge),
+        });
         let message = message.as_ref().map(Vec::as_slice).map_err(|error| *error);
         match limits.service.hear(asked, message, counters, now) {
             Ok((verdict, words)) => (stream, Heard::Answer(verdict), words),

@@ -10,7 +10,7 @@ mod answer;
 mod message;
 mod request;
 
-pub use answer::{Answer, Code, Header, Status, answer};
+pub use answer::{Answer, Code, Header, LARGEST, Status, answer};
 pub use request::{Descriptor, request};
 
 use core::fmt;

@@ -20,7 +20,7 @@ mod costs;
 mod counting;
 mod delays;
 mod failures;
-mod flood;
+pub mod flood;
 mod gauges;
 mod health;
 mod hostile;

@@ -214,8 +214,8 @@ const NOT_PASSED_ON: [&str; 9] = [
 /// Of descriptors and of header lines, each.
 const MOST_ITEMS: usize = 64;
 
-/// What is more than a proxy would take as a header.
-const LARGEST: usize = 64 * 1_024;
+/// The longest answer, in bytes: more than that a proxy would not take as a header. A host need not read a longer one.
+pub const LARGEST: usize = 64 * 1_024;
 
 #[cfg(test)]
 mod tests {

@@ -9,21 +9,25 @@ use super::stage::{Stage, limit, policy};
 
 /// Envoy's memory in bytes.
 #[derive(Clone, Copy, Debug)]
-struct Memory {
+pub struct Memory {
     /// What Envoy itself has allocated.
     allocated: u64,
     /// What the system has given it, V8 included.
     resident: u64,
+    /// What of it is not Envoy's own: V8, with the memory of the VMs in it.
+    pub of_vms: u64,
 }
 
 impl Memory {
-    async fn of(stage: &Stage) -> Self {
+    pub async fn of(stage: &Stage) -> Self {
         let memory: Value = serde_json::from_str(&stage.envoy.admin_get("/memory").await.unwrap()).unwrap();
-        let allocated = memory["allocated"].as_str().and_then(|bytes| bytes.parse().ok()).unwrap();
+        let bytes = |name: &str| memory[name].as_str().and_then(|bytes| bytes.parse::<u64>().ok()).unwrap();
         let status = fs::read_to_string(format!("/proc/{}/status", stage.envoy.pid())).unwrap();
         let resident =
             status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB")?.trim().parse().ok());
-        Self { allocated, resident: resident.map(|kib: u64| kib * 1024).unwrap() }
+        let resident = resident.map(|kib: u64| kib * 1024).unwrap();
+        let of_vms = resident.saturating_sub(bytes("total_physical_bytes"));
+        Self { allocated: bytes("allocated"), resident, of_vms }
     }
 }
 

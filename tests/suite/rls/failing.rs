@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{HeaderMap, HeaderValue};
@@ -14,6 +15,7 @@ use super::service::{Does, Service, answer};
 use super::stage::{counted, stage, with_service};
 use crate::filter::client::Request;
 use crate::filter::failing::{Does as Upstream, Upstream as Raw, refusing};
+use crate::filter::flood::Memory;
 use crate::filter::metrics::assert_shows;
 use crate::filter::stage::{Stage, eventually};
 
@@ -125,6 +127,22 @@ async fn nobody_waits_for_a_dead_service_beyond_the_deadline_nor_at_all_while_th
     service.set(Does::Counts(1_000));
     eventually("the service is asked again", async || stage.ask(&ask).await.status == 200).await;
     assert_eq!(page().await["rate_limit_service"]["breaker"], "closed");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_service_that_answers_with_a_hundred_megabytes_leaves_the_vm_its_memory() {
+    let large = RateLimitResponse { raw_body: vec![b'x'; 100 << 20], ..answer(Code::Ok) };
+    let service = Service::start(Does::Answers(answer(Code::Ok))).await;
+    let stage = three_ways(service.addr, "10s").await;
+    let ask = Request::get("/deny").with("x-user", "ann");
+    assert_eq!(stage.ask(&ask).await.status, 200);
+    let before = Memory::of(&stage).await;
+    service.set(Does::Answers(large));
+    assert_eq!(stage.ask(&ask).await.status, 503);
+    let after = Memory::of(&stage).await;
+    assert!(after.of_vms < before.of_vms + (40 << 20), "before {before:?}, after {after:?}");
+    assert!(stage.envoy.logged("with more than a RateLimitResponse has room for").await, "{}", stage.envoy.log());
     stage.end().await;
 }
 
