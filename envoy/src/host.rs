@@ -341,6 +341,18 @@ pub fn metric(metric: MetricId) -> Result<u64, HostError> {
     Ok(value)
 }
 
+/// Whether [`respond`] can say as much, with some lines of the filter's own beside it. Of more than 1,024 lines, or more than a mebibyte,
+/// Envoy sends none, and says nothing.
+pub fn can_answer_with<'l>(lines: impl Iterator<Item = (&'l [u8], &'l [u8])>) -> bool {
+    const MOST_LINES: usize = 1_024 - 64;
+    const MOST_BYTES: usize = 1_024 * 1_024 - 64 * 1_024;
+    // The sizes of a line's texts and their ends are ten bytes.
+    let sizes = lines.map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(10));
+    let (count, bytes) =
+        sizes.fold((0_usize, 0_usize), |(count, sum), size| (count.saturating_add(1), sum.saturating_add(size)));
+    count <= MOST_LINES && bytes <= MOST_BYTES
+}
+
 /// Answers the request in the upstream's place. gRPC clients get `grpc_status`, others the HTTP status and the body.
 pub fn respond(
     status: u16,

@@ -75,11 +75,13 @@ impl Filter {
         let instance = Rc::clone(&self.instance);
         let is_real = ends::is_real(&CallAnswer);
         let called = CallAnswer.status().filter(|_| lines > 0).and_then(|status| {
-            let (lines, body) = (host::header_lines(Map::CallResponse).ok()?, host::call_body(size).ok()?);
+            let lines =
+                host::header_lines(Map::CallResponse).ok().filter(|lines| host::can_answer_with(host::lines(lines)))?;
+            let body = host::call_body(size).ok()?;
             Some(Called { status, lines, body })
         });
         let ended = called.as_ref().and_then(|called| ends::of_call(&CallAnswer, is_real, &called.body));
-        // Without a header, the call broke in its body, or that was too large.
+        // Without a header, the call broke in its body, or that was too large; or the header is.
         let ended = ended.unwrap_or(CallEnd::Lost.into());
         let fate = self.take_end(&instance, ended, called.filter(|_| is_real), now());
         self.release(&instance, &fate);
@@ -186,6 +188,9 @@ impl Filter {
         let Some(record) = Record::decode(&bytes, instance.engine.seed(), key) else { return false };
         let Some(why) = self.chain.why() else { return false };
         let Some(served) = serve(&record, saved, why, now()) else { return false };
+        if !host::can_answer_with(served.lines.iter().map(|(name, value)| (*name, value.as_ref()))) {
+            return false;
+        }
         if let Some(way) = self.chain.way() {
             work.upstreams.kept(way);
         }

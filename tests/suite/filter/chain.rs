@@ -93,6 +93,33 @@ async fn each_way_of_failing_leads_to_the_next_upstream() {
 }
 
 #[tokio::test]
+async fn an_answer_with_more_header_lines_than_the_filter_can_hand_on_is_none_and_never_comes_without_them() {
+    let busy = Upstream::start(Does::Answers(answer(503, "", "busy"))).await;
+    let served = Upstream::start(good("served")).await;
+    // As an operator may have it: Envoy's own limit is a hundred lines.
+    let many = json!({ "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "common_http_protocol_options": { "max_headers_count": 9_999, "max_response_headers_kb": 8_192 },
+        "explicit_http_config": { "http_protocol_options": {} },
+    } });
+    let stage = Stage::with(&chains(&["busy"]), |bootstrap| {
+        let bootstrap = bootstrap.with_cluster("busy", busy.address).unwrap();
+        let bootstrap = bootstrap.with_cluster("good", served.address).unwrap();
+        bootstrap.insert("/static_resources/clusters/2", "typed_extension_protocol_options", many).unwrap()
+    })
+    .await;
+    let long = format!("x-a: {}\r\n", "a".repeat(1_100_000));
+    for (lines, text) in [("x-a: 1\r\n".repeat(900), "served"), ("x-a: 1\r\n".repeat(1_100), "busy"), (long, "busy")] {
+        served.set(Does::Answers(answer(200, &format!("cache-control: private\r\n{lines}"), "served")));
+        let answer = stage.ask(&Request::get("/busy/")).await;
+        assert_eq!(answer.text(), text, "{} bytes of header", lines.len());
+        let expected = if text == "served" { ("private", 900) } else { ("", 0) };
+        assert_eq!((&*answer.header("cache-control"), answer.headers.get_all("x-a").iter().count()), expected);
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn cluster_that_envoy_lacks_is_told_in_the_log_and_not_with_each_request() {
     let busy = Upstream::start(Does::Answers(answer(503, "", "busy"))).await;
     let mut policy = chains(&["busy", "mistyped-first"]);
