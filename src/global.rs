@@ -188,12 +188,12 @@ impl Global {
         }
         entry.refused = entry.refused.plus(cost);
         let is_due = entry.asked.is_none() && !of.exact && entry.is_to_ask_again(now);
-        let left = refusal.map_or(Some(Span::ZERO), |refusal| refusal.until.map(|until| until.since(now)));
+        let left = refusal.map_or(Span::ZERO, |refusal| refusal.until.since(now));
         if is_due {
             self.ask_again(of, cost, now);
         }
         let at_least = if is_pressed { SHORTEST_RETRY } else { ASK_AGAIN };
-        Missing::Refused { retry_after: left.map(|left| left.max(at_least)) }
+        Missing::Refused { retry_after: Some(left.max(at_least)) }
     }
 
     /// Takes note that `on_store_failure` decided, since a charge was [`Missing::Failed`].

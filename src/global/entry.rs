@@ -76,25 +76,25 @@ pub(super) struct Own {
 pub(super) struct Refusal {
     /// When it said so.
     pub(super) at: Timestamp,
-    /// Until when, if nobody gives any back; `None` for ever.
-    pub(super) until: Option<Timestamp>,
+    /// Until when, if nobody gives any back.
+    pub(super) until: Timestamp,
     /// To a request that costs so much.
     pub(super) least: Permits,
 }
 
 impl Refusal {
     pub(super) fn holds(&self, now: Timestamp) -> bool {
-        self.until.is_none_or(|until| now < until)
+        now < self.until
     }
 
     /// Whether permits come so quickly that a client which is refused meanwhile hardly notices.
     pub(super) fn is_brief(&self) -> bool {
-        self.until.is_some_and(|until| until.since(self.at) < BRIEF)
+        self.until.since(self.at) < BRIEF
     }
 
     /// After how long to ask again: when something may have come, or others may have given something back.
     pub(super) fn ask_again(&self) -> Span {
-        self.until.map_or(BRIEF, |until| until.since(self.at).min(BRIEF)).max(ASK_AGAIN)
+        self.until.since(self.at).min(BRIEF).max(ASK_AGAIN)
     }
 }
 
@@ -259,7 +259,7 @@ impl Entry {
     pub(super) fn take_in(&mut self, asked: &Asked, grant: &Grant, in_time: bool, now: Timestamp) -> Option<Arrived> {
         if in_time {
             // A late answer tells of what was.
-            (self.left, self.reset_at) = (grant.left, now.after(Span::from_millis(grant.reset_ms)));
+            (self.left, self.reset_at) = (grant.left, now.after(self.believable(grant.reset_ms)));
             self.share.learn(grant.granted, grant.drawn);
             self.failed_at = None;
             self.refusal = self.refused(asked, grant, now);
@@ -286,6 +286,21 @@ impl Entry {
         (permits > Permits::ZERO && now < until).then_some(Arrived { account: self.of.account, permits, until })
     }
 
+    /// A wait that the authority tells, if nothing it counts takes longer. An answer that was another's, or one of a clock that jumped,
+    /// would be gone by for as long as it says.
+    fn believable(&self, wait_ms: u64) -> Span {
+        let terms = &self.of.terms;
+        let whole_ms = match terms.algorithm {
+            // What fills it.
+            Algorithm::TokenBucket => {
+                let all_ms = terms.window_ms.saturating_mul(u64::from(terms.burst.get()));
+                all_ms.checked_div(u64::from(terms.permits.get())).unwrap_or(0).max(terms.window_ms)
+            }
+            _ => terms.window_ms,
+        };
+        Span::from_millis(wait_ms.min(whole_ms.saturating_mul(LONGEST_WAIT)))
+    }
+
     /// What a grant says of requests to come, if there is not enough for them.
     fn refused(&self, asked: &Asked, grant: &Grant, now: Timestamp) -> Option<Refusal> {
         let wanted = asked.need.plus(Permits::new(asked.ahead));
@@ -296,13 +311,14 @@ impl Entry {
             return None;
         }
         if grant.granted == Permits::ZERO {
-            let until = grant.retry_after_ms.map(|wait| now.after(Span::from_millis(wait)));
+            // Nothing is asked that is never to be had.
+            let until = now.after(self.believable(grant.retry_after_ms.unwrap_or(u64::MAX)));
             return Some(Refusal { at: now, until, least: asked.least });
         }
         // No more was left than is refilled while a few are asked for: soon there is nothing. Where permits come slowly, each that
         // is left is asked for, and nobody refused before the last.
         // The next window is another matter.
-        let until = Some(now.after(ASK_AGAIN).min(now.after(Span::from_millis(grant.reset_ms))));
+        let until = now.after(ASK_AGAIN).min(self.reset_at);
         (u64::from(grant.left.get()) <= scarce(&self.of.terms)).then_some(Refusal {
             at: now,
             until,
@@ -342,6 +358,8 @@ impl Entry {
     }
 }
 
+/// So many windows a count weighs at most: the one that it was made in and the next.
+const LONGEST_WAIT: u64 = 2;
 /// What is to be had again so soon, a client may be refused without asking.
 const BRIEF: Span = Span::from_millis(100);
 /// So long a lease should last: long enough that asking costs little, and short since what waits in one instance others

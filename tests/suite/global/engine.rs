@@ -2,7 +2,7 @@
 
 use crate::harness::{Request, ms};
 use serde_json::json;
-use tidegate::authority::{Ask, Authority, Instance};
+use tidegate::authority::{Ask, Authority, Grant, Instance};
 use tidegate::decision::{Cause, Decision};
 use tidegate::engine::{Answer, Engine, Plan};
 use tidegate::key::Seed;
@@ -174,6 +174,38 @@ fn an_exact_limit_asks_for_every_request_and_draws_nothing_ahead() {
     assert!(bench.serve(100).iter().all(|(_, decision)| decision.refusal.is_some()));
     assert!(bench.decide(101).refusal.is_some(), "what was refused a moment ago is not asked for again");
     assert!(bench.asks(101).is_empty());
+}
+
+#[test]
+fn no_answer_of_the_authority_locks_a_client_out_for_longer_than_its_quota_lasts() {
+    for (algorithm, longest_s) in [("fixed-window", 20), ("sliding-window", 20), ("token-bucket", 40)] {
+        for retry_after_ms in [None, Some(u64::MAX), Some(1 << 53)] {
+            let mut limit =
+                SHARED.replace(r#""scope""#, r#""sharing": "exact", "scope""#).replace("fixed-window", algorithm);
+            if algorithm == "token-bucket" {
+                limit = limit.replace(r#""10s""#, r#""10s", "burst": 200"#);
+            }
+            let mut bench = Bench::new(&limit);
+            bench.arrive(1, 0);
+            let ask = bench.asks(0)[0];
+            // As another's answer would be, or one that was given by a clock of another year.
+            let none = Permits::ZERO;
+            let lie = Grant {
+                granted: none,
+                left: none,
+                lasts_ms: 0,
+                retry_after_ms,
+                reset_ms: u64::MAX,
+                window: 0,
+                drawn: 0,
+            };
+            bench.hand_in(&Answer::to(&ask, Some(lie)), 1);
+            let refusal = bench.wake(1)[0].1.refusal.unwrap();
+            let told = refusal.retry_after.unwrap();
+            assert!(told <= Span::from_secs(longest_s), "{algorithm}: {told:?}");
+            assert!(bench.arrive(2, longest_s * 1_000 + 2).awaits.is_some(), "{algorithm}, {retry_after_ms:?}");
+        }
+    }
 }
 
 #[test]
