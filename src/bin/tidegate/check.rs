@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ fn check(file: &Path) -> Outcome {
         }
     };
     let (outcome, report) = match String::from_utf8(bytes) {
+        Ok(text) if text.starts_with(BYTE_ORDER_MARK) => (Outcome::Wrong, Ok(marked(&name))),
         Ok(text) => match Policy::parse(&text) {
             Ok(policy) => (Outcome::Right, Ok(approval(&name, &policy))),
             Err(errors) => (Outcome::Wrong, listing(&name, &text, &errors)),
@@ -63,15 +65,20 @@ pub fn name(file: &Path) -> Cow<'_, str> {
     if file == Path::new("-") { "stdin".into() } else { file.to_string_lossy() }
 }
 
-/// The bytes of a document; `-` is the standard input.
+/// The bytes of a document; `-` is the standard input. Of one that is no policy for its size alone not all is read: it may have no end.
 pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    if file == Path::new("-") {
-        io::stdin().read_to_end(&mut bytes)?;
-        Ok(bytes)
-    } else {
-        std::fs::read(file)
+    let source: &mut dyn Read = if file == Path::new("-") { &mut io::stdin() } else { &mut File::open(file)? };
+    source.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(io::Error::other(format!("it has more than {MOST_BYTES} bytes, and a policy at most 1048576")));
     }
+    Ok(bytes)
+}
+
+/// What is wrong with a text that begins with a mark which editors do not show.
+pub fn marked(name: &str) -> String {
+    format!("{name}:1: the text begins with a byte order mark, which JSON has not; save it as UTF-8 without one\n")
 }
 
 /// Where a document stops being text.
@@ -107,3 +114,9 @@ fn approval(name: &str, policy: &Policy) -> String {
     }
     approval
 }
+
+/// The mark by which some editors tell that a text is UTF-8.
+pub const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// So much is read that a document which is too large can be told how large it is.
+const MOST_BYTES: u64 = 4 * 1_024 * 1_024;

@@ -74,6 +74,7 @@ impl Explain {
         };
         let (status, words) = match String::from_utf8(bytes) {
             Err(error) => (1, check::not_utf8(&name, &error)),
+            Ok(text) if text.starts_with(check::BYTE_ORDER_MARK) => (1, check::marked(&name)),
             Ok(text) => match Policy::parse(&text) {
                 Ok(policy) => (0, explain(&policy, &self)),
                 Err(errors) => (1, check::listing(&name, &text, &errors).unwrap_or_default()),

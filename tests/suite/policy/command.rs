@@ -64,6 +64,28 @@ fn check_says_where_a_text_is_not_utf8() {
 }
 
 #[test]
+fn a_text_with_a_mark_that_no_editor_shows_is_told_of_it() {
+    for arguments in [&["check", "-"][..], &["explain", "-", "--path", "/"]] {
+        let output = tidegate(arguments, "\u{feff}{ \"version\": 1, \"limits\": [] }");
+        assert_eq!(output.status.code(), Some(1));
+        let told =
+            "stdin:1: the text begins with a byte order mark, which JSON has not; save it as UTF-8 without one\n";
+        assert_eq!(text(&output.stdout), told);
+    }
+}
+
+#[test]
+fn a_document_without_an_end_is_read_to_a_bound() {
+    let output = tidegate(&["check", "/dev/zero"], "");
+    assert_eq!(output.status.code(), Some(2));
+    let told = "tidegate: cannot read /dev/zero: it has more than 4194304 bytes, and a policy at most 1048576\n";
+    assert_eq!(text(&output.stderr), told);
+    let output = tidegate(&["check", "-"], " ".repeat(2_000_000));
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "stdin:1: the document has 2000000 bytes; write at most 1048576 bytes\n");
+}
+
+#[test]
 fn schema_prints_the_schema() {
     let output = tidegate(&["schema"], "");
     assert_eq!(output.status.code(), Some(0));
