@@ -74,7 +74,8 @@ impl Filter {
     fn call_answered(&mut self, lines: u32, size: usize) {
         let instance = Rc::clone(&self.instance);
         let is_real = ends::is_real(&CallAnswer);
-        let called = CallAnswer.status().filter(|_| lines > 0).and_then(|status| {
+        // 101 in an answer's place, which nobody has asked for, would end all that a client has on one connection of HTTP/2.
+        let called = CallAnswer.status().filter(|status| lines > 0 && *status >= 200).and_then(|status| {
             let lines =
                 host::header_lines(Map::CallResponse).ok().filter(|lines| host::can_answer_with(host::lines(lines)))?;
             let body = host::call_body(size).ok()?;

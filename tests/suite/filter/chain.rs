@@ -120,6 +120,21 @@ async fn an_answer_with_more_header_lines_than_the_filter_can_hand_on_is_none_an
 }
 
 #[tokio::test]
+async fn a_further_upstream_that_changes_protocols_unasked_gives_no_answer_and_ends_no_connection() {
+    let busy = Upstream::start(Does::Answers(answer(503, "", "busy"))).await;
+    let switching = b"HTTP/1.1 101 Switching\r\nupgrade: other\r\nconnection: upgrade\r\n\r\n";
+    let odd = Upstream::start(Does::Answers(switching.to_vec())).await;
+    let stage = stage(&chains(&["busy"]), &[("busy", busy.address), ("good", odd.address)]).await;
+    let mut connection = http2::Connection::open(stage.http).await;
+    for _ in 0..2 {
+        assert_eq!(connection.send(&Request::get("/busy/")).await.text(), "busy");
+        assert_eq!(stage.ask(&Request::get("/busy/")).await.text(), "busy");
+    }
+    assert!(odd.requests() > 0);
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn cluster_that_envoy_lacks_is_told_in_the_log_and_not_with_each_request() {
     let busy = Upstream::start(Does::Answers(answer(503, "", "busy"))).await;
     let mut policy = chains(&["busy", "mistyped-first"]);
