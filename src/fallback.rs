@@ -17,6 +17,7 @@ mod broadcast;
 mod budget;
 pub mod forwarding;
 mod memory;
+mod pause;
 mod served;
 
 pub use agreement::Round;
@@ -24,6 +25,7 @@ pub use asking::TICK;
 pub use broadcast::Broadcast;
 pub use budget::Budget;
 pub use memory::MemoryLedgers;
+pub use pause::Pause;
 pub use served::{By, Served};
 
 use crate::breaker::{Breakers, Ledger, Ticket};
@@ -51,8 +53,8 @@ pub struct Upstreams {
     woken: bool,
     /// One for each route.
     budgets: Vec<Budget>,
-    /// For each upstream, until when it has asked not to be tried again.
-    resting: Vec<Timestamp>,
+    /// For each upstream, how long it has asked not to be tried again.
+    resting: Vec<Pause>,
     served: Served,
     /// Where breakers are shared with other instances, and there is somebody to ask.
     agreement: Option<Agreement>,
@@ -194,7 +196,7 @@ impl Upstreams {
             woken: false,
             breakers,
             budgets: policy.routes().iter().map(budget).collect(),
-            resting: vec![Timestamp::EPOCH; policy.upstreams().len()],
+            resting: vec![Pause::default(); policy.upstreams().len()],
             served: Served::new(policy),
             agreement: None,
         }
@@ -293,7 +295,7 @@ impl Upstreams {
             && let Some(resting) = self.resting.get_mut(call.upstream)
         {
             // What an upstream says is believed for so long, and no longer.
-            *resting = around.now.after(wait.min(LONGEST_REST));
+            *resting = Pause::new(wait.min(LONGEST_REST), around.now);
         }
         let wait = fallback.retries.backoff.wait(way.attempts, around.draw);
         let may = way.repeatable && way.attempts < fallback.attempts;

@@ -20,7 +20,7 @@ use tidegate::decision::{Fields, Reply};
 use tidegate::delay::Left;
 use tidegate::engine::delaying::{Held, Room};
 use tidegate::engine::{Engine, Plan};
-use tidegate::fallback::{Around, TICK, Upstreams};
+use tidegate::fallback::{Around, Pause, TICK, Upstreams};
 use tidegate::health::Health;
 use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
@@ -83,8 +83,8 @@ pub struct Work {
     ledgers: SharedLedgers,
     /// When breakers were last ticked.
     ticked: Timestamp,
-    /// The streams that wait to ask a further upstream, and until when.
-    pub retries: Vec<(Timestamp, u32)>,
+    /// The streams that wait to ask a further upstream.
+    pub retries: Vec<(Pause, u32)>,
     /// The calls that are under way, by their number, and for which stream.
     pub calls: Vec<(u32, u32)>,
     /// Fields that were sent, for their memory.
@@ -276,7 +276,7 @@ impl Work {
 
     /// After how long the root has to be called, for whoever waits and for the breakers.
     pub fn next_due(&self, now: Timestamp) -> Option<Span> {
-        let retries = self.retries.iter().map(|(at, _)| at.since(now)).min();
+        let retries = self.retries.iter().map(|(pause, _)| pause.left(now)).min();
         let tick = self.upstreams.ticks(now).then(|| self.ticked.after(TICK).since(now).min(TICK));
         let store = self.leases.global_ref().and_then(|global| global.next_due(now));
         [self.room.next_due(now), retries, tick, store].into_iter().flatten().min()

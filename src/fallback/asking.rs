@@ -36,7 +36,7 @@ impl Upstreams {
             if way.tried & bit != 0 {
                 continue;
             }
-            let rest = self.resting.get(*upstream).map_or(Span::ZERO, |until| until.since(around.now));
+            let rest = self.resting.get(*upstream).map_or(Span::ZERO, |pause| pause.left(around.now));
             if way.attempts > 0 && rest > Span::ZERO {
                 let soonest = way.retry_after.into_iter().chain([rest]).min();
                 way.retry_after = soonest;

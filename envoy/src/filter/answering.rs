@@ -11,7 +11,7 @@ use crate::streams::Streams;
 use std::borrow::Cow;
 use std::rc::Rc;
 use tidegate::decision::{Cause, Refusal};
-use tidegate::fallback::{Ended, Step, forwarding};
+use tidegate::fallback::{Ended, Pause, Step, forwarding};
 use tidegate::policy::CallEnd;
 use tidegate::request::{RequestFacts, ResponseFacts};
 use tidegate::stale::record::Record;
@@ -126,7 +126,7 @@ impl Filter {
                     self.called = self.called.take().filter(|called| called.body.len() <= LARGEST_FAILURE);
                     if wait >= SHORTEST_WAIT {
                         self.chain.wait(call);
-                        work.retries.push((now.after(wait), self.id));
+                        work.retries.push((Pause::new(wait, now), self.id));
                         work.alarm.set(Some(wait), false, now);
                         return Fate::Held;
                     }
@@ -280,8 +280,8 @@ pub fn call_answered(instance: &Instance, streams: &mut Streams, token: u32, lin
 /// Makes the calls whose wait is over, some of them if there are many.
 pub fn try_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     let mut due = Vec::new();
-    instance.work.borrow_mut().retries.retain(|(at, stream)| {
-        let is_due = *at <= now && due.len() < MOST_AT_ONCE;
+    instance.work.borrow_mut().retries.retain(|(pause, stream)| {
+        let is_due = pause.left(now) == Span::ZERO && due.len() < MOST_AT_ONCE;
         if is_due {
             due.push(*stream);
         }
