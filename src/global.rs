@@ -167,6 +167,7 @@ impl Global {
         let Some(entry) = self.table.find(of.key) else {
             return if fails { Missing::Failed } else { Missing::Unknown };
         };
+        entry.follow(now);
         let is_new = since.is_none();
         let hot = entry.pace.last().after(HOT_GAP) > now;
         if is_new {

@@ -124,6 +124,18 @@ impl Entry {
         }
     }
 
+    /// Follows a clock that was set back behind the last ask: what was to hold for a while, and how often requests came, would hold
+    /// until the clock is there again.
+    pub(super) fn follow(&mut self, now: Timestamp) {
+        if now >= self.asked_at {
+            return;
+        }
+        (self.asked_at, self.granted_at, self.pace) = (now, self.granted_at.min(now), Pace::new(now));
+        (self.refusal, self.pressure) = (None, Pressure::default());
+        self.reset_at = self.reset_at.min(now.after(self.believable(u64::MAX)));
+        self.owed_until = self.owed_until.min(now.after(Span::from_millis(self.of.terms.window_ms)));
+    }
+
     /// Whether a request has to go without at once, since there was too little for all a moment ago, others draw too, and what
     /// comes next is here before it expires. Where nobody else draws it is known what is left.
     pub(super) fn is_pressed(&self, now: Timestamp) -> bool {

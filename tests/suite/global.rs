@@ -4,6 +4,7 @@
 //! when it fails.
 
 mod authority;
+mod clocks;
 mod crowd;
 mod engine;
 mod flights;
