@@ -110,7 +110,7 @@ impl Text for Domain {
     const WHAT: &str = "a domain of a rate-limit service";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 256);
-    const RIGHT: &str = "write the domain of the service's own configuration, without blanks";
+    const RIGHT: &str = "write the domain of the service's own configuration, without spaces";
 
     type Kept = str;
 
@@ -144,7 +144,7 @@ impl Text for Token {
     const WHAT: &str = "a token";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 1_024);
-    const RIGHT: &str = "write it as the store's provider gives it: letters, digits and signs, without blanks";
+    const RIGHT: &str = "write it as the store's provider gives it: letters, digits and signs, without spaces";
     const SECRET: bool = true;
 
     type Kept = str;
