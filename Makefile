@@ -38,6 +38,8 @@ CARGO_HOME ?= $(HOME)/.cargo
 WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
 # Cloudflare counts a Worker compressed.
 WORKER_LIMIT := $(shell echo $$((219 * 1024)))
+# Three files at a time: they wait more than they work, and Node would take one fewer than there are processors.
+NODE_TEST := node --test --test-concurrency=3 --test-reporter=spec
 # Those of its tests that say what a policy comes to, and how answers go through: a Worker in Rust must do the same.
 RUST_WORKER_TESTS := agreeing answers chain limits redis scenarios
 BINDINGS := CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
@@ -241,9 +243,9 @@ test: redis chromium build ## everything that must hold: format, lints, core, fi
 	else \
 		echo "NOT TRIED: the bindings in headless Chromium, for want of chromedriver (Debian's packages chromium and chromium-driver)"; \
 	fi
-	@cd cloudflare && node --test --test-reporter=spec test/*.test.mjs
+	@cd cloudflare && $(NODE_TEST) test/*.test.mjs
 	$(call say,tests of the Worker in Rust)
-	@cd cloudflare && TIDEGATE_WORKER=rust node --test --test-reporter=spec $(RUST_WORKER_TESTS:%=test/%.test.mjs)
+	@cd cloudflare && TIDEGATE_WORKER=rust $(NODE_TEST) $(RUST_WORKER_TESTS:%=test/%.test.mjs)
 
 check: ## the quick inner loop: format, lints, unit tests
 	@cargo fmt --all --check

@@ -222,8 +222,7 @@ impl Ascii {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
+    use base64ct::{Base64, Encoding};
     use proptest::prelude::*;
 
     proptest! {
@@ -234,7 +233,7 @@ mod tests {
             prop_assert_eq!(&text, &number.to_string());
             text.clear();
             push_base64(&mut text, bytes);
-            prop_assert_eq!(text, STANDARD.encode(bytes));
+            prop_assert_eq!(text, Base64::encode_string(&bytes));
         }
     }
 }

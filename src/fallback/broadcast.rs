@@ -11,8 +11,7 @@ use super::{Ledgers, MemoryLedgers};
 use crate::breaker::{Ledger, Part, Shared};
 use crate::sorted_map::SortedMap;
 use crate::units::{Span, Timestamp};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64ct::{Base64Unpadded, Encoding};
 
 /// What was told so far.
 #[derive(Debug, Default)]
@@ -83,7 +82,7 @@ impl Broadcast {
             }
         }
         let line = |(identity, told): (&String, &Told)| {
-            [identity.as_str(), " ", &STANDARD_NO_PAD.encode(told.record.encode()), "\n"].concat()
+            [identity.as_str(), " ", &Base64Unpadded::encode_string(&told.record.encode()), "\n"].concat()
         };
         is_news.then(|| all.iter().take(MOST_BREAKERS).map(line).collect())
     }
@@ -100,7 +99,7 @@ impl Broadcast {
 
 fn read(line: &str) -> Option<(&str, Shared)> {
     let (identity, record) = line.split_once(' ')?;
-    Some((identity, Shared::decode(&STANDARD_NO_PAD.decode(record).ok()?).ok()?))
+    Some((identity, Shared::decode(&Base64Unpadded::decode_vec(record).ok()?).ok()?))
 }
 
 fn published(ledgers: &mut MemoryLedgers, identity: &str) -> Shared {

@@ -2,9 +2,7 @@
 
 use core::fmt;
 
-use base64::Engine;
-use base64::alphabet::URL_SAFE;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64ct::{Base64UrlUnpadded, Encoding};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::number::Number;
@@ -20,7 +18,11 @@ pub(super) enum Scalar {
 
 /// The JSON in `header`, with or without padding; `None` when it is none, or longer than 16 KiB.
 pub(super) fn decode(header: &[u8]) -> Option<Vec<u8>> {
-    (header.len() <= HEADER_MAX_LEN).then(|| BASE64URL.decode(header).ok())?
+    if header.len() > HEADER_MAX_LEN {
+        return None;
+    }
+    let header = core::str::from_utf8(header).ok()?;
+    Base64UrlUnpadded::decode_vec(header.trim_end_matches('=')).ok()
 }
 
 /// The claim `name` of `payload`: the one of this very name, or else the one that `name` leads to as a path of names
@@ -130,11 +132,6 @@ impl<'de> Visitor<'de> for Claim<'_> {
         Ok(whole.or(below).unwrap_or(Found::None))
     }
 }
-
-const BASE64URL: GeneralPurpose = GeneralPurpose::new(
-    &URL_SAFE,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// The longest header that is read: far above any token that a proxy would carry in a header, and a bound on the work.
 const HEADER_MAX_LEN: usize = 16 * 1024;

@@ -30,8 +30,7 @@ mod webdis;
 
 use core::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64ct::{Base64, Encoding};
 
 pub use breakers::{BreakerExchange, breakers_key};
 pub use command::key;
@@ -99,7 +98,7 @@ impl Redis {
             }
             Ok(match protocol {
                 Protocol::Upstash => ["Bearer ", token].concat(),
-                Protocol::Webdis => ["Basic ", &STANDARD.encode(token)].concat(),
+                Protocol::Webdis => ["Basic ", &Base64::encode_string(token.as_bytes())].concat(),
             })
         });
         Ok(Self { protocol, path, authorization: authorization.transpose()? })
