@@ -76,7 +76,7 @@ export function enforce(env, isFresh) {
       sharing = tidegate.shares();
       agreeing = tidegate.agrees();
       inForce = { policy, mode };
-      if (policy === deployed && latest.policy !== deployed) console.error("tidegate: in place of KV's policy policy.json is in force");
+      if (policy === deployed && latest.policy !== deployed) console.error("tidegate: KV's policy is bad, policy.json is in force");
       return;
     } catch (problems) {
       // What the instance throws is text, unless it has failed.
@@ -98,7 +98,7 @@ export async function obey(change, env) {
   } catch (error) {
     return tidegate.obeyed(`KV does not keep it: ${error}`);
   }
-  console.warn(`tidegate: an operator has set ${key} to ${value ?? "nothing"}`);
+  console.warn(`tidegate: an operator has ${value === undefined ? "cleared " + key : `set ${key} to ${value}`}`);
   readAt = -Infinity;
   return tidegate.obeyed();
 }

@@ -327,14 +327,14 @@ fn unmet<'a>(rule: &'a Match, reason: Mismatch<'a>, request: &Lookup<'a>) -> Str
     match reason {
         Mismatch::Path => {
             let glob = rule.path.as_ref().map(path_words).unwrap_or_default();
-            format!("the path {} is not {glob}", shown(request.path()))
+            format!("the path {} does not match {glob}", shown(request.path()))
         }
         Mismatch::Host => {
             let hosts = rule.hosts.iter().map(|host| match host {
                 HostGlob::Exact(host) => host.clone(),
                 HostGlob::Below(host) => format!("*.{host}"),
             });
-            format!("the host {} is not {}", shown(request.host()), or(hosts))
+            format!("the host {} does not match {}", shown(request.host()), or(hosts))
         }
         Mismatch::Method => {
             format!("the method {} is not {}", shown(request.method()), or(rule.methods.iter().cloned()))

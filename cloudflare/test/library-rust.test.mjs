@@ -59,7 +59,7 @@ test("a mode is in force though the policy beside it is bad", async (t) => {
   const { get, miniflare, log } = await example(t, under({ ...limit, name: "A" }));
   await (await miniflare.getKVNamespace("TIDEGATE")).put("mode", "maintenance");
   assert.equal(await status(get("/api/greeting")), 503);
-  await until(() => log.some((line) => line.includes("in place of KV's policy the one that is built in is in force")));
+  await until(() => log.some((line) => line.includes("KV's policy is bad, the one that is built in is in force")));
 });
 
 test("a handler that parses the URL comes to the path that limits have matched", async (t) => {

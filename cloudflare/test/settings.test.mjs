@@ -107,7 +107,7 @@ test("a bad policy in KV at the start leaves that of the deployment, and the log
   const { status, log } = await withKv(t, { policy: "{" });
   assert.deepEqual(await times(3, status), [200, 200, 429]);
   await until(() => log.some((line) => line.includes("policy error")));
-  await until(() => log.some((line) => line.includes("in place of KV's policy policy.json is in force")));
+  await until(() => log.some((line) => line.includes("KV's policy is bad, policy.json is in force")));
 });
 
 test("a mode in KV stands in place of the policy's, until it is cleared", async (t) => {

@@ -53,7 +53,7 @@ pub fn of(policy: &Policy) -> Result<Option<(Authority, Option<String>)>, String
     let Some((store, cluster)) = store.and_then(|store| Some((store, store.cluster()?))) else {
         // Without one each Envoy would have the whole quota.
         return Err(format!(
-            "{path}: Envoys share a {what} by a store, and the policy names none that is a cluster of Envoy's; \
+            "{path}: Envoys share a {what} through a store, and the policy names no cluster for one; \
              write \"stores\": {{ \"redis\": {{ \"cluster\": ... }} }}, or \"scope\": \"instance\""
         ));
     };

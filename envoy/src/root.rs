@@ -99,7 +99,7 @@ fn read_policy() -> Result<Instance, Vec<String>> {
     let bytes = match host::configuration() {
         Ok(Some(bytes)) => bytes,
         Ok(None) => {
-            return Err(vec!["there is none; put the policy's JSON into the plugin's `configuration`".to_owned()]);
+            return Err(vec!["there is no policy; put the policy's JSON into the plugin's `configuration`".to_owned()]);
         }
         Err(error) => return Err(vec![format!("cannot be read: {error}")]),
     };

@@ -29,7 +29,7 @@ api applies
   slows  after 60 permits each one waits 100ms longer than the one before, at most 2s
   over   refused with 429
 
-login does not apply: the path /api/x is not /login/*/**
+login does not apply: the path /api/x does not match /login/*/**
 
 session applies
   key    address 2001:db8:1:2::/64, since the request has no cookie sid
@@ -58,7 +58,7 @@ fn what_does_not_hold_is_named_with_what_would() {
     let rule = || Match::default();
     for (rule, words) in [
         (Match { methods: vec!["POST".into(), "PUT".into()], ..rule() }, "the method GET is not POST or PUT"),
-        (Match { hosts: vec![HostGlob::Below("b".into())], ..rule() }, "the host \"\" is not *.b"),
+        (Match { hosts: vec![HostGlob::Below("b".into())], ..rule() }, "the host \"\" does not match *.b"),
         (headed(HeaderCondition::Exact("2".into())), "the header x is \"\\xff\" and not 2"),
         (headed(HeaderCondition::Absent), "there is a header x"),
         (

@@ -63,7 +63,7 @@ impl Text for HeaderValue {
     const WHAT: &str = "a header's value";
     const PATTERN: Option<&str> = Some(r"^(?![ ])[^\x00-\x1f\x7f-\x9f]+$(?<![ ])");
     const CHARS: (u32, u32) = (1, 1_024);
-    const RIGHT: &str = "write the value without blanks around it; a \"*\" stands for itself here";
+    const RIGHT: &str = "write the value without spaces around it; a \"*\" stands for itself here";
 
     type Kept = str;
 

@@ -198,7 +198,7 @@ impl Text for Digest {
     const WHAT: &str = "a SHA-256 hash";
     const PATTERN: Option<&str> = Some("^[0-9a-f]{64}$");
     const CHARS: (u32, u32) = (64, 64);
-    const RIGHT: &str = "write the 64 digits, in lower case, that sha256sum prints for the key";
+    const RIGHT: &str = "write 64 lower-case hex digits, as `printf %s KEY | sha256sum` prints them";
     const SECRET: bool = true;
 
     type Kept = Self;
@@ -215,7 +215,7 @@ impl Text for ClaimName {
     const WHAT: &str = "the name of a claim";
     const PATTERN: Option<&str> = Some(r"^[^\x00-\x20\x7f-\x9f]+$");
     const CHARS: (u32, u32) = (1, 128);
-    const RIGHT: &str = "write a name without blanks, as in \"plan\" or \"org.plan\"";
+    const RIGHT: &str = "write a name without spaces, as in \"plan\" or \"org.plan\"";
 
     type Kept = str;
 

@@ -35,11 +35,11 @@ document! {
         schema as "$schema": Option<AnyText>,
         /// The version of this format.
         version: Int<1, 1>,
-        /// How a request's client is told from others.
+        /// How to tell the client of a request.
         client: Client = NO_FIELDS,
-        /// The tiers of clients, at most 16. A client of no tier named here is of the default tier.
+        /// The tiers of clients, at most 16. A client of any other tier has the default tier.
         tiers: Set<Name, 0, 16> = [],
-        /// How important the requests of clients of a tier are, by tier: see a limit's `priority`.
+        /// The priority of the requests of a tier, by tier; see a limit's `priority`.
         priorities: Map<Name, Priority, 16> = NO_FIELDS,
         /// How much state is kept.
         state: State = NO_FIELDS,
@@ -47,26 +47,26 @@ document! {
         limits: List<Limit, 0, 4_096> = [],
         /// Where requests can go, by name.
         upstreams: Map<Name, Upstream, 1_024> = NO_FIELDS,
-        /// What counts the limits that many instances share.
+        /// The stores that count shared limits.
         stores: Stores = NO_FIELDS,
-        /// Circuit breakers, by name. Each upstream that names one has a breaker of its own made to that pattern.
+        /// Circuit breakers, by name. Each upstream that names one gets a breaker of its own with these settings.
         breakers: Map<Name, Breaker, 1_024> = NO_FIELDS,
         /// Which upstreams serve a request. The first route that matches is taken.
         routes: List<Route, 0, 4_096> = [],
-        /// What answers say about limits.
+        /// What responses say about limits.
         response: Response = NO_FIELDS,
         /// How all of this acts: `enforce` does as it says, `observe` counts what it would have done and lets every request
         /// pass, `strict` lowers every quota by the factor in `strict`, `maintenance` answers with the page in `maintenance`.
         mode: ModeWord = "enforce",
-        /// What the mode `strict` does. It stands ready under any other mode.
+        /// What the mode `strict` does. It is checked under every other mode too.
         strict: Strict = NO_FIELDS,
-        /// What the mode `maintenance` does. It stands ready under any other mode.
+        /// What the mode `maintenance` does. It is checked under every other mode too.
         maintenance: Maintenance = NO_FIELDS,
-        /// Clients that are refused with 403, whatever else holds of them.
+        /// Clients that are refused with 403, even if `allow` names them too.
         deny: AccessList = NO_FIELDS,
         /// Clients that meet no limits. One that is denied as well is refused.
         allow: AccessList = NO_FIELDS,
-        /// What tells how the service is: healthy, degraded or critical. It is not told when absent.
+        /// How to rate the service as healthy, degraded or critical. It is not rated when absent.
         health: Option<Health>,
         /// Which requests are refused with 503 while the service is degraded or critical. None when absent.
         shedding: Option<Shedding>,
@@ -83,7 +83,7 @@ document! {
     AccessList {
         /// Addresses and networks, compared with the client's whole address.
         addresses: List<Network, 0, 10_000> = [],
-        /// API keys, each as its SHA-256 hash. `client.api_key` says where they stand.
+        /// API keys, each as its SHA-256 hash. `client.api_key` says where to find them.
         api_keys: List<Digest, 0, 10_000> = [],
         /// Values of request headers, by the header's name. A list that allows must name headers that clients cannot guess
         /// or set themselves.
@@ -102,7 +102,7 @@ document! {
 document! {
     /// What the mode `maintenance` does.
     Maintenance {
-        /// The status of the answer that everybody gets.
+        /// The status of the response that everybody gets.
         status: Int<200, 599> = 503,
         /// When clients are told to come back.
         retry_after: SpanIn<1_000, MONTH_MS> = "5m",
@@ -120,10 +120,10 @@ document! {
 document! {
     /// How much state is kept.
     State {
-        /// How many keys, each a client of a quota, are counted at one time; each takes 16 bytes. When there are more,
+        /// How many keys, each a client of a quota, are counted at one time; each takes 18 bytes. When there are more,
         /// those nearest to having used nothing are forgotten first.
         max_keys: Int<1_000, MAX_KEYS> = 100_000,
-        /// How much is kept of good answers, for routes with `stale`.
+        /// How much room good responses get, for routes with `stale`.
         kept: Kept = NO_FIELDS,
     }
 }
@@ -135,7 +135,7 @@ document! {
         name: Name,
         /// Which requests the limit is for. All requests when absent.
         matches as "match": Match = NO_FIELDS,
-        /// What tells one client from another, all parts together. An empty list is one counter for all requests. Of
+        /// The parts that together tell one client from another. An empty list is one counter for all requests. Of
         /// a request that lacks one of them the address counts instead: in Envoy, which knows no `country`, `region` or `colo`.
         key: Set<KeyPart, 0, 8> = ["address"],
         /// How the limit counts.
@@ -162,7 +162,7 @@ document! {
         /// For the scope `global`: `lease` draws permits ahead, so that a client in use is not waited for, or lends those of
         /// requests in flight to one request after the other; `exact` asks the store for every request. `lease` when absent.
         sharing: Option<Drawing>,
-        /// For the scope `global`: `rls` has the rate-limit service count, see `stores.rls`. Its quotas stand in its own
+        /// For the scope `global`: `rls` has the rate-limit service count, see `stores.rls`. Its quotas are in its own
         /// configuration; the quota here is what one instance admits by itself while the service fails, under
         /// `on_store_failure`: `local`.
         store: Option<Counter>,
@@ -218,9 +218,9 @@ document! {
     Ban {
         /// How many refusals by this limit begin a ban.
         after: Int<1, 1_000_000>,
-        /// Within which span, from the first of them.
+        /// The time within which they occur, from the first of them.
         within: SpanIn<1_000, MONTH_MS>,
-        /// How long a ban takes. Nothing makes it longer.
+        /// How long a ban lasts. Nothing prolongs it.
         lasts as "for": SpanIn<1_000, MONTH_MS>,
     }
 }
@@ -292,7 +292,7 @@ document! {
 pub(super) type SeenCost<'v> = OneOf<u32, Of<'v, CostHeader>>;
 
 document! {
-    /// What answers say about limits.
+    /// What responses say about limits.
     Response {
         /// Send `RateLimit` and `RateLimit-Policy`.
         ratelimit: bool = true,

@@ -28,7 +28,7 @@ pub struct Place {
     pub column: usize,
 }
 
-/// `/limits/0/quota/window: "10 s" is not a span; write ...`, always one line.
+/// `/limits/0/quota/window: "10 s" is not a duration; write ...`, always one line.
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(place) = self.place {

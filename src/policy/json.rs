@@ -247,7 +247,7 @@ fn unreadable(what: &str, place: Option<Place>) -> PolicyError {
         path: String::new(),
         problem: ["the document cannot be read as JSON: ", what].concat(),
         hint: hint::of(&[
-            "write JSON (RFC 8259): no comments, no comma after the last item, names and texts in double quotes",
+            "write JSON (RFC 8259): no comments, no comma after the last item, names and strings in double quotes",
         ]),
         place,
     }

@@ -28,6 +28,18 @@ pub(super) fn meant(wrong: &str, known: &[&str]) -> Option<String> {
     nearest(wrong, known).map(|word| ["did you mean \"", word, "\"?"].concat())
 }
 
+/// The duration that is meant by one as people write it: `1 min`, `60 S`, `2hours`.
+pub(super) fn span(wrong: &str) -> Option<String> {
+    if !hint::GIVEN || wrong.len() > MAX_COMPARED_BYTES {
+        return None;
+    }
+    let wrong = wrong.trim().to_ascii_lowercase();
+    let digits = wrong.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = wrong.split_at_checked(digits).filter(|(number, _)| !number.is_empty())?;
+    let is_unit = |(_, names): &&(&str, &[&str])| names.contains(&unit.trim_start());
+    UNITS.iter().find(is_unit).map(|(unit, _)| [number, unit].concat())
+}
+
 /// The word that the fewest slips of the keyboard turn into `wrong`: at most one in three letters.
 pub(super) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     if !hint::GIVEN || wrong.len() > MAX_COMPARED_BYTES {
@@ -37,11 +49,20 @@ pub(super) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     let slips = |word: &str| strsim::osa_distance(&wrong, &word.to_ascii_lowercase());
     let (slips, word) =
         known.iter().take(MAX_COMPARED).map(|word| (slips(word), *word)).min_by_key(|(slips, _)| *slips)?;
-    (slips <= word.chars().count().div_ceil(3)).then_some(word)
+    (slips <= word.chars().count().div_euclid(3).max(1)).then_some(word)
 }
 
-/// A hint is one line.
-const MAX_LISTED: usize = 16;
+/// A hint is one line. No object of the document has more fields.
+const MAX_LISTED: usize = 24;
+
+/// The units of durations, and how else they are written.
+const UNITS: [(&str, &[&str]); 5] = [
+    ("ms", &["ms", "msec", "msecs", "millisecond", "milliseconds"]),
+    ("s", &["s", "sec", "secs", "second", "seconds"]),
+    ("m", &["m", "min", "mins", "minute", "minutes"]),
+    ("h", &["h", "hr", "hrs", "hour", "hours"]),
+    ("d", &["d", "day", "days"]),
+];
 
 /// Names have at most 64 characters and words fewer; comparing costs the product of both lengths.
 const MAX_COMPARED_BYTES: usize = 96;
@@ -60,9 +81,23 @@ mod tests {
             assert_eq!(hint(wrong, "the fields are", &known), "did you mean \"window\"?");
         }
         assert_eq!(hint("zzz", "the fields are", &known), "the fields are \"window\", \"permits\", \"burst\"");
-        let many = ["aaaa"; 18];
+        let many = ["aaaa"; 26];
         assert!(hint("zzzz", "the fields are", &many).ends_with("\"aaaa\" and 2 more"));
+        // Two letters of four are another word.
+        assert_eq!(nearest("rate", &["name", "cost"]), None);
         assert_eq!(nearest("window", &[]), None);
         assert_eq!(nearest(&"w".repeat(97), &known), None);
+    }
+
+    #[test]
+    fn durations_as_people_write_them_are_understood_and_others_are_not() {
+        for (wrong, right) in
+            [("1 min", "1m"), ("60S", "60s"), (" 2 hours", "2h"), ("500msec", "500ms"), ("3 Days", "3d")]
+        {
+            assert_eq!(span(wrong).as_deref(), Some(right), "{wrong}");
+        }
+        for wrong in ["", "60", "min", "1h30m", "1.5s", "-1s", "1w", "1 s s"] {
+            assert_eq!(span(wrong), None, "{wrong}");
+        }
     }
 }

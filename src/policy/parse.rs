@@ -50,8 +50,8 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
                 let (at, told) = if is_hidden { (at.item(index), "") } else { (at.field(name), name.as_str()) };
                 match seen.binary_search(&name.as_str()) {
                     Ok(_) => {
-                        let problem = &["the field ", &quoted(told), " stands here twice"];
-                        let hidden = &["this field stands here twice"];
+                        let problem = &["the field ", &quoted(told), " appears twice"];
+                        let hidden = &["this field appears twice"];
                         problems.report(&at, if is_hidden { hidden } else { &problem[..] }, &["remove one of them"]);
                     }
                     Err(place) if index < MAX_COMPARED => seen.insert(place, name),
@@ -235,7 +235,7 @@ pub(super) fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems
         if headers.iter().any(|(other, _)| *other == lower) {
             problems.report(
                 &at.field(name),
-                &["the header ", &quoted(&lower), " stands here twice, in letters of different case"],
+                &["the header ", &quoted(&lower), " appears twice, in letters of different case"],
                 &["remove one of them: the case of a header's name means nothing"],
             );
         }

@@ -65,7 +65,7 @@ fn normalised(text: &str) -> Result<Vec<u8>, Option<String>> {
     while let Some((&byte, after)) = rest.split_first() {
         match byte {
             b'%' if escaped(after).is_none() => return Err(percent_hint()),
-            0..=b' ' | 127 => return Err(hint(|| "write blanks and control characters as %20 and so on".to_owned())),
+            0..=b' ' | 127 => return Err(hint(|| "write spaces and control characters as %20 and so on".to_owned())),
             _ => rest = after,
         }
     }

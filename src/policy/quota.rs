@@ -102,6 +102,6 @@ const MAX_FILL: Span = Span::from_secs(31 * 86_400);
 const MAX_PERMITS_PER_SEC: u32 = 1_000_000;
 
 /// What the reader says where a field that is always needed is missing.
-const WINDOW_HINT: &str = "write a whole number and a unit (ms, s, m, h, d) as one text, from \"10ms\" to \"31d\"";
+const WINDOW_HINT: &str = "write a whole number and a unit (ms, s, m, h, d) in quotes, from \"10ms\" to \"31d\"";
 
 const NANOS_PER_SEC: u128 = 1_000_000_000;

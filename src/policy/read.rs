@@ -113,11 +113,11 @@ impl Shape {
                     return Value::Span(span);
                 }
                 Some(_) => "is out of range",
-                None => "is not a span",
+                None => "is not a duration",
             },
-            (Self::Span { .. }, _) => "is not a span",
+            (Self::Span { .. }, _) => "is not a duration",
             (Self::Word(known), Node::Text(text)) => return word(text, known, at, problems),
-            (Self::Word(_), _) => "is not a text",
+            (Self::Word(_), _) => "is not a string",
             (Self::TextOrNull(_), Node::Null) => return Value::Null,
             (Self::Text(form) | Self::TextOrNull(form), Node::Text(text)) => return form.read(text, at, problems),
             (Self::Text(form) | Self::TextOrNull(form), _) => {
@@ -145,7 +145,7 @@ impl Shape {
             (Self::Object { fields, one_of }, Node::Object(given)) => {
                 unknown_fields(given, fields, at, problems);
                 let values = fields.iter().map(|field| field.read(given, at, problems)).collect();
-                exactly_one(given, one_of, at, problems);
+                exactly_one(given, one_of, fields, at, problems);
                 return Value::Fields(values);
             }
             (Self::Map { .. } | Self::Object { .. }, _) => "is not an object",
@@ -153,10 +153,10 @@ impl Shape {
                 if let Some(shape) = [one, other].into_iter().find(|shape| shape.is_kind_of(node)) {
                     return shape.read(node, at, problems);
                 }
-                "does not fit here"
+                "has the wrong type"
             }
         };
-        problems.report(at, &[&node.described(), " ", problem], &[&self.right()]);
+        problems.report(at, &[&node.described(), " ", problem], &[&self.right_for(node)]);
         Value::Wrong
     }
 
@@ -168,6 +168,31 @@ impl Shape {
                 | (Self::Object { .. }, Node::Object(_))
                 | (Self::List { .. }, Node::List(_))
         )
+    }
+
+    /// What would be right in place of this value: what was probably meant, when that can be told.
+    fn right_for(&self, node: &Node) -> String {
+        let meant = match (self, node) {
+            (Self::Span { min_ms, max_ms }, Node::Text(text)) => nearest::span(text)
+                .filter(|meant| {
+                    let range = Span::from_millis(*min_ms)..=Span::from_millis(*max_ms);
+                    span(meant).is_some_and(|span| range.contains(&span))
+                })
+                .map(|meant| ["did you mean \"", &meant, "\"?"].concat()),
+            (Self::List { of, .. }, Node::Text(_) | Node::Number(_)) => of.alone(node),
+            _ => None,
+        };
+        meant.unwrap_or_else(|| self.right())
+    }
+
+    /// A hint for a list of this, where one item stands without its list. A secret is not repeated.
+    fn alone(&self, node: &Node) -> Option<String> {
+        let is_secret = matches!(self, Self::Text(form) if form.secret);
+        let is_good = || self.read(node, &Path::Root, &mut Problems::default()) != Value::Wrong;
+        if is_secret || !hint::GIVEN || !is_good() {
+            return None;
+        }
+        Some(["write it in brackets, as in [", &node.described(), "]"].concat())
     }
 
     /// What would be right, as a hint: `write a whole number from 1 to 16`.
@@ -185,13 +210,19 @@ impl Shape {
             }
             Self::Span { min_ms, max_ms } => {
                 let (min, max) = (Span::from_millis(*min_ms), Span::from_millis(*max_ms));
-                format!("write a whole number and a unit (ms, s, m, h, d) as one text, from \"{min}\" to \"{max}\"")
+                format!("write a whole number and a unit (ms, s, m, h, d) in quotes, from \"{min}\" to \"{max}\"")
             }
             Self::Word(known) => one_of(known),
             Self::Text(form) | Self::TextOrNull(form) => form.right.to_owned(),
-            Self::List { min: 0, max, .. } => format!("write a list, in brackets, of at most {max} items"),
-            Self::List { min, max, .. } => format!("write a list, in brackets, of {min} to {max} items"),
-            Self::Map { .. } => "write an object, in braces".to_owned(),
+            Self::List { of, min, max, .. } => {
+                let each = match of {
+                    Self::Text(_) | Self::Word(_) => ["; for each, ", &of.right()].concat(),
+                    _ => String::new(),
+                };
+                let least = if *min == 0 { "at most".to_owned() } else { format!("{min} to") };
+                format!("write a list, in brackets, of {least} {max} items{each}")
+            }
+            Self::Map { .. } => "write an object, in braces, with each value under its name".to_owned(),
             Self::Object { fields, .. } => {
                 nearest::hint("", "write an object, in braces, with fields from", &names(fields))
             }
@@ -269,7 +300,7 @@ fn word(word: &str, known: &[&str], at: &Path<'_>, problems: &mut Problems) -> V
         return Value::Word(place);
     }
     let hint = nearest::meant(word, known).unwrap_or_else(|| one_of(known));
-    problems.report(at, &[&quoted(word), " is not a word known here"], &[&hint]);
+    problems.report(at, &[&quoted(word), " is not allowed here"], &[&hint]);
     Value::Wrong
 }
 
@@ -279,7 +310,7 @@ fn items(of: &Shape, nodes: &[Node], distinct: bool, at: &Path<'_>, problems: &m
         let at = at.item(index);
         let item = of.read(node, &at, problems);
         if distinct && item != Value::Wrong && items.contains(&item) {
-            problems.report(&at, &[&node.described(), " stands here twice"], &["remove one of them"]);
+            problems.report(&at, &[&node.described(), " appears twice"], &["remove one of them"]);
         }
         items.push(item);
     }
@@ -306,18 +337,31 @@ fn entries(
 fn unknown_fields(given: &[(String, Node)], fields: &[Field], at: &Path<'_>, problems: &mut Problems) {
     for (name, _) in given {
         if !fields.iter().any(|field| field.name == name) {
-            let hint = nearest::hint(name, "the fields here are", &names(fields));
+            let hint =
+                inside(name, fields).unwrap_or_else(|| nearest::hint(name, "the fields here are", &names(fields)));
             problems.report(&at.field(name), &["there is no field ", &quoted(name)], &[&hint]);
         }
     }
 }
 
+/// A hint for a field that is known one level further down, and only there.
+fn inside(name: &str, fields: &[Field]) -> Option<String> {
+    if !hint::GIVEN {
+        return None;
+    }
+    let has_it = |field: &&Field| matches!(field.shape, Shape::Object { fields, .. } if fields.iter().any(|field| field.name == name));
+    let objects: Vec<&str> = fields.iter().filter(has_it).map(|field| field.name).collect();
+    (!objects.is_empty()).then(|| nearest::hint("", "it belongs in", &objects))
+}
+
 /// Reports when of some fields there is none, or more than one.
-fn exactly_one(given: &[(String, Node)], one_of: &[&str], at: &Path<'_>, problems: &mut Problems) {
+fn exactly_one(given: &[(String, Node)], one_of: &[&str], fields: &[Field], at: &Path<'_>, problems: &mut Problems) {
     let mut there = one_of.iter().filter(|name| given.iter().any(|(other, _)| other == *name));
     match (there.next(), there.next(), one_of) {
         (None, _, [first, others @ ..]) => {
-            let hint = nearest::hint("", "write this, or", others);
+            let known = fields.iter().find(|field| field.name == *first).filter(|_| hint::GIVEN);
+            let right = known.map_or_else(String::new, |field| field.shape.right());
+            let hint = nearest::hint("", &[&right, ", or write the field"].concat(), others);
             problems.report(&at.field(first), &["this field is missing"], &[&hint]);
         }
         (Some(first), Some(second), _) => {

@@ -115,7 +115,7 @@ impl Text for HeaderPattern {
     const WHAT: &str = "a header's value or a pattern for it";
     const PATTERN: Option<&str> = Some(r"^(?![ ])[^*\x00-\x1f\x7f-\x9f]*(\*[^*\x00-\x1f\x7f-\x9f]*)?$(?<![ ])");
     const CHARS: (u32, u32) = (0, 1_024);
-    const RIGHT: &str = "write the value without blanks around it, perhaps with one \"*\" for any text, or null for a \
+    const RIGHT: &str = "write the value without spaces around it, perhaps with one \"*\" for any text, or null for a \
                          header that must be absent";
 
     type Kept = HeaderCondition;
@@ -159,6 +159,10 @@ impl Text for KeyPart {
                 _ if KEY_KINDS.iter().any(|kind| kind.strip_suffix(':') == Some(text)) => {
                     return Err(hint(|| format!("write a name after it, as in \"{text}:NAME\"")));
                 }
+                "ip" | "client_ip" | "remote_address" => return Err(hint(|| "write \"address\"".to_owned())),
+                "api_key" | "api-key" => {
+                    return Err(hint(|| "write \"header:NAME\" with the header of the key".to_owned()));
+                }
                 _ => return Err(nearest::meant(text, &KEY_WORDS)),
             }));
         };
@@ -171,7 +175,7 @@ impl Text for KeyPart {
             "header" | "cookie" => {
                 return Err(hint(|| format!("write a name of letters, digits and \"-\" after \"{kind}:\"")));
             }
-            "query" | "claim" => return Err(hint(|| format!("write a name without blanks after \"{kind}:\""))),
+            "query" | "claim" => return Err(hint(|| format!("write a name without spaces after \"{kind}:\""))),
             _ => {
                 let meant = text.strip_suffix(name).and_then(|kind| nearest::nearest(kind, &KEY_KINDS));
                 return Err(meant.map(|kind| format!("did you mean \"{kind}{name}\"?")));
@@ -193,7 +197,7 @@ impl Text for Cluster {
     const WHAT: &str = "the name of a cluster";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 256);
-    const RIGHT: &str = "write the name of one of Envoy's clusters, without blanks";
+    const RIGHT: &str = "write the name of one of Envoy's clusters, without spaces";
 
     type Kept = str;
 
@@ -209,7 +213,7 @@ impl Text for Url {
     const WHAT: &str = "a URL";
     const PATTERN: Option<&str> = Some(r"^https?://[A-Za-z0-9._:\[\]-]+(/[!-~]*)?$");
     const CHARS: (u32, u32) = (1, 2_048);
-    const RIGHT: &str = "write a URL with scheme and host, as in \"https://origin.example.com\"";
+    const RIGHT: &str = "write a URL that begins with https:// or http://, as in \"https://origin.example.com\"";
 
     type Kept = str;
 
@@ -248,7 +252,7 @@ impl Text for Body {
     const PATTERN: Option<&str> = None;
     // Kept in the memory of every one of the host's workers.
     const CHARS: (u32, u32) = (0, 65_536);
-    const RIGHT: &str = "write the body as a text";
+    const RIGHT: &str = "write the body as a string";
 
     type Kept = str;
 
@@ -261,10 +265,10 @@ impl Text for Body {
 pub(super) enum AnyText {}
 
 impl Text for AnyText {
-    const WHAT: &str = "a text";
+    const WHAT: &str = "a string";
     const PATTERN: Option<&str> = None;
     const CHARS: (u32, u32) = (0, 2_048);
-    const RIGHT: &str = "write a text";
+    const RIGHT: &str = "write a string";
 
     type Kept = str;
 
@@ -277,7 +281,7 @@ impl Text for Answers {
     const WHAT: &str = "a status";
     const PATTERN: Option<&str> = Some("^[1-5](xx|[0-9]{2})$");
     const CHARS: (u32, u32) = (3, 3);
-    const RIGHT: &str = "write a status as a text, as in \"401\", or \"4xx\" for all from 400 to 499";
+    const RIGHT: &str = "write a status in quotes, as in \"401\", or \"4xx\" for all from 400 to 499";
 
     type Kept = Self;
 
@@ -342,8 +346,9 @@ mod tests {
             ("adress", "did you mean \"address\"?"),
             ("haeder:x-plan", "did you mean \"header:x-plan\"?"),
             ("header", "write a name after it, as in \"header:NAME\""),
+            ("ip", "write \"address\""),
             ("cookie:", "write a name of letters, digits and \"-\" after \"cookie:\""),
-            ("claim:a b", "write a name without blanks after \"claim:\""),
+            ("claim:a b", "write a name without spaces after \"claim:\""),
         ] {
             assert_eq!(KeyPart::parse(text), Err(Some(hint.to_owned())), "{text}");
         }

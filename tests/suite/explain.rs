@@ -122,6 +122,16 @@ fn a_bad_policy_is_named_and_fails() {
 }
 
 #[test]
+fn an_address_is_one() {
+    let output = explain(&["--address", "foo"], b"{\"version\":1}");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("write an IP address"), "{output:?}");
+    for address in ["192.0.2.7", "192.0.2.7:443", "2001:db8::1", "[2001:db8::1]:443"] {
+        assert_eq!(explain(&["--address", address], b"{\"version\":1}").status.code(), Some(0), "{address}");
+    }
+}
+
+#[test]
 fn a_header_needs_a_colon() {
     let out = explain(&["--header", "x-plan"], POLICY.as_bytes());
     assert_eq!(out.status.code(), Some(2));

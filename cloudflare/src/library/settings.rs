@@ -154,7 +154,7 @@ fn enforce(env: &JsValue) {
             None => host::log_error("tidegate: without a policy every request passes"),
             Some(taken) if taken == policy => {}
             Some(_) if before.is_some() => host::log_error("tidegate: the policy before stays in force"),
-            Some(_) => host::log_error("tidegate: in place of KV's policy the one that is built in is in force"),
+            Some(_) => host::log_error("tidegate: KV's policy is bad, the one that is built in is in force"),
         }
         known.in_force = taken.map(|policy| (policy.to_owned(), mode.to_owned()));
     });
@@ -177,7 +177,10 @@ pub async fn obey(change: &Change, bindings: &Bindings) -> Response {
     if let Err(error) = kept {
         return order::obeyed(Some(&format!("KV does not keep it: {error:?}")));
     }
-    host::log_warning(&format!("tidegate: an operator has set {key} to {}", value.as_deref().unwrap_or("nothing")));
+    host::log_warning(&match value {
+        Some(value) => format!("tidegate: an operator has set {key} to {value}"),
+        None => format!("tidegate: an operator has cleared {key}"),
+    });
     KNOWN.with_borrow_mut(|known| known.read_at = Timestamp::EPOCH);
     order::obeyed(None)
 }

@@ -105,5 +105,16 @@ fn approval(name: &str, policy: &Policy) -> String {
              quota would have only {least}; raise \"factor_percent\" or the quota\n"
         ));
     }
+    let store = policy.stores().redis().filter(|store| store.cluster().is_some());
+    let limit = policy.limits().iter().find(|limit| limit.is_shared()).map(|limit| ("limit", limit.name()));
+    let breaker =
+        policy.breakers().iter().find(|breaker| breaker.is_shared()).map(|breaker| ("breaker", breaker.name()));
+    if let (Some((what, shared)), None) = (limit.or(breaker), store) {
+        let shared = shared.as_str();
+        approval.push_str(&format!(
+            "{name}: Envoy would refuse this policy: the {what} \"{shared}\" is global, and \"stores\" has no \"redis\" with a \
+             \"cluster\"; Cloudflare Workers need none\n"
+        ));
+    }
     approval
 }

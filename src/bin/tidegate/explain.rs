@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -33,7 +34,7 @@ pub struct Explain {
     host: String,
 
     /// The address of the connection, with or without a port
-    #[arg(long)]
+    #[arg(long, value_parser = address)]
     address: Option<String>,
 
     /// The client's country, two letters, where the host would know it
@@ -115,6 +116,11 @@ impl RequestFacts for Explain {
         };
         place.as_ref().map(|place| Cow::Borrowed(place.as_bytes()))
     }
+}
+
+fn address(text: &str) -> Result<String, &'static str> {
+    let is_address = text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok();
+    if is_address { Ok(text.to_owned()) } else { Err("write an IP address, as in 192.0.2.7 or 2001:db8::1") }
 }
 
 fn header(text: &str) -> Result<Header, String> {

@@ -9,18 +9,18 @@ use crate::policy::shapes::{Int, Map, Set, SpanIn};
 use crate::policy::text::{Body, ContentType, HeaderName};
 
 document! {
-    /// How much is kept of good answers.
+    /// How much room kept responses get.
     Kept {
-        /// The largest answer that is kept, in bytes, its header included.
+        /// The largest response that is kept, in bytes, its header included.
         max_object: Int<1_024, 1_048_576> = 65_536,
-        /// What all kept answers of an instance take at most, in bytes: at least 32 times `max_object`. What is where takes
+        /// The room of all kept responses of an instance, in bytes: at least 32 times `max_object`. The index takes
         /// another 300 KB at most.
         max_bytes: Int<32_768, 1_073_741_824> = 16_777_216,
     }
 }
 
 document! {
-    /// An answer that needs no upstream.
+    /// A response that needs no upstream.
     Static {
         /// Its status.
         status: Int<200, 599>,
@@ -34,7 +34,7 @@ document! {
 }
 
 document! {
-    /// What answers tell caches, and what tells kept answers from each other.
+    /// What responses tell caches, and how kept responses are told apart.
     Cache {
         /// For how long answers are fresh to browsers and caches, as `max-age` in `Cache-Control`. What the upstream says
         /// when absent. An upstream's `no-store`, `private` and `no-cache` stay as they are.

@@ -1,4 +1,4 @@
-//! How a request's client is told from others.
+//! How to tell the client of a request.
 
 use crate::api_key::Digest;
 use crate::policy::Name;
@@ -9,15 +9,15 @@ use crate::policy::shapes::{Int, Map, Set};
 use crate::policy::text::HeaderName;
 
 document! {
-    /// How a request's client is told from others.
+    /// How to tell the client of a request.
     Client {
-        /// Where the client's address stands. The address of the connection when absent.
+        /// Where to find the client's address. The address of the connection when absent.
         address: Address = NO_FIELDS,
-        /// Where the client's tier stands.
+        /// Where to find the client's tier.
         tier: Option<Tier>,
-        /// Where the client's verified claims stand.
+        /// Where to find the client's verified claims.
         claims: Option<Claims>,
-        /// Where the client's API key stands.
+        /// Where to find the client's API key.
         api_key: Option<ApiKey>,
         /// The request headers that no client can set, since a proxy of your own, or a filter before this one, sets them on
         /// every request and drops what clients send. Nothing is believed of a header that is not one of them: not a tier,
@@ -27,20 +27,20 @@ document! {
 }
 
 document! {
-    /// Where the client's address stands.
+    /// Where to find the client's address.
     Address {
         /// The list header to which proxies append the address that called them, as in `x-forwarded-for`.
         header: Option<HeaderName>,
         /// How many proxies of your own append to the header: the client's address is that many entries from the
-        /// right, and what stands further left is whatever the client wrote. 0 is the address of the connection.
+        /// right, and everything further left is whatever the client wrote. 0 is the address of the connection.
         trusted_hops: Option<Int<0, 16>>,
-        /// How many leading bits of an IPv6 address make one client. A household or server commonly has 64.
+        /// How many leading bits of an IPv6 address identify a client. A household or server commonly has 64.
         ipv6_prefix: Int<1, 128> = 64,
     }
 }
 
 document! {
-    /// Where the client's tier stands: in a header, in a claim, or with its API key.
+    /// Where to find the client's tier: in a header, in a claim, or by its API key.
     Tier {
         /// The request header whose value is the name of a tier, one of `trusted_headers`.
         header: Option<HeaderName>,
@@ -54,7 +54,7 @@ document! {
 }
 
 document! {
-    /// Where the client's verified claims stand.
+    /// Where to find the client's verified claims.
     Claims {
         /// The request header with the payload of a verified JWT in base64url, as Envoy's `jwt_authn` forwards it, one of
         /// `trusted_headers`.
@@ -63,7 +63,7 @@ document! {
 }
 
 document! {
-    /// Where the client's API key stands. It is a secret of the client, so that the header needs no trust.
+    /// Where to find the client's API key. It is a secret of the client, so the header needs no trust.
     ApiKey {
         /// The request header whose value is the key.
         header: HeaderName,

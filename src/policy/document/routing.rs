@@ -15,9 +15,9 @@ document! {
         cluster: Option<Cluster>,
         /// The base URL, for Cloudflare Workers.
         url: Option<Url>,
-        /// How long an answer may take.
+        /// How long it may take until a response begins.
         timeout: Option<SpanIn<1, HOUR_MS>>,
-        /// The breaker to which this upstream's is made.
+        /// The name of its settings in `breakers`.
         breaker: Option<Name>,
     }
 }
@@ -31,7 +31,7 @@ document! {
         min_calls: Option<Int<1, 1_000_000>>,
         /// The share of failed calls, in percent, at which the breaker opens.
         failure_rate_percent: Decimal<1, 10_000> = 50,
-        /// From which duration on a call is slow.
+        /// The duration from which a call counts as slow.
         slow_call: Option<SpanIn<1, HOUR_MS>>,
         /// The share of slow calls, in percent, at which the breaker opens. 100 when absent.
         slow_rate_percent: Option<Decimal<1, 10_000>>,
@@ -41,7 +41,7 @@ document! {
         failures: Set<Failure, 1, 64> = ["connect", "timeout", "reset", "5xx"],
         /// How long the breaker stays open.
         open: Open = NO_FIELDS,
-        /// What the half-open breaker admits.
+        /// What a half-open breaker admits.
         half_open: HalfOpen = NO_FIELDS,
         /// How the closed breaker returns to admitting everything. At once when absent.
         ramp: Option<Ramp>,
@@ -59,9 +59,9 @@ document! {
 document! {
     /// Over which calls the rates are taken.
     Window {
-        /// The calls of the last so much time, to a thirtieth of it.
+        /// Calls within this time, to a thirtieth of it.
         time: Option<SpanIn<1_000, HOUR_MS>>,
-        /// So many last calls.
+        /// This many of the latest calls.
         count: Option<Int<1, 10_000>>,
     }
     one_of "time" "count"
@@ -72,11 +72,11 @@ document! {
     Open {
         /// The first time, and again after a good run.
         initial: SpanIn<100, HOUR_MS> = "5s",
-        /// By how much each further time without a good run between is longer.
+        /// The factor by which each further time grows, without a good run in between.
         factor: Decimal<100, 1_000> = 2,
-        /// At most, not less than `initial`.
+        /// The longest time, not less than `initial`.
         max: SpanIn<100, DAY_MS> = "5m",
-        /// How much of the time is left to chance, in percent, so that instances do not probe in step.
+        /// The random share of the time, in percent, so that instances do not probe in step.
         jitter_percent: Decimal<0, 10_000> = 20,
     }
 }
@@ -112,7 +112,7 @@ document! {
         upstreams: Set<Name, 1, 16>,
         /// What happens when an upstream fails.
         fallback: Option<Fallback>,
-        /// What answers tell caches, and what tells kept answers from each other.
+        /// What responses tell caches, and how kept responses are told apart.
         cache: Option<Cache>,
         /// Images in the format and the width that the client needs, made by the image service of a CDN.
         variants: Option<Variants>,
@@ -137,7 +137,7 @@ document! {
         backoff: Backoff = NO_FIELDS,
         /// How old a kept answer may be to serve when all upstreams fail. Nothing is kept when absent.
         stale: Option<SpanIn<1_000, MONTH_MS>>,
-        /// The answer when nothing else is left.
+        /// The response when everything else has failed.
         fixed as "static": Option<Static>,
     }
 }
@@ -145,9 +145,9 @@ document! {
 document! {
     /// How long a request waits before a further try: a part, left to chance, of a time that doubles with each.
     Backoff {
-        /// The most before the second try; 0 is not to wait.
+        /// The longest wait before the second try; 0 means none.
         initial: SpanIn<0, MINUTE_MS> = "25ms",
-        /// The most before any try, not less than `initial`.
+        /// The longest wait before any try, not less than `initial`.
         max: SpanIn<0, MINUTE_MS> = "250ms",
     }
 }

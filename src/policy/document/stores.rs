@@ -1,4 +1,4 @@
-//! What counts the limits that many instances share.
+//! The stores that count shared limits.
 
 use crate::policy::Protocol;
 use crate::policy::schema::{document, words};
@@ -25,7 +25,7 @@ document! {
 document! {
     /// Redis behind HTTP.
     Redis {
-        /// How it is spoken to: `upstash` is the REST API of Upstash, `webdis` is Webdis.
+        /// Its protocol: `upstash` is the REST API of Upstash, `webdis` is Webdis.
         protocol: Protocol = "upstash",
         /// The name of the cluster in Envoy.
         cluster: Option<Cluster>,
@@ -34,7 +34,7 @@ document! {
         url: Option<Url>,
         /// In Envoy, the path under which it is served.
         path: BasePath = "/",
-        /// The token that it asks for. The keys of shared limits are made from it too, so that strangers cannot choose them.
+        /// The token that it requires. The keys of shared limits are made from it too, so that strangers cannot choose them.
         token: Option<Token>,
         /// In place of `token`: the environment variable, or in a Worker the secret, that holds it.
         token_env: Option<AnyText>,
@@ -110,7 +110,7 @@ impl Text for Domain {
     const WHAT: &str = "a domain of a rate-limit service";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 256);
-    const RIGHT: &str = "write the domain of the service's own configuration, without blanks";
+    const RIGHT: &str = "write the domain of the service's own configuration, without spaces";
 
     type Kept = str;
 
@@ -144,7 +144,7 @@ impl Text for Token {
     const WHAT: &str = "a token";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 1_024);
-    const RIGHT: &str = "write it as the store's provider gives it: letters, digits and signs, without blanks";
+    const RIGHT: &str = "write it as the store's provider gives it: letters, digits and signs, without spaces";
     const SECRET: bool = true;
 
     type Kept = str;

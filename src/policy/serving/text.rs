@@ -69,7 +69,7 @@ impl Text for Version {
     const WHAT: &str = "a version";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 64);
-    const RIGHT: &str = "write any text without blanks, as in \"2026-11-21\"";
+    const RIGHT: &str = "write any text without spaces, as in \"2026-11-21\"";
 
     type Kept = str;
 

@@ -52,7 +52,7 @@ async fn envoy_does_not_start_with_a_bad_policy_and_says_every_error() {
 #[tokio::test]
 async fn what_is_no_policy_at_all_is_refused_in_plain_words() {
     for (text, says) in [
-        ("", "there is none"),
+        ("", "there is no policy"),
         ("{", "policy error: line 1, column "),
         ("[]", "policy error: "),
         ("{\"version\": 2}", "policy error: /version: "),

@@ -49,6 +49,27 @@ fn check_says_which_limits_would_let_nothing_pass_in_an_emergency() {
 }
 
 #[test]
+fn check_says_that_envoy_shares_nothing_without_a_store_that_is_a_cluster() {
+    let shared = r#"{ "version": 1, "limits": [{ "name": "api", "scope": "global", "quota": { "permits": 5, "window": "1s" } }] }"#;
+    let output = tidegate(&["check", "-"], shared);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        text(&output.stdout),
+        "stdin: ok (1 limit, 0 tiers)\nstdin: Envoy would refuse this policy: the limit \"api\" is global, and \"stores\" has no \
+         \"redis\" with a \"cluster\"; Cloudflare Workers need none\n"
+    );
+    let stored = shared.replacen("\"limits\"", "\"stores\": { \"redis\": { \"cluster\": \"redis\" } }, \"limits\"", 1);
+    assert_eq!(text(&tidegate(&["check", "-"], stored).stdout), "stdin: ok (1 limit, 0 tiers)\n");
+}
+
+#[test]
+fn a_field_at_the_wrong_level_is_told_where_it_belongs() {
+    let policy = r#"{ "version": 1, "limits": [{ "name": "api", "path": "/api/**", "quota": { "permits": 5, "window": "1s" } }] }"#;
+    let output = tidegate(&["check", "-"], policy);
+    assert_eq!(text(&output.stdout), "stdin:1: /limits/0/path: there is no field \"path\"; it belongs in \"match\"\n");
+}
+
+#[test]
 fn check_ends_with_the_worst_of_its_files() {
     let output = tidegate(&["check", "-", "no-such-file.json"], "{}");
     assert_eq!(output.status.code(), Some(2));

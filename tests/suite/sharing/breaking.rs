@@ -225,5 +225,5 @@ async fn without_a_store_that_is_a_cluster_a_policy_with_a_shared_breaker_is_ref
     }
     let bootstrap = crate::filter::stage::shipped(&policy);
     let error = crate::envoy::Envoy::start(crate::envoy::Options::new(bootstrap.text())).await.unwrap_err().to_string();
-    assert!(error.contains("/breakers/pattern/scope: Envoys share a breaker by a store"), "{error}");
+    assert!(error.contains("/breakers/pattern/scope: Envoys share a breaker through a store"), "{error}");
 }

@@ -62,8 +62,11 @@ async fn a_policy_whose_limits_nobody_could_count_is_refused() {
         shipped(&policy)
     };
     for (stores, problem) in [
-        (json!(null), "/limits/0/scope: Envoys share a limit by a store"),
-        (json!({ "redis": { "url": "https://redis.example" } }), "/limits/0/scope: Envoys share a limit by a store"),
+        (json!(null), "/limits/0/scope: Envoys share a limit through a store"),
+        (
+            json!({ "redis": { "url": "https://redis.example" } }),
+            "/limits/0/scope: Envoys share a limit through a store",
+        ),
         (
             json!({ "redis": { "cluster": "redis", "token_env": "NO_SUCH" } }),
             "/stores/redis/token_env: the filter's VM has no environment variable NO_SUCH",
