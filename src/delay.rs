@@ -148,6 +148,13 @@ impl<T> WaitingRoom<T> {
         })
     }
 
+    /// How long it is until the next of those who wait at the limit goes, so that there is room again.
+    #[must_use]
+    pub fn next_leaves(&self, limit: u32, now: Timestamp) -> Span {
+        let next = self.queue(limit).and_then(Queue::next_due);
+        next.map_or(Span::ZERO, |at| at.since(self.time_at(now)))
+    }
+
     /// Whether somebody waits in the line who is less important, and when the last of its turns comes: a request that is
     /// promised none can have that.
     #[must_use]

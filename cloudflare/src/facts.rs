@@ -1,9 +1,11 @@
 //! What workerd knows of a request and of its answer, in the core's terms.
 
-use crate::host::{Request, Response};
+use crate::host::{Request, Response, put};
+use js_sys::Object;
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use tidegate::request::{Locality, RequestFacts, ResponseFacts};
+use wasm_bindgen::JsValue;
 
 /// The request at hand. Each fact is asked for when the policy needs it.
 pub struct Facts<'a> {
@@ -99,6 +101,17 @@ impl ResponseFacts for Status {
     fn header(&self, _name: &str) -> Option<Cow<'_, [u8]>> {
         None
     }
+}
+
+/// The request, without a body that is empty: workerd has one where the length says 0, and what has a body is sent once alone.
+pub fn without_nothing(request: &Request) -> Request {
+    let is_empty = request.headers().get("content-length").as_deref() == Some("0");
+    let bare = is_empty.then(|| {
+        let fields = Object::new();
+        put(&fields, "body", &JsValue::NULL);
+        Request::with(request, &fields).ok()
+    });
+    bare.flatten().unwrap_or_else(|| request.clone())
 }
 
 fn owned<'a>(text: String) -> Cow<'a, [u8]> {

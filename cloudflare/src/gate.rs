@@ -1,7 +1,7 @@
 //! A policy in force in an isolate, and one request's way through it.
 
 use crate::chain::Known;
-use crate::facts::Facts;
+use crate::facts::{Facts, without_nothing};
 use crate::flight::Flight;
 use crate::host::{self, Request};
 use crate::memory::{Memory, Working};
@@ -238,6 +238,7 @@ impl Gate {
         if ticket.is_none() && route.is_none() && work.health.is_none() {
             return if fields.is_empty() { Verdict::Passes } else { Verdict::Told(fields) };
         }
+        let request = without_nothing(request);
         let has_body = !request.body().is_null();
         if let Some(ticket) = &mut ticket
             && has_body
@@ -245,16 +246,7 @@ impl Gate {
             ticket.leave_untimed();
         }
         let began = work.health.as_ref().map(|_| now());
-        let flight = Flight {
-            gate: Rc::clone(self),
-            request: request.clone(),
-            has_body,
-            route,
-            ticket,
-            began,
-            lost: false,
-            fields,
-        };
+        let flight = Flight { gate: Rc::clone(self), request, has_body, route, ticket, began, lost: false, fields };
         Verdict::Sent(Task::new(flight.fly()))
     }
 }

@@ -19,6 +19,10 @@ extern "C" {
     #[wasm_bindgen(constructor, catch)]
     pub fn aimed(url: &str, request: &Request) -> Result<Request, JsValue>;
 
+    /// The request with what these fields say in place of its own.
+    #[wasm_bindgen(constructor, catch)]
+    pub fn with(request: &Request, fields: &Object) -> Result<Request, JsValue>;
+
     /// Aborts when the client has gone.
     #[wasm_bindgen(method, getter, structural)]
     pub fn signal(this: &Request) -> JsValue;

@@ -6,7 +6,7 @@ import { request as send } from "node:http";
 import { test } from "node:test";
 import { Miniflare } from "miniflare";
 import { FIELDS } from "./fields.mjs";
-import { START_MS, all, differences, earlyDifferences, expectation, millis } from "./scenario.mjs";
+import { MAKES, START_MS, all, differences, earlyDifferences, expectation, millis, random, smaller } from "./scenario.mjs";
 import { Upstreams } from "./upstreams.mjs";
 import { clocked, instruct, modules, shipped, until, withKv } from "./worker.mjs";
 
@@ -16,15 +16,57 @@ import { clocked, instruct, modules, shipped, until, withKv } from "./worker.mjs
  */
 const AT_ONCE = 20;
 
+/** So often a part is taken out of a scenario that fails at most. */
+const MOST_ROUNDS = 40;
+
 test("scenarios come out as they say in the real workerd", async (t) => {
-  const scenarios = all();
-  const upstreams = new Upstreams();
-  const outboundService = { external: { address: await upstreams.start(), http: {} } };
-  t.after(() => upstreams.stop());
-  let complaints = "";
-  while (scenarios.length > 0) complaints += await playAll(scenarios.splice(0, AT_ONCE), outboundService, upstreams);
-  assert.equal(complaints, "");
+  const complaints = await play(all(), await upstreamsFor(t));
+  assert.equal([...complaints.values()].join(""), "");
 });
+
+test("random scenarios come out in the real workerd as in the core", async (t) => {
+  const upstreams = await upstreamsFor(t);
+  const scenarios = random();
+  const complaints = await play(scenarios, upstreams);
+  const [failed] = complaints.keys();
+  if (failed === undefined) return;
+  console.error([...complaints.values()].join(""));
+  const file = await shrink(scenarios.find(({ name }) => name === failed), upstreams);
+  const again = `TIDEGATE_SCENARIO_SEED=${failed.split("-")[1]} TIDEGATE_SCENARIO_CASES=1 ${MAKES.join(" ")}; then this test`;
+  assert.fail(`${complaints.size} differ: ${[...complaints.keys()]}\nwhat is left of the first: ${file}\nthe first again: ${again}`);
+});
+
+/** Takes out of a scenario that fails what need not be there, and answers with the file of what is left. */
+async function shrink(failed, upstreams) {
+  let small = failed;
+  for (let left = MOST_ROUNDS; left > 0; left -= 1) {
+    const candidates = smaller(small);
+    const fails = await play([...candidates], upstreams);
+    const next = candidates.find(({ name }) => fails.has(name));
+    if (next === undefined) break;
+    small = next;
+  }
+  return `target/random-scenarios/failed/${small.name}.json`;
+}
+
+/** The upstreams of a test's scenarios. */
+async function upstreamsFor(t) {
+  const upstreams = new Upstreams();
+  t.after(() => upstreams.stop());
+  return { upstreams, outboundService: { external: { address: await upstreams.start(), http: {} } } };
+}
+
+/** Plays these scenarios, and answers with the complaints about those that differ, by their names. */
+async function play(scenarios, { upstreams, outboundService }) {
+  const complaints = new Map();
+  for (let begin = 0; begin < scenarios.length; begin += AT_ONCE) {
+    const some = scenarios.slice(begin, begin + AT_ONCE);
+    for (const [at, complaint] of (await playAll(some, outboundService, upstreams)).entries()) {
+      if (complaint !== "") complaints.set(some[at].name, complaint);
+    }
+  }
+  return complaints;
+}
 
 test("what is shipped has the clock of its host, whatever a request says", () => {
   const wasm = (directory) => readFileSync(new URL("pkg/tidegate_bg.wasm", directory), "latin1");
@@ -35,7 +77,7 @@ test("what is shipped has the clock of its host, whatever a request says", () =>
 /** Until who waits has looked, which is every 100 ms, whatever the clock of the scenario says. */
 const looks = () => new Promise((resolve) => setTimeout(resolve, 250));
 
-/** Plays these scenarios in one workerd, and answers with all complaints. */
+/** Plays these scenarios in one workerd, and answers with the complaints about each. */
 async function playAll(scenarios, outboundService, upstreams) {
   const log = [];
   const miniflare = new Miniflare({
@@ -64,7 +106,7 @@ async function playAll(scenarios, outboundService, upstreams) {
     );
     // Each isolate that counts alone comes to the same.
     assert.ok(!log.join("").includes("there is no Durable Object"), log.join(""));
-    return complaints.join("");
+    return complaints;
   } finally {
     await miniflare.dispose();
   }
@@ -98,7 +140,7 @@ class Stage {
         await this.#request(at + 1, step, now, left === 1);
       }
       const next = this.scenario.steps[at + 1];
-      if (next === undefined || millis(next.at) > now) await this.#take(now, ({ due }) => due === now);
+      if (next === undefined || millis(next.at) !== now) await this.#take(now, ({ due }) => due === now);
     }
     await this.#advance(Infinity);
   }

@@ -40,8 +40,8 @@ pub struct Held {
 pub(super) struct Chance {
     /// Requests can wait at the limit at all. Kept here, so that others need not be looked up.
     waits: bool,
-    /// Nobody more may wait.
-    full: bool,
+    /// Nobody more may wait, before so long.
+    full: Option<Span>,
     /// A less important request's turn is to be had, and when it comes.
     take_over: Option<Span>,
     /// That turn was taken: nothing has to be charged.
@@ -84,7 +84,8 @@ impl Engine {
     pub fn offer(&self, plan: &mut Plan, room: &Room, now: Timestamp) {
         for charge in &mut plan.charges {
             let Some(delays) = self.delays(charge) else { continue };
-            charge.chance.full = !room.has_room(charge.limit, charge.key, plan.priority);
+            let full = !room.has_room(charge.limit, charge.key, plan.priority);
+            charge.chance.full = full.then(|| room.next_leaves(charge.limit, now));
             if delays.slow_down.is_none() {
                 charge.chance.take_over = room.to_take_over(charge.limit, &charge.line(), plan.priority, now);
             }
@@ -179,14 +180,15 @@ impl Engine {
                 outcome.verdict = Verdict::Delay { wait };
             }
         }
-        match (outcome.verdict, charge.chance.take_over) {
-            (Verdict::Refuse { retry_after }, Some(wait)) => {
+        match (outcome.verdict, charge.chance.take_over, charge.chance.full) {
+            (Verdict::Refuse { retry_after }, Some(wait), _) => {
                 (charge.chance.taken_over, charge.chance.own) = (true, retry_after);
                 outcome.verdict = Verdict::Delay { wait };
             }
-            (Verdict::Delay { wait }, _) if charge.chance.full => {
+            (Verdict::Delay { wait }, _, Some(full)) => {
                 charge.chance.crowded = true;
-                outcome.verdict = Verdict::Refuse { retry_after: Some(wait) };
+                // Others than this client may wait for longer.
+                outcome.verdict = Verdict::Refuse { retry_after: Some(wait.max(full)) };
                 outcome.state = meter.refund(outcome.state, charge.cost, now);
             }
             _ => {}

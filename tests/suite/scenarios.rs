@@ -6,6 +6,7 @@ mod envoy;
 mod memory;
 mod native;
 mod origin;
+mod random;
 mod seen;
 
 use std::collections::BTreeSet;

@@ -29,6 +29,16 @@ impl Dice {
         from[self.below(from.len())]
     }
 
+    /// Any of them; there is one at least.
+    pub fn any<'t, T>(&mut self, of: &'t [T]) -> &'t T {
+        &of[self.below(of.len())]
+    }
+
+    /// Whether something happens that does so many times in a hundred.
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
     /// Any bytes, at most so many.
     pub fn bytes(&mut self, most: usize) -> Vec<u8> {
         (0..self.below(most + 1)).map(|_| self.next() as u8).collect()

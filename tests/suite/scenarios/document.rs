@@ -41,6 +41,9 @@ pub struct Step {
     /// When, from the beginning: `"90s"`, `"250ms"`.
     #[serde(deserialize_with = "millis")]
     pub at: u64,
+    /// Whether the clock steps back to this time.
+    #[serde(default)]
+    pub steps_back: bool,
     /// From now on upstreams do this.
     #[serde(default)]
     pub upstreams: BTreeMap<String, Does>,
@@ -122,6 +125,9 @@ pub struct Expected {
     pub asked: Option<Vec<String>>,
     /// The answer's body.
     pub body: Option<String>,
+    /// In place of it: members of the object that the body is, beside others.
+    #[serde(default)]
+    pub says: BTreeMap<String, Value>,
     /// The answer's header fields, of those in [`FIELDS`]; `null` for one that is absent though it could be expected.
     #[serde(default)]
     pub fields: BTreeMap<String, Option<String>>,
@@ -188,7 +194,7 @@ impl Scenario {
         for (number, step) in self.numbered() {
             let hosts = self.differs.values().filter_map(|it| it.steps.as_ref()?.get(&number));
             let expectations = step.expect.iter().chain(hosts);
-            let problem = if step.at < last {
+            let problem = if step.at < last && !step.steps_back {
                 Some("it comes after what is later".to_owned())
             } else if step.send.is_some() != step.expect.is_some() {
                 Some("what is sent has to be expected to come to something, and nothing else".to_owned())

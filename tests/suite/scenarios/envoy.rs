@@ -21,6 +21,11 @@ use crate::redis::process::{RedisServer, Webdis};
 
 /// Runs all scenarios; answers what there is to complain of.
 pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
+    failing(scenarios).await.into_iter().map(|(_, complaint)| complaint).collect()
+}
+
+/// Runs all scenarios; answers with the names of those of which there is something to complain, and what.
+pub async fn failing(scenarios: &[Arc<Scenario>]) -> Vec<(String, String)> {
     let wasm = tokio::task::spawn_blocking(build).await.unwrap();
     let mut complaints = Vec::new();
     for scenarios in scenarios.chunks(AT_ONCE) {
@@ -30,7 +35,7 @@ pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
 }
 
 /// Runs these scenarios in one Envoy.
-async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<String> {
+async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<(String, String)> {
     let origin = Arc::new(Origin::start(scenarios).await);
     let redis = RedisServer::start(&[]);
     let webdis = Webdis::start(redis.addr(), None).unwrap();
@@ -46,8 +51,8 @@ async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<String> {
     }
     playing.await;
     let mut complaints = Vec::new();
-    for played in played {
-        complaints.extend(played.await.unwrap());
+    for (scenario, played) in scenarios.iter().zip(played) {
+        complaints.extend(played.await.unwrap().map(|complaint| (scenario.name.clone(), complaint)));
     }
     // Otherwise each instance could have counted for itself, with the same answers.
     let keys: usize = redis::cmd("DBSIZE").query(&mut redis.connect()).unwrap();
@@ -158,7 +163,7 @@ async fn play(scenario: &Scenario, origin: &Origin, to: SocketAddr) -> Option<St
                 stage.request(number, step, left == 0).await;
             }
         }
-        if scenario.steps.get(number).is_none_or(|next| next.at > step.at) {
+        if scenario.steps.get(number).is_none_or(|next| next.at != step.at) {
             stage.take(step.at, |flight| flight.due_ms == Some(step.at)).await;
         }
     }
@@ -194,7 +199,7 @@ impl Stage<'_> {
             let answer = connection.send(&request).await.unwrap();
             let number = |name| answer.header(name).parse::<u64>().unwrap_or_else(|_| panic!("{answer:?}"));
             told = (number("x-tidegate-test-seen"), number("x-tidegate-test-ticked"));
-            told.0 >= self.sent && told.1 >= START_MS + now_ms
+            told.0 >= self.sent && told.1 == START_MS + now_ms
         })
         .await;
     }
@@ -257,7 +262,7 @@ impl Stage<'_> {
             status: answer.status,
             reason,
             // What an upstream holds back is no wait of the filter's.
-            after_ms: if due_ms.is_some() { now_ms - sent_ms } else { 0 },
+            after_ms: if due_ms.is_some() { now_ms.saturating_sub(sent_ms) } else { 0 },
             asked: self.origin.asked(&id),
             body: answer.text(),
             fields: BTreeMap::new(),

@@ -5,7 +5,7 @@ mod answering;
 mod facts;
 mod sharing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tidegate::assets::{AssetRequest, Assets};
@@ -30,10 +30,25 @@ use facts::Request;
 
 /// Runs a scenario; answers what there is to complain of.
 pub fn run(scenario: &Scenario) -> Option<String> {
-    let policy = match Policy::parse(&scenario.policy.to_string()) {
-        Ok(policy) => policy,
-        Err(problems) => return Some(format!("\n  tests/scenarios/{}.json: {problems}", scenario.name)),
-    };
+    play(scenario).map_or_else(Some, |played| played.report.complaint())
+}
+
+/// What came of a scenario.
+pub struct Played<'s> {
+    pub report: Report<'s>,
+    /// The steps whose requests had to wait for their turn.
+    pub waited: BTreeSet<usize>,
+    /// Whether the authority over shared limits was asked.
+    pub has_asked: bool,
+}
+
+/// Runs a scenario.
+///
+/// # Errors
+/// What is wrong with its policy.
+pub fn play(scenario: &Scenario) -> Result<Played<'_>, String> {
+    let policy = Policy::parse(&scenario.policy.to_string())
+        .map_err(|problems| format!("\n  tests/scenarios/{}.json: {problems}", scenario.name))?;
     let mut host = Host::new(scenario, policy);
     for (number, step) in scenario.numbered() {
         host.advance(moment(step.at));
@@ -56,7 +71,7 @@ pub fn run(scenario: &Scenario) -> Option<String> {
     for flight in std::mem::take(&mut host.flights) {
         host.report.wrong(flight.seen.number, "nothing came of it");
     }
-    host.report.complaint()
+    Ok(Played { report: host.report, waited: host.waited, has_asked: host.has_asked })
 }
 
 fn moment(at_ms: u64) -> Timestamp {
@@ -87,6 +102,8 @@ struct Host<'s> {
     flights: Vec<Flight<'s>>,
     last_id: u32,
     report: Report<'s>,
+    waited: BTreeSet<usize>,
+    has_asked: bool,
 }
 
 /// A request under way.
@@ -145,6 +162,8 @@ impl<'s> Host<'s> {
             flights: Vec::new(),
             last_id: 0,
             report: Report::new(scenario, "native"),
+            waited: BTreeSet::new(),
+            has_asked: false,
         }
     }
 
@@ -264,6 +283,7 @@ impl<'s> Host<'s> {
             return;
         }
         if decision.delay.is_some() {
+            self.waited.insert(flight.seen.number);
             let mut books = Books { store, local, leases, counters };
             engine.enter(plan, flight.id, room, &mut books).expect("what is delayed can wait");
             self.flights.push(flight);

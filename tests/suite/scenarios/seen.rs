@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use serde_json::Value;
+
 use super::document::{Decision, Does, Expected, FIELDS, Fails, Scenario};
 
 /// What came of one request.
@@ -28,15 +30,21 @@ impl Seen {
             if !FIELDS.contains(&name.as_str()) {
                 continue;
             }
+            // Whether a blank stands behind the comma is nobody's to say.
+            let is_list = name == "vary";
             let kept = self.fields.entry(name).or_default();
             if !kept.is_empty() {
                 kept.push_str(", ");
             }
-            kept.push_str(value);
+            if is_list {
+                kept.push_str(&value.split(',').map(str::trim).collect::<Vec<_>>().join(", "));
+            } else {
+                kept.push_str(value);
+            }
         }
     }
 
-    fn decision(&self) -> Decision {
+    pub fn decision(&self) -> Decision {
         match self.reason.as_deref() {
             None if self.after_ms > 0 => Decision::Delayed,
             None => Decision::Admitted,
@@ -78,7 +86,15 @@ pub fn differences(
             None => fields.remove(name),
         };
     }
-    let body = expected.body.clone().or_else(|| answer.and_then(|answer| answer.body)).unwrap_or_default();
+    let mut body = expected.body.clone().or_else(|| answer.and_then(|answer| answer.body)).unwrap_or_default();
+    if !expected.says.is_empty() {
+        let said: Value = serde_json::from_str(&seen.body).unwrap_or_default();
+        for (member, value) in &expected.says {
+            compare(member, value.to_string(), said[member].to_string());
+        }
+        // The other members are each host's own.
+        body.clone_from(&seen.body);
+    }
     compare("decision", format!("{:?}", expected.decision), format!("{:?}", seen.decision()));
     compare("status", expected.status.to_string(), seen.status.to_string());
     compare("reason", format!("{:?}", expected.reason), format!("{:?}", seen.reason));
@@ -114,15 +130,18 @@ pub struct Report<'s> {
     scenario: &'s Scenario,
     host: &'static str,
     lines: String,
+    /// What came of the last request of each step.
+    pub seen: BTreeMap<usize, Seen>,
 }
 
 impl<'s> Report<'s> {
     pub fn new(scenario: &'s Scenario, host: &'static str) -> Self {
-        Self { scenario, host, lines: String::new() }
+        Self { scenario, host, lines: String::new(), seen: BTreeMap::new() }
     }
 
     /// Compares what came of a step with what is expected of it.
     pub fn step(&mut self, number: usize, does: &BTreeMap<String, Does>, seen: &Seen) {
+        self.seen.insert(number, seen.clone());
         let Some(expected) = self.scenario.expected(self.host, number) else { return };
         let differences = differences(self.scenario, expected, does, seen);
         if !differences.is_empty() {

@@ -38,6 +38,7 @@ impl Host<'_> {
             if asks.is_empty() {
                 return;
             }
+            self.has_asked = true;
             for ask in asks {
                 let grant = self.authority.answer(&ask, self.now.as_nanos() / 1_000_000);
                 let answer = Answer::to(&ask, Some(grant));

@@ -1,0 +1,171 @@
+//! What the core alone makes of a scenario, written into it as what every host is held to.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::super::document::{self, Decision, FIELDS, Scenario, Step};
+use super::super::native::{self, Played};
+use super::super::seen::Seen;
+use super::fitting::{is_routed, shares};
+use super::policy::remove;
+
+/// A scenario whose document is complete.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// As a file has it.
+    pub document: Value,
+    pub scenario: Arc<Scenario>,
+}
+
+/// Lets the core play the scenario, and writes down what each request comes to.
+///
+/// # Errors
+/// Why it is no scenario: its policy is refused, or nothing comes of a request.
+pub fn record(name: &str, document: &Value) -> Result<Recorded, String> {
+    let mut document = document.clone();
+    own(&mut document, name)?;
+    // What hosts differ in, as README says, is left out; what is left may come to something else.
+    for _ in 0..MOST_ROUNDS {
+        let open = scenario(name, &left_open(&document))?;
+        if !is_routed(&open.policy) && document.to_string().contains("\"fails\"") {
+            return Err("what an upstream fails to answer without a route, each host says in its own words".to_owned());
+        }
+        let played = native::play(&open)?;
+        if shares(&open.policy) != played.has_asked {
+            return Err("a limit is shared, and nobody is asked".to_owned());
+        }
+        if leave_out_differences(&mut document, &played) {
+            continue;
+        }
+        if document["policy"].to_string().contains("\"fallback\"")
+            && open.numbered().any(|(number, step)| is_empty(step, played.report.seen.get(&number)))
+        {
+            return Err("Envoy gives an empty answer of a further upstream no type".to_owned());
+        }
+        if are_two_due_at_once(&open, &played) {
+            return Err("two go on at one moment, and neither comes before the other".to_owned());
+        }
+        expect(&mut document, &played)?;
+        let scenario = Arc::new(scenario(name, &document)?);
+        return Ok(Recorded { document, scenario });
+    }
+    Err("hosts differ in it, whatever is left out".to_owned())
+}
+
+/// Its scenario.
+pub fn scenario(name: &str, document: &Value) -> Result<Scenario, String> {
+    document::parse(&document.to_string(), name.to_owned())
+}
+
+/// Scenarios share a store, so that shared limits are known there by the scenario's name as well.
+fn own(document: &mut Value, name: &str) -> Result<(), String> {
+    let has_store = document.pointer("/policy/stores/redis/cluster").is_some();
+    for limit in document["policy"].get_mut("limits").and_then(Value::as_array_mut).into_iter().flatten() {
+        if limit["scope"] == "global" {
+            let own = limit["name"].as_str().and_then(|it| it.split('-').next()).unwrap_or_default();
+            limit["name"] = json!(format!("{own}-{name}"));
+            if !has_store {
+                return Err("Envoy has no store of its own".to_owned());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// With anything expected where something must be.
+pub fn left_open(document: &Value) -> Value {
+    let mut open = document.clone();
+    for step in steps(&mut open).filter(|step| step.get("send").is_some()) {
+        step["expect"] = json!({ "decision": "admitted", "status": 200 });
+    }
+    open
+}
+
+fn steps(document: &mut Value) -> impl Iterator<Item = &mut Value> {
+    document["steps"].as_array_mut().into_iter().flatten()
+}
+
+/// Takes out of requests what lets hosts differ. `false` when there is nothing of that.
+fn leave_out_differences(document: &mut Value, played: &Played<'_>) -> bool {
+    let mut has_any = false;
+    for (number, step) in (1..).zip(steps(document)) {
+        let Some(seen) = played.report.seen.get(&number) else { continue };
+        let reason = seen.reason.as_deref().unwrap_or_default();
+        let path = step["send"].as_str().and_then(|send| send.split(['?', ' ']).nth(1)).unwrap_or_default();
+        let is = |name: &str, value: &str| step["headers"][name].as_str().is_some_and(|it| it.starts_with(value));
+        let place = match reason {
+            // Envoy gives a client of gRPC whatever a filter answers in gRPC's own form.
+            "tidegate_static" if is("content-type", "application/grpc") => "/headers/content-type",
+            // And shows a request's header to the filter in its own phase alone.
+            "tidegate_unavailable" if is("accept", "application/") => "/headers/accept",
+            // A Worker does not see when a client has sent all of a body, and so of an upstream not that it gave no answer.
+            "tidegate_static" | "tidegate_stale" | "tidegate_unavailable" if step.get("body").is_some() => "/body",
+            // What was kept is dropped by the word of an operator in a Worker alone.
+            _ if path.ends_with("/purge") && is("authorization", "") => "/headers/authorization",
+            _ => continue,
+        };
+        remove(step, place);
+        has_any = true;
+    }
+    has_any
+}
+
+/// Whether an upstream has given an answer without a body that could have had one.
+fn is_empty(step: &Step, seen: Option<&Seen>) -> bool {
+    let is_head = step.send.as_ref().is_some_and(|send| send.starts_with("HEAD "));
+    !is_head && seen.is_some_and(|seen| seen.reason.is_none() && seen.body.is_empty())
+}
+
+/// Whether two requests have waited until the same moment.
+fn are_two_due_at_once(scenario: &Scenario, played: &Played<'_>) -> bool {
+    let due = |number: &usize| Some(scenario.steps[number - 1].at + played.report.seen.get(number)?.after_ms);
+    let moments: BTreeSet<u64> = played.waited.iter().filter_map(due).collect();
+    moments.len() < played.waited.len()
+}
+
+fn expect(document: &mut Value, played: &Played<'_>) -> Result<(), String> {
+    for (number, step) in (1..).zip(steps(document)).filter(|(_, step)| step.get("send").is_some()) {
+        let seen = played.report.seen.get(&number).ok_or_else(|| format!("step {number}: nothing came of it"))?;
+        step["expect"] = expected(seen, played.waited.contains(&number));
+    }
+    Ok(())
+}
+
+fn expected(seen: &Seen, has_waited: bool) -> Value {
+    let decision = match seen.decision() {
+        Decision::Admitted => "admitted",
+        Decision::Delayed => "delayed",
+        Decision::Refused => "refused",
+        Decision::Answered => "answered",
+    };
+    let fields: Map<String, Value> =
+        FIELDS.iter().map(|name| ((*name).to_owned(), json!(seen.fields.get(*name)))).collect();
+    let mut expected = json!({ "decision": decision, "status": seen.status, "asked": seen.asked, "fields": fields });
+    if let Some(reason) = &seen.reason {
+        expected["reason"] = json!(reason);
+    }
+    if has_waited {
+        expected["after"] = json!(format!("{}ms", seen.after_ms));
+    }
+    match page(seen) {
+        Some(says) => expected["says"] = says,
+        None => expected["body"] = json!(seen.body),
+    }
+    expected
+}
+
+/// What a page of status says that is not each host's own.
+fn page(seen: &Seen) -> Option<Value> {
+    let body: Value =
+        serde_json::from_str(&seen.body).ok().filter(|_| seen.reason.as_deref() == Some("tidegate_status"))?;
+    let said = body.as_object()?.iter().filter(|(name, _)| SAID_EVERYWHERE.contains(&name.as_str()));
+    let said: Map<String, Value> = said.map(|(name, value)| (name.clone(), value.clone())).collect();
+    (!said.is_empty()).then(|| said.into())
+}
+
+const SAID_EVERYWHERE: [&str; 5] = ["ready", "mode", "health", "shedding", "limits"];
+
+/// What is left out is in a step; there are some dozens.
+const MOST_ROUNDS: usize = 30;
