@@ -156,13 +156,14 @@ class Stage {
   async #advance(to) {
     for (;;) {
       const isDue = ({ due, isRefused }) => due < to || (due === to && !isRefused);
-      const due = Math.min(...this.#flights.filter(isDue).map((flight) => flight.due));
-      if (due === Infinity) break;
-      await this.#ask(due - 1);
+      const [next] = this.#flights.filter(isDue).sort((one, other) => one.due - other.due);
+      if (next === undefined || next.due === Infinity) break;
+      const { due, draw } = next;
+      await this.#ask(due - 1, { draw });
       // Time for an answer that comes too early.
       await looks();
       await this.#take(due - 1, (flight) => flight.answered);
-      await this.#ask(due);
+      await this.#ask(due, { draw });
       await this.#take(due, (flight) => flight.due === due);
     }
     if (to === Infinity) return;
@@ -173,12 +174,13 @@ class Stage {
   }
 
   /**
-   * Sets the clock, and waits until the Worker has taken in all that was sent; for a second at most, also until no more than these
-   * are under way, as a policy may be held by what is no request.
+   * Sets the clock and what is left to chance, and waits until the Worker has taken in all that was sent; for a second at most, also
+   * until no more than these are under way, as a policy may be held by what is no request.
    */
-  async #ask(now, { underWay: most = Infinity } = {}) {
+  async #ask(now, { draw = "0", underWay: most = Infinity } = {}) {
     const settled = Date.now() + 1_000;
-    const headers = { host: "example.com", "x-tidegate-test-now": START_MS + now, "x-tidegate-test-asks": 1 };
+    const clock = { "x-tidegate-test-now": START_MS + now, "x-tidegate-test-draw": draw };
+    const headers = { host: "example.com", ...clock, "x-tidegate-test-asks": 1 };
     await until(async () => {
       const { headers: told } = await exchange(this.base, { path: "/", headers });
       const [seen, underWay] = ["seen", "under-way"].map((name) => Number(told[`x-tidegate-test-${name}`]));
@@ -190,13 +192,14 @@ class Stage {
     this.#sent += 1;
     const id = `${this.scenario.name}/${this.#sent}`;
     const [method, path] = step.send.split(" ");
+    const draw = String((0xffff_ffff_ffff_ffffn / 100n) * BigInt(step.draw_percent ?? 0));
     const headers = {
       ...step.headers,
       host: step.host ?? "example.com",
       "cf-connecting-ip": step.from ?? "192.0.2.1",
       "x-scenario": id,
       "x-tidegate-test-now": START_MS + now,
-      "x-tidegate-test-draw": String((0xffff_ffff_ffff_ffffn / 100n) * BigInt(step.draw_percent ?? 0)),
+      "x-tidegate-test-draw": draw,
       ...(step.holds === undefined ? {} : { "x-scenario-holds": step.holds }),
       ...(step.body === undefined ? {} : { "content-length": Buffer.byteLength(step.body) }),
     };
@@ -204,7 +207,7 @@ class Stage {
     // Who waits and is refused makes room for a request that comes just then.
     const isRefused = decision === "refused";
     const due = after === undefined ? Infinity : now + millis(after);
-    const flight = { number, id, isLast, isRefused, now, due, holds: step.holds, answered: false };
+    const flight = { number, id, isLast, isRefused, now, due, draw, holds: step.holds, answered: false };
     flight.answer = exchange(this.base, { method, path, headers }, step.body);
     flight.answer.then(
       () => (flight.answered = true),
@@ -212,7 +215,7 @@ class Stage {
     );
     if (after === undefined && step.holds === undefined) return this.#finish(flight, now);
     this.#flights.push(flight);
-    if (step.holds === undefined) return this.#ask(now);
+    if (step.holds === undefined) return this.#ask(now, { draw });
     await until(() => this.upstreams.holds(id) || flight.answered);
     return this.#take(now, (flight) => flight.answered);
   }

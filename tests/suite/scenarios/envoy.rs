@@ -143,6 +143,8 @@ struct Flight {
     /// When it should be answered; `None` when an upstream holds its answer back.
     due_ms: Option<u64>,
     held: Option<String>,
+    /// What its step says is left to chance.
+    draw: u64,
     answer: JoinHandle<Answer>,
 }
 
@@ -175,24 +177,26 @@ impl Stage<'_> {
     /// Moves the clock, and takes the answers that become due on the way.
     async fn advance(&mut self, to_ms: u64) {
         let due = |flight: &Flight| flight.due_ms.filter(|due| *due < to_ms || (*due == to_ms && !flight.is_refused));
-        while let Some(due) = self.flights.iter().filter_map(due).min() {
-            self.ask(due - 1).await;
+        while let Some((due, draw)) = self.flights.iter().filter_map(|flight| Some((due(flight)?, flight.draw))).min() {
+            self.ask(due - 1, draw).await;
             // Time for an answer that comes too early: the root is called every 20 ms.
             tokio::time::sleep(Duration::from_millis(100)).await;
             self.take(due - 1, |flight| flight.answer.is_finished()).await;
-            self.ask(due).await;
+            self.ask(due, draw).await;
             self.take(due, |flight| flight.due_ms == Some(due)).await;
         }
         if to_ms < u64::MAX {
-            self.ask(to_ms).await;
+            self.ask(to_ms, 0).await;
             self.take(to_ms, |flight| flight.answer.is_finished()).await;
         }
     }
 
-    /// Sets the clock, and waits until the filter has taken in all that was sent and done what is due.
-    async fn ask(&self, now_ms: u64) {
+    /// Sets the clock and what is left to chance, and waits until the filter has taken in all that was sent and done what is due.
+    async fn ask(&self, now_ms: u64, draw: u64) {
         let now = (START_MS + now_ms).to_string();
-        let request = Request::get("/").with("x-tidegate-test-now", &now).with("x-tidegate-test-asks", "1");
+        let draw = draw.to_string();
+        let request = Request::get("/").with("x-tidegate-test-now", &now).with("x-tidegate-test-draw", &draw);
+        let request = request.with("x-tidegate-test-asks", "1");
         let mut connection = Connection::open(self.to).await.unwrap();
         let mut told = (0, 0);
         eventually("the filter has come so far", async || {
@@ -227,11 +231,12 @@ impl Stage<'_> {
             is_refused: expected.decision == Decision::Refused,
             due_ms: after.map(|after| step.at + after),
             held: step.holds.clone(),
+            draw: step.draw(),
             answer,
         };
         if after.is_some() {
             self.flights.push(flight);
-            self.ask(step.at).await;
+            self.ask(step.at, step.draw()).await;
         } else if step.holds.is_some() {
             self.flights.push(flight);
             let origin = self.origin;
