@@ -2,20 +2,7 @@
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { test } from "node:test";
-import { direct, listen, until, urlOf } from "./worker.mjs";
-
-/** What comes to a request that is sent as it stands, which no client library would send. */
-const sent = (base, head, body = "") =>
-  new Promise((resolve, reject) => {
-    const { hostname, port } = new URL(base);
-    let answer = "";
-    connect(port, hostname)
-      .on("data", (data) => (answer += data))
-      .on("close", () => resolve(answer))
-      .on("error", reject)
-      // Ended, since workerd keeps a connection for 5 s more, whatever its client says of that.
-      .end(`${head}\r\n${body && `content-length: ${body.length}\r\n`}\r\n${body}`);
-  });
+import { direct, listen, sent, until, urlOf } from "./worker.mjs";
 
 test("what was kept for one client is served to nobody who asks otherwise", async (t) => {
   const server = await listen(t, (request, response) => response.writeHead(server.down ? 503 : 200).end(request.url));

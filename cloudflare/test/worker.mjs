@@ -93,18 +93,21 @@ export async function instruct(miniflare, dist, policy, name) {
   if (isInRust(dist)) await (await miniflare.getKVNamespace("TIDEGATE", name)).put("policy", JSON.stringify(policy));
 }
 
-/** All of the answer, as text, to a request whose target is sent as it stands, which no client library would do. */
-export const asSent = (base, target) =>
+/** All of the answer, as text, to a request that is sent as it stands, which no client library would do. */
+export const sent = (base, head, body = "") =>
   new Promise((resolve, reject) => {
-    const { hostname, port, host } = new URL(base);
+    const { hostname, port } = new URL(base);
     let answer = "";
     connect(port, hostname)
       .on("data", (data) => (answer += data))
       .on("close", () => resolve(answer))
       .on("error", reject)
       // Ended, since workerd keeps a connection for 5 s more, whatever its client says of that.
-      .end(`GET ${target} HTTP/1.1\r\nHost: ${host}\r\n\r\n`);
+      .end(`${head}\r\n${body && `content-length: ${body.length}\r\n`}\r\n${body}`);
   });
+
+/** The same for a GET whose target is sent as it stands. */
+export const asSent = (base, target) => sent(base, `GET ${target} HTTP/1.1\r\nHost: ${new URL(base).host}`);
 
 /** The status of an answer, whose body nobody wants. */
 export const status = async (answer) => {
