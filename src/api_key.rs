@@ -82,6 +82,11 @@ impl ApiKeys {
         find(&self.0, &key, |(digest, _)| digest).map(|(_, tier)| *tier)
     }
 
+    /// Whether one of these is one of the others too.
+    pub(crate) fn meet(&self, other: &Self) -> bool {
+        self.0.iter().any(|(key, _)| other.tier(*key).is_some())
+    }
+
     /// Whether a value is a list of several items of which one is one of these keys: a key that is to be refused must not
     /// pass by being sent along with others. More items than anybody has keys count as if one was.
     #[must_use]

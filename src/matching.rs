@@ -16,6 +16,7 @@
 //! has: rules that differ in the names of their headers cost one question for each name.
 
 mod conditions;
+mod covering;
 mod mismatch;
 mod values;
 
