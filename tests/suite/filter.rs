@@ -8,6 +8,7 @@ pub mod stage;
 mod access;
 mod adaptive;
 mod addresses;
+mod alerts;
 mod answers;
 mod assets;
 mod bad_policy;
