@@ -22,6 +22,7 @@ mod counting;
 mod delays;
 mod failures;
 pub mod flood;
+mod fragments;
 mod gauges;
 mod health;
 mod hostile;
