@@ -1,4 +1,4 @@
-//! An account as bytes, for a host that keeps accounts where its memory does not last.
+//! An account as bytes, for a host whose memory does not last.
 
 use super::account::{Latest, MAX_INSTANCES};
 use super::in_flight::{Holder, Holders};
@@ -8,8 +8,8 @@ use crate::units::Permits;
 use crate::words;
 
 impl Account {
-    /// The account as bytes: a version, then whole numbers of eight bytes, the lowest first. An account of requests in flight has
-    /// a version of its own.
+    /// The account as bytes: a version, then numbers of eight bytes each, little-endian. Accounts of requests in flight
+    /// have a version of their own.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         if !self.holders.0.is_empty() {
@@ -42,7 +42,7 @@ impl Account {
         bytes
     }
 
-    /// The account of these bytes; `None` when they are of another version, or no account.
+    /// The account in these bytes; `None` if they have another version or are not an account.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (numbers, rest) = bytes.as_chunks::<8>();
@@ -100,6 +100,6 @@ pub(super) fn permits(number: u64) -> Option<Permits> {
 
 const VERSION: u64 = 1;
 const VERSION_IN_FLIGHT: u64 = 2;
-/// Numbers of an account without those of its instances, and of each instance.
+/// How many numbers an account has without its instances, and how many each instance adds.
 const HEAD: usize = 13;
 const EACH: usize = 6;

@@ -1,9 +1,9 @@
 //! Whether the store answers: a circuit breaker around it, of this worker's own.
 //!
-//! It opens when three asks in a row fail, or half of those in the last ten seconds. It tries again with one ask after
-//! a quarter of a second, then after twice as long each time, up to ten seconds. While it is half-open, one ask is
-//! under way and no other request waits. So a dead store costs a request its deadline only now and then, and a store
-//! that recovers gets few asks at first.
+//! It opens when three asks in a row fail, or half of those in the last ten seconds, if these are at least ten. It
+//! tries again with one ask after a quarter of a second, then after twice as long each time, up to ten seconds. While it
+//! is half-open, one ask is under way and no other request waits. So a dead store costs a request its deadline only now
+//! and then, and a store that recovers gets few asks at first.
 
 use crate::breaker::{Admission, Ledger, Local, Outcome, Part, State, Ticket};
 use crate::policy::Breaker;

@@ -41,7 +41,7 @@ impl Pace {
     }
 
     /// How many requests to expect within this span if they keep coming at the same pace. Fewer if the key has been
-    /// quiet for longer than that.
+    /// quiet for more than two mean gaps.
     pub(super) fn expects(&self, within: Span, now: Timestamp) -> u64 {
         let gap = self.mean.max(Span::from_nanos(now.since(self.last).as_nanos() >> 1)).as_nanos().max(1);
         within.as_nanos().checked_div(gap).unwrap_or(0)
