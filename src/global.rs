@@ -100,9 +100,9 @@ pub struct Shared {
 /// Why a request that finds too few permits here is not admitted now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// The authority has said that there are no permits.
+    /// The authority has said that there are too few permits.
     Refused {
-        /// When permits may be there again; `None` if the request costs more than the whole quota.
+        /// The wait until there may be enough; `None` if the request costs more than the whole quota.
         retry_after: Option<Span>,
     },
     /// The authority has to be asked.

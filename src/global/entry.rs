@@ -299,7 +299,7 @@ impl Entry {
         (permits > Permits::ZERO && now < until).then_some(Arrived { account: self.of.account, permits, until })
     }
 
-    /// A wait that the authority told, up to the longest one that the algorithm allows. An answer that belongs to
+    /// A wait in the authority's answer, up to the longest one that the algorithm allows. An answer that belongs to
     /// another key, or comes from a clock that jumped, would otherwise apply for as long as it says.
     fn believable(&self, wait_ms: u64) -> Span {
         let terms = &self.of.terms;
@@ -324,7 +324,7 @@ impl Entry {
             return None;
         }
         if grant.granted == Permits::ZERO {
-            // No request is asked for that costs more than the whole quota, so the authority always tells a wait.
+            // No request is asked for that costs more than the whole quota, so the answer always has a wait.
             let until = now.after(self.believable(grant.retry_after_ms.unwrap_or(u64::MAX)));
             return Some(Refusal { at: now, until, least: asked.least });
         }
