@@ -169,7 +169,7 @@ impl Global {
         let Some(entry) = self.table.find(of.key) else {
             return if fails { Missing::Failed } else { Missing::Unknown };
         };
-        entry.follow(now);
+        entry.follow_clock(now);
         let is_new = since.is_none();
         let hot = entry.pace.last().after(HOT_GAP) > now;
         if is_new {
@@ -190,7 +190,7 @@ impl Global {
             return Missing::Unknown;
         }
         entry.refused = entry.refused.plus(cost);
-        let is_due = entry.asked.is_none() && !of.exact && entry.is_to_ask_again(now);
+        let is_due = entry.pending.is_none() && !of.exact && entry.is_to_ask_again(now);
         let left = refusal.map_or(Span::ZERO, |refusal| refusal.until.since(now));
         if is_due {
             self.ask_again(of, cost, now);
@@ -234,7 +234,7 @@ impl Global {
     /// [`ready`](Self::ready), and `None` while there is nothing to do.
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Span> {
-        let asked = self.sent.iter().filter_map(|key| self.table.get(*key)?.asked.as_ref());
+        let asked = self.sent.iter().filter_map(|key| self.table.get(*key)?.pending.as_ref());
         let deadlines = asked.map(|asked| asked.sent_at.after(self.rules.deadline));
         let waits = self.waiting.since().map(|since| since.after(self.rules.deadline));
         let idle = self.table.holds_permits().then(|| self.tended_at.after(IDLE));

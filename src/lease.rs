@@ -147,7 +147,7 @@ impl Leases {
     /// What is known of this account for a request of `cost`. The request counts towards how busy the client is. The
     /// answer holds for the `now` of the decision at hand.
     pub(crate) fn ask(&mut self, account: Account, cost: Permits, now: Timestamp) -> Option<Known> {
-        self.see(now);
+        self.note_time(now);
         let steps_back = self.steps_back;
         let slot = self.slot_for(account.key)?;
         if slot.account.key != account.key {
@@ -249,7 +249,7 @@ impl Leases {
 
     /// Removes and returns every lease that has ended, or whose key has had no request for `idle`.
     pub(crate) fn take_ended(&mut self, idle: Span, now: Timestamp) -> Vec<(Account, Lease)> {
-        self.see(now);
+        self.note_time(now);
         let steps_back = self.steps_back;
         let mut ended = Vec::new();
         for slot in self.sets.iter_mut().flatten() {
@@ -263,7 +263,7 @@ impl Leases {
         ended
     }
 
-    fn see(&mut self, now: Timestamp) {
+    fn note_time(&mut self, now: Timestamp) {
         if now < self.latest {
             self.steps_back = self.steps_back.wrapping_add(1);
         }

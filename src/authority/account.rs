@@ -19,14 +19,14 @@ pub struct Account {
     pub(super) bucket: Bucket,
     /// When the account becomes equal to one that was never used.
     pub(super) ends_ms: u64,
-    pub(super) latest: Vec<Latest>,
+    pub(super) latest: Vec<LastAnswer>,
     /// For requests in flight.
     pub(super) holders: Holders,
 }
 
 /// The last answer to an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Latest {
+pub(super) struct LastAnswer {
     pub(super) instance: Instance,
     pub(super) seq: u64,
     pub(super) granted: Permits,
@@ -78,7 +78,7 @@ impl Account {
         let drawn = match latest.filter(|latest| ask.seq <= latest.seq) {
             // The same ask again: its answer may have been lost.
             Some(latest) if ask.seq == latest.seq && latest.ends_ms > now_ms => latest,
-            Some(latest) => Latest { granted: Permits::ZERO, ..latest },
+            Some(latest) => LastAnswer { granted: Permits::ZERO, ..latest },
             None => counting.charge(ask, latest),
         };
         let balance = counting.balance(ask.least.max(Permits::ONE));
@@ -117,8 +117,8 @@ struct Counting<'a> {
 
 impl Counting<'_> {
     /// Credits what is given back, draws what can be granted, and remembers both for the instance.
-    fn charge(&mut self, ask: &Ask, latest: Option<Latest>) -> Latest {
-        let mut latest = latest.unwrap_or(Latest { instance: ask.instance, ..Latest::default() });
+    fn charge(&mut self, ask: &Ask, latest: Option<LastAnswer>) -> LastAnswer {
+        let mut latest = latest.unwrap_or(LastAnswer { instance: ask.instance, ..LastAnswer::default() });
         let window = self.window();
         let back = ask.back.min(latest.out);
         if ask.back_of == latest.window && back > Permits::ZERO && self.give_back(back, latest.window) {
@@ -154,7 +154,7 @@ impl Counting<'_> {
         let now = Timestamp::from_millis(self.now_ms);
         let ends_ms = self.meter.charge_lasts_until(now).map_or(0, |end| end.as_nanos() / NANOS_PER_MILLI);
         let left = self.meter.standing(self.account.state, now).remaining;
-        let (need, ahead) = parts(ask, left);
+        let (need, ahead) = split_grant(ask, left);
         let granted = need.plus(ahead);
         if granted > Permits::ZERO {
             self.account.state = Some(self.meter.charge(self.account.state, granted, now));
@@ -196,11 +196,11 @@ impl Counting<'_> {
         }
     }
 
-    fn latest(&self, instance: Instance) -> Option<Latest> {
+    fn latest(&self, instance: Instance) -> Option<LastAnswer> {
         self.account.latest.iter().find(|latest| latest.instance == instance).copied()
     }
 
-    fn remember(&mut self, new: Latest) {
+    fn remember(&mut self, new: LastAnswer) {
         let latest = &mut self.account.latest;
         if let Some(old) = latest.iter_mut().find(|latest| latest.instance == new.instance) {
             *old = new;
@@ -216,7 +216,7 @@ impl Counting<'_> {
 /// Splits what is granted to an ask while `left` permits are left: permits for waiting requests, and permits drawn
 /// ahead. Of what the waiting requests leave, at most a quarter is drawn ahead, so that other instances find some too.
 /// None of the last three are.
-pub(super) fn parts(ask: &Ask, left: Permits) -> (Permits, Permits) {
+pub(super) fn split_grant(ask: &Ask, left: Permits) -> (Permits, Permits) {
     if ask.least > left {
         return (Permits::ZERO, Permits::ZERO);
     }

@@ -20,7 +20,7 @@
 //!
 //! The debt is kept in nanoseconds, as in [`crate::limiter::token_bucket`]: `interval = window / permits`, rounded up.
 
-use super::account::{Balance, Drawn, parts};
+use super::account::{Balance, Drawn, split_grant};
 use super::{Ask, NANOS_PER_MILLI, Terms};
 use crate::units::Permits;
 
@@ -65,7 +65,7 @@ impl Bucket {
     pub(super) fn draw(&mut self, ask: &Ask, now_ms: u64) -> Drawn {
         let size = Size::of(&ask.terms);
         *self = self.at(&size, now_ms);
-        let (need, ahead) = parts(ask, self.level(&size));
+        let (need, ahead) = split_grant(ask, self.level(&size));
         let lends = ask.want > ask.need && need.plus(ahead) <= self.lendable(&ask.terms, &size);
         // What is not lent cannot be given back: draw no more of it ahead than is refilled meanwhile.
         let ahead = if lends { ahead } else { ahead.min(size.refilled_in(SOON_MS)) };

@@ -1,6 +1,6 @@
 //! An account as bytes, for a host whose memory does not last.
 
-use super::account::{Latest, MAX_INSTANCES};
+use super::account::{LastAnswer, MAX_INSTANCES};
 use super::in_flight::{Holder, Holders};
 use super::{Account, Instance};
 use crate::limiter::{State, UsedShare};
@@ -32,7 +32,7 @@ impl Account {
             u64::from(bucket.lent.get()),
             u64::from(bucket.lent_before.get()),
         ];
-        let mut bytes = Vec::with_capacity(HEAD * 8);
+        let mut bytes = Vec::with_capacity(HEAD_NUMBERS * 8);
         words::append(&mut bytes, &head);
         for latest in &self.latest {
             let (granted, out) = (u64::from(latest.granted.get()), u64::from(latest.out.get()));
@@ -47,7 +47,7 @@ impl Account {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (numbers, rest) = bytes.as_chunks::<8>();
         let mut numbers = numbers.iter().map(|number| u64::from_le_bytes(*number));
-        if !rest.is_empty() || numbers.len() > HEAD + MAX_INSTANCES * EACH {
+        if !rest.is_empty() || numbers.len() > HEAD_NUMBERS + MAX_INSTANCES * NUMBERS_PER_INSTANCE {
             return None;
         }
         match numbers.next()? {
@@ -65,13 +65,13 @@ impl Account {
         while let Some(instance) = next() {
             let (seq, granted) = (next()?, permits(next()?)?);
             let (window, ends_ms, out) = (next()?, next()?, permits(next()?)?);
-            account.latest.push(Latest { instance: Instance::new(instance), seq, granted, window, ends_ms, out });
+            account.latest.push(LastAnswer { instance: Instance::new(instance), seq, granted, window, ends_ms, out });
         }
         Some(account)
     }
 
     fn held_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD * 8);
+        let mut bytes = Vec::with_capacity(HEAD_NUMBERS * 8);
         words::append(&mut bytes, &[VERSION_IN_FLIGHT, self.at_ms, self.drawn, self.ends_ms]);
         for holder in &self.holders.0 {
             let (held, short) = (u64::from(holder.held.get()), u64::from(holder.short.get()));
@@ -101,5 +101,5 @@ pub(super) fn permits(number: u64) -> Option<Permits> {
 const VERSION: u64 = 1;
 const VERSION_IN_FLIGHT: u64 = 2;
 /// How many numbers an account has without its instances, and how many each instance adds.
-const HEAD: usize = 13;
-const EACH: usize = 6;
+const HEAD_NUMBERS: usize = 13;
+const NUMBERS_PER_INSTANCE: usize = 6;

@@ -13,13 +13,13 @@
 //! ask. An instance that is silent for the length of the lease holds nothing any more. Permits that an instance keeps
 //! are not taken away, even under a policy that has fewer permits; nothing more is granted until enough are free.
 //!
-//! **No instance is passed over forever.** An instance that gets too few permits joins a queue, for the cost of its
-//! cheapest request. Permits that come free are reserved for the instance that has queued longest. An instance that was
-//! served and still lacks permits goes to the end of the queue. Instances that hold permits are told how many are
-//! called back ([`Grant::called`]): as their requests end, they give that many back instead of using them for other
-//! requests. An instance that does not ask again for [`LINE_MS`] has left the queue.
+//! **No instance is passed over forever.** An instance that gets too few permits waits in line, for the cost of its
+//! cheapest request. Permits that come free are reserved for the instance that has waited longest. An instance that was
+//! served and still lacks permits goes to the end of the line. Instances that hold permits are told how many are called
+//! back ([`Grant::called`]): as their requests end, they give that many back instead of using them for other
+//! requests. An instance that does not ask again for [`LINE_MS`] has left the line.
 
-use super::account::parts;
+use super::account::split_grant;
 use super::{Ask, Grant, Instance, MAX_INSTANCES};
 use crate::units::Permits;
 
@@ -31,7 +31,7 @@ pub(super) struct Holder {
     pub(super) held: Permits,
     /// When its lease ends. If it holds nothing, until when its sequence number is remembered.
     pub(super) until_ms: u64,
-    /// Since when it queues, and for how many permits; zero if it does not.
+    /// Since when it waits in line, and for how many permits; zero if it does not.
     pub(super) since_ms: u64,
     pub(super) short: Permits,
 }
@@ -117,7 +117,7 @@ impl Holders {
         }
         // Nothing is drawn ahead while another instance lacks permits.
         let ask = &Ask { want: if nobody_lacks { ask.want } else { ask.need }, ..*ask };
-        let (served, ahead) = parts(ask, free.minus(reserved));
+        let (served, ahead) = split_grant(ask, free.minus(reserved));
         let lacks = ask.need.minus(served);
         let short = if ask.least > ask.terms.permits { Permits::ZERO } else { lacks.min(ask.least.max(Permits::ONE)) };
         let since_ms = match (short, served) {
@@ -131,7 +131,7 @@ impl Holders {
         if self.remember(holder) { holder } else { Holder { held: Permits::ZERO, ..holder } }
     }
 
-    /// The other instances in the queue: since when, which, and for how many permits.
+    /// The other instances in line: since when, which, and for how many permits.
     fn line(&self, ask: &Ask, now_ms: u64) -> impl Iterator<Item = ((u64, Instance), Permits)> {
         let others = self.0.iter().filter(|other| other.instance != ask.instance);
         others
@@ -164,7 +164,7 @@ fn is_in_line(holder: &Holder, ask: &Ask, now_ms: u64) -> bool {
     holder.short > Permits::ZERO && heard_ms.saturating_add(LINE_MS) > now_ms
 }
 
-/// How long after its last ask, in ms, an instance stays in the queue. A refused client that waits the one second of
+/// How long after its last ask, in ms, an instance stays in line. A refused client that waits the one second of
 /// its `Retry-After` is back by then.
 pub const LINE_MS: u64 = 1_500;
 
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(held(&mut account, &ask(3, 1, 0, 1), 20), 0);
         let told = account.answer(&ask(1, 2, 4, 0), NOW + 30);
         assert_eq!((told.granted.get(), told.called().get()), (4, 2));
-        // It would like them back itself, and has to queue behind the others.
+        // It would like them back itself, and has to wait in line behind the others.
         let gave = account.answer(&ask(1, 3, 3, 1), NOW + 40);
         assert_eq!((gave.granted.get(), gave.left.get(), gave.called().get()), (3, 1, 1));
         assert_eq!(held(&mut account, &ask(3, 2, 0, 1), 50), 0, "another is before it");

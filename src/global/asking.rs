@@ -1,6 +1,6 @@
 //! How asks are made, sent and answered.
 
-use super::entry::{AIM, Asked};
+use super::entry::{AIM, PendingAsk};
 use super::{ASK_AGAIN, Arrived, Ask, Global, Grant, IDLE, Shared, Wake};
 use crate::key::KeyHash;
 use crate::limiter::drawn::Drawn;
@@ -14,7 +14,7 @@ impl Global {
     pub(crate) fn ask(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
         let has_room = self.waiting.has_room();
         let Some(entry) = self.table.find_or_make(of, now).filter(|_| has_room) else { return };
-        match &mut entry.asked {
+        match &mut entry.pending {
             // Requests that this ask does not serve will make the next one.
             Some(asked) if asked.is_sent() => {}
             Some(asked) => {
@@ -24,7 +24,7 @@ impl Global {
             None => {
                 entry.resize(now.since(entry.granted_at), cost, now);
                 let ahead = entry.ahead;
-                self.order(of.key, Asked { need: cost, least: cost, ahead, ..Asked::default() }, now);
+                self.queue_ask(of.key, PendingAsk { need: cost, least: cost, ahead, ..PendingAsk::default() }, now);
             }
         }
     }
@@ -35,7 +35,7 @@ impl Global {
         entry.resize(now.since(entry.granted_at), least, now);
         let demand = entry.demand(least, now);
         let ahead = entry.ahead_of(demand, least, now);
-        self.order(of.key, Asked { need: demand, least, ahead, ..Asked::default() }, now);
+        self.queue_ask(of.key, PendingAsk { need: demand, least, ahead, ..PendingAsk::default() }, now);
     }
 
     /// A request was served from permits that are held here, and `left` remain: draws the next lease once half of the
@@ -51,7 +51,7 @@ impl Global {
         let in_vain = entry.granted_at < entry.asked_at && entry.asked_at.after(ASK_AGAIN) > now;
         // Nothing is drawn ahead for a client that may not come again.
         let is_known = entry.ahead > 0;
-        if fails || is_enough || in_vain || !is_known || entry.of.exact || entry.asked.is_some() {
+        if fails || is_enough || in_vain || !is_known || entry.of.exact || entry.pending.is_some() {
             return;
         }
         // While the authority has nothing left, `ask_again` asks, at its own interval.
@@ -62,12 +62,12 @@ impl Global {
         entry.resize(Span::from_nanos(lasted.as_nanos().saturating_mul(2)), cost, now);
         let ahead = entry.ahead_of(left, cost, now);
         if ahead > 0 {
-            self.order(of.key, Asked { least: cost, ahead, ..Asked::default() }, now);
+            self.queue_ask(of.key, PendingAsk { least: cost, ahead, ..PendingAsk::default() }, now);
         }
     }
 
     /// Queues an ask to be sent, if the breaker lets it pass.
-    fn order(&mut self, key: KeyHash, asked: Asked, now: Timestamp) {
+    fn queue_ask(&mut self, key: KeyHash, asked: PendingAsk, now: Timestamp) {
         let Some(entry) = self.table.find(key) else { return };
         let ticket = self.health.admit(now);
         if ticket.is_none() {
@@ -75,7 +75,7 @@ impl Global {
             return;
         }
         self.last_seq = self.last_seq.saturating_add(1);
-        entry.asked = Some(Asked { seq: self.last_seq, ticket, ..asked });
+        entry.pending = Some(PendingAsk { seq: self.last_seq, ticket, ..asked });
         (entry.asked_at, entry.refused) = (now, Permits::ZERO);
         self.unsent.push(key);
     }
@@ -84,7 +84,7 @@ impl Global {
     pub fn asks(&mut self, now: Timestamp, asks: &mut Vec<Ask>) {
         for key in self.unsent.drain(..) {
             let Some(entry) = self.table.find(key) else { continue };
-            let (of, Some(asked)) = (entry.of, &mut entry.asked) else { continue };
+            let (of, Some(asked)) = (entry.of, &mut entry.pending) else { continue };
             asked.sent_at = now.max(Timestamp::from_nanos(1));
             let want = asked.need.plus(Permits::new(asked.ahead)).min(Drawn::MOST);
             let need = asked.need.min(Drawn::MOST);
@@ -108,7 +108,7 @@ impl Global {
     /// is [ready](Self::ready) at once if no ask is under way for any of the keys, or if too many requests wait.
     pub(crate) fn wait(&mut self, id: u32, since: Option<Timestamp>, keys: &[KeyHash], now: Timestamp) {
         let is_asked = |key: &&KeyHash| {
-            self.table.get(**key).is_some_and(|entry| entry.asked.is_some()) || self.is_flight_asked(**key)
+            self.table.get(**key).is_some_and(|entry| entry.pending.is_some()) || self.is_flight_asked(**key)
         };
         let pending: Vec<_> = keys.iter().filter(is_asked).copied().collect();
         let wake = Wake { id, since: since.unwrap_or(now) };
@@ -132,9 +132,9 @@ impl Global {
             return None;
         }
         let entry = self.table.find(key)?;
-        let in_time = entry.asked.is_some_and(|asked| asked.seq == seq && asked.is_sent());
+        let in_time = entry.pending.is_some_and(|asked| asked.seq == seq && asked.is_sent());
         // A grant that is too late for the requests that waited can still be used, once.
-        let asked = if in_time { entry.asked.take() } else { entry.late.take_if(|late| late.seq == seq) }?;
+        let asked = if in_time { entry.pending.take() } else { entry.late.take_if(|late| late.seq == seq) }?;
         if in_time {
             self.sent.retain(|of| *of != key);
             if let Some(ticket) = asked.ticket {
@@ -142,7 +142,7 @@ impl Global {
             }
         }
         let arrived = match grant {
-            Some(grant) => entry.take_in(&asked, &grant, in_time, now),
+            Some(grant) => entry.apply_grant(&asked, &grant, in_time, now),
             None => {
                 entry.failed_at = Some(now);
                 None
@@ -162,7 +162,7 @@ impl Global {
         let mut expired = Vec::new();
         for key in &self.sent {
             let Some(entry) = self.table.find(*key) else { continue };
-            if let Some(asked) = entry.asked.take_if(|asked| asked.sent_at.after(deadline) <= now) {
+            if let Some(asked) = entry.pending.take_if(|asked| asked.sent_at.after(deadline) <= now) {
                 if let Some(ticket) = asked.ticket {
                     self.health.observe(ticket, false, deadline, now);
                 }
@@ -190,7 +190,7 @@ impl Global {
             entry.resize(AIM, Permits::ONE, now);
             let ahead = entry.ahead;
             if ahead > 0 {
-                self.order(key, Asked { least: Permits::ONE, ahead, ..Asked::default() }, now);
+                self.queue_ask(key, PendingAsk { least: Permits::ONE, ahead, ..PendingAsk::default() }, now);
             }
         }
     }
@@ -205,16 +205,16 @@ impl Global {
             return Vec::new();
         }
         let keys = self.table.idle(now);
-        keys.iter().filter_map(|key| self.table.get(*key)).map(|entry| (entry.of, entry.own.out)).collect()
+        keys.iter().filter_map(|key| self.table.get(*key)).map(|entry| (entry.of, entry.returnable.permits)).collect()
     }
 
     /// Gives permits back to the authority that were taken out of the instance's own table.
     pub(crate) fn give_back(&mut self, of: &Shared, permits: Permits, now: Timestamp) {
-        let Some(entry) = self.table.find(of.key).filter(|entry| entry.asked.is_none()) else { return };
-        let back_of = entry.own.window;
-        (entry.own.out, entry.ahead, entry.granted) = (Permits::ZERO, 0, Permits::ZERO);
+        let Some(entry) = self.table.find(of.key).filter(|entry| entry.pending.is_none()) else { return };
+        let back_of = entry.returnable.window;
+        (entry.returnable.permits, entry.ahead, entry.granted) = (Permits::ZERO, 0, Permits::ZERO);
         if permits > Permits::ZERO {
-            self.order(of.key, Asked { back: permits, back_of, ..Asked::default() }, now);
+            self.queue_ask(of.key, PendingAsk { back: permits, back_of, ..PendingAsk::default() }, now);
         }
     }
 }

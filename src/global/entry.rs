@@ -15,11 +15,11 @@ pub(super) struct Entry {
     pub(super) of: Shared,
     pub(super) pace: Pace,
     /// The ask that is queued or sent, and not answered.
-    pub(super) asked: Option<Asked>,
+    pub(super) pending: Option<PendingAsk>,
     /// When the last ask was queued.
     pub(super) asked_at: Timestamp,
     /// The last ask that passed its deadline. Its answer can still bring permits.
-    pub(super) late: Option<Asked>,
+    pub(super) late: Option<PendingAsk>,
     /// When an ask last failed: answered with an error, not answered in time, or stopped by the breaker.
     pub(super) failed_at: Option<Timestamp>,
     pub(super) refusal: Option<Refusal>,
@@ -37,7 +37,7 @@ pub(super) struct Entry {
     pressure: Pressure,
     /// When permits expire and new ones are to be drawn; the epoch once that is done.
     pub(super) renew_at: Timestamp,
-    pub(super) own: Own,
+    pub(super) returnable: Returnable,
     pub(super) share: Share,
     owed: Permits,
     owed_until: Timestamp,
@@ -45,7 +45,7 @@ pub(super) struct Entry {
 
 /// An ask that is queued or sent.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct PendingAsk {
     pub(super) seq: u64,
     /// When it was sent; the epoch before that.
     pub(super) sent_at: Timestamp,
@@ -57,7 +57,7 @@ pub(super) struct Asked {
     pub(super) ticket: Option<Ticket>,
 }
 
-impl Asked {
+impl PendingAsk {
     pub(super) fn is_sent(&self) -> bool {
         self.sent_at > Timestamp::EPOCH
     }
@@ -65,9 +65,9 @@ impl Asked {
 
 /// Permits granted to this worker in one window that it could give back.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Own {
+pub(super) struct Returnable {
     pub(super) window: u64,
-    pub(super) out: Permits,
+    pub(super) permits: Permits,
     pub(super) until: Timestamp,
 }
 
@@ -104,7 +104,7 @@ impl Entry {
         Self {
             of: *of,
             pace: Pace::new(now),
-            asked: None,
+            pending: None,
             asked_at: Timestamp::EPOCH,
             late: None,
             failed_at: None,
@@ -118,7 +118,7 @@ impl Entry {
             reset_at: now,
             pressure: Pressure::default(),
             renew_at: Timestamp::EPOCH,
-            own: Own::default(),
+            returnable: Returnable::default(),
             share: Share::default(),
             owed: Permits::ZERO,
             owed_until: Timestamp::EPOCH,
@@ -127,7 +127,7 @@ impl Entry {
 
     /// Adjusts to a clock that was set back to before the last ask. Otherwise refusals and the measured pace would
     /// apply until the clock has caught up.
-    pub(super) fn follow(&mut self, now: Timestamp) {
+    pub(super) fn follow_clock(&mut self, now: Timestamp) {
         if now >= self.asked_at {
             return;
         }
@@ -261,15 +261,21 @@ impl Entry {
             // A new window begins.
             self.pressure.relieve();
         }
-        let is_held = self.own.out > Permits::ZERO && self.own.until > now;
-        if is_held || self.asked.is_some() || self.of.exact || !self.is_worth_holding() || self.is_pressed(now) {
+        let is_held = self.returnable.permits > Permits::ZERO && self.returnable.until > now;
+        if is_held || self.pending.is_some() || self.of.exact || !self.is_worth_holding() || self.is_pressed(now) {
             return false;
         }
         self.pace.expects(self.useful(now).min(HOLD), now) >= at_least
     }
 
     /// Handles a grant. Returns the permits that it brought, less those that were owed.
-    pub(super) fn take_in(&mut self, asked: &Asked, grant: &Grant, in_time: bool, now: Timestamp) -> Option<Arrived> {
+    pub(super) fn apply_grant(
+        &mut self,
+        asked: &PendingAsk,
+        grant: &Grant,
+        in_time: bool,
+        now: Timestamp,
+    ) -> Option<Arrived> {
         if in_time {
             // A late answer describes a state that has passed; only its permits count.
             (self.left, self.reset_at) = (grant.left, now.after(self.believable(grant.reset_ms)));
@@ -287,8 +293,8 @@ impl Entry {
         // The authority's clock may be almost a millisecond ahead of what it says.
         let lasts = Span::from_millis(grant.lasts_ms.saturating_sub(1));
         let until = asked.sent_at.after(lasts);
-        let before = if grant.window == self.own.window { self.own.out } else { Permits::ZERO };
-        self.own = Own { window: grant.window, out: before.plus(grant.granted), until };
+        let before = if grant.window == self.returnable.window { self.returnable.permits } else { Permits::ZERO };
+        self.returnable = Returnable { window: grant.window, permits: before.plus(grant.granted), until };
         let needed = grant.granted.min(asked.need);
         let permits = needed.plus(self.pay(grant.granted.minus(needed), now));
         (self.granted, self.granted_at, self.lasts) = (permits, now, lasts);
@@ -315,7 +321,7 @@ impl Entry {
     }
 
     /// The refusal of later requests that follows from a grant; `None` if the grant leaves enough for them.
-    fn refused(&self, asked: &Asked, grant: &Grant, now: Timestamp) -> Option<Refusal> {
+    fn refused(&self, asked: &PendingAsk, grant: &Grant, now: Timestamp) -> Option<Refusal> {
         let wanted = asked.need.plus(Permits::new(asked.ahead));
         if asked.least == Permits::ZERO
             || grant.granted >= wanted
@@ -366,7 +372,7 @@ impl Entry {
     }
 
     pub(super) fn is_free(&self) -> bool {
-        self.asked.is_none()
+        self.pending.is_none()
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Flight {
     /// instances.
     held: Permits,
     until: Timestamp,
-    called: Permits,
+    called_back: Permits,
     /// What the authority had left.
     pub(super) left: Permits,
     /// Permits granted to waiting requests that have not taken them yet.
@@ -31,20 +31,20 @@ pub(super) struct Flight {
     peak_before: Permits,
     /// When to ask again, to renew the lease and to learn what is called back.
     pub(super) renew_at: Timestamp,
-    pub(super) asked: Option<Asking>,
+    pub(super) pending: Option<PendingAsk>,
     /// When the last ask was queued.
     pub(super) asked_at: Timestamp,
     /// The last ask, past its deadline. Its answer still counts if it arrives before the next ask.
-    pub(super) late: Option<Asking>,
+    pub(super) late: Option<PendingAsk>,
     pub(super) failed_at: Option<Timestamp>,
-    pub(super) lack: Option<Lack>,
+    pub(super) shortage: Option<Shortage>,
     pub(super) seen_at: Timestamp,
     share: Share,
 }
 
 /// An ask that is queued or sent.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asking {
+pub(super) struct PendingAsk {
     pub(super) seq: u64,
     /// When it was sent; the epoch before that.
     pub(super) sent_at: Timestamp,
@@ -58,21 +58,21 @@ pub(super) struct Asking {
 
 /// The authority had too few permits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lack {
+pub(super) struct Shortage {
     pub(super) at: Timestamp,
     /// The cost of the cheapest request that was not served.
     pub(super) least: Permits,
 }
 
 /// The permits of an [`Ask`](crate::authority::Ask): what is kept, and what is asked for.
-pub(super) struct Said {
+pub(super) struct AskPermits {
     pub(super) keeps: Permits,
     pub(super) need: Permits,
     pub(super) least: Permits,
     pub(super) want: Permits,
 }
 
-impl Asking {
+impl PendingAsk {
     pub(super) fn is_sent(&self) -> bool {
         self.sent_at > Timestamp::EPOCH
     }
@@ -87,18 +87,18 @@ impl Flight {
             state: None,
             held: Permits::ZERO,
             until: Timestamp::EPOCH,
-            called: Permits::ZERO,
+            called_back: Permits::ZERO,
             left: Permits::ZERO,
             promised: Permits::ZERO,
             promised_at: Timestamp::EPOCH,
             peak: Permits::ZERO,
             peak_before: Permits::ZERO,
             renew_at: now,
-            asked: None,
+            pending: None,
             asked_at: Timestamp::EPOCH,
             late: None,
             failed_at: None,
-            lack: None,
+            shortage: None,
             seen_at: now,
             share: Share::default(),
         }
@@ -120,7 +120,7 @@ impl Flight {
     pub(super) fn has_room(&self, cost: Permits, now: Timestamp) -> bool {
         let half = Span::from_millis(self.of.terms.window_ms >> 1);
         let (held, in_flight) = (self.held(now), self.in_flight(now));
-        let usable = held.min(held.minus(self.called).max(in_flight.plus(self.promised)));
+        let usable = held.min(held.minus(self.called_back).max(in_flight.plus(self.promised)));
         now.after(half) <= self.until && in_flight.plus(cost) <= usable
     }
 
@@ -164,7 +164,7 @@ impl Flight {
         let needed = self.in_flight(now).plus(self.promised);
         let wanted = if self.of.exact { needed } else { with_slack(self.peak.max(self.peak_before)).max(needed) };
         let held = self.held(now);
-        held.min(wanted).min(held.minus(self.called).max(needed))
+        held.min(wanted).min(held.minus(self.called_back).max(needed))
     }
 
     /// Whether there are permits to give back.
@@ -175,7 +175,7 @@ impl Flight {
     /// Whether there are permits to give back at once: those that others have called back, or all spare ones if every
     /// request asks.
     pub(super) fn has_to_give(&self, now: Timestamp) -> bool {
-        (self.of.exact || self.called > Permits::ZERO) && self.has_spare(now)
+        (self.of.exact || self.called_back > Permits::ZERO) && self.has_spare(now)
     }
 
     /// Whether an ask is due even if no request waits.
@@ -195,7 +195,7 @@ impl Flight {
 
     /// Ends a period: forgets the peak of the one before last. Returns whether nothing useful is known of the key any
     /// more.
-    pub(super) fn turn(&mut self, now: Timestamp) -> bool {
+    pub(super) fn end_period(&mut self, now: Timestamp) -> bool {
         (self.peak_before, self.peak) = (self.peak, self.in_flight(now));
         if self.promised_at.after(IDLE) <= now {
             // The request that it was promised to has gone.
@@ -208,24 +208,24 @@ impl Flight {
     /// lasts.
     fn lose(&mut self) {
         (self.until, self.late) = (Timestamp::EPOCH, None);
-        if let Some(asked) = self.asked.as_mut().filter(|asked| asked.is_sent()) {
+        if let Some(asked) = self.pending.as_mut().filter(|asked| asked.is_sent()) {
             asked.sent_at = Timestamp::from_nanos(1);
         }
     }
 
     fn is_free(&self, now: Timestamp) -> bool {
-        self.in_flight(now) == Permits::ZERO && self.held(now) == Permits::ZERO && self.asked.is_none()
+        self.in_flight(now) == Permits::ZERO && self.held(now) == Permits::ZERO && self.pending.is_none()
     }
 
     /// What to ask now; `None` if nothing is needed any more. From here on no more is held than the ask says to keep.
-    pub(super) fn say(&mut self, now: Timestamp) -> Option<Said> {
+    pub(super) fn next_ask(&mut self, now: Timestamp) -> Option<AskPermits> {
         let (in_flight, goal) = (self.in_flight(now), self.goal(now));
         let is_due = self.is_due(now);
-        let Some(asked) = &mut self.asked else { return None };
+        let Some(asked) = &mut self.pending else { return None };
         // What requests hold is in use, even if fewer permits are held for them.
         let (keeps, need) = (goal.max(in_flight), asked.need);
         let all = keeps.plus(need);
-        let draws_ahead = !self.of.exact && self.called == Permits::ZERO;
+        let draws_ahead = !self.of.exact && self.called_back == Permits::ZERO;
         let ahead = if draws_ahead { with_slack(in_flight.plus(need)).minus(all) } else { Permits::ZERO };
         if need == Permits::ZERO && !is_due && ahead == Permits::ZERO {
             return None;
@@ -233,15 +233,15 @@ impl Flight {
         asked.sent_at = now.max(Timestamp::from_nanos(1));
         asked.all = all;
         self.held = goal;
-        (self.called, self.late) = (Permits::ZERO, None);
-        Some(Said { keeps, need, least: asked.least, want: need.plus(ahead) })
+        (self.called_back, self.late) = (Permits::ZERO, None);
+        Some(AskPermits { keeps, need, least: asked.least, want: need.plus(ahead) })
     }
 
     /// Handles the authority's answer to this ask.
-    pub(super) fn hear(&mut self, asked: &Asking, grant: &Grant, in_time: bool, now: Timestamp) {
+    pub(super) fn apply_grant(&mut self, asked: &PendingAsk, grant: &Grant, in_time: bool, now: Timestamp) {
         let lasts = Span::from_millis(grant.lasts_ms.saturating_sub(MARGIN_MS));
         let until = asked.sent_at.after(lasts);
-        (self.held, self.until, self.called) = (grant.granted, until, grant.called());
+        (self.held, self.until, self.called_back) = (grant.granted, until, grant.called());
         self.left = grant.left;
         let is_scarce = grant.left.get() <= self.of.terms.permits.get() >> 2;
         let lease = Span::from_millis(self.of.terms.window_ms >> 2);
@@ -252,7 +252,7 @@ impl Flight {
         self.failed_at = None;
         self.share.learn(grant.granted, grant.drawn);
         let lacks = asked.need > Permits::ZERO && grant.granted < asked.all;
-        self.lack = lacks.then_some(Lack { at: now, least: asked.least });
+        self.shortage = lacks.then_some(Shortage { at: now, least: asked.least });
         let spare = grant.granted.minus(self.in_flight(now));
         (self.promised, self.promised_at) = (asked.need.min(spare), now);
     }
@@ -290,7 +290,7 @@ pub(super) struct Flights {
     flights: SortedMap<u64, Box<Flight>>,
     latest: Timestamp,
     swept_at: Timestamp,
-    turned_at: Timestamp,
+    period_began_at: Timestamp,
 }
 
 impl Flights {
@@ -324,29 +324,29 @@ impl Flights {
 
     /// Notes the time. If the clock has stepped back by more than the margin, held permits would last too long: all are
     /// lost.
-    pub(super) fn see(&mut self, now: Timestamp) {
+    pub(super) fn note_time(&mut self, now: Timestamp) {
         if now.after(Span::from_millis(MARGIN_MS - 1)) < self.latest {
             self.flights.values_mut().for_each(|flight| flight.lose());
-            (self.turned_at, self.swept_at, self.latest) = (now, now, now);
+            (self.period_began_at, self.swept_at, self.latest) = (now, now, now);
         }
         self.latest = self.latest.max(now);
     }
 
-    /// When [`turn`](Self::turn) is due; `None` while nothing is known.
-    pub(super) fn next_turn(&self) -> Option<Timestamp> {
-        (!self.flights.is_empty()).then(|| self.turned_at.after(IDLE))
+    /// When [`end_period`](Self::end_period) is due; `None` while nothing is known.
+    pub(super) fn next_period(&self) -> Option<Timestamp> {
+        (!self.flights.is_empty()).then(|| self.period_began_at.after(IDLE))
     }
 
     /// Ends a period for every key if it is over, and returns the keys for which an ask is due.
-    pub(super) fn turn(&mut self, now: Timestamp) -> Vec<KeyHash> {
+    pub(super) fn end_period(&mut self, now: Timestamp) -> Vec<KeyHash> {
         let mut due = Vec::new();
-        if self.turned_at.after(IDLE) > now {
+        if self.period_began_at.after(IDLE) > now {
             return due;
         }
-        self.turned_at = now;
-        self.flights.retain(|flight| !flight.turn(now));
+        self.period_began_at = now;
+        self.flights.retain(|flight| !flight.end_period(now));
         let flights = self.flights.iter().map(|(_, flight)| flight);
-        let silent = flights.filter(|flight| flight.asked.is_none() && flight.is_due(now));
+        let silent = flights.filter(|flight| flight.pending.is_none() && flight.is_due(now));
         due.extend(silent.map(|flight| flight.of.key).take(MOST_AT_ONCE));
         due
     }

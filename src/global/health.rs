@@ -14,7 +14,7 @@ use crate::units::{Draw, Span, Timestamp};
 #[derive(Debug)]
 pub(crate) struct Health {
     breaker: Local,
-    ledger: Alone,
+    ledger: PrivateLedger,
     draws: u64,
     asks: u64,
     failures: u64,
@@ -36,7 +36,7 @@ impl Health {
     /// `seed` makes the waits of workers differ, so that they do not all try again at the same time.
     pub(crate) fn new(seed: u64) -> Self {
         let breaker = Local::new(&Breaker::around_a_store());
-        Self { breaker, ledger: Alone::default(), draws: seed, asks: 0, failures: 0, told: Told::default() }
+        Self { breaker, ledger: PrivateLedger::default(), draws: seed, asks: 0, failures: 0, told: Told::default() }
     }
 
     /// Whether the breaker refuses asks.
@@ -104,12 +104,12 @@ impl Health {
 
 /// The state of a breaker that is not shared.
 #[derive(Debug, Default)]
-struct Alone {
+struct PrivateLedger {
     transitions: Option<Vec<u8>>,
     calls: Option<Vec<u8>>,
 }
 
-impl Ledger for Alone {
+impl Ledger for PrivateLedger {
     fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
         Ok(match part {
             Part::Transitions => self.transitions.as_deref(),

@@ -66,14 +66,14 @@ impl Table {
         }
         self.holds_permits = false;
         for entry in self.sets.iter_mut().flatten() {
-            if entry.own.until <= now {
-                entry.own.out = Permits::ZERO;
+            if entry.returnable.until <= now {
+                entry.returnable.permits = Permits::ZERO;
             }
-            if entry.own.out == Permits::ZERO {
+            if entry.returnable.permits == Permits::ZERO {
                 continue;
             }
             self.holds_permits = true;
-            if entry.asked.is_none() && entry.is_idle(now) && keys.len() < MOST_AT_ONCE {
+            if entry.pending.is_none() && entry.is_idle(now) && keys.len() < MOST_AT_ONCE {
                 keys.push(entry.of.key);
             }
         }

@@ -76,7 +76,7 @@ enum Progress {
     /// All asks, by the hashes of their scripts.
     ByHash,
     /// The asks whose script Redis did not know, with the script.
-    Whole,
+    WithScript,
     /// None: the exchange is over.
     Done,
 }
@@ -172,10 +172,10 @@ impl Exchange {
         }
         let forgotten = self.asks.iter().any(|(_, outcome)| *outcome == Err(RedisError::NoScript));
         self.progress = match self.progress {
-            Progress::ByHash if forgotten => Progress::Whole,
+            Progress::ByHash if forgotten => Progress::WithScript,
             _ => Progress::Done,
         };
-        (self.progress == Progress::Whole).then(|| self.request(redis))
+        (self.progress == Progress::WithScript).then(|| self.request(redis))
     }
 
     /// What came of each ask. An error for asks that are still under way.
@@ -187,15 +187,15 @@ impl Exchange {
     fn under_way(&self) -> fn(&Result<Grant, RedisError>) -> bool {
         match self.progress {
             Progress::ByHash => |_| true,
-            Progress::Whole => |outcome| *outcome == Err(RedisError::NoScript),
+            Progress::WithScript => |outcome| *outcome == Err(RedisError::NoScript),
             Progress::Done => |_| false,
         }
     }
 
     fn commands(&self) -> impl Iterator<Item = Command<'_>> + Clone {
-        let (whole, under_way) = (self.progress == Progress::Whole, self.under_way());
+        let (with_script, under_way) = (self.progress == Progress::WithScript, self.under_way());
         let pending = self.asks.iter().filter(move |(_, outcome)| under_way(outcome));
-        pending.map(move |(ask, _)| Command { ask, whole })
+        pending.map(move |(ask, _)| Command { ask, with_script })
     }
 
     fn request<'r>(&self, redis: &'r Redis) -> HttpRequest<'r> {

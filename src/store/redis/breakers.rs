@@ -14,14 +14,14 @@ use crate::policy::Protocol;
 pub struct BreakerExchange {
     round: Round,
     /// Whether the script is sent along, because Redis did not know it.
-    whole: bool,
+    with_script: bool,
     standings: Result<Vec<Standing>, RedisError>,
 }
 
 impl Redis {
     /// Sends a round of reports.
     pub fn report(&self, round: Round) -> (BreakerExchange, HttpRequest<'_>) {
-        let exchange = BreakerExchange { round, whole: false, standings: Err(RedisError::Unavailable) };
+        let exchange = BreakerExchange { round, with_script: false, standings: Err(RedisError::Unavailable) };
         let request = exchange.request(self);
         (exchange, request)
     }
@@ -32,8 +32,8 @@ impl BreakerExchange {
     /// `None` when the exchange is over.
     pub fn receive<'r>(&mut self, redis: &'r Redis, answer: Option<(u16, &[u8])>) -> Option<HttpRequest<'r>> {
         self.standings = self.decode(redis, answer);
-        let forgotten = self.standings == Err(RedisError::NoScript) && !self.whole;
-        self.whole |= forgotten;
+        let forgotten = self.standings == Err(RedisError::NoScript) && !self.with_script;
+        self.with_script |= forgotten;
         forgotten.then(|| self.request(redis))
     }
 
@@ -52,7 +52,7 @@ impl BreakerExchange {
     }
 
     fn command(&self) -> Command<'_> {
-        Command { asked: &self.round.asked, authority: self.round.authority, whole: self.whole }
+        Command { asked: &self.round.asked, authority: self.round.authority, with_script: self.with_script }
     }
 
     fn request<'r>(&self, redis: &'r Redis) -> HttpRequest<'r> {
@@ -79,18 +79,18 @@ impl BreakerExchange {
 struct Command<'a> {
     asked: &'a Asked,
     authority: KeyHash,
-    whole: bool,
+    with_script: bool,
 }
 
 impl Words for Command<'_> {
     fn verb(&self) -> &'static str {
-        if self.whole { "EVAL" } else { "EVALSHA" }
+        if self.with_script { "EVAL" } else { "EVALSHA" }
     }
 
     fn words(&self, word: &mut dyn FnMut(&str)) {
         let script = Script::of_breakers();
         word(self.verb());
-        if self.whole {
+        if self.with_script {
             word(&script.source())
         } else {
             word(script.sha1())

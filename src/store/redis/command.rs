@@ -12,7 +12,7 @@ pub(super) struct Command<'a> {
     /// The ask.
     pub(super) ask: &'a Ask,
     /// Whether the script is sent along, because Redis does not know it. Redis keeps it from then on.
-    pub(super) whole: bool,
+    pub(super) with_script: bool,
 }
 
 /// A Redis command, word by word.
@@ -36,14 +36,14 @@ impl<W: Words> Words for &W {
 
 impl Words for Command<'_> {
     fn verb(&self) -> &'static str {
-        if self.whole { "EVAL" } else { "EVALSHA" }
+        if self.with_script { "EVAL" } else { "EVALSHA" }
     }
 
     fn words(&self, word: &mut dyn FnMut(&str)) {
         let (ask, terms) = (self.ask, &self.ask.terms);
         let script = Script::of(terms.algorithm);
         word(self.verb());
-        if self.whole {
+        if self.with_script {
             word(&script.source())
         } else {
             word(script.sha1())

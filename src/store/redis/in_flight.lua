@@ -1,5 +1,5 @@
--- Permits of requests in flight, which are held. Each instance has a field: its last ask, how many permits it holds,
--- until when, since when it queues, and for how many permits. `back` is what it keeps of what it holds.
+-- Permits of requests in flight, which are held. Each instance has a field: its last ask, how many permits it holds, until
+-- when, since when it waits in line, and for how many permits. `back` is what it keeps of what it holds.
 local all = redis.call('HGETALL', key)
 local others, count, held_by_others, ends, mine = {}, 0, 0, 0, nil
 for place = 1, #all, 2 do
@@ -45,7 +45,7 @@ else
   local there = max(permits - held_by_others, 0)
   local kept = min(back, max(before[2], there))
   local since = is_in_line(before) and before[4] or now
-  -- Permits that come free are reserved for instances that have queued longer.
+  -- Permits that come free are reserved for instances that have waited in line longer.
   local reserved = 0
   for _, other in ipairs(others) do
     local is_before = other[4] < since or other[4] == since and tonumber(other.name) < tonumber(instance)

@@ -31,15 +31,15 @@ pub(super) fn encode(commands: impl Iterator<Item = impl Words>) -> Vec<u8> {
 /// The result of each of `count` commands in a response's body.
 pub(super) fn decode(body: &[u8], count: usize) -> Vec<Result<Reply, RedisError>> {
     let answers = match reply::read(body) {
-        Some(Node::List(answers)) if answers.len() == count => answers.iter().map(one).collect(),
+        Some(Node::List(answers)) if answers.len() == count => answers.iter().map(result).collect(),
         // A single error applies to all commands: none was carried out.
-        Some(node @ Node::Object(_)) => vec![one(&node).and(Err(RedisError::Garbled)); count],
+        Some(node @ Node::Object(_)) => vec![result(&node).and(Err(RedisError::Garbled)); count],
         _ => Vec::new(),
     };
     if answers.is_empty() { vec![Err(RedisError::Garbled); count] } else { answers }
 }
 
-fn one(answer: &Node) -> Result<Reply, RedisError> {
+fn result(answer: &Node) -> Result<Reply, RedisError> {
     match answer {
         Node::Object(fields) => match fields.as_slice() {
             [(name, Node::Text(words))] if name == "error" => Err(RedisError::from_words(words)),
