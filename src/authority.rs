@@ -89,7 +89,7 @@ pub struct Grant {
     /// The time, in ms, until the quota is renewed: until the window ends, or the bucket is full again.
     pub reset_ms: u64,
     /// The window in which the permits were charged: its start, in ms since the Unix epoch by the authority's clock.
-    /// For requests in flight see [`Grant::called`].
+    /// For requests in flight see [`Grant::called_back`].
     pub window: u64,
     /// All permits granted for this key and not given back since the authority began to count it. From its growth
     /// between two grants an instance learns its own share of the demand. For requests in flight, all permits held now.

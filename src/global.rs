@@ -42,7 +42,7 @@ mod share;
 mod table;
 mod waiting;
 
-pub use health::Told;
+pub use health::StoreCounts;
 pub use waiting::Wake;
 
 use crate::authority::{Ask, Grant, Instance, Terms};
@@ -200,8 +200,8 @@ impl Global {
     }
 
     /// Counts a decision that `on_store_failure` made because a charge was [`Missing::Failed`].
-    pub(crate) fn go_without(&mut self) {
-        self.health.go_without();
+    pub(crate) fn count_decided_without(&mut self) {
+        self.health.count_decided_without();
     }
 
     /// What the authority is last known to have left of a key, and the time until the quota is renewed.
@@ -253,8 +253,8 @@ impl Global {
 
     /// The state of the breaker around the store, and the counts since the worker began.
     #[must_use]
-    pub fn tell(&self, now: Timestamp) -> (State, Told) {
-        self.health.tell(now)
+    pub fn state_and_counts(&self, now: Timestamp) -> (State, StoreCounts) {
+        self.health.state_and_counts(now)
     }
 
     /// Whether the breaker lets asks pass.

@@ -140,7 +140,7 @@ impl Leases {
 
     /// Whether permits are held. If so, [`Engine::end_leases`](crate::engine::Engine::end_leases) is due soon.
     #[must_use]
-    pub fn are_out(&self) -> bool {
+    pub fn hold_permits(&self) -> bool {
         self.out > 0
     }
 

@@ -9,16 +9,16 @@
 //! ```text
 //! decide     answers with Decision::consults
 //! ask        whether the breaker lets a call pass; then keep the request, and send Engine::question
-//! hear       the call has ended, with or without an answer; then plan again, call Plan::hear, and decide again
+//! complete   the call has ended, with or without an answer; then plan again, call Plan::hear, and decide again
 //! leave      the client has gone, and the call is to be cancelled
 //! ```
 //!
-//! If no call can be made, call `Plan::hear` with [`Heard::Failure`] and decide again at once.
+//! If no call can be made, call `Plan::hear` with [`ServiceOutcome::Failed`] and decide again at once.
 
 use crate::breaker::{State, Ticket};
 use crate::decision::{Cause, Refusal, Reply};
 use crate::engine::Engine;
-use crate::global::Told;
+use crate::global::StoreCounts;
 use crate::global::health::Health;
 use crate::metrics::{Counters, Total};
 use crate::store::rls::{Answer, Code, Header, RlsError, Status, UNAVAILABLE, answer};
@@ -35,21 +35,21 @@ pub struct Service {
 
 /// A call that is under way.
 #[derive(Debug)]
-pub struct Asked {
+pub struct PendingCall {
     ticket: Ticket,
     at: Timestamp,
 }
 
 /// What is known of the service's answer to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Heard {
+pub enum ServiceOutcome {
     /// The service has not been asked.
     #[default]
-    Nothing,
+    NotAsked,
     /// The service cannot be asked, or gave no answer: each limit's `on_store_failure` decides.
-    Failure,
+    Failed,
     /// The service has answered.
-    Answer(Verdict),
+    Decided(Verdict),
 }
 
 /// The service's decision for each descriptor.
@@ -61,7 +61,7 @@ pub struct Verdict {
 
 /// What the service adds to the request, or to the client's response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Words {
+pub struct Additions {
     /// Header lines to add to the client's response.
     pub response_headers: Vec<Header>,
     /// Header lines to add to the request if it goes on.
@@ -84,33 +84,30 @@ impl Service {
     }
 
     /// Lets a call pass; `None` while the breaker is open or too many calls are under way.
-    pub fn ask(&mut self, counters: &mut Counters, now: Timestamp) -> Option<Asked> {
+    pub fn ask(&mut self, counters: &mut Counters, now: Timestamp) -> Option<PendingCall> {
         self.health.tick(now);
         let has_room = self.waiting < MOST_WAITING;
         let Some(ticket) = has_room.then(|| self.health.admit(now)).flatten() else {
-            self.health.go_without();
+            self.health.count_decided_without();
             return None;
         };
         self.waiting = self.waiting.saturating_add(1);
         counters.add(Total::Asks, 1);
         counters.add(Total::Awaited, 1);
-        Some(Asked { ticket, at: now })
+        Some(PendingCall { ticket, at: now })
     }
 
     /// Handles the message that answers a call, or the reason why there is none.
     ///
     /// # Errors
-    /// Why there is no answer, for a log. Decide with [`Heard::Failure`] then.
-    ///
-    /// # Errors
-    /// Why there is no answer, for a log; what is then heard is [`Heard::Failure`].
-    pub fn hear(
+    /// Why there is no answer, for a log. Decide with [`ServiceOutcome::Failed`] then.
+    pub fn complete(
         &mut self,
-        asked: Asked,
+        asked: PendingCall,
         message: Result<&[u8], RlsError>,
         counters: &mut Counters,
         now: Timestamp,
-    ) -> Result<(Verdict, Words), RlsError> {
+    ) -> Result<(Verdict, Additions), RlsError> {
         self.waiting = self.waiting.saturating_sub(1);
         let took = now.since(asked.at);
         let answer = message.and_then(answer).map_err(|error| match error {
@@ -122,22 +119,22 @@ impl Service {
         self.health.observe(asked.ticket, answer.is_ok(), took, now);
         if answer.is_err() {
             counters.add(Total::AskFailures, 1);
-            self.health.go_without();
+            self.health.count_decided_without();
         }
         let Answer { over, statuses, response_headers, request_headers, body } = answer?;
-        Ok((Verdict { over, statuses }, Words { response_headers, request_headers, body }))
+        Ok((Verdict { over, statuses }, Additions { response_headers, request_headers, body }))
     }
 
     /// The client has gone before the answer, which says nothing about the service.
-    pub fn leave(&mut self, asked: Asked, now: Timestamp) {
+    pub fn leave(&mut self, asked: PendingCall, now: Timestamp) {
         self.waiting = self.waiting.saturating_sub(1);
         self.health.forget(asked.ticket, now.since(asked.at), now);
     }
 
     /// The state of the breaker around the service, and the counts since the worker began.
     #[must_use]
-    pub fn tell(&self, now: Timestamp) -> (State, Told) {
-        self.health.tell(now)
+    pub fn state_and_counts(&self, now: Timestamp) -> (State, StoreCounts) {
+        self.health.state_and_counts(now)
     }
 
     /// Whether the breaker lets calls pass.
@@ -147,10 +144,10 @@ impl Service {
     }
 }
 
-impl Words {
+impl Additions {
     /// Gives a client that exceeds such a limit the service's body, as plain text unless the service says otherwise. A
     /// body that is not UTF-8 is ignored.
-    pub fn speak(&self, refusal: &Refusal, engine: &Engine, reply: &mut Reply) {
+    pub fn apply_body(&self, refusal: &Refusal, engine: &Engine, reply: &mut Reply) {
         if !refusal.is_by_service(engine) || refusal.cause != Cause::Exceeded || self.body.is_empty() {
             return;
         }
@@ -201,13 +198,13 @@ mod tests {
         let counters = &mut counters();
         for ms in 1_000..1_003 {
             let asked = service.ask(counters, at(ms)).unwrap();
-            assert_eq!(service.hear(asked, Err(RlsError::Late), counters, at(ms)), Err(RlsError::Late));
+            assert_eq!(service.complete(asked, Err(RlsError::Late), counters, at(ms)), Err(RlsError::Late));
         }
         assert!(service.ask(counters, at(1_003)).is_none());
         assert!(!service.answers(at(1_003)));
         let probe = service.ask(counters, at(2_000)).unwrap();
         assert!(service.ask(counters, at(2_000)).is_none(), "one probe at a time");
-        let (verdict, _) = service.hear(probe, Ok(&[8, 2]), counters, at(2_001)).unwrap();
+        let (verdict, _) = service.complete(probe, Ok(&[8, 2]), counters, at(2_001)).unwrap();
         assert_eq!(verdict.over(0), Some(None));
         assert!(service.ask(counters, at(2_002)).is_some());
         assert_eq!((counters.total(Total::Asks), counters.total(Total::AskFailures)), (5, 3));
@@ -219,7 +216,7 @@ mod tests {
         let counters = &mut counters();
         for ms in 1_000..1_003 {
             let asked = service.ask(counters, at(ms)).unwrap();
-            let _ = service.hear(asked, Err(RlsError::Malformed), counters, at(ms));
+            let _ = service.complete(asked, Err(RlsError::Malformed), counters, at(ms));
         }
         let probe = service.ask(counters, at(2_000)).unwrap();
         service.leave(probe, at(2_001));

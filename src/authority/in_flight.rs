@@ -16,7 +16,7 @@
 //! **No instance is passed over forever.** An instance that gets too few permits waits in line, for the cost of its
 //! cheapest request. Permits that come free are reserved for the instance that has waited longest. An instance that was
 //! served and still lacks permits goes to the end of the line. Instances that hold permits are told how many are called
-//! back ([`Grant::called`]): as their requests end, they give that many back instead of using them for other
+//! back ([`Grant::called_back`]): as their requests end, they give that many back instead of using them for other
 //! requests. An instance that does not ask again for [`LINE_MS`] has left the line.
 
 use super::account::split_grant;
@@ -53,7 +53,7 @@ impl Grant {
     /// For requests in flight: how many permits the instance should give back as its requests end, because others lack
     /// them.
     #[must_use]
-    pub fn called(&self) -> Permits {
+    pub fn called_back(&self) -> Permits {
         Permits::new(u32::try_from(self.window).unwrap_or(u32::MAX))
     }
 }
@@ -238,10 +238,10 @@ mod tests {
         assert_eq!(held(&mut account, &ask(2, 1, 0, 1), 10), 0);
         assert_eq!(held(&mut account, &ask(3, 1, 0, 1), 20), 0);
         let told = account.answer(&ask(1, 2, 4, 0), NOW + 30);
-        assert_eq!((told.granted.get(), told.called().get()), (4, 2));
+        assert_eq!((told.granted.get(), told.called_back().get()), (4, 2));
         // It would like them back itself, and has to wait in line behind the others.
         let gave = account.answer(&ask(1, 3, 3, 1), NOW + 40);
-        assert_eq!((gave.granted.get(), gave.left.get(), gave.called().get()), (3, 1, 1));
+        assert_eq!((gave.granted.get(), gave.left.get(), gave.called_back().get()), (3, 1, 1));
         assert_eq!(held(&mut account, &ask(3, 2, 0, 1), 50), 0, "another is before it");
         assert_eq!(held(&mut account, &ask(2, 2, 0, 1), 60), 1);
         assert_eq!(held(&mut account, &ask(1, 4, 2, 1), 70), 2);

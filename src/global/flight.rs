@@ -241,7 +241,7 @@ impl Flight {
     pub(super) fn apply_grant(&mut self, asked: &PendingAsk, grant: &Grant, in_time: bool, now: Timestamp) {
         let lasts = Span::from_millis(grant.lasts_ms.saturating_sub(MARGIN_MS));
         let until = asked.sent_at.after(lasts);
-        (self.held, self.until, self.called_back) = (grant.granted, until, grant.called());
+        (self.held, self.until, self.called_back) = (grant.granted, until, grant.called_back());
         self.left = grant.left;
         let is_scarce = grant.left.get() <= self.of.terms.permits.get() >> 2;
         let lease = Span::from_millis(self.of.terms.window_ms >> 2);

@@ -18,25 +18,32 @@ pub(crate) struct Health {
     draws: u64,
     asks: u64,
     failures: u64,
-    told: Told,
+    counts: StoreCounts,
 }
 
 /// What one worker has counted of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct StoreCounts {
     /// Asks sent since the worker began.
     pub asks: u64,
     /// Asks that failed, or were not answered in time.
     pub failures: u64,
     /// Decisions that `on_store_failure` made instead of the store.
-    pub without: u64,
+    pub decided_without: u64,
 }
 
 impl Health {
     /// `seed` makes the waits of workers differ, so that they do not all try again at the same time.
     pub(crate) fn new(seed: u64) -> Self {
         let breaker = Local::new(&Breaker::around_a_store());
-        Self { breaker, ledger: PrivateLedger::default(), draws: seed, asks: 0, failures: 0, told: Told::default() }
+        Self {
+            breaker,
+            ledger: PrivateLedger::default(),
+            draws: seed,
+            asks: 0,
+            failures: 0,
+            counts: StoreCounts::default(),
+        }
     }
 
     /// Whether the breaker refuses asks.
@@ -51,7 +58,7 @@ impl Health {
         match self.breaker.admit(&mut self.ledger, draw, now) {
             Admission::Pass(ticket) => {
                 self.asks = self.asks.saturating_add(1);
-                self.told.asks = self.told.asks.saturating_add(1);
+                self.counts.asks = self.counts.asks.saturating_add(1);
                 Some(ticket)
             }
             Admission::Refuse { .. } | Admission::Observe { .. } => None,
@@ -61,7 +68,7 @@ impl Health {
     /// Records how an ask ended.
     pub(crate) fn observe(&mut self, ticket: Ticket, answered: bool, took: Span, now: Timestamp) {
         self.failures = self.failures.saturating_add(u64::from(!answered));
-        self.told.failures = self.told.failures.saturating_add(u64::from(!answered));
+        self.counts.failures = self.counts.failures.saturating_add(u64::from(!answered));
         let outcome = if answered { Outcome::Success } else { Outcome::Failure };
         let draw = self.draw();
         self.breaker.observe(&mut self.ledger, ticket, outcome, took, draw, now);
@@ -79,13 +86,13 @@ impl Health {
     }
 
     /// Counts a decision made without an answer.
-    pub(crate) fn go_without(&mut self) {
-        self.told.without = self.told.without.saturating_add(1);
+    pub(crate) fn count_decided_without(&mut self) {
+        self.counts.decided_without = self.counts.decided_without.saturating_add(1);
     }
 
     /// The breaker's state, and the counts since the worker began.
-    pub(crate) fn tell(&self, now: Timestamp) -> (State, Told) {
-        (self.breaker.state(now), self.told)
+    pub(crate) fn state_and_counts(&self, now: Timestamp) -> (State, StoreCounts) {
+        (self.breaker.state(now), self.counts)
     }
 
     pub(crate) fn take_counts(&mut self) -> (u64, u64) {
