@@ -6,9 +6,10 @@
 //! with its instance counts as used.
 //!
 //! This works for windows, where it does not matter when a permit is used within its window: a lease ends with the
-//! window that it was charged in ([`Meter::charge_lasts_until`]). Token buckets have no leases. Their permits could be
-//! used later only until the bucket would have been full again without them. For a client below its rate that is at
-//! once, and a refund by another instance makes it earlier without this one knowing.
+//! window that it was charged in ([`Meter::charge_lasts_until`](crate::limiter::Meter::charge_lasts_until)). Token
+//! buckets have no leases. Their permits could be used later only until the bucket would have been full again without
+//! them. For a client below its rate that is at once, and a refund by another instance makes it earlier without this
+//! one knowing.
 //!
 //! The table here is fixed: sets of two slots, chosen by the key's hash. A slot goes to a new key unless it holds
 //! permits. Many keys crowd each other out, which costs only speed. The table also remembers refusals for a moment, so

@@ -4,7 +4,7 @@
 //! else refuses, and its answer is kept until the request is decided. Meanwhile another request may use up what this
 //! one had found elsewhere. The service has then charged a request that is refused; the opposite error cannot happen.
 //!
-//! An adapter takes these steps; [`Engine`](crate::engine::Engine) has those that need a policy:
+//! An adapter takes these steps; [`Engine`] has those that need a policy:
 //!
 //! ```text
 //! decide     answers with Decision::consults

@@ -362,8 +362,8 @@ impl Entry {
         permits.minus(paid)
     }
 
-    /// Whether the key has no requests any more, so that its permits are of more use to other instances. While there
-    /// are enough, a slow client's permits are kept for it.
+    /// Whether the key has no requests any more, so that its permits are of more use to other instances. While permits
+    /// are not short, a slow client's are kept for it.
     pub(super) fn is_idle(&self, now: Timestamp) -> bool {
         // Permits that have just arrived are for the requests that waited for them.
         let used_at = self.pace.last().max(self.granted_at);
@@ -396,8 +396,8 @@ const HOLD: Span = Span::from_secs(2);
 /// How many requests of a slow client find permits here.
 const FEW: u64 = 2;
 const FIRST_REQUESTS: u32 = 4;
-/// In the last part of a sliding window, an instance that gets fewer permits per window than this draws none ahead: no
-/// request may come for them before the window ends.
+/// An instance that gets fewer permits per window than this lets requests wait in the last part of a sliding window. It
+/// draws none ahead then, because no request may come for them before the window ends.
 const SPARSE: u64 = 5;
 /// The last part of a window is one fiftieth of it. Where most instances get few permits, those that came free are
 /// there for requests that come in this part, and wait: at most this fraction of all requests.

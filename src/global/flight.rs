@@ -352,7 +352,7 @@ impl Flights {
     }
 }
 
-/// How much earlier than with the authority permits expire here, in ms. The authority's clock may be almost a
+/// How much earlier permits expire here than with the authority, in ms. The authority's clock may be almost a
 /// millisecond ahead of what it says. The clock here may step back a little, and a reading of it may be some time old.
 const MARGIN_MS: u64 = 1_001;
 /// From this many requests at once, more may soon come.
