@@ -58,7 +58,7 @@ pub struct Account {
 pub struct Lease {
     /// The permits that are left.
     pub left: Permits,
-    /// The key's state as this instance last saw it, which counts the permits that are left as used.
+    /// The key's state as this instance last saw it, without the charge for the permits that are left.
     pub state: State,
     /// When the permits were charged.
     pub drawn_at: Timestamp,

@@ -62,7 +62,8 @@ impl RedisError {
             "OOM" => Self::OutOfMemory,
             "WRONGTYPE" => Self::WrongType,
             "NOAUTH" | "WRONGPASS" | "NOPERM" | "Unauthorized" => Self::Unauthorized,
-            // Redis is starting, is busy with another script, cannot save, or is a replica or a node without a master.
+            // Redis is starting, is busy with another script, cannot save, or is the wrong node until another
+            // takes over.
             "LOADING" | "BUSY" | "MISCONF" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" => {
                 Self::Unavailable
             }
