@@ -6,7 +6,7 @@ use crate::units::{Span, Timestamp};
 /// The requests that wait, and those that are to be decided again.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// In the order in which they began to wait.
+    /// In the order of `enter`: a request that waits again stands behind later ones.
     waiting: Vec<Waiter>,
     ready: Vec<Wake>,
     count: u64,
