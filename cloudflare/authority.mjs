@@ -2,7 +2,7 @@
 // records, and asks the core.
 import { DurableObject } from "cloudflare:workers";
 import { guard } from "./instance.mjs";
-import { agree, settle } from "./pkg/tidegate.js";
+import { answer_ask, answer_reports } from "./pkg/tidegate.js";
 
 export class TidegateAuthority extends DurableObject {
   constructor(ctx, env) {
@@ -13,7 +13,7 @@ export class TidegateAuthority extends DurableObject {
     this.sql.exec("CREATE TABLE IF NOT EXISTS breakers (breaker BLOB PRIMARY KEY, record BLOB NOT NULL, at INTEGER NOT NULL)");
     this.keys = this.sql.exec("SELECT count(*) AS keys FROM accounts").one().keys;
     /** Whether an alarm is set; `undefined` while that is not known. */
-    this.isSet = undefined;
+    this.hasAlarm = undefined;
   }
 
   /**
@@ -21,22 +21,22 @@ export class TidegateAuthority extends DurableObject {
    * when the core fails, and then nothing is stored.
    */
   async ask(ask) {
-    const grant = this.#settle(ask);
-    this.isSet ??= (await this.ctx.storage.getAlarm()) !== null;
-    if (!this.isSet) await this.#clean();
+    const grant = this.#answer(ask);
+    this.hasAlarm ??= (await this.ctx.storage.getAlarm()) !== null;
+    if (!this.hasAlarm) await this.#clean();
     return grant;
   }
 
-  #settle(ask) {
+  #answer(ask) {
     const key = ask.slice(...KEY);
     const now = Date.now();
     const [row] = this.sql.exec("SELECT account, ends FROM accounts WHERE key = ?", key);
     // What has ended may be of a version that nobody knows any more.
     const before = row && row.ends > now ? new Uint8Array(row.account) : undefined;
-    const settled = guard()(() => settle(ask, before, now));
-    if (settled === undefined) throw new Error("the ask or the account of its key is of another version");
-    const [account, ends, grant] = settled;
-    if (row === undefined && this.keys >= MOST_KEYS) this.#forget();
+    const answered = guard()(() => answer_ask(ask, before, now));
+    if (answered === undefined) throw new Error("the ask or the account of its key is of another version");
+    const [account, ends, grant] = answered;
+    if (row === undefined && this.keys >= MOST_KEYS) this.#evict();
     this.sql.exec("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?)", key, account, ends);
     if (row === undefined) this.keys += 1;
     return grant;
@@ -55,9 +55,9 @@ export class TidegateAuthority extends DurableObject {
       if (row?.record.byteLength === RECORD) before.set(new Uint8Array(row.record), place * RECORD);
     });
     const now = Date.now();
-    const agreed = guard()(() => agree(message, before, now));
-    if (agreed === undefined) throw new Error("the reports are of another version");
-    const [records, standings] = agreed;
+    const answered = guard()(() => answer_reports(message, before, now));
+    if (answered === undefined) throw new Error("the reports are of another version");
+    const [records, standings] = answered;
     breakers.forEach((breaker, place) => {
       const [from, to] = [place * RECORD, (place + 1) * RECORD];
       if (records.subarray(from, to).every((byte, at) => byte === before[from + at])) return;
@@ -68,8 +68,8 @@ export class TidegateAuthority extends DurableObject {
   }
 
   /** Makes room for a key. What ends first is nearest to one that was never used. */
-  #forget() {
-    this.sql.exec("DELETE FROM accounts WHERE key IN (SELECT key FROM accounts ORDER BY ends LIMIT ?)", FORGOTTEN);
+  #evict() {
+    this.sql.exec("DELETE FROM accounts WHERE key IN (SELECT key FROM accounts ORDER BY ends LIMIT ?)", EVICTED_AT_ONCE);
     this.keys = this.sql.exec("SELECT count(*) AS keys FROM accounts").one().keys;
   }
 
@@ -78,8 +78,8 @@ export class TidegateAuthority extends DurableObject {
     this.sql.exec("DELETE FROM accounts WHERE ends <= ?", Date.now());
     const { keys, first } = this.sql.exec("SELECT count(*) AS keys, min(ends) AS first FROM accounts").one();
     this.keys = keys;
-    this.isSet = keys > 0;
-    if (this.isSet) await this.ctx.storage.setAlarm(Math.max(first, Date.now() + CLEANED_EVERY_MS));
+    this.hasAlarm = keys > 0;
+    if (this.hasAlarm) await this.ctx.storage.setAlarm(Math.max(first, Date.now() + CLEANED_EVERY_MS));
     else await this.ctx.storage.deleteAlarm();
   }
 
@@ -99,5 +99,5 @@ const MOST_BREAKERS = 8_192;
 /** So many accounts an object keeps, of some hundred bytes each. */
 const MOST_KEYS = 100_000;
 /** So many are forgotten at a time when there are more, so that it is not for every new key that the rest are counted. */
-const FORGOTTEN = 100;
+const EVICTED_AT_ONCE = 100;
 const CLEANED_EVERY_MS = 60_000;

@@ -4,7 +4,7 @@ import { deadline_ms } from "./pkg/tidegate.js";
 import { quietly } from "./instance.mjs";
 
 /** The verdict on a request that has to wait, within its deadline. */
-export async function waited(wait, request, guarded) {
+export async function awaitVerdict(wait, request, guarded) {
   const leave = () => quietly(() => guarded(() => wait.free()));
   request.signal.addEventListener("abort", leave);
   try {
@@ -26,27 +26,27 @@ export async function waited(wait, request, guarded) {
  * The response that a task gives its client. What it does after that goes on beside it. `heed` is called now and then while it lasts,
  * and at its end: what it holds may have to be renewed or given back.
  */
-export function driven(task, request, ctx, guarded, heed) {
-  return new Promise((resolve, reject) => ctx.waitUntil(drive(task, request, guarded, resolve, heed).catch(reject)));
+export function runTask(task, request, ctx, guarded, flushAsks) {
+  return new Promise((resolve, reject) => ctx.waitUntil(drive(task, request, guarded, resolve, flushAsks).catch(reject)));
 }
 
-async function drive(task, request, guarded, respond, heed) {
-  let over = false;
-  const end = () => {
-    if (over) return;
-    over = true;
+async function drive(task, request, guarded, respond, flushAsks) {
+  let ended = false;
+  const finish = () => {
+    if (ended) return;
+    ended = true;
     quietly(() => guarded(() => task.free()));
-    quietly(heed);
+    quietly(flushAsks);
   };
-  request.signal.addEventListener("abort", end);
-  let came;
+  request.signal.addEventListener("abort", finish);
+  let outcome;
   let failed = false;
   let awaited;
   try {
-    while (!over) {
-      const step = guarded(() => task.resume(came, failed));
+    while (!ended) {
+      const step = guarded(() => task.resume(outcome, failed));
       if (step === undefined) return;
-      came = undefined;
+      outcome = undefined;
       failed = false;
       if (step instanceof Response) {
         respond(step);
@@ -54,12 +54,12 @@ async function drive(task, request, guarded, respond, heed) {
       }
       awaited = Array.isArray(step) ? step[0] : step;
       try {
-        came = await (step === awaited ? step : Promise.race(step));
+        outcome = await (step === awaited ? step : Promise.race(step));
       } catch (error) {
-        came = error;
+        outcome = error;
         failed = true;
       }
-      if (step !== awaited) quietly(heed);
+      if (step !== awaited) quietly(flushAsks);
     }
     // Nobody is there to see it.
     respond(new Response(null, { status: 499 }));
@@ -69,23 +69,23 @@ async function drive(task, request, guarded, respond, heed) {
     if (!(answer instanceof Response)) throw error;
     respond(answer);
   } finally {
-    request.signal.removeEventListener("abort", end);
-    end();
+    request.signal.removeEventListener("abort", finish);
+    finish();
   }
 }
 
 /** Sees a task through that has no client. */
-export async function alone(task, guarded) {
+export async function runInBackground(task, guarded) {
   try {
-    let came;
+    let outcome;
     let failed = false;
     for (;;) {
-      const step = guarded(() => task.resume(came, failed));
+      const step = guarded(() => task.resume(outcome, failed));
       if (step === undefined) return;
       try {
-        [came, failed] = [await step, false];
+        [outcome, failed] = [await step, false];
       } catch (error) {
-        [came, failed] = [error, true];
+        [outcome, failed] = [error, true];
       }
     }
   } finally {
@@ -94,12 +94,12 @@ export async function alone(task, guarded) {
 }
 
 /** An answer, or what will be one, with what it says about limits: name and value by turns, a line each. */
-export function told(answer, lines) {
+export function withFields(answer, lines) {
   if (lines === "") return answer;
-  return answer instanceof Response ? tell(answer, lines) : Promise.resolve(answer).then((answer) => tell(answer, lines));
+  return answer instanceof Response ? addFields(answer, lines) : Promise.resolve(answer).then((answer) => addFields(answer, lines));
 }
 
-function tell(answer, lines) {
+function addFields(answer, lines) {
   const fields = lines.split("\n");
   try {
     // Without a body a handler can give the same one again, and it would grow.

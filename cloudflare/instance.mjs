@@ -9,12 +9,12 @@ let number = 0;
 let isUp = false;
 
 /** The instance in use, by its number. */
-export const current = () => number;
+export const currentInstance = () => number;
 
 /** Calls into this instance, for those whom it knows. Throws what the call throws, and when the instance has failed before. */
-export function guard(mine = number) {
+export function guard(instance = number) {
   return (call) => {
-    if (mine !== number) throw new Error("the instance that knew the request has failed");
+    if (instance !== number) throw new Error("the instance that knew the request has failed");
     try {
       // Not at global scope, where there is neither a clock nor a random source.
       if (!isUp) initSync({ module });
@@ -30,11 +30,11 @@ export function guard(mine = number) {
 }
 
 /** How to tell that an authority cannot be asked: not each time, since one that fails does so many times. */
-export function teller(what) {
-  let toldAt = -Infinity;
+export function failureLogger(what) {
+  let loggedAt = -Infinity;
   return (error) => {
-    if (Math.abs(Date.now() - toldAt) < TOLD_EVERY_MS) return;
-    toldAt = Date.now();
+    if (Math.abs(Date.now() - loggedAt) < LOGGED_EVERY_MS) return;
+    loggedAt = Date.now();
     console.error(`tidegate: the authority over shared ${what} cannot be asked: ${error}`);
   };
 }
@@ -48,4 +48,4 @@ export function quietly(step) {
   }
 }
 
-const TOLD_EVERY_MS = 10_000;
+const LOGGED_EVERY_MS = 10_000;

@@ -6,26 +6,26 @@
 use tidegate::authority::{Account, Ask, Grant};
 
 /// What came of an ask.
-pub struct Settled {
+pub struct Answered {
     account: Account,
     grant: Grant,
 }
 
 /// Answers an ask by the account of its key, `None` if there is none. `None` when either is not to be understood, as when
 /// it was written by another version.
-pub fn settle(ask: &[u8], account: Option<&[u8]>, now_ms: u64) -> Option<Settled> {
+pub fn answer_ask(ask: &[u8], account: Option<&[u8]>, now_ms: u64) -> Option<Answered> {
     let mut account = match account {
         Some(bytes) => Account::from_bytes(bytes)?,
         None => Account::default(),
     };
     let ask = Ask::from_bytes(ask)?;
     #[cfg(feature = "panic-on-header")]
-    crate::trap::spring_for(&ask);
+    crate::trap::panic_if_ask_says(&ask);
     let grant = account.answer(&ask, now_ms);
-    Some(Settled { account, grant })
+    Some(Answered { account, grant })
 }
 
-impl Settled {
+impl Answered {
     /// The account, to be stored.
     pub fn account(&self) -> Box<[u8]> {
         self.account.to_bytes().into()

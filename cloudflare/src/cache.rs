@@ -37,18 +37,18 @@ pub async fn keep(origin: &str, collecting: Collecting, now: Timestamp) -> bool 
 }
 
 async fn open() -> Option<Cache> {
-    let name = CACHE.with_borrow(|purge| [NAME, purge].concat());
+    let name = SUFFIX.with_borrow(|purge| [NAME, purge].concat());
     in_time(host::open_cache(&name)).await.map(JsCast::unchecked_into)
 }
 
 /// Has answers kept in another cache: what is in the one before is not found any more, and goes in time.
-pub fn keep_under(purge: &str) {
-    CACHE.with_borrow_mut(|name| purge.clone_into(name));
+pub fn set_cache_suffix(purge: &str) {
+    SUFFIX.with_borrow_mut(|name| purge.clone_into(name));
 }
 
 thread_local! {
     /// What distinguishes the cache in use from those before.
-    static CACHE: RefCell<String> = const { RefCell::new(String::new()) };
+    static SUFFIX: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// The promise's value. A cache that does not answer is as good as an empty one.

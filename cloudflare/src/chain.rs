@@ -83,7 +83,7 @@ impl Chain {
         }
         let base = self.gate.engine.policy().upstreams().get(upstream).and_then(|upstream| upstream.url());
         let aimed = aim(request, base, serving.target()).map_err(|_| CallEnd::NotConnected)?;
-        let call = Call::new(aimed.as_ref().unwrap_or(request), timeout, serving.wishes());
+        let call = Call::new(aimed.as_ref().unwrap_or(request), timeout, serving.cf_options());
         match settled(call.answer.clone()).await {
             Ok(answer) => Ok(answer.unchecked_into()),
             Err(_) if call.took_too_long() => Err(CallEnd::TimedOut),

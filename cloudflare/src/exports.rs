@@ -1,9 +1,9 @@
 //! What JavaScript calls: the functions and classes of the Worker that `entry.mjs` deploys.
 
 use crate::host::{self, Request, Response};
-use crate::sharing::Asks;
+use crate::shared_limits::Asks;
 use crate::verdict::Verdict;
-use crate::{agreeing, authority, cache, isolate, order, origin, sharing, task, timestamp, wait};
+use crate::{authority, cache, isolate, order, origin, shared_breakers, shared_limits, task, timestamp, wait};
 use js_sys::{Array, Function, Promise, Uint8Array};
 use std::rc::Rc;
 use tidegate::policy::OnFailure;
@@ -24,15 +24,15 @@ pub struct Wait(wait::Wait);
 
 /// A request that waits for the authority. JavaScript frees it when it has its verdict, or its client has gone.
 #[wasm_bindgen]
-pub struct Asking(sharing::Asking);
+pub struct GrantWait(shared_limits::GrantWait);
 
 /// An ask on its way to a Durable Object.
 #[wasm_bindgen]
-pub struct Errand(sharing::Errand);
+pub struct ObjectAsk(shared_limits::ObjectAsk);
 
 /// A round of reports on its way to a Durable Object.
 #[wasm_bindgen]
-pub struct Reports(agreeing::Reports);
+pub struct Reports(shared_breakers::Reports);
 
 /// A value to be set in KV.
 #[wasm_bindgen]
@@ -73,8 +73,8 @@ pub fn deadline_ms() -> u32 {
 
 /// Has a function of a request answer, with a response or a promise of one, what the zone's origin would answer otherwise.
 #[wasm_bindgen]
-pub fn serve_by(handler: Function) {
-    origin::serve_by(Some(Rc::new(move |request: &Request| match handler.call1(&JsValue::UNDEFINED, request) {
+pub fn set_handler(handler: Function) {
+    origin::set_handler(Some(Rc::new(move |request: &Request| match handler.call1(&JsValue::UNDEFINED, request) {
         Ok(answer) => Promise::resolve(&answer),
         Err(error) => Promise::reject(&error),
     })));
@@ -91,13 +91,13 @@ impl From<Verdict> for JsValue {
     fn from(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Passes => JsValue::UNDEFINED,
-            Verdict::Told(fields) => JsValue::from_str(&fields),
-            Verdict::Answered(answer) => answer.into(),
-            Verdict::Sent(task) => Task(task).into(),
+            Verdict::PassesWithFields(fields) => JsValue::from_str(&fields),
+            Verdict::Responds(answer) => answer.into(),
+            Verdict::Runs(task) => Task(task).into(),
             Verdict::Waits(wait) => Wait(wait).into(),
-            Verdict::Asks(asking) => Asking(asking).into(),
-            Verdict::Orders(change) => Change(change).into(),
-            Verdict::NotYet => JsValue::NULL,
+            Verdict::AwaitsGrant(wait) => GrantWait(wait).into(),
+            Verdict::Changes(change) => Change(change).into(),
+            Verdict::Pending => JsValue::NULL,
         }
     }
 }
@@ -107,8 +107,8 @@ impl Task {
     /// Goes on with what came of that which was handed out last: a value, or the error if it has `failed`. Answers with the
     /// next promise to await, alone or in a list with one that says by when to come back anyhow; with the response that the
     /// client gets; or with `undefined` when it is over.
-    pub fn resume(&mut self, came: JsValue, failed: bool) -> JsValue {
-        self.0.resume(if failed { Err(came) } else { Ok(came) }).unwrap_or(JsValue::UNDEFINED)
+    pub fn resume(&mut self, outcome: JsValue, failed: bool) -> JsValue {
+        self.0.resume(if failed { Err(outcome) } else { Ok(outcome) }).unwrap_or(JsValue::UNDEFINED)
     }
 }
 
@@ -127,7 +127,7 @@ impl Wait {
 }
 
 #[wasm_bindgen]
-impl Asking {
+impl GrantWait {
     /// How long an answer of the authority is awaited, in milliseconds.
     #[wasm_bindgen(getter)]
     pub fn deadline_ms(&self) -> u32 {
@@ -142,22 +142,22 @@ impl Asking {
 
 /// Whether there are limits to be shared, and an authority over them.
 #[wasm_bindgen]
-pub fn shares() -> bool {
-    isolate::shares()
+pub fn has_shared_limits() -> bool {
+    isolate::has_shared_limits()
 }
 
 /// What is to be sent to the authority over shared limits: to be asked after each step that may have come to that. Answers with an
 /// `Errand` for each ask of a Durable Object, or with a `Task` for each call to Redis.
 #[wasm_bindgen]
-pub fn errands(now_ms: f64) -> Vec<JsValue> {
-    match isolate::asks(timestamp(now_ms)) {
-        Asks::Objects(errands) => errands.into_iter().map(|errand| Errand(errand).into()).collect(),
+pub fn asks_to_send(now_ms: f64) -> Vec<JsValue> {
+    match isolate::asks_to_send(timestamp(now_ms)) {
+        Asks::Objects(asks) => asks.into_iter().map(|ask| ObjectAsk(ask).into()).collect(),
         Asks::Redis(calls) => calls.into_iter().map(|call| Task(call).into()).collect(),
     }
 }
 
 #[wasm_bindgen]
-impl Errand {
+impl ObjectAsk {
     /// What is to be sent.
     #[wasm_bindgen(getter)]
     pub fn message(&self) -> Box<[u8]> {
@@ -184,25 +184,25 @@ pub fn tend(now_ms: f64) -> Option<u32> {
 
 /// Whether there are breakers to be shared, and an authority over them.
 #[wasm_bindgen]
-pub fn agrees() -> bool {
-    isolate::agrees()
+pub fn has_shared_breakers() -> bool {
+    isolate::has_shared_breakers()
 }
 
 /// What is to be asked of the authority over shared breakers, if it is time for it: `Reports` for the Durable Object, or a `Task`
 /// that calls Redis; else `undefined`.
 #[wasm_bindgen]
-pub fn confer(now_ms: f64) -> JsValue {
-    match isolate::confer(timestamp(now_ms)) {
-        Some(agreeing::Conference::Object(reports)) => Reports(reports).into(),
-        Some(agreeing::Conference::Redis(call)) => Task(call).into(),
+pub fn due_round(now_ms: f64) -> JsValue {
+    match isolate::due_round(timestamp(now_ms)) {
+        Some(shared_breakers::ReportRound::Object(reports)) => Reports(reports).into(),
+        Some(shared_breakers::ReportRound::Redis(call)) => Task(call).into(),
         None => JsValue::UNDEFINED,
     }
 }
 
 /// Whether something is to be told to that authority.
 #[wasm_bindgen]
-pub fn tells(now_ms: f64) -> bool {
-    isolate::tells(timestamp(now_ms))
+pub fn has_reports(now_ms: f64) -> bool {
+    isolate::has_reports(timestamp(now_ms))
 }
 
 #[wasm_bindgen]
@@ -223,39 +223,39 @@ impl Reports {
 /// Answers with a list: the records, to be stored; and the answer, to be sent. With `undefined` when the round is not to be understood,
 /// as when it was written by another version.
 #[wasm_bindgen]
-pub fn agree(message: &[u8], records: &[u8], now_ms: f64) -> Option<Array> {
-    let agreed = agreeing::agree(message, records, now_ms as u64)?;
-    Some(Array::of2(&bytes(agreed.records()), &bytes(agreed.standings())))
+pub fn answer_reports(message: &[u8], records: &[u8], now_ms: f64) -> Option<Array> {
+    let answered = shared_breakers::answer_reports(message, records, now_ms as u64)?;
+    Some(Array::of2(&bytes(answered.records()), &bytes(answered.standings())))
 }
 
 /// Whether breakers may have something to tell other locations.
 #[wasm_bindgen]
-pub fn may_have_news() -> bool {
-    isolate::may_have_news()
+pub fn has_breaker_changes() -> bool {
+    isolate::has_breaker_changes()
 }
 
 /// Lets breakers learn what other locations have told of theirs.
 #[wasm_bindgen]
-pub fn hear(text: &str, now_ms: f64) {
-    isolate::hear(text, timestamp(now_ms));
+pub fn receive_breakers(text: &str, now_ms: f64) {
+    isolate::receive_breakers(text, timestamp(now_ms));
 }
 
 /// What other locations are to be told, all of it; `undefined` when they know.
 #[wasm_bindgen]
-pub fn news(now_ms: f64) -> Option<String> {
-    isolate::news(timestamp(now_ms))
+pub fn breakers_to_publish(now_ms: f64) -> Option<String> {
+    isolate::breakers_to_publish(timestamp(now_ms))
 }
 
 /// Says that they could not be told.
 #[wasm_bindgen]
-pub fn untold() {
-    isolate::untold();
+pub fn publishing_failed() {
+    isolate::publishing_failed();
 }
 
 /// Says under which name answers are kept from here on. What was kept under another one is not served any more.
 #[wasm_bindgen]
-pub fn keep_under(name: &str) {
-    cache::keep_under(name);
+pub fn set_cache_suffix(name: &str) {
+    cache::set_cache_suffix(name);
 }
 
 #[wasm_bindgen]
@@ -274,18 +274,18 @@ impl Change {
 
 /// The answer to whoever has ordered a change: that it is kept, or why it could not be.
 #[wasm_bindgen]
-pub fn obeyed(problem: Option<String>) -> Response {
-    order::obeyed(problem.as_deref())
+pub fn change_response(problem: Option<String>) -> Response {
+    order::change_response(problem.as_deref())
 }
 
 /// Answers an ask by the account of its key, `undefined` if there is none. Answers with a list: the account, to be stored; from when on,
 /// in ms since the Unix epoch, it need not be kept; and the grant, to be sent. With `undefined` when ask or account is not to be
 /// understood, as when it was written by another version.
 #[wasm_bindgen]
-pub fn settle(ask: &[u8], account: Option<Box<[u8]>>, now_ms: f64) -> Option<Array> {
-    let settled = authority::settle(ask, account.as_deref(), now_ms as u64)?;
-    let ends_ms = JsValue::from_f64(settled.ends_ms() as f64);
-    Some(Array::of3(&bytes(&settled.account()), &ends_ms, &bytes(&settled.grant())))
+pub fn answer_ask(ask: &[u8], account: Option<Box<[u8]>>, now_ms: f64) -> Option<Array> {
+    let answered = authority::answer_ask(ask, account.as_deref(), now_ms as u64)?;
+    let ends_ms = JsValue::from_f64(answered.ends_ms() as f64);
+    Some(Array::of3(&bytes(&answered.account()), &ends_ms, &bytes(&answered.grant())))
 }
 
 /// A copy that is JavaScript's own.

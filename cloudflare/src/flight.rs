@@ -47,10 +47,10 @@ enum End {
 
 impl Flight {
     /// Goes all the way.
-    pub async fn fly(mut self) {
+    pub async fn run(mut self) {
         let end = match self.route {
-            Some(route) => self.along(route).await,
-            None => self.straight().await,
+            Some(route) => self.along_route(route).await,
+            None => self.to_origin().await,
         };
         match end {
             End::Answer(answer, serving) => {
@@ -61,15 +61,15 @@ impl Flight {
                 let status = answer.status();
                 self.learn(&Status((!self.lost).then_some(status)));
                 // Nothing of it is the upstream's: it ends here.
-                let told = reply::told(answer, &[], &core::mem::take(&mut self.fields));
+                let answer = reply::with_fields(answer, &[], &core::mem::take(&mut self.fields));
                 drop(self);
-                respond(told).await;
+                respond(answer).await;
             }
         }
     }
 
     /// Goes where the request was going.
-    async fn straight(&mut self) -> End {
+    async fn to_origin(&mut self) -> End {
         match self.hold(origin::ask(&self.request)).await {
             Ok(answer) => End::Answer(answer.unchecked_into(), None),
             Err(_) => {
@@ -80,7 +80,7 @@ impl Flight {
     }
 
     /// Goes along the route.
-    async fn along(&mut self, route: usize) -> End {
+    async fn along_route(&mut self, route: usize) -> End {
         let gate = Rc::clone(&self.gate);
         let policy = gate.engine.policy();
         let serving = Serving::new(&gate, &self.request);
@@ -158,16 +158,16 @@ impl Flight {
         let watched = body.as_ref().filter(|_| self.holds());
         let watched = watched.and_then(|body| body.watched(answer_length(&answer), &self.request.signal()));
         let (body, gone) = watched.map_or((body, None), |(body, gone)| (Some(body), Some(gone)));
-        let told = if copy.is_some() || gone.is_some() {
+        let answer = if copy.is_some() || gone.is_some() {
             Response::new(&body.map_or(JsValue::NULL, JsValue::from), &answer)
         } else {
             answer
         };
-        let told = reply::told(told, &edits, &fields);
+        let answer = reply::with_fields(answer, &edits, &fields);
         if gone.is_none() {
             self.give_back();
         }
-        respond(told).await;
+        respond(answer).await;
         if let Some(kept) = kept {
             self.collect(kept, copy).await;
         }

@@ -9,7 +9,7 @@ use crate::now;
 use crate::order;
 use crate::redis;
 use crate::reply;
-use crate::sharing::{self, Asking};
+use crate::shared_limits::{self, GrantWait};
 use crate::task::Task;
 use crate::verdict::Verdict;
 use crate::wait::{self, Ended, Wait};
@@ -107,7 +107,7 @@ impl Gate {
             engine.share_by(secret.as_bytes());
         }
         let has_objects = host::has(env, "TIDEGATE_AUTHORITY");
-        let leases = sharing::leases(&engine, has_objects || redis.is_some())?;
+        let leases = shared_limits::leases(&engine, has_objects || redis.is_some())?;
         let mut upstreams = Upstreams::new(engine.policy());
         if has_objects || redis.is_some() {
             engine.agree(&mut upstreams, memory.instance);
@@ -115,7 +115,7 @@ impl Gate {
         // They agree by themselves, and what they publish is in nobody else's generations.
         memory.broadcast.borrow_mut().leave_out(upstreams.agreed().map(str::to_owned));
         let known = Known::new(upstreams, &memory.ledgers);
-        tell(engine.policy(), redis.is_some(), has_objects);
+        log_counting_places(engine.policy(), redis.is_some(), has_objects);
         let room = engine.waiting_room();
         Ok(Self {
             engine,
@@ -151,7 +151,7 @@ impl Gate {
 
     /// Decides on a request.
     pub fn decide(self: &Rc<Self>, request: &Request, now: Timestamp) -> Verdict {
-        match order::ordered(self, &Facts::new(request)) {
+        match order::verdict(self, &Facts::new(request)) {
             Some(verdict) => verdict,
             None => self.judge(request, None, now),
         }
@@ -185,14 +185,14 @@ impl Gate {
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
         if decision.awaits.is_some() {
-            return Asking::enter(self, work, resumed.map(|(id, _)| id));
+            return GrantWait::enter(self, work, resumed.map(|(id, _)| id));
         }
         if let Some(wait) = decision.delay.and_then(|delay| Wait::enter(self, work, request, delay)) {
             return Verdict::Waits(wait);
         }
         let fields = work.fields(&self.engine);
         match decision.refusal {
-            Some(refusal) => Verdict::Answered(reply::response(&refusal.reply(&self.engine, &facts), &fields)),
+            Some(refusal) => Verdict::Responds(reply::response(&refusal.reply(&self.engine, &facts), &fields)),
             None => {
                 let (route, ticket) = (work.plan.route(), work.plan.ticket());
                 self.admit(work, request, route, ticket, fields)
@@ -215,7 +215,7 @@ impl Gate {
         let (store, counters) = (work.leases.global_ref(), Some(&work.counters));
         let sources =
             Sources { engine, fingerprint, monitor, upstreams, store, service: None, counters, live_keys, now };
-        Verdict::Answered(reply::response(&sources.reply(page), ""))
+        Verdict::Responds(reply::response(&sources.reply(page), ""))
     }
 
     /// Ends the waits that are due, which takes the plan, and plans anew.
@@ -236,7 +236,7 @@ impl Gate {
         fields: String,
     ) -> Verdict {
         if ticket.is_none() && route.is_none() && work.health.is_none() {
-            return if fields.is_empty() { Verdict::Passes } else { Verdict::Told(fields) };
+            return if fields.is_empty() { Verdict::Passes } else { Verdict::PassesWithFields(fields) };
         }
         let request = without_nothing(request);
         let has_body = !request.body().is_null();
@@ -247,7 +247,7 @@ impl Gate {
         }
         let began = work.health.as_ref().map(|_| now());
         let flight = Flight { gate: Rc::clone(self), request, has_body, route, ticket, began, lost: false, fields };
-        Verdict::Sent(Task::new(flight.fly()))
+        Verdict::Runs(Task::new(flight.run()))
     }
 }
 
@@ -299,7 +299,7 @@ impl Health {
 }
 
 /// Tells the log who counts what is shared, and what a policy may lead one to expect of a Worker in vain.
-fn tell(policy: &Policy, has_redis: bool, has_objects: bool) {
+fn log_counting_places(policy: &Policy, has_redis: bool, has_objects: bool) {
     if policy.shared_limits().next().is_some() {
         let host = policy.stores().redis().and_then(|redis| redis.host()).unwrap_or_default();
         match (has_redis, has_objects) {

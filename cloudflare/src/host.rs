@@ -219,13 +219,13 @@ pub struct Call {
 
 impl Call {
     /// Asks for what the request says, and Cloudflare for what it is to do with the answer. It is given up when its client goes away, or the answer has not begun after `timeout`.
-    pub fn new(request: &Request, timeout: Option<Span>, wishes: Option<Object>) -> Self {
+    pub fn new(request: &Request, timeout: Option<Span>, cf_options: Option<Object>) -> Self {
         let controller = AbortController::new();
         let signal = controller.own_signal();
         let init = Object::new();
         put(&init, "signal", &AbortSignal::any(&Array::of2(&signal, &request.signal())));
-        if let Some(wishes) = wishes {
-            put(&init, "cf", &wishes);
+        if let Some(cf_options) = cf_options {
+            put(&init, "cf", &cf_options);
         }
         let mut answer = fetch_with(request, &init);
         if let Some(timeout) = timeout

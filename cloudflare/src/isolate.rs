@@ -1,10 +1,10 @@
 //! What an isolate goes by: the policy in force there, and what it is asked and told. An isolate has one thread.
 
-use crate::agreeing::{self, Conference};
 use crate::gate::Gate;
 use crate::host::Request;
 use crate::redis;
-use crate::sharing::{self, Asks};
+use crate::shared_breakers::{self, ReportRound};
+use crate::shared_limits::{self, Asks};
 use crate::verdict::Verdict;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -55,26 +55,26 @@ pub fn deadline_ms() -> u32 {
 /// Decides on a request.
 pub fn decide(request: &Request, now: Timestamp) -> Verdict {
     #[cfg(feature = "panic-on-header")]
-    crate::trap::spring(request);
+    crate::trap::panic_if_asked(request);
     #[cfg(feature = "test-clock")]
     if let Some(answer) = crate::clock::set(request) {
-        return Verdict::Answered(answer);
+        return Verdict::Responds(answer);
     }
     let gate = GATE.with_borrow(Option::clone);
     gate.map_or(Verdict::Passes, |gate| gate.decide(request, now))
 }
 
 /// Whether there are limits to be shared, and an authority over them.
-pub fn shares() -> bool {
+pub fn has_shared_limits() -> bool {
     GATE.with_borrow(|gate| gate.as_ref().is_some_and(|gate| gate.work().leases.global_ref().is_some()))
 }
 
 /// What is to be sent to the authority over shared limits: to be asked after each step that may have come to that.
-pub fn asks(now: Timestamp) -> Asks {
+pub fn asks_to_send(now: Timestamp) -> Asks {
     let Some(gate) = GATE.with_borrow(Option::clone) else { return Asks::Objects(Vec::new()) };
     match &gate.redis {
         Some(redis) => Asks::Redis(redis::calls(&gate, redis, now)),
-        None => Asks::Objects(sharing::errands(&gate, now)),
+        None => Asks::Objects(shared_limits::object_asks(&gate, now)),
     }
 }
 
@@ -83,32 +83,32 @@ pub fn asks(now: Timestamp) -> Asks {
 pub fn tend(now: Timestamp) -> Option<u32> {
     let gate = GATE.with_borrow(Option::clone)?;
     let work = &mut *gate.work();
-    sharing::tend(&gate.engine, work, now)
+    shared_limits::tend(&gate.engine, work, now)
 }
 
 /// Whether there are breakers to be shared, and an authority over them.
-pub fn agrees() -> bool {
+pub fn has_shared_breakers() -> bool {
     GATE.with_borrow(|gate| gate.as_ref().is_some_and(|gate| gate.work().known.upstreams().alone().is_some()))
 }
 
 /// A round of reports for the authority over shared breakers, if it is time for one: to be asked now and then.
-pub fn confer(now: Timestamp) -> Option<Conference> {
-    agreeing::conference(&GATE.with_borrow(Option::clone)?, now)
+pub fn due_round(now: Timestamp) -> Option<ReportRound> {
+    shared_breakers::due_round(&GATE.with_borrow(Option::clone)?, now)
 }
 
 /// Whether something is to be told to that authority.
-pub fn tells(now: Timestamp) -> bool {
+pub fn has_reports(now: Timestamp) -> bool {
     GATE.with_borrow(|gate| gate.as_ref().is_some_and(|gate| gate.work().known.upstreams().tells(now)))
 }
 
 /// Whether breakers may have something to tell other locations.
-pub fn may_have_news() -> bool {
+pub fn has_breaker_changes() -> bool {
     let gate = GATE.with_borrow(Option::clone);
     gate.is_some_and(|gate| gate.memory.broadcast.borrow().may_have_news(&gate.memory.ledgers.borrow()))
 }
 
 /// Lets breakers learn what other locations have told of theirs.
-pub fn hear(text: &str, now: Timestamp) {
+pub fn receive_breakers(text: &str, now: Timestamp) {
     if let Some(gate) = GATE.with_borrow(Option::clone) {
         let mut ledgers = gate.memory.ledgers.borrow_mut();
         gate.memory.broadcast.borrow_mut().hear(text, &mut ledgers, now);
@@ -116,14 +116,14 @@ pub fn hear(text: &str, now: Timestamp) {
 }
 
 /// What other locations are to be told, all of it; `None` when they know.
-pub fn news(now: Timestamp) -> Option<String> {
+pub fn breakers_to_publish(now: Timestamp) -> Option<String> {
     let gate = GATE.with_borrow(Option::clone)?;
     let mut ledgers = gate.memory.ledgers.borrow_mut();
     gate.memory.broadcast.borrow_mut().tell(&mut ledgers, now)
 }
 
 /// Says that they could not be told.
-pub fn untold() {
+pub fn publishing_failed() {
     if let Some(gate) = GATE.with_borrow(Option::clone) {
         gate.memory.broadcast.borrow_mut().untold();
     }

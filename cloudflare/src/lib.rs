@@ -9,7 +9,6 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-mod agreeing;
 mod authority;
 mod cache;
 mod chain;
@@ -32,7 +31,8 @@ mod origin;
 mod redis;
 mod reply;
 mod serving;
-mod sharing;
+mod shared_breakers;
+mod shared_limits;
 mod task;
 #[cfg(feature = "panic-on-header")]
 mod trap;

@@ -5,13 +5,13 @@
 //! its handler and Tidegate in it: whichever of them panics, the requests that are in it then get no answer of theirs, what was
 //! counted in the isolate is lost, and whoever binds the wasm has to see to a fresh instance; README says how.
 
-mod agreeing;
 mod authority;
 mod bindings;
 mod breakers;
 mod driving;
 mod settings;
-mod sharing;
+mod shared_breakers;
+mod shared_limits;
 
 pub use authority::TidegateAuthority;
 
@@ -61,17 +61,17 @@ where
     settings::prepare(policy, &bindings, &ctx).await;
     // Called once at most: by the task that sends the request on its way, or below.
     let handle = Rc::new(Cell::new(Some((handler, env, bindings::same(&ctx)))));
-    let serves: Handler = {
+    let handles: Handler = {
         let handle = Rc::clone(&handle);
         Rc::new(move |request| match handle.take() {
             Some((handler, env, ctx)) => promised(serve(handler, raw(request), env, ctx)),
             None => Promise::reject(&"the handler has answered already".into()),
         })
     };
-    let (handle, fields) = match judged(&asked, &bindings, &ctx, serves).await {
-        Ok(Verdict::Answered(answer)) => return Ok(made(answer)),
-        Ok(Verdict::Orders(change)) => return Ok(made(settings::obey(&change, &bindings).await)),
-        Ok(Verdict::Told(fields)) => (handle.take(), fields),
+    let (handle, fields) = match resolve(&asked, &bindings, &ctx, handles).await {
+        Ok(Verdict::Responds(answer)) => return Ok(made(answer)),
+        Ok(Verdict::Changes(change)) => return Ok(made(settings::store_change(&change, &bindings).await)),
+        Ok(Verdict::PassesWithFields(fields)) => (handle.take(), fields),
         Ok(_) => (handle.take(), String::new()),
         Err(problem) => {
             // A body that an upstream has had cannot be sent again.
@@ -82,35 +82,35 @@ where
             (handle, String::new())
         }
     };
-    let Some((handler, env, ctx)) = handle else { return Ok(made(refused())) };
+    let Some((handler, env, ctx)) = handle else { return Ok(made(unavailable())) };
     let answer = serve(handler, raw(&asked), env, ctx).await?;
-    Ok(made(reply::told(answer.unchecked_into(), &[], &fields)))
+    Ok(made(reply::with_fields(answer.unchecked_into(), &[], &fields)))
 }
 
 /// What becomes of a request, after all waiting.
-async fn judged(
+async fn resolve(
     request: &host::Request,
     bindings: &Bindings,
     ctx: &Context,
-    serves: Handler,
+    handles: Handler,
 ) -> core::result::Result<Verdict, JsValue> {
     let mut verdict = isolate::decide(request, now());
-    if isolate::shares() {
-        let sent = sharing::send(bindings, ctx);
-        if let Verdict::Asks(asking) = verdict {
-            verdict = sharing::asked(asking, request, sent, bindings, ctx).await?;
+    if isolate::has_shared_limits() {
+        let sent = shared_limits::send_asks(bindings, ctx);
+        if let Verdict::AwaitsGrant(wait) = verdict {
+            verdict = shared_limits::await_grant(wait, request, sent, bindings, ctx).await?;
         }
     }
     if let Verdict::Waits(wait) = verdict {
-        verdict = driving::waited(wait, request).await?;
+        verdict = driving::await_verdict(wait, request).await?;
     }
-    if let Verdict::Sent(task) = verdict {
-        verdict = Verdict::Answered(driving::driven(task, request, ctx, serves).await?);
+    if let Verdict::Runs(task) = verdict {
+        verdict = Verdict::Responds(driving::run_task(task, request, ctx, handles).await?);
         if let Some(kv) = &bindings.kv {
-            breakers::spread(kv, ctx);
+            breakers::publish(kv, ctx);
         }
-        if isolate::agrees() {
-            agreeing::confer(bindings, ctx);
+        if isolate::has_shared_breakers() {
+            shared_breakers::send_reports(bindings, ctx);
         }
     }
     Ok(verdict)
@@ -147,7 +147,7 @@ fn is_lately(since: Timestamp, span: Span) -> bool {
 }
 
 /// What a client gets whose request can neither be decided nor pass.
-fn refused() -> Response {
+fn unavailable() -> Response {
     let lines = [("content-type", "application/json"), ("cache-control", "no-store"), ("retry-after", "1")];
     let body = JsValue::from_str(r#"{"error":"service unavailable","retryAfter":1}"#);
     reply::answer(503, "", lines.into_iter(), &body)

@@ -35,15 +35,15 @@ impl Change {
 }
 
 /// What the request orders, or what is wrong with that; `None` when it orders nothing that it may.
-pub fn ordered(gate: &Gate, facts: &Facts<'_>) -> Option<Verdict> {
+pub fn verdict(gate: &Gate, facts: &Facts<'_>) -> Option<Verdict> {
     Some(match gate.engine.order(facts)? {
-        Ok(order) => Verdict::Orders(Change { order }),
-        Err(unknown) => Verdict::Answered(error(400, &unknown.to_string())),
+        Ok(order) => Verdict::Changes(Change { order }),
+        Err(unknown) => Verdict::Responds(error(400, &unknown.to_string())),
     })
 }
 
 /// The answer to whoever has ordered a change: that it is kept, or why it could not be.
-pub fn obeyed(problem: Option<&str>) -> Response {
+pub fn change_response(problem: Option<&str>) -> Response {
     match problem {
         None => answer(202, "{\"in_force_within_s\":60}\n".to_owned()),
         Some(problem) => error(503, problem),

@@ -14,7 +14,7 @@ thread_local! {
 }
 
 /// Has a handler answer what the zone's origin would answer otherwise.
-pub fn serve_by(handler: Option<Handler>) {
+pub fn set_handler(handler: Option<Handler>) {
     HANDLER.set(handler);
 }
 

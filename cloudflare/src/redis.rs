@@ -8,7 +8,7 @@
 use crate::gate::{Gate, Work};
 use crate::host::{self, Response};
 use crate::now;
-use crate::sharing::DEADLINE;
+use crate::shared_limits::DEADLINE;
 use crate::task::{Task, settled};
 use js_sys::{Reflect, Uint8Array};
 use std::cell::{Cell, RefCell};

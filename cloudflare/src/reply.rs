@@ -59,13 +59,13 @@ pub fn answer<'a>(
 }
 
 /// The answer with its header changed so, and with these fields as well; as it came, where none like it can be made.
-pub fn told(answer: Response, edits: &[Edit], fields: &str) -> Response {
+pub fn with_fields(answer: Response, edits: &[Edit], fields: &str) -> Response {
     if edits.is_empty() && fields.is_empty() {
         return answer;
     }
     let body = answer.answer_body().map_or(JsValue::NULL, JsValue::from);
-    let Ok(told) = Response::like(&body, &answer) else { return answer };
-    let headers = told.answer_headers();
+    let Ok(changed) = Response::like(&body, &answer) else { return answer };
+    let headers = changed.answer_headers();
     let edits = edits.iter().map(|edit| (edit.name, edit.value.as_str(), edit.replaces));
     // The structured fields are lists, to which an upstream with limits of its own may have contributed.
     let fields = pairs(fields).map(|(name, value)| (name, value, name.starts_with("x-")));
@@ -75,7 +75,7 @@ pub fn told(answer: Response, edits: &[Edit], fields: &str) -> Response {
             log_warning(&["tidegate: cannot send ", name].concat());
         }
     }
-    told
+    changed
 }
 
 fn pairs(fields: &str) -> impl Iterator<Item = (&str, &str)> {

@@ -43,7 +43,7 @@ impl Serving {
     }
 
     /// What Cloudflare is asked to make of the answer: `cf` of a fetch.
-    pub fn wishes(&self) -> Option<Object> {
+    pub fn cf_options(&self) -> Option<Object> {
         let Image { format, width, .. } = self.request.as_ref()?.image.as_ref()?;
         let image = Object::new();
         if let Some(format) = format {
@@ -54,9 +54,9 @@ impl Serving {
         }
         // As the path has it: an image is never made larger than it is.
         put(&image, "fit", &JsValue::from_str("scale-down"));
-        let wishes = Object::new();
-        put(&wishes, "image", &image);
-        Some(wishes)
+        let options = Object::new();
+        put(&options, "image", &image);
+        Some(options)
     }
 
     /// How the header of an upstream's answer is to be changed, and what is to be kept of it.

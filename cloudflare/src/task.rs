@@ -28,8 +28,8 @@ thread_local! {
 
 enum Exchange {
     Nothing,
-    Asks(JsValue),
-    Comes(Result<JsValue, JsValue>),
+    Awaits(JsValue),
+    Settled(Result<JsValue, JsValue>),
 }
 
 impl Task {
@@ -44,11 +44,11 @@ impl Task {
 
     /// Goes on with what came of that which was handed out last. Answers with the next promise to await, alone or in a list with one
     /// that says by when to come back anyhow; with the response that the client gets; or with `None` when it is over.
-    pub fn resume(&mut self, came: Result<JsValue, JsValue>) -> Option<JsValue> {
-        EXCHANGE.set(Exchange::Comes(came));
+    pub fn resume(&mut self, outcome: Result<JsValue, JsValue>) -> Option<JsValue> {
+        EXCHANGE.set(Exchange::Settled(outcome));
         let polled = self.way.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         match (polled, EXCHANGE.replace(Exchange::Nothing)) {
-            (Poll::Pending, Exchange::Asks(asked)) => Some(asked),
+            (Poll::Pending, Exchange::Awaits(awaited)) => Some(awaited),
             _ => None,
         }
     }
@@ -59,12 +59,12 @@ impl Task {
 /// # Errors
 /// What it was rejected with.
 pub async fn settled(promise: Promise) -> Result<JsValue, JsValue> {
-    Handing(Some(promise.into())).await
+    HandOver(Some(promise.into())).await
 }
 
 /// Answers the client. What comes after that takes nobody's time.
 pub async fn respond(response: Response) {
-    let _ = Handing(Some(response.into())).await;
+    let _ = HandOver(Some(response.into())).await;
 }
 
 /// Waits.
@@ -78,9 +78,9 @@ pub async fn pause(span: Span) {
 /// What it was rejected with.
 pub async fn beating(promise: &Promise, every: Span, mut beat: impl FnMut()) -> Result<JsValue, JsValue> {
     loop {
-        let came = Handing(Some(Array::of2(promise, &host::after(every)).into())).await?;
-        if !came.is_undefined() {
-            return Ok(came);
+        let outcome = HandOver(Some(Array::of2(promise, &host::after(every)).into())).await?;
+        if !outcome.is_undefined() {
+            return Ok(outcome);
         }
         beat();
     }
@@ -93,18 +93,18 @@ pub fn listed(promise: &Promise) -> Promise {
 }
 
 /// Hands one thing out, and is ready with what comes of it.
-struct Handing(Option<JsValue>);
+struct HandOver(Option<JsValue>);
 
-impl Future for Handing {
+impl Future for HandOver {
     type Output = Result<JsValue, JsValue>;
 
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(asked) = self.0.take() {
-            EXCHANGE.set(Exchange::Asks(asked));
+        if let Some(awaited) = self.0.take() {
+            EXCHANGE.set(Exchange::Awaits(awaited));
             return Poll::Pending;
         }
         match EXCHANGE.replace(Exchange::Nothing) {
-            Exchange::Comes(came) => Poll::Ready(came),
+            Exchange::Settled(outcome) => Poll::Ready(outcome),
             _ => Poll::Pending,
         }
     }

@@ -4,7 +4,7 @@ use crate::host::Request;
 
 /// Panics if the request asks for it.
 #[allow(clippy::panic, reason = "this is what it is for")]
-pub fn spring(request: &Request) {
+pub fn panic_if_asked(request: &Request) {
     if request.headers().get("x-tidegate-panic").is_some() {
         panic!("as the request asked");
     }
@@ -12,7 +12,7 @@ pub fn spring(request: &Request) {
 
 /// Panics if the ask is for the key of which all bits are set.
 #[allow(clippy::panic, reason = "this is what it is for")]
-pub fn spring_for(ask: &tidegate::authority::Ask) {
+pub fn panic_if_ask_says(ask: &tidegate::authority::Ask) {
     if ask.key.get() == u64::MAX {
         panic!("as the ask asked");
     }

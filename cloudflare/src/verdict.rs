@@ -2,7 +2,7 @@
 
 use crate::host::Response;
 use crate::order::Change;
-use crate::sharing::Asking;
+use crate::shared_limits::GrantWait;
 use crate::task::Task;
 use crate::wait::Wait;
 
@@ -11,17 +11,17 @@ pub enum Verdict {
     /// It passes as it is.
     Passes,
     /// It passes, and its answer says this of limits: name and value by turns, a line each.
-    Told(String),
+    PassesWithFields(String),
     /// Its client gets this.
-    Answered(Response),
+    Responds(Response),
     /// It goes on its way, at whose end its client gets an answer.
-    Sent(Task),
+    Runs(Task),
     /// It waits for its turn.
     Waits(Wait),
     /// It waits for the authority over limits that are shared.
-    Asks(Asking),
+    AwaitsGrant(GrantWait),
     /// It is an operator's, and this is to be done.
-    Orders(Change),
+    Changes(Change),
     /// What it has waited for has not come yet.
-    NotYet,
+    Pending,
 }

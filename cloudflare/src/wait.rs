@@ -71,11 +71,11 @@ impl Wait {
         let ended = if self.hangs { None } else { work.ended.remove(&self.id) };
         let Some(Ended { refusal, mut ticket, fields }) = ended else {
             self.pause = work.room.next_due(now).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
-            return Verdict::NotYet;
+            return Verdict::Pending;
         };
         let facts = Facts::new(request);
         if let Some(refusal) = refusal {
-            return Verdict::Answered(reply::response(&refusal.reply(&gate.engine, &facts), &fields));
+            return Verdict::Responds(reply::response(&refusal.reply(&gate.engine, &facts), &fields));
         }
         if let Some(ticket) = &mut ticket {
             // What it holds may have expired while it waited.

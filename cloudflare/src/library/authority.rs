@@ -3,8 +3,8 @@
 
 #![allow(missing_docs, reason = "what the macro adds is called by workerd alone")]
 
-use crate::agreeing::{RECORD_BYTES, agree};
-use crate::authority::settle;
+use crate::authority::answer_ask;
+use crate::shared_breakers::{RECORD_BYTES, answer_reports};
 use core::cell::Cell;
 use js_sys::Date;
 use tidegate::breaker::global::BYTES_OF_REPORT;
@@ -20,12 +20,12 @@ pub struct TidegateAuthority {
     /// How many accounts there are, once that is known.
     keys: Cell<Option<i64>>,
     /// Whether an alarm is set, once that is known.
-    is_set: Cell<Option<bool>>,
+    has_alarm: Cell<Option<bool>>,
 }
 
 impl DurableObject for TidegateAuthority {
     fn new(state: State, _env: Env) -> Self {
-        Self { state, keys: Cell::new(None), is_set: Cell::new(None) }
+        Self { state, keys: Cell::new(None), has_alarm: Cell::new(None) }
     }
 
     /// Answers an ask with a grant. What it charges is stored before the answer leaves: the runtime holds it back until then.
@@ -37,13 +37,13 @@ impl DurableObject for TidegateAuthority {
                 None => Response::error("the reports are of another version", 400),
             };
         }
-        let Some(grant) = self.settle(&ask)? else {
+        let Some(grant) = self.answer(&ask)? else {
             return Response::error("the ask or the account of its key is of another version", 400);
         };
-        if self.is_set.get().is_none() {
-            self.is_set.set(Some(self.state.storage().get_alarm().await?.is_some()));
+        if self.has_alarm.get().is_none() {
+            self.has_alarm.set(Some(self.state.storage().get_alarm().await?.is_some()));
         }
-        if self.is_set.get() == Some(false) {
+        if self.has_alarm.get() == Some(false) {
             self.clean().await?;
         }
         Response::from_bytes(grant)
@@ -76,8 +76,8 @@ impl TidegateAuthority {
             }
         }
         let now = Date::now();
-        let Some(agreed) = agree(message, &before, now as u64) else { return Ok(None) };
-        let records = agreed.records().chunks(RECORD_BYTES).zip(before.chunks(RECORD_BYTES));
+        let Some(answered) = answer_reports(message, &before, now as u64) else { return Ok(None) };
+        let records = answered.records().chunks(RECORD_BYTES).zip(before.chunks(RECORD_BYTES));
         for (key, (record, _)) in keys.iter().zip(records).filter(|(_, (record, before))| record != before) {
             let (key, record) = (SqlStorageValue::Blob(key.to_vec()), SqlStorageValue::Blob(record.to_vec()));
             let row = vec![key, record, SqlStorageValue::Float(now)];
@@ -87,10 +87,10 @@ impl TidegateAuthority {
                 vec![SqlStorageValue::Integer(MOST_BREAKERS)],
             )?;
         }
-        Ok(Some(agreed.standings().to_vec()))
+        Ok(Some(answered.standings().to_vec()))
     }
 
-    fn settle(&self, ask: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn answer(&self, ask: &[u8]) -> Result<Option<Vec<u8>>> {
         let Some(key) = ask.get(KEY) else { return Ok(None) };
         let (sql, now, key) = (self.sql()?, Date::now(), || SqlStorageValue::Blob(key.to_vec()));
         let row =
@@ -101,21 +101,21 @@ impl TidegateAuthority {
             Some([SqlStorageValue::Blob(account), ends]) if number(ends) > now as i64 => Some(account.as_slice()),
             _ => None,
         };
-        let Some(settled) = settle(ask, before, now as u64) else { return Ok(None) };
+        let Some(answered) = answer_ask(ask, before, now as u64) else { return Ok(None) };
         if is_new && self.keys.get().is_some_and(|keys| keys >= MOST_KEYS) {
             sql.exec(
                 "DELETE FROM accounts WHERE key IN (SELECT key FROM accounts ORDER BY ends LIMIT ?)",
-                vec![SqlStorageValue::Integer(FORGOTTEN)],
+                vec![SqlStorageValue::Integer(EVICTED_AT_ONCE)],
             )?;
             self.count(&sql)?;
         }
-        let ends = i64::try_from(settled.ends_ms()).unwrap_or(i64::MAX);
-        let row = vec![key(), SqlStorageValue::Blob(settled.account().into()), SqlStorageValue::try_from_i64(ends)?];
+        let ends = i64::try_from(answered.ends_ms()).unwrap_or(i64::MAX);
+        let row = vec![key(), SqlStorageValue::Blob(answered.account().into()), SqlStorageValue::try_from_i64(ends)?];
         sql.exec("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?)", row)?;
         if is_new {
             self.keys.set(self.keys.get().map(|keys| keys.saturating_add(1)));
         }
-        Ok(Some(settled.grant().into()))
+        Ok(Some(answered.grant().into()))
     }
 
     /// The storage, with its table.
@@ -148,9 +148,9 @@ impl TidegateAuthority {
         let (sql, now) = (self.sql()?, Date::now());
         sql.exec("DELETE FROM accounts WHERE ends <= ?", vec![SqlStorageValue::Float(now)])?;
         let first = self.count(&sql)?;
-        let is_set = self.keys.get().is_some_and(|keys| keys > 0);
-        self.is_set.set(Some(is_set));
-        if is_set {
+        let has_alarm = self.keys.get().is_some_and(|keys| keys > 0);
+        self.has_alarm.set(Some(has_alarm));
+        if has_alarm {
             let at = (first as f64).max(now + CLEANED_EVERY_MS);
             self.state.storage().set_alarm(ScheduledTime::new(Date::new(&at.into()))).await
         } else {
@@ -178,5 +178,5 @@ const KEY: core::ops::Range<usize> = 8..16;
 /// So many accounts an object keeps, of some hundred bytes each.
 const MOST_KEYS: i64 = 100_000;
 /// So many are forgotten at a time when there are more, so that it is not for every new key that the rest are counted.
-const FORGOTTEN: i64 = 100;
+const EVICTED_AT_ONCE: i64 = 100;
 const CLEANED_EVERY_MS: f64 = 60_000.0;

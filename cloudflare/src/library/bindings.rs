@@ -76,15 +76,16 @@ pub async fn settled(promise: Promise) -> Result<JsValue, JsValue> {
 ///
 /// # Errors
 /// What it was rejected with, or that it takes longer than so.
-pub async fn within(span: Span, promise: &Promise) -> Result<JsValue, JsValue> {
+pub async fn with_timeout(span: Span, promise: &Promise) -> Result<JsValue, JsValue> {
     // In a list, since a value may well be `undefined`.
-    let came = settled(Promise::race(&Array::of2(&Promise::all(&Array::of1(promise)), &host::after(span)))).await?;
-    came.dyn_into::<Array>()
+    let outcome = settled(Promise::race(&Array::of2(&Promise::all(&Array::of1(promise)), &host::after(span)))).await?;
+    outcome
+        .dyn_into::<Array>()
         .map(|list| list.get(0))
         .map_err(|_| format!("no answer within {} s", span.as_secs_ceil()).into())
 }
 
 /// When the promise has a value or is rejected, or so much time has passed.
-pub async fn at_most(span: Span, promise: &Promise) {
+pub async fn wait_at_most(span: Span, promise: &Promise) {
     let _ = settled(Promise::race(&Array::of2(promise, &host::after(span)))).await;
 }

@@ -15,34 +15,34 @@ use worker::Context;
 use worker::web_sys::AbortSignal;
 
 /// A promise that is kept when the client goes away, while there is anybody to see it.
-pub struct Leaving {
+pub struct ClientAbort {
     signal: AbortSignal,
-    pub left: Promise,
+    pub promise: Promise,
     /// Keeps it.
-    leave: Function,
+    on_abort: Function,
 }
 
-impl Leaving {
+impl ClientAbort {
     /// Begins to listen.
     pub fn of(request: &Request) -> Self {
         let signal: AbortSignal = request.signal().unchecked_into();
-        let mut leave = None;
-        let left = Promise::new(&mut |resolve, _| leave = Some(resolve));
-        let leave: Function = leave.unwrap_or_default().unchecked_into();
+        let mut on_abort = None;
+        let promise = Promise::new(&mut |resolve, _| on_abort = Some(resolve));
+        let on_abort: Function = on_abort.unwrap_or_default().unchecked_into();
         // To listen cannot fail.
-        let _ = signal.add_event_listener_with_callback("abort", &leave);
-        Self { signal, left, leave }
+        let _ = signal.add_event_listener_with_callback("abort", &on_abort);
+        Self { signal, promise, on_abort }
     }
 
     /// Whether the client has gone.
-    pub fn has_left(&self) -> bool {
+    pub fn has_aborted(&self) -> bool {
         self.signal.aborted()
     }
 }
 
-impl Drop for Leaving {
+impl Drop for ClientAbort {
     fn drop(&mut self) {
-        let _ = self.signal.remove_event_listener_with_callback("abort", &self.leave);
+        let _ = self.signal.remove_event_listener_with_callback("abort", &self.on_abort);
     }
 }
 
@@ -50,17 +50,17 @@ impl Drop for Leaving {
 ///
 /// # Errors
 /// There was none within the deadline.
-pub async fn waited(mut wait: Wait, request: &Request) -> Result<Verdict, JsValue> {
-    let leaving = Leaving::of(request);
+pub async fn await_verdict(mut wait: Wait, request: &Request) -> Result<Verdict, JsValue> {
+    let abort = ClientAbort::of(request);
     let deadline = now().after(Span::from_millis(u64::from(isolate::deadline_ms())));
     while now() < deadline {
         let pause = host::after(Span::from_millis(u64::from(wait.pause_ms())));
-        let _ = settled(Promise::race(&Array::of2(&pause, &leaving.left))).await;
-        if leaving.has_left() {
-            return Ok(nobody());
+        let _ = settled(Promise::race(&Array::of2(&pause, &abort.promise))).await;
+        if abort.has_aborted() {
+            return Ok(client_gone());
         }
         match wait.verdict(request, now()) {
-            Verdict::NotYet => {}
+            Verdict::Pending => {}
             verdict => return Ok(verdict),
         }
     }
@@ -71,13 +71,13 @@ pub async fn waited(mut wait: Wait, request: &Request) -> Result<Verdict, JsValu
 ///
 /// # Errors
 /// It gave none.
-pub async fn driven(task: Task, request: &Request, ctx: &Context, serves: Handler) -> Result<Response, JsValue> {
+pub async fn run_task(task: Task, request: &Request, ctx: &Context, handler: Handler) -> Result<Response, JsValue> {
     let mut functions = None;
     let answered = Promise::new(&mut |resolve, reject| functions = Some((resolve, reject)));
     let Some((resolve, reject)) = functions else { return Err("no promise can be made".into()) };
-    let leaving = Leaving::of(request);
+    let abort = ClientAbort::of(request);
     ctx.wait_until(async move {
-        drive(task, leaving, serves, resolve.unchecked_ref()).await;
+        drive(task, abort, handler, resolve.unchecked_ref()).await;
         // Unless it has answered, in which case this says nothing.
         let _ = reject.call1(&JsValue::UNDEFINED, &"the request came to no answer".into());
     });
@@ -85,39 +85,39 @@ pub async fn driven(task: Task, request: &Request, ctx: &Context, serves: Handle
 }
 
 /// Drives a task to its end, or until the client goes away: then it is dropped where it stands.
-async fn drive(mut task: Task, leaving: Leaving, serves: Handler, respond: &Function) {
-    let mut came = Ok(JsValue::UNDEFINED);
-    let mut serves = Some(serves);
-    while !leaving.has_left() {
+async fn drive(mut task: Task, abort: ClientAbort, handler: Handler, respond: &Function) {
+    let mut outcome = Ok(JsValue::UNDEFINED);
+    let mut handler = Some(handler);
+    while !abort.has_aborted() {
         // It asks the handler at its first step, or not at all.
-        origin::serve_by(serves.take());
-        let step = task.resume(came);
-        origin::serve_by(None);
+        origin::set_handler(handler.take());
+        let step = task.resume(outcome);
+        origin::set_handler(None);
         let Some(step) = step else { return };
         if step.is_instance_of::<Response>() {
             let _ = respond.call1(&JsValue::UNDEFINED, &step);
-            came = Ok(JsValue::UNDEFINED);
+            outcome = Ok(JsValue::UNDEFINED);
             continue;
         }
         let either = step.dyn_into::<Array>().unwrap_or_else(|promise| Array::of1(&promise));
-        either.push(&leaving.left);
-        came = settled(Promise::race(&either)).await;
+        either.push(&abort.promise);
+        outcome = settled(Promise::race(&either)).await;
     }
     drop(task);
-    if let Verdict::Answered(answer) = nobody() {
+    if let Verdict::Responds(answer) = client_gone() {
         let _ = respond.call1(&JsValue::UNDEFINED, &answer);
     }
 }
 
 /// Sees a task through that has no client.
-pub async fn alone(mut task: Task) {
-    let mut came = Ok(JsValue::UNDEFINED);
-    while let Some(promise) = task.resume(came) {
-        came = settled(promise.unchecked_into()).await;
+pub async fn run_in_background(mut task: Task) {
+    let mut outcome = Ok(JsValue::UNDEFINED);
+    while let Some(promise) = task.resume(outcome) {
+        outcome = settled(promise.unchecked_into()).await;
     }
 }
 
 /// What comes of a request whose client has gone: an answer that nobody is there to see.
-pub fn nobody() -> Verdict {
-    Verdict::Answered(reply::answer(499, "", core::iter::empty(), &JsValue::NULL))
+pub fn client_gone() -> Verdict {
+    Verdict::Responds(reply::answer(499, "", core::iter::empty(), &JsValue::NULL))
 }

@@ -1,6 +1,6 @@
 //! What the Worker goes by: the policy and the mode that its KV namespace holds, or else the policy that it was built with.
 
-use super::bindings::{Bindings, Kv, settled, within};
+use super::bindings::{Bindings, Kv, settled, with_timeout};
 use super::{breakers, is_lately};
 use crate::host::{self, Response};
 use crate::order::{self, Change};
@@ -17,9 +17,9 @@ struct Known {
     /// The policy that it was built with; `None` before the first request.
     built: Option<String>,
     /// What KV held when it was read last: the policy, the mode, and the name of the cache.
-    read: [Option<String>; 3],
+    last_read: [Option<String>; 3],
     /// Whether KV has been asked, so that no request need wait for it.
-    is_read: bool,
+    has_read: bool,
     /// When it was asked last.
     read_at: Timestamp,
     /// The policy and the mode that were put in force last.
@@ -31,8 +31,8 @@ thread_local! {
     static KNOWN: RefCell<Known> = const {
         RefCell::new(Known {
             built: None,
-            read: [None, None, None],
-            is_read: false,
+            last_read: [None, None, None],
+            has_read: false,
             read_at: Timestamp::EPOCH,
             in_force: None,
             on_failure: OnFailure::Pass,
@@ -50,34 +50,34 @@ pub fn on_failure() -> OnFailure {
 pub async fn prepare(policy: &str, bindings: &Bindings, ctx: &Context) {
     let env = &bindings.env;
     let Some(kv) = &bindings.kv else {
-        if begin(policy) {
-            enforce(env);
+        if remember_built(policy) {
+            apply(env);
         }
         return;
     };
     let kv = kv.clone();
-    if !KNOWN.with_borrow(|known| known.is_read) {
-        let is_new = learn(&kv).await;
-        let is_first = begin(policy);
+    if !KNOWN.with_borrow(|known| known.has_read) {
+        let is_new = read_kv(&kv).await;
+        let is_first = remember_built(policy);
         if is_first || is_new {
-            enforce(env);
+            apply(env);
         }
         if is_first {
-            ctx.wait_until(async move { breakers::listen(&kv).await });
+            ctx.wait_until(async move { breakers::receive(&kv).await });
         }
     } else if is_due() {
         let env = env.clone();
         ctx.wait_until(async move {
-            if learn(&kv).await {
-                enforce(&env);
+            if read_kv(&kv).await {
+                apply(&env);
             }
-            breakers::listen(&kv).await;
+            breakers::receive(&kv).await;
         });
     }
 }
 
 /// Notes the policy that the Worker was built with. Whether that was not known yet.
-fn begin(policy: &str) -> bool {
+fn remember_built(policy: &str) -> bool {
     KNOWN.with_borrow_mut(|known| {
         let is_first = known.built.is_none();
         if is_first {
@@ -92,15 +92,15 @@ fn is_due() -> bool {
 }
 
 /// Reads KV, and answers whether it says something new.
-async fn learn(kv: &Kv) -> bool {
+async fn read_kv(kv: &Kv) -> bool {
     // First, so that no other request asks as well.
     KNOWN.with_borrow_mut(|known| known.read_at = now());
     let read = read(kv).await;
-    KNOWN.with_borrow_mut(|known| known.is_read = true);
+    KNOWN.with_borrow_mut(|known| known.has_read = true);
     match read {
         Ok(read) => KNOWN.with_borrow_mut(|known| {
-            let is_new = known.read != read;
-            known.read = read;
+            let is_new = known.last_read != read;
+            known.last_read = read;
             is_new
         }),
         Err(error) => {
@@ -115,16 +115,16 @@ async fn read(kv: &Kv) -> Result<[Option<String>; 3], JsValue> {
     for key in ["policy", "mode", "purge"] {
         values.push(&kv.get(key)?.into());
     }
-    let values: Array = within(LONGEST_READ, &Promise::all(&values)).await?.dyn_into()?;
+    let values: Array = with_timeout(READ_TIMEOUT, &Promise::all(&values)).await?.dyn_into()?;
     Ok([0, 1, 2].map(|at| values.get(at).as_string()))
 }
 
 /// Puts in force what was read last. What is bad is told, and what was in force before stays; in its absence, what the Worker was
 /// built with.
-fn enforce(env: &JsValue) {
+fn apply(env: &JsValue) {
     KNOWN.with_borrow_mut(|known| {
-        let [policy, mode, purge] = &known.read;
-        cache::keep_under(purge.as_deref().unwrap_or_default());
+        let [policy, mode, purge] = &known.last_read;
+        cache::set_cache_suffix(purge.as_deref().unwrap_or_default());
         let built = known.built.as_deref().unwrap_or_default();
         let policy = policy.as_deref().unwrap_or(built);
         let before = known.in_force.take();
@@ -161,9 +161,9 @@ fn enforce(env: &JsValue) {
 }
 
 /// Sets what an operator has changed. It is in force here with the next request, if KV shows it by then.
-pub async fn obey(change: &Change, bindings: &Bindings) -> Response {
+pub async fn store_change(change: &Change, bindings: &Bindings) -> Response {
     let Some(kv) = &bindings.kv else {
-        return order::obeyed(Some("there is no KV namespace bound as TIDEGATE to keep it"));
+        return order::change_response(Some("there is no KV namespace bound as TIDEGATE to keep it"));
     };
     let (key, value) = (change.key(), change.value(now()));
     let kept = match &value {
@@ -175,17 +175,17 @@ pub async fn obey(change: &Change, bindings: &Bindings) -> Response {
         Err(error) => Err(error),
     };
     if let Err(error) = kept {
-        return order::obeyed(Some(&format!("KV does not keep it: {error:?}")));
+        return order::change_response(Some(&format!("KV does not keep it: {error:?}")));
     }
     host::log_warning(&match value {
         Some(value) => format!("tidegate: an operator has set {key} to {value}"),
         None => format!("tidegate: an operator has cleared {key}"),
     });
     KNOWN.with_borrow_mut(|known| known.read_at = Timestamp::EPOCH);
-    order::obeyed(None)
+    order::change_response(None)
 }
 
 /// KV shows a new value everywhere within a minute: to ask more often would be of no use.
 const READ_EVERY: Span = Span::from_secs(30);
 /// So long the first request waits for KV at most.
-const LONGEST_READ: Span = Span::from_secs(1);
+const READ_TIMEOUT: Span = Span::from_secs(1);

@@ -11,7 +11,7 @@ use tidegate::fallback::Round;
 use tidegate::units::{Span, Timestamp};
 
 /// What is to be asked of the authority.
-pub enum Conference {
+pub enum ReportRound {
     /// A round for the Durable Object.
     Object(Reports),
     /// A call to Redis.
@@ -25,18 +25,18 @@ pub struct Reports {
 }
 
 /// What came of a round.
-pub struct Agreed {
+pub struct Answered {
     records: Vec<u8>,
     standings: Vec<u8>,
 }
 
 /// What is to be asked now, if anything.
-pub fn conference(gate: &Rc<Gate>, now: Timestamp) -> Option<Conference> {
+pub fn due_round(gate: &Rc<Gate>, now: Timestamp) -> Option<ReportRound> {
     let round = gate.work().known.act(now, |upstreams, around| upstreams.confer(around))?;
     let mine = Rc::clone(gate);
     Some(match &gate.redis {
-        Some(store) => Conference::Redis(Task::new(report(mine, Rc::clone(store), round))),
-        None => Conference::Object(Reports { gate: mine, round }),
+        Some(store) => ReportRound::Redis(Task::new(report(mine, Rc::clone(store), round))),
+        None => ReportRound::Object(Reports { gate: mine, round }),
     })
 }
 
@@ -72,7 +72,7 @@ impl Reports {
 
 /// Answers a round by the records of its breakers, which stand one after the other, each of [`RECORD_BYTES`]; zeros where there
 /// is none. `None` when the round is not to be understood, as when it was written by another version.
-pub fn agree(message: &[u8], records: &[u8], now_ms: u64) -> Option<Agreed> {
+pub fn answer_reports(message: &[u8], records: &[u8], now_ms: u64) -> Option<Answered> {
     let asked = Asked::from_bytes(message)?;
     let (stored, _) = records.as_chunks::<RECORD_BYTES>();
     if stored.len() != asked.reports.len() {
@@ -85,10 +85,10 @@ pub fn agree(message: &[u8], records: &[u8], now_ms: u64) -> Option<Agreed> {
         standings.push(record.answer(report, asked.instance, now_ms));
         records.extend(record.to_bytes());
     }
-    Some(Agreed { records, standings: standings_to_bytes(&standings) })
+    Some(Answered { records, standings: standings_to_bytes(&standings) })
 }
 
-impl Agreed {
+impl Answered {
     /// The records, to be stored.
     pub fn records(&self) -> &[u8] {
         &self.records

@@ -14,7 +14,7 @@ use tidegate::lease::Leases;
 use tidegate::units::{Span, Timestamp};
 
 /// An ask on its way to a Durable Object.
-pub struct Errand {
+pub struct ObjectAsk {
     gate: Rc<Gate>,
     ask: Ask,
 }
@@ -22,13 +22,13 @@ pub struct Errand {
 /// What is to be sent to the authority.
 pub enum Asks {
     /// To Durable Objects, each ask by itself.
-    Objects(Vec<Errand>),
+    Objects(Vec<ObjectAsk>),
     /// To Redis, by these calls.
     Redis(Vec<Task>),
 }
 
 /// A request that waits for the authority. It is dropped when it has its verdict, or its client has gone.
-pub struct Asking {
+pub struct GrantWait {
     gate: Rc<Gate>,
     id: u32,
 }
@@ -50,7 +50,7 @@ pub fn leases(engine: &Engine, has_authority: bool) -> Result<Leases, String> {
     Ok(leases)
 }
 
-impl Errand {
+impl ObjectAsk {
     /// What is to be sent.
     pub fn message(&self) -> Box<[u8]> {
         self.ask.to_bytes().into()
@@ -69,7 +69,7 @@ impl Errand {
     }
 }
 
-impl Asking {
+impl GrantWait {
     /// How long an answer of the authority is awaited, in milliseconds.
     pub fn deadline_ms(&self) -> u32 {
         let work = self.gate.work();
@@ -86,7 +86,7 @@ impl Asking {
             }
             work.woken.remove(&self.id)
         };
-        since.map_or(Verdict::NotYet, |since| self.gate.judge(request, Some((self.id, since)), now))
+        since.map_or(Verdict::Pending, |since| self.gate.judge(request, Some((self.id, since)), now))
     }
 
     /// Lets the request of the decided plan wait; one that has waited before goes on doing so under its number.
@@ -94,13 +94,13 @@ impl Asking {
         let id = resumed.unwrap_or_else(|| work.next_id());
         gate.engine.await_grant(&work.plan, id, &mut work.leases);
         match resumed {
-            Some(_) => Verdict::NotYet,
-            None => Verdict::Asks(Self { gate: Rc::clone(gate), id }),
+            Some(_) => Verdict::Pending,
+            None => Verdict::AwaitsGrant(Self { gate: Rc::clone(gate), id }),
         }
     }
 }
 
-impl Drop for Asking {
+impl Drop for GrantWait {
     fn drop(&mut self) {
         let work = &mut *self.gate.work();
         work.woken.remove(&self.id);
@@ -111,12 +111,12 @@ impl Drop for Asking {
 }
 
 /// What is to be sent to Durable Objects now.
-pub fn errands(gate: &Rc<Gate>, now: Timestamp) -> Vec<Errand> {
+pub fn object_asks(gate: &Rc<Gate>, now: Timestamp) -> Vec<ObjectAsk> {
     let mut asks = Vec::new();
     if let Some(global) = gate.work().leases.global() {
         global.asks(now, &mut asks);
     }
-    asks.into_iter().map(|ask| Errand { gate: Rc::clone(gate), ask }).collect()
+    asks.into_iter().map(|ask| ObjectAsk { gate: Rc::clone(gate), ask }).collect()
 }
 
 /// Does what is due by the time, and answers with after how many milliseconds there is more; `None` while there is nothing.
