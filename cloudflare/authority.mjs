@@ -1,5 +1,5 @@
-// The authority over limits that are shared: a Durable Object for each part of the keys, and one for all breakers. It stores accounts and
-// records, and asks the core.
+// The authority over shared limits and breakers, as a Durable Object: one object per shard of the keys, and one for all
+// breakers. It stores accounts and breaker records; the core computes the answers.
 import { DurableObject } from "cloudflare:workers";
 import { guard } from "./instance.mjs";
 import { answer_ask, answer_reports } from "./pkg/tidegate.js";
@@ -12,13 +12,13 @@ export class TidegateAuthority extends DurableObject {
     this.sql.exec("CREATE INDEX IF NOT EXISTS ends ON accounts (ends)");
     this.sql.exec("CREATE TABLE IF NOT EXISTS breakers (breaker BLOB PRIMARY KEY, record BLOB NOT NULL, at INTEGER NOT NULL)");
     this.keys = this.sql.exec("SELECT count(*) AS keys FROM accounts").one().keys;
-    /** Whether an alarm is set; `undefined` while that is not known. */
+    /** Whether a cleanup alarm is set; `undefined` until the storage was asked. */
     this.hasAlarm = undefined;
   }
 
   /**
-   * Answers an ask with a grant. What it charges is stored before the answer leaves: the runtime holds it back until then. Throws
-   * when the core fails, and then nothing is stored.
+   * Answers an ask with a grant. The charge is stored before the grant leaves the object, because the runtime holds
+   * responses back until writes are durable. Throws if the core fails; nothing is stored then.
    */
   async ask(ask) {
     const grant = this.#answer(ask);
@@ -31,7 +31,7 @@ export class TidegateAuthority extends DurableObject {
     const key = ask.slice(...KEY);
     const now = Date.now();
     const [row] = this.sql.exec("SELECT account, ends FROM accounts WHERE key = ?", key);
-    // What has ended may be of a version that nobody knows any more.
+    // An expired account may have a format that this version cannot read.
     const before = row && row.ends > now ? new Uint8Array(row.account) : undefined;
     const answered = guard()(() => answer_ask(ask, before, now));
     if (answered === undefined) throw new Error("the ask or the account of its key is of another version");
@@ -43,8 +43,8 @@ export class TidegateAuthority extends DurableObject {
   }
 
   /**
-   * Answers a round of reports on breakers with what stands. Throws when the core fails, and then nothing is stored. All breakers are in
-   * one object, and their records stay: they are few.
+   * Answers a round of breaker reports with the agreed states. Throws if the core fails; nothing is stored then. One
+   * object has all breakers. Their records are few, so they never expire.
    */
   agree(message) {
     const breakers = [];
@@ -67,13 +67,13 @@ export class TidegateAuthority extends DurableObject {
     return standings;
   }
 
-  /** Makes room for a key. What ends first is nearest to one that was never used. */
+  /** Makes room for a new key. The accounts that end first are the closest to a fresh account. */
   #evict() {
     this.sql.exec("DELETE FROM accounts WHERE key IN (SELECT key FROM accounts ORDER BY ends LIMIT ?)", EVICTED_AT_ONCE);
     this.keys = this.sql.exec("SELECT count(*) AS keys FROM accounts").one().keys;
   }
 
-  /** Forgets what has ended, and comes back for the rest. */
+  /** Deletes expired accounts, and sets an alarm for the next cleanup if any are left. */
   async #clean() {
     this.sql.exec("DELETE FROM accounts WHERE ends <= ?", Date.now());
     const { keys, first } = this.sql.exec("SELECT count(*) AS keys, min(ends) AS first FROM accounts").one();
@@ -88,16 +88,19 @@ export class TidegateAuthority extends DurableObject {
   }
 }
 
-/** Where the key stands in an ask. */
+/** The byte range of the key in an ask. */
 const KEY = [8, 16];
-/** In a round of reports: where the first one stands, how long each is, and its breaker's key, with which it begins. */
+/**
+ * The layout of a round of reports: offset of the first report, size of a report, size of the breaker key at its start.
+ * In bytes.
+ */
 const [FIRST_REPORT, REPORT, KEY_BYTES] = [16, 56, 8];
-/** How long the record of a breaker is. */
+/** The size of a breaker's record, in bytes. */
 const RECORD = 64;
-/** As many as two policies can have. */
+/** Twice the number of breakers that a policy can have. */
 const MOST_BREAKERS = 8_192;
-/** So many accounts an object keeps, of some hundred bytes each. */
+/** The accounts that an object keeps, at some hundred bytes each. */
 const MOST_KEYS = 100_000;
-/** So many are forgotten at a time when there are more, so that it is not for every new key that the rest are counted. */
+/** Evicting in batches means that the accounts are not counted again for every new key. */
 const EVICTED_AT_ONCE = 100;
 const CLEANED_EVERY_MS = 60_000;

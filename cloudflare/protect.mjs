@@ -1,5 +1,5 @@
-// A Worker behind Tidegate. It asks the core once for each request, and stands guard over it: whatever goes wrong in there, a visitor
-// gets what the policy's `on_failure` says, and the next request meets a fresh instance.
+// A Worker behind Tidegate. It calls the core once per request and guards that call: if the core fails, the visitor
+// gets what the policy's `on_failure` says, and the next request gets a fresh instance.
 import * as tidegate from "./pkg/tidegate.js";
 import { sendReports } from "./shared-breakers.mjs";
 import { publish, receive } from "./breakers.mjs";
@@ -8,17 +8,17 @@ import { currentInstance, guard, quietly } from "./instance.mjs";
 import * as settings from "./settings.mjs";
 import { awaitGrant, sendAsks } from "./shared-limits.mjs";
 
-/** The instance that has been told the policy. */
+/** The number of the instance that has the policy. */
 let configured;
 
-/** Puts in force what KV says by now. */
+/** Reads KV and applies what has changed. */
 async function refresh(env) {
   if ((await settings.readKv(env)) && configured === currentInstance()) guard()(() => settings.apply(env, false));
   if (env.TIDEGATE !== undefined && configured === currentInstance()) await receive(env, guard()).catch(console.error);
 }
 
 function answerFailure(error, request, pass) {
-  // A body that an upstream has had cannot be sent again.
+  // A body that was already sent to an upstream cannot be sent again.
   const passes = settings.passesOnFailure() && !request.bodyUsed;
   console.error(`tidegate: the request is ${passes ? "let pass" : "refused"}: ${error}`);
   if (passes) return pass();
@@ -28,7 +28,7 @@ function answerFailure(error, request, pass) {
   });
 }
 
-/** Makes the instance in use ready for its first request, in that request. */
+/** Configures the current instance, within its first request. */
 function prepare(env, ctx, guarded, checkedHandle) {
   guarded(() => {
     settings.apply(env, true);
@@ -38,7 +38,10 @@ function prepare(env, ctx, guarded, checkedHandle) {
   if (env.TIDEGATE !== undefined) ctx.waitUntil(receive(env, guarded).catch(console.error));
 }
 
-/** What becomes of a request whose verdict may take time: see `decide` in the core. */
+/**
+ * Resolves a verdict that needs waiting: for an authority's answer, for a delay, or for an upstream's response. See
+ * `decide` in the core.
+ */
 async function resolve(verdict, request, env, ctx, guarded) {
   if (settings.hasSharedLimits()) {
     const sent = sendAsks(env, ctx, guarded);
@@ -54,7 +57,7 @@ async function resolve(verdict, request, env, ctx, guarded) {
   return verdict;
 }
 
-/** What a verdict comes to that is there. */
+/** The response for a final verdict. */
 function responseTo(verdict, pass, env) {
   if (verdict === undefined) return pass();
   if (verdict instanceof tidegate.Change) return settings.storeChange(verdict, env);
@@ -63,9 +66,9 @@ function responseTo(verdict, pass, env) {
 }
 
 /**
- * The request for a handler that parses its URL, which takes a backslash for a slash and drops control characters at the end: it comes to
- * the path that limits have matched. The core does the same for upstreams (`path::escaped_for_parsers`); here it is not asked, since
- * whatever simply passes comes by.
+ * The request as the handler gets it. A URL parser treats a backslash as a slash and drops trailing control characters;
+ * escaping them makes the handler see the path that the limits matched. The core does the same for upstreams
+ * (`path::escaped_for_parsers`), but is not called here because every passing request comes through.
  */
 function escaped(request) {
   const { url } = request;
@@ -75,14 +78,17 @@ function escaped(request) {
 const MISREAD = /[\\\0-\x20]/g;
 
 /**
- * The handlers of a Worker behind Tidegate. What passes, `handler(request, env, ctx)` answers in place of the zone's origin; a route
- * of the policy leads past it.
+ * The handlers of a Worker behind Tidegate. Requests that pass go to `handler(request, env, ctx)` instead of the zone's
+ * origin. Requests on a route of the policy go to its upstreams instead.
  */
 export function protect(handler) {
-  /** The bindings and the context that a request came with. */
+  /** The bindings and the context of each request. */
   const invocations = new WeakMap();
   const handle = handler ? (request, env, ctx) => handler(escaped(request), env, ctx) : (request) => fetch(request);
-  /** The same where the policy looks at the answer. What is none that can be sent would take the instance down that looks. */
+  /**
+   * The handler, for requests whose response the policy inspects. An invalid response would crash the wasm instance
+   * that inspects it.
+   */
   const checkedHandle = handler && (async (request) => {
     try {
       const answer = await handle(request, ...(invocations.get(request) ?? []));
@@ -93,7 +99,7 @@ export function protect(handler) {
       throw error;
     }
   });
-  /** The answer to a request. Most simply pass, and wait for nothing that the handler does not: not for a promise either. */
+  /** Answers a request. Most requests simply pass; they wait for nothing but the handler, not even for a promise. */
   const answer = (request, env, ctx) => {
     const pass = () => handle(request, env, ctx);
     let verdict;
@@ -116,7 +122,7 @@ export function protect(handler) {
       return answer(request, env, ctx);
     },
 
-    /** By a cron trigger: learns what KV says by now, and gives back what lies idle. */
+    /** Called by a cron trigger: reads KV, and returns idle permits to the authority. */
     async scheduled(_controller, env, ctx) {
       await refresh(env);
       if (settings.hasSharedLimits() && configured === currentInstance()) quietly(() => sendAsks(env, ctx, guard()));

@@ -1,16 +1,16 @@
-// Asks the authority over breakers that are shared, Redis or a Durable Object, what stands, and tells it what has happened here. No request
-// waits for that.
+// Exchanges the state of shared breakers with their authority, which is Redis or a Durable Object: sends reports of
+// local calls and receives the agreed states. No request waits for this.
 import { Task, due_round, has_reports } from "./pkg/tidegate.js";
 import { runInBackground } from "./flight.mjs";
 import { failureLogger, quietly } from "./instance.mjs";
 import { withTimeout } from "./settings.mjs";
 
 let polledAt = -Infinity;
-/** When somebody last began to see to what is to be told, of whom there is one at a time. */
+/** When the last background reporter started. Only one runs at a time. */
 let reportingSince = -Infinity;
 const logFailure = failureLogger("breakers");
 
-/** Sends a round of reports, if it is time for one: after a request, since nothing else wakes an isolate. */
+/** Sends a round of reports if one is due. Called after requests, because nothing else wakes an isolate. */
 export function sendReports(env, ctx, guarded) {
   quietly(() => {
     const round = dueRound(guarded);
@@ -19,14 +19,14 @@ export function sendReports(env, ctx, guarded) {
   });
 }
 
-/** The core says when a round is due: it need not be asked for each request. */
+/** The round that the core wants to send now, if any. Polled at most every 100 ms instead of on each request. */
 function dueRound(guarded) {
   if (Math.abs(Date.now() - polledAt) < POLLED_EVERY_MS) return undefined;
   polledAt = Date.now();
   return guarded(() => due_round(Date.now()));
 }
 
-/** Sees to it that what has happened here is told, also when no other request comes. */
+/** Keeps sending reports in the background while there are any, even if no further request arrives. */
 function reportInBackground(env, ctx, guarded) {
   if (Math.abs(Date.now() - reportingSince) < REPORTED_FOR_MS || !guarded(() => has_reports(Date.now()))) return;
   const mine = (reportingSince = Date.now());
@@ -57,7 +57,7 @@ async function exchange(round, env, guarded) {
 }
 
 const POLLED_EVERY_MS = 100;
-/** What has not come by then is asked anew. */
+/** A round without an answer by then is repeated by the next one. */
 const ANSWER_TIMEOUT_MS = 1_000;
-/** After so long somebody else sees to it: no request lasts for ever. */
+/** Then a later request takes over, because the runtime does not keep a request alive forever. */
 const REPORTED_FOR_MS = 5_000;

@@ -1,23 +1,25 @@
-// Asks the authority over limits that are shared, which is a Durable Object for each part of the keys, or Redis. The core says what
-// to ask.
+// Sends asks for shared limits to their authority: Redis, or one Durable Object per shard of the keys. The core
+// determines the asks.
 import { Task, asks_to_send, tend } from "./pkg/tidegate.js";
 import { runInBackground } from "./flight.mjs";
 import { failureLogger, quietly } from "./instance.mjs";
 import { withTimeout } from "./settings.mjs";
 
-/** Sends what there is to be asked. Resolves when all of it is answered, or will not be. */
+/** Sends the pending asks. Resolves when each is answered or given up. */
 export function sendAsks(env, ctx, guarded) {
   guarded(() => tend(Date.now()));
   const asks = guarded(() => asks_to_send(Date.now()));
   if (asks.length === 0) return Promise.resolve();
   const sent = Promise.all(asks.map((ask) => (ask instanceof Task ? callRedis(ask, env, ctx, guarded) : askObject(ask, env, guarded))));
-  // Also when the client goes away: what is granted then serves the next one.
+  // Continues if the client goes away: the grants then serve later requests.
   ctx.waitUntil(sent);
   tendInBackground(env, ctx, guarded);
   return sent;
 }
 
-/** The verdict on a request that waits for the authority. `sent` are the asks that it has made itself. */
+/**
+ * Waits for the verdict on a request that needs the authority's answer. `sent` are the asks that this request has sent.
+ */
 export async function awaitGrant(wait, request, sent, env, ctx, guarded) {
   const leave = () => quietly(() => guarded(() => wait.free()));
   request.signal.addEventListener("abort", leave);
@@ -27,7 +29,7 @@ export async function awaitGrant(wait, request, sent, env, ctx, guarded) {
     await Promise.race([sent, delay(deadline)]);
     while (Date.now() < last) {
       const verdict = guarded(() => wait.verdict(request, Date.now()));
-      // It may have to ask again.
+      // The new decision may need another ask.
       sendAsks(env, ctx, guarded);
       if (verdict !== null) return verdict;
       await delay(POLLED_EVERY_MS);
@@ -44,7 +46,7 @@ async function askObject(outgoing, env, guarded) {
   try {
     const [message, shard] = guarded(() => [outgoing.message, outgoing.shard(SHARDS)]);
     const authority = env.TIDEGATE_AUTHORITY;
-    // An answer that comes after the request's deadline still is one.
+    // An answer after the request's deadline still counts.
     grant = await withTimeout(ANSWER_TIMEOUT_MS, authority.get(authority.idFromName(`shard-${shard}`)).ask(message));
   } catch (error) {
     logFailure(error);
@@ -52,16 +54,16 @@ async function askObject(outgoing, env, guarded) {
   quietly(() => guarded(() => outgoing.done(grant, Date.now())));
 }
 
-/** Sees a call to Redis through. Asks for which there was no room meanwhile are sent then. */
+/** Runs a call to Redis. Then sends the asks that had no room in earlier calls. */
 async function callRedis(task, env, ctx, guarded) {
   await runInBackground(task, guarded).catch(logFailure);
   quietly(() => sendAsks(env, ctx, guarded));
 }
 
-/** When somebody last began to see to what is due, of whom there is one at a time. */
+/** When the last background task started. Only one runs at a time. */
 let tendingSince = -Infinity;
 
-/** Sees to it that permits which are not used are given back. */
+/** Returns unused permits to the authority in the background. */
 function tendInBackground(env, ctx, guarded) {
   if (Math.abs(Date.now() - tendingSince) < TENDED_FOR_MS) return;
   const mine = (tendingSince = Date.now());
@@ -81,13 +83,13 @@ const logFailure = failureLogger("limits");
 
 const delay = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** How many objects share the keys. Another number would have all of them counted anew. */
+/** The number of objects that share the keys. A change moves keys to other objects, where their counts start afresh. */
 const SHARDS = 32;
-/** So long an answer is awaited that no request waits for any more. */
+/** How long an answer is awaited. Requests stop waiting for it earlier, at the deadline. */
 const ANSWER_TIMEOUT_MS = 5_000;
-/** A request that waits for what another one has asked looks so often. */
+/** How often a request checks for an answer to an ask that another request has sent. */
 const POLLED_EVERY_MS = 2;
-/** Longer than the deadline by so much no verdict takes, or something has gone wrong. */
+/** A verdict that takes this much longer than the deadline will never come. */
 const GRACE_MS = 1_000;
-/** After so long somebody else sees to what is due: no request lasts for ever. */
+/** Then a later request takes over, because the runtime does not keep a request alive forever. */
 const TENDED_FOR_MS = 20_000;
