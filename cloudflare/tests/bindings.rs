@@ -1,4 +1,4 @@
-//! What JavaScript calls, in wasm, with the requests of the engine that runs it.
+//! The functions that JavaScript calls, in wasm, with the `Request` class of the engine that runs it.
 
 use js_sys::{Function, Reflect};
 use tidegate_cloudflare::{answer_ask, configure, decide, mode_problem};

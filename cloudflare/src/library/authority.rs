@@ -1,5 +1,5 @@
-//! The authority over limits that are shared: a Durable Object for each part of the keys, and one for all breakers. It stores accounts
-//! and records, and asks the core.
+//! The authority over shared limits and breakers, as a Durable Object: one object per shard of the keys, and one for
+//! all breakers. It stores accounts and breaker records; the core computes the answers.
 
 #![allow(missing_docs, reason = "what the macro adds is called by workerd alone")]
 
@@ -12,14 +12,14 @@ use worker::{
     DurableObject, Env, Request, Response, Result, ScheduledTime, SqlStorage, SqlStorageValue, State, durable_object,
 };
 
-/// Counts limits of the scope `global`. The Worker whose binding `TIDEGATE_AUTHORITY` names the class has it in `wrangler.toml` under
-/// `new_sqlite_classes`; whoever links this crate exports it.
+/// Counts limits of the scope `global`. The Worker whose binding `TIDEGATE_AUTHORITY` names this class lists it in
+/// `wrangler.toml` under `new_sqlite_classes`. A crate that links this one must re-export the class.
 #[durable_object(alarm)]
 pub struct TidegateAuthority {
     state: State,
-    /// How many accounts there are, once that is known.
+    /// The number of accounts, once it is known.
     keys: Cell<Option<i64>>,
-    /// Whether an alarm is set, once that is known.
+    /// Whether a cleanup alarm is set, once that is known.
     has_alarm: Cell<Option<bool>>,
 }
 
@@ -28,7 +28,8 @@ impl DurableObject for TidegateAuthority {
         Self { state, keys: Cell::new(None), has_alarm: Cell::new(None) }
     }
 
-    /// Answers an ask with a grant. What it charges is stored before the answer leaves: the runtime holds it back until then.
+    /// Answers an ask with a grant. The charge is stored before the grant leaves the object, because the runtime holds
+    /// responses back until writes are durable.
     async fn fetch(&self, mut request: Request) -> Result<Response> {
         let ask = request.bytes().await?;
         if request.path() == "/breakers" {
@@ -56,7 +57,8 @@ impl DurableObject for TidegateAuthority {
 }
 
 impl TidegateAuthority {
-    /// Answers a round of reports on breakers with what stands. All breakers are in one object, and their records stay: they are few.
+    /// Answers a round of breaker reports with the agreed states. One object has all breakers. Their records are few,
+    /// so they never expire.
     fn agree(&self, message: &[u8]) -> Result<Option<Vec<u8>>> {
         let sql = self.state.storage().sql();
         let table =
@@ -97,7 +99,7 @@ impl TidegateAuthority {
             sql.exec("SELECT account, ends FROM accounts WHERE key = ?", vec![key()])?.raw().next().transpose()?;
         let is_new = row.is_none();
         let before = match row.as_deref() {
-            // What has ended may be of a version that nobody knows any more.
+            // An expired account may have a format that this version cannot read.
             Some([SqlStorageValue::Blob(account), ends]) if number(ends) > now as i64 => Some(account.as_slice()),
             _ => None,
         };
@@ -118,7 +120,7 @@ impl TidegateAuthority {
         Ok(Some(answered.grant().into()))
     }
 
-    /// The storage, with its table.
+    /// The storage, with its table of accounts.
     fn sql(&self) -> Result<SqlStorage> {
         let sql = self.state.storage().sql();
         if self.keys.get().is_none() {
@@ -132,7 +134,7 @@ impl TidegateAuthority {
         Ok(sql)
     }
 
-    /// Counts the accounts. Answers when the first of them ends.
+    /// Counts the accounts. Returns when the first of them ends.
     fn count(&self, sql: &SqlStorage) -> Result<i64> {
         let row = sql.exec("SELECT count(*), min(ends) FROM accounts", None)?.raw().next().transpose()?;
         let (keys, first) = match row.as_deref() {
@@ -143,7 +145,7 @@ impl TidegateAuthority {
         Ok(first)
     }
 
-    /// Forgets what has ended, and comes back for the rest.
+    /// Deletes expired accounts, and sets an alarm for the next cleanup if any are left.
     async fn clean(&self) -> Result<()> {
         let (sql, now) = (self.sql()?, Date::now());
         sql.exec("DELETE FROM accounts WHERE ends <= ?", vec![SqlStorageValue::Float(now)])?;
@@ -159,7 +161,7 @@ impl TidegateAuthority {
     }
 }
 
-/// A number of a row; zero where it has none.
+/// A number of a row; zero if it is none.
 fn number(value: &SqlStorageValue) -> i64 {
     match value {
         SqlStorageValue::Integer(number) => *number,
@@ -168,15 +170,16 @@ fn number(value: &SqlStorageValue) -> i64 {
     }
 }
 
-/// In a round of reports: where the first one stands, and how long its breaker's key is, with which it begins.
+/// The layout of a round of reports: offset of the first report, and size of the breaker key at the start of each
+/// report. In bytes.
 const FIRST_REPORT: usize = 16;
 const KEY_BYTES: usize = 8;
-/// As many as two policies can have.
+/// Twice the number of breakers that a policy can have.
 const MOST_BREAKERS: i64 = 8_192;
-/// Where the key stands in an ask.
+/// The byte range of the key in an ask.
 const KEY: core::ops::Range<usize> = 8..16;
-/// So many accounts an object keeps, of some hundred bytes each.
+/// The accounts that an object keeps, at some hundred bytes each.
 const MOST_KEYS: i64 = 100_000;
-/// So many are forgotten at a time when there are more, so that it is not for every new key that the rest are counted.
+/// Evicting in batches means that the accounts are not counted again for every new key.
 const EVICTED_AT_ONCE: i64 = 100;
 const CLEANED_EVERY_MS: f64 = 60_000.0;

@@ -1,4 +1,4 @@
-//! What isolates and locations tell each other of their breakers, through KV: all of it under one key.
+//! Breaker states that isolates and locations publish to each other through KV, all under one key.
 
 use super::bindings::{Kv, settled};
 use super::is_lately;
@@ -12,7 +12,7 @@ thread_local! {
     static PUBLISHED: Cell<Option<Timestamp>> = const { Cell::new(None) };
 }
 
-/// Lets breakers learn what others have told.
+/// Reads the published breaker states and applies them.
 pub async fn receive(kv: &Kv) {
     match read(kv).await {
         Ok(Some(text)) => isolate::receive_breakers(&text, now()),
@@ -21,7 +21,7 @@ pub async fn receive(kv: &Kv) {
     }
 }
 
-/// Tells others when a breaker here has opened or closed, at most once a second.
+/// Publishes breaker states if a breaker here has opened or closed, at most once a second.
 pub fn publish(kv: &Kv, ctx: &Context) {
     if PUBLISHED.get().is_some_and(|published| is_lately(published, PUBLISHED_EVERY)) || !isolate::has_breaker_changes()
     {
@@ -31,7 +31,7 @@ pub fn publish(kv: &Kv, ctx: &Context) {
     let kv = kv.clone();
     ctx.wait_until(async move {
         if let Err(error) = write(&kv).await {
-            // KV takes one write a second for a key, and another location may have had it.
+            // KV accepts one write per second and key, and another location may have used it.
             host::log_warning(&format!("tidegate: other locations are told of breakers later: {error:?}"));
             isolate::publishing_failed();
         }
@@ -39,7 +39,7 @@ pub fn publish(kv: &Kv, ctx: &Context) {
 }
 
 async fn write(kv: &Kv) -> Result<(), JsValue> {
-    // What others have told meanwhile stays.
+    // Merge first: writing replaces the states that others have published meanwhile.
     if let Some(text) = read(kv).await? {
         isolate::receive_breakers(&text, now());
     }
@@ -55,5 +55,5 @@ async fn read(kv: &Kv) -> Result<Option<String>, JsValue> {
 }
 
 const KEY: &str = "breakers";
-/// As often as KV takes it.
+/// KV accepts one write per second and key.
 const PUBLISHED_EVERY: Span = Span::from_secs(1);

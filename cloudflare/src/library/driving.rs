@@ -1,4 +1,4 @@
-//! What takes time: the awaiting for a request that waits, and for one on its way.
+//! Awaits promises for requests that wait, and for requests under way.
 
 use super::bindings::settled;
 use crate::host::{self, Request, Response};
@@ -14,22 +14,22 @@ use wasm_bindgen::{JsCast, JsValue};
 use worker::Context;
 use worker::web_sys::AbortSignal;
 
-/// A promise that is kept when the client goes away, while there is anybody to see it.
+/// A promise that resolves when the client goes away. It listens until it is dropped.
 pub struct ClientAbort {
     signal: AbortSignal,
     pub promise: Promise,
-    /// Keeps it.
+    /// Resolves the promise.
     on_abort: Function,
 }
 
 impl ClientAbort {
-    /// Begins to listen.
+    /// Starts to listen.
     pub fn of(request: &Request) -> Self {
         let signal: AbortSignal = request.signal().unchecked_into();
         let mut on_abort = None;
         let promise = Promise::new(&mut |resolve, _| on_abort = Some(resolve));
         let on_abort: Function = on_abort.unwrap_or_default().unchecked_into();
-        // To listen cannot fail.
+        // Adding a listener cannot fail.
         let _ = signal.add_event_listener_with_callback("abort", &on_abort);
         Self { signal, promise, on_abort }
     }
@@ -46,7 +46,7 @@ impl Drop for ClientAbort {
     }
 }
 
-/// The verdict on a request that has to wait.
+/// Waits with a request until its verdict is ready.
 ///
 /// # Errors
 /// There was none within the deadline.
@@ -67,7 +67,7 @@ pub async fn await_verdict(mut wait: Wait, request: &Request) -> Result<Verdict,
     Err("there was no verdict within the deadline".into())
 }
 
-/// The response that a task gives its client. What it does after that goes on beside it.
+/// Runs a task and returns the response for its client. The task may continue in the background after that.
 ///
 /// # Errors
 /// It gave none.
@@ -78,18 +78,18 @@ pub async fn run_task(task: Task, request: &Request, ctx: &Context, handler: Han
     let abort = ClientAbort::of(request);
     ctx.wait_until(async move {
         drive(task, abort, handler, resolve.unchecked_ref()).await;
-        // Unless it has answered, in which case this says nothing.
+        // Has no effect if the task has responded.
         let _ = reject.call1(&JsValue::UNDEFINED, &"the request came to no answer".into());
     });
     settled(answered).await.map(JsCast::unchecked_into)
 }
 
-/// Drives a task to its end, or until the client goes away: then it is dropped where it stands.
+/// Drives a task to its end. If the client goes away, the task is dropped where it stands.
 async fn drive(mut task: Task, abort: ClientAbort, handler: Handler, respond: &Function) {
     let mut outcome = Ok(JsValue::UNDEFINED);
     let mut handler = Some(handler);
     while !abort.has_aborted() {
-        // It asks the handler at its first step, or not at all.
+        // A task calls the handler in its first step, or never.
         origin::set_handler(handler.take());
         let step = task.resume(outcome);
         origin::set_handler(None);
@@ -109,7 +109,7 @@ async fn drive(mut task: Task, abort: ClientAbort, handler: Handler, respond: &F
     }
 }
 
-/// Sees a task through that has no client.
+/// Runs a task that answers no client.
 pub async fn run_in_background(mut task: Task) {
     let mut outcome = Ok(JsValue::UNDEFINED);
     while let Some(promise) = task.resume(outcome) {
@@ -117,7 +117,7 @@ pub async fn run_in_background(mut task: Task) {
     }
 }
 
-/// What comes of a request whose client has gone: an answer that nobody is there to see.
+/// The verdict on a request whose client has gone. The client does not see the response.
 pub fn client_gone() -> Verdict {
     Verdict::Responds(reply::answer(499, "", core::iter::empty(), &JsValue::NULL))
 }

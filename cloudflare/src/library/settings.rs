@@ -1,4 +1,4 @@
-//! What the Worker goes by: the policy and the mode that its KV namespace holds, or else the policy that it was built with.
+//! The policy and the mode in force: from the KV namespace, or else from the build.
 
 use super::bindings::{Bindings, Kv, settled, with_timeout};
 use super::{breakers, is_lately};
@@ -12,17 +12,17 @@ use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::{JsCast, JsValue};
 use worker::Context;
 
-/// What an isolate knows of its settings.
+/// The settings of an isolate.
 struct Known {
-    /// The policy that it was built with; `None` before the first request.
+    /// The policy that the Worker was built with; `None` before the first request.
     built: Option<String>,
-    /// What KV held when it was read last: the policy, the mode, and the name of the cache.
+    /// What KV held at the last read: the policy, the mode, and the suffix of the cache's name.
     last_read: [Option<String>; 3],
-    /// Whether KV has been asked, so that no request need wait for it.
+    /// Whether KV has been read once, so that requests need not wait for it.
     has_read: bool,
-    /// When it was asked last.
+    /// When KV was last read.
     read_at: Timestamp,
-    /// The policy and the mode that were put in force last.
+    /// The policy and the mode in force.
     in_force: Option<(String, String)>,
     on_failure: OnFailure,
 }
@@ -40,13 +40,12 @@ thread_local! {
     };
 }
 
-/// What to do with a request that cannot be decided, as the policy in force says.
+/// What happens to a request that cannot be decided, per the policy in force.
 pub fn on_failure() -> OnFailure {
     KNOWN.with_borrow(|known| known.on_failure)
 }
 
-/// Makes the isolate ready for a request. Those that come before KV has been read once wait for it; later ones have it read beside
-/// them.
+/// Prepares the isolate for a request. Requests wait until KV has been read once; later reads run beside requests.
 pub async fn prepare(policy: &str, bindings: &Bindings, ctx: &Context) {
     let env = &bindings.env;
     let Some(kv) = &bindings.kv else {
@@ -76,7 +75,7 @@ pub async fn prepare(policy: &str, bindings: &Bindings, ctx: &Context) {
     }
 }
 
-/// Notes the policy that the Worker was built with. Whether that was not known yet.
+/// Remembers the policy that the Worker was built with. Returns whether this was the first call.
 fn remember_built(policy: &str) -> bool {
     KNOWN.with_borrow_mut(|known| {
         let is_first = known.built.is_none();
@@ -91,9 +90,9 @@ fn is_due() -> bool {
     !is_lately(KNOWN.with_borrow(|known| known.read_at), READ_EVERY)
 }
 
-/// Reads KV, and answers whether it says something new.
+/// Reads KV. Returns whether anything has changed.
 async fn read_kv(kv: &Kv) -> bool {
-    // First, so that no other request asks as well.
+    // Set first, so that no other request reads as well.
     KNOWN.with_borrow_mut(|known| known.read_at = now());
     let read = read(kv).await;
     KNOWN.with_borrow_mut(|known| known.has_read = true);
@@ -119,8 +118,8 @@ async fn read(kv: &Kv) -> Result<[Option<String>; 3], JsValue> {
     Ok([0, 1, 2].map(|at| values.get(at).as_string()))
 }
 
-/// Puts in force what was read last. What is bad is told, and what was in force before stays; in its absence, what the Worker was
-/// built with.
+/// Puts in force what was read last. A bad policy or mode is logged, and the previous one stays in force; without a
+/// previous policy, the built-in one is used.
 fn apply(env: &JsValue) {
     KNOWN.with_borrow_mut(|known| {
         let [policy, mode, purge] = &known.last_read;
@@ -134,7 +133,7 @@ fn apply(env: &JsValue) {
             mode = before.as_ref().map_or("", |(_, mode)| mode);
         }
         let is_in_force = |policy: &str| before.as_ref().is_some_and(|(before, of)| before == policy && of == mode);
-        // A mode is in force whatever becomes of the policy beside it: an operator needs it most when something is wrong.
+        // A mode takes effect even if the policy read with it is bad: operators need it most when something is wrong.
         let before_it = before.as_ref().map(|(before, _)| before.as_str());
         let candidates = [before_it, Some(built)].into_iter().flatten().filter(|other| *other != policy);
         let taken = core::iter::once(policy).chain(candidates).find(|candidate| {
@@ -160,7 +159,7 @@ fn apply(env: &JsValue) {
     });
 }
 
-/// Sets what an operator has changed. It is in force here with the next request, if KV shows it by then.
+/// Writes an operator's change to KV. It takes effect here with the next request, if KV shows it by then.
 pub async fn store_change(change: &Change, bindings: &Bindings) -> Response {
     let Some(kv) = &bindings.kv else {
         return order::change_response(Some("there is no KV namespace bound as TIDEGATE to keep it"));
@@ -185,7 +184,7 @@ pub async fn store_change(change: &Change, bindings: &Bindings) -> Response {
     order::change_response(None)
 }
 
-/// KV shows a new value everywhere within a minute: to ask more often would be of no use.
+/// KV shows a new value everywhere within a minute, so reading more often has no use.
 const READ_EVERY: Span = Span::from_secs(30);
-/// So long the first request waits for KV at most.
+/// The longest time that the first request waits for KV.
 const READ_TIMEOUT: Span = Span::from_secs(1);

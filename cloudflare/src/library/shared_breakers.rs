@@ -1,5 +1,5 @@
-//! Asks the authority over breakers that are shared, Redis or a Durable Object, what stands, and tells it what has happened here. No
-//! request waits for that.
+//! Exchanges the state of shared breakers with their authority, which is Redis or a Durable Object: sends reports of
+//! local calls and receives the agreed states. No request waits for this.
 
 use super::bindings::{Authority, Bindings, settled, with_timeout};
 use super::driving::run_in_background;
@@ -16,12 +16,12 @@ use worker::Context;
 
 thread_local! {
     static POLLED: Cell<Option<Timestamp>> = const { Cell::new(None) };
-    /// When somebody last began to see to what is to be told, of whom there is one at a time.
+    /// When the last background reporter started. Only one runs at a time.
     static REPORTING: Cell<Option<Timestamp>> = const { Cell::new(None) };
     static LOGGED: Cell<Option<Timestamp>> = const { Cell::new(None) };
 }
 
-/// Sends a round of reports, if it is time for one: after a request, since nothing else wakes an isolate.
+/// Sends a round of reports if one is due. Called after requests, because nothing else wakes an isolate.
 pub fn send_reports(bindings: &Bindings, ctx: &Context) {
     if let Some(round) = due_round() {
         let authority = bindings.authority.clone();
@@ -30,7 +30,7 @@ pub fn send_reports(bindings: &Bindings, ctx: &Context) {
     report_in_background(bindings, ctx);
 }
 
-/// The core says when a round is due: it need not be asked for each request.
+/// The round that the core wants to send now, if any. Polled at most every 100 ms instead of on each request.
 fn due_round() -> Option<ReportRound> {
     if POLLED.get().is_some_and(|polled| is_lately(polled, POLLED_EVERY)) {
         return None;
@@ -39,7 +39,7 @@ fn due_round() -> Option<ReportRound> {
     isolate::due_round(now())
 }
 
-/// Sees to it that what has happened here is told, also when no other request comes.
+/// Keeps sending reports in the background while there are any, even if no further request arrives.
 fn report_in_background(bindings: &Bindings, ctx: &Context) {
     if REPORTING.get().is_some_and(|since| is_lately(since, REPORTED_FOR)) || !isolate::has_reports(now()) {
         return;
@@ -92,10 +92,10 @@ async fn answer_to(reports: &Reports, authority: Option<&Authority>) -> Result<V
     Ok(Uint8Array::new(&bytes).to_vec())
 }
 
-/// What the object is asked by for breakers.
+/// The URL by which the object is asked for breakers.
 const URL: &str = "https://authority/breakers";
 const POLLED_EVERY: Span = Span::from_millis(100);
-/// What has not come by then is asked anew.
+/// A round without an answer by then is repeated by the next one.
 const ANSWER_TIMEOUT: Span = Span::from_secs(1);
-/// After so long somebody else sees to it: no request lasts for ever.
+/// Then a later request takes over, because the runtime does not keep a request alive forever.
 const REPORTED_FOR: Span = Span::from_secs(5);

@@ -1,5 +1,5 @@
-//! Asks the authority over limits that are shared, which is a Durable Object for each part of the keys, or Redis. The core says what to
-//! ask.
+//! Sends asks for shared limits to their authority: Redis, or one Durable Object per shard of the keys. The core
+//! determines the asks.
 
 use super::bindings::{Authority, Bindings, same, settled, wait_at_most, with_timeout};
 use super::driving::{ClientAbort, client_gone, run_in_background};
@@ -15,7 +15,7 @@ use wasm_bindgen::{JsCast, JsValue};
 use worker::Context;
 use worker::wasm_bindgen_futures::future_to_promise;
 
-/// Sends what there is to be asked. The promise is kept when all of it is answered, or will not be.
+/// Sends the pending asks. The promise resolves when each is answered or given up.
 pub fn send_asks(bindings: &Bindings, ctx: &Context) -> Promise {
     isolate::tend(now());
     let sent = Array::new();
@@ -31,7 +31,7 @@ pub fn send_asks(bindings: &Bindings, ctx: &Context) -> Promise {
                 let (bindings, ctx) = (bindings.clone(), same(ctx));
                 sent.push(&promised(async move {
                     run_in_background(call).await;
-                    // Asks for which there was no room meanwhile.
+                    // The asks that had no room in earlier calls.
                     let _ = send_asks(&bindings, &ctx);
                 }));
             }
@@ -41,7 +41,7 @@ pub fn send_asks(bindings: &Bindings, ctx: &Context) -> Promise {
         return Promise::resolve(&JsValue::UNDEFINED);
     }
     let sent = Promise::all(&sent);
-    // Also when the client goes away: what is granted then serves the next one.
+    // Continues if the client goes away: the grants then serve later requests.
     let all = sent.clone();
     ctx.wait_until(async move {
         let _ = settled(all).await;
@@ -58,7 +58,8 @@ fn promised(step: impl Future<Output = ()> + 'static) -> JsValue {
     future_to_promise(step).into()
 }
 
-/// The verdict on a request that waits for the authority. `sent` are the asks that it has made itself.
+/// Waits for the verdict on a request that needs the authority's answer. `sent` are the asks that this request has
+/// sent.
 ///
 /// # Errors
 /// There was none within the deadline.
@@ -78,7 +79,7 @@ pub async fn await_grant(
             return Ok(client_gone());
         }
         let verdict = wait.verdict(request, now());
-        // It may have to ask again.
+        // The new decision may need another ask.
         let _ = send_asks(bindings, ctx);
         match verdict {
             Verdict::Pending => wait_at_most(POLLED_EVERY, &abort.promise).await,
@@ -96,7 +97,7 @@ async fn ask_object(ask: ObjectAsk, authority: Option<&Authority>) {
     ask.done(grant.ok().as_deref(), now());
 }
 
-/// The answer to an ask. One that comes after the request's deadline still is one.
+/// The answer to an ask. It still counts after the request's deadline.
 async fn answer_to(ask: &ObjectAsk, authority: Option<&Authority>) -> Result<Vec<u8>, JsValue> {
     let Some(authority) = authority else { return Err("there is no Durable Object".into()) };
     let object = authority.object(&format!("shard-{}", ask.shard(SHARDS)))?;
@@ -113,14 +114,14 @@ async fn answer_to(ask: &ObjectAsk, authority: Option<&Authority>) -> Result<Vec
 }
 
 thread_local! {
-    /// When somebody last began to see to what is due, of whom there is one at a time, and under which number.
+    /// When the last background task started, and its number. Only one runs at a time.
     static TENDING: Cell<Option<(Timestamp, u32)>> = const { Cell::new(None) };
-    /// When the last error was told: an authority that fails does so many times.
+    /// When the last error was logged: a failing authority would otherwise flood the log.
     static LOGGED: Cell<Option<Timestamp>> = const { Cell::new(None) };
     static NUMBER: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Sees to it that permits which are not used are given back.
+/// Returns unused permits to the authority in the background.
 fn tend_in_background(bindings: &Bindings, ctx: &Context) {
     if TENDING.get().is_some_and(|(since, _)| is_lately(since, TENDED_FOR)) {
         return;
@@ -150,16 +151,16 @@ fn log_failure(error: &JsValue) {
     host::log_error(&format!("tidegate: the authority over shared limits cannot be asked: {error:?}"));
 }
 
-/// As many objects share the keys as those of the Worker that `entry.mjs` deploys.
+/// The number of objects that share the keys, the same as in the Worker that `entry.mjs` deploys.
 const SHARDS: u32 = 32;
-/// What an object is asked by. Nobody looks at it.
+/// The URL of an ask. The object does not look at it.
 const URL: &str = "https://authority/";
-/// So long an answer is awaited that no request waits for any more.
+/// How long an answer is awaited. Requests stop waiting for it earlier, at the deadline.
 const ANSWER_TIMEOUT: Span = Span::from_secs(5);
-/// A request that waits for what another one has asked looks so often.
+/// How often a request checks for an answer to an ask that another request has sent.
 const POLLED_EVERY: Span = Span::from_millis(2);
-/// Longer than the deadline by so much no verdict takes, or something has gone wrong.
+/// A verdict that takes this much longer than the deadline will never come.
 const GRACE: Span = Span::from_secs(1);
-/// After so long somebody else sees to what is due: no request lasts for ever.
+/// Then a later request takes over, because the runtime does not keep a request alive forever.
 const TENDED_FOR: Span = Span::from_secs(20);
 pub const LOGGED_EVERY: Span = Span::from_secs(10);
