@@ -70,6 +70,9 @@ impl Chain {
     }
 
     /// Waits for `wait`, then calls an upstream. The target is the request's own, unless the route replaces it.
+    ///
+    /// # Errors
+    /// How the call ended, if there was no response.
     pub async fn ask(
         &self,
         request: &Request,
