@@ -1,4 +1,4 @@
-//! What becomes of a request when its upstream has failed: others are asked, or the client gets what is left.
+//! What happens after an upstream's failure: further upstreams are called, or the client gets a fallback.
 
 use super::{Filter, now};
 use crate::chain::Call;
@@ -19,18 +19,18 @@ use tidegate::stale::serve::serve;
 use tidegate::stale::shelf;
 use tidegate::units::{Span, Timestamp};
 
-/// What becomes of the answer that Envoy has.
+/// What happens to the response that Envoy has.
 #[derive(PartialEq, Eq)]
 pub(super) enum Fate {
     /// The client gets it.
     Delivered,
-    /// It is held until more is known.
+    /// Envoy holds it until more is known.
     Held,
-    /// The client got another in its place.
+    /// The client got another response in its place.
     Replaced,
 }
 
-/// An answer that came by a call.
+/// The response to a call by the filter.
 pub(super) struct Called {
     status: u16,
     lines: Vec<u8>,
@@ -54,7 +54,7 @@ impl ResponseFacts for Called {
 }
 
 impl Filter {
-    /// Takes in that Envoy has an answer, be it its own.
+    /// Handles a response that Envoy has, whether an upstream's or its own.
     pub(super) fn upstream_answered(&mut self, instance: &Instance, is_whole: bool) -> Fate {
         self.is_answer_whole = is_whole;
         let now = now();
@@ -70,11 +70,12 @@ impl Filter {
         self.take_end(instance, ended, None, now)
     }
 
-    /// Takes in the answer to a call.
+    /// Handles the response to a call of the filter.
     fn call_answered(&mut self, lines: u32, size: usize) {
         let instance = Rc::clone(&self.instance);
         let is_real = ends::is_real(&CallAnswer);
-        // 101 in an answer's place, which nobody has asked for, would end all that a client has on one connection of HTTP/2.
+        // A status below 200 is not accepted: an unrequested 101 would end all of a client's streams on one HTTP/2
+        // connection.
         let called = CallAnswer.status().filter(|status| lines > 0 && *status >= 200).and_then(|status| {
             let lines =
                 host::header_lines(Map::CallResponse).ok().filter(|lines| host::can_answer_with(host::lines(lines)))?;
@@ -82,13 +83,13 @@ impl Filter {
             Some(Called { status, lines, body })
         });
         let ended = called.as_ref().and_then(|called| ends::of_call(&CallAnswer, is_real, &called.body));
-        // Without a header, the call broke in its body, or that was too large; or the header is.
+        // Without headers, the call broke in its body, or the body or the headers were too large.
         let ended = ended.unwrap_or(CallEnd::Lost.into());
         let fate = self.take_end(&instance, ended, called.filter(|_| is_real), now());
         self.release(&instance, &fate);
     }
 
-    /// Asks the upstream that was to be asked after a wait.
+    /// Makes the call that was delayed.
     fn try_again(&mut self) {
         let Some(call) = self.chain.waited() else { return };
         let instance = Rc::clone(&self.instance);
@@ -99,7 +100,7 @@ impl Filter {
         }
     }
 
-    /// Lets the answer go on that Envoy holds, if it is to be delivered.
+    /// Resumes the response that Envoy holds, if it is to be delivered.
     fn release(&mut self, instance: &Instance, fate: &Fate) {
         if *fate != Fate::Delivered {
             return;
@@ -110,14 +111,14 @@ impl Filter {
         }
     }
 
-    /// Takes in how a call ended, and asks the next upstream if there is one. `called` is the upstream's answer, if the
-    /// filter has it and not Envoy.
+    /// Handles the end of a call, and calls the next upstream if there is one. `called` is the upstream's response, if
+    /// the filter has it and not Envoy.
     fn take_end(&mut self, instance: &Instance, ended: Ended, called: Option<Called>, now: Timestamp) -> Fate {
         let policy = instance.engine.policy();
         let mut ended = ended;
-        // The last failure that there was says more than one before.
+        // The latest failure says more than an earlier one.
         self.called = called.map(Box::new).or_else(|| self.called.take());
-        // Each upstream of the route is asked once at most.
+        // Bounded: each upstream of the route is called at most once.
         loop {
             let work = &mut *instance.work.borrow_mut();
             match self.chain.ended(policy, work, ended, now) {
@@ -149,7 +150,7 @@ impl Filter {
         }
     }
 
-    /// Answers with what a way ends in. `false` when that is the answer at hand.
+    /// Responds as the last step says. Returns `false` if the client is to get the response at hand.
     pub(super) fn conclude(&mut self, instance: &Instance, work: &mut Work, step: Step<'_>) -> bool {
         let policy = instance.engine.policy();
         let step = match step {
@@ -182,7 +183,7 @@ impl Filter {
         }
     }
 
-    /// Answers with what was kept of an earlier answer, if anything was.
+    /// Responds with the kept response, if there is one.
     fn serve_kept(&mut self, instance: &Instance, work: &mut Work) -> bool {
         let (Some(key), Some(saved)) = (self.serving.key(), self.chain.saved()) else { return false };
         let Ok(Some(bytes)) = shelf::find(&mut SharedShelf, key) else { return false };
@@ -201,7 +202,7 @@ impl Filter {
         true
     }
 
-    /// Delivers an answer that came by a call.
+    /// Delivers the response to a call of the filter.
     fn deliver(&mut self, instance: &Instance, called: &Called) -> Fate {
         let all: Vec<(&[u8], &[u8])> = host::lines(&called.lines).collect();
         let sent = forwarding::answer(&all);
@@ -214,8 +215,8 @@ impl Filter {
             self.answer(work, instance, (called.status, called), "tidegate_fallback", lines, &called.body);
             return Fate::Replaced;
         }
-        // There is no body, so that the header can take the place of that which Envoy holds: an answer of the filter's
-        // own would lose the length.
+        // A response to HEAD has no body, so its headers can replace those that Envoy holds. A response by the filter
+        // itself would lose the content length.
         self.learn(instance, &mut instance.work.borrow_mut(), called);
         let status = called.status.to_string();
         lines.insert(0, (b":status", status.as_bytes()));
@@ -228,7 +229,7 @@ impl Filter {
         Fate::Replaced
     }
 
-    /// Answers in the place of the upstream that was asked, with a status and what limits and health learn from it.
+    /// Responds in place of the upstream. `learnt` is what limits and health learn from the response.
     fn answer(
         &mut self,
         work: &mut Work,
@@ -249,7 +250,7 @@ impl Filter {
         }
     }
 
-    /// Notes for the client how it was served, where the policy says so.
+    /// Adds the field that tells the client how it was served, if the policy asks for it.
     pub(super) fn sign(&mut self, instance: &Instance, work: &mut Work) {
         let policy = instance.engine.policy();
         if policy.tells_upstreams()
@@ -263,7 +264,8 @@ impl Filter {
     }
 }
 
-/// Hands the answer to a call to its stream. There may come answers to calls that had failed at once: nobody awaits them.
+/// Passes the response to a call to its stream. There may be responses to calls that failed at once; no stream awaits
+/// them.
 pub fn call_answered(instance: &Instance, streams: &mut Streams, token: u32, lines: u32, size: usize) {
     let stream = {
         let calls = &mut instance.work.borrow_mut().calls;
@@ -277,7 +279,7 @@ pub fn call_answered(instance: &Instance, streams: &mut Streams, token: u32, lin
     }
 }
 
-/// Makes the calls whose wait is over, some of them if there are many.
+/// Makes the delayed calls that are due, up to a bound.
 pub fn try_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     let mut due = Vec::new();
     instance.work.borrow_mut().retries.retain(|(pause, stream)| {
@@ -296,14 +298,15 @@ pub fn try_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     }
 }
 
-/// What a clock of milliseconds cannot tell is not waited for.
+/// A clock of milliseconds cannot measure less.
 const SHORTEST_WAIT: Span = Span::from_millis(1);
 
-/// Answers that a tick lets go are encoded one inside the other.
+/// Envoy encodes the responses that a tick releases one inside the other.
 const MOST_AT_ONCE: usize = 64;
 
-/// The largest body of a failure, in bytes, that is kept while another upstream is asked: all streams share the memory.
+/// The largest body of a failure, in bytes, that is held while another upstream is called: all streams share the
+/// memory.
 const LARGEST_FAILURE: usize = 65_536;
 
-/// The gRPC status.
+/// The gRPC status UNAVAILABLE.
 const UNAVAILABLE: u8 = 14;

@@ -1,4 +1,4 @@
-//! A request is decided on, waits where the decision says so, and goes on or is refused.
+//! The decision on a request: it waits if the decision says so, and is forwarded or refused.
 
 use super::responding::pass_on;
 use super::{Filter, Next, now};
@@ -15,8 +15,8 @@ use tidegate::shed::Pressure;
 use tidegate::units::{Draw, Timestamp};
 
 impl Filter {
-    /// Decides again, now that more is known of the limits that the request waits for, and acts on it. What is to be asked then
-    /// is not sent yet: others who wait may need as much.
+    /// Decides again, now that more is known of the shared limits that the request waits for, and acts on the decision.
+    /// The asks that it makes are not sent yet: other requests that wait may need the same.
     pub fn decide_again(&mut self, since: Timestamp) {
         self.awaits_grant = false;
         let instance = Rc::clone(&self.instance);
@@ -26,7 +26,7 @@ impl Filter {
         self.go_on_as_decided(&instance, work);
     }
 
-    /// Takes in what the rate-limit service says of the request that waits for it, and acts on it.
+    /// Handles the rate-limit service's answer for this request, and acts on it.
     pub fn heard(&mut self, heard: Heard, words: Words) {
         (self.said, self.consults) = (Some(Box::new((heard, words))), false);
         let instance = Rc::clone(&self.instance);
@@ -36,7 +36,7 @@ impl Filter {
         authority::send(&instance, work, now());
     }
 
-    /// Decides on a request that has waited, and lets it go if it is admitted.
+    /// Decides on a request that has waited, and resumes it if it is admitted.
     fn go_on_as_decided(&mut self, instance: &Rc<Instance>, work: &mut Work) {
         let now = now();
         self.began = work.monitor.as_ref().map(|_| now);
@@ -47,9 +47,9 @@ impl Filter {
         }
     }
 
-    /// Plans again for a request that has been heard of since.
+    /// Plans again for a request that has waited.
     fn plan_again(&mut self, instance: &Instance, work: &mut Work) {
-        // It was let in when it came.
+        // Load shedding has already let it pass.
         work.plan.press(Pressure::default(), Draw::default());
         instance.engine.plan(&Facts, &mut work.plan);
         if let Some(said) = &self.said {
@@ -57,7 +57,7 @@ impl Filter {
         }
     }
 
-    /// Decides on the request of the plan.
+    /// Decides on the planned request.
     pub(super) fn decide(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
         if work.plan.may_wait() {
             instance.engine.offer(&mut work.plan, &work.room, now);
@@ -78,16 +78,16 @@ impl Filter {
         self.act(instance, work, decision, now)
     }
 
-    /// Does what a decision says that is not just to go on. Apart, since requests seldom come here: what all of them run through
-    /// stands together in the machine's code, too.
+    /// Acts on a decision other than plain admission. Kept out of line: requests seldom come here, and the code that
+    /// all requests run through stays together in memory.
     #[inline(never)]
     fn act(&mut self, instance: &Rc<Instance>, work: &mut Work, decision: Decision, now: Timestamp) -> Next {
         if let Some(refusal) = decision.observed {
-            // Not at a level that is on by default: there is one for each request that would be refused.
+            // Below the default log level: there is a line for each request that would be refused.
             host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
         }
         if decision.awaits.is_some() {
-            // What it waits here is not the service's doing.
+            // Waiting here is not part of the service's response time.
             self.began = None;
             self.awaits_grant = true;
             instance.engine.await_grant(&work.plan, self.id, &mut work.leases);
@@ -98,7 +98,7 @@ impl Filter {
             return self.consult(instance, work, now);
         }
         if decision.delay.is_some() {
-            // What it waits here is not the service's doing.
+            // Waiting here is not part of the service's response time.
             self.began = None;
             self.waits_at = waiting::enter(instance, work, self.id, now);
             let goes_on = self.waits_at.is_none() && self.forward(instance, work, now);
@@ -125,21 +125,21 @@ impl Filter {
         }
     }
 
-    /// Asks the rate-limit service about the request of the plan; where that cannot be, decides without it.
+    /// Asks the rate-limit service about the planned request. If that is impossible, decides without it.
     fn consult(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
         self.consults = rls::ask(&instance.engine, work, &Facts, self.id, now);
         if self.consults {
-            // What it waits here is not the service's doing.
+            // Waiting here is not part of the service's response time.
             self.began = None;
             return Next::Pause;
         }
-        // Heard of now, it is not asked about again.
+        // With an answer set, the next decision does not ask again.
         self.said = Some(Box::new((Heard::Failure, Words::default())));
         self.plan_again(instance, work);
         self.decide(instance, work, now)
     }
 
-    /// Sends an admitted request on its way. `false` when it was answered instead.
+    /// Forwards an admitted request. Returns `false` if it was answered instead.
     fn admit(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
         self.ticket = work.plan.ticket().map(Box::new);
         if let (Some(ticket), false) = (&mut self.ticket, self.is_whole) {
@@ -148,7 +148,7 @@ impl Filter {
         self.forward(instance, work, now)
     }
 
-    /// Goes on after a wait, or is refused.
+    /// Continues after a wait, or refuses the request.
     pub fn go_on(&mut self, instance: &Instance, work: &mut Work, refusal: Option<&Refusal>) {
         self.waits_at = None;
         self.tell(instance, work);
@@ -157,7 +157,7 @@ impl Filter {
             return;
         }
         let goes_on = self.admit(instance, work, now());
-        // What it holds may have expired while it waited.
+        // What the request holds may have expired while it waited.
         self.renew_in(work);
         if goes_on {
             self.began = work.monitor.as_ref().map(|_| now());
@@ -167,7 +167,8 @@ impl Filter {
         }
     }
 
-    /// Chooses the upstream, where the policy does. `false` when the request was answered instead.
+    /// Chooses the upstream, if the policy has a route for the request. Returns `false` if the request was answered
+    /// instead.
     pub(super) fn forward(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
         if let Some(said) = &mut self.said {
             pass_on(Map::Request, &mut said.1.request_headers);
@@ -176,8 +177,8 @@ impl Filter {
             self.serving.request(instance, self.is_whole);
         }
         let Some(route) = self.route else {
-            // Whatever Envoy's routes read: a client does not choose the upstream. To look costs less than to remove, for
-            // which Envoy would choose the route anew.
+            // A client must not choose the upstream, whatever Envoy's routes read. Checking costs less than removing,
+            // which would make Envoy select the route again.
             if host::may_have_header(Map::Request, UPSTREAM_HEADER) {
                 let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
             }
@@ -186,12 +187,12 @@ impl Filter {
         self.forward_along(route, instance, work, now)
     }
 
-    /// Goes along a route, see [`Self::forward`].
+    /// Forwards along a route, see [`Self::forward`].
     #[inline(never)]
     fn forward_along(&mut self, route: usize, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
         let step = self.chain.begin(instance.engine.policy(), work, (route, self.is_whole), now);
         if !matches!(step, Step::Send { .. }) {
-            // No upstream was asked: this tells nothing of how it is.
+            // No upstream is called, so this says nothing about the service's health.
             self.began = None;
             return !self.conclude(instance, work, step);
         }
@@ -201,7 +202,7 @@ impl Filter {
         true
     }
 
-    /// Keeps what the answer says of the plan's limits.
+    /// Prepares the response fields for the plan's limits.
     fn tell(&mut self, instance: &Instance, work: &mut Work) {
         let mut fields = work.spare.pop().unwrap_or_default();
         fields.tell(&instance.engine, &work.plan);
