@@ -86,8 +86,8 @@ impl Store {
     }
 
     /// Logs an error, unless the same error was the last one logged, less than 10 s ago.
-    pub fn complain(&self, error: RedisError, now: Timestamp) {
-        let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(COMPLAIN_AGAIN);
+    pub fn log_error(&self, error: RedisError, now: Timestamp) {
+        let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(LOG_AGAIN);
         if !self.last_error.get().is_some_and(is_known) {
             self.last_error.set(Some((error, now)));
             host::log_warning(&format!("tidegate: the store of shared limits, {}: {error}", self.origin));
@@ -141,7 +141,7 @@ fn take_in(gate: &Gate, store: &Store, exchange: &Exchange) {
     let Work { store: accounts, leases, counters, .. } = &mut *gate.work();
     for (ask, outcome) in exchange.outcomes() {
         if let Err(error) = outcome {
-            store.complain(error, now);
+            store.log_error(error, now);
         }
         gate.engine.granted(&Answer::to(ask, outcome.ok()), leases, accounts, counters, now);
     }
@@ -181,4 +181,4 @@ const MOST_CALLS: usize = 16;
 const MOST_QUEUED: usize = 1_024;
 /// An answer to sixteen asks has about 2 KB.
 const MOST_BYTES: usize = 64 * 1_024;
-const COMPLAIN_AGAIN: Span = Span::from_secs(10);
+const LOG_AGAIN: Span = Span::from_secs(10);

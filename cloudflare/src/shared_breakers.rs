@@ -50,7 +50,7 @@ async fn report(gate: Rc<Gate>, store: Rc<Store>, round: Round) {
         next = exchange.receive(&store.redis, answer.as_ref().map(|(status, body)| (*status, &body[..])));
     }
     if let Err(error) = exchange.standings() {
-        store.complain(error, now());
+        store.log_error(error, now());
     }
     let standings = exchange.standings().ok();
     gate.work().known.act(now(), |upstreams, around| upstreams.heard(exchange.round(), standings, around));

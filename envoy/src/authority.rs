@@ -159,7 +159,7 @@ fn wake(instance: &Instance, streams: &mut Streams, now: Timestamp) {
         let ready = instance.work.borrow_mut().leases.global().and_then(tidegate::global::Global::ready);
         let Some(wake) = ready else { break };
         if let Some(filter) = streams.get_mut(wake.id)
-            && host::work_on(wake.id).is_ok()
+            && host::set_stream(wake.id).is_ok()
         {
             filter.decide_again(wake.since);
         }
@@ -172,7 +172,7 @@ fn take_in(instance: &Instance, work: &mut Work, exchange: &Exchange, now: Times
     let Work { authority: Some(authority), leases, store, counters, .. } = work else { return };
     for (ask, outcome) in exchange.outcomes() {
         if let Err(error) = outcome {
-            authority.complain(error, now);
+            authority.log_error(error, now);
         }
         instance.engine.granted(&Answer::to(ask, outcome.ok()), leases, store, counters, now);
     }
@@ -189,8 +189,8 @@ impl Authority {
     }
 
     /// Logs an error, unless the same error was the last one logged, less than 10 s ago.
-    pub fn complain(&mut self, error: RedisError, now: Timestamp) {
-        let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(COMPLAIN_AGAIN);
+    pub fn log_error(&mut self, error: RedisError, now: Timestamp) {
+        let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(LOG_AGAIN);
         if !self.last_error.is_some_and(is_known) {
             self.last_error = Some((error, now));
             host::log(Level::Warn, format_args!("the store of shared limits, cluster {}: {error}", self.cluster));
@@ -234,4 +234,4 @@ const MOST_AT_ONCE: usize = 64;
 /// An answer to sixteen asks has about 2 KB.
 const MOST_BYTES: usize = 64 * 1_024;
 
-const COMPLAIN_AGAIN: Span = Span::from_secs(10);
+const LOG_AGAIN: Span = Span::from_secs(10);

@@ -15,7 +15,7 @@ pub struct Round {
 }
 
 /// Sends a round of reports, if one is due.
-pub fn confer(work: &mut Work, now: Timestamp) {
+pub fn send_round(work: &mut Work, now: Timestamp) {
     if work.authority.is_none() {
         return;
     }
@@ -47,7 +47,7 @@ pub fn call_answered(instance: &Instance, token: u32, lines: u32, size: usize) -
         next = round.exchange.receive(authority.redis(), None);
     }
     if let Err(error) = round.exchange.standings() {
-        authority.complain(error, now);
+        authority.log_error(error, now);
     }
     work.upstreams_around(now, |upstreams, around| {
         upstreams.heard(round.exchange.round(), round.exchange.standings().ok(), around);
@@ -57,7 +57,7 @@ pub fn call_answered(instance: &Instance, token: u32, lines: u32, size: usize) -
 
 /// The number of this Envoy among all that share the store. The first VM draws it and stores it in shared data, where
 /// it lives as long as the breakers.
-pub fn number(drawn: u64) -> Number {
+pub fn instance_number(drawn: u64) -> Number {
     const KEY: &[u8] = b"tg/instance";
     let stored = || {
         let bytes = host::shared(KEY).ok().flatten()?.bytes;

@@ -56,7 +56,7 @@ impl Chain {
         });
         self.way = Some(way);
         if let Step::Send { upstream, timeout, .. } = step {
-            tell_router(policy, Call { upstream, timeout });
+            name_upstream(policy, Call { upstream, timeout });
         }
         if work.upstreams.woken() {
             work.alarm.set(work.next_due(now), false, now);
@@ -123,12 +123,12 @@ impl Chain {
     }
 
     /// Delays a call to a further upstream.
-    pub fn wait(&mut self, call: Call) {
+    pub fn delay(&mut self, call: Call) {
         self.further = Further::Waits(call);
     }
 
     /// Takes the delayed call.
-    pub fn waited(&mut self) -> Option<Call> {
+    pub fn take_delayed(&mut self) -> Option<Call> {
         let Further::Waits(call) = self.further else { return None };
         self.further = Further::Nothing;
         Some(call)
@@ -147,14 +147,14 @@ impl Chain {
     }
 }
 
-fn tell_router(policy: &Policy, call: Call) {
+fn name_upstream(policy: &Policy, call: Call) {
     let cluster = policy.upstreams().get(call.upstream).and_then(|upstream| upstream.cluster()).unwrap_or_default();
-    let told = host::replace_header(Map::Request, UPSTREAM_HEADER, cluster).and_then(|()| match call.timeout {
+    let named = host::replace_header(Map::Request, UPSTREAM_HEADER, cluster).and_then(|()| match call.timeout {
         // This is the time until the response begins, so a long body is not cut off.
         Some(timeout) => host::replace_header(Map::Request, TIMEOUT_HEADER, millis(timeout).to_string()),
         None => Ok(()),
     });
-    if let Err(error) = told {
+    if let Err(error) = named {
         host::log(Level::Error, format_args!("cannot choose an upstream: {error}"));
     }
 }

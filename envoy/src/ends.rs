@@ -22,11 +22,11 @@ pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool, now: Timestamp) -> 
 
 /// How a call by the filter ended, given its response and body. `None` if there are no headers: the call broke in its
 /// body, or the body was larger than Envoy accepts.
-pub fn of_call(answer: &dyn ResponseFacts, is_real: bool, body: &[u8]) -> Option<Ended> {
+pub fn of_call(answer: &dyn ResponseFacts, is_from_upstream: bool, body: &[u8]) -> Option<Ended> {
     let status = answer.status()?;
     Some(match status {
         // Envoy passes on the response only when it is complete, so the upstream's own time counts.
-        _ if is_real => Ended { took: answer.upstream_time(), ..Ended::answered(answer, status, now()) },
+        _ if is_from_upstream => Ended { took: answer.upstream_time(), ..Ended::answered(answer, status, now()) },
         504 => CallEnd::TimedOut.into(),
         _ if NOT_CONNECTED.iter().any(|words| body.windows(words.len()).any(|part| part == *words)) => {
             CallEnd::NotConnected.into()
@@ -37,7 +37,7 @@ pub fn of_call(answer: &dyn ResponseFacts, is_real: bool, body: &[u8]) -> Option
 
 /// Whether the response to a call by the filter came from an upstream. Envoy adds the time that the upstream took, but
 /// not to its own responses.
-pub fn is_real(answer: &dyn ResponseFacts) -> bool {
+pub fn is_from_upstream(answer: &dyn ResponseFacts) -> bool {
     answer.header("x-envoy-upstream-service-time").is_some()
 }
 

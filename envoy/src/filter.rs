@@ -4,9 +4,9 @@ mod answering;
 mod deciding;
 mod responding;
 
-pub use answering::{call_answered, try_due};
+pub use answering::{call_answered, make_due_calls};
 
-use answering::Called;
+use answering::CallResponse;
 
 use crate::authority;
 use crate::chain::Chain;
@@ -40,9 +40,9 @@ pub struct Filter {
     awaits_grant: bool,
     /// The rate-limit service's answer, and the headers and texts that came with it; `None` if the service was not
     /// asked.
-    said: Option<Box<(Heard, Words)>>,
+    service_answer: Option<Box<(Heard, Words)>>,
     /// Whether the request waits for that service.
-    consults: bool,
+    awaits_service: bool,
     /// Whether the request has no body, or none still to come.
     is_whole: bool,
     /// Whether the whole request has been sent on.
@@ -59,7 +59,7 @@ pub struct Filter {
     route: Option<usize>,
     chain: Chain,
     /// The last failure that a call of the filter returned, while another upstream may do better.
-    called: Option<Box<Called>>,
+    last_failure: Option<Box<CallResponse>>,
     /// Whether the response that Envoy has is without a body.
     is_answer_whole: bool,
 }
@@ -72,8 +72,8 @@ impl Filter {
             id,
             waits_at: None,
             awaits_grant: false,
-            said: None,
-            consults: false,
+            service_answer: None,
+            awaits_service: false,
             is_whole: true,
             is_sent: true,
             fields: None,
@@ -82,7 +82,7 @@ impl Filter {
             serving: Serving::default(),
             route: None,
             chain: Chain::default(),
-            called: None,
+            last_failure: None,
             is_answer_whole: false,
         }
     }
@@ -90,7 +90,7 @@ impl Filter {
     /// Decides on the request. `is_whole`: it has no body, or none still to come.
     pub fn request_headers(&mut self, is_whole: bool) -> Next {
         #[cfg(feature = "panic-on-header")]
-        crate::trap::spring();
+        crate::trap::panic_if_asked();
         #[cfg(feature = "test-clock")]
         if crate::clock::set() {
             return Next::Pause;
@@ -99,7 +99,7 @@ impl Filter {
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         if work.monitor.is_some() {
-            self.press(work);
+            self.apply_pressure(work);
         }
         instance.engine.plan(&Facts, &mut work.plan);
         self.route = work.plan.route();
@@ -120,7 +120,7 @@ impl Filter {
 
     /// Applies load shedding, by the service's health.
     #[inline(never)]
-    fn press(&mut self, work: &mut Work) {
+    fn apply_pressure(&mut self, work: &mut Work) {
         if let Some(monitor) = &work.monitor {
             self.began = Some(now());
             work.plan.press(monitor.pressure(), work.random.draw());
@@ -174,7 +174,7 @@ impl Filter {
         if self.awaits_grant {
             authority::leave(&mut instance.work.borrow_mut(), self.id);
         }
-        if self.consults {
+        if self.awaits_service {
             rls::leave(&mut instance.work.borrow_mut(), self.id);
         }
         if let Some(limit) = self.waits_at {

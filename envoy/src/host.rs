@@ -109,7 +109,7 @@ pub fn may_have_header(map: Map, name: &str) -> bool {
 /// Adds a header, and keeps those of the same name.
 pub fn add_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Result<(), HostError> {
     let value = value.as_ref();
-    done(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+    check(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
 /// All header lines, as bytes for [`lines`].
@@ -147,18 +147,18 @@ pub fn body_piece(size: usize) -> Result<Vec<u8>, HostError> {
 /// Replaces all header lines.
 pub fn set_header_lines(map: Map, lines: &[(&[u8], &[u8])]) -> Result<(), HostError> {
     let bytes = pairs(lines);
-    done(unsafe { proxy_set_header_map_pairs(map as u32, bytes.as_ptr(), bytes.len()) })
+    check(unsafe { proxy_set_header_map_pairs(map as u32, bytes.as_ptr(), bytes.len()) })
 }
 
 /// Sets a header, and replaces those of the same name.
 pub fn replace_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Result<(), HostError> {
     let value = value.as_ref();
-    done(unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+    check(unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
 /// Removes all headers of a name, if any.
 pub fn remove_header(map: Map, name: &str) -> Result<(), HostError> {
-    done(unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) })
+    check(unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) })
 }
 
 /// The address of the connection, with its port.
@@ -185,7 +185,7 @@ pub fn set_shared(key: &[u8], value: &[u8], cas: Option<u32>) -> Result<(), Host
     // The host accepts any token for an absent key, and no value ever has this one. Zero would mean an unconditional
     // write.
     let cas = cas.unwrap_or(u32::MAX);
-    done(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) })
+    check(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) })
 }
 
 /// Sets the period of `proxy_on_tick`; zero for never.
@@ -193,27 +193,27 @@ pub fn set_tick_period(period: Span) -> Result<(), HostError> {
     #[cfg(feature = "test-clock")]
     let period = crate::clock::period(period);
     let period_ms = u32::try_from(period.as_nanos() / 1_000_000).unwrap_or(u32::MAX);
-    done(unsafe { proxy_set_tick_period_milliseconds(period_ms) })
+    check(unsafe { proxy_set_tick_period_milliseconds(period_ms) })
 }
 
 /// Makes the calls that follow act on this stream, outside of the stream's own callbacks.
 ///
 /// # Errors
 /// Envoy no longer has the stream.
-pub fn work_on(stream: u32) -> Result<(), HostError> {
-    done(unsafe { proxy_set_effective_context(stream) })
+pub fn set_stream(stream: u32) -> Result<(), HostError> {
+    check(unsafe { proxy_set_effective_context(stream) })
 }
 
 /// Resumes a request that was paused at its headers.
 pub fn resume_request() -> Result<(), HostError> {
     const REQUEST: u32 = 0;
-    done(unsafe { proxy_continue_stream(REQUEST) })
+    check(unsafe { proxy_continue_stream(REQUEST) })
 }
 
 /// Resumes a response that was paused at its headers.
 pub fn resume_response() -> Result<(), HostError> {
     const RESPONSE: u32 = 1;
-    done(unsafe { proxy_continue_stream(RESPONSE) })
+    check(unsafe { proxy_continue_stream(RESPONSE) })
 }
 
 /// Envoy's flags about what happened to the stream, one bit each: `response.flags`.
@@ -245,7 +245,7 @@ pub fn answered_by_upstream() -> bool {
 pub fn call(cluster: &str, lines: &[(&[u8], &[u8])], body: &[u8], timeout_ms: u32) -> Result<u32, HostError> {
     let (headers, trailers) = (pairs(lines), pairs(&[]));
     let mut token = 0;
-    done(unsafe {
+    check(unsafe {
         proxy_http_call(
             cluster.as_ptr(),
             cluster.len(),
@@ -282,7 +282,7 @@ pub fn call_grpc(service: &[u8], name: &str, method: &str, message: &[u8], timeo
     // At least 1 ms: zero would mean no timeout.
     let timeout_ms = u32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1);
     let mut token = 0;
-    done(unsafe {
+    check(unsafe {
         proxy_grpc_call(
             service.as_ptr(),
             service.len(),
@@ -306,7 +306,7 @@ pub fn call_grpc(service: &[u8], name: &str, method: &str, message: &[u8], timeo
 /// # Errors
 /// The call has ended already.
 pub fn cancel_grpc(token: u32) -> Result<(), HostError> {
-    done(unsafe { proxy_grpc_cancel(token) })
+    check(unsafe { proxy_grpc_cancel(token) })
 }
 
 /// The message that answers a gRPC call. `size` is in bytes.
@@ -322,30 +322,30 @@ pub fn grpc_message(size: usize) -> Result<Vec<u8>, HostError> {
 /// Defines a metric, or returns the existing one.
 pub fn define_metric(kind: MetricKind, name: &str) -> Result<MetricId, HostError> {
     let mut id = 0;
-    done(unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) })?;
+    check(unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) })?;
     Ok(MetricId(id))
 }
 
 /// Adds to a counter; or to a gauge, where `by` may be negative.
 pub fn increment(metric: MetricId, by: i64) -> Result<(), HostError> {
-    done(unsafe { proxy_increment_metric(metric.0, by) })
+    check(unsafe { proxy_increment_metric(metric.0, by) })
 }
 
 /// Sets a gauge.
 pub fn record(metric: MetricId, value: u64) -> Result<(), HostError> {
-    done(unsafe { proxy_record_metric(metric.0, value) })
+    check(unsafe { proxy_record_metric(metric.0, value) })
 }
 
 /// The value of a counter or gauge, over all workers.
 pub fn metric(metric: MetricId) -> Result<u64, HostError> {
     let mut value = 0;
-    done(unsafe { proxy_get_metric(metric.0, &raw mut value) })?;
+    check(unsafe { proxy_get_metric(metric.0, &raw mut value) })?;
     Ok(value)
 }
 
 /// Whether [`respond`] can send these lines and some of the filter's own. Envoy silently drops a response of more than
 /// 1,024 lines or 1 MiB.
-pub fn can_answer_with<'l>(lines: impl Iterator<Item = (&'l [u8], &'l [u8])>) -> bool {
+pub fn fits_response<'l>(lines: impl Iterator<Item = (&'l [u8], &'l [u8])>) -> bool {
     const MOST_LINES: usize = 1_024 - 64;
     const MOST_BYTES: usize = 1_024 * 1_024 - 64 * 1_024;
     // Each line also has two sizes of four bytes and two terminators.
@@ -365,7 +365,7 @@ pub fn respond(
     body: &[u8],
 ) -> Result<(), HostError> {
     let headers = pairs(headers);
-    done(unsafe {
+    check(unsafe {
         proxy_send_local_response(
             u32::from(status),
             details.as_ptr(),
@@ -400,7 +400,7 @@ fn pairs(headers: &[(&[u8], &[u8])]) -> Vec<u8> {
 fn received(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Option<Vec<u8>>, HostError> {
     let mut data = ptr::null_mut();
     let mut size = 0;
-    match done(call(&raw mut data, &raw mut size)) {
+    match check(call(&raw mut data, &raw mut size)) {
         Err(HostError::NOT_FOUND) => Ok(None),
         Err(error) => Err(error),
         Ok(()) if data.is_null() => Ok(None),
@@ -410,7 +410,7 @@ fn received(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Option
     }
 }
 
-fn done(status: u32) -> Result<(), HostError> {
+fn check(status: u32) -> Result<(), HostError> {
     if status == 0 { Ok(()) } else { Err(HostError(status)) }
 }
 

@@ -144,7 +144,7 @@ impl Instance {
         let room = engine.waiting_room();
         let mut upstreams = Upstreams::new(engine.policy());
         if authority.is_some() {
-            engine.agree(&mut upstreams, breakers::number(random.draw().0));
+            engine.agree(&mut upstreams, breakers::instance_number(random.draw().0));
         }
         let upstream_metrics = UpstreamMetrics::new(engine.policy());
         Self {

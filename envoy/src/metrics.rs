@@ -18,13 +18,13 @@ pub struct Metrics {
     /// Metric ids by place: the totals, then the gauges, then the requests by limit, tier and fate.
     ids: Vec<Option<MetricId>>,
     /// The gauges of requests in flight, by limit and tier.
-    loads: Vec<OfLoad>,
+    loads: Vec<LoadGauges>,
     /// What this worker has added to each gauge that sums over workers.
     added: [u64; Gauge::COUNT],
 }
 
 /// The gauges of a limit, or of one tier of it if tiers are counted apart.
-struct OfLoad {
+struct LoadGauges {
     place: (usize, Option<TierIndex>),
     in_flight: Option<MetricId>,
     permits: Option<MetricId>,
@@ -97,7 +97,7 @@ impl Metrics {
             let tier = tier.map(|tier| format!(".tier={}", tier.as_str())).unwrap_or_default();
             let define = |name| host::define_metric(MetricKind::Gauge, &format!("{name}.limit={limit}{tier}")).ok();
             let [in_flight, permits] = ["tidegate_concurrency_in_flight", "tidegate_concurrency_limit"].map(define);
-            self.loads.push(OfLoad { place, in_flight, permits, added: 0 });
+            self.loads.push(LoadGauges { place, in_flight, permits, added: 0 });
         }
         let Some(known) = self.loads.iter_mut().find(|known| known.place == place) else { return };
         // As above, setting a defined metric cannot fail.
@@ -137,7 +137,7 @@ impl Metrics {
     /// Subtracts what this worker has added to the gauges of requests in flight, and zeroes those whose limit does not
     /// stay.
     pub fn clear_loads(&mut self, policy: &Policy, stays: impl Fn(&str) -> bool) {
-        for OfLoad { place, in_flight, permits, added } in &mut self.loads {
+        for LoadGauges { place, in_flight, permits, added } in &mut self.loads {
             if let Some(id) = in_flight.filter(|_| *added > 0) {
                 add_own(id, 0, added);
             }

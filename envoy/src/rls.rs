@@ -50,7 +50,7 @@ pub fn ask(engine: &Engine, work: &mut Work, facts: &dyn RequestFacts, stream: u
             // There is no such cluster, or it accepts no calls.
             let error = RlsError::Status(UNAVAILABLE);
             let _ = limits.service.hear(asked, Err(error), counters, now);
-            limits.complain(error, now);
+            limits.log_error(error, now);
             false
         }
     }
@@ -72,15 +72,15 @@ pub fn answered(instance: &Instance, streams: &mut Streams, token: u32, end: Res
         match limits.service.hear(asked, message, counters, now) {
             Ok((verdict, words)) => (stream, Heard::Answer(verdict), words),
             Err(error) => {
-                limits.complain(error, now);
+                limits.log_error(error, now);
                 (stream, Heard::Failure, Words::default())
             }
         }
     };
     if let Some(filter) = streams.get_mut(stream)
-        && host::work_on(stream).is_ok()
+        && host::set_stream(stream).is_ok()
     {
-        filter.heard(heard, words);
+        filter.service_answered(heard, words);
     }
 }
 
@@ -101,8 +101,8 @@ impl RateLimits {
     }
 
     /// Logs an error, unless the same error was the last one logged, less than 10 s ago.
-    fn complain(&mut self, error: RlsError, now: Timestamp) {
-        let is_known = |(last, at): (RlsError, Timestamp)| last == error && now < at.after(COMPLAIN_AGAIN);
+    fn log_error(&mut self, error: RlsError, now: Timestamp) {
+        let is_known = |(last, at): (RlsError, Timestamp)| last == error && now < at.after(LOG_AGAIN);
         if !self.last_error.is_some_and(is_known) {
             self.last_error = Some((error, now));
             host::log(Level::Warn, format_args!("the rate-limit service, cluster {}: {error}", self.cluster));
@@ -113,4 +113,4 @@ impl RateLimits {
 /// How long an answer is awaited if the policy does not say: the default of Envoy's own rate-limit filter.
 const DEADLINE: Span = Span::from_millis(20);
 
-const COMPLAIN_AGAIN: Span = Span::from_secs(10);
+const LOG_AGAIN: Span = Span::from_secs(10);

@@ -51,10 +51,10 @@ impl Root {
         let Some(instance) = self.instance.clone() else { return };
         let now = Timestamp::from_nanos(host::now_ns());
         waiting::finish_due(&instance, streams, now);
-        filter::try_due(&instance, streams, now);
+        filter::make_due_calls(&instance, streams, now);
         authority::tend(&instance, streams, now);
         instance.work.borrow_mut().tick_breakers(now);
-        breakers::confer(&mut instance.work.borrow_mut(), now);
+        breakers::send_round(&mut instance.work.borrow_mut(), now);
         let leases_are_out = instance.end_leases(LEASE_IDLE, now);
         if instance.work.borrow_mut().alarm.exports(now) {
             instance.export(others, now);

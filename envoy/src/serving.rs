@@ -82,7 +82,13 @@ impl Serving {
     }
 
     /// Returns the header edits for a response to a call by the filter, and stores the response if it may be kept.
-    pub fn called(&mut self, instance: &Instance, status: u16, lines: &[(&[u8], &[u8])], body: &[u8]) -> Vec<Edit> {
+    pub fn call_response(
+        &mut self,
+        instance: &Instance,
+        status: u16,
+        lines: &[(&[u8], &[u8])],
+        body: &[u8],
+    ) -> Vec<Edit> {
         let Some(request) = self.request.take() else { return Vec::new() };
         let length = body.len().to_string();
         let measured = [(b"content-length".as_slice(), length.as_bytes())];

@@ -4,7 +4,7 @@ use crate::host::{self, Map};
 
 /// Panics if the request has the header `x-tidegate-panic`.
 #[allow(clippy::panic, reason = "this is what it is for")]
-pub fn spring() {
+pub fn panic_if_asked() {
     if host::header(Map::Request, "x-tidegate-panic").is_ok_and(|value| value.is_some()) {
         panic!("as the request asked");
     }

@@ -91,9 +91,9 @@ pub fn finish_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
         let decision = instance.engine.finish(left, &mut work.plan, &mut books, now);
         // A stream that has ended has left the room. If one is still listed here, its charges stay.
         if let Some(filter) = streams.get_mut(stream)
-            && host::work_on(stream).is_ok()
+            && host::set_stream(stream).is_ok()
         {
-            filter.go_on(instance, work, decision.refusal.as_ref());
+            filter.finish_wait(instance, work, decision.refusal.as_ref());
         }
     }
     work.left = left;

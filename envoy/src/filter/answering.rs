@@ -31,13 +31,13 @@ pub(super) enum Fate {
 }
 
 /// The response to a call by the filter.
-pub(super) struct Called {
+pub(super) struct CallResponse {
     status: u16,
     lines: Vec<u8>,
     body: Vec<u8>,
 }
 
-impl ResponseFacts for Called {
+impl ResponseFacts for CallResponse {
     fn status(&self) -> Option<u16> {
         Some(self.status)
     }
@@ -67,35 +67,35 @@ impl Filter {
                 clusters.look_at(policy, upstream);
             }
         }
-        self.take_end(instance, ended, None, now)
+        self.call_ended(instance, ended, None, now)
     }
 
     /// Handles the response to a call of the filter.
     fn call_answered(&mut self, lines: u32, size: usize) {
         let instance = Rc::clone(&self.instance);
-        let is_real = ends::is_real(&CallAnswer);
+        let is_from_upstream = ends::is_from_upstream(&CallAnswer);
         // A status below 200 is not accepted: an unrequested 101 would end all of a client's streams on one HTTP/2
         // connection.
-        let called = CallAnswer.status().filter(|status| lines > 0 && *status >= 200).and_then(|status| {
+        let response = CallAnswer.status().filter(|status| lines > 0 && *status >= 200).and_then(|status| {
             let lines =
-                host::header_lines(Map::CallResponse).ok().filter(|lines| host::can_answer_with(host::lines(lines)))?;
+                host::header_lines(Map::CallResponse).ok().filter(|lines| host::fits_response(host::lines(lines)))?;
             let body = host::call_body(size).ok()?;
-            Some(Called { status, lines, body })
+            Some(CallResponse { status, lines, body })
         });
-        let ended = called.as_ref().and_then(|called| ends::of_call(&CallAnswer, is_real, &called.body));
+        let ended = response.as_ref().and_then(|response| ends::of_call(&CallAnswer, is_from_upstream, &response.body));
         // Without headers, the call broke in its body, or the body or the headers were too large.
         let ended = ended.unwrap_or(CallEnd::Lost.into());
-        let fate = self.take_end(&instance, ended, called.filter(|_| is_real), now());
+        let fate = self.call_ended(&instance, ended, response.filter(|_| is_from_upstream), now());
         self.release(&instance, &fate);
     }
 
     /// Makes the call that was delayed.
-    fn try_again(&mut self) {
-        let Some(call) = self.chain.waited() else { return };
+    fn make_delayed_call(&mut self) {
+        let Some(call) = self.chain.take_delayed() else { return };
         let instance = Rc::clone(&self.instance);
         let asked = self.chain.ask(instance.engine.policy(), &mut instance.work.borrow_mut(), call, self.id);
         if let Err(end) = asked {
-            let fate = self.take_end(&instance, end.into(), None, now());
+            let fate = self.call_ended(&instance, end.into(), None, now());
             self.release(&instance, &fate);
         }
     }
@@ -111,22 +111,29 @@ impl Filter {
         }
     }
 
-    /// Handles the end of a call, and calls the next upstream if there is one. `called` is the upstream's response, if
+    /// Handles the end of a call, and calls the next upstream if there is one. `response` is the upstream's response, if
     /// the filter has it and not Envoy.
-    fn take_end(&mut self, instance: &Instance, ended: Ended, called: Option<Called>, now: Timestamp) -> Fate {
+    fn call_ended(
+        &mut self,
+        instance: &Instance,
+        ended: Ended,
+        response: Option<CallResponse>,
+        now: Timestamp,
+    ) -> Fate {
         let policy = instance.engine.policy();
         let mut ended = ended;
         // The latest failure says more than an earlier one.
-        self.called = called.map(Box::new).or_else(|| self.called.take());
+        self.last_failure = response.map(Box::new).or_else(|| self.last_failure.take());
         // Bounded: each upstream of the route is called at most once.
         loop {
             let work = &mut *instance.work.borrow_mut();
             match self.chain.ended(policy, work, ended, now) {
                 Step::Send { upstream, timeout, wait } => {
                     let call = Call { upstream, timeout };
-                    self.called = self.called.take().filter(|called| called.body.len() <= LARGEST_FAILURE);
+                    self.last_failure =
+                        self.last_failure.take().filter(|response| response.body.len() <= LARGEST_FAILURE);
                     if wait >= SHORTEST_WAIT {
-                        self.chain.wait(call);
+                        self.chain.delay(call);
                         work.retries.push((Pause::new(wait, now), self.id));
                         work.alarm.set(Some(wait), false, now);
                         return Fate::Held;
@@ -144,8 +151,8 @@ impl Filter {
                 }
             }
         }
-        match self.called.take() {
-            Some(called) => self.deliver(instance, &called),
+        match self.last_failure.take() {
+            Some(response) => self.deliver(instance, &response),
             None => Fate::Delivered,
         }
     }
@@ -161,7 +168,7 @@ impl Filter {
             },
             step => step,
         };
-        self.sign(instance, work);
+        self.add_served_by(instance, work);
         match step {
             Step::Static(fixed) => {
                 let lines = fixed.lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
@@ -190,35 +197,35 @@ impl Filter {
         let Some(record) = Record::decode(&bytes, instance.engine.seed(), key) else { return false };
         let Some(why) = self.chain.why() else { return false };
         let Some(served) = serve(&record, saved, why, now()) else { return false };
-        if !host::can_answer_with(served.lines.iter().map(|(name, value)| (*name, value.as_ref()))) {
+        if !host::fits_response(served.lines.iter().map(|(name, value)| (*name, value.as_ref()))) {
             return false;
         }
         if let Some(way) = self.chain.way() {
             work.upstreams.kept(way);
         }
-        self.sign(instance, work);
+        self.add_served_by(instance, work);
         let lines = served.lines.iter().map(|(name, value)| (*name, value.as_ref())).collect();
         self.answer(work, instance, (served.status, &Status(served.status)), "tidegate_stale", lines, served.body);
         true
     }
 
     /// Delivers the response to a call of the filter.
-    fn deliver(&mut self, instance: &Instance, called: &Called) -> Fate {
-        let all: Vec<(&[u8], &[u8])> = host::lines(&called.lines).collect();
+    fn deliver(&mut self, instance: &Instance, response: &CallResponse) -> Fate {
+        let all: Vec<(&[u8], &[u8])> = host::lines(&response.lines).collect();
         let sent = forwarding::answer(&all);
-        let edits = self.serving.called(instance, called.status, &sent, &called.body);
+        let edits = self.serving.call_response(instance, response.status, &sent, &response.body);
         let replaced = |name: &[u8]| edits.iter().any(|edit| edit.replaces && edit.name.as_bytes() == name);
         let mut lines: Vec<(&[u8], &[u8])> = sent.into_iter().filter(|(name, _)| !replaced(name)).collect();
         lines.extend(edits.iter().map(|edit| (edit.name.as_bytes(), edit.value.as_ref())));
         if self.chain.saved().is_none_or(|saved| *saved.method() != *b"HEAD") {
             let work = &mut *instance.work.borrow_mut();
-            self.answer(work, instance, (called.status, called), "tidegate_fallback", lines, &called.body);
+            self.answer(work, instance, (response.status, response), "tidegate_fallback", lines, &response.body);
             return Fate::Replaced;
         }
         // A response to HEAD has no body, so its headers can replace those that Envoy holds. A response by the filter
         // itself would lose the content length.
-        self.learn(instance, &mut instance.work.borrow_mut(), called);
-        let status = called.status.to_string();
+        self.learn(instance, &mut instance.work.borrow_mut(), response);
+        let status = response.status.to_string();
         lines.insert(0, (b":status", status.as_bytes()));
         lines.extend(all.iter().filter(|(name, _)| *name == b"content-length"));
         let told = host::set_header_lines(Map::Response, &lines);
@@ -251,7 +258,7 @@ impl Filter {
     }
 
     /// Adds the field that tells the client how it was served, if the policy asks for it.
-    pub(super) fn sign(&mut self, instance: &Instance, work: &mut Work) {
+    pub(super) fn add_served_by(&mut self, instance: &Instance, work: &mut Work) {
         let policy = instance.engine.policy();
         if policy.tells_upstreams()
             && let Some(way) = self.chain.way()
@@ -273,14 +280,14 @@ pub fn call_answered(instance: &Instance, streams: &mut Streams, token: u32, lin
         calls.swap_remove(at).1
     };
     if let Some(filter) = streams.get_mut(stream)
-        && host::work_on(stream).is_ok()
+        && host::set_stream(stream).is_ok()
     {
         filter.call_answered(lines, size);
     }
 }
 
 /// Makes the delayed calls that are due, up to a bound.
-pub fn try_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
+pub fn make_due_calls(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     let mut due = Vec::new();
     instance.work.borrow_mut().retries.retain(|(pause, stream)| {
         let is_due = pause.left(now) == Span::ZERO && due.len() < MOST_AT_ONCE;
@@ -291,9 +298,9 @@ pub fn try_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     });
     for stream in due {
         if let Some(filter) = streams.get_mut(stream)
-            && host::work_on(stream).is_ok()
+            && host::set_stream(stream).is_ok()
         {
-            filter.try_again();
+            filter.make_delayed_call();
         }
     }
 }

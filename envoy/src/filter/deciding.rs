@@ -23,21 +23,21 @@ impl Filter {
         let work = &mut *instance.work.borrow_mut();
         self.plan_again(&instance, work);
         work.plan.resume(since);
-        self.go_on_as_decided(&instance, work);
+        self.resume_as_decided(&instance, work);
     }
 
     /// Handles the rate-limit service's answer for this request, and acts on it.
-    pub fn heard(&mut self, heard: Heard, words: Words) {
-        (self.said, self.consults) = (Some(Box::new((heard, words))), false);
+    pub fn service_answered(&mut self, heard: Heard, words: Words) {
+        (self.service_answer, self.awaits_service) = (Some(Box::new((heard, words))), false);
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         self.plan_again(&instance, work);
-        self.go_on_as_decided(&instance, work);
+        self.resume_as_decided(&instance, work);
         authority::send(&instance, work, now());
     }
 
     /// Decides on a request that has waited, and resumes it if it is admitted.
-    fn go_on_as_decided(&mut self, instance: &Rc<Instance>, work: &mut Work) {
+    fn resume_as_decided(&mut self, instance: &Rc<Instance>, work: &mut Work) {
         let now = now();
         self.began = work.monitor.as_ref().map(|_| now);
         if let Next::Continue = self.decide(instance, work, now)
@@ -52,8 +52,8 @@ impl Filter {
         // Load shedding has already let it pass.
         work.plan.press(Pressure::default(), Draw::default());
         instance.engine.plan(&Facts, &mut work.plan);
-        if let Some(said) = &self.said {
-            work.plan.hear(said.0.clone());
+        if let Some(answer) = &self.service_answer {
+            work.plan.hear(answer.0.clone());
         }
     }
 
@@ -71,7 +71,7 @@ impl Filter {
             now,
         );
         if decision.is_plain() {
-            self.tell(instance, work);
+            self.prepare_fields(instance, work);
             let goes_on = self.admit(instance, work, now);
             return if goes_on { Next::Continue } else { Next::Pause };
         }
@@ -95,7 +95,7 @@ impl Filter {
             return Next::Pause;
         }
         if decision.consults {
-            return self.consult(instance, work, now);
+            return self.ask_service(instance, work, now);
         }
         if decision.delay.is_some() {
             // Waiting here is not part of the service's response time.
@@ -104,7 +104,7 @@ impl Filter {
             let goes_on = self.waits_at.is_none() && self.forward(instance, work, now);
             return if goes_on { Next::Continue } else { Next::Pause };
         }
-        self.tell(instance, work);
+        self.prepare_fields(instance, work);
         match decision.refusal {
             None => {
                 if self.admit(instance, work, now) {
@@ -116,8 +116,8 @@ impl Filter {
             Some(refusal) => {
                 self.began = None;
                 let mut reply = refusal.reply(&instance.engine, &Facts);
-                if let Some(said) = &self.said {
-                    said.1.speak(&refusal, &instance.engine, &mut reply);
+                if let Some(answer) = &self.service_answer {
+                    answer.1.speak(&refusal, &instance.engine, &mut reply);
                 }
                 self.reply(&reply);
                 Next::Pause
@@ -126,15 +126,15 @@ impl Filter {
     }
 
     /// Asks the rate-limit service about the planned request. If that is impossible, decides without it.
-    fn consult(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
-        self.consults = rls::ask(&instance.engine, work, &Facts, self.id, now);
-        if self.consults {
+    fn ask_service(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
+        self.awaits_service = rls::ask(&instance.engine, work, &Facts, self.id, now);
+        if self.awaits_service {
             // Waiting here is not part of the service's response time.
             self.began = None;
             return Next::Pause;
         }
         // With an answer set, the next decision does not ask again.
-        self.said = Some(Box::new((Heard::Failure, Words::default())));
+        self.service_answer = Some(Box::new((Heard::Failure, Words::default())));
         self.plan_again(instance, work);
         self.decide(instance, work, now)
     }
@@ -149,9 +149,9 @@ impl Filter {
     }
 
     /// Continues after a wait, or refuses the request.
-    pub fn go_on(&mut self, instance: &Instance, work: &mut Work, refusal: Option<&Refusal>) {
+    pub fn finish_wait(&mut self, instance: &Instance, work: &mut Work, refusal: Option<&Refusal>) {
         self.waits_at = None;
-        self.tell(instance, work);
+        self.prepare_fields(instance, work);
         if let Some(refusal) = refusal {
             self.reply(&refusal.reply(&instance.engine, &Facts));
             return;
@@ -170,8 +170,8 @@ impl Filter {
     /// Chooses the upstream, if the policy has a route for the request. Returns `false` if the request was answered
     /// instead.
     pub(super) fn forward(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
-        if let Some(said) = &mut self.said {
-            pass_on(Map::Request, &mut said.1.request_headers);
+        if let Some(answer) = &mut self.service_answer {
+            pass_on(Map::Request, &mut answer.1.request_headers);
         }
         if !instance.assets.is_empty() {
             self.serving.request(instance, self.is_whole);
@@ -197,13 +197,13 @@ impl Filter {
             return !self.conclude(instance, work, step);
         }
         if !self.chain.awaits_answer() {
-            self.sign(instance, work);
+            self.add_served_by(instance, work);
         }
         true
     }
 
     /// Prepares the response fields for the plan's limits.
-    fn tell(&mut self, instance: &Instance, work: &mut Work) {
+    fn prepare_fields(&mut self, instance: &Instance, work: &mut Work) {
         let mut fields = work.spare.pop().unwrap_or_default();
         fields.tell(&instance.engine, &work.plan);
         self.fields = Some(fields);

@@ -47,8 +47,8 @@ impl Filter {
                 host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
             }
         }
-        if let Some(said) = &mut self.said {
-            pass_on(Map::Response, &mut said.1.response_headers);
+        if let Some(answer) = &mut self.service_answer {
+            pass_on(Map::Response, &mut answer.1.response_headers);
         }
         if let Some(fields) = fields {
             self.instance.work.borrow_mut().spare(fields);
@@ -82,11 +82,15 @@ impl Filter {
         let mut headers: Vec<(&[u8], &[u8])> =
             vec![(b"content-type", reply.content_type.as_bytes()), (b"cache-control", b"no-store")];
         headers.extend(retry_after.iter().map(|secs| (b"retry-after".as_slice(), secs.as_bytes())));
-        let said = self.said.as_mut().map(|said| core::mem::take(&mut said.1.response_headers)).unwrap_or_default();
-        let said = || said.iter().map(|header| (header.name.as_bytes(), header.value.as_slice()));
+        let service_headers = self
+            .service_answer
+            .as_mut()
+            .map(|answer| core::mem::take(&mut answer.1.response_headers))
+            .unwrap_or_default();
+        let service_headers = || service_headers.iter().map(|header| (header.name.as_bytes(), header.value.as_slice()));
         // Headers of the rate-limit service override the filter's own.
-        headers.retain(|(name, _)| !said().any(|(other, _)| other == *name));
-        headers.extend(said());
+        headers.retain(|(name, _)| !service_headers().any(|(other, _)| other == *name));
+        headers.extend(service_headers());
         headers.extend(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())

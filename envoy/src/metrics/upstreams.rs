@@ -33,7 +33,7 @@ impl UpstreamMetrics {
         let mut first = Vec::with_capacity(policy.routes().len().saturating_add(1));
         for route in policy.routes() {
             first.push(next);
-            next = next.saturating_add(numbers(route)).saturating_add(2);
+            next = next.saturating_add(served_by_count(route)).saturating_add(2);
         }
         first.push(next);
         Self { ids: RefCell::default(), first }
@@ -85,7 +85,7 @@ impl UpstreamMetrics {
         let breakers = upstreams.breakers_known();
         let first = self.first.last().copied().unwrap_or(0);
         for at in 0..breakers.len() {
-            let place = first.saturating_add(at.saturating_mul(OF_BREAKER));
+            let place = first.saturating_add(at.saturating_mul(METRICS_PER_BREAKER));
             let ids = self.ids.borrow();
             // A breaker that was never used has no gauges.
             let gauges = ids.get(place..).unwrap_or_default().iter().take(GAUGES.len()).flatten();
@@ -118,7 +118,7 @@ impl UpstreamMetrics {
     }
 
     fn of_route(&self, index: usize, route: &Route, offset: usize, metric: &str) -> Option<MetricId> {
-        let place = self.first.get(index)?.saturating_add(numbers(route)).saturating_add(offset);
+        let place = self.first.get(index)?.saturating_add(served_by_count(route)).saturating_add(offset);
         self.id(place, MetricKind::Counter, || [metric, ".route=", route.name().as_str()].concat())
     }
 
@@ -130,7 +130,7 @@ impl UpstreamMetrics {
     }
 
     fn of_breaker(&self, at: usize, offset: usize, kind: MetricKind, name: &str, identity: &str) -> Option<MetricId> {
-        let place = self.first.last()?.saturating_add(at.saturating_mul(OF_BREAKER)).saturating_add(offset);
+        let place = self.first.last()?.saturating_add(at.saturating_mul(METRICS_PER_BREAKER)).saturating_add(offset);
         self.id(place, kind, || [name, ".breaker=", identity].concat())
     }
 
@@ -168,7 +168,7 @@ fn read(id: Option<MetricId>) -> u64 {
 }
 
 /// The number of things that a route may be served by.
-fn numbers(route: &Route) -> usize {
+fn served_by_count(route: &Route) -> usize {
     route.upstreams().len().saturating_add(By::OTHERS.len())
 }
 
@@ -186,6 +186,6 @@ const COUNTERS: [&str; Statistics::WORDS.len()] = [
 ];
 
 /// The number of metrics of a breaker.
-const OF_BREAKER: usize = GAUGES.len() + COUNTERS.len();
+const METRICS_PER_BREAKER: usize = GAUGES.len() + COUNTERS.len();
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
