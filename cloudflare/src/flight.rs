@@ -31,7 +31,7 @@ pub struct Flight {
     pub ticket: Option<Ticket>,
     /// When it was forwarded, if its response is to count for the service's health.
     pub began: Option<Timestamp>,
-    /// Whether the last call ended without a response, possibly because of the client.
+    /// Whether a call ended without a response, possibly because of the client.
     pub lost: bool,
     /// The response fields about limits: names and values alternating, one per line.
     pub fields: String,
