@@ -26,7 +26,7 @@ use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
-use tidegate::rls::Heard;
+use tidegate::rls::ServiceOutcome;
 use tidegate::sorted_map::SortedMap;
 use tidegate::stale::{Keyed, Recent};
 use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
@@ -182,7 +182,7 @@ impl Gate {
         }
         // A Worker cannot call gRPC, so limits of a rate-limit service act as if it were down. This comes after all
         // planning, which would reset it.
-        work.plan.hear(Heard::Failure);
+        work.plan.hear(ServiceOutcome::Failed);
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
         if decision.awaits.is_some() {

@@ -19,7 +19,7 @@ use crate::waiting;
 use std::rc::Rc;
 use tidegate::decision::Fields;
 use tidegate::engine::Ticket;
-use tidegate::rls::{Heard, Words};
+use tidegate::rls::{Additions, ServiceOutcome};
 use tidegate::status::Page;
 use tidegate::units::Timestamp;
 
@@ -40,7 +40,7 @@ pub struct Filter {
     awaits_grant: bool,
     /// The rate-limit service's answer, and the headers and texts that came with it; `None` if the service was not
     /// asked.
-    service_answer: Option<Box<(Heard, Words)>>,
+    service_answer: Option<Box<(ServiceOutcome, Additions)>>,
     /// Whether the request waits for that service.
     awaits_service: bool,
     /// Whether the request has no body, or none still to come.

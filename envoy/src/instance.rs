@@ -210,10 +210,10 @@ impl Instance {
     /// Returns leases that were not used for `idle`. Returns whether others are still out.
     pub fn end_leases(&self, idle: Span, now: Timestamp) -> bool {
         let work = &mut *self.work.borrow_mut();
-        if work.leases.are_out() {
+        if work.leases.hold_permits() {
             self.engine.end_leases(&mut work.leases, idle, &mut work.store, &mut work.counters, now);
         }
-        work.leases.are_out()
+        work.leases.hold_permits()
     }
 
     /// The service's health by this policy, if the policy uses it.

@@ -8,7 +8,7 @@ use crate::instance::{Instance, Work};
 use crate::streams::Streams;
 use tidegate::engine::Engine;
 use tidegate::request::RequestFacts;
-use tidegate::rls::{Asked, Heard, Service, Words};
+use tidegate::rls::{Additions, PendingCall, Service, ServiceOutcome};
 use tidegate::store::rls::{self, METHOD, RlsError, SERVICE, UNAVAILABLE};
 use tidegate::units::{Span, Timestamp};
 
@@ -26,7 +26,7 @@ pub struct RateLimits {
 struct Call {
     token: u32,
     stream: u32,
-    asked: Asked,
+    asked: PendingCall,
 }
 
 /// The service that the policy names; `None` if none of its limits uses one. `seed` must be random.
@@ -49,7 +49,7 @@ pub fn ask(engine: &Engine, work: &mut Work, facts: &dyn RequestFacts, stream: u
         Err(_) => {
             // There is no such cluster, or it accepts no calls.
             let error = RlsError::Status(UNAVAILABLE);
-            let _ = limits.service.hear(asked, Err(error), counters, now);
+            let _ = limits.service.complete(asked, Err(error), counters, now);
             limits.log_error(error, now);
             false
         }
@@ -59,7 +59,7 @@ pub fn ask(engine: &Engine, work: &mut Work, facts: &dyn RequestFacts, stream: u
 /// Handles the end of a call: a message of this many bytes, or an error.
 pub fn answered(instance: &Instance, streams: &mut Streams, token: u32, end: Result<usize, RlsError>) {
     let now = Timestamp::from_nanos(host::now_ns());
-    let (stream, heard, words) = {
+    let (stream, outcome, additions) = {
         let Work { rate_limits: Some(limits), counters, .. } = &mut *instance.work.borrow_mut() else { return };
         let Some(at) = limits.calls.iter().position(|call| call.token == token) else { return };
         let Call { stream, asked, .. } = limits.calls.swap_remove(at);
@@ -69,18 +69,18 @@ pub fn answered(instance: &Instance, streams: &mut Streams, token: u32, end: Res
             _ => Err(RlsError::TooLarge),
         });
         let message = message.as_ref().map(Vec::as_slice).map_err(|error| *error);
-        match limits.service.hear(asked, message, counters, now) {
-            Ok((verdict, words)) => (stream, Heard::Answer(verdict), words),
+        match limits.service.complete(asked, message, counters, now) {
+            Ok((verdict, additions)) => (stream, ServiceOutcome::Decided(verdict), additions),
             Err(error) => {
                 limits.log_error(error, now);
-                (stream, Heard::Failure, Words::default())
+                (stream, ServiceOutcome::Failed, Additions::default())
             }
         }
     };
     if let Some(filter) = streams.get_mut(stream)
         && host::set_stream(stream).is_ok()
     {
-        filter.service_answered(heard, words);
+        filter.service_answered(outcome, additions);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{authority, rls, waiting};
 use std::rc::Rc;
 use tidegate::decision::{Decision, Refusal};
 use tidegate::fallback::Step;
-use tidegate::rls::{Heard, Words};
+use tidegate::rls::{Additions, ServiceOutcome};
 use tidegate::shed::Pressure;
 use tidegate::units::{Draw, Timestamp};
 
@@ -27,8 +27,8 @@ impl Filter {
     }
 
     /// Handles the rate-limit service's answer for this request, and acts on it.
-    pub fn service_answered(&mut self, heard: Heard, words: Words) {
-        (self.service_answer, self.awaits_service) = (Some(Box::new((heard, words))), false);
+    pub fn service_answered(&mut self, outcome: ServiceOutcome, additions: Additions) {
+        (self.service_answer, self.awaits_service) = (Some(Box::new((outcome, additions))), false);
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         self.plan_again(&instance, work);
@@ -117,7 +117,7 @@ impl Filter {
                 self.began = None;
                 let mut reply = refusal.reply(&instance.engine, &Facts);
                 if let Some(answer) = &self.service_answer {
-                    answer.1.speak(&refusal, &instance.engine, &mut reply);
+                    answer.1.apply_body(&refusal, &instance.engine, &mut reply);
                 }
                 self.reply(&reply);
                 Next::Pause
@@ -134,7 +134,7 @@ impl Filter {
             return Next::Pause;
         }
         // With an answer set, the next decision does not ask again.
-        self.service_answer = Some(Box::new((Heard::Failure, Words::default())));
+        self.service_answer = Some(Box::new((ServiceOutcome::Failed, Additions::default())));
         self.plan_again(instance, work);
         self.decide(instance, work, now)
     }
