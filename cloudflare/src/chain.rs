@@ -87,7 +87,7 @@ impl Chain {
         let call = Call::new(aimed.as_ref().unwrap_or(request), timeout, serving.cf_options());
         match settled(call.answer.clone()).await {
             Ok(answer) => Ok(answer.unchecked_into()),
-            Err(_) if call.took_too_long() => Err(CallEnd::TimedOut),
+            Err(_) if call.timed_out() => Err(CallEnd::TimedOut),
             Err(_) => Err(CallEnd::Unanswered),
         }
     }

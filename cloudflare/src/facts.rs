@@ -105,7 +105,7 @@ impl ResponseFacts for Status {
 
 /// The request with an empty body removed: workerd gives it a body if its length says 0, and a request with a body is
 /// sent only once.
-pub fn without_nothing(request: &Request) -> Request {
+pub fn without_empty_body(request: &Request) -> Request {
     let is_empty = request.headers().get("content-length").as_deref() == Some("0");
     let bare = is_empty.then(|| {
         let fields = Object::new();

@@ -1,7 +1,7 @@
 //! A policy in force in an isolate, and the way of one request through it.
 
 use crate::chain::Known;
-use crate::facts::{Facts, without_nothing};
+use crate::facts::{Facts, without_empty_body};
 use crate::flight::Flight;
 use crate::host::{self, Request};
 use crate::memory::{Memory, Working};
@@ -239,7 +239,7 @@ impl Gate {
         if ticket.is_none() && route.is_none() && work.health.is_none() {
             return if fields.is_empty() { Verdict::Passes } else { Verdict::PassesWithFields(fields) };
         }
-        let request = without_nothing(request);
+        let request = without_empty_body(request);
         let has_body = !request.body().is_null();
         if let Some(ticket) = &mut ticket
             && has_body

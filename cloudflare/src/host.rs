@@ -244,7 +244,7 @@ impl Call {
     }
 
     /// Whether the call was aborted because the response had not begun in time.
-    pub fn took_too_long(&self) -> bool {
+    pub fn timed_out(&self) -> bool {
         self.timeout.aborted()
     }
 }

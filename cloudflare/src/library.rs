@@ -71,8 +71,8 @@ where
         })
     };
     let (handle, fields) = match resolve(&asked, &bindings, &ctx, handles).await {
-        Ok(Verdict::Responds(answer)) => return Ok(made(answer)),
-        Ok(Verdict::Changes(change)) => return Ok(made(settings::store_change(&change, &bindings).await)),
+        Ok(Verdict::Responds(answer)) => return Ok(converted(answer)),
+        Ok(Verdict::Changes(change)) => return Ok(converted(settings::store_change(&change, &bindings).await)),
         Ok(Verdict::PassesWithFields(fields)) => (handle.take(), fields),
         Ok(_) => (handle.take(), String::new()),
         Err(problem) => {
@@ -84,9 +84,9 @@ where
             (handle, String::new())
         }
     };
-    let Some((handler, env, ctx)) = handle else { return Ok(made(unavailable())) };
+    let Some((handler, env, ctx)) = handle else { return Ok(converted(unavailable())) };
     let answer = serve(handler, raw(&asked), env, ctx).await?;
-    Ok(made(reply::with_fields(answer.unchecked_into(), &[], &fields)))
+    Ok(converted(reply::with_fields(answer.unchecked_into(), &[], &fields)))
 }
 
 /// The verdict on a request, after all waiting.
@@ -156,7 +156,7 @@ fn unavailable() -> Response {
     reply::answer(503, "", lines.into_iter(), &body)
 }
 
-fn made<A: From<web_sys::Response>>(answer: Response) -> A {
+fn converted<A: From<web_sys::Response>>(answer: Response) -> A {
     answer.unchecked_into::<web_sys::Response>().into()
 }
 
