@@ -1,19 +1,19 @@
-//! A request's way: plan, decide, observe. The one place where the order of the stages stands.
+//! The stages of a request: plan, decide, observe. This is the only place that fixes their order.
 //!
 //! ```text
-//! plan      the pages of status, maintenance, the lists deny      needs the request
-//!           and allow, which limits apply, which keys they
-//!           charge, and whether the request is shed
-//! consult   what a rate-limit service says of it                 only where one counts
-//! offer     whether there is room to wait                         needs those who wait; only where requests may
+//! plan      status pages, maintenance, deny and allow lists;      needs the request
+//!           which limits apply, which keys they charge, and
+//!           whether the request is shed
+//! consult   a rate-limit service's verdict on the request         only if one counts limits
+//! offer     whether there is room to wait                         needs the waiting room; only if a limit can delay
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! (send)    the route's upstreams, one after another: fallback    needs breakers, and how the last call ended
-//! enter     the request waits, where decide says so               and then: see [`delaying`]
-//! observe   charge the limits that wait for the answer            needs the answer
-//! release   give back what a request in flight has held           needs its end
+//! enter     a delayed request starts to wait                      its end: see [`delaying`]
+//! observe   charges the limits that depend on the response        needs the response
+//! release   gives back what a request in flight has held          needs the end of its stream
 //! ```
 //!
-//! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
+//! Nothing here blocks, and nothing allocates once a [`Plan`] has served its first requests.
 
 mod agreeing;
 mod charging;
@@ -60,37 +60,38 @@ use crate::store::{MAX_ROUNDS, Store};
 use crate::table::page_of;
 use crate::units::{Permits, Span, Timestamp};
 
-/// A policy made ready to decide.
+/// A policy, prepared for deciding.
 #[derive(Debug)]
 pub struct Engine {
     policy: Policy,
     seed: Seed,
-    /// The seed of keys that all instances know.
+    /// The seed of the keys that all instances share.
     shared_seed: Seed,
     matcher: Matcher,
     routes: Matcher,
     limits: Vec<ReadyLimit>,
-    /// Under maintenance: who is let in.
+    /// Under maintenance: which requests are let in.
     door: Option<Door>,
-    /// A stage before the limits may have something to say.
+    /// A stage before the limits may decide: status pages, maintenance, or the deny and allow lists.
     asks_first: bool,
 }
 
 #[derive(Debug)]
 struct ReadyLimit {
-    /// One for each quota, as many as a tier has at most.
+    /// One for each quota of the tier that has the most.
     identities: Vec<u64>,
-    /// One for each quota, for each tier.
+    /// By tier, then by quota.
     meters: Vec<Vec<Meter>>,
-    /// The same, for clients.
+    /// What clients are told of each quota, in the same order.
     items: Vec<Vec<QuotaItem>>,
     refusals: Refusals,
-    /// For a limit that many instances share.
+    /// For a limit that instances share.
     sharing: Option<Sharing>,
 }
 
 impl Engine {
-    /// Makes a policy ready. `seed` must come from a random source: whoever knows it can choose keys that meet in one page.
+    /// Prepares a policy. `seed` must come from a random source: whoever knows it can choose keys that collide in one
+    /// page.
     #[must_use]
     pub fn new(mut policy: Policy, seed: Seed) -> Self {
         for quota in policy.limits.iter_mut().flat_map(|limit| &mut limit.quotas).flatten() {
@@ -121,7 +122,7 @@ impl Engine {
         self.seed
     }
 
-    /// Whether the request is let in at all; then which limits apply to it, and which keys they charge.
+    /// Finds out whether the request is let in at all; then which limits apply to it, and which keys they charge.
     pub fn plan(&self, facts: &dyn RequestFacts, plan: &mut Plan) {
         let lookup = Lookup::new(facts);
         let client = key::Client::new(&lookup, &self.policy);
@@ -135,7 +136,7 @@ impl Engine {
         if !matches!(plan.entry, Entry::Limited | Entry::Allowed) && !is_watched {
             return;
         }
-        // Also of a client that is denied where the policy only observes: he goes on, and so along his route.
+        // In observe mode, a request that the lists deny goes on, so it needs its route too.
         self.routes.find(&lookup, &mut plan.found);
         plan.route = plan.found.first().map(|route| *route as usize);
         if plan.entry != Entry::Limited {
@@ -158,7 +159,7 @@ impl Engine {
             let cost = cost_of(&limit.cost, &lookup);
             plan.may_wait |= limit.delays.is_some();
             priority = [priority, limit.priority].into_iter().flatten().min();
-            // One quota, nearly always.
+            // Almost always one quota.
             let quotas = limit.quotas(plan.tier).len();
             for (quota, identity) in (0..).zip(&ready.identities).take(quotas) {
                 let sharing = ready.sharing.as_ref();
@@ -168,7 +169,8 @@ impl Engine {
                     limit: index,
                     quota,
                     key: match shared_key {
-                        // Where it lies in the table, strangers cannot know.
+                        // Hashed again with this instance's secret seed, so that outsiders cannot predict the key's
+                        // place in the table.
                         Some(key) => self.seed.rekey(key),
                         None => client.key(self.seed, *identity, &limit.key),
                     },
@@ -198,8 +200,8 @@ impl Engine {
 
     /// Checks every limit of the plan, then charges all of them or none.
     ///
-    /// What `store` cannot give is decided by each limit's `on_store_failure`; `local` is this instance's own memory for
-    /// those that count on. While `leases` have permits for a key, its state is not asked for at all.
+    /// If `store` fails, each limit's `on_store_failure` decides; with `local`, the limit counts in `local`, this
+    /// instance's own memory. While `leases` hold permits for a key, its state is not read.
     pub fn decide<S: Store>(
         &self,
         plan: &mut Plan,
@@ -222,14 +224,14 @@ impl Engine {
         let mut charging = Charging { engine: self, tier, store, local, leases, counters, now, since };
         charging.consult(&mut plan.charges, &plan.heard);
         if charging.recall(&mut plan.charges) {
-            // Apart from all the rest, which would stand between these few steps in the machine's code, too.
+            // The rest is a function of its own, so that its machine code does not lie between these few steps.
             charging.spend(&plan.charges);
             return Decision::admit();
         }
         self.decide_by_state(plan, charging)
     }
 
-    /// Decides where permits drawn in advance do not.
+    /// Decides a request that leases alone do not admit.
     #[inline(never)]
     fn decide_by_state<S: Store>(&self, plan: &mut Plan, mut charging: Charging<'_, S>) -> Decision {
         for charge in &mut plan.charges {
@@ -253,7 +255,7 @@ impl Engine {
         }
         plan.refused = refused;
         if awaits.is_some() {
-            // It is counted when it is decided.
+            // The request is counted once it is decided.
             return Decision { awaits, ..Decision::admit() };
         }
         if consults {
@@ -269,14 +271,14 @@ impl Engine {
         }
         let delay = self.delay(plan);
         if delay.is_none() {
-            // One that waits is counted when it is known what becomes of it.
+            // A delayed request is counted when its wait ends.
             self.count(plan, counters, refused);
         }
         let observed = self.refusal_by(&plan.charges, plan.tier, Charge::exceeds);
         Decision { delay, observed, ..Decision::admit() }
     }
 
-    /// Decides where the stages before the limits have.
+    /// Decides a request that a stage before the limits has settled.
     #[cold]
     #[inline(never)]
     fn decide_unlimited(&self, plan: &Plan, counters: &mut Counters) -> Decision {
@@ -291,8 +293,8 @@ impl Engine {
         }
     }
 
-    /// What the request orders to be changed, for hosts that can: asked before anything is planned, since whoever may order is
-    /// limited by nothing.
+    /// The change that the request orders, for hosts that support it; `None` if it orders none or may not. Ask before
+    /// planning: no limit applies to such a request.
     #[must_use]
     pub fn order(&self, facts: &dyn RequestFacts) -> Option<Result<Order, UnknownMode>> {
         self.policy.status.as_ref()?.order(&Lookup::new(facts))
@@ -308,7 +310,7 @@ impl Engine {
         if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, address)) {
             return Entry::TurnedAway(Cause::Maintenance);
         }
-        // To allow somebody is to free him of limits, and not of a ban: deny comes first.
+        // The deny list comes first: the allow list exempts a client from limits, but not from being denied.
         if self.policy.deny.find(client, true).is_some() {
             return Entry::TurnedAway(Cause::Denied);
         }
@@ -354,7 +356,7 @@ impl ReadyLimit {
     }
 }
 
-/// What the request needs room for.
+/// The permits that the request must find available.
 fn cost_of<'a>(cost: &'a Cost, request: &Lookup<'a>) -> Permits {
     match cost {
         Cost::Request(header) => header.read(request.header(&header.name)),
