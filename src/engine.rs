@@ -38,9 +38,9 @@ pub use sharing::Answer;
 pub(crate) use shedding::priority;
 
 use charging::Charging;
-use delaying::Chance;
-use plan::{Counted, Entry, Stage};
-use refusing::{Refusals, Sentence};
+use delaying::WaitOffer;
+use plan::{Counted, Precheck, Stage};
+use refusing::{BanStatus, Refusals};
 use sharing::Sharing;
 
 use crate::decision::{Cause, Decision, QuotaItem, Refusal};
@@ -50,7 +50,7 @@ use crate::limiter::Meter;
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Total};
-use crate::mode::{Door, Mode, UnknownMode};
+use crate::mode::{MaintenanceExemptions, Mode, UnknownMode};
 use crate::policy::{Cost, Limit, OnExceed, Policy, Quota};
 use crate::request::RequestFacts;
 use crate::rls::Heard;
@@ -71,9 +71,9 @@ pub struct Engine {
     routes: Matcher,
     limits: Vec<ReadyLimit>,
     /// Under maintenance: which requests are let in.
-    door: Option<Door>,
+    exemptions: Option<MaintenanceExemptions>,
     /// A stage before the limits may decide: status pages, maintenance, or the deny and allow lists.
-    asks_first: bool,
+    has_prechecks: bool,
 }
 
 #[derive(Debug)]
@@ -100,14 +100,14 @@ impl Engine {
         for slow_down in policy.limits.iter_mut().filter_map(|limit| limit.delays.as_mut()?.slow_down.as_mut()) {
             slow_down.slow_after = policy.mode.share(slow_down.slow_after);
         }
-        let door = policy.mode.maintenance().map(Door::new);
+        let exemptions = policy.mode.maintenance().map(MaintenanceExemptions::new);
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
         let routes = Matcher::new(policy.routes().iter().map(|route| &route.matches));
         let limits = policy.limits.iter().map(|limit| ReadyLimit::new(limit, &policy.mode)).collect();
         let shared_seed = Seed::shared(policy.stores().secret());
         let lists = !policy.deny.is_empty() || !policy.allow.is_empty();
-        let asks_first = lists || door.is_some() || policy.status.is_some();
-        Self { policy, seed, shared_seed, matcher, routes, limits, door, asks_first }
+        let has_prechecks = lists || exemptions.is_some() || policy.status.is_some();
+        Self { policy, seed, shared_seed, matcher, routes, limits, exemptions, has_prechecks }
     }
 
     /// The policy in force.
@@ -131,15 +131,16 @@ impl Engine {
         plan.may_wait = false;
         plan.since = None;
         plan.heard = Heard::Nothing;
-        plan.entry = if self.asks_first { self.entry(&lookup, &client, &mut plan.found) } else { Entry::Limited };
-        let is_watched = matches!((&plan.entry, &self.policy.mode), (Entry::TurnedAway(_), Mode::Observe));
-        if !matches!(plan.entry, Entry::Limited | Entry::Allowed) && !is_watched {
+        plan.precheck =
+            if self.has_prechecks { self.precheck(&lookup, &client, &mut plan.found) } else { Precheck::Limited };
+        let is_watched = matches!((&plan.precheck, &self.policy.mode), (Precheck::TurnedAway(_), Mode::Observe));
+        if !matches!(plan.precheck, Precheck::Limited | Precheck::Allowed) && !is_watched {
             return;
         }
         // In observe mode, a request that the lists deny goes on, so it needs its route too.
         self.routes.find(&lookup, &mut plan.found);
         plan.route = plan.found.first().map(|route| *route as usize);
-        if plan.entry != Entry::Limited {
+        if plan.precheck != Precheck::Limited {
             return;
         }
         self.matcher.find(&lookup, &mut plan.found);
@@ -178,20 +179,20 @@ impl Engine {
                     cost,
                     awaits_answer: limit.awaits_answer(),
                     holds: limit.holds(),
-                    found: None,
+                    adaptive: None,
                     beyond: false,
-                    held: false,
-                    sentence: Sentence::Free,
+                    sibling_exceeded: false,
+                    ban_status: BanStatus::NotBanned,
                     stage: Stage::Open,
                     outcome: None,
                     charged_at: Timestamp::EPOCH,
                     probe: None,
-                    chance: Chance::at(limit),
+                    wait_offer: WaitOffer::of(limit),
                     before: None,
                     ahead: Permits::ZERO,
-                    counted: if limit.by_service { Counted::Elsewhere } else { Counted::Here },
+                    counted: if limit.by_service { Counted::ByService } else { Counted::Here },
                     shared_key,
-                    told: None,
+                    shared_standing: None,
                 });
             }
         }
@@ -211,7 +212,7 @@ impl Engine {
         counters: &mut Counters,
         now: Timestamp,
     ) -> Decision {
-        if plan.entry != Entry::Limited {
+        if plan.precheck != Precheck::Limited {
             return self.decide_unlimited(plan, counters);
         }
         if leases.shares() {
@@ -223,7 +224,7 @@ impl Engine {
         let (tier, since) = (plan.tier, plan.since);
         let mut charging = Charging { engine: self, tier, store, local, leases, counters, now, since };
         charging.consult(&mut plan.charges, &plan.heard);
-        if charging.recall(&mut plan.charges) {
+        if charging.decide_by_leases(&mut plan.charges) {
             // The rest is a function of its own, so that its machine code does not lie between these few steps.
             charging.spend(&plan.charges);
             return Decision::admit();
@@ -263,7 +264,7 @@ impl Engine {
         }
         let counters = charging.counters;
         if refused {
-            if plan.charges.iter().any(|charge| charge.chance.crowded) {
+            if plan.charges.iter().any(|charge| charge.wait_offer.no_room) {
                 counters.add(Total::RoomFull, 1);
             }
             self.count(plan, counters, refused);
@@ -282,14 +283,14 @@ impl Engine {
     #[cold]
     #[inline(never)]
     fn decide_unlimited(&self, plan: &Plan, counters: &mut Counters) -> Decision {
-        match plan.entry {
-            Entry::Limited | Entry::Answered(_) => Decision::admit(),
-            Entry::Allowed => {
+        match plan.precheck {
+            Precheck::Limited | Precheck::Answered(_) => Decision::admit(),
+            Precheck::Allowed => {
                 counters.add(Total::Allowed, 1);
                 Decision::admit()
             }
-            Entry::TurnedAway(cause) => self.turn_away(cause, counters),
-            Entry::Shed(priority) => self.shed(priority, plan.draw, counters),
+            Precheck::TurnedAway(cause) => self.turn_away(cause, counters),
+            Precheck::Shed(priority) => self.shed(priority, plan.draw, counters),
         }
     }
 
@@ -302,22 +303,22 @@ impl Engine {
 
     /// The stages before the limits.
     #[inline(never)]
-    fn entry<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Entry {
+    fn precheck<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Precheck {
         let address = || client.ip();
         if let Some(page) = self.policy.status.as_ref().and_then(|status| status.page(request, address)) {
-            return Entry::Answered(page);
+            return Precheck::Answered(page);
         }
-        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, address)) {
-            return Entry::TurnedAway(Cause::Maintenance);
+        if self.exemptions.as_ref().is_some_and(|exemptions| !exemptions.exempt(request, found, address)) {
+            return Precheck::TurnedAway(Cause::Maintenance);
         }
         // The deny list comes first: the allow list exempts a client from limits, but not from being denied.
         if self.policy.deny.find(client, true).is_some() {
-            return Entry::TurnedAway(Cause::Denied);
+            return Precheck::TurnedAway(Cause::Denied);
         }
         if self.policy.allow.find(client, false).is_some() {
-            return Entry::Allowed;
+            return Precheck::Allowed;
         }
-        Entry::Limited
+        Precheck::Limited
     }
 
     fn turn_away(&self, cause: Cause, counters: &mut Counters) -> Decision {

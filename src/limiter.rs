@@ -317,9 +317,9 @@ impl Meter {
 
     /// The same counter of requests in flight, with this many permits; any other meter unchanged.
     #[must_use]
-    pub fn within(self, permits: Permits) -> Self {
+    pub fn with_permits(self, permits: Permits) -> Self {
         match self {
-            Self::Concurrency(slots) => Self::Concurrency(slots.within(permits)),
+            Self::Concurrency(slots) => Self::Concurrency(slots.with_permits(permits)),
             meter => meter,
         }
     }

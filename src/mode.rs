@@ -156,19 +156,19 @@ impl core::error::Error for UnknownMode {}
 
 /// The requests that maintenance lets in, prepared for deciding.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct MaintenanceExemptions {
     paths: Matcher,
     addresses: Networks,
 }
 
-impl Door {
+impl MaintenanceExemptions {
     /// The exceptions of this maintenance.
     pub(crate) fn new(maintenance: &Maintenance) -> Self {
         Self { paths: Matcher::new(&maintenance.allow_paths), addresses: maintenance.allow_addresses.clone() }
     }
 
     /// Whether a request is let in. `found` is scratch space; `address` is called only if there are networks.
-    pub(crate) fn lets_in<'a>(
+    pub(crate) fn exempt<'a>(
         &'a self,
         request: &Lookup<'a>,
         found: &mut Vec<u32>,

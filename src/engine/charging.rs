@@ -1,7 +1,7 @@
 //! How one decision charges its quotas: all or none, whatever the store does meanwhile.
 
 use super::plan::Counted;
-use super::refusing::Sentence;
+use super::refusing::BanStatus;
 use super::{Charge, Engine, Stage};
 use crate::key::KeyHash;
 use crate::lease::{Account, Lease, Leases};
@@ -58,7 +58,7 @@ impl<S: Store> Charging<'_, S> {
             banned |= charge.is_banned() && !self.engine.observes(charge);
         }
         one_takes_over(charges);
-        hold(charges);
+        mark_exceeded_siblings(charges);
     }
 
     /// Charges every open quota, page by page, and returns whether none is left open. All charges on a page that
@@ -111,7 +111,7 @@ impl<S: Store> Charging<'_, S> {
                 self.fall_back(charge);
             }
         }
-        hold(charges);
+        mark_exceeded_siblings(charges);
         // A request that waits is charged nothing meanwhile, like a refused one.
         let refused = awaits || self.engine.refuses(charges);
         if refused {
@@ -130,7 +130,7 @@ impl<S: Store> Charging<'_, S> {
             }
         }
         for charge in charges.iter() {
-            if charge.stage == Stage::Charged && (refused || charge.held) {
+            if charge.stage == Stage::Charged && (refused || charge.sibling_exceeded) {
                 let permits = charge.cost.plus(charge.ahead);
                 if let (Some(meter), Some(outcome)) = (self.engine.meter(charge, self.tier), charge.outcome) {
                     let of = (charge.key, permits);
@@ -150,7 +150,7 @@ impl<S: Store> Charging<'_, S> {
     /// Applies the policy's `on_store_failure` to a charge whose store failed.
     pub(super) fn fall_back(&mut self, charge: &mut Charge) {
         self.counters.add(Total::StoreFailures, 1);
-        (charge.outcome, charge.sentence, charge.ahead) = (None, Sentence::Free, Permits::ZERO);
+        (charge.outcome, charge.ban_status, charge.ahead) = (None, BanStatus::NotBanned, Permits::ZERO);
         let limit = self.engine.policy.limits.get(charge.limit());
         if charge.counted == Counted::Held && limit.is_some_and(|it| it.on_store_failure == OnStoreFailure::Local) {
             self.hold_alone(charge);
@@ -227,27 +227,27 @@ impl Engine {
     fn ask(&self, charge: &mut Charge, page: &Page, lease: Option<(Account, Lease)>, tier: TierIndex, now: Timestamp) {
         let probe = page.probe(charge.key, now);
         charge.before = probe.state().map(|state| self.without_lease(state, lease));
-        charge.found = self.found(charge, page, tier, now);
+        charge.adaptive = self.adaptive_limit(charge, page, tier, now);
         charge.outcome = self.meter(charge, tier).map(|meter| {
             let outcome = meter.check(charge.before, charge.cost, now);
             self.with_room(charge, &meter, outcome, now)
         });
         charge.probe = Some(probe);
         let refusals = self.limits.get(charge.limit()).map(|limit| &limit.refusals);
-        charge.sentence = refusals.map_or(Sentence::Free, |refusals| refusals.sentence(charge, page, now));
+        charge.ban_status = refusals.map_or(BanStatus::NotBanned, |refusals| refusals.ban_status(charge, page, now));
     }
 }
 
 /// Marks the charges to skip because another quota of their limit is exceeded. If that refuses the request, nothing is
 /// charged anyway; a limit that only observes counts in the same way.
-fn hold(charges: &mut [Charge]) {
+fn mark_exceeded_siblings(charges: &mut [Charge]) {
     if charges.len() == 1 {
         return;
     }
     for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
         let exceeded = charges.iter().any(Charge::exceeds);
         for charge in charges {
-            charge.held = exceeded && !charge.exceeds();
+            charge.sibling_exceeded = exceeded && !charge.exceeds();
         }
     }
 }
@@ -255,7 +255,7 @@ fn hold(charges: &mut [Charge]) {
 /// A request takes over at most one turn, so that only one other request has to leave. If two quotas have no turn for
 /// it, it is refused.
 fn one_takes_over(charges: &mut [Charge]) {
-    let taking = |charge: &&mut Charge| charge.chance.taken_over;
+    let taking = |charge: &&mut Charge| charge.wait_offer.taken_over;
     for charge in charges.iter_mut().filter(taking).skip(1) {
         charge.decline_turn();
     }

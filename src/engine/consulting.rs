@@ -47,7 +47,7 @@ impl<S: Store> Charging<'_, S> {
     /// Applies the service's answer to the limits that it counts, or marks them to be asked. The service is not asked
     /// about a request that costs nothing.
     pub(super) fn consult(&mut self, charges: &mut [Charge], heard: &Heard) {
-        if charges.iter().any(|charge| charge.counted == Counted::Elsewhere) {
+        if charges.iter().any(|charge| charge.counted == Counted::ByService) {
             self.consult_each(charges, heard);
         }
     }
@@ -57,7 +57,7 @@ impl<S: Store> Charging<'_, S> {
     fn consult_each(&mut self, charges: &mut [Charge], heard: &Heard) {
         let mut descriptor = 0_usize;
         for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
-            if !charges.first().is_some_and(|charge| charge.counted == Counted::Elsewhere) {
+            if !charges.first().is_some_and(|charge| charge.counted == Counted::ByService) {
                 continue;
             }
             if charges.first().is_some_and(|charge| charge.cost == Permits::ZERO) {

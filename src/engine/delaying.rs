@@ -37,19 +37,19 @@ pub struct Held {
 
 /// What the waiting room offers to one charge.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Chance {
+pub(super) struct WaitOffer {
     /// Whether requests can wait at the limit at all. Kept here to avoid a lookup for other limits.
-    waits: bool,
+    can_wait: bool,
     /// There is no room to wait. There may be after this long.
-    full: Option<Span>,
+    room_after: Option<Span>,
     /// The wait for a less important request's turn, if one can be taken over.
-    take_over: Option<Span>,
+    take_over_after: Option<Span>,
     /// That turn was taken over, so nothing has to be charged.
     pub(super) taken_over: bool,
     /// For a request that takes over a turn: the `retry_after` of the refusal that it would have got otherwise.
-    own: Option<Span>,
+    own_retry_after: Option<Span>,
     /// The quota would delay the request, but there is no room to wait.
-    pub(super) crowded: bool,
+    pub(super) no_room: bool,
 }
 
 /// The state that is used when a request begins or ends its wait.
@@ -85,9 +85,9 @@ impl Engine {
         for charge in &mut plan.charges {
             let Some(delays) = self.delays(charge) else { continue };
             let full = !room.has_room(charge.limit, charge.key, plan.priority);
-            charge.chance.full = full.then(|| room.next_leaves(charge.limit, now));
+            charge.wait_offer.room_after = full.then(|| room.next_leaves(charge.limit, now));
             if delays.slow_down.is_none() {
-                charge.chance.take_over = room.to_take_over(charge.limit, &charge.line(), plan.priority, now);
+                charge.wait_offer.take_over_after = room.to_take_over(charge.limit, &charge.line(), plan.priority, now);
             }
         }
     }
@@ -98,7 +98,7 @@ impl Engine {
         let deciding = plan.deciding()?;
         let wait = deciding.wait()?;
         let delays = self.delays(deciding)?;
-        let claim = match (delays.slow_down, deciding.chance.taken_over, deciding.outcome) {
+        let claim = match (delays.slow_down, deciding.wait_offer.taken_over, deciding.outcome) {
             (Some(_), ..) => Claim::Slowed,
             (None, false, Some(outcome)) => Claim::Turn { wait, charged: outcome.state },
             (None, ..) => Claim::TakenOver,
@@ -171,10 +171,10 @@ impl Engine {
         mut outcome: Outcome,
         now: Timestamp,
     ) -> Outcome {
-        if !charge.chance.waits {
+        if !charge.wait_offer.can_wait {
             return outcome;
         }
-        (charge.chance.taken_over, charge.chance.crowded) = (false, false);
+        (charge.wait_offer.taken_over, charge.wait_offer.no_room) = (false, false);
         let Some(delays) = self.delays(charge) else { return outcome };
         if let (Some(slow_down), Verdict::Admit) = (delays.slow_down, outcome.verdict) {
             let wait = slowed(meter, &outcome, slow_down, now).min(delays.max_delay);
@@ -182,13 +182,13 @@ impl Engine {
                 outcome.verdict = Verdict::Delay { wait };
             }
         }
-        match (outcome.verdict, charge.chance.take_over, charge.chance.full) {
+        match (outcome.verdict, charge.wait_offer.take_over_after, charge.wait_offer.room_after) {
             (Verdict::Refuse { retry_after }, Some(wait), _) => {
-                (charge.chance.taken_over, charge.chance.own) = (true, retry_after);
+                (charge.wait_offer.taken_over, charge.wait_offer.own_retry_after) = (true, retry_after);
                 outcome.verdict = Verdict::Delay { wait };
             }
             (Verdict::Delay { wait }, _, Some(full)) => {
-                charge.chance.crowded = true;
+                charge.wait_offer.no_room = true;
                 // The room may be full of other clients' requests, which may wait for longer than this one would.
                 outcome.verdict = Verdict::Refuse { retry_after: Some(wait.max(full)) };
                 outcome.state = meter.refund(outcome.state, charge.cost, now);
@@ -220,7 +220,7 @@ impl Engine {
             };
             let local = charge.stage == Stage::Local;
             let was_charged =
-                local || matches!(charge.stage, Stage::Charged | Stage::Known) || charge.chance.taken_over;
+                local || matches!(charge.stage, Stage::Charged | Stage::Known) || charge.wait_offer.taken_over;
             if let (Some(charged), Some(meter), true) = (charged, self.meter(charge, *tier), was_charged) {
                 let permits = (charge.key, charge.cost);
                 let at = (charge.charged_at, now);
@@ -284,14 +284,14 @@ impl Plan {
     /// The charge that determines the wait: the one that took over a turn, or else the one with the longest wait.
     fn deciding(&self) -> Option<&Charge> {
         let waiting = self.charges.iter().filter(|charge| charge.wait().is_some());
-        waiting.max_by_key(|charge| (charge.chance.taken_over, charge.wait()))
+        waiting.max_by_key(|charge| (charge.wait_offer.taken_over, charge.wait()))
     }
 }
 
-impl Chance {
+impl WaitOffer {
     /// For a charge of this limit, as if there were room.
-    pub(super) fn at(limit: &Limit) -> Self {
-        Self { waits: limit.delays.is_some(), ..Self::default() }
+    pub(super) fn of(limit: &Limit) -> Self {
+        Self { can_wait: limit.delays.is_some(), ..Self::default() }
     }
 }
 
@@ -302,10 +302,10 @@ impl Charge {
 
     /// Refuses the request if it would take over a turn.
     pub(super) fn decline_turn(&mut self) {
-        if let Some(outcome) = self.outcome.as_mut().filter(|_| self.chance.taken_over) {
-            outcome.verdict = Verdict::Refuse { retry_after: self.chance.own };
+        if let Some(outcome) = self.outcome.as_mut().filter(|_| self.wait_offer.taken_over) {
+            outcome.verdict = Verdict::Refuse { retry_after: self.wait_offer.own_retry_after };
         }
-        self.chance.taken_over = false;
+        self.wait_offer.taken_over = false;
     }
 
     /// How long this charge delays the request, if at all.

@@ -23,7 +23,7 @@ use crate::units::{Permits, Timestamp};
 
 /// Permits that a request holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
+pub(super) struct HeldPermits {
     limit: u32,
     quota: u8,
     key: KeyHash,
@@ -33,12 +33,12 @@ pub(super) struct Held {
     /// The limit would have refused the request.
     beyond: bool,
     /// For an adaptive limit, which learns from this request.
-    found: Option<Found>,
+    adaptive: Option<AdaptiveLimit>,
 }
 
 /// An adaptive limit as it was when a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct AdaptiveLimit {
     /// How many permits the limit had.
     pub(super) permits: Permits,
     /// How many permits were in flight, including this request's own and those beyond the limit.
@@ -56,7 +56,7 @@ enum Place {
     Global(KeyHash),
 }
 
-impl Held {
+impl HeldPermits {
     /// What the charge of an admitted request holds; `None` if it was not charged, or holds nothing.
     pub(super) fn by(charge: &Charge) -> Option<Self> {
         let place = match (charge.stage, charge.counted, charge.shared_key) {
@@ -74,12 +74,12 @@ impl Held {
             taken_at: charge.charged_at,
             place: place.unwrap_or(Place::Store),
             beyond: charge.beyond,
-            found: charge.found,
+            adaptive: charge.adaptive,
         })
     }
 
     pub(super) fn learns(&self) -> bool {
-        self.found.is_some()
+        self.adaptive.is_some()
     }
 
     /// Where the permits are counted.
@@ -107,14 +107,14 @@ impl<S: Store> Charging<'_, S> {
     /// Counts a request that goes on although an adaptive limit would have refused it, or whose charges were all taken
     /// back: either way, the upstream works on it.
     pub(super) fn hold_beyond(&mut self, charges: &mut [Charge], refused: bool) {
-        for charge in charges.iter_mut().filter(|charge| charge.found.is_some() && !charge.awaits_answer) {
+        for charge in charges.iter_mut().filter(|charge| charge.adaptive.is_some() && !charge.awaits_answer) {
             let local = match charge.stage {
                 Stage::Charged | Stage::Open | Stage::Settled => false,
                 Stage::Local => true,
                 _ => continue,
             };
             let engine = self.engine;
-            let slots = engine.said_meter(charge.limit, self.tier, charge.quota).and_then(Meter::slots);
+            let slots = engine.policy_meter(charge.limit, self.tier, charge.quota).and_then(Meter::slots);
             let Some(slots) = slots.filter(|_| (refused || !charge.pays()) && charge.cost > Permits::ZERO) else {
                 continue;
             };
@@ -131,11 +131,17 @@ impl<S: Store> Charging<'_, S> {
 
 impl Engine {
     /// How many permits the charge's key has, if the limit is adaptive.
-    pub(super) fn found(&self, charge: &Charge, page: &Page, tier: TierIndex, now: Timestamp) -> Option<Found> {
-        let slots = self.said_meter(charge.limit, tier, charge.quota).filter(|_| charge.holds)?.slots()?;
+    pub(super) fn adaptive_limit(
+        &self,
+        charge: &Charge,
+        page: &Page,
+        tier: TierIndex,
+        now: Timestamp,
+    ) -> Option<AdaptiveLimit> {
+        let slots = self.policy_meter(charge.limit, tier, charge.quota).filter(|_| charge.holds)?.slots()?;
         let adaptive = slots.adaptive()?;
         let permits = adaptive.permits(page.probe(charge.key.companion(Companion::Estimate), now).state());
-        Some(Found { permits, in_flight: in_flight(slots, page, charge.key, now).plus(charge.cost) })
+        Some(AdaptiveLimit { permits, in_flight: in_flight(slots, page, charge.key, now).plus(charge.cost) })
     }
 
     /// Gives back what an ended request has held, and lets adaptive limits learn from the upstream's response. If
@@ -189,7 +195,7 @@ impl Engine {
     pub fn renew_waiting<S: Store>(&self, room: &mut Room, books: &mut Books<'_, S>, now: Timestamp) {
         room.renew(now, &mut |waiting| {
             for charge in &mut waiting.charges {
-                if let Some(mut held) = Held::by(charge) {
+                if let Some(mut held) = HeldPermits::by(charge) {
                     self.renew_held(&mut held, waiting.tier, books, now);
                     charge.charged_at = held.taken_at;
                 }
@@ -197,7 +203,7 @@ impl Engine {
         });
     }
 
-    fn renew_held<S: Store>(&self, held: &mut Held, tier: TierIndex, books: &mut Books<'_, S>, now: Timestamp) {
+    fn renew_held<S: Store>(&self, held: &mut HeldPermits, tier: TierIndex, books: &mut Books<'_, S>, now: Timestamp) {
         let Some(slots) = self.slots(held, tier).filter(|slots| !slots.is_current(held.taken_at, now)) else { return };
         let store: &mut dyn Store = match held.place {
             Place::Store => books.store,
@@ -257,18 +263,19 @@ impl Engine {
         }
     }
 
-    fn slots(&self, held: &Held, tier: TierIndex) -> Option<&Slots> {
-        self.said_meter(held.limit, tier, held.quota)?.slots()
+    fn slots(&self, held: &HeldPermits, tier: TierIndex) -> Option<&Slots> {
+        self.policy_meter(held.limit, tier, held.quota)?.slots()
     }
 }
 
-fn give_back(page: &mut Page, held: &Held, slots: &Slots, ticket: &Ticket, now: Timestamp) {
+fn give_back(page: &mut Page, held: &HeldPermits, slots: &Slots, ticket: &Ticket, now: Timestamp) {
     let probe = page.probe(held.account(), now);
     // Without an entry, the permits are already forgotten.
     if let Some(state) = probe.state() {
         page.write(&probe, held.account(), slots.refund(state, held.permits, held.taken_at));
     }
-    let (Some(adaptive), Some(found), Some(Reply { latency, failed })) = (slots.adaptive(), held.found, ticket.reply)
+    let (Some(adaptive), Some(found), Some(Reply { latency, failed })) =
+        (slots.adaptive(), held.adaptive, ticket.reply)
     else {
         return;
     };

@@ -26,7 +26,7 @@ impl Engine {
         now: Timestamp,
     ) {
         for (account, lease) in leases.take_ended(idle, now) {
-            if let Some(meter) = self.said_meter(account.limit, account.tier, account.quota)
+            if let Some(meter) = self.policy_meter(account.limit, account.tier, account.quota)
                 && lease.left > Permits::ZERO
             {
                 take_back(store, counters, meter, (account.key, lease.left), lease.state, (lease.drawn_at, now));
@@ -39,7 +39,7 @@ impl Engine {
     /// A key's state without what is left of this lease.
     pub(super) fn without_lease(&self, state: State, lease: Option<(Account, Lease)>) -> State {
         let Some((account, lease)) = lease else { return state };
-        let meter = self.said_meter(account.limit, account.tier, account.quota);
+        let meter = self.policy_meter(account.limit, account.tier, account.quota);
         meter.map_or(state, |meter| meter.refund(state, lease.left, lease.drawn_at))
     }
 
@@ -58,7 +58,7 @@ impl Engine {
 impl<S: Store> Charging<'_, S> {
     /// Decides the charges that leases and remembered refusals suffice for. Returns whether leases alone admit the
     /// request.
-    pub(super) fn recall(&mut self, charges: &mut [Charge]) -> bool {
+    pub(super) fn decide_by_leases(&mut self, charges: &mut [Charge]) -> bool {
         let mut admitted = true;
         for charge in charges {
             if self.engine.is_leasable(charge) && self.knows(charge) {
@@ -88,7 +88,7 @@ impl<S: Store> Charging<'_, S> {
             Some(Known::Refused(outcome)) => charge.outcome = Some(outcome),
             Some(Known::Lease(lease)) => {
                 // A charge that may use leases always has the policy's meter.
-                let meter = self.engine.said_meter(charge.limit, self.tier, charge.quota);
+                let meter = self.engine.policy_meter(charge.limit, self.tier, charge.quota);
                 let outcome = meter.map(|meter| meter.check(Some(lease.state), charge.cost, self.now));
                 let admitted = outcome.filter(|outcome| outcome.verdict == Verdict::Admit && !outcome.moved);
                 if admitted.is_none() {

@@ -54,7 +54,7 @@ impl<S: Store> Charging<'_, S> {
             Stage::Known if charge.pays() && !refused => global.hold(&of, charge.cost, self.now),
             _ => {}
         }
-        charge.told = global.standing_in_flight(of.key, self.now);
+        charge.shared_standing = global.standing_in_flight(of.key, self.now);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Charges that depend on the response: limits that count only certain responses, or whose cost the response
 //! determines, are charged when it arrives.
 
-use super::holding::Held;
+use super::holding::HeldPermits;
 use super::{Charge, Engine, Plan};
 use crate::key::KeyHash;
 use crate::limiter::Meter;
@@ -19,7 +19,7 @@ use crate::units::{Permits, Span, Timestamp};
 pub struct Ticket {
     pub(super) tier: TierIndex,
     charges: Vec<Open>,
-    pub(super) held: Vec<Held>,
+    pub(super) held: Vec<HeldPermits>,
     pub(super) admitted_at: Timestamp,
     /// The upstream's response, once it has arrived; `None` if it says nothing about the upstream's capacity.
     pub(super) reply: Option<Reply>,
@@ -89,7 +89,7 @@ impl Plan {
         let ticket = Ticket {
             tier: self.tier,
             charges: admitted().filter(awaits).map(Open::from).collect(),
-            held: admitted().filter_map(Held::by).collect(),
+            held: admitted().filter_map(HeldPermits::by).collect(),
             admitted_at: self.now,
             reply: None,
             timed: true,
@@ -122,7 +122,7 @@ impl Engine {
         }
         for open in ticket.charges.drain(..) {
             let Some(limit) = self.policy.limits.get(open.limit as usize) else { continue };
-            let meter = self.said_meter(open.limit, ticket.tier, open.quota);
+            let meter = self.policy_meter(open.limit, ticket.tier, open.quota);
             let (true, Some(meter)) = (counts(limit, status), meter) else { continue };
             let cost = match &limit.cost {
                 Cost::Response(header) => header.read(answer.header(&header.name).as_deref()),

@@ -1,8 +1,8 @@
 //! The plan of one request: which quotas it charges, and how far each charge has come.
 
-use super::delaying::Chance;
-use super::holding::Found;
-use super::refusing::Sentence;
+use super::delaying::WaitOffer;
+use super::holding::AdaptiveLimit;
+use super::refusing::BanStatus;
 use crate::decision::Cause;
 use crate::key::KeyHash;
 use crate::limiter::{Outcome, Standing, State, Verdict};
@@ -20,7 +20,7 @@ pub struct Plan {
     pub(super) tier: TierIndex,
     pub(super) priority: Priority,
     pub(super) charges: Vec<Charge>,
-    pub(super) entry: Entry,
+    pub(super) precheck: Precheck,
     pub(super) route: Option<usize>,
     pub(super) may_wait: bool,
     pub(super) refused: bool,
@@ -35,7 +35,7 @@ pub struct Plan {
 
 /// What the stages before the limits have decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum Precheck {
     /// The limits decide.
     #[default]
     Limited,
@@ -63,19 +63,19 @@ pub struct Charge {
     /// The request holds its permits until it ends: see [`Ticket`](super::Ticket).
     pub(super) holds: bool,
     /// For an adaptive limit: how many permits it has now.
-    pub(super) found: Option<Found>,
+    pub(super) adaptive: Option<AdaptiveLimit>,
     /// The request goes on although the limit would have refused it, and is counted separately.
     pub(super) beyond: bool,
     /// Another quota of the limit is exceeded, so this one is not charged, even if the limit only observes.
-    pub(super) held: bool,
-    pub(super) sentence: Sentence,
+    pub(super) sibling_exceeded: bool,
+    pub(super) ban_status: BanStatus,
     pub(super) stage: Stage,
     pub(super) outcome: Option<Outcome>,
     /// When the charge was made, or when the permits held were last renewed. For a request that has waited, this is
     /// before the plan's `now`.
     pub(super) charged_at: Timestamp,
     pub(super) probe: Option<Probe>,
-    pub(super) chance: Chance,
+    pub(super) wait_offer: WaitOffer,
     /// The key's state that was checked, without what is left of a lease.
     pub(super) before: Option<State>,
     /// Permits charged for a lease, in addition to the cost.
@@ -85,7 +85,7 @@ pub struct Charge {
     /// For a shared limit: the key that all instances use for the client.
     pub(super) shared_key: Option<KeyHash>,
     /// For a shared limit: the client's standing, including the permits left with the authority.
-    pub(super) told: Option<Standing>,
+    pub(super) shared_standing: Option<Standing>,
 }
 
 /// What counts a charge.
@@ -100,7 +100,7 @@ pub(super) enum Counted {
     /// This instance counts its own share of the quota, because the authority cannot be asked.
     Share(BasisPoints),
     /// A rate-limit service.
-    Elsewhere,
+    ByService,
 }
 
 /// How far a charge has come.
@@ -165,17 +165,21 @@ impl Charge {
     /// How much of the limit's ban on the client is left; `None` if the client is not banned.
     #[must_use]
     pub fn ban(&self) -> Option<Span> {
-        self.sentence.rest()
+        self.ban_status.rest()
     }
 
     pub(super) fn admits(&self) -> bool {
         let refuses = |outcome: Outcome| matches!(outcome.verdict, Verdict::Refuse { .. });
-        self.sentence == Sentence::Free && self.outcome.is_some_and(|outcome| !refuses(outcome))
+        self.ban_status == BanStatus::NotBanned && self.outcome.is_some_and(|outcome| !refuses(outcome))
     }
 
     /// Whether the limit admits the request and charges it now. A request that costs nothing changes no state.
     pub(super) fn pays(&self) -> bool {
-        self.admits() && !self.awaits_answer && !self.held && !self.chance.taken_over && self.cost > Permits::ZERO
+        self.admits()
+            && !self.awaits_answer
+            && !self.sibling_exceeded
+            && !self.wait_offer.taken_over
+            && self.cost > Permits::ZERO
     }
 
     pub(super) fn exceeds(&self) -> bool {
@@ -184,7 +188,7 @@ impl Charge {
 
     /// Whether the client was banned before this request.
     pub(super) fn is_banned(&self) -> bool {
-        matches!(self.sentence, Sentence::Serving(_))
+        matches!(self.ban_status, BanStatus::Banned(_))
     }
 }
 
@@ -227,8 +231,8 @@ impl Plan {
     /// The status page that answers the request; there is then nothing to decide.
     #[must_use]
     pub fn page(&self) -> Option<Page> {
-        match self.entry {
-            Entry::Answered(page) => Some(page),
+        match self.precheck {
+            Precheck::Answered(page) => Some(page),
             _ => None,
         }
     }
@@ -236,7 +240,7 @@ impl Plan {
     /// Whether the request goes on without a decision.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        self.charges.is_empty() && self.entry == Entry::Limited && self.route.is_none()
+        self.charges.is_empty() && self.precheck == Precheck::Limited && self.route.is_none()
     }
 
     /// The route that the request takes if it is admitted, as an index into the policy's; `None` where the host chooses.

@@ -32,21 +32,21 @@ pub(super) struct Refusals {
 
 /// Whether a limit has banned a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sentence {
+pub(super) enum BanStatus {
     /// It is not banned.
-    Free,
+    NotBanned,
     /// It was banned before this request.
-    Serving(Rest),
+    Banned(Rest),
     /// The refusal of this request has banned it, for this long.
     Begun(Span),
 }
 
-impl Sentence {
+impl BanStatus {
     /// What is left of the ban.
     pub(super) fn rest(self) -> Option<Span> {
         match self {
-            Self::Free => None,
-            Self::Serving(rest) => Some(rest.span),
+            Self::NotBanned => None,
+            Self::Banned(rest) => Some(rest.span),
             Self::Begun(rest) => Some(rest),
         }
     }
@@ -71,10 +71,10 @@ impl Refusals {
     }
 
     /// Whether the client is banned. The ban is kept beside the account of the limit's first quota.
-    pub(super) fn sentence(&self, charge: &Charge, page: &Page, now: Timestamp) -> Sentence {
-        let Some(ban) = self.ban.filter(|_| charge.quota == 0) else { return Sentence::Free };
+    pub(super) fn ban_status(&self, charge: &Charge, page: &Page, now: Timestamp) -> BanStatus {
+        let Some(ban) = self.ban.filter(|_| charge.quota == 0) else { return BanStatus::NotBanned };
         let state = page.probe(charge.key.companion(Companion::Ban), now).state();
-        ban.rest(state, now).map_or(Sentence::Free, Sentence::Serving)
+        ban.rest(state, now).map_or(BanStatus::NotBanned, BanStatus::Banned)
     }
 }
 
@@ -89,12 +89,12 @@ impl<S: Store> Charging<'_, S> {
         let mut again = charges.iter().any(published);
         for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
             // A refusal for lack of room to wait is not the client's fault.
-            let over = |charge: &Charge| charge.exceeds() && !charge.chance.crowded;
+            let over = |charge: &Charge| charge.exceeds() && !charge.wait_offer.no_room;
             let exceeded = charges.iter().any(over);
             let served = charges.iter().any(Charge::is_banned);
             for charge in charges.iter_mut().filter(|charge| exceeded && charge.outcome.is_some()) {
-                let note = match charge.sentence {
-                    Sentence::Serving(Rest { moved, .. }) => self.note(charge, moved, false),
+                let note = match charge.ban_status {
+                    BanStatus::Banned(Rest { moved, .. }) => self.note(charge, moved, false),
                     _ => self.note(charge, !served && !banned, !served && !banned && over(charge)),
                 };
                 if let Some(note) = note {
@@ -135,7 +135,7 @@ impl<S: Store> Charging<'_, S> {
                     self.counters.add(Total::Bans, u64::from(noted.began));
                     self.counters.add(Total::PenaltyPermits, u64::from(noted.penalty.get()));
                     charge.outcome = noted.outcome.or(charge.outcome);
-                    charge.sentence = noted.rest.map_or(charge.sentence, Sentence::Begun);
+                    charge.ban_status = noted.rest.map_or(charge.ban_status, BanStatus::Begun);
                     return;
                 }
                 Err(StoreError::Conflict) => self.conflict(),

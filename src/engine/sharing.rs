@@ -138,7 +138,7 @@ impl Engine {
     pub(super) fn shared_meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
         let share = match charge.counted {
             Counted::Share(share) => share,
-            Counted::Elsewhere => return None,
+            Counted::ByService => return None,
             Counted::Drawn | Counted::Held | Counted::Here => return Some(Meter::Drawn(Drawn)),
         };
         let limit = self.policy.limits.get(charge.limit())?;
@@ -213,13 +213,13 @@ impl<S: Store> Charging<'_, S> {
                 continue;
             }
             // As with limits of this instance alone: permits that were not charged are still available.
-            let uncharged = charge.admits() && (refused || charge.held);
+            let uncharged = charge.admits() && (refused || charge.sibling_exceeded);
             let state = if uncharged { charge.before } else { charge.outcome.map(|outcome| outcome.state) };
             let here = Drawn.standing(state, self.now).remaining;
             if charge.stage == Stage::Charged && !refused {
                 global.used(&of, charge.cost, here, self.since.is_some(), self.now);
             }
-            charge.told = global
+            charge.shared_standing = global
                 .standing(of.key, self.now)
                 .map(|(left, reset_after)| Standing { remaining: left.plus(here), reset_after });
         }

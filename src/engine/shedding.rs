@@ -1,6 +1,6 @@
 //! Whether a request is shed, before any limit is asked.
 
-use super::{Engine, Entry, Plan};
+use super::{Engine, Plan, Precheck};
 use crate::decision::{Cause, Decision, Refusal};
 use crate::key;
 use crate::metrics::{Counters, Total};
@@ -18,7 +18,7 @@ impl Engine {
         let priority = priority(&self.policy, limits, || client.tier());
         let sheds = plan.pressure.sheds(priority, plan.draw);
         if sheds {
-            plan.entry = Entry::Shed(priority);
+            plan.precheck = Precheck::Shed(priority);
         }
         sheds
     }

@@ -11,16 +11,18 @@ impl Engine {
     /// How the client of a decided plan stands with one of its quotas; `None` if the state was not available.
     #[must_use]
     pub fn standing(&self, plan: &Plan, charge: &Charge) -> Option<Standing> {
-        if charge.told.is_some() {
-            return charge.told;
+        if charge.shared_standing.is_some() {
+            return charge.shared_standing;
         }
         let outcome = charge.outcome?;
         // A quota with room was not charged if another one refused the request, or if it charges by the response.
-        let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
+        let uncharged = charge.admits() && (plan.refused || charge.sibling_exceeded || charge.awaits_answer);
         let state = if uncharged { charge.before } else { Some(outcome.state) };
-        let standing = match (charge.counted, charge.found) {
+        let standing = match (charge.counted, charge.adaptive) {
             // The usual case, without making a meter for this charge.
-            (Counted::Here, None) => self.said_meter(charge.limit, plan.tier, charge.quota)?.standing(state, plan.now),
+            (Counted::Here, None) => {
+                self.policy_meter(charge.limit, plan.tier, charge.quota)?.standing(state, plan.now)
+            }
             _ => self.meter(charge, plan.tier)?.standing(state, plan.now),
         };
         Some(match charge.ban() {
@@ -39,12 +41,12 @@ impl Engine {
         if charge.counted != Counted::Here {
             return self.shared_meter(charge, tier);
         }
-        let meter = *self.said_meter(charge.limit, tier, charge.quota)?;
-        Some(charge.found.map_or(meter, |found| meter.within(found.permits)))
+        let meter = *self.policy_meter(charge.limit, tier, charge.quota)?;
+        Some(charge.adaptive.map_or(meter, |adaptive| meter.with_permits(adaptive.permits)))
     }
 
     /// The meter of a quota as the policy defines it.
-    pub(super) fn said_meter(&self, limit: u32, tier: TierIndex, quota: u8) -> Option<&Meter> {
+    pub(super) fn policy_meter(&self, limit: u32, tier: TierIndex, quota: u8) -> Option<&Meter> {
         self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
     }
 

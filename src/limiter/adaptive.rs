@@ -96,7 +96,7 @@ impl Adaptive {
     #[must_use]
     pub fn learn(&self, learned: Learned, sample: &Sample, now: Timestamp) -> Learned {
         if self.observes {
-            return self.learn_unheeded(learned, sample, now);
+            return self.learn_observing(learned, sample, now);
         }
         let estimate = self.estimate(learned.estimate);
         let mut window = learned.window.map(Window::of).filter(|window| window.is_usable(now));
@@ -116,7 +116,7 @@ impl Adaptive {
     }
 
     /// The same for a limit that only observes.
-    fn learn_unheeded(&self, learned: Learned, sample: &Sample, now: Timestamp) -> Learned {
+    fn learn_observing(&self, learned: Learned, sample: &Sample, now: Timestamp) -> Learned {
         let mut estimate = self.estimate(learned.estimate);
         let limit = self.permits(learned.estimate);
         let usable = |state: Option<State>| state.map(Window::of).filter(|window| window.is_usable(now));
@@ -187,13 +187,13 @@ impl Adaptive {
             return new;
         }
         // At least a half, so that one bad window does not undo everything.
-        let most = if self.observes { UNHEEDED_MOST } else { 1.2 };
+        let most = if self.observes { MAX_GRADIENT_OBSERVING } else { 1.2 };
         let gradient = (new.base_us / mean_us.max(1.0)).clamp(0.5, most);
         if old.phase == Phase::Starting && !self.observes && gradient > 0.9 && old.limit < f64::from(self.most.get()) {
             new.limit = self.clamped(old.limit * STARTING_FACTOR);
             return new;
         }
-        let unqueued = if self.observes { UNQUEUED_UNHEEDED } else { UNQUEUED };
+        let unqueued = if self.observes { UNQUEUED_OBSERVING } else { UNQUEUED };
         let growth = if gradient > unqueued { old.limit * GROWTH } else { 0.0 };
         let allowance = growth.max(old.limit.sqrt() * ALLOWANCE);
         let target = old.limit * gradient + allowance;
@@ -307,12 +307,12 @@ impl Estimate {
         // Below 2^24, because the limit is at most 10,000. A latency of more than four minutes counts as four minutes.
         let limit = ((self.limit * 256.0) as u64).min((1 << 24) - 1);
         let base_us = (self.base_us as u64).clamp(1, BASE_MASK);
-        kept(now.after(KEPT), (limit << 32) | (base_us << 4) | phase)
+        pinned(now.after(KEPT), (limit << 32) | (base_us << 4) | phase)
     }
 }
 
 /// A state that the table keeps longer than those of clients, because a forgotten limit has to be found again.
-fn kept(fresh_at: Timestamp, payload: u64) -> State {
+fn pinned(fresh_at: Timestamp, payload: u64) -> State {
     State::new(fresh_at, UsedShare::from_byte(u8::MAX), payload)
 }
 
@@ -332,7 +332,7 @@ const ALLOWANCE: f64 = 0.15;
 /// The gradient above which nothing queues, as far as noise allows to see, and the share by which the limit then grows.
 const UNQUEUED: f64 = 0.97;
 /// The same if the latency without a queue cannot be measured on demand, and is less exact.
-const UNQUEUED_UNHEEDED: f64 = 0.92;
+const UNQUEUED_OBSERVING: f64 = 0.92;
 const GROWTH: f64 = 0.05;
 /// How much of the way to a window's target the limit moves.
 const SMOOTHING: f64 = 0.25;
@@ -350,7 +350,7 @@ const UNTRIED: Phase = Phase::Steady(1);
 const TRIED: Phase = Phase::Steady(2);
 /// The bound of the gradient for a limit that only observes. More may be in flight than the limit says, so the gradient
 /// also shows how far the limit is too low.
-const UNHEEDED_MOST: f64 = 4.0;
+const MAX_GRADIENT_OBSERVING: f64 = 4.0;
 /// More than one in this many dropped: the upstream is overloaded, whatever its latency.
 const DROPPED_SHARE: u64 = 10;
 /// The share of the limit that is then left.

@@ -44,7 +44,7 @@ impl Slots {
 
     /// The same slots with this many permits.
     #[must_use]
-    pub fn within(self, permits: Permits) -> Self {
+    pub fn with_permits(self, permits: Permits) -> Self {
         Self { permits, shares: ShareScale::new(u64::from(permits.get())), ..self }
     }
 

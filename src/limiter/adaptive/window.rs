@@ -1,6 +1,6 @@
 //! The samples for the next estimate, as a state of the key table.
 
-use super::{KEPT, Sample, State, kept};
+use super::{KEPT, Sample, State, pinned};
 use crate::units::{Permits, Span, Timestamp};
 
 /// The samples of a window: the sum of their latencies in microseconds (35 bits), how many there are (10), how many of
@@ -35,7 +35,7 @@ impl Window {
             | (self.count.min(COUNT_MASK) << 11)
             | (self.dropped.min(COUNT_MASK) << 1)
             | u64::from(self.reached);
-        kept(self.began.after(KEPT), payload)
+        pinned(self.began.after(KEPT), payload)
     }
 
     /// Whether the window is neither too old nor, because a clock has stepped back, from the future.
