@@ -13,7 +13,8 @@
 //! release   gives back what a request in flight has held          needs the end of its stream
 //! ```
 //!
-//! Nothing here blocks, and nothing allocates once a [`Plan`] has served its first requests.
+//! Nothing here blocks. An ordinary request is planned and decided without allocating, once its [`Plan`] has served a few
+//! requests.
 
 mod agreeing;
 mod charging;

@@ -173,7 +173,7 @@ pub enum Verdict {
     Refuse {
         /// After this time, and not a nanosecond sooner, the same request would pass or get a turn to wait for, if
         /// nothing else were charged meanwhile. `None` if it costs more than the whole quota and never passes. For
-        /// requests in flight, a time to try again: nobody knows when one of them ends.
+        /// requests in flight, a time to try again, because it is unknown when one of them ends.
         retry_after: Option<Span>,
     },
 }

@@ -214,8 +214,8 @@ fn tag(key: KeyHash) -> u32 {
     (key.get() as u32).max(1)
 }
 
-/// Groups of one page: 128 slots, two KiB. At the same fill, larger pages forget less, as `tests/bench/flood.rs` shows;
-/// and Envoy copies two KiB measurably as fast as half a KiB.
+/// Groups of one page: 128 slots, two KiB. At the same fill, larger pages forget less, as `tests/bench/flood.rs` shows.
+/// Envoy copies two KiB as fast as half a KiB, within the accuracy of measurement.
 const GROUPS: usize = 16;
 const MAX_GROUPS: usize = 32;
 const TAG_BITS: u32 = 32;

@@ -103,7 +103,7 @@ impl<S: Store> Charging<'_, S> {
     }
 
     /// Ends the decision: makes the charges that are counted in local memory, or takes back those already made. Returns
-    /// whether the request may not go on now: it is refused, or it waits for an authority or a service.
+    /// whether the limits refuse the request, or whether it has to wait for an authority or a service.
     pub(super) fn settle(&mut self, charges: &mut [Charge]) -> bool {
         let awaits = self.awaits(charges);
         if !awaits && !self.engine.refuses(charges) {

@@ -172,8 +172,8 @@ impl Taken {
     }
 }
 
-/// How long a refused client is asked to wait. Nobody knows when a request in flight will end: this is the least that
-/// `Retry-After` can say.
+/// How long a refused client is asked to wait. It is unknown when a request in flight will end: this is the least that
+/// `Retry-After` can express.
 pub const RETRY_AFTER: Span = Span::from_secs(1);
 
 /// The bits of [`Permits`].
