@@ -50,7 +50,7 @@ impl AccessList {
             return Some(Entry::Address);
         }
         let of_client = || client.api_key().and_then(|key| self.api_keys.tier(key)).is_some();
-        let in_list = || parts && client.api_key_header().is_some_and(|value| self.api_keys.stand_in_list(value));
+        let in_list = || parts && client.api_key_header().is_some_and(|value| self.api_keys.contains_item_of(value));
         if !self.api_keys.is_empty() && (of_client() || in_list()) {
             return Some(Entry::ApiKey);
         }
@@ -109,7 +109,7 @@ mod tests {
         let found = |request: &Recorded, address: &str, parts| {
             let request = request.clone().from(address);
             let (request, rules) = (Lookup::new(&request), rules());
-            list.find(&Client::told_by(&request, &rules, &[]), parts).map(|entry| format!("{entry:?}"))
+            list.find(&Client::with_rules(&request, &rules, &[]), parts).map(|entry| format!("{entry:?}"))
         };
         let plain = Recorded::get("/");
         assert_eq!(found(&plain, "10.1.2.3", false).as_deref(), Some("Address"));
@@ -129,7 +129,7 @@ mod tests {
     fn an_empty_list_asks_for_nothing() {
         let request = Recorded::get("/");
         let (lookup, rules) = (Lookup::new(&request), rules());
-        assert_eq!(AccessList::default().find(&Client::told_by(&lookup, &rules, &[]), true), None);
+        assert_eq!(AccessList::default().find(&Client::with_rules(&lookup, &rules, &[]), true), None);
         assert_eq!(request.asked(), [""; 0]);
     }
 
@@ -143,7 +143,7 @@ mod tests {
         {
             let request = Recorded::get("/").with("x-api-key", value);
             let lookup = Lookup::new(&request);
-            let client = Client::told_by(&lookup, &rules, &[]);
+            let client = Client::with_rules(&lookup, &rules, &[]);
             assert_eq!(list.find(&client, false), Some(Entry::ApiKey).filter(|_| whole), "{value}");
             assert_eq!(list.find(&client, true), Some(Entry::ApiKey).filter(|_| parts), "{value}");
         }

@@ -30,7 +30,7 @@ pub struct WaitingRoom<T> {
     /// The queue that is served first the next time, so that none is always last.
     first: usize,
     /// Requests that others have displaced, until their hosts are told.
-    displaced: Vec<Left<T>>,
+    displaced: Vec<Departed<T>>,
     /// The room's own time, which never goes back, and the host's clock when it was last advanced.
     time: Timestamp,
     seen: Timestamp,
@@ -59,7 +59,7 @@ pub struct Arrival<T> {
     /// Where it waits.
     pub line: Line,
     /// What it waits for.
-    pub claim: Claim,
+    pub waits_for: WaitsFor,
     /// The shortest wait, even if others leave: until the turns that other limits have promised.
     pub at_least: Span,
     /// The longest wait.
@@ -70,7 +70,7 @@ pub struct Arrival<T> {
 
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum WaitsFor {
     /// A turn: the next one of its line after those already promised.
     Turn {
         /// How long until it comes.
@@ -86,7 +86,7 @@ pub enum Claim {
 
 /// A request whose wait has ended.
 #[derive(Debug)]
-pub struct Left<T> {
+pub struct Departed<T> {
     /// The host's number for the request.
     pub id: u32,
     /// The limit at which it waited, as an index into the policy's limits.
@@ -94,16 +94,16 @@ pub struct Left<T> {
     /// Where it waited.
     pub line: Line,
     /// Why its wait ended.
-    pub why: Why,
+    pub reason: DepartureReason,
     /// The state that promised the turn it leaves behind, the last one of its line.
-    pub spare: Option<State>,
+    pub freed_turn: Option<State>,
     /// What was kept for it.
     pub held: T,
 }
 
 /// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum DepartureReason {
     /// Its time has come.
     Released,
     /// It has waited as long as it may, in vain.
@@ -160,7 +160,7 @@ impl<T> WaitingRoom<T> {
     /// If a less important request waits in the line: how long until the last turn of the line. A request that was
     /// promised no turn can take over that one.
     #[must_use]
-    pub fn to_take_over(&self, limit: u32, line: &Line, priority: Priority, now: Timestamp) -> Option<Span> {
+    pub fn turn_to_take_over(&self, limit: u32, line: &Line, priority: Priority, now: Timestamp) -> Option<Span> {
         let queue = self.queue(limit).filter(|_| self.may_displace())?;
         queue.last_of(line).filter(|last| last.priority > priority)?;
         queue.turns.iter().rfind(|turn| turn.line == *line).map(|turn| turn.at.since(self.time_at(now)))
@@ -168,23 +168,23 @@ impl<T> WaitingRoom<T> {
 
     /// Lets a request wait. Returns the request that leaves for it: none if there was room; the new one itself if no
     /// other had to leave. Pass the result to [`tell_later`](Self::tell_later), so that its host learns of it.
-    pub fn enter(&mut self, limit: u32, arrival: Arrival<T>, now: Timestamp) -> Option<Left<T>> {
+    pub fn enter(&mut self, limit: u32, arrival: Arrival<T>, now: Timestamp) -> Option<Departed<T>> {
         self.time = self.time_at(now);
         self.seen = now;
         let time = self.time;
         let Some(queue) = self.queues.iter_mut().find(|queue| queue.limit == limit) else {
             // Requests cannot wait at this limit, so there is no room.
-            let Arrival { id, line, claim, held, .. } = arrival;
-            let spare = if let Claim::Turn { charged, .. } = claim { Some(charged) } else { None };
-            return Some(Left { id, limit, line, why: Why::Displaced, spare, held });
+            let Arrival { id, line, waits_for, held, .. } = arrival;
+            let freed_turn = if let WaitsFor::Turn { charged, .. } = waits_for { Some(charged) } else { None };
+            return Some(Departed { id, limit, line, reason: DepartureReason::Displaced, freed_turn, held });
         };
-        let taken_over = match arrival.claim {
-            Claim::TakenOver => queue.waiters.iter().rposition(|other| other.is_in(&arrival.line)),
+        let taken_over = match arrival.waits_for {
+            WaitsFor::TakenOver => queue.waiters.iter().rposition(|other| other.is_in(&arrival.line)),
             _ => None,
         };
         // The turn stays for the new request.
-        let mut left = taken_over.map(|at| queue.remove(at, Why::Displaced, None));
-        if let Claim::Turn { wait, charged } = arrival.claim {
+        let mut left = taken_over.map(|at| queue.remove(at, DepartureReason::Displaced, None));
+        if let WaitsFor::Turn { wait, charged } = arrival.waits_for {
             let at = time.after(wait);
             let place = queue.turns.partition_point(|turn| turn.at <= at);
             queue.turns.insert(place, Turn { at, line: arrival.line, charged });
@@ -196,35 +196,35 @@ impl<T> WaitingRoom<T> {
                 id: arrival.id,
                 priority: arrival.priority,
                 line: arrival.line,
-                waits_for_turn: arrival.claim != Claim::Slowed,
+                waits_for_turn: arrival.waits_for != WaitsFor::Slowed,
                 not_before: time.after(arrival.at_least),
                 deadline: time.after(arrival.at_most),
                 held: arrival.held,
             },
         );
         if queue.waiters.len() > queue.capacity {
-            left = queue.to_leave().map(|at| queue.leave(at, Why::Displaced));
+            left = queue.to_leave().map(|at| queue.leave(at, DepartureReason::Displaced));
         }
         left
     }
 
     /// Keeps a displaced request until its host asks which requests have left.
-    pub fn tell_later(&mut self, left: Left<T>) {
+    pub fn tell_later(&mut self, left: Departed<T>) {
         self.displaced.push(left);
     }
 
     /// Removes a request whose client is gone.
-    pub fn leave(&mut self, limit: u32, id: u32) -> Option<Left<T>> {
+    pub fn leave(&mut self, limit: u32, id: u32) -> Option<Departed<T>> {
         if let Some(at) = self.displaced.iter().position(|left| left.id == id) {
-            return Some(Left { why: Why::Gone, ..self.displaced.swap_remove(at) });
+            return Some(Departed { reason: DepartureReason::Gone, ..self.displaced.swap_remove(at) });
         }
         let queue = self.queues.iter_mut().find(|queue| queue.limit == limit)?;
         let at = queue.waiters.iter().position(|waiter| waiter.id == id)?;
-        Some(queue.leave(at, Why::Gone))
+        Some(queue.leave(at, DepartureReason::Gone))
     }
 
     /// Adds the requests whose wait has ended at `now` to `left`, until it holds `most`.
-    pub fn due(&mut self, now: Timestamp, most: usize, left: &mut Vec<Left<T>>) {
+    pub fn due(&mut self, now: Timestamp, most: usize, left: &mut Vec<Departed<T>>) {
         self.time = self.time_at(now);
         self.seen = now;
         while left.len() < most

@@ -231,10 +231,10 @@ impl<'r, 'a> Client<'r, 'a> {
     /// The client of `request`, by the rules of `policy`.
     #[must_use]
     pub fn new(request: &'r Lookup<'a>, policy: &'a Policy) -> Self {
-        Self::told_by(request, &policy.client, &policy.tiers)
+        Self::with_rules(request, &policy.client, &policy.tiers)
     }
 
-    pub(crate) fn told_by(request: &'r Lookup<'a>, rules: &'a policy::Client, tiers: &'a [Name]) -> Self {
+    pub(crate) fn with_rules(request: &'r Lookup<'a>, rules: &'a policy::Client, tiers: &'a [Name]) -> Self {
         let (address, tier, claims) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
         Self { request, rules, tiers, address, tier, claims, api_key: OnceCell::new() }
     }

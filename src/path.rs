@@ -104,7 +104,7 @@ fn begins_with_dot_segment(rest: &[u8]) -> bool {
 
 /// Whether `after` begins with the digits of an escape in its normal spelling.
 fn is_normal_escape(after: &[u8]) -> bool {
-    escaped(after).is_some_and(|byte| !is_plain(byte)) && !after.iter().take(2).any(u8::is_ascii_lowercase)
+    escaped_byte(after).is_some_and(|byte| !is_plain(byte)) && !after.iter().take(2).any(u8::is_ascii_lowercase)
 }
 
 fn rewrite(raw: &[u8]) -> Vec<u8> {
@@ -144,7 +144,7 @@ fn close_segment(out: &mut Vec<u8>, segment: usize, end: &[u8]) -> usize {
 
 /// Writes `byte`, or the byte of the escape that it begins, and returns the rest.
 fn push_next<'t>(out: &mut Vec<u8>, byte: u8, after: &'t [u8]) -> &'t [u8] {
-    let (value, after) = match escaped(after).filter(|_| byte == b'%') {
+    let (value, after) = match escaped_byte(after).filter(|_| byte == b'%') {
         Some(value) => (value, after.get(2..).unwrap_or_default()),
         None => (byte, after),
     };
@@ -161,7 +161,7 @@ fn hex_digit(nibble: u8) -> u8 {
 }
 
 /// The byte for the two hexadecimal digits that `after` begins with.
-pub(crate) fn escaped(after: &[u8]) -> Option<u8> {
+pub(crate) fn escaped_byte(after: &[u8]) -> Option<u8> {
     let (&[high, low], _) = after.split_first_chunk()?;
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     Some((digit(high)? << 4) | digit(low)?)

@@ -1,6 +1,6 @@
 //! The requests that wait at one limit: whose turn it is, and which one leaves when there are too many.
 
-use super::{Left, Line, Why};
+use super::{Departed, DepartureReason, Line};
 use crate::key::KeyHash;
 use crate::limiter::State;
 use crate::policy::Priority;
@@ -39,14 +39,14 @@ pub(super) struct Turn {
 
 impl<T> Queue<T> {
     /// Removes the requests whose wait has ended, in their order.
-    pub(super) fn due(&mut self, time: Timestamp, most: usize, left: &mut Vec<Left<T>>) {
+    pub(super) fn due(&mut self, time: Timestamp, most: usize, left: &mut Vec<Departed<T>>) {
         let mut at = 0;
         while let Some(waiter) = self.waiters.get(at).filter(|_| left.len() < most) {
             let turn = if waiter.waits_for_turn { self.turn_of(&waiter.line, time) } else { None };
             if waiter.not_before <= time && (turn.is_some() || !waiter.waits_for_turn) {
-                left.push(self.remove(at, Why::Released, turn));
+                left.push(self.remove(at, DepartureReason::Released, turn));
             } else if waiter.deadline <= time {
-                left.push(self.leave(at, Why::Overdue));
+                left.push(self.leave(at, DepartureReason::Overdue));
             } else {
                 at = at.saturating_add(1);
             }
@@ -74,18 +74,18 @@ impl<T> Queue<T> {
     }
 
     /// Removes a waiter together with the last turn of its line.
-    pub(super) fn leave(&mut self, at: usize, why: Why) -> Left<T> {
+    pub(super) fn leave(&mut self, at: usize, reason: DepartureReason) -> Departed<T> {
         let line = self.waiters.get(at).filter(|waiter| waiter.waits_for_turn).map(|waiter| waiter.line);
         let turn = line.and_then(|line| self.turns.iter().rposition(|turn| turn.line == line));
-        self.remove(at, why, turn)
+        self.remove(at, reason, turn)
     }
 
     /// Removes this waiter, which must exist, and this turn.
-    pub(super) fn remove(&mut self, at: usize, why: Why, turn: Option<usize>) -> Left<T> {
+    pub(super) fn remove(&mut self, at: usize, reason: DepartureReason, turn: Option<usize>) -> Departed<T> {
         let turn = turn.map(|turn| self.turns.remove(turn));
         let Waiter { id, line, held, .. } = self.waiters.remove(at);
-        let spare = turn.filter(|_| why != Why::Released).map(|turn| turn.charged);
-        Left { id, limit: self.limit, line, why, spare, held }
+        let freed_turn = turn.filter(|_| reason != DepartureReason::Released).map(|turn| turn.charged);
+        Departed { id, limit: self.limit, line, reason, freed_turn, held }
     }
 
     /// Whether a request of this client and priority would have to leave a full queue immediately.

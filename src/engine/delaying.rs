@@ -14,7 +14,7 @@ use super::lending::release;
 use super::plan::Counted;
 use super::{Charge, Engine, Plan, Stage};
 use crate::decision::{Cause, Decision, Refusal};
-use crate::delay::{Arrival, Claim, Left, Line, WaitingRoom, Why};
+use crate::delay::{Arrival, Departed, DepartureReason, Line, WaitingRoom, WaitsFor};
 use crate::lease::Leases;
 use crate::limiter::{Meter, Outcome, Verdict};
 use crate::metrics::{Counters, Total};
@@ -26,11 +26,11 @@ use crate::table::page_of;
 use crate::units::{Span, Timestamp};
 
 /// Where the requests of one engine wait.
-pub type Room = WaitingRoom<Held>;
+pub type Room = WaitingRoom<WaitingRequest>;
 
 /// What is kept for a waiting request.
 #[derive(Debug)]
-pub struct Held {
+pub struct WaitingRequest {
     pub(super) tier: TierIndex,
     pub(super) charges: Vec<Charge>,
 }
@@ -87,7 +87,8 @@ impl Engine {
             let full = !room.has_room(charge.limit, charge.key, plan.priority);
             charge.wait_offer.room_after = full.then(|| room.next_leaves(charge.limit, now));
             if delays.slow_down.is_none() {
-                charge.wait_offer.take_over_after = room.to_take_over(charge.limit, &charge.line(), plan.priority, now);
+                charge.wait_offer.take_over_after =
+                    room.turn_to_take_over(charge.limit, &charge.line(), plan.priority, now);
             }
         }
     }
@@ -98,22 +99,22 @@ impl Engine {
         let deciding = plan.deciding()?;
         let wait = deciding.wait()?;
         let delays = self.delays(deciding)?;
-        let claim = match (delays.slow_down, deciding.wait_offer.taken_over, deciding.outcome) {
-            (Some(_), ..) => Claim::Slowed,
-            (None, false, Some(outcome)) => Claim::Turn { wait, charged: outcome.state },
-            (None, ..) => Claim::TakenOver,
+        let waits_for = match (delays.slow_down, deciding.wait_offer.taken_over, deciding.outcome) {
+            (Some(_), ..) => WaitsFor::Slowed,
+            (None, false, Some(outcome)) => WaitsFor::Turn { wait, charged: outcome.state },
+            (None, ..) => WaitsFor::TakenOver,
         };
         let others = plan.charges.iter().filter(|charge| !core::ptr::eq(*charge, deciding));
         let others = others.filter_map(Charge::wait).max().unwrap_or(Span::ZERO);
-        let slowed = claim == Claim::Slowed;
+        let slowed = waits_for == WaitsFor::Slowed;
         let arrival = Arrival {
             id,
             priority: plan.priority,
             line: deciding.line(),
-            claim,
+            waits_for,
             at_least: if slowed { wait } else { others },
             at_most: if slowed { wait } else { delays.max_delay },
-            held: Held { tier: plan.tier, charges: plan.charges.clone() },
+            held: WaitingRequest { tier: plan.tier, charges: plan.charges.clone() },
         };
         if let Some(mut left) = room.enter(deciding.limit, arrival, plan.now) {
             self.take_all_back(&mut left, books, plan.now);
@@ -134,14 +135,16 @@ impl Engine {
     /// present state.
     pub fn finish<S: Store>(
         &self,
-        mut left: Left<Held>,
+        mut left: Departed<WaitingRequest>,
         plan: &mut Plan,
         books: &mut Books<'_, S>,
         now: Timestamp,
     ) -> Decision {
-        let released = left.why == Why::Released;
+        let released = left.reason == DepartureReason::Released;
         if !released {
-            books.counters.add(if left.why == Why::Overdue { Total::Overdue } else { Total::Displaced }, 1);
+            books
+                .counters
+                .add(if left.reason == DepartureReason::Overdue { Total::Overdue } else { Total::Displaced }, 1);
             self.take_all_back(&mut left, books, now);
         }
         plan.charges.clone_from(&left.held.charges);
@@ -204,8 +207,8 @@ impl Engine {
 
     /// Takes back every charge of a request that is not released, including the turn that it leaves behind. Each charge
     /// is taken back once only.
-    fn take_all_back<S: Store>(&self, left: &mut Left<Held>, books: &mut Books<'_, S>, now: Timestamp) {
-        let Held { tier, charges } = &mut left.held;
+    fn take_all_back<S: Store>(&self, left: &mut Departed<WaitingRequest>, books: &mut Books<'_, S>, now: Timestamp) {
+        let WaitingRequest { tier, charges } = &mut left.held;
         for charge in charges {
             if charge.counted == Counted::Held {
                 release(charge, books.leases, now);
@@ -214,7 +217,7 @@ impl Engine {
             let waited_here = charge.limit == left.limit && charge.line() == left.line;
             let turn = waited_here && self.delays(charge).is_some_and(|delays| delays.slow_down.is_none());
             let charged = match (turn, charge.outcome) {
-                (true, _) => left.spare.take(),
+                (true, _) => left.freed_turn.take(),
                 (false, Some(outcome)) if charge.pays() => Some(outcome.state),
                 _ => None,
             };
@@ -267,7 +270,7 @@ impl Engine {
         (charge.before, charge.probe) = (probe.state(), Some(probe));
     }
 
-    fn turned_away(&self, left: &Left<Held>, plan: &Plan) -> Decision {
+    fn turned_away(&self, left: &Departed<WaitingRequest>, plan: &Plan) -> Decision {
         let deciding = plan.charges.iter().find(|charge| charge.limit == left.limit && charge.line() == left.line);
         let retry_after = match deciding.and_then(|charge| charge.outcome).map(|outcome| outcome.verdict) {
             Some(Verdict::Refuse { retry_after }) => retry_after,

@@ -212,7 +212,7 @@ impl Plan {
     }
 
     /// Sets the pressure on the service for the next request to be planned, and that request's draw.
-    pub fn press(&mut self, pressure: Pressure, draw: Draw) {
+    pub fn set_pressure(&mut self, pressure: Pressure, draw: Draw) {
         (self.pressure, self.draw) = (pressure, draw);
     }
 

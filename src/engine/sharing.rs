@@ -71,7 +71,7 @@ impl Engine {
 
     /// Derives the keys that all instances share from this secret, if the policy names one and the host has it
     /// (`token_env`). Call it before the first request.
-    pub fn share_by(&mut self, secret: &[u8]) {
+    pub fn set_shared_secret(&mut self, secret: &[u8]) {
         self.shared_seed = Seed::shared(secret);
     }
 

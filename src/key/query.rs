@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::path::escaped;
+use crate::path::escaped_byte;
 
 /// The decoded value of the parameter `name`; `None` if it is absent, empty or given twice.
 ///
@@ -44,7 +44,7 @@ impl Iterator for Decoded<'_> {
         self.0 = after;
         match byte {
             b'+' => Some(b' '),
-            b'%' => match escaped(after) {
+            b'%' => match escaped_byte(after) {
                 Some(value) => {
                     self.0 = after.get(2..).unwrap_or_default();
                     Some(value)

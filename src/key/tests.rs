@@ -270,7 +270,7 @@ fn key(facts: &Recorded, parts: &[&str]) -> KeyHash {
 }
 
 fn client<'r, 'a>(lookup: &'r Lookup<'a>, rules: &'a (policy::Client, Vec<Name>)) -> Client<'r, 'a> {
-    Client::told_by(lookup, &rules.0, &rules.1)
+    Client::with_rules(lookup, &rules.0, &rules.1)
 }
 
 fn rules() -> (policy::Client, Vec<Name>) {

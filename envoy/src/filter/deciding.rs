@@ -50,7 +50,7 @@ impl Filter {
     /// Plans again for a request that has been heard of since.
     fn plan_again(&mut self, instance: &Instance, work: &mut Work) {
         // It was let in when it came.
-        work.plan.press(Pressure::default(), Draw::default());
+        work.plan.set_pressure(Pressure::default(), Draw::default());
         instance.engine.plan(&Facts, &mut work.plan);
         if let Some(said) = &self.said {
             work.plan.hear(said.0.clone());
