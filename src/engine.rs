@@ -8,13 +8,13 @@
 //! offer     whether there is room to wait                         needs the waiting room; only if a limit can delay
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! (send)    the route's upstreams, one after another: fallback    needs breakers, and how the last call ended
-//! enter     a delayed request starts to wait                      its end: see [`delaying`]
+//! enter     a delayed request starts to wait                      its end: see `delaying`
 //! observe   charges the limits that depend on the response        needs the response
 //! release   gives back what a request in flight has held          needs the end of its stream
 //! ```
 //!
-//! Nothing here blocks. An ordinary request is planned and decided without allocating, once its [`Plan`] has served a few
-//! requests.
+//! Nothing here blocks. An ordinary request is planned and decided without allocating, once its [`Plan`] has served a
+//! few requests.
 
 mod agreeing;
 mod charging;

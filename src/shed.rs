@@ -4,9 +4,9 @@
 //! of `medium` on top of all `low` ones; from two to three, that of `high`. So nothing is shed while something less
 //! important is let through, and `critical` requests never are. While the service is degraded or critical and its
 //! latest readings are still bad, the pressure rises linearly to the policy's bound for that state. Once the latest
-//! readings are good, it falls, slowly at first and then ever faster. Falling in one step would bring back the load
-//! that caused the state, again and again. A slow start finds the load that the service can just bear, without going
-//! far beyond it.
+//! readings are good, it falls, slowly at first and then ever faster. Sudden steps would oscillate: one step removes
+//! the load that caused the state, and the next one brings it back. A slow start finds the load that the service can
+//! just bear, without going far beyond it.
 //!
 //! Which requests of a priority are shed is left to chance, with one draw for each request, so that no client is
 //! singled out.

@@ -193,7 +193,8 @@ impl<S: Store> Charging<'_, S> {
 }
 
 /// Takes back `permits` of a key whose charge led to the state `charged`, and retries when another worker publishes the
-/// page first, up to [`MAX_ROUNDS`] times. The times are when the permits were charged, and now.
+/// page first, up to [`MAX_ROUNDS`] times. A refund that fails is lost, and counted. The times are when the permits
+/// were charged, and now.
 pub(super) fn take_back<S: Store>(
     store: &mut S,
     counters: &mut Counters,

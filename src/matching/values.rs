@@ -97,7 +97,7 @@ impl Table {
         let mask = self.slots.len().checked_sub(1)?;
         let hash = hash(first, second);
         let mut at = hash as usize & mask;
-        // Half of the slots are empty, so the search almost never visits all of them.
+        // At least half of the slots are empty, so the search ends long before it has visited all of them.
         for _ in 0..=mask {
             let slot = self.slots.get(at)?;
             if slot.key == EMPTY {
