@@ -1,4 +1,4 @@
-//! Requests in flight at shared limits: see [`crate::global::flights`].
+//! Requests in flight at shared limits: see `crate::global::flights`.
 //!
 //! Only this worker knows the permits that it holds from the authority, so nothing is published and no conflict is
 //! possible. They are looked up when the limits are checked, and taken once all limits agree.

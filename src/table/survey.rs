@@ -4,7 +4,7 @@ use super::{Page, SLOTS};
 use crate::store::Store;
 use crate::units::Timestamp;
 
-/// Walks over the table, [`STEP`] pages a step, so that counting its live keys costs almost nothing.
+/// Walks over the table, `STEP` pages a step, so that counting its live keys costs almost nothing.
 ///
 /// Each stretch of pages counts as it was when the walk last visited it. During the first walk, unvisited pages are
 /// assumed to be like the visited ones.
