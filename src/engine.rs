@@ -54,7 +54,7 @@ use crate::metrics::{Counters, Total};
 use crate::mode::{MaintenanceExemptions, Mode, UnknownMode};
 use crate::policy::{Cost, Limit, OnExceed, Policy, Quota};
 use crate::request::RequestFacts;
-use crate::rls::Heard;
+use crate::rls::ServiceOutcome;
 use crate::status::Order;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
@@ -131,7 +131,7 @@ impl Engine {
         plan.route = None;
         plan.may_wait = false;
         plan.since = None;
-        plan.heard = Heard::Nothing;
+        plan.heard = ServiceOutcome::NotAsked;
         plan.precheck =
             if self.has_prechecks { self.precheck(&lookup, &client, &mut plan.found) } else { Precheck::Limited };
         let is_watched = matches!((&plan.precheck, &self.policy.mode), (Precheck::TurnedAway(_), Mode::Observe));

@@ -7,7 +7,7 @@ use crate::decision::Cause;
 use crate::key::KeyHash;
 use crate::limiter::{Outcome, Standing, State, Verdict};
 use crate::policy::{Priority, TierIndex};
-use crate::rls::Heard;
+use crate::rls::ServiceOutcome;
 use crate::shed::Pressure;
 use crate::status::Page;
 use crate::table::Probe;
@@ -30,7 +30,7 @@ pub struct Plan {
     /// When the request began to wait for the authority of shared limits, if it has waited.
     pub(super) since: Option<Timestamp>,
     /// What the rate-limit service has answered about the request.
-    pub(super) heard: Heard,
+    pub(super) heard: ServiceOutcome,
 }
 
 /// What the stages before the limits have decided.
@@ -224,7 +224,7 @@ impl Plan {
 
     /// Records the rate-limit service's answer about this plan's request, so that the service is not asked again. Call
     /// it between `plan` and `decide`.
-    pub fn hear(&mut self, heard: Heard) {
+    pub fn hear(&mut self, heard: ServiceOutcome) {
         self.heard = heard;
     }
 
