@@ -131,7 +131,7 @@ impl Engine {
         plan.route = None;
         plan.may_wait = false;
         plan.since = None;
-        plan.heard = ServiceOutcome::NotAsked;
+        plan.service_outcome = ServiceOutcome::NotAsked;
         plan.precheck =
             if self.has_prechecks { self.precheck(&lookup, &client, &mut plan.found) } else { Precheck::Limited };
         let is_watched = matches!((&plan.precheck, &self.policy.mode), (Precheck::TurnedAway(_), Mode::Observe));
@@ -224,7 +224,7 @@ impl Engine {
         (plan.refused, plan.now) = (false, now);
         let (tier, since) = (plan.tier, plan.since);
         let mut charging = Charging { engine: self, tier, store, local, leases, counters, now, since };
-        charging.consult(&mut plan.charges, &plan.heard);
+        charging.consult(&mut plan.charges, &plan.service_outcome);
         if charging.decide_by_leases(&mut plan.charges) {
             // The rest is a function of its own, so that its machine code does not lie between these few steps.
             charging.spend(&plan.charges);

@@ -181,7 +181,7 @@ impl Gate {
             work.plan.resume(since);
         }
         // A Worker cannot call gRPC: such limits are as those of a service that is down. Not before all planning is done, which forgets it.
-        work.plan.hear(ServiceOutcome::Failed);
+        work.plan.set_service_outcome(ServiceOutcome::Failed);
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
         if decision.awaits.is_some() {

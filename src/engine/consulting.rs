@@ -46,15 +46,15 @@ impl Engine {
 impl<S: Store> Charging<'_, S> {
     /// Applies the service's answer to the limits that it counts, or marks them to be asked. The service is not asked
     /// about a request that costs nothing.
-    pub(super) fn consult(&mut self, charges: &mut [Charge], heard: &ServiceOutcome) {
+    pub(super) fn consult(&mut self, charges: &mut [Charge], service_outcome: &ServiceOutcome) {
         if charges.iter().any(|charge| charge.counted == Counted::ByService) {
-            self.consult_each(charges, heard);
+            self.consult_each(charges, service_outcome);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn consult_each(&mut self, charges: &mut [Charge], heard: &ServiceOutcome) {
+    fn consult_each(&mut self, charges: &mut [Charge], service_outcome: &ServiceOutcome) {
         let mut descriptor = 0_usize;
         for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
             if !charges.first().is_some_and(|charge| charge.counted == Counted::ByService) {
@@ -65,7 +65,7 @@ impl<S: Store> Charging<'_, S> {
                 continue;
             }
             for charge in charges {
-                charge.stage = match heard {
+                charge.stage = match service_outcome {
                     ServiceOutcome::NotAsked => Stage::Consulting,
                     ServiceOutcome::Decided(verdict) => match verdict.over(descriptor) {
                         Some(retry_after) => Stage::Over { retry_after },

@@ -30,7 +30,7 @@ pub struct Plan {
     /// When the request began to wait for the authority of shared limits, if it has waited.
     pub(super) since: Option<Timestamp>,
     /// What the rate-limit service has answered about the request.
-    pub(super) heard: ServiceOutcome,
+    pub(super) service_outcome: ServiceOutcome,
 }
 
 /// What the stages before the limits have decided.
@@ -224,8 +224,8 @@ impl Plan {
 
     /// Records the rate-limit service's answer about this plan's request, so that the service is not asked again. Call
     /// it between `plan` and `decide`.
-    pub fn hear(&mut self, heard: ServiceOutcome) {
-        self.heard = heard;
+    pub fn set_service_outcome(&mut self, service_outcome: ServiceOutcome) {
+        self.service_outcome = service_outcome;
     }
 
     /// The status page that answers the request; there is then nothing to decide.

@@ -53,7 +53,7 @@ impl Filter {
         work.plan.set_pressure(Pressure::default(), Draw::default());
         instance.engine.plan(&Facts, &mut work.plan);
         if let Some(said) = &self.said {
-            work.plan.hear(said.0.clone());
+            work.plan.set_service_outcome(said.0.clone());
         }
     }
 
