@@ -17,8 +17,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use tidegate::assets::Assets;
 use tidegate::decision::Fields;
-use tidegate::delay::Left;
-use tidegate::engine::delaying::{Held, Room};
+use tidegate::delay::Departed;
+use tidegate::engine::delaying::{Room, WaitingRequest};
 use tidegate::engine::{Engine, Plan, Ticket};
 use tidegate::fallback::Upstreams;
 use tidegate::health::monitor::Monitor;
@@ -61,7 +61,7 @@ pub struct Work {
     fields: Fields,
     pub room: Room,
     /// Spare memory for the list of requests that leave the room.
-    pub left: Vec<Left<Held>>,
+    pub left: Vec<Departed<WaitingRequest>>,
     /// The requests that have left the room but have not polled since.
     pub ended: SortedMap<u32, Ended>,
     /// The number of the last request that began to wait.
@@ -103,13 +103,13 @@ impl Gate {
         let (redis, secret) = redis::Store::of(&policy, env)?.unzip();
         let mut engine = Engine::new(policy, memory.seed);
         if let Some(secret) = secret.flatten() {
-            engine.share_by(secret.as_bytes());
+            engine.set_shared_secret(secret.as_bytes());
         }
         let has_objects = host::has(env, "TIDEGATE_AUTHORITY");
         let leases = shared_limits::leases(&engine, has_objects || redis.is_some())?;
         let mut upstreams = Upstreams::new(engine.policy());
         if has_objects || redis.is_some() {
-            engine.agree(&mut upstreams, memory.instance);
+            engine.share_breakers(&mut upstreams, memory.instance);
         }
         // Shared breakers agree through their authority, so they are left out of what is published to other locations.
         memory.broadcast.borrow_mut().leave_out(upstreams.agreed().map(str::to_owned));
@@ -163,7 +163,7 @@ impl Gate {
         let work = &mut *self.work();
         if let Some(health) = &mut work.health {
             health.update(now);
-            work.plan.press(health.monitor.pressure(), draw());
+            work.plan.set_pressure(health.monitor.pressure(), draw());
         }
         self.engine.plan(&facts, &mut work.plan);
         if work.plan.is_clear() {
@@ -182,7 +182,7 @@ impl Gate {
         }
         // A Worker cannot call gRPC, so limits of a rate-limit service act as if it were down. This comes after all
         // planning, which would reset it.
-        work.plan.hear(ServiceOutcome::Failed);
+        work.plan.set_service_outcome(ServiceOutcome::Failed);
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
         if decision.awaits.is_some() {

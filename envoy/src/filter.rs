@@ -123,7 +123,7 @@ impl Filter {
     fn apply_pressure(&mut self, work: &mut Work) {
         if let Some(monitor) = &work.monitor {
             self.began = Some(now());
-            work.plan.press(monitor.pressure(), work.random.draw());
+            work.plan.set_pressure(monitor.pressure(), work.random.draw());
         }
     }
 

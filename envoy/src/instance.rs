@@ -17,8 +17,8 @@ use std::rc::Rc;
 use tidegate::assets::Assets;
 use tidegate::authority;
 use tidegate::decision::{Fields, Reply};
-use tidegate::delay::Left;
-use tidegate::engine::delaying::{Held, Room};
+use tidegate::delay::Departed;
+use tidegate::engine::delaying::{Room, WaitingRequest};
 use tidegate::engine::{Engine, Plan};
 use tidegate::fallback::{Around, Pause, TICK, Upstreams};
 use tidegate::health::Health;
@@ -69,7 +69,7 @@ pub struct Work {
     pub plan: Plan,
     pub room: Room,
     /// Spare memory for the list of requests that leave the room.
-    pub left: Vec<Left<Held>>,
+    pub left: Vec<Departed<WaitingRequest>>,
     pub alarm: Alarm,
     pub random: Random,
     /// Present if the policy has shared limits or breakers: their store.
@@ -133,7 +133,7 @@ impl Instance {
         let mut engine = Engine::new(policy, seed);
         let (authority, secret) = authority.unzip();
         if let Some(secret) = secret.flatten() {
-            engine.share_by(secret.as_bytes());
+            engine.set_shared_secret(secret.as_bytes());
         }
         let mut leases = Leases::new();
         let mut random = Random::new();
@@ -144,7 +144,7 @@ impl Instance {
         let room = engine.waiting_room();
         let mut upstreams = Upstreams::new(engine.policy());
         if authority.is_some() {
-            engine.agree(&mut upstreams, breakers::instance_number(random.draw().0));
+            engine.share_breakers(&mut upstreams, breakers::instance_number(random.draw().0));
         }
         let upstream_metrics = UpstreamMetrics::new(engine.policy());
         Self {

@@ -50,10 +50,10 @@ impl Filter {
     /// Plans again for a request that has waited.
     fn plan_again(&mut self, instance: &Instance, work: &mut Work) {
         // Load shedding has already let it pass.
-        work.plan.press(Pressure::default(), Draw::default());
+        work.plan.set_pressure(Pressure::default(), Draw::default());
         instance.engine.plan(&Facts, &mut work.plan);
         if let Some(answer) = &self.service_answer {
-            work.plan.hear(answer.0.clone());
+            work.plan.set_service_outcome(answer.0.clone());
         }
     }
 
