@@ -49,8 +49,8 @@ impl Flight {
     /// Forwards the request and responds to the client.
     pub async fn run(mut self) {
         let end = match self.route {
-            Some(route) => self.along_route(route).await,
-            None => self.to_origin().await,
+            Some(route) => self.follow_route(route).await,
+            None => self.ask_origin().await,
         };
         match end {
             End::Answer(answer, serving) => {
@@ -69,7 +69,7 @@ impl Flight {
     }
 
     /// Forwards the request to the origin.
-    async fn to_origin(&mut self) -> End {
+    async fn ask_origin(&mut self) -> End {
         match self.hold(origin::ask(&self.request)).await {
             Ok(answer) => End::Answer(answer.unchecked_into(), None),
             Err(_) => {
@@ -80,7 +80,7 @@ impl Flight {
     }
 
     /// Forwards the request along its route.
-    async fn along_route(&mut self, route: usize) -> End {
+    async fn follow_route(&mut self, route: usize) -> End {
         let gate = Rc::clone(&self.gate);
         let policy = gate.engine.policy();
         let serving = Serving::new(&gate, &self.request);
