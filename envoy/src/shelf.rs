@@ -1,11 +1,11 @@
-//! Kept answers in Envoy's shared data, which all workers share and which outlives a VM.
+//! Kept responses in Envoy's shared data, which all workers share and which outlives a VM.
 
 use crate::host::{self, HostError};
 use tidegate::stale::Shelf;
 use tidegate::stale::shelf::{Place, Read, VERSION};
 use tidegate::store::StoreError;
 
-/// Shared data as a shelf. Envoy never frees a name, which is why there is a fixed number of places.
+/// Shared data as a shelf. Envoy never frees a key, so the number of places is fixed.
 pub struct SharedShelf;
 
 impl Shelf for SharedShelf {
@@ -25,8 +25,8 @@ impl Shelf for SharedShelf {
     }
 }
 
-/// The name of a place in shared data. As with the pages of the key table, those that another version writes have other names, so
-/// that it begins anew instead of finding nothing but damage.
+/// The key of a place in shared data. As for the pages of the key table, it contains the version of the format: after a
+/// change of the format, keeping begins anew instead of finding only corrupt pages.
 fn key(place: Place) -> [u8; 12] {
     let (kind, page, slot) = match place {
         Place::Page(page) => (b'i', page, 0),
