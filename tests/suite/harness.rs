@@ -1,5 +1,6 @@
 //! What the suite's parts share: a request as plain data, and short ways to an engine.
 
+use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::ops::Range;
 use tidegate::engine::Engine;
@@ -129,6 +130,12 @@ pub fn seeds(count: u64) -> Range<u64> {
     let Ok(text) = std::env::var("TIDEGATE_SIMULATION_SEEDS") else { return 0..count };
     let range = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     range.filter(|range| !range.is_empty()).unwrap_or_else(|| panic!("{text}: write two numbers, as in 40000..50000"))
+}
+
+/// The first digits of the bytes' SHA-256. Bytes that outlive an update of Tidegate are held to it: whoever changes them gives them
+/// another version, by which the other code knows that they are not its own, and then writes the new digits where they are wanted.
+pub fn digits(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A moment of the suite's: so many milliseconds after noon of some day.

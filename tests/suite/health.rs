@@ -1,6 +1,6 @@
 //! Health as workers find it together, what is shed by it, and the pages that tell of it.
 
-use crate::harness::{Answer, Request, engine, ms};
+use crate::harness::{Answer, Request, digits, engine, ms};
 use serde_json::{Value, json};
 use tidegate::decision::{Decision, Reply};
 use tidegate::engine::{Engine, Plan};
@@ -42,6 +42,18 @@ impl Workers {
     fn health(&self) -> Vec<Health> {
         self.monitors.iter().map(|monitor| monitor.standing().health).collect()
     }
+}
+
+#[test]
+fn what_workers_share_are_the_bytes_of_its_version() {
+    let mut workers = Workers::new(1, r#"{ "version": 1, "health": { "min_calls": 10 } }"#);
+    for call in 0..20 {
+        workers.answer(0, &Answer::of(if call < 12 { 503 } else { 200 }), 5 * call, 500);
+    }
+    workers.tick(0, 1_000);
+    workers.tick(0, 3_000);
+    let shared = workers.shared.unwrap();
+    assert_eq!((shared[0], digits(&shared).as_str()), (1, "701feecc58bb"));
 }
 
 #[test]

@@ -37,6 +37,18 @@ fn the_same_ask_again_is_given_the_same_and_charged_nothing_more() {
 }
 
 #[test]
+fn accounts_asks_and_grants_are_the_bytes_of_their_version() {
+    let mut all = Vec::new();
+    for algorithm in ALGORITHMS {
+        let mut account = Account::default();
+        let ask = ask(terms(algorithm, 100, 50), 1, 5, 9);
+        let grant = account.answer(&ask, NOW);
+        all.extend([ask.to_bytes().to_vec(), grant.to_bytes().to_vec(), account.to_bytes()].concat());
+    }
+    assert_eq!((all[0], crate::harness::digits(&all).as_str()), (1, "0b8d52661028"));
+}
+
+#[test]
 fn as_many_are_served_as_are_left_but_none_below_what_the_cheapest_costs() {
     for algorithm in ALGORITHMS {
         let mut account = Account::default();
