@@ -1,4 +1,4 @@
-//! Where a request goes, in words.
+//! Explains in words where a request goes.
 
 use core::fmt::{self, Write as _};
 
@@ -7,7 +7,7 @@ use crate::matching::mismatch;
 use crate::mode::Mode;
 use crate::policy::{Policy, Route};
 
-/// The request's route, the first that matches, and the upstreams along it.
+/// Writes the request's route, which is the first that matches, and its upstreams.
 pub(super) fn write_route<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>) -> fmt::Result {
     let Some(route) = policy.routes().iter().find(|route| mismatch(&route.matches, request).is_none()) else {
         return Ok(());

@@ -1,8 +1,8 @@
-//! What stands for a field of the document that is absent.
+//! The defaults of absent fields.
 
 use super::json::Node;
 
-/// What stands for an absent field. It is data: a function that makes it would be some code for each field of the document.
+/// The default of an absent field. It is data, because a function for each field would make the wasm larger.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Standard {
     /// True or false.
@@ -18,7 +18,7 @@ pub(super) enum Standard {
 }
 
 impl Standard {
-    /// The value, as if the document had it.
+    /// The default as a value of the document.
     pub(super) fn node(self) -> Node {
         match self {
             Self::Bool(value) => value.into(),
@@ -32,13 +32,13 @@ impl Standard {
     }
 }
 
-/// What stands for an absent field, as its declaration writes it.
+/// A default as a declaration writes it.
 pub(super) struct Written<T: 'static>(pub(super) &'static T);
 
 /// An object of numbers, as a declaration writes it.
 pub(super) struct Fields<const N: usize>(pub(super) [(&'static str, u32); N]);
 
-/// An object without fields, whose fields all have what stands for them.
+/// An object without fields: each of its fields has its own default.
 pub(super) const NO_FIELDS: Fields<0> = Fields([]);
 
 impl Written<bool> {

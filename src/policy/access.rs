@@ -1,4 +1,4 @@
-//! Who is let in at all: the mode of a document with what belongs to it, and its lists of clients.
+//! Reads the document's mode with its settings, and its deny and allow lists.
 
 use super::document::{self, Document};
 use super::hint::hint;
@@ -10,8 +10,8 @@ use crate::api_key::ApiKeys;
 use crate::mode::{Maintenance, Mode, ModeWord};
 use crate::network::{Network, Networks, NotANetwork};
 
-/// The mode that the document's word names, or another one in its place. What belongs to the other modes stands ready and has
-/// been checked as well.
+/// The mode that the document names, or `instead` if given. The settings of all modes are checked, whichever is in
+/// force.
 pub(super) fn mode(document: Of<'_, Document>, instead: Option<ModeWord>) -> Option<Mode> {
     let maintenance = document.maintenance().and_then(maintenance);
     let (strict, maintenance) = (strict(document)?, maintenance?);
@@ -24,7 +24,7 @@ pub(super) fn mode(document: Of<'_, Document>, instead: Option<ModeWord>) -> Opt
     })
 }
 
-/// What the mode `strict` leaves of a quota, in percent.
+/// The share of each quota that the mode `strict` leaves, in percent.
 pub(super) fn strict(document: Of<'_, Document>) -> Option<u8> {
     u8::try_from(document.strict()?.factor_percent()?).ok()
 }
@@ -41,13 +41,13 @@ fn maintenance(document: Of<'_, document::Maintenance>) -> Option<Maintenance> {
     })
 }
 
-/// A list of clients. Two spellings of one header's name are two lists, and a client may stand in either.
+/// A list of clients. A header's name in two spellings gives two lists of values, and a client may be on either.
 pub(super) fn list(document: Of<'_, document::AccessList>) -> Option<AccessList> {
     let mut headers = Vec::new();
     for (name, values) in document.headers()?.iter() {
         headers.push(HeaderValues::new(name, values?.known().map(str::to_owned)));
     }
-    // The tier is of no use here.
+    // Lists of clients do not use the tier.
     let api_keys = document.api_keys()?.known().map(|key| (*key, TierIndex::default()));
     Some(AccessList {
         addresses: Networks::new(document.addresses()?.known().copied()),
@@ -56,7 +56,7 @@ pub(super) fn list(document: Of<'_, document::AccessList>) -> Option<AccessList>
     })
 }
 
-/// A header's value, as it stands.
+/// A header's value, compared literally.
 pub(super) enum HeaderValue {}
 
 impl Text for HeaderValue {

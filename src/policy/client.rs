@@ -1,4 +1,4 @@
-//! From the document to how clients are told from each other, and which of that can be believed.
+//! Reads how clients are identified, and checks that no client can forge what the policy relies on.
 
 use super::document::{self, Document};
 use super::error::{Path, Problems};
@@ -9,7 +9,7 @@ use super::value::{Items, Of, Value};
 use super::{AddressSource, Client, Name, TierIndex, TierSource};
 use crate::api_key::{ApiKeys, Digest};
 
-/// How a request's client is told from others.
+/// Reads how the client of a request is identified.
 pub(super) fn client(
     document: Of<'_, document::Client>,
     tiers: Option<&[Name]>,
@@ -40,7 +40,7 @@ pub(super) fn client(
     })
 }
 
-/// Where the client's tier stands.
+/// Where to find the client's tier.
 fn source(
     tier: Of<'_, document::Tier>,
     client: Of<'_, document::Client>,
@@ -91,18 +91,18 @@ fn source(
     })
 }
 
-/// The headers that no client can set.
+/// The headers that no client can set: `trusted_headers`. `None` if the list could not be read.
 pub(super) struct Trusted<'v>(Option<Items<'v, super::text::HeaderName>>);
 
 impl<'v> Trusted<'v> {
-    /// Those that the policy says.
+    /// The headers that the document lists.
     pub(super) fn of(client: Of<'v, document::Client>) -> Self {
         Self(client.trusted_headers())
     }
 
-    /// Reports a header that would be believed though a client can set it.
+    /// Reports a header that must be trusted and is not listed.
     pub(super) fn expect(&self, header: &str, at: &Path<'_>, problems: &mut Problems) {
-        // Of a list that could not be read nothing can be said, nor of one with items that could not.
+        // If the list, or one of its items, could not be read, the header may be in it.
         let Some(trusted) = &self.0 else { return };
         if trusted.iter().any(|name| name.is_none_or(|name| name.eq_ignore_ascii_case(header))) {
             return;
@@ -113,7 +113,7 @@ impl<'v> Trusted<'v> {
         problems.report(at, problem, &[hint, &header, "]}"]);
     }
 
-    /// Reports a cost that a client could choose.
+    /// Reports a cost in a request header that clients can set.
     pub(super) fn expect_cost(&self, limit: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
         if let Some(OneOf::Second(cost)) = limit.cost()
             && let Some(Some(header)) = cost.request_header()
@@ -123,7 +123,7 @@ impl<'v> Trusted<'v> {
     }
 }
 
-/// Reports what needs claims when the policy does not say where they stand.
+/// Reports a use of claims in a policy that does not say where to find them.
 pub(super) fn no_claims(at: &Path<'_>, problems: &mut Problems) {
     problems.report(
         at,
@@ -132,7 +132,7 @@ pub(super) fn no_claims(at: &Path<'_>, problems: &mut Problems) {
     );
 }
 
-/// Reports what needs API keys when the policy does not say where they stand.
+/// Reports a use of API keys in a policy that does not say where to find them.
 fn expect_api_key(client: Of<'_, document::Client>, at: &Path<'_>, problems: &mut Problems) {
     if matches!(client.api_key(), Some(None)) {
         problems.report(
@@ -143,7 +143,7 @@ fn expect_api_key(client: Of<'_, document::Client>, at: &Path<'_>, problems: &mu
     }
 }
 
-/// Reports lists of API keys when the policy does not say where these stand.
+/// Reports API keys on `deny` or `allow` in a policy that does not say where to find them.
 pub(super) fn expect_api_keys_of_lists(document: Of<'_, Document>, problems: &mut Problems) {
     let Some(client) = document.client() else { return };
     for (name, list) in [("deny", document.deny()), ("allow", document.allow())] {
@@ -177,14 +177,14 @@ fn address(document: Of<'_, document::Address>, at: &Path<'_>, problems: &mut Pr
     Some(AddressSource { header, ipv6_prefix: u8::try_from(document.ipv6_prefix()?).ok()? })
 }
 
-/// Reports what refers to tiers when the policy has none.
+/// Reports a use of tiers in a policy that has none.
 pub(super) fn expect_tiers(tiers: Option<&[Name]>, at: &Path<'_>, problems: &mut Problems) {
     if tiers.is_some_and(<[_]>::is_empty) {
         problems.report(at, &["the policy has no tiers"], &["name them in \"tiers\", or remove this"]);
     }
 }
 
-/// The tier of this name; one that does not exist is reported.
+/// The tier with this name. Reports a name that does not exist.
 pub(super) fn tier_index(name: &Name, tiers: &[Name], at: &Path<'_>, problems: &mut Problems) -> Option<TierIndex> {
     let index = tiers.iter().position(|tier| tier == name);
     if index.is_none() {
@@ -208,7 +208,7 @@ impl Text for Digest {
     }
 }
 
-/// The name of a claim, or a path to it of names with dots between them.
+/// The name of a claim, or the path to it: names separated by dots.
 pub(super) enum ClaimName {}
 
 impl Text for ClaimName {

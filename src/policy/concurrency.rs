@@ -1,4 +1,4 @@
-//! What the document says of requests in flight, and what does not go with them.
+//! Reads limits with the algorithm `concurrency`, and reports settings that they cannot have.
 
 use super::document;
 use super::error::{Path, Problems};
@@ -7,7 +7,7 @@ use super::value::Of;
 use super::{Algorithm, KeyPart, Quota};
 use crate::units::{Permits, Span};
 
-/// The quota of a limit on requests in flight. Its window is the lease, which stands at the limit: see [`leased`].
+/// The quota of a concurrency limit. Its window is the lease: the default here, and the limit's own through [`leased`].
 pub(super) fn quota(document: Of<'_, document::Quota>, at: &Path<'_>, problems: &mut Problems) -> Option<Quota> {
     if document.window()?.is_some() {
         let hint = "remove it, or use another algorithm";
@@ -29,7 +29,8 @@ pub(super) fn quota(document: Of<'_, document::Quota>, at: &Path<'_>, problems: 
     Some(Quota { permits, window: DEFAULT_LEASE, burst: permits, least })
 }
 
-/// Reports what does not go with the limit's algorithm, and answers with the lease.
+/// Reports settings that the limit's algorithm cannot have. Returns the lease of a concurrency limit, and `Some(None)`
+/// for other algorithms.
 pub(super) fn check(
     document: Of<'_, document::Limit>,
     algorithm: Option<Algorithm>,
@@ -47,7 +48,7 @@ pub(super) fn check(
     Some(None)
 }
 
-/// These quotas with the lease in the window's place, if there is one.
+/// These quotas with the lease as their window, if there is a lease.
 pub(super) fn leased(mut quotas: Vec<Vec<Quota>>, lease: Option<Span>) -> Vec<Vec<Quota>> {
     if let Some(lease) = lease {
         quotas.iter_mut().flatten().for_each(|quota| quota.window = lease);
@@ -55,7 +56,7 @@ pub(super) fn leased(mut quotas: Vec<Vec<Quota>>, lease: Option<Span>) -> Vec<Ve
     quotas
 }
 
-/// Reports what does not go with counting requests in flight.
+/// Reports settings that a concurrency limit cannot have.
 fn in_flight(document: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
     if document.quotas().flatten().is_some() {
         problems.report(&at.field("quotas"), &[SEVERAL], &["write one \"quota\""]);
@@ -89,7 +90,7 @@ fn in_flight(document: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Pr
     }
 }
 
-/// Reports a key that tells clients apart where their common upstream is what is found out about.
+/// Reports a key that distinguishes clients: an adaptive quota measures the upstream that they have in common.
 fn adaptive_key(key: Vec<&KeyPart>, one_quota: bool, at: &Path<'_>, problems: &mut Problems) {
     match (key.as_slice(), one_quota) {
         ([], true) | ([KeyPart::Tier], _) => {}
@@ -106,5 +107,5 @@ fn adaptive_key(key: Vec<&KeyPart>, one_quota: bool, at: &Path<'_>, problems: &m
 
 const SEVERAL: &str = "requests in flight have one quota, since they have no windows to differ by";
 
-/// Long enough that renewing the permits of long requests costs nothing, and short enough to wait for.
+/// Renewing the permits of long requests this rarely costs nothing, and waiting this long for lost permits is bearable.
 const DEFAULT_LEASE: Span = Span::from_secs(30);

@@ -1,4 +1,4 @@
-//! Reads a value of the document by its declaration, and reports everything that is wrong with it.
+//! Reads a value of the document as declared, and reports everything that is wrong with it.
 
 use super::absent::Standard;
 use super::error::{Path, Problems};
@@ -13,16 +13,17 @@ use crate::units::{SPAN_UNITS, Span};
 pub(super) enum Shape {
     /// True or false.
     Bool,
-    /// A number, both ends in the range. It must be a multiple of `unit` millionths, and is kept as how many.
+    /// A number in a range, both ends included. It must be a multiple of `unit` millionths, and is kept as a count of
+    /// these units.
     Number {
-        /// The least, in units.
+        /// The minimum, in units.
         min: u32,
-        /// The most, in units.
+        /// The maximum, in units.
         max: u32,
         /// The unit, in millionths: [`WHOLE`] or [`HUNDREDTH`].
         unit: u32,
     },
-    /// A span such as `"60s"`, both ends in the range.
+    /// A span such as `"60s"` in a range, both ends included.
     Span {
         /// The shortest, in milliseconds.
         min_ms: u64,
@@ -31,9 +32,9 @@ pub(super) enum Shape {
     },
     /// One of some words.
     Word(&'static [&'static str]),
-    /// A text with a form of its own.
+    /// A text of a certain form.
     Text(&'static Form),
-    /// The same, or `null`.
+    /// A text of a certain form, or `null`.
     TextOrNull(&'static Form),
     /// A list.
     List {
@@ -43,10 +44,10 @@ pub(super) enum Shape {
         min: u32,
         /// The most items.
         max: u32,
-        /// Whether no two may be equal.
+        /// Whether all items must be distinct.
         distinct: bool,
     },
-    /// An object whose fields have names by its author.
+    /// An object whose field names are the author's choice.
     Map {
         /// The form of the names.
         names: &'static Form,
@@ -57,12 +58,12 @@ pub(super) enum Shape {
     },
     /// An object with declared fields.
     Object {
-        /// These.
+        /// The declared fields.
         fields: &'static [Field],
-        /// Of these there must be exactly one; none when any may be absent.
+        /// The fields of which exactly one must be present. Empty if there is no such rule.
         one_of: &'static [&'static str],
     },
-    /// One of two, which are of different kinds.
+    /// A value of one of two shapes, which have different JSON types.
     Either(&'static Shape, &'static Shape),
 }
 
@@ -70,13 +71,13 @@ pub(super) enum Shape {
 pub(super) struct Form {
     /// What it is, with its article: `a name`.
     pub(super) what: &'static str,
-    /// The fewest and the most characters.
+    /// The minimum and maximum number of characters.
     pub(super) chars: (u32, u32),
-    /// What would be right: `write 1 to 64 of a-z, 0-9 and "-"`.
+    /// The hint for a wrong text: `write 1 to 64 of a-z, 0-9 and "-"`.
     pub(super) right: &'static str,
-    /// Whether a wrong text may be a secret, so that errors do not show it.
+    /// Whether a wrong text may be a secret, which errors must not show.
     pub(super) secret: bool,
-    /// Reads a text of an allowed length. The error is a hint when there is a better one than `right`.
+    /// Reads a text of an allowed length. An error may carry a better hint than `right`.
     pub(super) parse: fn(&str) -> Result<Value, Option<String>>,
 }
 
@@ -84,11 +85,11 @@ pub(super) struct Form {
 pub(super) struct Field {
     /// Its name in the document.
     pub(super) name: &'static str,
-    /// What its value must be.
+    /// The shape of its value.
     pub(super) shape: &'static Shape,
-    /// Whether it may be absent without having a default.
+    /// Whether it may be absent although it has no default.
     pub(super) optional: bool,
-    /// What stands for it when it is absent.
+    /// Its value when it is absent.
     pub(super) default: Option<Standard>,
 }
 
@@ -98,7 +99,7 @@ pub(super) const WHOLE: u32 = 1_000_000;
 pub(super) const HUNDREDTH: u32 = 10_000;
 
 impl Shape {
-    /// Reads the value that `node` stands for.
+    /// Reads `node` as a value of this shape, and reports what is wrong with it.
     pub(super) fn read(&self, node: &Node, at: &Path<'_>, problems: &mut Problems) -> Value {
         let problem = match (self, node) {
             (Self::Bool, Node::Bool(value)) => return Value::Bool(*value),
@@ -160,7 +161,7 @@ impl Shape {
         Value::Wrong
     }
 
-    /// Whether the value is of this kind, right or wrong.
+    /// Whether `node` has the JSON type of this shape, even if its value is wrong.
     fn is_kind_of(&self, node: &Node) -> bool {
         matches!(
             (self, node),
@@ -170,7 +171,7 @@ impl Shape {
         )
     }
 
-    /// What would be right in place of this value: what was probably meant, when that can be told.
+    /// The hint for a wrong value: what was probably meant if that can be guessed, otherwise what would be right.
     fn right_for(&self, node: &Node) -> String {
         let meant = match (self, node) {
             (Self::Span { min_ms, max_ms }, Node::Text(text)) => nearest::span(text)
@@ -185,7 +186,7 @@ impl Shape {
         meant.unwrap_or_else(|| self.right())
     }
 
-    /// A hint for a list of this, where one item stands without its list. A secret is not repeated.
+    /// The hint for an item of this shape that is written without its list. It does not repeat a secret.
     fn alone(&self, node: &Node) -> Option<String> {
         let is_secret = matches!(self, Self::Text(form) if form.secret);
         let is_good = || self.read(node, &Path::Root, &mut Problems::default()) != Value::Wrong;
@@ -195,7 +196,7 @@ impl Shape {
         Some(["write it in brackets, as in [", &node.described(), "]"].concat())
     }
 
-    /// What would be right, as a hint: `write a whole number from 1 to 16`.
+    /// The hint at what would be right: `write a whole number from 1 to 16`.
     fn right(&self) -> String {
         if !hint::GIVEN {
             return String::new();
@@ -232,10 +233,11 @@ impl Shape {
 }
 
 impl Field {
-    /// Reads the field from those given, or its default, or what its absence means.
+    /// Reads the field from the `given` fields. An absent field is its default, `Absent` if it is optional, or an
+    /// error.
     fn read(&self, given: &[(String, Node)], at: &Path<'_>, problems: &mut Problems) -> Value {
         let at = at.field(self.name);
-        // The last of duplicates, which are reported, as most readers of JSON take it.
+        // Of duplicates the last, as in most JSON parsers. They are reported elsewhere.
         if let Some((_, node)) = given.iter().rfind(|(name, _)| name == self.name) {
             return self.shape.read(node, &at, problems);
         }
@@ -251,7 +253,7 @@ impl Field {
 }
 
 impl Form {
-    /// Reads any text.
+    /// Reads a text of any length.
     fn read(&self, text: &str, at: &Path<'_>, problems: &mut Problems) -> Value {
         let chars = u32::try_from(text.chars().count()).unwrap_or(u32::MAX);
         let (min, max) = self.chars;
@@ -272,7 +274,7 @@ impl Form {
     }
 }
 
-/// How many units the number is.
+/// The number as a count of units.
 fn in_units(number: Number, min: u32, max: u32, unit: u32) -> Result<u32, &'static str> {
     let micros = |units: u32| u64::from(units).saturating_mul(u64::from(unit));
     match number.in_micros() {
@@ -287,7 +289,8 @@ fn in_units(number: Number, min: u32, max: u32, unit: u32) -> Result<u32, &'stat
     }
 }
 
-/// The span that the text writes. Twelve digits of milliseconds are 31 years, and of days still no overflow.
+/// The span that the text stands for. At most twelve digits: of milliseconds these are 31 years, and of days they
+/// saturate.
 fn span(text: &str) -> Option<Span> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).filter(|_| (1..=12).contains(&digits))?;
@@ -325,7 +328,7 @@ fn entries(
     problems: &mut Problems,
 ) -> Vec<(Value, Value)> {
     let read = |(index, (name, node)): (usize, &(String, Node))| {
-        // Its number stands for a name that must not be shown.
+        // A name that must not be shown is replaced by its index.
         let is_hidden = names.secret && (names.parse)(name).is_err();
         let at = if is_hidden { at.item(index) } else { at.field(name) };
         (names.read(name, &at, problems), of.read(node, &at, problems))
@@ -333,7 +336,7 @@ fn entries(
     fields.iter().enumerate().map(read).collect()
 }
 
-/// Reports the fields that are not among those declared.
+/// Reports fields that are not declared.
 fn unknown_fields(given: &[(String, Node)], fields: &[Field], at: &Path<'_>, problems: &mut Problems) {
     for (name, _) in given {
         if !fields.iter().any(|field| field.name == name) {
@@ -344,7 +347,7 @@ fn unknown_fields(given: &[(String, Node)], fields: &[Field], at: &Path<'_>, pro
     }
 }
 
-/// A hint for a field that is known one level further down, and only there.
+/// The hint for a field that is declared in an object one level below.
 fn inside(name: &str, fields: &[Field]) -> Option<String> {
     if !hint::GIVEN {
         return None;
@@ -354,7 +357,7 @@ fn inside(name: &str, fields: &[Field]) -> Option<String> {
     (!objects.is_empty()).then(|| nearest::hint("", "it belongs in", &objects))
 }
 
-/// Reports when of some fields there is none, or more than one.
+/// Reports if none or more than one of the fields `one_of` is present.
 fn exactly_one(given: &[(String, Node)], one_of: &[&str], fields: &[Field], at: &Path<'_>, problems: &mut Problems) {
     let mut there = one_of.iter().filter(|name| given.iter().any(|(other, _)| other == *name));
     match (there.next(), there.next(), one_of) {
@@ -376,7 +379,7 @@ fn names(fields: &[Field]) -> Vec<&'static str> {
     fields.iter().map(|field| field.name).collect()
 }
 
-/// The hint that lists all words.
+/// The hint that lists all known words.
 fn one_of(words: &[&str]) -> String {
     nearest::hint("", if words.len() == 1 { "write" } else { "write one of" }, words)
 }

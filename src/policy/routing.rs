@@ -1,4 +1,4 @@
-//! Where requests can go: upstreams, the patterns of their breakers, and the routes that lead to them.
+//! Where requests can go: upstreams, the settings of their breakers, and routes.
 
 use super::document::{self, Document};
 use super::error::{Path, Problems};
@@ -10,18 +10,18 @@ use super::value::Of;
 use super::{Breaker, Match, Name, Serving, breaker, serving};
 use crate::units::Span;
 
-/// Where requests can go.
+/// Upstreams, the settings of their breakers, and routes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Routing {
-    /// By name.
+    /// Ordered by name.
     pub(crate) upstreams: Vec<Upstream>,
-    /// By name.
+    /// Ordered by name.
     pub(crate) breakers: Vec<Breaker>,
-    /// In the document's order. The first that matches is taken.
+    /// In the document's order. A request takes the first that matches.
     pub(crate) routes: Vec<Route>,
 }
 
-/// Where requests can go. At least one of the two addresses is there.
+/// A place that requests can go to. It has a cluster, a URL, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub(crate) name: Name,
@@ -29,9 +29,9 @@ pub struct Upstream {
     pub(crate) cluster: Option<String>,
     /// The base URL, for Cloudflare Workers.
     pub(crate) url: Option<String>,
-    /// How long an answer may take.
+    /// How long the upstream may take until its response begins.
     pub(crate) timeout: Option<Span>,
-    /// The pattern of its breaker, as an index into the policy's.
+    /// The settings of its breaker, as an index into the policy's breakers.
     pub(crate) breaker: Option<usize>,
 }
 
@@ -40,17 +40,17 @@ pub struct Upstream {
 pub struct Route {
     pub(crate) name: Name,
     pub(crate) matches: Match,
-    /// In the order of preference, as indexes into the policy's upstreams; at least one, at most 16.
+    /// Indexes into the policy's upstreams, in the order of preference; at least one, at most 16.
     pub(crate) upstreams: Vec<usize>,
     pub(crate) fallback: Option<Fallback>,
-    /// What it says of its answers.
+    /// How the route serves responses.
     pub(crate) serving: Serving,
 }
 
 /// What happens when an upstream fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fallback {
-    /// When that is.
+    /// Which failures lead to the next upstream.
     pub(crate) on: Failures,
     /// How many upstreams are tried at most, `1..=16`.
     pub(crate) attempts: u32,
@@ -84,7 +84,7 @@ impl Route {
         &self.name
     }
 
-    /// Which requests it is for.
+    /// Which requests the route applies to.
     #[must_use]
     pub fn matches(&self) -> &Match {
         &self.matches
@@ -96,23 +96,23 @@ impl Route {
         self.fallback.as_ref()
     }
 
-    /// What the route says of its answers.
+    /// How the route serves responses.
     #[must_use]
     pub fn serving(&self) -> &Serving {
         &self.serving
     }
 
-    /// The upstreams in the order of preference, as indexes into the policy's.
+    /// Indexes into the policy's upstreams, in the order of preference.
     #[must_use]
     pub fn upstreams(&self) -> &[usize] {
         &self.upstreams
     }
 }
 
-/// What the document says of these parts, checked as far as it could be read.
+/// Reads upstreams, breakers and routes, and checks as much of them as could be read.
 pub(super) fn routing(document: Of<'_, Document>, problems: &mut Problems) -> Option<Routing> {
     let root = Path::Root;
-    // Maps are kept in the order of names: the document's means nothing.
+    // The order of a map's fields has no meaning, so they are sorted by name.
     let patterns = document.breakers().map(|map| in_order(map.names()));
     let mut breakers = Gathered::new();
     for (name, it) in document.breakers().iter().flat_map(|map| map.iter()) {
@@ -149,12 +149,12 @@ pub(super) fn routing(document: Of<'_, Document>, problems: &mut Problems) -> Op
 }
 
 impl Routing {
-    /// The pattern of an upstream's breaker.
+    /// The settings of an upstream's breaker.
     pub(crate) fn pattern(&self, upstream: usize) -> Option<&Breaker> {
         self.breakers.get(self.upstreams.get(upstream)?.breaker?)
     }
 
-    /// How many breakers all upstreams and routes have.
+    /// The number of breakers: one for each upstream, or for each route to it with `per_route`.
     fn breakers(&self) -> usize {
         let has = |upstream: usize, per_route| self.pattern(upstream).is_some_and(|it| it.per_route == per_route);
         let shared = (0..self.upstreams.len()).filter(|upstream| has(*upstream, false));
@@ -223,7 +223,7 @@ fn fallback(document: Of<'_, document::Fallback>, at: &Path<'_>, problems: &mut 
     Some(Fallback { on: Failures::of(&document.on()?), attempts, retries: retries? })
 }
 
-/// The place of a name among those known, in order; one that is not there is reported.
+/// The index of a name in the sorted list of known names. Reports a name that is not there.
 fn reference(
     what: &str,
     name: &Name,
@@ -239,15 +239,15 @@ fn reference(
     place
 }
 
-/// The names in order.
+/// The names, sorted.
 fn in_order<'v>(names: impl Iterator<Item = &'v Name>) -> Vec<&'v Name> {
     let mut sorted = Vec::new();
     names.for_each(|name| sorted.insert(sorted.partition_point(|other| *other < name), name));
     sorted
 }
 
-/// A route has no more upstreams than these.
+/// The most upstreams of a route.
 const MAX_ATTEMPTS: u32 = 16;
 
-/// Each takes a KiB or more of every worker's memory.
+/// Each breaker takes a KiB or more of every worker's memory.
 const MAX_BREAKERS: usize = 4_096;

@@ -1,33 +1,33 @@
-//! One declaration for each object of the policy document, from which come its table for the reader, its typed view and
-//! its JSON Schema, so that they cannot drift apart.
+//! The macros that declare the objects of the policy document. One declaration gives an object's table for the reader,
+//! its typed view and its JSON Schema, which therefore cannot disagree.
 
 use super::absent::Standard;
 use super::json::Node;
 use super::read::Shape;
 use super::value::Value;
 
-/// A value of the policy document.
+/// A type that values of the policy document are declared with.
 pub(super) trait Document {
-    /// What the value must be.
+    /// What a value must look like.
     const SHAPE: Shape;
-    /// Whether a field of this type may be absent without having a default.
+    /// Whether a field of this type may be absent although it has no default.
     const OPTIONAL: bool = false;
 
-    /// The value as checks see it.
+    /// The typed view of a value.
     type Seen<'v>;
 
-    /// The value as it was read; `None` when it was wrong.
+    /// The typed view of a value that was read; `None` if it was wrong.
     fn seen(value: &Value) -> Option<Self::Seen<'_>>;
 
-    /// The JSON Schema of the value.
+    /// The JSON Schema of values of this type.
     fn schema() -> Node;
 }
 
-/// Declares an object of the document, `Limit` for example, which is then seen as `Of<Limit>`.
+/// Declares an object of the document, for example `Limit`. Its typed view is `Of<Limit>`.
 ///
-/// Every field is a method that answers `None` for what could not be read and has been reported, so that checks across
-/// fields still see the rest. A field may be absent when it is declared as `Option` or has a default. `one_of` are fields
-/// of which there must be exactly one.
+/// Every field becomes a method of the view. It returns `None` if the value was wrong, which the reader has reported;
+/// checks across fields still see the other fields. A field may be absent if it is an `Option` or has a default. Of the
+/// fields in `one_of`, exactly one must be present. Doc comments become the descriptions of the JSON Schema.
 macro_rules! document {
     (
         $(#[doc = $about:literal])+
@@ -42,7 +42,7 @@ macro_rules! document {
         const _: () = {
             use $crate::policy::schema;
 
-            /// The fields in the order of their declaration, for their places.
+            /// The index of each field in the order of declaration.
             #[allow(non_camel_case_types, reason = "the fields' own names")]
             enum Place {
                 $($field,)+
@@ -92,7 +92,7 @@ macro_rules! document {
     };
 }
 
-/// Declares the words that stand for the values of a type.
+/// Declares the words that a type's values are written as.
 macro_rules! words {
     ($type:ty { $($word:literal => $value:expr),+ $(,)? }) => {
         impl $crate::policy::schema::Document for $type {
@@ -114,7 +114,7 @@ macro_rules! words {
     };
 }
 
-/// The name of a field in the document: that of the declaration's field unless declared otherwise.
+/// The name of a field in the document: the name after `as`, otherwise that of the declared field.
 macro_rules! key {
     ($field:ident) => {
         stringify!($field)
@@ -136,7 +136,7 @@ macro_rules! default {
 
 pub(super) use {default, document, key, words};
 
-/// A field as its object's schema needs it.
+/// A field of an object's schema.
 pub(super) struct FieldSchema {
     /// Its name in the document.
     pub(super) name: &'static str,
@@ -144,13 +144,13 @@ pub(super) struct FieldSchema {
     pub(super) about: &'static str,
     /// The schema of its type.
     pub(super) schema: Node,
-    /// Whether its type has a meaning for absence.
+    /// Whether it may be absent although it has no default.
     pub(super) optional: bool,
     /// Its default.
     pub(super) default: Option<Standard>,
 }
 
-/// The schema of an object with these fields and no others, and with exactly one of those in `one_of`, if any.
+/// The schema of an object with these fields and no others, and with exactly one of the fields in `one_of`, if any.
 pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>, one_of: &[&str]) -> Node {
     let mut required = Vec::new();
     let mut properties = Vec::new();
@@ -158,7 +158,7 @@ pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>, one_of: &[&st
         if !field.optional && field.default.is_none() {
             required.push(Node::from(field.name));
         }
-        // The field's own description says more than that of its type.
+        // The description of the field replaces that of its type, which is more general.
         let mut schema = vec![("description".to_owned(), flowed(field.about))];
         if let Node::Object(of_type) = field.schema {
             schema.extend(of_type.into_iter().filter(|(name, _)| name != "description"));
@@ -180,7 +180,7 @@ pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>, one_of: &[&st
     Node::Object(schema)
 }
 
-/// Documentation as one line.
+/// A doc comment as one line.
 fn flowed(about: &str) -> Node {
     Node::Text(about.split_whitespace().collect::<Vec<_>>().join(" "))
 }
@@ -195,11 +195,11 @@ pub(super) fn json_schema<T: Document>() -> String {
     if let Node::Object(of_type) = T::schema() {
         schema.extend(of_type);
     }
-    // A tree of texts, numbers and lists always has a JSON text.
+    // Serializing a tree of texts, numbers and lists does not fail.
     serde_json::to_string_pretty(&Node::Object(schema)).unwrap_or_default() + "\n"
 }
 
-/// A name for the schema; nothing is fetched from there.
+/// Only a name of the schema: a URN cannot be fetched.
 const SCHEMA_ID: &str = "urn:tidegate:policy:1";
 
 #[cfg(test)]

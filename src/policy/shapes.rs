@@ -1,4 +1,4 @@
-//! The shapes that values of the document have: numbers and spans in a range, texts, lists, maps.
+//! The types that fields of the document are declared with: numbers and spans in a range, texts, lists, maps.
 
 use core::marker::PhantomData;
 
@@ -10,7 +10,7 @@ use super::value::{Entries, Items, Kept, Value};
 use crate::number::Number;
 use crate::units::Span;
 
-/// A whole number, `MIN..=MAX`. `10.0` is one, since Envoy makes every number of its configuration a double.
+/// A whole number, `MIN..=MAX`. `10.0` is one too, because Envoy turns every number of its configuration into a double.
 pub(super) enum Int<const MIN: u32, const MAX: u32> {}
 
 impl<const MIN: u32, const MAX: u32> Document for Int<MIN, MAX> {
@@ -89,20 +89,19 @@ impl<const MIN_MS: u64, const MAX_MS: u64> Document for SpanIn<MIN_MS, MAX_MS> {
     }
 }
 
-/// A text with a form of its own.
+/// A text of a certain form.
 pub(super) trait Text {
     /// What it is, with its article: `a name`.
     const WHAT: &str;
-    /// The form as a regular expression that JSON Schema knows (ECMA-262), when it can say more than the length.
+    /// The form as a regular expression of JSON Schema (ECMA-262); `None` if only the length is restricted.
     const PATTERN: Option<&str>;
-    /// The fewest and the most characters.
+    /// The minimum and maximum number of characters.
     const CHARS: (u32, u32);
-    /// What would be right: `write 1 to 64 of a-z, 0-9 and "-"`.
+    /// The hint for a wrong text: `write 1 to 64 of a-z, 0-9 and "-"`.
     const RIGHT: &str;
-    /// Whether a wrong text may be a secret that somebody took for what belongs here: errors then do not quote it, since
-    /// they end in logs.
+    /// Whether a wrong text may be a secret in the wrong place. Errors then do not quote it, because they go to logs.
     const SECRET: bool = false;
-    /// The form in a table.
+    /// The form as the reader's table has it.
     const FORM: Form = Form {
         what: Self::WHAT,
         chars: Self::CHARS,
@@ -111,10 +110,10 @@ pub(super) trait Text {
         parse: Self::parse,
     };
 
-    /// As what the text is kept.
+    /// The type that the text is parsed into.
     type Kept: Kept + ?Sized + 'static;
 
-    /// Reads a text of an allowed length. The error is a hint when there is a better one than [`Text::RIGHT`].
+    /// Reads a text of an allowed length. An error may carry a better hint than [`Text::RIGHT`].
     fn parse(text: &str) -> Result<Value, Option<String>>;
 }
 
@@ -156,7 +155,7 @@ impl<T: Document> Document for Option<T> {
     }
 }
 
-/// A list of `MIN..=MAX` objects.
+/// A list of `MIN..=MAX` values. Equal ones are allowed.
 pub(super) struct List<T, const MIN: u32, const MAX: u32>(PhantomData<T>);
 
 impl<T: Document + 'static, const MIN: u32, const MAX: u32> Document for List<T, MIN, MAX> {
@@ -178,7 +177,7 @@ impl<T: Document + 'static, const MIN: u32, const MAX: u32> Document for List<T,
     }
 }
 
-/// A list of `MIN..=MAX` plain values, no two of them equal.
+/// A list of `MIN..=MAX` distinct values.
 pub(super) struct Set<T, const MIN: u32, const MAX: u32>(PhantomData<T>);
 
 impl<T: Document + 'static, const MIN: u32, const MAX: u32> Document for Set<T, MIN, MAX> {
@@ -201,7 +200,7 @@ impl<T: Document + 'static, const MIN: u32, const MAX: u32> Document for Set<T, 
     }
 }
 
-/// An object with at most `MAX` fields, named by its author.
+/// An object with at most `MAX` fields, whose names are the author's choice.
 pub(super) struct Map<K, V, const MAX: u32>(PhantomData<(K, V)>);
 
 impl<K: Text + 'static, V: Document + 'static, const MAX: u32> Document for Map<K, V, MAX> {
@@ -223,10 +222,10 @@ impl<K: Text + 'static, V: Document + 'static, const MAX: u32> Document for Map<
     }
 }
 
-/// A value of one of two kinds: a number or an object, say.
+/// A value of one of two JSON types, for example a number or an object.
 pub(super) struct Either<A, B>(PhantomData<(A, B)>);
 
-/// Which of the two kinds a value is.
+/// The typed view of an [`Either`].
 pub(super) enum OneOf<A, B> {
     First(A),
     Second(B),
@@ -241,7 +240,7 @@ impl<A: Document + 'static, B: Document + 'static> Document for Either<A, B> {
         A::seen(value).map(OneOf::First).or_else(|| B::seen(value).map(OneOf::Second))
     }
 
-    /// By the kind that the value is of, and not `anyOf`, with which a validator cannot say where in it something is wrong.
+    /// Chosen by the value's JSON type. With `anyOf`, a validator could not say where inside the value an error is.
     fn schema() -> Node {
         let (one, other) = (A::schema(), B::schema());
         let kind = other.field("type").cloned().unwrap_or(Node::Null);

@@ -1,4 +1,4 @@
-//! The texts of the document that have a form of their own.
+//! Texts of a certain form: names, headers, methods, hosts, key parts and others.
 
 use super::hint::hint;
 use super::json::Node;
@@ -206,7 +206,7 @@ impl Text for Cluster {
     }
 }
 
-/// The base address of an upstream.
+/// The base URL of an upstream or a store.
 pub(super) enum Url {}
 
 impl Text for Url {
@@ -244,13 +244,13 @@ impl Text for ContentType {
     }
 }
 
-/// The body of a static answer.
+/// The body of a static response or of the maintenance page.
 pub(super) enum Body {}
 
 impl Text for Body {
     const WHAT: &str = "a body";
     const PATTERN: Option<&str> = None;
-    // Kept in the memory of every one of the host's workers.
+    // Every worker of the host holds the body in memory.
     const CHARS: (u32, u32) = (0, 65_536);
     const RIGHT: &str = "write the body as a string";
 
@@ -261,7 +261,7 @@ impl Text for Body {
     }
 }
 
-/// A text that nothing reads.
+/// Any text.
 pub(super) enum AnyText {}
 
 impl Text for AnyText {
@@ -295,7 +295,7 @@ impl Text for Answers {
     }
 }
 
-/// What makes a request go to the next upstream.
+/// What a breaker or a fallback counts as a failure.
 pub(super) enum Failure {}
 
 impl Text for Failure {

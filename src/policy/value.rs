@@ -1,7 +1,7 @@
-//! What has been read of the document: a tree without types, and the typed views of it by which checks read it.
+//! The document as it was read: an untyped tree, and the typed views through which checks read it.
 //!
-//! Reading is one function over tables (`read`), and not one for each type of the document: those would be a third of
-//! the filter.
+//! One function over tables reads the whole document (see `read`). A function for each type of the document would be a
+//! third of the filter's wasm.
 
 use core::marker::PhantomData;
 
@@ -11,24 +11,24 @@ use crate::api_key::Digest;
 use crate::network::Network;
 use crate::units::Span;
 
-/// A value of the document that fits its declaration.
+/// A value of the document, read as declared.
 #[derive(Debug, PartialEq)]
 pub(super) enum Value {
-    /// It does not fit, which has been reported.
+    /// A wrong value, which has been reported.
     Wrong,
-    /// A field that may be absent, and is.
+    /// An optional field that is absent.
     Absent,
-    /// `null`, where that has a meaning.
+    /// `null`, where it is allowed.
     Null,
     /// True or false.
     Bool(bool),
-    /// A whole number, or one with two decimals in hundredths.
+    /// A whole number, or a number with two decimals in hundredths.
     Number(u32),
     /// A span.
     Span(Span),
-    /// One of some words, by its place among them.
+    /// One of the declared words, by its index.
     Word(usize),
-    /// A text that is kept as it stands.
+    /// A text that is not parsed further.
     Text(String),
     /// A name.
     Name(Name),
@@ -40,7 +40,7 @@ pub(super) enum Value {
     Key(KeyPart),
     /// A condition on a header.
     Header(HeaderCondition),
-    /// Statuses of answers.
+    /// A range of response statuses.
     Answers(Answers),
     /// A network of addresses.
     Network(Network),
@@ -48,14 +48,14 @@ pub(super) enum Value {
     Digest(Digest),
     /// The items of a list.
     Items(Vec<Value>),
-    /// An object whose fields have names by its author.
+    /// An object whose field names are the author's choice.
     Entries(Vec<(Value, Value)>),
     /// An object of declared fields, in the order of their declaration.
     Fields(Vec<Value>),
 }
 
-/// An object of the document, seen as `T`, whose fields it has as methods. Each answers `None` when the field's value
-/// was wrong.
+/// The typed view of an object declared as `T`. Its methods are the declared fields; each returns `None` if the field's
+/// value was wrong.
 pub(super) struct Of<'v, T> {
     fields: &'v [Value],
     seen_as: PhantomData<T>,
@@ -70,7 +70,7 @@ impl<T> Clone for Of<'_, T> {
 impl<T> Copy for Of<'_, T> {}
 
 impl<'v, T> Of<'v, T> {
-    /// The object as it was read.
+    /// The view of an object; `None` if it was wrong.
     pub(super) fn seen(value: &'v Value) -> Option<Self> {
         match value {
             Value::Fields(fields) => Some(Self { fields, seen_as: PhantomData }),
@@ -78,20 +78,20 @@ impl<'v, T> Of<'v, T> {
         }
     }
 
-    /// The value of the field at this place of the declaration.
+    /// The value of the field at this index of the declaration.
     pub(super) fn field(self, place: usize) -> &'v Value {
         self.fields.get(place).unwrap_or(&Value::Wrong)
     }
 }
 
-/// The items of a list.
+/// The typed view of a list.
 pub(super) struct Items<'v, T> {
     items: &'v [Value],
     seen_as: PhantomData<T>,
 }
 
 impl<'v, T: Document> Items<'v, T> {
-    /// The list as it was read.
+    /// The view of a list; `None` if it was wrong.
     pub(super) fn seen(value: &'v Value) -> Option<Self> {
         match value {
             Value::Items(items) => Some(Self { items, seen_as: PhantomData }),
@@ -104,25 +104,25 @@ impl<'v, T: Document> Items<'v, T> {
         self.items.is_empty()
     }
 
-    /// Each item; `None` for one that was wrong.
+    /// All items; `None` for each that was wrong.
     pub(super) fn iter(&self) -> impl Iterator<Item = Option<T::Seen<'v>>> + use<'v, T> {
         self.items.iter().map(T::seen)
     }
 
-    /// The items that were not wrong.
+    /// The items without the wrong ones.
     pub(super) fn known(&self) -> impl Iterator<Item = T::Seen<'v>> + use<'v, T> {
         self.items.iter().filter_map(T::seen)
     }
 }
 
-/// The entries of an object whose fields have names by its author.
+/// The typed view of an object whose field names are the author's choice.
 pub(super) struct Entries<'v, K, V> {
     entries: &'v [(Value, Value)],
     seen_as: PhantomData<(K, V)>,
 }
 
 impl<'v, K: Document, V: Document> Entries<'v, K, V> {
-    /// The object as it was read.
+    /// The view of an object; `None` if it was wrong.
     pub(super) fn seen(value: &'v Value) -> Option<Self> {
         match value {
             Value::Entries(entries) => Some(Self { entries, seen_as: PhantomData }),
@@ -135,20 +135,20 @@ impl<'v, K: Document, V: Document> Entries<'v, K, V> {
         self.entries.is_empty()
     }
 
-    /// Each entry with a good name; `None` for a value that was wrong.
+    /// The entries with a valid name; `None` for each value that was wrong.
     pub(super) fn iter(&self) -> impl Iterator<Item = (K::Seen<'v>, Option<V::Seen<'v>>)> + use<'v, K, V> {
         self.entries.iter().filter_map(|(name, value)| Some((K::seen(name)?, V::seen(value))))
     }
 
-    /// The good names.
+    /// The valid names.
     pub(super) fn names(&self) -> impl Iterator<Item = K::Seen<'v>> + use<'v, K, V> {
         self.entries.iter().filter_map(|(name, _)| K::seen(name))
     }
 }
 
-/// A type whose values are kept as such.
+/// A type that texts of the document are parsed into.
 pub(super) trait Kept {
-    /// The value as it was read.
+    /// The parsed text; `None` if it was wrong.
     fn kept(value: &Value) -> Option<&Self>;
 }
 

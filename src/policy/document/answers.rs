@@ -1,4 +1,4 @@
-//! What routes say of their answers.
+//! How routes serve responses: kept and static responses, caching, image variants, preload.
 
 use crate::policy::KeyPart;
 use crate::policy::absent::NO_FIELDS;
@@ -9,11 +9,11 @@ use crate::policy::shapes::{Int, Map, Set, SpanIn};
 use crate::policy::text::{Body, ContentType, HeaderName};
 
 document! {
-    /// How much room kept responses get.
+    /// The memory for kept responses.
     Kept {
-        /// The largest response that is kept, in bytes, its header included.
+        /// The largest response that is kept, in bytes, including its header.
         max_object: Int<1_024, 1_048_576> = 65_536,
-        /// The room of all kept responses of an instance, in bytes: at least 32 times `max_object`. The index takes
+        /// The memory for all kept responses of an instance, in bytes: at least 32 times `max_object`. The index takes
         /// another 300 KB at most.
         max_bytes: Int<32_768, 1_073_741_824> = 16_777_216,
     }
@@ -26,7 +26,7 @@ document! {
         status: Int<200, 599>,
         /// Its content type.
         content_type: ContentType = "text/plain; charset=utf-8",
-        /// Other headers that it has.
+        /// Its other headers.
         headers: Map<HeaderName, HeaderValue, 32> = NO_FIELDS,
         /// Its body.
         body: Body = "",
@@ -34,59 +34,60 @@ document! {
 }
 
 document! {
-    /// What responses tell caches, and how kept responses are told apart.
+    /// What responses tell caches, and what distinguishes kept responses.
     Cache {
-        /// For how long answers are fresh to browsers and caches, as `max-age` in `Cache-Control`. What the upstream says
-        /// when absent. An upstream's `no-store`, `private` and `no-cache` stay as they are.
+        /// How long responses are fresh to browsers and caches, as `max-age` in `Cache-Control`. When absent, the
+        /// upstream's own. An upstream's `no-store`, `private` and `no-cache` stay as they are.
         ttl: Option<SpanIn<1_000, YEAR_MS>>,
-        /// For how long after that a cache may serve the answer while it fetches a new one.
+        /// For how long after that a cache may serve the response while it fetches a new one.
         stale_while_revalidate: Option<SpanIn<1_000, YEAR_MS>>,
-        /// Whether an answer at one address never changes, so that browsers need not ask again.
+        /// Whether the response at one address never changes, in which case browsers need not ask again.
         immutable: bool = false,
-        /// The request headers by which kept answers may vary. An answer whose `Vary` names another is not kept.
+        /// The request headers by which kept responses may vary. A response whose `Vary` names another is not kept.
         vary: Set<HeaderName, 0, 8> = ["accept-encoding"],
-        /// A part of what kept answers are known by: a new version drops all that were kept for the route.
+        /// A part of the key of kept responses: a new version drops all responses kept for the route.
         version: Option<Version>,
     }
 }
 
 document! {
-    /// Images in the format and the width that the client needs.
+    /// Images in the format and width that the client needs.
     Variants {
-        /// Formats in the order of preference, without `image/`. A request gets the one that its `Accept` names with the
-        /// largest weight.
+        /// Formats in the order of preference, without `image/`. A request gets the one that its `Accept` names with
+        /// the largest weight.
         formats: Set<ImageFormat, 0, 8> = [],
-        /// The format for clients that accept none of these by name. They get the image itself when absent.
+        /// The format for clients that accept none of `formats` by name. When absent, they get the original image.
         otherwise: Option<ImageFormat>,
-        /// Widths in pixels. A request gets the least that is not less than what it asks for, and the largest when it asks
-        /// for none.
+        /// Widths in pixels. A request gets the smallest that is not less than the width it asks for, and the largest
+        /// when it asks for none.
         widths: Set<Int<1, 16_384>, 0, 32> = [],
-        /// Where a request asks for a width, the first that does: `query:NAME`, or `header:sec-ch-width`.
+        /// Where a request may ask for a width: `query:NAME`, or `header:sec-ch-width`. The first that has a width
+        /// counts.
         width_from: Set<KeyPart, 0, 4> = ["query:w", "header:sec-ch-width"],
-        /// The endings of paths that are images, in any case.
+        /// The file extensions of images, in upper or lower case.
         extensions: Set<ImageFormat, 1, 16> = ["jpg", "jpeg", "png"],
-        /// What the upstream is asked for, in the words of the CDN: `{format}`, `{width}` and `{path}` are put in. What the
-        /// query has besides the width stays.
+        /// The path that the upstream is asked for, in the syntax of the CDN: `{format}`, `{width}` and `{path}` are
+        /// replaced. The rest of the query, apart from the width, stays.
         rewrite: Rewrite,
-        /// Whether a Worker asks for variants by `cf.image` in place of `rewrite`: where the zone has image transformations. No
-        /// Worker can ask for `/cdn-cgi/image/` itself.
+        /// Whether a Worker asks for variants by `cf.image` in place of `rewrite`, if the zone has image
+        /// transformations. A Worker cannot fetch `/cdn-cgi/image/` itself.
         cf_image: bool = false,
     }
 }
 
 document! {
-    /// What a page will need.
+    /// An asset that pages will need.
     Preload {
-        /// Where it is.
+        /// Its path or URL.
         path: LinkTarget,
-        /// What it is.
+        /// Its kind.
         kind as "as": PreloadAs,
-        /// Whether it is fetched as from another origin. A font always is.
+        /// Whether it is fetched as if from another origin (CORS). A font always is.
         crossorigin: bool = false,
     }
 }
 
-/// What a preloaded asset is.
+/// The kind of a preloaded asset.
 #[derive(Clone, Copy)]
 pub(in crate::policy) struct PreloadAs(pub(in crate::policy) &'static str);
 
@@ -100,5 +101,5 @@ words! {
     }
 }
 
-/// As long as anybody lets an answer be fresh.
+/// The longest freshness in common use.
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;

@@ -1,10 +1,10 @@
-//! The texts of what routes say of their answers.
+//! Texts of a certain form in the settings of routes.
 
 use super::super::shapes::Text;
 use super::super::value::Value;
 use super::{Piece, pieces};
 
-/// The name of an image format, or the ending of an image's path.
+/// The name of an image format, or the file extension of an image.
 pub(in crate::policy) enum ImageFormat {}
 
 impl Text for ImageFormat {
@@ -21,7 +21,7 @@ impl Text for ImageFormat {
     }
 }
 
-/// The target by which an image service is asked for a variant.
+/// The template for the path at which an image service serves a variant.
 pub(in crate::policy) enum Rewrite {}
 
 impl Text for Rewrite {
@@ -62,7 +62,7 @@ impl Text for LinkTarget {
     }
 }
 
-/// What is part of the key of kept answers.
+/// A version in the key of kept responses.
 pub(in crate::policy) enum Version {}
 
 impl Text for Version {
