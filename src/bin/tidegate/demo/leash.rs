@@ -1,13 +1,13 @@
-//! A child process that is never left behind.
+//! A child process that always ends with its parent.
 //!
-//! Part of the rig that the demo and the test suite share. Unix only.
+//! Shared by the demo and the test suite. Unix only.
 
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-/// A process and, beside it, a shell that kills it as soon as this process is gone, however that comes about: the shell
-/// reads a pipe that only this process holds open. Both stand in their own process group, so that Ctrl-C reaches only us.
+/// A child process, and a shell that kills it when the parent ends for any reason: the shell reads a pipe that only the
+/// parent holds open. Both have process groups of their own, so Ctrl-C reaches only the parent.
 #[derive(Debug)]
 pub struct Leashed {
     child: Child,
@@ -15,7 +15,7 @@ pub struct Leashed {
 }
 
 impl Leashed {
-    /// Starts the command, which reads nothing.
+    /// Starts the command with an empty standard input.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
         let child = command.process_group(0).stdin(Stdio::null()).spawn()?;
         let mut process = Self { child, leash: None };
@@ -30,12 +30,12 @@ impl Leashed {
         Ok(process)
     }
 
-    /// The process's number.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// How the process has ended, if it has.
+    /// The exit status, if the process has ended.
     pub fn exited(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
@@ -43,7 +43,7 @@ impl Leashed {
 
 impl Drop for Leashed {
     fn drop(&mut self) {
-        // The shell first: once the process has been waited for, its number may become another one's.
+        // The shell first: once the child has been waited for, its process id may be given to another process.
         for child in self.leash.iter_mut().chain([&mut self.child]) {
             let _ = child.kill();
             let _ = child.wait();

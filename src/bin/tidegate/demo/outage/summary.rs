@@ -1,4 +1,4 @@
-//! The end of the outage: the phases one under another.
+//! The summary of the outage: a row for each phase.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use super::load::PATIENCE;
 use super::phases::Phase;
 use super::tally::{By, Counts};
 
-/// What one phase came to.
+/// The results of one phase.
 pub struct Outcome {
     /// The phase.
     pub phase: Phase,
-    /// What clients got with the filter.
+    /// The counts of requests through the filter.
     pub filtered: Counts,
-    /// What they got past it.
+    /// The counts of requests past it.
     pub unfiltered: Counts,
 }
 
-/// Prints the summary. `latest` is by how much the latest request missed its time, and `closed` says whether the CDN's
-/// breaker came to be closed in the end.
+/// Prints the summary. `latest` is the longest delay of a request behind its schedule, and `closed` is whether the
+/// CDN's breaker has closed in the end.
 pub fn print(outcomes: &[Outcome], latest: Duration, closed: bool) {
     println!("\n{}", style("Who served, phase by phase").bold());
     let mut header = vec!["phase", "requests"];
@@ -64,5 +64,5 @@ pub fn print(outcomes: &[Outcome], latest: Duration, closed: bool) {
     }
 }
 
-/// A tenth of the time that the policy gives the CDN: beyond it the machine's own delay may look like an upstream's.
+/// A tenth of the policy's timeout for the CDN. A longer delay of this machine may look like one of an upstream.
 const TOLERABLE: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! What clients got in a phase, as their answers told.
+//! Counts of a phase's responses: who served them, and the breakers' states that they show.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -10,15 +10,15 @@ pub enum By {
     Cdn,
     /// The origin.
     Origin,
-    /// Nobody: an answer that was kept.
+    /// No upstream: a kept response.
     Stale,
-    /// Nobody: the policy's static answer.
+    /// No upstream: the policy's static response.
     Static,
-    /// Nobody at all: an error, no answer, or none in time.
+    /// Not served: an error, or no response in time.
     Failed,
 }
 
-/// How a breaker stands.
+/// The state of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Closed,
@@ -27,18 +27,19 @@ pub enum State {
     Ramping,
 }
 
-/// The states in which breakers were seen: a bit for each, by place in [`State::ALL`].
+/// The states that a breaker was seen in: a bit for each, in the order of [`State::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct States(u8);
 
-/// Counts of the requests that were sent in one phase, added to from many tasks.
+/// Counts of the requests of one phase. Many tasks add to them.
 #[derive(Debug, Default)]
 pub struct Tally {
     sent: AtomicU64,
     by: [AtomicU64; By::ALL.len()],
     slowest_us: AtomicU64,
-    /// The states of each breaker that were seen, and those since somebody last took them.
+    /// The states that each breaker was seen in.
     states: [AtomicU8; BREAKERS.len()],
+    /// The same since the last [`Tally::take_recent`].
     recent: [AtomicU8; BREAKERS.len()],
 }
 
@@ -48,9 +49,9 @@ pub struct Counts {
     /// Requests sent.
     pub sent: u64,
     by: [u64; By::ALL.len()],
-    /// The longest that one took which did not fail.
+    /// The longest time of a request that did not fail.
     pub slowest: Duration,
-    /// The states in which each of [`BREAKERS`] was seen.
+    /// The states that each of [`BREAKERS`] was seen in.
     pub states: [States; BREAKERS.len()],
 }
 
@@ -58,7 +59,7 @@ impl By {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Cdn, Self::Origin, Self::Stale, Self::Static, Self::Failed];
 
-    /// What tables call it.
+    /// The name in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cdn => "cdn",
@@ -69,7 +70,7 @@ impl By {
         }
     }
 
-    /// Who served an answer with this `x-tidegate`.
+    /// Who served a response with this `x-tidegate`.
     pub fn told(told: &str, is_success: bool) -> Self {
         let mut parts = told.split("; ");
         let by = parts.find_map(|part| part.strip_prefix("upstream=").or_else(|| part.strip_prefix("step=")));
@@ -89,7 +90,7 @@ impl State {
 }
 
 impl States {
-    /// Names, or a dash.
+    /// The names of the states, or a dash if there are none.
     pub fn describe(self) -> String {
         let seen = State::ALL.iter().filter(|(state, _)| self.0 & bit(*state) != 0);
         let names: Vec<&str> = seen.map(|(_, name)| *name).collect();
@@ -98,12 +99,12 @@ impl States {
 }
 
 impl Tally {
-    /// A request is sent.
+    /// Counts a request that is sent.
     pub fn send(&self) {
         self.sent.fetch_add(1, Relaxed);
     }
 
-    /// A request has ended, after so long.
+    /// Counts a request that has ended, with its duration.
     pub fn end(&self, by: By, took: Duration) {
         if let Some(count) = self.by.get(by as usize) {
             count.fetch_add(1, Relaxed);
@@ -113,7 +114,7 @@ impl Tally {
         }
     }
 
-    /// An answer with this `x-tidegate` has told how breakers stand.
+    /// Adds the breakers' states in a response's `x-tidegate`.
     pub fn see(&self, told: &str) {
         let told = told.split("breakers=").nth(1).unwrap_or_default();
         for (name, state) in told.split(", ").filter_map(|breaker| breaker.split_once(':')) {
@@ -128,7 +129,7 @@ impl Tally {
         }
     }
 
-    /// The states in which breakers were seen since this was last asked.
+    /// The states that breakers were seen in since the last call.
     pub fn take_recent(&self) -> [States; BREAKERS.len()] {
         self.recent.each_ref().map(|states| States(states.swap(0, Relaxed)))
     }
@@ -145,7 +146,7 @@ impl Tally {
 }
 
 impl Counts {
-    /// How many requests ended so.
+    /// How many requests had this outcome.
     pub fn by(&self, by: By) -> u64 {
         self.by.get(by as usize).copied().unwrap_or(0)
     }
