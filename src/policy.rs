@@ -2,17 +2,17 @@
 //!
 //! Only [`Policy::parse`] and [`Policy::parse_in`] make a policy. They report every error of a document at once.
 
-mod absent;
 mod access;
+mod all_or_none;
 mod breaker;
 mod client;
 mod concurrency;
 mod cost;
+mod defaults;
 mod delay;
 mod document;
 mod error;
 mod failures;
-mod gathered;
 mod health;
 mod hint;
 pub(crate) mod json;
@@ -38,7 +38,7 @@ pub use cost::{Cost, CostHeader};
 pub use delay::{Delays, Priority, SlowDown};
 pub use error::{Place, PolicyError, PolicyErrors};
 pub use failures::{CallEnd, Failures};
-pub use limit::{Algorithm, Answers, Ban, Limit, OnExceed, OnStoreFailure, Penalty, Quota};
+pub use limit::{Algorithm, Ban, Limit, OnExceed, OnStoreFailure, Penalty, Quota, StatusRange};
 pub use retries::{Backoff, Retries};
 pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};

@@ -4,7 +4,7 @@ use super::Name;
 use super::document;
 use super::error::{Path, Problems};
 use super::failures::Failures;
-use super::value::Of;
+use super::value::View;
 use crate::units::{BasisPoints, Span};
 
 /// The settings of a circuit breaker. Each upstream that names them gets a breaker of its own.
@@ -174,7 +174,7 @@ impl Breaker {
 /// Reads the settings of a breaker.
 pub(super) fn breaker(
     name: &Name,
-    document: Of<'_, document::Breaker>,
+    document: View<'_, document::Breaker>,
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Option<Breaker> {
@@ -184,7 +184,7 @@ pub(super) fn breaker(
     let min_calls = document.min_calls().zip(window);
     let min_calls = min_calls.map(|(given, window)| min_calls_of(given, window, &at.field("min_calls"), problems));
     let half_open = document.half_open()?;
-    let global = document.scope()? == document::LimitScope::Global;
+    let global = document.scope()? == document::Scope::Global;
     Some(Breaker {
         name: name.clone(),
         window: window?,
@@ -205,7 +205,7 @@ pub(super) fn breaker(
     })
 }
 
-fn slow(document: Of<'_, document::Breaker>, at: &Path<'_>, problems: &mut Problems) -> Option<Option<SlowCalls>> {
+fn slow(document: View<'_, document::Breaker>, at: &Path<'_>, problems: &mut Problems) -> Option<Option<SlowCalls>> {
     if matches!((document.slow_call(), document.slow_rate_percent()), (Some(None), Some(Some(_)))) {
         problems.report(
             &at.field("slow_rate_percent"),
@@ -217,7 +217,7 @@ fn slow(document: Of<'_, document::Breaker>, at: &Path<'_>, problems: &mut Probl
     Some(document.slow_call()?.map(|from| SlowCalls { from, rate }))
 }
 
-fn open(document: Of<'_, document::Open>, at: &Path<'_>, problems: &mut Problems) -> Option<OpenFor> {
+fn open(document: View<'_, document::Open>, at: &Path<'_>, problems: &mut Problems) -> Option<OpenFor> {
     let (initial, max) = (document.initial()?, document.max()?);
     if initial > max {
         let (initial, max) = (initial.to_string(), max.to_string());
@@ -228,7 +228,7 @@ fn open(document: Of<'_, document::Open>, at: &Path<'_>, problems: &mut Problems
     Some(OpenFor { initial, factor_hundredths: document.factor()?, max, jitter })
 }
 
-fn window(document: Of<'_, document::Window>) -> Option<WindowOf> {
+fn window(document: View<'_, document::Window>) -> Option<WindowOf> {
     match (document.time()?, document.count()?) {
         (Some(time), None) => Some(WindowOf::Time(time)),
         (None, Some(count)) => Some(WindowOf::Count(count)),

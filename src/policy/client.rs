@@ -5,13 +5,13 @@ use super::error::{Path, Problems};
 use super::json::quoted;
 use super::parse::unknown;
 use super::shapes::{OneOf, Text};
-use super::value::{Items, Of, Value};
+use super::value::{Items, Value, View};
 use super::{AddressSource, Client, Name, TierIndex, TierSource};
 use crate::api_key::{ApiKeys, Digest};
 
 /// Reads how the client of a request is identified.
 pub(super) fn client(
-    document: Of<'_, document::Client>,
+    document: View<'_, document::Client>,
     tiers: Option<&[Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -19,12 +19,12 @@ pub(super) fn client(
     let address = document.address().and_then(|it| address(it, &at.field("address"), problems));
     let trusted = Trusted::of(document);
     let claims = document.claims()?;
-    if let Some(Some(header)) = claims.map(Of::<document::Claims>::header) {
+    if let Some(Some(header)) = claims.map(View::<document::Claims>::header) {
         trusted.expect(header, &at.field("claims").field("header"), problems);
     }
     let tier = document.tier()?;
     let source = tier.map_or(Some(None), |tier| source(tier, document, tiers, &at.field("tier"), problems));
-    let default_tier = match (tier.map_or(Some(None), Of::<document::Tier>::default)?, tiers) {
+    let default_tier = match (tier.map_or(Some(None), View::<document::Tier>::default)?, tiers) {
         (Some(name), Some(tiers)) if !tiers.is_empty() => {
             tier_index(name, tiers, &at.field("tier").field("default"), problems).unwrap_or_default()
         }
@@ -42,8 +42,8 @@ pub(super) fn client(
 
 /// Where to find the client's tier.
 fn source(
-    tier: Of<'_, document::Tier>,
-    client: Of<'_, document::Client>,
+    tier: View<'_, document::Tier>,
+    client: View<'_, document::Client>,
     tiers: Option<&[Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -96,7 +96,7 @@ pub(super) struct Trusted<'v>(Option<Items<'v, super::text::HeaderName>>);
 
 impl<'v> Trusted<'v> {
     /// The headers that the document lists.
-    pub(super) fn of(client: Of<'v, document::Client>) -> Self {
+    pub(super) fn of(client: View<'v, document::Client>) -> Self {
         Self(client.trusted_headers())
     }
 
@@ -114,7 +114,7 @@ impl<'v> Trusted<'v> {
     }
 
     /// Reports a cost in a request header that clients can set.
-    pub(super) fn expect_cost(&self, limit: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
+    pub(super) fn expect_cost(&self, limit: View<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
         if let Some(OneOf::Second(cost)) = limit.cost()
             && let Some(Some(header)) = cost.request_header()
         {
@@ -133,7 +133,7 @@ pub(super) fn no_claims(at: &Path<'_>, problems: &mut Problems) {
 }
 
 /// Reports a use of API keys in a policy that does not say where to find them.
-fn expect_api_key(client: Of<'_, document::Client>, at: &Path<'_>, problems: &mut Problems) {
+fn expect_api_key(client: View<'_, document::Client>, at: &Path<'_>, problems: &mut Problems) {
     if matches!(client.api_key(), Some(None)) {
         problems.report(
             at,
@@ -144,16 +144,16 @@ fn expect_api_key(client: Of<'_, document::Client>, at: &Path<'_>, problems: &mu
 }
 
 /// Reports API keys on `deny` or `allow` in a policy that does not say where to find them.
-pub(super) fn expect_api_keys_of_lists(document: Of<'_, Document>, problems: &mut Problems) {
+pub(super) fn expect_api_keys_of_lists(document: View<'_, Document>, problems: &mut Problems) {
     let Some(client) = document.client() else { return };
     for (name, list) in [("deny", document.deny()), ("allow", document.allow())] {
-        if list.and_then(Of::<document::AccessList>::api_keys).is_some_and(|keys| !keys.is_empty()) {
+        if list.and_then(View::<document::AccessList>::api_keys).is_some_and(|keys| !keys.is_empty()) {
             expect_api_key(client, &Path::Root.field(name).field("api_keys"), problems);
         }
     }
 }
 
-fn address(document: Of<'_, document::Address>, at: &Path<'_>, problems: &mut Problems) -> Option<AddressSource> {
+fn address(document: View<'_, document::Address>, at: &Path<'_>, problems: &mut Problems) -> Option<AddressSource> {
     let header = match (document.header()?, document.trusted_hops()?) {
         (Some(header), Some(hops)) if hops > 0 => Some((header.to_ascii_lowercase(), u8::try_from(hops).ok()?)),
         (Some(_), None) => {
@@ -198,10 +198,10 @@ impl Text for Digest {
     const WHAT: &str = "a SHA-256 hash";
     const PATTERN: Option<&str> = Some("^[0-9a-f]{64}$");
     const CHARS: (u32, u32) = (64, 64);
-    const RIGHT: &str = "write 64 lower-case hex digits, as `printf %s KEY | sha256sum` prints them";
+    const HINT: &str = "write 64 lower-case hex digits, as `printf %s KEY | sha256sum` prints them";
     const SECRET: bool = true;
 
-    type Kept = Self;
+    type Parsed = Self;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         Self::parse(text).map(Value::Digest).ok_or(None)
@@ -215,9 +215,9 @@ impl Text for ClaimName {
     const WHAT: &str = "the name of a claim";
     const PATTERN: Option<&str> = Some(r"^[^\x00-\x20\x7f-\x9f]+$");
     const CHARS: (u32, u32) = (1, 128);
-    const RIGHT: &str = "write a name without spaces, as in \"plan\" or \"org.plan\"";
+    const HINT: &str = "write a name without spaces, as in \"plan\" or \"org.plan\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let right = !text.contains(|c: char| c == ' ' || c.is_control());

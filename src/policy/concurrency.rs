@@ -3,12 +3,12 @@
 use super::document;
 use super::error::{Path, Problems};
 use super::shapes::OneOf;
-use super::value::Of;
+use super::value::View;
 use super::{Algorithm, KeyPart, Quota};
 use crate::units::{Permits, Span};
 
 /// The quota of a concurrency limit. Its window is the lease: the default here, and the limit's own through [`leased`].
-pub(super) fn quota(document: Of<'_, document::Quota>, at: &Path<'_>, problems: &mut Problems) -> Option<Quota> {
+pub(super) fn quota(document: View<'_, document::Quota>, at: &Path<'_>, problems: &mut Problems) -> Option<Quota> {
     if document.window()?.is_some() {
         let hint = "remove it, or use another algorithm";
         problems.report(&at.field("window"), &["requests in flight are not counted by the window"], &[hint]);
@@ -32,7 +32,7 @@ pub(super) fn quota(document: Of<'_, document::Quota>, at: &Path<'_>, problems: 
 /// Reports settings that the limit's algorithm cannot have. Returns the lease of a concurrency limit, and `Some(None)`
 /// for other algorithms.
 pub(super) fn check(
-    document: Of<'_, document::Limit>,
+    document: View<'_, document::Limit>,
     algorithm: Option<Algorithm>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -57,12 +57,13 @@ pub(super) fn leased(mut quotas: Vec<Vec<Quota>>, lease: Option<Span>) -> Vec<Ve
 }
 
 /// Reports settings that a concurrency limit cannot have.
-fn in_flight(document: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
+fn in_flight(document: View<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
     if document.quotas().flatten().is_some() {
         problems.report(&at.field("quotas"), &[SEVERAL], &["write one \"quota\""]);
     }
-    let is_adaptive =
-        |quota: Option<Of<'_, document::Quota>>| quota.and_then(Of::<document::Quota>::adaptive).flatten().is_some();
+    let is_adaptive = |quota: Option<View<'_, document::Quota>>| {
+        quota.and_then(View::<document::Quota>::adaptive).flatten().is_some()
+    };
     let mut adaptive = is_adaptive(document.quota().flatten());
     let by_tier = document.by_tier();
     for (name, quota) in by_tier.iter().flat_map(|by_tier| by_tier.iter()) {

@@ -3,7 +3,7 @@
 use super::document;
 use super::error::{Path, Problems};
 use super::shapes::OneOf;
-use super::value::Of;
+use super::value::View;
 use crate::lookup::trim_blanks;
 use crate::units::Permits;
 
@@ -59,7 +59,7 @@ impl CostHeader {
 }
 
 /// Reads the cost of a limit.
-pub(super) fn cost(document: document::SeenCost<'_>, at: &Path<'_>, problems: &mut Problems) -> Option<Cost> {
+pub(super) fn cost(document: document::CostView<'_>, at: &Path<'_>, problems: &mut Problems) -> Option<Cost> {
     let document = match document {
         OneOf::First(number) => return Some(Cost::Fixed(Permits::new(number))),
         OneOf::Second(header) => header,
@@ -78,7 +78,7 @@ pub(super) fn cost(document: document::SeenCost<'_>, at: &Path<'_>, problems: &m
 
 /// The default cost, the minimum and the maximum. Reports them if they are not in order.
 fn bounds(
-    document: Of<'_, document::CostHeader>,
+    document: View<'_, document::CostHeader>,
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Option<(Permits, Permits, Permits)> {

@@ -2,7 +2,7 @@
 
 use super::document;
 use super::error::{Path, Problems};
-use super::value::Of;
+use super::value::View;
 use super::{Algorithm, OnExceed, Quota};
 use crate::units::{Permits, Span};
 
@@ -64,7 +64,7 @@ impl Priority {
 
 /// Reads how a limit delays requests; `Some(None)` if it does not.
 pub(super) fn delays(
-    document: Of<'_, document::Limit>,
+    document: View<'_, document::Limit>,
     quotas: &[Option<Vec<Quota>>],
     at: &Path<'_>,
     problems: &mut Problems,
@@ -94,7 +94,7 @@ pub(super) fn delays(
 }
 
 /// Reports why a limit with `on_exceed: "delay"` cannot delay.
-fn can_delay(document: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
+fn can_delay(document: View<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
     if matches!(document.max_delay(), Some(None)) {
         let hint = "add \"max_delay\": \"2s\", or whatever your clients bear";
         problems.report(at, &["nothing says how long a request may wait"], &[hint]);
@@ -116,7 +116,7 @@ fn can_delay(document: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Pr
 }
 
 /// Reports settings that only a limit that delays can have.
-fn unused(document: Of<'_, document::Limit>, slows: bool, at: &Path<'_>, problems: &mut Problems) {
+fn unused(document: View<'_, document::Limit>, slows: bool, at: &Path<'_>, problems: &mut Problems) {
     if matches!(document.max_delay(), Some(Some(_))) {
         let (problem, hint) = if slows {
             ("a limit that slows down has this in \"slow_down\"", "remove this")
@@ -132,7 +132,7 @@ fn unused(document: Of<'_, document::Limit>, slows: bool, at: &Path<'_>, problem
 }
 
 fn slow_down(
-    document: Of<'_, document::SlowDown>,
+    document: View<'_, document::SlowDown>,
     max_waiting: u16,
     quotas: &[Option<Vec<Quota>>],
     at: &Path<'_>,

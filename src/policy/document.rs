@@ -1,27 +1,27 @@
 //! The policy document: the declarations of its objects.
 
-pub(super) mod answers;
 mod client;
+pub(super) mod responses;
 mod routing;
 mod stores;
 
 pub(super) use client::{Address, Claims, Client, Tier};
 pub(super) use routing::{Breaker, Fallback, Open, Route, Upstream, Window};
-use stores::Counter;
-pub(super) use stores::{Drawing, LimitScope, Redis, Stores};
+use stores::LimitStore;
+pub(super) use stores::{Redis, Scope, SharingMode, Stores};
 
-use self::answers::Kept;
-use super::absent::NO_FIELDS;
+use self::responses::Kept;
 use super::access::HeaderValue;
+use super::defaults::NO_FIELDS;
 use super::health::{Health, Shedding};
 use super::schema::{document, words};
 use super::shapes::{Either, Int, List, Map, OneOf, Set, SpanIn};
 use super::status::Status;
 use super::text::{AnyText, Body, ContentType, HeaderName, Method};
-use super::value::Of;
+use super::value::View;
 use super::{
-    Algorithm, Answers, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnFailure, OnStoreFailure, PathGlob,
-    Priority,
+    Algorithm, HeaderCondition, HostGlob, KeyPart, Name, OnExceed, OnFailure, OnStoreFailure, PathGlob, Priority,
+    StatusRange,
 };
 use crate::api_key::Digest;
 use crate::mode::ModeWord;
@@ -159,18 +159,18 @@ document! {
         /// Charge only requests whose response has one of these statuses, when the response arrives: `401`, or `4xx`
         /// for all from 400 to 499. A client over the limit is refused before its request goes on. When absent, all
         /// requests are charged before they go on.
-        only_on: Option<Set<Answers, 1, 64>>,
+        only_on: Option<Set<StatusRange, 1, 64>>,
         /// Which instances count together: `instance` is one Envoy with all its workers, or one isolate of a Worker;
         /// `global` is all instances with the same store, see `stores`.
-        scope: LimitScope = "instance",
+        scope: Scope = "instance",
         /// For the scope `global`: `lease` draws permits ahead, and most requests of a busy client do not wait for the
         /// store; with `concurrency` it lends permits to one request after another. `exact` asks the store for every
         /// request. When absent, `lease`.
-        sharing: Option<Drawing>,
+        sharing: Option<SharingMode>,
         /// For the scope `global`: with `rls` the rate-limit service counts, see `stores.rls`. Its quotas are in its
         /// own configuration. The quota here is what one instance admits by itself while the service fails, under
         /// `on_store_failure`: `local`.
-        store: Option<Counter>,
+        store: Option<LimitStore>,
         /// What happens to a request over the limit: `reject` refuses it, `delay` makes it wait for its turn, `observe`
         /// counts it and lets it pass.
         on_exceed: OnExceed = "reject",
@@ -299,7 +299,7 @@ document! {
 }
 
 /// The typed view of a limit's `cost`.
-pub(super) type SeenCost<'v> = OneOf<u32, Of<'v, CostHeader>>;
+pub(super) type CostView<'v> = OneOf<u32, View<'v, CostHeader>>;
 
 document! {
     /// Which headers responses carry.

@@ -1,12 +1,12 @@
 //! The document's `health` and `shedding`: how the service is rated, and which requests are shed.
 
-use super::absent::{Fields, NO_FIELDS};
+use super::all_or_none::AllOrNone;
+use super::defaults::{Fields, NO_FIELDS};
 use super::document::{Document, HOUR_MS};
 use super::error::{Path, Problems};
-use super::gathered::Gathered;
 use super::schema::document;
 use super::shapes::{Decimal, Int, SpanIn};
-use super::value::Of;
+use super::value::View;
 use crate::health::orca::Load;
 use crate::health::{Rules, Signal, Thresholds};
 use crate::number::Number;
@@ -120,14 +120,14 @@ document! {
 }
 
 /// Reads how the service is rated.
-pub(super) fn health(document: Of<'_, Document>, problems: &mut Problems) -> Option<Option<Rules>> {
+pub(super) fn health(document: View<'_, Document>, problems: &mut Problems) -> Option<Option<Rules>> {
     let Some(health) = document.health()? else { return Some(None) };
     let at = Path::Root;
     let at = at.field("health");
     let errors = health.error_rate_percent();
     let errors =
         errors.and_then(|it| decimals(it.degraded()?, it.critical()?, &at.field("error_rate_percent"), problems));
-    let mut thresholds = Gathered::new();
+    let mut thresholds = AllOrNone::new();
     let mut take = |signal, range: Option<Range>, unit: u64| {
         thresholds.add(range.map(|(degraded, critical)| Thresholds {
             signal,
@@ -175,7 +175,7 @@ fn decimals(degraded: u32, critical: u32, at: &Path<'_>, problems: &mut Problems
     Some((degraded.into(), critical.into()))
 }
 
-fn spans(latency: Of<'_, Latency>, at: &Path<'_>, problems: &mut Problems) -> Option<Range> {
+fn spans(latency: View<'_, Latency>, at: &Path<'_>, problems: &mut Problems) -> Option<Range> {
     let (degraded, critical) = (latency.degraded()?, latency.critical()?);
     let words = |span: Span| ["\"", &span.to_string(), "\""].concat();
     in_order(degraded <= critical, || (words(degraded), words(critical)), at, problems)?;
@@ -198,7 +198,7 @@ fn in_order(
 }
 
 /// Reads which requests are shed.
-pub(super) fn shedding(document: Of<'_, Document>, problems: &mut Problems) -> Option<Option<shed::Rules>> {
+pub(super) fn shedding(document: View<'_, Document>, problems: &mut Problems) -> Option<Option<shed::Rules>> {
     let Some(shedding) = document.shedding()? else { return Some(None) };
     let at = Path::Root;
     let at = at.field("shedding");
@@ -223,7 +223,7 @@ pub(super) fn shedding(document: Of<'_, Document>, problems: &mut Problems) -> O
 }
 
 /// The sum of the priorities' shares.
-fn share(shares: Of<'_, Shares>, at: &Path<'_>, problems: &mut Problems) -> Option<Share> {
+fn share(shares: View<'_, Shares>, at: &Path<'_>, problems: &mut Problems) -> Option<Share> {
     let (low, medium, high) = (shares.low_percent()?, shares.medium_percent()?, shares.high_percent()?);
     for (name, share, below, all_of) in
         [("medium_percent", medium, low, "low_percent"), ("high_percent", high, medium, "medium_percent")]

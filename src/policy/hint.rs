@@ -2,17 +2,17 @@
 //! must be small is built without the feature `hints`; its errors then name the command that gives hints.
 
 /// Whether this build has hints.
-pub(super) const GIVEN: bool = cfg!(feature = "hints");
+pub(super) const ENABLED: bool = cfg!(feature = "hints");
 
 /// The hint that `say` makes. In a build without hints, `say` is never called and is not part of the wasm.
 pub(super) fn hint(say: impl FnOnce() -> String) -> Option<String> {
-    if GIVEN { Some(say()) } else { None }
+    if ENABLED { Some(say()) } else { None }
 }
 
 /// The hint in these pieces, or the command that gives it.
 pub(super) fn of(pieces: &[&str]) -> String {
-    if GIVEN { pieces.concat() } else { ELSEWHERE.to_owned() }
+    if ENABLED { pieces.concat() } else { COMMAND.to_owned() }
 }
 
 /// Takes the place of every hint in a build without them.
-const ELSEWHERE: &str = "`tidegate check` says what would be right";
+const COMMAND: &str = "`tidegate check` says what would be right";

@@ -16,7 +16,7 @@ pub struct Limit {
     pub(crate) cost: Cost,
     /// Only requests with one of these statuses are charged, when the response arrives. If empty, every request is
     /// charged before it goes on.
-    pub(crate) only_on: Vec<Answers>,
+    pub(crate) only_on: Vec<StatusRange>,
     pub(crate) on_exceed: OnExceed,
     /// How requests are delayed; `None` if they are not.
     pub(crate) delays: Option<Delays>,
@@ -118,12 +118,12 @@ pub struct Quota {
 
 /// A range of response statuses, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answers {
+pub struct StatusRange {
     pub(crate) first: u16,
     pub(crate) last: u16,
 }
 
-impl Answers {
+impl StatusRange {
     /// Whether the status is in the range.
     #[must_use]
     pub const fn contains(&self, status: u16) -> bool {

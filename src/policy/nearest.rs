@@ -5,11 +5,11 @@ use super::hint;
 /// A hint that names the known word nearest to `wrong`. If none is near, it lists all known words after the phrase
 /// `list`, such as `write one of`.
 pub(super) fn hint(wrong: &str, list: &str, known: &[&str]) -> String {
-    if !hint::GIVEN {
+    if !hint::ENABLED {
         return String::new();
     }
-    if let Some(meant) = meant(wrong, known) {
-        return meant;
+    if let Some(suggestion) = suggestion(wrong, known) {
+        return suggestion;
     }
     let mut hint = list.to_owned();
     for (index, word) in known.iter().take(MAX_LISTED).enumerate() {
@@ -24,13 +24,13 @@ pub(super) fn hint(wrong: &str, list: &str, known: &[&str]) -> String {
 }
 
 /// A hint that names the known word nearest to `wrong`, if one is near.
-pub(super) fn meant(wrong: &str, known: &[&str]) -> Option<String> {
+pub(super) fn suggestion(wrong: &str, known: &[&str]) -> Option<String> {
     nearest(wrong, known).map(|word| ["did you mean \"", word, "\"?"].concat())
 }
 
 /// The duration that a common misspelling means: `1 min`, `60 S`, `2hours`.
 pub(super) fn span(wrong: &str) -> Option<String> {
-    if !hint::GIVEN || wrong.len() > MAX_COMPARED_BYTES {
+    if !hint::ENABLED || wrong.len() > MAX_COMPARED_BYTES {
         return None;
     }
     let wrong = wrong.trim().to_ascii_lowercase();
@@ -42,7 +42,7 @@ pub(super) fn span(wrong: &str) -> Option<String> {
 
 /// The known word with the fewest edits from `wrong`: at most one for each three letters.
 pub(super) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
-    if !hint::GIVEN || wrong.len() > MAX_COMPARED_BYTES {
+    if !hint::ENABLED || wrong.len() > MAX_COMPARED_BYTES {
         return None;
     }
     let wrong = wrong.to_ascii_lowercase();

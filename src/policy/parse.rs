@@ -4,25 +4,25 @@
 //! been reported when it was read; each `?` in this file only passes that on.
 
 use super::access;
+use super::all_or_none::AllOrNone;
 use super::client::{Trusted, client, expect_api_keys_of_lists, expect_tiers, no_claims, tier_index};
 use super::concurrency;
 use super::cost::cost;
 use super::delay::delays;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
-use super::gathered::Gathered;
 use super::health;
 use super::json::{Node, quoted};
 use super::nearest;
 use super::quota;
 use super::refusal;
 use super::routing;
-use super::schema::Document as _;
+use super::schema::Declared as _;
 use super::serving;
 use super::shapes::OneOf;
 use super::status;
 use super::stores;
-use super::value::{Items, Of};
+use super::value::{Items, View};
 use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
 use crate::mode::ModeWord;
 
@@ -32,7 +32,7 @@ pub(super) fn policy(text: &str, mode: Option<ModeWord>) -> Result<Policy, Polic
     let mut problems = Problems::default();
     duplicates(&node, &Path::Root, &mut problems);
     let document = Document::SHAPE.read(&node, &Path::Root, &mut problems);
-    let policy = Of::seen(&document).and_then(|document| checked(document, mode, &mut problems));
+    let policy = View::of(&document).and_then(|document| checked(document, mode, &mut problems));
     problems.or_errors(policy)
 }
 
@@ -64,7 +64,7 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
     }
 }
 
-fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Problems) -> Option<Policy> {
+fn checked(document: View<'_, Document>, mode: Option<ModeWord>, problems: &mut Problems) -> Option<Policy> {
     let root = Path::Root;
     let routing = routing::routing(document, problems);
     let kept = serving::kept_bytes(document, problems);
@@ -76,12 +76,12 @@ fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Pr
     let priorities = priorities(document, tiers.as_deref(), &root.field("priorities"), problems);
     let trusted = document.client().map(Trusted::of);
     let at = root.field("limits");
-    let mut names = Taken::default();
-    let mut limits = Gathered::new();
+    let mut names = UniqueNames::default();
+    let mut limits = AllOrNone::new();
     for (index, item) in document.limits()?.iter().enumerate() {
         let at = at.item(index);
-        if let Some(name) = item.and_then(Of::<document::Limit>::name) {
-            names.take(name, index, &at.field("name"), problems);
+        if let Some(name) = item.and_then(View::<document::Limit>::name) {
+            names.add(name, index, &at.field("name"), problems);
         }
         if let (Some(item), Some(trusted)) = (item, &trusted) {
             trusted.expect_cost(item, &at, problems);
@@ -123,7 +123,7 @@ fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Pr
 
 /// The priority of each tier; `None` for a tier without one.
 fn priorities(
-    document: Of<'_, Document>,
+    document: View<'_, Document>,
     tiers: Option<&[Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -146,8 +146,8 @@ fn priorities(
 }
 
 fn limit(
-    document: Of<'_, document::Limit>,
-    whole: Of<'_, Document>,
+    document: View<'_, document::Limit>,
+    whole: View<'_, Document>,
     tiers: Option<&[Name]>,
     claims: bool,
     at: &Path<'_>,
@@ -183,7 +183,7 @@ fn limit(
     }
     let cost = document.cost().and_then(|it| cost(it, &at.field("cost"), problems));
     if let Some(cost) = &cost {
-        quota::affordable(cost.least(), &quotas, &at.field("cost"), problems);
+        quota::check_cost(cost.least(), &quotas, &at.field("cost"), problems);
     }
     let lease = concurrency::check(document, algorithm, at, problems);
     let delays = delays(document, &quotas, at, problems);
@@ -227,7 +227,7 @@ fn key(
     parts.known().cloned().collect()
 }
 
-pub(super) fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
+pub(super) fn matches(document: View<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
     let at = at.field("headers");
     let mut headers: Vec<(String, Option<_>)> = Vec::new();
     for (name, condition) in document.headers()?.iter() {
@@ -251,11 +251,11 @@ pub(super) fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems
 
 /// The names of a list's items in order, each with the index of its item.
 #[derive(Default)]
-pub(super) struct Taken<'v>(Vec<(&'v Name, usize)>);
+pub(super) struct UniqueNames<'v>(Vec<(&'v Name, usize)>);
 
-impl<'v> Taken<'v> {
+impl<'v> UniqueNames<'v> {
     /// Adds the name of the item at `index`. Reports a name that an earlier item has.
-    pub(super) fn take(&mut self, name: &'v Name, index: usize, at: &Path<'_>, problems: &mut Problems) {
+    pub(super) fn add(&mut self, name: &'v Name, index: usize, at: &Path<'_>, problems: &mut Problems) {
         match self.0.binary_search_by(|(taken, _)| taken.as_str().cmp(name.as_str())) {
             Err(place) => self.0.insert(place, (name, index)),
             Ok(place) => {

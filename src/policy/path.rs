@@ -13,9 +13,9 @@ impl Text for PathGlob {
         r"([^/?#%*\x00-\x20\x7f]|%[0-9A-Fa-f]{2})*(\*([^/?#%*\x00-\x20\x7f]|%[0-9A-Fa-f]{2})*)?)*(/\*\*)?$"
     ));
     const CHARS: (u32, u32) = (1, 1_024);
-    const RIGHT: &str = "write a path that begins with \"/\", as in \"/api/**\" or \"/users/*/posts\"";
+    const HINT: &str = "write a path that begins with \"/\", as in \"/api/**\" or \"/users/*/posts\"";
 
-    type Kept = Self;
+    type Parsed = Self;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let path = text.strip_prefix('/').ok_or(None)?;

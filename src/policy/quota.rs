@@ -2,7 +2,7 @@
 
 use super::document;
 use super::error::{Path, Problems};
-use super::value::{Items, Of};
+use super::value::{Items, View};
 use super::{Algorithm, Quota, concurrency};
 use crate::units::{Permits, Span};
 
@@ -30,7 +30,7 @@ pub(super) fn several(
 
 /// One quota.
 pub(super) fn one(
-    document: Of<'_, document::Quota>,
+    document: View<'_, document::Quota>,
     algorithm: Option<Algorithm>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -79,7 +79,7 @@ pub(super) fn one(
 }
 
 /// Reports a cost that is larger than a quota.
-pub(super) fn affordable(cost: Permits, quotas: &[Option<Vec<Quota>>], at: &Path<'_>, problems: &mut Problems) {
+pub(super) fn check_cost(cost: Permits, quotas: &[Option<Vec<Quota>>], at: &Path<'_>, problems: &mut Problems) {
     if let Some(least) = quotas
         .iter()
         .flatten()

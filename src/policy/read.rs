@@ -1,6 +1,6 @@
 //! Reads a value of the document as declared, and reports everything that is wrong with it.
 
-use super::absent::Standard;
+use super::defaults::DefaultValue;
 use super::error::{Path, Problems};
 use super::hint;
 use super::json::{Node, quoted};
@@ -74,10 +74,10 @@ pub(super) struct Form {
     /// The minimum and maximum number of characters.
     pub(super) chars: (u32, u32),
     /// The hint for a wrong text: `write 1 to 64 of a-z, 0-9 and "-"`.
-    pub(super) right: &'static str,
+    pub(super) hint: &'static str,
     /// Whether a wrong text may be a secret, which errors must not show.
     pub(super) secret: bool,
-    /// Reads a text of an allowed length. An error may carry a better hint than `right`.
+    /// Reads a text of an allowed length. An error may carry a better hint than `hint`.
     pub(super) parse: fn(&str) -> Result<Value, Option<String>>,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct Field {
     /// Whether it may be absent although it has no default.
     pub(super) optional: bool,
     /// Its value when it is absent.
-    pub(super) default: Option<Standard>,
+    pub(super) default: Option<DefaultValue>,
 }
 
 /// The unit of whole numbers.
@@ -124,14 +124,14 @@ impl Shape {
             (Self::Text(form) | Self::TextOrNull(form), _) => {
                 let is_shown = !form.secret || !matches!(node, Node::Number(_));
                 let described = if is_shown { node.described() } else { "a number".to_owned() };
-                problems.report(at, &[&described, " is not ", form.what], &[form.right]);
+                problems.report(at, &[&described, " is not ", form.what], &[form.hint]);
                 return Value::Wrong;
             }
             (Self::List { of, min, max, distinct }, Node::List(nodes)) => {
                 if counted(nodes.len(), *min, *max) {
                     return Value::Items(items(of, nodes, *distinct, at, problems));
                 }
-                problems.report(at, &["the list has ", &nodes.len().to_string(), " items"], &[&self.right()]);
+                problems.report(at, &["the list has ", &nodes.len().to_string(), " items"], &[&self.hint()]);
                 return Value::Wrong;
             }
             (Self::List { .. }, _) => "is not a list",
@@ -157,7 +157,7 @@ impl Shape {
                 "has the wrong type"
             }
         };
-        problems.report(at, &[&node.described(), " ", problem], &[&self.right_for(node)]);
+        problems.report(at, &[&node.described(), " ", problem], &[&self.hint_for(node)]);
         Value::Wrong
     }
 
@@ -172,7 +172,7 @@ impl Shape {
     }
 
     /// The hint for a wrong value: what was probably meant if that can be guessed, otherwise what would be right.
-    fn right_for(&self, node: &Node) -> String {
+    fn hint_for(&self, node: &Node) -> String {
         let meant = match (self, node) {
             (Self::Span { min_ms, max_ms }, Node::Text(text)) => nearest::span(text)
                 .filter(|meant| {
@@ -180,25 +180,25 @@ impl Shape {
                     span(meant).is_some_and(|span| range.contains(&span))
                 })
                 .map(|meant| ["did you mean \"", &meant, "\"?"].concat()),
-            (Self::List { of, .. }, Node::Text(_) | Node::Number(_)) => of.alone(node),
+            (Self::List { of, .. }, Node::Text(_) | Node::Number(_)) => of.brackets_hint(node),
             _ => None,
         };
-        meant.unwrap_or_else(|| self.right())
+        meant.unwrap_or_else(|| self.hint())
     }
 
     /// The hint for an item of this shape that is written without its list. It does not repeat a secret.
-    fn alone(&self, node: &Node) -> Option<String> {
+    fn brackets_hint(&self, node: &Node) -> Option<String> {
         let is_secret = matches!(self, Self::Text(form) if form.secret);
         let is_good = || self.read(node, &Path::Root, &mut Problems::default()) != Value::Wrong;
-        if is_secret || !hint::GIVEN || !is_good() {
+        if is_secret || !hint::ENABLED || !is_good() {
             return None;
         }
         Some(["write it in brackets, as in [", &node.described(), "]"].concat())
     }
 
     /// The hint at what would be right: `write a whole number from 1 to 16`.
-    fn right(&self) -> String {
-        if !hint::GIVEN {
+    fn hint(&self) -> String {
+        if !hint::ENABLED {
             return String::new();
         }
         match self {
@@ -214,10 +214,10 @@ impl Shape {
                 format!("write a whole number and a unit (ms, s, m, h, d) in quotes, from \"{min}\" to \"{max}\"")
             }
             Self::Word(known) => one_of(known),
-            Self::Text(form) | Self::TextOrNull(form) => form.right.to_owned(),
+            Self::Text(form) | Self::TextOrNull(form) => form.hint.to_owned(),
             Self::List { of, min, max, .. } => {
                 let each = match of {
-                    Self::Text(_) | Self::Word(_) => ["; for each, ", &of.right()].concat(),
+                    Self::Text(_) | Self::Word(_) => ["; for each, ", &of.hint()].concat(),
                     _ => String::new(),
                 };
                 let least = if *min == 0 { "at most".to_owned() } else { format!("{min} to") };
@@ -227,7 +227,7 @@ impl Shape {
             Self::Object { fields, .. } => {
                 nearest::hint("", "write an object, in braces, with fields from", &names(fields))
             }
-            Self::Either(one, other) => [one.right(), other.right()].join(", or "),
+            Self::Either(one, other) => [one.hint(), other.hint()].join(", or "),
         }
     }
 }
@@ -247,7 +247,7 @@ impl Field {
         if self.optional {
             return Value::Absent;
         }
-        problems.report(&at, &["this field is missing"], &[&self.shape.right()]);
+        problems.report(&at, &["this field is missing"], &[&self.shape.hint()]);
         Value::Wrong
     }
 }
@@ -263,12 +263,12 @@ impl Form {
                 Ok(value) => return value,
                 Err(hint) => hint,
             };
-            problems.report(at, &[&told, " is not ", self.what], &[hint.as_deref().unwrap_or(self.right)]);
+            problems.report(at, &[&told, " is not ", self.what], &[hint.as_deref().unwrap_or(self.hint)]);
         } else if chars < min {
-            problems.report(at, &[&told, " is too short"], &[self.right]);
+            problems.report(at, &[&told, " is too short"], &[self.hint]);
         } else {
             let (chars, max) = (chars.to_string(), max.to_string());
-            problems.report(at, &[&told, " has ", &chars, " characters, more than ", &max], &[self.right]);
+            problems.report(at, &[&told, " has ", &chars, " characters, more than ", &max], &[self.hint]);
         }
         Value::Wrong
     }
@@ -302,7 +302,7 @@ fn word(word: &str, known: &[&str], at: &Path<'_>, problems: &mut Problems) -> V
     if let Some(place) = known.iter().position(|other| *other == word) {
         return Value::Word(place);
     }
-    let hint = nearest::meant(word, known).unwrap_or_else(|| one_of(known));
+    let hint = nearest::suggestion(word, known).unwrap_or_else(|| one_of(known));
     problems.report(at, &[&quoted(word), " is not allowed here"], &[&hint]);
     Value::Wrong
 }
@@ -341,15 +341,15 @@ fn unknown_fields(given: &[(String, Node)], fields: &[Field], at: &Path<'_>, pro
     for (name, _) in given {
         if !fields.iter().any(|field| field.name == name) {
             let hint =
-                inside(name, fields).unwrap_or_else(|| nearest::hint(name, "the fields here are", &names(fields)));
+                nested_hint(name, fields).unwrap_or_else(|| nearest::hint(name, "the fields here are", &names(fields)));
             problems.report(&at.field(name), &["there is no field ", &quoted(name)], &[&hint]);
         }
     }
 }
 
 /// The hint for a field that is declared in an object one level below.
-fn inside(name: &str, fields: &[Field]) -> Option<String> {
-    if !hint::GIVEN {
+fn nested_hint(name: &str, fields: &[Field]) -> Option<String> {
+    if !hint::ENABLED {
         return None;
     }
     let has_it = |field: &&Field| matches!(field.shape, Shape::Object { fields, .. } if fields.iter().any(|field| field.name == name));
@@ -362,8 +362,8 @@ fn exactly_one(given: &[(String, Node)], one_of: &[&str], fields: &[Field], at: 
     let mut there = one_of.iter().filter(|name| given.iter().any(|(other, _)| other == *name));
     match (there.next(), there.next(), one_of) {
         (None, _, [first, others @ ..]) => {
-            let known = fields.iter().find(|field| field.name == *first).filter(|_| hint::GIVEN);
-            let right = known.map_or_else(String::new, |field| field.shape.right());
+            let known = fields.iter().find(|field| field.name == *first).filter(|_| hint::ENABLED);
+            let right = known.map_or_else(String::new, |field| field.shape.hint());
             let hint = nearest::hint("", &[&right, ", or write the field"].concat(), others);
             problems.report(&at.field(first), &["this field is missing"], &[&hint]);
         }

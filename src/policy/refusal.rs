@@ -2,13 +2,13 @@
 
 use super::document;
 use super::error::{Path, Problems};
-use super::value::Of;
+use super::value::View;
 use super::{Algorithm, Ban, Cost, KeyPart, Penalty, Quota};
 use crate::units::Permits;
 
 /// The penalty of a limit. It must leave room for a request in every quota.
 pub(super) fn penalty(
-    limit: Of<'_, document::Limit>,
+    limit: View<'_, document::Limit>,
     cost: Option<&Cost>,
     quotas: &[Option<Vec<Quota>>],
     at: &Path<'_>,
@@ -48,7 +48,7 @@ pub(super) fn penalty(
 
 /// The ban of a limit. It needs a key that distinguishes clients.
 pub(super) fn ban(
-    limit: Of<'_, document::Limit>,
+    limit: View<'_, document::Limit>,
     key: Option<&[KeyPart]>,
     at: &Path<'_>,
     problems: &mut Problems,

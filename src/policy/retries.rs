@@ -2,7 +2,7 @@
 
 use super::document;
 use super::error::{Path, Problems};
-use super::value::Of;
+use super::value::View;
 use crate::units::{Draw, Span};
 
 /// When a request may be sent again, and after how long.
@@ -37,7 +37,11 @@ impl Backoff {
 }
 
 /// Reads when a request may be sent again.
-pub(super) fn retries(document: Of<'_, document::Fallback>, at: &Path<'_>, problems: &mut Problems) -> Option<Retries> {
+pub(super) fn retries(
+    document: View<'_, document::Fallback>,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Retries> {
     let backoff = document.backoff().and_then(|backoff| {
         let (initial, max) = (backoff.initial()?, backoff.max()?);
         if max < initial {

@@ -1,12 +1,12 @@
 //! Where requests can go: upstreams, the settings of their breakers, and routes.
 
+use super::all_or_none::AllOrNone;
 use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::failures::Failures;
-use super::gathered::Gathered;
-use super::parse::{Taken, matches, unknown};
+use super::parse::{UniqueNames, matches, unknown};
 use super::retries::{Retries, retries};
-use super::value::Of;
+use super::value::View;
 use super::{Breaker, Match, Name, Serving, breaker, serving};
 use crate::units::Span;
 
@@ -110,29 +110,29 @@ impl Route {
 }
 
 /// Reads upstreams, breakers and routes, and checks as much of them as could be read.
-pub(super) fn routing(document: Of<'_, Document>, problems: &mut Problems) -> Option<Routing> {
+pub(super) fn routing(document: View<'_, Document>, problems: &mut Problems) -> Option<Routing> {
     let root = Path::Root;
     // The order of a map's fields has no meaning, so they are sorted by name.
     let patterns = document.breakers().map(|map| in_order(map.names()));
-    let mut breakers = Gathered::new();
+    let mut breakers = AllOrNone::new();
     for (name, it) in document.breakers().iter().flat_map(|map| map.iter()) {
         let breaker =
             it.and_then(|it| breaker::breaker(name, it, &root.field("breakers").field(name.as_str()), problems));
-        breakers.add_by(breaker, |breaker: &Breaker| &breaker.name);
+        breakers.add_sorted(breaker, |breaker: &Breaker| &breaker.name);
     }
     let known = document.upstreams().map(|map| in_order(map.names()));
-    let mut upstreams = Gathered::new();
+    let mut upstreams = AllOrNone::new();
     for (name, it) in document.upstreams().iter().flat_map(|map| map.iter()) {
         let at = root.field("upstreams");
         let upstream = it.and_then(|it| upstream(name, it, patterns.as_deref(), &at.field(name.as_str()), problems));
-        upstreams.add_by(upstream, |upstream: &Upstream| &upstream.name);
+        upstreams.add_sorted(upstream, |upstream: &Upstream| &upstream.name);
     }
     let at = root.field("routes");
-    let (mut routes, mut names) = (Gathered::new(), Taken::default());
+    let (mut routes, mut names) = (AllOrNone::new(), UniqueNames::default());
     for (index, item) in document.routes()?.iter().enumerate() {
         let at = at.item(index);
-        if let Some(name) = item.and_then(Of::<document::Route>::name) {
-            names.take(name, index, &at.field("name"), problems);
+        if let Some(name) = item.and_then(View::<document::Route>::name) {
+            names.add(name, index, &at.field("name"), problems);
         }
         routes.add(item.and_then(|item| route(item, known.as_deref(), &at, problems)));
     }
@@ -165,7 +165,7 @@ impl Routing {
 
 fn upstream(
     name: &Name,
-    document: Of<'_, document::Upstream>,
+    document: View<'_, document::Upstream>,
     breakers: Option<&[&Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -191,13 +191,13 @@ fn upstream(
 }
 
 fn route(
-    document: Of<'_, document::Route>,
+    document: View<'_, document::Route>,
     known: Option<&[&Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Option<Route> {
     let matches = document.matches().and_then(|it| matches(it, &at.field("match"), problems));
-    let mut upstreams = Gathered::new();
+    let mut upstreams = AllOrNone::new();
     for (index, name) in document.upstreams().iter().flat_map(|set| set.iter()).enumerate() {
         let at = at.field("upstreams");
         upstreams.add(name.and_then(|name| reference("upstream", name, known, &at.item(index), problems)));
@@ -217,7 +217,7 @@ fn route(
     })
 }
 
-fn fallback(document: Of<'_, document::Fallback>, at: &Path<'_>, problems: &mut Problems) -> Option<Fallback> {
+fn fallback(document: View<'_, document::Fallback>, at: &Path<'_>, problems: &mut Problems) -> Option<Fallback> {
     let retries = retries(document, at, problems);
     let attempts = document.attempts()?.unwrap_or(MAX_ATTEMPTS);
     Some(Fallback { on: Failures::of(&document.on()?), attempts, retries: retries? })

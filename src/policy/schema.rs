@@ -1,29 +1,29 @@
 //! The macros that declare the objects of the policy document. One declaration gives an object's table for the reader,
 //! its typed view and its JSON Schema, which therefore cannot disagree.
 
-use super::absent::Standard;
+use super::defaults::DefaultValue;
 use super::json::Node;
 use super::read::Shape;
 use super::value::Value;
 
 /// A type that values of the policy document are declared with.
-pub(super) trait Document {
+pub(super) trait Declared {
     /// What a value must look like.
     const SHAPE: Shape;
     /// Whether a field of this type may be absent although it has no default.
     const OPTIONAL: bool = false;
 
     /// The typed view of a value.
-    type Seen<'v>;
+    type View<'v>;
 
     /// The typed view of a value that was read; `None` if it was wrong.
-    fn seen(value: &Value) -> Option<Self::Seen<'_>>;
+    fn view(value: &Value) -> Option<Self::View<'_>>;
 
     /// The JSON Schema of values of this type.
     fn schema() -> Node;
 }
 
-/// Declares an object of the document, for example `Limit`. Its typed view is `Of<Limit>`.
+/// Declares an object of the document, for example `Limit`. Its typed view is `View<Limit>`.
 ///
 /// Every field becomes a method of the view. It returns `None` if the value was wrong, which the reader has reported;
 /// checks across fields still see the other fields. A field may be absent if it is an `Option` or has a default. Of the
@@ -49,31 +49,31 @@ macro_rules! document {
             }
 
             #[allow(clippy::wrong_self_convention, reason = "the fields' own names")]
-            impl<'v> $crate::policy::value::Of<'v, $name> {
+            impl<'v> $crate::policy::value::View<'v, $name> {
                 $(
                     $(#[doc = $doc])+
                     #[allow(dead_code, reason = "a field is declared, and so checked, before a version acts on it")]
-                    pub(in crate::policy) fn $field(self) -> Option<<$type as schema::Document>::Seen<'v>> {
-                        <$type as schema::Document>::seen(self.field(Place::$field as usize))
+                    pub(in crate::policy) fn $field(self) -> Option<<$type as schema::Declared>::View<'v>> {
+                        <$type as schema::Declared>::view(self.field(Place::$field as usize))
                     }
                 )+
             }
 
-            impl schema::Document for $name {
+            impl schema::Declared for $name {
                 const SHAPE: $crate::policy::read::Shape = $crate::policy::read::Shape::Object {
                     fields: &[$($crate::policy::read::Field {
                         name: schema::key!($field $($key)?),
-                        shape: &<$type as schema::Document>::SHAPE,
-                        optional: <$type as schema::Document>::OPTIONAL,
+                        shape: &<$type as schema::Declared>::SHAPE,
+                        optional: <$type as schema::Declared>::OPTIONAL,
                         default: schema::default!($($default)?),
                     }),+],
                     one_of: &[$($($choice),+)?],
                 };
 
-                type Seen<'v> = $crate::policy::value::Of<'v, $name>;
+                type View<'v> = $crate::policy::value::View<'v, $name>;
 
-                fn seen(value: &$crate::policy::value::Value) -> Option<Self::Seen<'_>> {
-                    $crate::policy::value::Of::seen(value)
+                fn view(value: &$crate::policy::value::Value) -> Option<Self::View<'_>> {
+                    $crate::policy::value::View::of(value)
                 }
 
                 fn schema() -> $crate::policy::json::Node {
@@ -81,8 +81,8 @@ macro_rules! document {
                         $(schema::FieldSchema {
                             name: schema::key!($field $($key)?),
                             about: concat!($($doc, "\n"),+),
-                            schema: <$type as schema::Document>::schema(),
-                            optional: <$type as schema::Document>::OPTIONAL,
+                            schema: <$type as schema::Declared>::schema(),
+                            optional: <$type as schema::Declared>::OPTIONAL,
                             default: schema::default!($($default)?),
                         }),+
                     ], &[$($($choice),+)?])
@@ -95,12 +95,12 @@ macro_rules! document {
 /// Declares the words that a type's values are written as.
 macro_rules! words {
     ($type:ty { $($word:literal => $value:expr),+ $(,)? }) => {
-        impl $crate::policy::schema::Document for $type {
+        impl $crate::policy::schema::Declared for $type {
             const SHAPE: $crate::policy::read::Shape = $crate::policy::read::Shape::Word(&[$($word),+]);
 
-            type Seen<'v> = Self;
+            type View<'v> = Self;
 
-            fn seen(value: &$crate::policy::value::Value) -> Option<Self> {
+            fn view(value: &$crate::policy::value::Value) -> Option<Self> {
                 match value {
                     $crate::policy::value::Value::Word(place) => [$($value),+].get(*place).copied(),
                     _ => None,
@@ -130,7 +130,7 @@ macro_rules! default {
         None
     };
     ($default:expr) => {
-        Some($crate::policy::absent::Written(&$default).standard())
+        Some($crate::policy::defaults::DefaultExpr(&$default).value())
     };
 }
 
@@ -147,7 +147,7 @@ pub(super) struct FieldSchema {
     /// Whether it may be absent although it has no default.
     pub(super) optional: bool,
     /// Its default.
-    pub(super) default: Option<Standard>,
+    pub(super) default: Option<DefaultValue>,
 }
 
 /// The schema of an object with these fields and no others, and with exactly one of the fields in `one_of`, if any.
@@ -186,7 +186,7 @@ fn flowed(about: &str) -> Node {
 }
 
 /// The JSON Schema (draft 2020-12) of the policy document `T`, as text that ends with a line break.
-pub(super) fn json_schema<T: Document>() -> String {
+pub(super) fn json_schema<T: Declared>() -> String {
     let mut schema = vec![
         ("$schema".to_owned(), "https://json-schema.org/draft/2020-12/schema".into()),
         ("$id".to_owned(), SCHEMA_ID.into()),
@@ -206,7 +206,7 @@ const SCHEMA_ID: &str = "urn:tidegate:policy:1";
 mod tests {
     use super::super::error::{Path, Problems};
     use super::super::shapes::Int;
-    use super::super::value::Of;
+    use super::super::value::View;
     use super::*;
 
     document! {
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn what_can_be_read_is_read_although_the_rest_is_wrong() {
         let (value, errors) = read(r#"{"match": 10, "whether": false, "mroe": 2}"#);
-        let thing = Of::<Thing>::seen(&value).unwrap();
+        let thing = View::<Thing>::of(&value).unwrap();
         assert_eq!(thing.count(), None);
         assert_eq!(thing.more(), Some(None));
         assert_eq!(thing.whether(), Some(false));
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn an_absent_field_has_its_default_or_is_missing() {
         let (value, errors) = read("{}");
-        assert_eq!(Of::<Thing>::seen(&value).unwrap().whether(), Some(true));
+        assert_eq!(View::<Thing>::of(&value).unwrap().whether(), Some(true));
         assert_eq!(errors, "/match: this field is missing; write a whole number from 1 to 9");
     }
 

@@ -3,11 +3,11 @@
 pub(super) mod text;
 
 use super::KeyPart;
-use super::document::answers;
+use super::document::responses;
 use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::json::quoted;
-use super::value::Of;
+use super::value::View;
 use crate::decision::is_without_body;
 use crate::units::Span;
 use core::fmt;
@@ -133,7 +133,7 @@ impl fmt::Display for Caching {
 }
 
 /// Reads the bounds on kept responses.
-pub(super) fn kept_bytes(document: Of<'_, Document>, problems: &mut Problems) -> Option<KeptBytes> {
+pub(super) fn kept_bytes(document: View<'_, Document>, problems: &mut Problems) -> Option<KeptBytes> {
     let kept = document.state()?.kept()?;
     let (max_object, max_bytes) = (kept.max_object()?, kept.max_bytes()?);
     let least = max_object.saturating_mul(crate::stale::shelf::PAGES);
@@ -147,7 +147,7 @@ pub(super) fn kept_bytes(document: Of<'_, Document>, problems: &mut Problems) ->
 }
 
 /// Reads how a route serves responses.
-pub(super) fn serving(route: Of<'_, document::Route>, at: &Path<'_>, problems: &mut Problems) -> Option<Serving> {
+pub(super) fn serving(route: View<'_, document::Route>, at: &Path<'_>, problems: &mut Problems) -> Option<Serving> {
     let at_fallback = at.field("fallback");
     let fallback = match route.fallback()? {
         Some(fallback) => {
@@ -179,12 +179,12 @@ pub(super) fn serving(route: Of<'_, document::Route>, at: &Path<'_>, problems: &
     })
 }
 
-fn fixed(answer: Of<'_, answers::Static>, at: &Path<'_>, problems: &mut Problems) -> Option<Fixed> {
+fn fixed(answer: View<'_, responses::Static>, at: &Path<'_>, problems: &mut Problems) -> Option<Fixed> {
     let at = at.field("headers");
     let mut lines = vec![("content-type".to_owned(), answer.content_type()?.to_owned())];
     for (name, value) in answer.headers()?.iter() {
         let lower = name.to_ascii_lowercase();
-        if NOT_OURS.contains(&lower.as_str()) {
+        if RESERVED_HEADERS.contains(&lower.as_str()) {
             let problem = &["the header ", &quoted(&lower), " is not the policy's to say"];
             problems.report(&at.field(name), problem, &["remove it; the type of the body is \"content_type\""]);
         }
@@ -201,7 +201,7 @@ fn fixed(answer: Of<'_, answers::Static>, at: &Path<'_>, problems: &mut Problems
 
 type Cache = (Option<Caching>, Vec<String>, Option<String>);
 
-fn cache(cache: Of<'_, answers::Cache>, at: &Path<'_>, problems: &mut Problems) -> Option<Cache> {
+fn cache(cache: View<'_, responses::Cache>, at: &Path<'_>, problems: &mut Problems) -> Option<Cache> {
     let (ttl, swr, immutable) = (cache.ttl()?, cache.stale_while_revalidate()?, cache.immutable()?);
     if ttl.is_none() {
         for (field, there) in [("stale_while_revalidate", swr.is_some()), ("immutable", immutable)] {
@@ -228,7 +228,7 @@ fn cache(cache: Of<'_, answers::Cache>, at: &Path<'_>, problems: &mut Problems) 
     Some((caching, vary, cache.version()?.map(str::to_owned)))
 }
 
-fn variants(document: Of<'_, answers::Variants>, at: &Path<'_>, problems: &mut Problems) -> Option<Variants> {
+fn variants(document: View<'_, responses::Variants>, at: &Path<'_>, problems: &mut Problems) -> Option<Variants> {
     let at_from = at.field("width_from");
     let mut width_from = Vec::new();
     for (index, part) in document.width_from()?.iter().enumerate() {
@@ -301,7 +301,7 @@ fn pieces(template: &str) -> Option<Vec<Piece>> {
     Some(pieces)
 }
 
-fn preload(document: Of<'_, answers::Preload>) -> Option<String> {
+fn preload(document: View<'_, responses::Preload>) -> Option<String> {
     let (path, kind) = (document.path()?, document.kind()?.0);
     // Browsers fetch fonts with CORS even from the same origin, and would not use a font preloaded without it.
     let crossorigin = document.crossorigin()? || kind == "font";
@@ -309,5 +309,5 @@ fn preload(document: Of<'_, answers::Preload>) -> Option<String> {
 }
 
 /// Headers that the host sets itself, or that the policy sets in another field.
-const NOT_OURS: [&str; 7] =
+const RESERVED_HEADERS: [&str; 7] =
     ["connection", "content-length", "content-type", "keep-alive", "te", "transfer-encoding", "upgrade"];

@@ -4,7 +4,7 @@ use super::document::Document;
 use super::error::{Path, Problems};
 use super::schema::document;
 use super::shapes::{List, Text};
-use super::value::{Of, Value};
+use super::value::{Value, View};
 use crate::api_key::Digest;
 use crate::network::{Network, Networks};
 use crate::status;
@@ -25,7 +25,7 @@ document! {
 }
 
 /// Reads the status pages and the clients that may see them.
-pub(super) fn status(document: Of<'_, Document>, problems: &mut Problems) -> Option<Option<status::Status>> {
+pub(super) fn status(document: View<'_, Document>, problems: &mut Problems) -> Option<Option<status::Status>> {
     let Some(status) = document.status()? else { return Some(None) };
     let (addresses, token) = (status.addresses()?, status.token_sha256()?);
     if addresses.is_empty() && token.is_none() {
@@ -46,9 +46,9 @@ impl Text for PagesPath {
     const WHAT: &str = "a path";
     const PATTERN: Option<&str> = Some(r"^(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+$");
     const CHARS: (u32, u32) = (2, 256);
-    const RIGHT: &str = "write a path of letters, digits, \"-\", \".\", \"_\" and \"~\", as in \"/tidegate\"";
+    const HINT: &str = "write a path of letters, digits, \"-\", \".\", \"_\" and \"~\", as in \"/tidegate\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');

@@ -3,7 +3,7 @@
 use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::shapes::OneOf;
-use super::value::Of;
+use super::value::View;
 use super::{Algorithm, Breaker, Limit, OnExceed, Policy, Quota};
 use crate::authority::Terms;
 use crate::mode::Mode;
@@ -198,7 +198,7 @@ impl fmt::Debug for RedisStore {
 }
 
 /// Reads the stores.
-pub(super) fn stores(document: Of<'_, Document>, problems: &mut Problems) -> Option<Stores> {
+pub(super) fn stores(document: View<'_, Document>, problems: &mut Problems) -> Option<Stores> {
     let at = Path::Root.field("stores");
     let stores = document.stores()?;
     let redis = match stores.redis()? {
@@ -219,7 +219,7 @@ pub(super) fn stores(document: Of<'_, Document>, problems: &mut Problems) -> Opt
     Some(Stores { deadline, local_share, redis, rls })
 }
 
-fn redis(document: Of<'_, document::Redis>, at: &Path<'_>, problems: &mut Problems) -> Option<RedisStore> {
+fn redis(document: View<'_, document::Redis>, at: &Path<'_>, problems: &mut Problems) -> Option<RedisStore> {
     if matches!((document.cluster(), document.url()), (Some(None), Some(None))) {
         let hint = "write its \"cluster\" for Envoy, its \"url\" for Cloudflare Workers, or both";
         problems.report(at, &["nothing says where this Redis is"], &[hint]);
@@ -249,13 +249,13 @@ fn redis(document: Of<'_, document::Redis>, at: &Path<'_>, problems: &mut Proble
 /// Reads how a limit is shared; `Some(None)` if no store of Tidegate's own counts it. Reports settings that a shared
 /// limit cannot have.
 pub(super) fn sharing(
-    document: Of<'_, document::Limit>,
+    document: View<'_, document::Limit>,
     quotas: &[Option<Vec<Quota>>],
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Option<Option<Sharing>> {
     let mode = document.sharing()?;
-    if document.scope()? == document::LimitScope::Instance {
+    if document.scope()? == document::Scope::Instance {
         if mode.is_some() {
             let hint = "write \"scope\": \"global\", or remove this";
             problems.report(&at.field("sharing"), &["a limit of one instance draws nothing from others"], &[hint]);
@@ -284,7 +284,7 @@ pub(super) fn sharing(
     if matches!(document.only_on(), Some(Some(_))) {
         refuse("only_on", "a shared limit charges before the answer is known", "remove this");
     }
-    let of_answer = |cost: OneOf<u32, Of<'_, document::CostHeader>>| match cost {
+    let of_answer = |cost: OneOf<u32, View<'_, document::CostHeader>>| match cost {
         OneOf::Second(header) => matches!(header.response_header(), Some(Some(_))),
         OneOf::First(_) => false,
     };
@@ -296,7 +296,7 @@ pub(super) fn sharing(
     }
     let terms = |quota: &Quota| algorithm.and_then(|algorithm| Terms::new(algorithm, quota));
     for quota in quotas.iter().flatten().flatten() {
-        if quota.window < SHORTEST {
+        if quota.window < MIN_SHARED_WINDOW {
             let hint = "write a window of 100ms or more, or \"scope\": \"instance\"";
             problems.report(
                 &at.field("scope"),
@@ -315,13 +315,13 @@ pub(super) fn sharing(
         }
         break;
     }
-    Some(Some(Sharing { exact: mode == Some(document::Drawing::Exact) }))
+    Some(Some(Sharing { exact: mode == Some(document::SharingMode::Exact) }))
 }
 
 /// Whether the rate-limit service counts the limit. Reports settings that such a limit cannot have.
 pub(super) fn by_service(
-    limit: Of<'_, document::Limit>,
-    document: Of<'_, Document>,
+    limit: View<'_, document::Limit>,
+    document: View<'_, Document>,
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Option<bool> {
@@ -329,14 +329,14 @@ pub(super) fn by_service(
         return Some(false);
     }
     let mut refuse = |field: &str, problem: &str, hint: &str| problems.report(&at.field(field), &[problem], &[hint]);
-    if limit.scope() == Some(document::LimitScope::Instance) {
+    if limit.scope() == Some(document::Scope::Instance) {
         refuse(
             "store",
             "a limit of one instance is counted in no store",
             "write \"scope\": \"global\", or remove this",
         );
     }
-    if matches!(document.stores().and_then(Of::<document::Stores>::rls), Some(None)) {
+    if matches!(document.stores().and_then(View::<document::Stores>::rls), Some(None)) {
         let hint = "write \"stores\": { \"rls\": { \"cluster\": ..., \"domain\": ... } }";
         refuse("store", "the policy names no rate-limit service", hint);
     }
@@ -354,7 +354,7 @@ pub(super) fn by_service(
 }
 
 /// The shortest window of a shared limit: a store could not answer often enough within a shorter one.
-const SHORTEST: Span = Span::from_millis(100);
+const MIN_SHARED_WINDOW: Span = Span::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -5,8 +5,8 @@
 
 use core::marker::PhantomData;
 
-use super::schema::Document;
-use super::{Answers, HeaderCondition, HostGlob, KeyPart, Name, PathGlob};
+use super::schema::Declared;
+use super::{HeaderCondition, HostGlob, KeyPart, Name, PathGlob, StatusRange};
 use crate::api_key::Digest;
 use crate::network::Network;
 use crate::units::Span;
@@ -41,7 +41,7 @@ pub(super) enum Value {
     /// A condition on a header.
     Header(HeaderCondition),
     /// A range of response statuses.
-    Answers(Answers),
+    StatusRange(StatusRange),
     /// A network of addresses.
     Network(Network),
     /// The hash of an API key.
@@ -56,24 +56,24 @@ pub(super) enum Value {
 
 /// The typed view of an object declared as `T`. Its methods are the declared fields; each returns `None` if the field's
 /// value was wrong.
-pub(super) struct Of<'v, T> {
+pub(super) struct View<'v, T> {
     fields: &'v [Value],
-    seen_as: PhantomData<T>,
+    declared_as: PhantomData<T>,
 }
 
-impl<T> Clone for Of<'_, T> {
+impl<T> Clone for View<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Of<'_, T> {}
+impl<T> Copy for View<'_, T> {}
 
-impl<'v, T> Of<'v, T> {
+impl<'v, T> View<'v, T> {
     /// The view of an object; `None` if it was wrong.
-    pub(super) fn seen(value: &'v Value) -> Option<Self> {
+    pub(super) fn of(value: &'v Value) -> Option<Self> {
         match value {
-            Value::Fields(fields) => Some(Self { fields, seen_as: PhantomData }),
+            Value::Fields(fields) => Some(Self { fields, declared_as: PhantomData }),
             _ => None,
         }
     }
@@ -87,14 +87,14 @@ impl<'v, T> Of<'v, T> {
 /// The typed view of a list.
 pub(super) struct Items<'v, T> {
     items: &'v [Value],
-    seen_as: PhantomData<T>,
+    declared_as: PhantomData<T>,
 }
 
-impl<'v, T: Document> Items<'v, T> {
+impl<'v, T: Declared> Items<'v, T> {
     /// The view of a list; `None` if it was wrong.
-    pub(super) fn seen(value: &'v Value) -> Option<Self> {
+    pub(super) fn of(value: &'v Value) -> Option<Self> {
         match value {
-            Value::Items(items) => Some(Self { items, seen_as: PhantomData }),
+            Value::Items(items) => Some(Self { items, declared_as: PhantomData }),
             _ => None,
         }
     }
@@ -105,27 +105,27 @@ impl<'v, T: Document> Items<'v, T> {
     }
 
     /// All items; `None` for each that was wrong.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Option<T::Seen<'v>>> + use<'v, T> {
-        self.items.iter().map(T::seen)
+    pub(super) fn iter(&self) -> impl Iterator<Item = Option<T::View<'v>>> + use<'v, T> {
+        self.items.iter().map(T::view)
     }
 
     /// The items without the wrong ones.
-    pub(super) fn known(&self) -> impl Iterator<Item = T::Seen<'v>> + use<'v, T> {
-        self.items.iter().filter_map(T::seen)
+    pub(super) fn known(&self) -> impl Iterator<Item = T::View<'v>> + use<'v, T> {
+        self.items.iter().filter_map(T::view)
     }
 }
 
 /// The typed view of an object whose field names are the author's choice.
 pub(super) struct Entries<'v, K, V> {
     entries: &'v [(Value, Value)],
-    seen_as: PhantomData<(K, V)>,
+    declared_as: PhantomData<(K, V)>,
 }
 
-impl<'v, K: Document, V: Document> Entries<'v, K, V> {
+impl<'v, K: Declared, V: Declared> Entries<'v, K, V> {
     /// The view of an object; `None` if it was wrong.
-    pub(super) fn seen(value: &'v Value) -> Option<Self> {
+    pub(super) fn of(value: &'v Value) -> Option<Self> {
         match value {
-            Value::Entries(entries) => Some(Self { entries, seen_as: PhantomData }),
+            Value::Entries(entries) => Some(Self { entries, declared_as: PhantomData }),
             _ => None,
         }
     }
@@ -136,26 +136,26 @@ impl<'v, K: Document, V: Document> Entries<'v, K, V> {
     }
 
     /// The entries with a valid name; `None` for each value that was wrong.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (K::Seen<'v>, Option<V::Seen<'v>>)> + use<'v, K, V> {
-        self.entries.iter().filter_map(|(name, value)| Some((K::seen(name)?, V::seen(value))))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (K::View<'v>, Option<V::View<'v>>)> + use<'v, K, V> {
+        self.entries.iter().filter_map(|(name, value)| Some((K::view(name)?, V::view(value))))
     }
 
     /// The valid names.
-    pub(super) fn names(&self) -> impl Iterator<Item = K::Seen<'v>> + use<'v, K, V> {
-        self.entries.iter().filter_map(|(name, _)| K::seen(name))
+    pub(super) fn names(&self) -> impl Iterator<Item = K::View<'v>> + use<'v, K, V> {
+        self.entries.iter().filter_map(|(name, _)| K::view(name))
     }
 }
 
 /// A type that texts of the document are parsed into.
-pub(super) trait Kept {
+pub(super) trait Parsed {
     /// The parsed text; `None` if it was wrong.
-    fn kept(value: &Value) -> Option<&Self>;
+    fn parsed(value: &Value) -> Option<&Self>;
 }
 
-macro_rules! kept {
+macro_rules! parsed {
     ($($type:ty => $variant:ident),+ $(,)?) => {
-        $(impl Kept for $type {
-            fn kept(value: &Value) -> Option<&Self> {
+        $(impl Parsed for $type {
+            fn parsed(value: &Value) -> Option<&Self> {
                 match value {
                     Value::$variant(value) => Some(value),
                     _ => None,
@@ -165,5 +165,5 @@ macro_rules! kept {
     };
 }
 
-kept! { str => Text, Name => Name, PathGlob => Path, HostGlob => Host, KeyPart => Key, HeaderCondition => Header, Answers => Answers,
+parsed! { str => Text, Name => Name, PathGlob => Path, HostGlob => Host, KeyPart => Key, HeaderCondition => Header, StatusRange => StatusRange,
 Network => Network, Digest => Digest }

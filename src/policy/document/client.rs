@@ -2,8 +2,8 @@
 
 use crate::api_key::Digest;
 use crate::policy::Name;
-use crate::policy::absent::NO_FIELDS;
 use crate::policy::client::ClaimName;
+use crate::policy::defaults::NO_FIELDS;
 use crate::policy::schema::document;
 use crate::policy::shapes::{Int, Map, Set};
 use crate::policy::text::HeaderName;

@@ -1,8 +1,8 @@
 //! Where requests can go: upstreams, their breakers, and routes.
 
-use super::answers::{Cache, Preload, Static, Variants};
-use super::{DAY_MS, HOUR_MS, LimitScope, MINUTE_MS, MONTH_MS, Match};
-use crate::policy::absent::NO_FIELDS;
+use super::responses::{Cache, Preload, Static, Variants};
+use super::{DAY_MS, HOUR_MS, MINUTE_MS, MONTH_MS, Match, Scope};
+use crate::policy::defaults::NO_FIELDS;
 use crate::policy::schema::{document, words};
 use crate::policy::shapes::{Decimal, Int, List, Set, SpanIn};
 use crate::policy::text::{Cluster, Failure, Method, Url};
@@ -52,7 +52,7 @@ document! {
         /// Which instances share the breaker: `instance` is one Envoy with all its workers, or one isolate of a Worker;
         /// `global` is all instances with the same store, see `stores`. A breaker whose `mode` is not `enforce` is
         /// never shared.
-        scope: LimitScope = "instance",
+        scope: Scope = "instance",
         /// Whether the breaker acts: `enforce` refuses calls, `observe` only counts what it would have refused,
         /// `forced-open` refuses every call, `disabled` refuses none and counts none.
         mode: BreakerMode = "enforce",

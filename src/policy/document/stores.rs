@@ -63,7 +63,7 @@ words! {
 
 /// Which instances share a limit or a breaker.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::policy) enum LimitScope {
+pub(in crate::policy) enum Scope {
     /// One instance.
     Instance,
     /// All instances with the same store.
@@ -71,26 +71,26 @@ pub(in crate::policy) enum LimitScope {
 }
 
 words! {
-    LimitScope {
-        "instance" => LimitScope::Instance,
-        "global" => LimitScope::Global,
+    Scope {
+        "instance" => Scope::Instance,
+        "global" => Scope::Global,
     }
 }
 
 /// A limit's `store`: what counts it in place of the store that counts other shared limits.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::policy) enum Counter {
+pub(in crate::policy) enum LimitStore {
     /// The rate-limit service.
     Rls,
 }
 
 words! {
-    Counter { "rls" => Counter::Rls }
+    LimitStore { "rls" => LimitStore::Rls }
 }
 
 /// A limit's `sharing`: how an instance draws the permits of a shared limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::policy) enum Drawing {
+pub(in crate::policy) enum SharingMode {
     /// Ahead of requests.
     Lease,
     /// For every request.
@@ -98,9 +98,9 @@ pub(in crate::policy) enum Drawing {
 }
 
 words! {
-    Drawing {
-        "lease" => Drawing::Lease,
-        "exact" => Drawing::Exact,
+    SharingMode {
+        "lease" => SharingMode::Lease,
+        "exact" => SharingMode::Exact,
     }
 }
 
@@ -111,9 +111,9 @@ impl Text for Domain {
     const WHAT: &str = "a domain of a rate-limit service";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 256);
-    const RIGHT: &str = "write the domain of the service's own configuration, without spaces";
+    const HINT: &str = "write the domain of the service's own configuration, without spaces";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Value::Text(text.to_owned())).ok_or(None)
@@ -127,9 +127,9 @@ impl Text for BasePath {
     const WHAT: &str = "a path";
     const PATTERN: Option<&str> = Some("^/([!\"$->@-~]*[!\"$-.0->@-~])?$");
     const CHARS: (u32, u32) = (1, 256);
-    const RIGHT: &str = "write a path that begins with \"/\" and does not end with it, as in \"/redis\", or \"/\"";
+    const HINT: &str = "write a path that begins with \"/\" and does not end with it, as in \"/redis\", or \"/\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let right = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
@@ -145,10 +145,10 @@ impl Text for Token {
     const WHAT: &str = "a token";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 1_024);
-    const RIGHT: &str = "write it as the store's provider gives it: letters, digits and signs, without spaces";
+    const HINT: &str = "write it as the store's provider gives it: letters, digits and signs, without spaces";
     const SECRET: bool = true;
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Value::Text(text.to_owned())).ok_or(None)

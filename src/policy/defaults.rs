@@ -4,7 +4,7 @@ use super::json::Node;
 
 /// The default of an absent field. It is data, because a function for each field would make the wasm larger.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Standard {
+pub(super) enum DefaultValue {
     /// True or false.
     Bool(bool),
     /// A whole number.
@@ -17,7 +17,7 @@ pub(super) enum Standard {
     Fields(&'static [(&'static str, u32)]),
 }
 
-impl Standard {
+impl DefaultValue {
     /// The default as a value of the document.
     pub(super) fn node(self) -> Node {
         match self {
@@ -33,7 +33,7 @@ impl Standard {
 }
 
 /// A default as a declaration writes it.
-pub(super) struct Written<T: 'static>(pub(super) &'static T);
+pub(super) struct DefaultExpr<T: 'static>(pub(super) &'static T);
 
 /// An object of numbers, as a declaration writes it.
 pub(super) struct Fields<const N: usize>(pub(super) [(&'static str, u32); N]);
@@ -41,32 +41,32 @@ pub(super) struct Fields<const N: usize>(pub(super) [(&'static str, u32); N]);
 /// An object without fields: each of its fields has its own default.
 pub(super) const NO_FIELDS: Fields<0> = Fields([]);
 
-impl Written<bool> {
-    pub(super) const fn standard(self) -> Standard {
-        Standard::Bool(*self.0)
+impl DefaultExpr<bool> {
+    pub(super) const fn value(self) -> DefaultValue {
+        DefaultValue::Bool(*self.0)
     }
 }
 
-impl Written<u32> {
-    pub(super) const fn standard(self) -> Standard {
-        Standard::Number(*self.0)
+impl DefaultExpr<u32> {
+    pub(super) const fn value(self) -> DefaultValue {
+        DefaultValue::Number(*self.0)
     }
 }
 
-impl Written<&'static str> {
-    pub(super) const fn standard(self) -> Standard {
-        Standard::Text(self.0)
+impl DefaultExpr<&'static str> {
+    pub(super) const fn value(self) -> DefaultValue {
+        DefaultValue::Text(self.0)
     }
 }
 
-impl<const N: usize> Written<[&'static str; N]> {
-    pub(super) const fn standard(self) -> Standard {
-        Standard::Texts(self.0)
+impl<const N: usize> DefaultExpr<[&'static str; N]> {
+    pub(super) const fn value(self) -> DefaultValue {
+        DefaultValue::Texts(self.0)
     }
 }
 
-impl<const N: usize> Written<Fields<N>> {
-    pub(super) const fn standard(self) -> Standard {
-        Standard::Fields(&self.0.0)
+impl<const N: usize> DefaultExpr<Fields<N>> {
+    pub(super) const fn value(self) -> DefaultValue {
+        DefaultValue::Fields(&self.0.0)
     }
 }

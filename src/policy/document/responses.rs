@@ -1,8 +1,8 @@
 //! How routes serve responses: kept and static responses, caching, image variants, preload.
 
 use crate::policy::KeyPart;
-use crate::policy::absent::NO_FIELDS;
 use crate::policy::access::HeaderValue;
+use crate::policy::defaults::NO_FIELDS;
 use crate::policy::schema::{document, words};
 use crate::policy::serving::text::{ImageFormat, LinkTarget, Rewrite, Version};
 use crate::policy::shapes::{Int, Map, Set, SpanIn};

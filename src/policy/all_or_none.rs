@@ -2,12 +2,12 @@
 
 /// Collects the items that could be read, and remembers whether any could not. Unlike collecting into an `Option`, it
 /// does not stop at the first failure, so the errors of all items are reported.
-pub(super) struct Gathered<T> {
+pub(super) struct AllOrNone<T> {
     items: Vec<T>,
     whole: bool,
 }
 
-impl<T> Gathered<T> {
+impl<T> AllOrNone<T> {
     /// An empty list.
     pub(super) fn new() -> Self {
         Self { items: Vec::new(), whole: true }
@@ -22,7 +22,7 @@ impl<T> Gathered<T> {
     }
 
     /// Inserts an item in the order of names.
-    pub(super) fn add_by<K: Ord + ?Sized>(&mut self, item: Option<T>, name: impl Fn(&T) -> &K) {
+    pub(super) fn add_sorted<K: Ord + ?Sized>(&mut self, item: Option<T>, name: impl Fn(&T) -> &K) {
         let place = item.as_ref().map(|item| self.items.partition_point(|other| name(other) < name(item)));
         match place.zip(item) {
             Some((place, item)) => self.items.insert(place, item),
