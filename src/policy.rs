@@ -33,7 +33,7 @@ mod stores;
 mod text;
 mod value;
 
-pub use breaker::{Breaker, BreakerMode, HalfOpen, OpenFor, Ramp, SlowCalls, WindowOf};
+pub use breaker::{Breaker, BreakerMode, CallWindow, HalfOpen, OpenFor, Ramp, SlowCalls};
 pub use cost::{Cost, CostHeader};
 pub use delay::{Delays, Priority, SlowDown};
 pub use error::{Place, PolicyError, PolicyErrors};
@@ -41,7 +41,7 @@ pub use failures::{CallEnd, Failures};
 pub use limit::{Algorithm, Ban, Limit, OnExceed, OnStoreFailure, Penalty, Quota, StatusRange};
 pub use retries::{Backoff, Retries};
 pub use routing::{Fallback, Route, Routing, Upstream};
-pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
+pub use serving::{Caching, KeptBytes, Piece, Serving, StaticResponse, Variants, WidthFrom};
 pub use stores::{Protocol, RateLimitService, RedisStore, Sharing, Stores};
 
 use std::sync::Arc;
@@ -324,7 +324,7 @@ impl Policy {
 
     /// Whether responses carry `x-tidegate`, which names the upstream that served them.
     #[must_use]
-    pub fn tells_upstreams(&self) -> bool {
+    pub fn sends_x_tidegate(&self) -> bool {
         self.response.x_tidegate
     }
 

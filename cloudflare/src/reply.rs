@@ -4,7 +4,7 @@ use crate::host::{Response, log_warning, put};
 use js_sys::{Array, Object};
 use tidegate::assets::Edit;
 use tidegate::decision::Reply;
-use tidegate::policy::Fixed;
+use tidegate::policy::StaticResponse;
 use wasm_bindgen::JsValue;
 
 /// The response of this reply, with `fields` beside its own: name and value by turns, a line each.
@@ -25,7 +25,7 @@ pub fn response(reply: &Reply, fields: &str) -> Response {
 }
 
 /// The response of a policy's own words.
-pub fn fixed(fixed: &Fixed) -> Response {
+pub fn fixed(fixed: &StaticResponse) -> Response {
     let lines = fixed.lines.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     answer(fixed.status, "tidegate_static", lines, &text(&fixed.body))
 }

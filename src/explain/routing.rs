@@ -16,7 +16,7 @@ pub(super) fn write_route<'a>(text: &mut String, policy: &'a Policy, request: &L
     let named = |place: &usize| {
         let upstream = policy.upstreams().get(*place)?;
         let name = upstream.name.as_str();
-        Some(match policy.routing.pattern(*place) {
+        Some(match policy.routing.breaker_settings(*place) {
             Some(breaker) if breaker.is_shared() => {
                 format!("{name} (breaker {}, of all instances together)", breaker.name.as_str())
             }

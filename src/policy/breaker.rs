@@ -12,7 +12,7 @@ use crate::units::{BasisPoints, Span};
 pub struct Breaker {
     pub(crate) name: Name,
     /// The calls over which the rates are computed.
-    pub(crate) window: WindowOf,
+    pub(crate) window: CallWindow,
     /// How many calls a window must have before its rates count, `1..=1_000_000`, and at most as many as it can hold.
     pub(crate) min_calls: u32,
     /// The share of failed calls at which the breaker opens; never zero.
@@ -35,7 +35,7 @@ pub struct Breaker {
 
 /// The calls over which a breaker's rates are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WindowOf {
+pub enum CallWindow {
     /// The calls of the last `1s..=1h`.
     Time(Span),
     /// The latest calls, `1..=10_000` of them.
@@ -111,10 +111,10 @@ impl BreakerMode {
 impl Breaker {
     /// The breaker that guards the store of shared limits: see [`crate::global`].
     #[must_use]
-    pub(crate) fn around_a_store() -> Self {
+    pub(crate) fn for_store() -> Self {
         Self {
             name: Name("store".to_owned()),
-            window: WindowOf::Time(Span::from_secs(10)),
+            window: CallWindow::Time(Span::from_secs(10)),
             min_calls: 10,
             failure_rate: BasisPoints::new(5_000),
             slow: None,
@@ -228,19 +228,19 @@ fn open(document: View<'_, document::Open>, at: &Path<'_>, problems: &mut Proble
     Some(OpenFor { initial, factor_hundredths: document.factor()?, max, jitter })
 }
 
-fn window(document: View<'_, document::Window>) -> Option<WindowOf> {
+fn window(document: View<'_, document::Window>) -> Option<CallWindow> {
     match (document.time()?, document.count()?) {
-        (Some(time), None) => Some(WindowOf::Time(time)),
-        (None, Some(count)) => Some(WindowOf::Count(count)),
+        (Some(time), None) => Some(CallWindow::Time(time)),
+        (None, Some(count)) => Some(CallWindow::Count(count)),
         // The reader has reported that neither or both are there.
         _ => None,
     }
 }
 
-fn min_calls_of(given: Option<u32>, window: WindowOf, at: &Path<'_>, problems: &mut Problems) -> u32 {
+fn min_calls_of(given: Option<u32>, window: CallWindow, at: &Path<'_>, problems: &mut Problems) -> u32 {
     let most = match window {
-        WindowOf::Time(_) => u32::MAX,
-        WindowOf::Count(count) => count,
+        CallWindow::Time(_) => u32::MAX,
+        CallWindow::Count(count) => count,
     };
     if let Some(given) = given.filter(|given| *given > most) {
         let (given, most) = (given.to_string(), most.to_string());

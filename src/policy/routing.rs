@@ -113,7 +113,7 @@ impl Route {
 pub(super) fn routing(document: View<'_, Document>, problems: &mut Problems) -> Option<Routing> {
     let root = Path::Root;
     // The order of a map's fields has no meaning, so they are sorted by name.
-    let patterns = document.breakers().map(|map| in_order(map.names()));
+    let settings = document.breakers().map(|map| in_order(map.names()));
     let mut breakers = AllOrNone::new();
     for (name, it) in document.breakers().iter().flat_map(|map| map.iter()) {
         let breaker =
@@ -124,7 +124,7 @@ pub(super) fn routing(document: View<'_, Document>, problems: &mut Problems) -> 
     let mut upstreams = AllOrNone::new();
     for (name, it) in document.upstreams().iter().flat_map(|map| map.iter()) {
         let at = root.field("upstreams");
-        let upstream = it.and_then(|it| upstream(name, it, patterns.as_deref(), &at.field(name.as_str()), problems));
+        let upstream = it.and_then(|it| upstream(name, it, settings.as_deref(), &at.field(name.as_str()), problems));
         upstreams.add_sorted(upstream, |upstream: &Upstream| &upstream.name);
     }
     let at = root.field("routes");
@@ -150,13 +150,14 @@ pub(super) fn routing(document: View<'_, Document>, problems: &mut Problems) -> 
 
 impl Routing {
     /// The settings of an upstream's breaker.
-    pub(crate) fn pattern(&self, upstream: usize) -> Option<&Breaker> {
+    pub(crate) fn breaker_settings(&self, upstream: usize) -> Option<&Breaker> {
         self.breakers.get(self.upstreams.get(upstream)?.breaker?)
     }
 
     /// The number of breakers: one for each upstream, or for each route to it with `per_route`.
     fn breakers(&self) -> usize {
-        let has = |upstream: usize, per_route| self.pattern(upstream).is_some_and(|it| it.per_route == per_route);
+        let has =
+            |upstream: usize, per_route| self.breaker_settings(upstream).is_some_and(|it| it.per_route == per_route);
         let shared = (0..self.upstreams.len()).filter(|upstream| has(*upstream, false));
         let of_routes = self.routes.iter().flat_map(|route| &route.upstreams).filter(|upstream| has(**upstream, true));
         shared.count().saturating_add(of_routes.count())

@@ -17,7 +17,7 @@ use core::fmt;
 pub struct Serving {
     /// How old a kept response may be to be served; `None` if none are kept.
     pub(crate) stale: Option<Span>,
-    pub(crate) fixed: Option<Fixed>,
+    pub(crate) fixed: Option<StaticResponse>,
     /// What responses tell caches.
     pub(crate) caching: Option<Caching>,
     /// The headers by which kept responses may vary, lower case.
@@ -31,7 +31,7 @@ pub struct Serving {
 
 /// A route's static response, for when everything else has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fixed {
+pub struct StaticResponse {
     /// Its status, 200 to 599.
     pub status: u16,
     /// Its header lines, names in lower case, the content type first.
@@ -104,7 +104,7 @@ pub struct KeptBytes {
 impl Serving {
     /// Whether the route changes or keeps responses while its upstreams are healthy. A static response alone does not.
     #[must_use]
-    pub fn says_something(&self) -> bool {
+    pub fn affects_responses(&self) -> bool {
         self.stale.is_some() || self.caching.is_some() || self.variants.is_some() || !self.preload.is_empty()
     }
 
@@ -116,7 +116,7 @@ impl Serving {
 
     /// The static response for when everything else has failed.
     #[must_use]
-    pub fn fixed(&self) -> Option<&Fixed> {
+    pub fn fixed(&self) -> Option<&StaticResponse> {
         self.fixed.as_ref()
     }
 }
@@ -179,7 +179,7 @@ pub(super) fn serving(route: View<'_, document::Route>, at: &Path<'_>, problems:
     })
 }
 
-fn fixed(answer: View<'_, responses::Static>, at: &Path<'_>, problems: &mut Problems) -> Option<Fixed> {
+fn fixed(answer: View<'_, responses::Static>, at: &Path<'_>, problems: &mut Problems) -> Option<StaticResponse> {
     let at = at.field("headers");
     let mut lines = vec![("content-type".to_owned(), answer.content_type()?.to_owned())];
     for (name, value) in answer.headers()?.iter() {
@@ -196,7 +196,7 @@ fn fixed(answer: View<'_, responses::Static>, at: &Path<'_>, problems: &mut Prob
         // An empty body has no type, and Envoy sends none.
         lines.retain(|(name, _)| name != "content-type");
     }
-    Some(Fixed { status, lines, body: body.to_owned() })
+    Some(StaticResponse { status, lines, body: body.to_owned() })
 }
 
 type Cache = (Option<Caching>, Vec<String>, Option<String>);

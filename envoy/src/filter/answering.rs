@@ -252,7 +252,7 @@ impl Filter {
     /// Notes for the client how it was served, where the policy says so.
     pub(super) fn sign(&mut self, instance: &Instance, work: &mut Work) {
         let policy = instance.engine.policy();
-        if policy.tells_upstreams()
+        if policy.sends_x_tidegate()
             && let Some(way) = self.chain.way()
         {
             let told = work.upstreams.describe(policy, way, now());

@@ -6,8 +6,8 @@
 #![allow(dead_code, reason = "the demo and the suite each use a part of the rig")]
 
 // The path is explicit because several programs include this file, and each would look for its modules elsewhere.
-#[path = "leash.rs"]
-pub mod leash;
+#[path = "guarded_child.rs"]
+pub mod guarded_child;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,12 +24,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use leash::Leashed;
+use guarded_child::GuardedChild;
 
 /// A running Envoy. Dropping it kills the process and removes its directory.
 #[derive(Debug)]
 pub struct Envoy {
-    process: Leashed,
+    process: GuardedChild,
     admin: SocketAddr,
     listeners: BTreeMap<String, SocketAddr>,
     directory: TempDir,
@@ -124,7 +124,7 @@ impl Envoy {
             .arg(at(LOG))
             .stdout(File::create(at(ACCESS_LOG)).map_err(io_error("make Envoy's access log"))?)
             .stderr(File::create(at(STDERR)).map_err(io_error("make Envoy's error log"))?);
-        let mut process = Leashed::spawn(&mut command).map_err(io_error("start Envoy"))?;
+        let mut process = GuardedChild::spawn(&mut command).map_err(io_error("start Envoy"))?;
         let admin = ready(&mut process, directory.path()).await?;
         let mut envoy = Self { process, admin, listeners: BTreeMap::new(), directory };
         envoy.refresh_listeners().await?;
@@ -138,7 +138,7 @@ impl Envoy {
         let log = File::create(directory.path().join(LOG)).map_err(io_error("make Envoy's log"))?;
         let errors = log.try_clone().map_err(io_error("make Envoy's log"))?;
         let command = command.args(["--mode", "validate"]).stdout(log).stderr(errors);
-        let mut process = Leashed::spawn(command).map_err(io_error("start Envoy"))?;
+        let mut process = GuardedChild::spawn(command).map_err(io_error("start Envoy"))?;
         let deadline = Instant::now() + READY_WITHIN;
         while Instant::now() < deadline {
             match process.exited().map_err(io_error("wait for Envoy"))? {
@@ -242,7 +242,7 @@ fn command(directory: &Path, options: &Options) -> Result<Command, Error> {
     Ok(command)
 }
 
-async fn ready(process: &mut Leashed, directory: &Path) -> Result<SocketAddr, Error> {
+async fn ready(process: &mut GuardedChild, directory: &Path) -> Result<SocketAddr, Error> {
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {
         if let Some(how) = process.exited().map_err(io_error("wait for Envoy"))? {

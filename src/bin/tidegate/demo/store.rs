@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-use super::envoy::leash::Leashed;
+use super::envoy::guarded_child::GuardedChild;
 
 /// A port that stays reserved while no server listens there.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub struct RedisServer {
     port: Port,
     directory: TempDir,
     options: Vec<String>,
-    process: Option<Leashed>,
+    process: Option<GuardedChild>,
 }
 
 impl RedisServer {
@@ -66,7 +66,7 @@ impl RedisServer {
     /// The process id while it runs.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
-        self.process.as_ref().map(Leashed::id)
+        self.process.as_ref().map(GuardedChild::id)
     }
 
     /// Kills it if it runs, and starts it again, empty, at the same address.
@@ -93,7 +93,7 @@ impl RedisServer {
 pub struct Webdis {
     port: Port,
     _directory: TempDir,
-    _process: Leashed,
+    _process: GuardedChild,
 }
 
 impl Webdis {
@@ -130,7 +130,7 @@ impl Webdis {
 }
 
 /// Starts a process and waits until it accepts connections.
-pub fn started(command: &mut Command, addr: SocketAddr, log: &Path) -> io::Result<Leashed> {
+pub fn started(command: &mut Command, addr: SocketAddr, log: &Path) -> io::Result<GuardedChild> {
     let output = File::create(log)?;
     command.stdout(output.try_clone()?).stderr(output);
     let program = command.get_program().to_string_lossy().into_owned();
@@ -138,7 +138,7 @@ pub fn started(command: &mut Command, addr: SocketAddr, log: &Path) -> io::Resul
         let said = std::fs::read_to_string(log).unwrap_or_default();
         io::Error::other(format!("{program} {problem}: {said}"))
     };
-    let mut process = Leashed::spawn(command).map_err(|error| failed(&format!("does not start ({error})")))?;
+    let mut process = GuardedChild::spawn(command).map_err(|error| failed(&format!("does not start ({error})")))?;
     let deadline = Instant::now() + READY_WITHIN;
     while TcpStream::connect(addr).is_err() {
         if process.exited()?.is_some() {

@@ -8,13 +8,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use super::envoy::leash::Leashed;
+use super::envoy::guarded_child::GuardedChild;
 use tempfile::TempDir;
 
 /// A running workerd. Dropping it kills the process and removes its directory.
 #[derive(Debug)]
 pub struct Workerd {
-    _process: Leashed,
+    _process: GuardedChild,
     _directory: TempDir,
     /// The addresses of the two locations.
     pub locations: [SocketAddr; 2],
@@ -54,7 +54,7 @@ impl Workerd {
         command.args(["serve", "--control-fd=1"]).arg(at("config.capnp"));
         command.stdout(File::create(at("control")).map_err(Error::Io)?);
         command.stderr(File::create(at("log")).map_err(Error::Io)?);
-        let mut process = Leashed::spawn(&mut command).map_err(Error::Io)?;
+        let mut process = GuardedChild::spawn(&mut command).map_err(Error::Io)?;
         let deadline = Instant::now() + READY_WITHIN;
         while Instant::now() < deadline && process.exited().map_err(Error::Io)?.is_none() {
             let said = fs::read_to_string(at("control")).map_err(Error::Io)?;

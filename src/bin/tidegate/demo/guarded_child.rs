@@ -9,12 +9,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 /// A child process, and a shell that kills it when the parent ends for any reason: the shell reads a pipe that only the
 /// parent holds open. Both have process groups of their own, so Ctrl-C reaches only the parent.
 #[derive(Debug)]
-pub struct Leashed {
+pub struct GuardedChild {
     child: Child,
     leash: Option<Child>,
 }
 
-impl Leashed {
+impl GuardedChild {
     /// Starts the command with an empty standard input.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
         let child = command.process_group(0).stdin(Stdio::null()).spawn()?;
@@ -41,7 +41,7 @@ impl Leashed {
     }
 }
 
-impl Drop for Leashed {
+impl Drop for GuardedChild {
     fn drop(&mut self) {
         // The shell first: once the child has been waited for, its process id may be given to another process.
         for child in self.leash.iter_mut().chain([&mut self.child]) {
