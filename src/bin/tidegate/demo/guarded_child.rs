@@ -11,22 +11,22 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 #[derive(Debug)]
 pub struct GuardedChild {
     child: Child,
-    leash: Option<Child>,
+    guard: Option<Child>,
 }
 
 impl GuardedChild {
     /// Starts the command with an empty standard input.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
         let child = command.process_group(0).stdin(Stdio::null()).spawn()?;
-        let mut process = Self { child, leash: None };
-        let leash = Command::new("/bin/sh")
+        let mut process = Self { child, guard: None };
+        let guard = Command::new("/bin/sh")
             .args(["-c", "read -r _; kill -9 \"$1\"", "leash", &process.id().to_string()])
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        process.leash = Some(leash?);
+        process.guard = Some(guard?);
         Ok(process)
     }
 
@@ -44,7 +44,7 @@ impl GuardedChild {
 impl Drop for GuardedChild {
     fn drop(&mut self) {
         // The shell first: once the child has been waited for, its process id may be given to another process.
-        for child in self.leash.iter_mut().chain([&mut self.child]) {
+        for child in self.guard.iter_mut().chain([&mut self.child]) {
             let _ = child.kill();
             let _ = child.wait();
         }

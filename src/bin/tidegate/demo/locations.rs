@@ -16,7 +16,7 @@ use tempfile::NamedTempFile;
 pub struct Locations {
     process: Child,
     /// The process ends when this pipe closes, however the parent ends.
-    leash: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
     /// Their addresses.
     pub addrs: [SocketAddr; 2],
 }
@@ -34,16 +34,16 @@ impl Locations {
         // In a process group of its own, so Ctrl-C reaches only the parent.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.spawn()?;
-        let leash = process.stdin.take();
+        let stdin = process.stdin.take();
         let mut said = String::new();
         if let Some(stdout) = process.stdout.take() {
             // It prints its addresses, or ends.
             BufReader::new(stdout).read_line(&mut said)?;
         }
         match serde_json::from_str(&said) {
-            Ok(addrs) => Ok(Self { process, leash, addrs }),
+            Ok(addrs) => Ok(Self { process, stdin, addrs }),
             Err(_) => {
-                end(&mut process, leash);
+                end(&mut process, stdin);
                 Err(io::Error::other("it has not said where it listens"))
             }
         }
@@ -52,13 +52,13 @@ impl Locations {
 
 impl Drop for Locations {
     fn drop(&mut self) {
-        end(&mut self.process, self.leash.take());
+        end(&mut self.process, self.stdin.take());
     }
 }
 
 /// Lets the process end by itself, with its own children, and kills it if it does not.
-fn end(process: &mut Child, leash: Option<ChildStdin>) {
-    drop(leash);
+fn end(process: &mut Child, stdin: Option<ChildStdin>) {
+    drop(stdin);
     let deadline = Instant::now() + ENDS_WITHIN;
     while Instant::now() < deadline {
         if !matches!(process.try_wait(), Ok(None)) {

@@ -120,8 +120,8 @@ impl Outage {
         number: usize,
         schedule: &mut Schedule,
     ) -> Result<[Arc<Tally>; 2], Error> {
-        self.cdn.suffer(phase.cdn).map_err(Error::Origin)?;
-        self.origin.suffer(phase.origin).map_err(Error::Origin)?;
+        self.cdn.set_fault(phase.cdn).map_err(Error::Origin)?;
+        self.origin.set_fault(phase.origin).map_err(Error::Origin)?;
         let [filtered, unfiltered] = [Arc::new(Tally::default()), Arc::new(Tally::default())];
         let mut view = View::new(self.plain, phase, number, schedule.began);
         let mut redraw = interval(view.period());
@@ -173,7 +173,7 @@ impl Outage {
                 Ok(stats.get("wasmcustom.tidegate_breaker_state.breaker=cdn") == Some(&0))
             }
             // A Worker shows its breakers only in responses.
-            Host::Workerd { .. } => Ok(self.filtered.sees("cdn:closed").await),
+            Host::Workerd { .. } => Ok(self.filtered.all_report("cdn:closed").await),
         }
     }
 

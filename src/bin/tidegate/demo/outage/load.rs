@@ -13,7 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::tally::{By, Tally};
+use super::tally::{ServedBy, Tally};
 
 /// Sends requests to some addresses in rotation, over kept-alive connections.
 pub struct Load {
@@ -39,11 +39,11 @@ impl Load {
     }
 
     /// Asks every address, and returns whether each `x-tidegate` contains `word`.
-    pub async fn sees(&self, word: &str) -> bool {
+    pub async fn all_report(&self, word: &str) -> bool {
         for to in &self.to {
             let Ok(request) = get(*to, 0) else { return false };
             match exchange(&self.client, request).await {
-                Some((_, told)) if told.contains(word) => {}
+                Some((_, header)) if header.contains(word) => {}
                 _ => return false,
             }
         }
@@ -55,18 +55,18 @@ impl Load {
         tally.send();
         let request = self.turn(number).map(|to| get(to, number));
         let (Some(Ok(request)), Ok(permit)) = (request, Arc::clone(&self.in_flight).try_acquire_owned()) else {
-            tally.end(By::Failed, Duration::ZERO);
+            tally.end(ServedBy::Failed, Duration::ZERO);
             return;
         };
         let (client, tally, filtered) = (self.client.clone(), Arc::clone(tally), self.filtered);
         tokio::spawn(async move {
             let by = match timeout_at(due + PATIENCE, exchange(&client, request)).await {
-                Ok(Some((is_success, told))) if filtered => {
-                    tally.see(&told);
-                    By::told(&told, is_success)
+                Ok(Some((is_success, header))) if filtered => {
+                    tally.see(&header);
+                    ServedBy::from_header(&header, is_success)
                 }
-                Ok(Some((true, _))) => By::Cdn,
-                _ => By::Failed,
+                Ok(Some((true, _))) => ServedBy::Cdn,
+                _ => ServedBy::Failed,
             };
             tally.end(by, due.elapsed());
             drop(permit);
@@ -110,10 +110,11 @@ async fn exchange(
 ) -> Option<(bool, String)> {
     let response = client.request(request).await.ok()?;
     let is_success = response.status().is_success();
-    let told = response.headers().get("x-tidegate").and_then(|told| told.to_str().ok()).unwrap_or_default().to_owned();
+    let header =
+        response.headers().get("x-tidegate").and_then(|header| header.to_str().ok()).unwrap_or_default().to_owned();
     // Read to the end, or the connection could not be reused.
     response.into_body().collect().await.ok()?;
-    Some((is_success, told))
+    Some((is_success, header))
 }
 
 /// How long a client waits for a response: longer than the policy's timeouts together, shorter than the slow CDN takes.

@@ -46,7 +46,7 @@ impl Server {
     }
 
     /// Puts a fault into effect, or ends it with [`Fault::None`].
-    pub fn suffer(&mut self, fault: Fault) -> io::Result<()> {
+    pub fn set_fault(&mut self, fault: Fault) -> io::Result<()> {
         match &self.serving {
             _ if fault == Fault::Refuses => self.serving = None,
             Some(serving) => serving.set(settings(fault)),

@@ -7,7 +7,7 @@ use console::style;
 use super::super::view::{milliseconds, table};
 use super::load::PATIENCE;
 use super::phases::Phase;
-use super::tally::{By, Counts};
+use super::tally::{Counts, ServedBy};
 
 /// The results of one phase.
 pub struct Outcome {
@@ -24,16 +24,16 @@ pub struct Outcome {
 pub fn print(outcomes: &[Outcome], latest: Duration, closed: bool) {
     println!("\n{}", style("Who served, phase by phase").bold());
     let mut header = vec!["phase", "requests"];
-    header.extend(By::ALL.map(By::as_str));
+    header.extend(ServedBy::ALL.map(ServedBy::as_str));
     header.extend(["slowest", "failed without"]);
     let mut served = table(&header);
     let mut breakers = table(&["phase", "breaker of cdn", "breaker of origin"]);
     for outcome in outcomes {
         let counts = &outcome.filtered;
         let mut row = vec![outcome.phase.title.to_owned(), counts.sent.to_string()];
-        row.extend(By::ALL.map(|by| counts.by(by).to_string()));
+        row.extend(ServedBy::ALL.map(|by| counts.by(by).to_string()));
         row.push(milliseconds(Some(counts.slowest)));
-        row.push(outcome.unfiltered.by(By::Failed).to_string());
+        row.push(outcome.unfiltered.by(ServedBy::Failed).to_string());
         served.add_row(row);
         let states = counts.states.iter().map(|states| states.describe());
         breakers.add_row(std::iter::once(outcome.phase.title.to_owned()).chain(states));
@@ -50,10 +50,10 @@ pub fn print(outcomes: &[Outcome], latest: Duration, closed: bool) {
     println!(
         "\nOf {} requests {} failed and {} got the static page. Of {} sent at the same times to the CDN past Tidegate, {} failed.",
         sum(&|outcome| outcome.filtered.sent),
-        sum(&|outcome| outcome.filtered.by(By::Failed)),
-        sum(&|outcome| outcome.filtered.by(By::Static)),
+        sum(&|outcome| outcome.filtered.by(ServedBy::Failed)),
+        sum(&|outcome| outcome.filtered.by(ServedBy::Static)),
         sum(&|outcome| outcome.unfiltered.sent),
-        sum(&|outcome| outcome.unfiltered.by(By::Failed)),
+        sum(&|outcome| outcome.unfiltered.by(ServedBy::Failed)),
     );
     if !closed {
         println!("{}", style("The CDN's breaker did not close in time.").bold());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Who served a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum ServedBy {
     /// The CDN.
     Cdn,
     /// The origin.
@@ -35,7 +35,7 @@ pub struct States(u8);
 #[derive(Debug, Default)]
 pub struct Tally {
     sent: AtomicU64,
-    by: [AtomicU64; By::ALL.len()],
+    by: [AtomicU64; ServedBy::ALL.len()],
     slowest_us: AtomicU64,
     /// The states that each breaker was seen in.
     states: [AtomicU8; BREAKERS.len()],
@@ -48,14 +48,14 @@ pub struct Tally {
 pub struct Counts {
     /// Requests sent.
     pub sent: u64,
-    by: [u64; By::ALL.len()],
+    by: [u64; ServedBy::ALL.len()],
     /// The longest time of a request that did not fail.
     pub slowest: Duration,
     /// The states that each of [`BREAKERS`] was seen in.
     pub states: [States; BREAKERS.len()],
 }
 
-impl By {
+impl ServedBy {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Cdn, Self::Origin, Self::Stale, Self::Static, Self::Failed];
 
@@ -71,8 +71,8 @@ impl By {
     }
 
     /// Who served a response with this `x-tidegate`.
-    pub fn told(told: &str, is_success: bool) -> Self {
-        let mut parts = told.split("; ");
+    pub fn from_header(header: &str, is_success: bool) -> Self {
+        let mut parts = header.split("; ");
         let by = parts.find_map(|part| part.strip_prefix("upstream=").or_else(|| part.strip_prefix("step=")));
         match by {
             Some("cdn") if is_success => Self::Cdn,
@@ -105,19 +105,19 @@ impl Tally {
     }
 
     /// Counts a request that has ended, with its duration.
-    pub fn end(&self, by: By, took: Duration) {
+    pub fn end(&self, by: ServedBy, took: Duration) {
         if let Some(count) = self.by.get(by as usize) {
             count.fetch_add(1, Relaxed);
         }
-        if by != By::Failed {
+        if by != ServedBy::Failed {
             self.slowest_us.fetch_max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
         }
     }
 
     /// Adds the breakers' states in a response's `x-tidegate`.
-    pub fn see(&self, told: &str) {
-        let told = told.split("breakers=").nth(1).unwrap_or_default();
-        for (name, state) in told.split(", ").filter_map(|breaker| breaker.split_once(':')) {
+    pub fn see(&self, header: &str) {
+        let breakers = header.split("breakers=").nth(1).unwrap_or_default();
+        for (name, state) in breakers.split(", ").filter_map(|breaker| breaker.split_once(':')) {
             let state = State::ALL.iter().find(|(_, name)| *name == state);
             let place = BREAKERS.iter().position(|other| *other == name);
             if let Some((state, _)) = state
@@ -147,7 +147,7 @@ impl Tally {
 
 impl Counts {
     /// How many requests had this outcome.
-    pub fn by(&self, by: By) -> u64 {
+    pub fn by(&self, by: ServedBy) -> u64 {
         self.by.get(by as usize).copied().unwrap_or(0)
     }
 }
@@ -165,16 +165,16 @@ mod tests {
 
     #[test]
     fn answers_tell_who_served_and_how_breakers_stand() {
-        for (told, is_success, by) in [
-            ("upstream=cdn; step=first; breakers=cdn:closed, origin:closed", true, By::Cdn),
-            ("upstream=origin; step=fallback; breakers=cdn:open, origin:closed", true, By::Origin),
-            ("upstream=origin; step=fallback", false, By::Failed),
-            ("step=stale; breakers=cdn:open, origin:open", true, By::Stale),
-            ("step=static; breakers=cdn:open, origin:open", false, By::Static),
-            ("step=unavailable", false, By::Failed),
-            ("", true, By::Failed),
+        for (header, is_success, by) in [
+            ("upstream=cdn; step=first; breakers=cdn:closed, origin:closed", true, ServedBy::Cdn),
+            ("upstream=origin; step=fallback; breakers=cdn:open, origin:closed", true, ServedBy::Origin),
+            ("upstream=origin; step=fallback", false, ServedBy::Failed),
+            ("step=stale; breakers=cdn:open, origin:open", true, ServedBy::Stale),
+            ("step=static; breakers=cdn:open, origin:open", false, ServedBy::Static),
+            ("step=unavailable", false, ServedBy::Failed),
+            ("", true, ServedBy::Failed),
         ] {
-            assert_eq!(By::told(told, is_success), by, "{told}");
+            assert_eq!(ServedBy::from_header(header, is_success), by, "{header}");
         }
         let tally = Tally::default();
         tally.see("step=stale; breakers=cdn:open, origin:half-open");

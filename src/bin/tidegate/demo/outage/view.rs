@@ -6,7 +6,7 @@ use console::style;
 
 use super::super::screen::{Screen, bar};
 use super::phases::{PHASES, Phase};
-use super::tally::{BREAKERS, By, Counts, States, Tally};
+use super::tally::{BREAKERS, Counts, ServedBy, States, Tally};
 
 /// The live view of a phase.
 pub struct View {
@@ -37,15 +37,16 @@ impl View {
         #[allow(clippy::cast_precision_loss, reason = "a rate for the eye")]
         let per_s = |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed;
         let (now, unfiltered_now) = (filtered.counts(), unfiltered.counts());
-        let rates = By::ALL.map(|by| (by, per_s(now.by(by), before.by(by))));
-        let failing = per_s(unfiltered_now.by(By::Failed), unfiltered_before.by(By::Failed));
+        let rates = ServedBy::ALL.map(|by| (by, per_s(now.by(by), before.by(by))));
+        let failing = per_s(unfiltered_now.by(ServedBy::Failed), unfiltered_before.by(ServedBy::Failed));
         let breakers = breakers(filtered.take_recent());
         let seconds = self.began.elapsed().as_secs_f64();
         self.screen.show(
             || {
                 let all = rates.iter().map(|(_, rate)| rate).sum::<f64>().max(1.0);
-                let line =
-                    |(by, rate): &(By, f64)| format!("{:>9} [{}] {rate:>4.0}/s\n", by.as_str(), bar(rate / all, BAR));
+                let line = |(by, rate): &(ServedBy, f64)| {
+                    format!("{:>9} [{}] {rate:>4.0}/s\n", by.as_str(), bar(rate / all, BAR))
+                };
                 let served: String = rates.iter().map(line).collect();
                 format!(
                     "{seconds:>5.1} s  breakers: {breakers}\n{served}\
