@@ -64,7 +64,7 @@ document! {
     Window {
         /// The calls within this time, in thirty buckets.
         time: Option<SpanIn<1_000, HOUR_MS>>,
-        /// The latest calls, this many.
+        /// This many of the latest calls.
         count: Option<Int<1, 10_000>>,
     }
     one_of "time" "count"
@@ -76,7 +76,7 @@ document! {
         /// The first open time. It applies again once the breaker has stayed closed, after its ramp, for as long as the
         /// next open time would be.
         initial: SpanIn<100, HOUR_MS> = "5s",
-        /// The factor by which each further open time grows until then.
+        /// The factor by which the open time grows with each further opening, until `initial` applies again.
         factor: Decimal<100, 1_000> = 2,
         /// The longest open time, not less than `initial`.
         max: SpanIn<100, DAY_MS> = "5m",
