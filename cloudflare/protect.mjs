@@ -11,10 +11,14 @@ import { awaitGrant, sendAsks } from "./shared-limits.mjs";
 /** The number of the instance that has the policy. */
 let configured;
 
-/** Reads KV and applies what has changed. */
+/** Reads KV and applies what has changed. Never rejects: if the core fails, the next request gets a fresh instance. */
 async function refresh(env) {
-  if ((await settings.readKv(env)) && configured === currentInstance()) guard()(() => settings.apply(env, false));
-  if (env.TIDEGATE !== undefined && configured === currentInstance()) await receive(env, guard()).catch(console.error);
+  try {
+    if ((await settings.readKv(env)) && configured === currentInstance()) guard()(() => settings.apply(env, false));
+    if (env.TIDEGATE !== undefined && configured === currentInstance()) await receive(env, guard());
+  } catch (error) {
+    console.error(`tidegate: what KV says could not be applied: ${error}`);
+  }
 }
 
 function answerFailure(error, request, pass) {
