@@ -1,34 +1,35 @@
-//! What all workers know of a breaker: the little that changes when it opens, probes or closes.
+//! What all workers know of a breaker: the few values that change when it opens, probes or closes.
 //!
-//! It is published by compare-and-swap alone, so that each generation has one successor, whoever saw the reason first.
+//! The record is published only by compare-and-swap. So each generation has exactly one successor, even if several
+//! workers see the reason for it.
 
 use super::bytes::Reader;
 use crate::store::StoreError;
 use crate::units::{Span, Timestamp};
 use crate::words;
 
-/// The state of a breaker, as published. As a default: closed, since ever.
+/// The state of a breaker, as published. The default is a breaker that never opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shared {
-    /// One more with each transition. A call's outcome counts only in the generation in which the call began.
+    /// Incremented with each transition. A call's outcome counts only in the generation in which the call began.
     pub(super) generation: u64,
     pub(super) phase: Phase,
     /// When the phase began.
     pub(super) since: Timestamp,
-    /// How long the breaker was last open, before chance took its part; zero when it never was.
+    /// How long the breaker was last open, before jitter; zero if it never was.
     pub(super) open_for: Span,
-    /// How often it has opened.
+    /// How often the breaker has opened.
     pub(super) opened: u64,
-    /// Of a breaker that many instances share: the newest [`Standing::generation`](super::Standing) that is known here.
+    /// For a breaker that many instances share: the newest [`Standing::generation`](super::Standing) known here.
     pub(super) agreed: u64,
-    /// What was made here since, which the other instances are to be told.
+    /// Whether this instance has made a transition that the authority does not know of.
     pub(super) untold: bool,
 }
 
-/// What a breaker does. A breaker that ramps is closed, and has not been for long.
+/// The phase of a breaker. One that ramps is closed, and has not been closed for longer than its ramp.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Calls are admitted: all, or during the ramp a share.
+    /// Calls are admitted: all of them, or a share during the ramp.
     #[default]
     Closed,
     /// Calls are refused.
@@ -38,39 +39,39 @@ pub(super) enum Phase {
     },
     /// Probes are admitted.
     HalfOpen(Probes),
-    /// Another instance is elected to probe, and calls are refused.
+    /// Another instance is elected to probe. Calls are refused here.
     Elsewhere {
-        /// Until when at most.
+        /// The latest end of that election.
         until: Timestamp,
     },
 }
 
-/// How far the probes of a half-open breaker have come.
+/// The progress of a half-open breaker's probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Probes {
-    /// How many were given out, but for those that told nothing.
+    /// Probes handed out, without those that ended without an outcome.
     pub(super) given: u32,
-    /// How many of them have succeeded.
+    /// Probes that have succeeded.
     pub(super) succeeded: u32,
-    /// When what has no outcome by then has failed.
+    /// Probes without an outcome at this time have failed.
     pub(super) deadline: Timestamp,
-    /// Until when more may be given: for ever, or as long as this instance is elected.
+    /// The end of this instance's right to hand out probes: never, or the end of its election.
     pub(super) right: Timestamp,
 }
 
 impl Probes {
-    /// Probes that nobody else has to let this instance give.
+    /// Probes that need no election.
     pub(super) const fn own(given: u32, deadline: Timestamp) -> Self {
         Self { given, succeeded: 0, deadline, right: FOR_EVER }
     }
 
-    /// Whether the outcome of any is awaited.
+    /// Whether any probe has no outcome yet.
     pub(super) fn awaited(&self) -> bool {
         self.given > self.succeeded
     }
 }
 
-/// The name of what a breaker does.
+/// The state of a breaker, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It admits calls.
@@ -84,7 +85,7 @@ pub enum State {
 }
 
 impl State {
-    /// The word for it.
+    /// The word for this state.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -97,7 +98,7 @@ impl State {
 }
 
 impl Shared {
-    /// When the phase began; `None` for a breaker that never opened.
+    /// When the phase began; `None` if the breaker never opened.
     #[must_use]
     pub fn since(&self) -> Option<Timestamp> {
         (self.opened > 0).then_some(self.since)
@@ -109,13 +110,13 @@ impl Shared {
         self.opened
     }
 
-    /// One more with each transition.
+    /// The number of the generation, incremented with each transition.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Whether the record tells others of a state that lasts: that the breaker is closed, or open still.
+    /// Whether other instances should take over this record: the breaker is closed, or is still open at `now`.
     #[must_use]
     pub(crate) fn counts_at(&self, now: Timestamp) -> bool {
         match self.phase {
@@ -125,7 +126,8 @@ impl Shared {
         }
     }
 
-    /// Whether it may show within this span how probes went: they come by then, or have lately. Where nobody calls, they do not.
+    /// Whether probes may start or end within this span, or have recently. A phase that ended over a second ago does
+    /// not count: without calls there are no probes.
     pub(crate) fn is_near_probes(&self, span: Span, now: Timestamp) -> bool {
         let (from, until) = match self.phase {
             Phase::Closed => return false,
@@ -136,14 +138,14 @@ impl Shared {
         from <= now && now <= until.after(NO_CALLS)
     }
 
-    /// The authority's generation in which this instance is the one that probes, while it is.
+    /// The authority's generation in which this instance is elected to probe, while it is.
     #[must_use]
     pub fn elected(&self) -> Option<u64> {
         matches!(self.phase, Phase::HalfOpen(probes) if probes.right != FOR_EVER).then_some(self.agreed)
     }
 
-    /// The record as bytes: a version, a word for the phase, then little-endian numbers. What is never shared with other
-    /// instances is written as it was before that could be, so that an older filter understands it.
+    /// The record as bytes: a version, a byte for the phase, then little-endian numbers. A record without values of a
+    /// shared breaker is written in the first version, which older filters understand.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let own = Probes::own(0, Timestamp::EPOCH);
@@ -171,10 +173,10 @@ impl Shared {
         bytes
     }
 
-    /// The record of these bytes.
+    /// Decodes a record.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] for an unknown version, and for what no breaker can be.
+    /// [`StoreError::Corrupt`] for an unknown version, and for an impossible record.
     pub fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         Self::read(&mut Reader::new(bytes)).ok_or(StoreError::Corrupt)
     }
@@ -206,17 +208,17 @@ impl Shared {
 }
 
 const VERSION: u8 = 1;
-/// With what a breaker has that many instances share.
+/// With the additional values of a breaker that many instances share.
 const SHARED_VERSION: u8 = 2;
 const CLOSED: u8 = 0;
 const OPEN: u8 = 1;
 const HALF_OPEN: u8 = 2;
 const ELSEWHERE: u8 = 3;
 
-/// When nobody has called for so long after the time, nobody need look out for probes.
+/// If no call came for this long after its time, no probe is expected.
 const NO_CALLS: Span = Span::from_secs(1);
 
-/// Later than any time.
+/// Never.
 const FOR_EVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
 #[cfg(test)]

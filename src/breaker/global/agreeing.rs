@@ -1,6 +1,6 @@
-//! The instance's side: what its record has to tell, and what it makes of what stands with the authority. Pure functions, as the
-//! transitions of [recovery](super::super::recovery) are; who publishes the outcome by compare-and-swap has made the step for all
-//! workers of the instance.
+//! The instance's side: what it reports of its record, and how the authority's answer changes that record. These are
+//! pure functions, as the transitions of [recovery](super::super::recovery) are. The worker that publishes the result
+//! by compare-and-swap has made the step for all workers of the instance.
 
 use super::super::shared::{Phase, Probes, Shared};
 use super::{Says, Standing, Stands};
@@ -8,7 +8,7 @@ use crate::policy::Breaker;
 use crate::units::{Span, Timestamp};
 use core::cmp::Ordering;
 
-/// What an instance has to tell of a breaker: the fields of a [`Report`](super::Report) that its record says.
+/// The fields of a [`Report`](super::Report) that come from an instance's record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) from: u64,
@@ -20,15 +20,15 @@ pub(crate) struct Told {
 }
 
 impl Shared {
-    /// What is to be told. `wants`: a call came that only an election could admit, or shortly before.
+    /// What to report. `wants`: a call came when only an election could admit one, or shortly before.
     pub(in crate::breaker) fn report(&self, rules: &Breaker, wants: bool, now: Timestamp) -> Told {
         let elects = (Says::Elect, rules.half_open.max_wait);
         let (says, lasts) = match self.phase {
             Phase::Closed if self.untold => (Says::Closed, Span::ZERO),
             Phase::Open { until } if self.untold => (Says::Open, until.since(now)),
-            // Probes that were given while there was nobody to ask.
+            // These probes were handed out while no authority answered.
             Phase::HalfOpen(_) if self.untold => elects,
-            // An election lasts as long as an outcome is awaited, or a further probe.
+            // The election must last as long as an outcome or a further probe is awaited.
             Phase::HalfOpen(probes) if probes.given > 0 && now < probes.deadline && probes.ends_too_early() => {
                 (Says::Hold, probes.deadline.since(now))
             }
@@ -45,7 +45,7 @@ impl Shared {
         }
     }
 
-    /// The record after what stands with the authority, which was asked at `sent_at`; `None` when that is known.
+    /// The record after the authority's answer to a round sent at `sent_at`; `None` if it changes nothing.
     pub(in crate::breaker) fn agree(
         &self,
         rules: &Breaker,
@@ -61,19 +61,19 @@ impl Shared {
         }
     }
 
-    /// The authority knows less than this instance: it has forgotten.
+    /// The authority knows less than this instance: it has lost data, so this instance reports again.
     fn tell_again(&self, standing: &Standing) -> Option<Self> {
         let knows = match self.phase {
-            // The one that is elected does.
+            // The elected instance knows, and reports it.
             Phase::Elsewhere { .. } => false,
-            // Of what is closed there need not stand anything.
+            // An authority without a record answers that the breaker is closed, which is right.
             Phase::Closed => standing.generation > 0,
             Phase::Open { .. } | Phase::HalfOpen(_) => true,
         };
         (knows && !self.untold).then_some(Self { untold: true, ..*self })
     }
 
-    /// No transition, but what is to end may end later.
+    /// The generation is known: there is no transition, but a time may be extended.
     fn stay(&self, rules: &Breaker, standing: &Standing, sent_at: Timestamp, now: Timestamp) -> Option<Self> {
         let phase = match (self.phase, standing.state) {
             _ if self.untold => return None,
@@ -82,13 +82,13 @@ impl Shared {
             }
             (Phase::Elsewhere { until }, Stands::HalfOpen) => {
                 let later = now.after(rest(standing).min(rules.half_open.max_wait));
-                // What a message takes is no news.
+                // A difference as small as a message's delay is not worth a write.
                 if later <= until.after(SLACK) {
                     return None;
                 }
                 Phase::Elsewhere { until: later }
             }
-            // By the authority's clock it is not over yet.
+            // The time is not over by the authority's clock.
             (Phase::Open { until }, Stands::Open) if now >= until && standing.rest_ms > 0 => {
                 Phase::Open { until: now.after(rest(standing).min(rules.open.max)) }
             }
@@ -97,7 +97,7 @@ impl Shared {
         Some(Self { phase, ..*self })
     }
 
-    /// What stands is what this instance has told, or an earlier step of it whose answer was lost.
+    /// The authority's state is what this instance has reported, or an earlier report whose answer was lost.
     fn confirm(&self, standing: &Standing, sent_at: Timestamp) -> Self {
         let (phase, is_this) = match (self.phase, standing.state) {
             (Phase::Closed, Stands::Closed) | (Phase::Open { .. }, Stands::Open) => (self.phase, true),
@@ -139,8 +139,8 @@ impl Probes {
     }
 }
 
-/// Until when this instance is elected: less a millisecond, as the authority's clock has whole ones, and counted from when it
-/// asked, so that it ends here first.
+/// The end of this instance's election, measured from when it asked. One millisecond is taken off because the
+/// authority's clock has whole milliseconds: the election must end here first.
 fn right(standing: &Standing, sent_at: Timestamp) -> Timestamp {
     sent_at.after(rest(standing)).before(Span::from_millis(1))
 }
@@ -153,6 +153,6 @@ fn millis(span: Span) -> u64 {
     span.as_nanos() / NANOS_PER_MILLI
 }
 
-/// What makes no difference: messages take as long.
+/// Smaller differences are ignored: messages take as long.
 const SLACK: Span = Span::from_millis(50);
 const NANOS_PER_MILLI: u64 = 1_000_000;

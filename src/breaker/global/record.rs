@@ -1,20 +1,20 @@
-//! What the authority keeps of one breaker.
+//! The authority's record of one breaker.
 
 use super::{LONGEST_MS, Report, Says, Standing, Stands};
 use crate::authority::Instance;
 use crate::words;
 
-/// The record of one breaker. As a default: closed, since ever.
+/// The record of one breaker. The default is a breaker that never opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     generation: u64,
     state: Stands,
-    /// When that began and when it ends, in ms since the Unix epoch by the authority's clock.
+    /// When the state began and when it ends, in ms since the Unix epoch by the authority's clock.
     since_ms: u64,
     ends_ms: u64,
     open_for_ms: u64,
     opened: u64,
-    /// Who has made the transition.
+    /// The instance that made the transition.
     instance: Instance,
 }
 
@@ -23,10 +23,11 @@ impl Record {
     pub fn answer(&mut self, report: &Report, instance: Instance, now_ms: u64) -> Standing {
         self.follow(now_ms);
         let lasts_ms = report.lasts_ms.min(LONGEST_MS);
-        // What the authority has forgotten, the instance knows better.
+        // The instance may know a higher generation that the authority has lost.
         let knows = report.from >= self.generation;
         let forgotten = report.from > self.generation;
-        // Whoever knows it closed and wants to probe has opened it since, and was not heard: that is over too.
+        // A closed record's time is over, too: an instance that wants to probe has opened the breaker since, and that
+        // report was lost.
         let is_over = self.ends_ms <= now_ms;
         let holds = report.from == self.generation && self.state == Stands::HalfOpen && self.instance == instance;
         let since_ms = now_ms.saturating_sub(report.age_ms);
@@ -50,8 +51,8 @@ impl Record {
         self.standing(instance, now_ms)
     }
 
-    /// A clock that was set back is followed: what is to last goes on from here, or it would last until the clock is there
-    /// again.
+    /// Adjusts the record to a clock that was set back: its full length starts again now. Otherwise it would last until
+    /// the clock reaches its old time again.
     fn follow(&mut self, now_ms: u64) {
         if self.since_ms > now_ms {
             let length_ms = self.ends_ms.saturating_sub(self.since_ms);
@@ -71,10 +72,10 @@ impl Record {
         }
     }
 
-    /// How many bytes a record has.
+    /// The size of a record in bytes.
     pub const BYTES: usize = 8 * 8;
 
-    /// The record as bytes: a version, then whole numbers of eight bytes, the lowest first.
+    /// The record as bytes: a version, then the fields, each as a little-endian u64.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         words::array(&[
@@ -89,7 +90,7 @@ impl Record {
         ])
     }
 
-    /// The record of these bytes; `None` when they are of another version, or no record.
+    /// Decodes a record; `None` for another version, and for invalid bytes.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
@@ -134,7 +135,7 @@ mod tests {
         assert_eq!((made.state, made.rest_ms, made.mine), (Stands::Open, 1_000, true));
         let lost = record.answer(&report(0, Says::Closed, 0), OTHER, 5_100);
         assert_eq!(lost, Standing { age_ms: 100, rest_ms: 900, mine: false, ..made });
-        // And the same once more, as it comes when the answer was lost.
+        // The same report again, as after a lost answer.
         assert_eq!(record.answer(&report(0, Says::Open, 1_000), ONE, 5_100), Standing { mine: true, ..lost });
     }
 
@@ -148,7 +149,7 @@ mod tests {
         let from = elected.generation;
         assert!(!record.answer(&report(open, Says::Elect, 500), ONE, 6_000).mine, "from an old generation");
         assert!(!record.answer(&report(from, Says::Elect, 500), ONE, 6_499).mine, "too early");
-        // It holds on, and nobody else can for it.
+        // Only the elected instance can hold the election.
         assert_eq!(record.answer(&report(from, Says::Hold, 500), ONE, 6_400).rest_ms, 100);
         assert_eq!(record.answer(&report(from, Says::Hold, 500), OTHER, 6_400).rest_ms, 500);
         assert!(!record.answer(&report(from, Says::Elect, 500), ONE, 6_899).mine);

@@ -1,22 +1,23 @@
-//! Reports and standings as bytes, for an authority that is reached by messages: whole numbers of eight bytes, the lowest first.
-//! A message begins with its version; that of reports then has the instance, and seven numbers follow for each breaker.
+//! Reports and standings as bytes, for an authority that is reached by messages: little-endian u64 numbers. A message
+//! begins with its version. In a message of reports the instance follows. Then there are seven numbers for each
+//! breaker.
 
 use super::{Report, Says, Standing, Stands};
 use crate::authority::Instance;
 use crate::key::KeyHash;
 use crate::words;
 
-/// What one instance reports at one time.
+/// The reports that one instance sends in one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Who does.
+    /// The instance that reports.
     pub instance: Instance,
-    /// At most [`Asked::MOST`].
+    /// The reports, at most [`Asked::MOST`].
     pub reports: Vec<Report>,
 }
 
 impl Asked {
-    /// The most reports of one message.
+    /// The maximum number of reports in one message.
     pub const MOST: usize = 32;
 
     /// The message as bytes.
@@ -31,7 +32,7 @@ impl Asked {
         bytes
     }
 
-    /// The message of these bytes; `None` when they are of another version, or no message.
+    /// Decodes a message; `None` for another version, and for invalid bytes.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (mut numbers, count) = numbers(bytes, 2)?;
@@ -52,7 +53,7 @@ impl Asked {
     }
 }
 
-/// The answer as bytes, a standing for each report.
+/// The answer as bytes, with a standing for each report.
 #[must_use]
 pub fn standings_to_bytes(standings: &[Standing]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -64,7 +65,7 @@ pub fn standings_to_bytes(standings: &[Standing]) -> Vec<u8> {
     bytes
 }
 
-/// The answer of these bytes; `None` when they are of another version, or no answer.
+/// Decodes an answer; `None` for another version, and for invalid bytes.
 #[must_use]
 pub fn standings_from_bytes(bytes: &[u8]) -> Option<Vec<Standing>> {
     let (mut numbers, count) = numbers(bytes, 1)?;
@@ -72,7 +73,7 @@ pub fn standings_from_bytes(bytes: &[u8]) -> Option<Vec<Standing>> {
 }
 
 impl Standing {
-    /// The standing of seven numbers, in the order of the fields; `None` when they are no such thing.
+    /// Reads a standing from seven numbers, in the order of the fields; `None` if they are invalid.
     pub(crate) fn from_numbers(numbers: &mut impl Iterator<Item = u64>) -> Option<Self> {
         Some(Self {
             generation: numbers.next()?,
@@ -90,7 +91,8 @@ impl Standing {
     }
 }
 
-/// The numbers of a message after its version, and how many breakers it is about; so many numbers come before those.
+/// The numbers of a message after its version, and the number of breakers in it. `before` counts the version and
+/// whatever else precedes the breakers.
 fn numbers(bytes: &[u8], before: usize) -> Option<(impl Iterator<Item = u64>, usize)> {
     let (chunks, rest) = bytes.as_chunks::<8>();
     let of_breakers = chunks.len().checked_sub(before)?;
@@ -101,9 +103,9 @@ fn numbers(bytes: &[u8], before: usize) -> Option<(impl Iterator<Item = u64>, us
 }
 
 const VERSION: u64 = 1;
-/// How many numbers there are for each breaker, in either direction.
+/// The numbers for each breaker, in either direction.
 const NUMBERS: usize = 7;
-/// How many bytes a report has, of which its breaker's key is the first eight.
+/// The size of a report in bytes. The first eight are its breaker's key.
 pub const BYTES_OF_REPORT: usize = NUMBERS * 8;
 
 #[cfg(test)]
