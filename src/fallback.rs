@@ -1,15 +1,16 @@
-//! The fallback chain: where a request goes, given what has failed.
+//! The fallback chain: which upstream a request goes to, given what has failed.
 //!
-//! A request takes the first route that it matches, and goes to the first upstream of the route whose breaker admits it. When
-//! that fails, as the route understands failing, the next is tried, for as long as
+//! A request takes the first route that it matches, and goes to the first upstream of the route whose breaker admits
+//! it. If that call fails, by the route's definition of a failure, the next upstream is tried, as long as
 //!
 //! - the request can be repeated: its method is one of the route's, and it has no body;
-//! - fewer than `attempts` were made, and an upstream is left that was not asked and whose breaker admits;
-//! - the [`Budget`] lasts, so that a failing upstream is not met with twice the load.
+//! - fewer than `attempts` calls were made, and an upstream is left that was not asked and whose breaker admits the
+//!   call;
+//! - the [`Budget`] has room, so a failing upstream does not get twice the load.
 //!
-//! Between tries the request waits by a backoff that doubles, of which the request's draw takes a part ("full jitter": M.
-//! Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). When all of that is over it is served what was
-//! kept, or the policy's static answer, or the failure itself, or 503.
+//! Between tries the request waits for a random part of a backoff that doubles ("full jitter": M. Brooker, "Exponential
+//! Backoff And Jitter", AWS Architecture Blog, 2015). When no try is left, the client gets the kept response, or the
+//! policy's static response, or the failure itself, or 503.
 
 mod agreement;
 mod asking;
@@ -37,32 +38,32 @@ use crate::units::{Draw, Span, Timestamp};
 use agreement::Agreement;
 use std::borrow::Cow;
 
-/// Where the breakers of a worker are published.
+/// Where a worker publishes its breakers.
 pub trait Ledgers {
     /// The ledger of the breaker of this identity; see [`Breakers::identity`].
     fn of(&mut self, identity: &str) -> &mut impl Ledger;
 }
 
-/// What one worker knows of the upstreams behind it.
+/// What one worker knows of its upstreams.
 #[derive(Debug)]
 pub struct Upstreams {
     breakers: Breakers,
-    /// For each breaker, when it was last asked.
+    /// For each breaker, when a call last needed it.
     asked: Vec<Timestamp>,
-    /// A breaker was asked that nobody had asked for long.
+    /// Whether a breaker has come back into use since this was last read.
     woken: bool,
-    /// One for each route.
+    /// One budget for each route.
     budgets: Vec<Budget>,
-    /// For each upstream, how long it has asked not to be tried again.
+    /// For each upstream, how long it has asked not to get further tries.
     resting: Vec<Pause>,
     served: Served,
-    /// Where breakers are shared with other instances, and there is somebody to ask.
+    /// The authority over shared breakers; `None` if no breaker is shared, or there is no authority.
     agreement: Option<Agreement>,
 }
 
-/// Where a worker finds what all know, and what it decides with.
+/// What a worker needs for a decision: the published breakers, a draw and the time.
 pub struct Around<'a, L> {
-    /// Where breakers are published.
+    /// The published breakers.
     pub ledgers: &'a mut L,
     /// One draw for each request.
     pub draw: Draw,
@@ -70,53 +71,53 @@ pub struct Around<'a, L> {
     pub now: Timestamp,
 }
 
-/// One request's way along its route, kept until it is answered.
+/// The state of one request on its route, kept until it is answered.
 #[derive(Debug)]
 pub struct Way {
     route: usize,
-    /// A bit for each of the route's upstreams, of which there are at most 16: which were asked, or refused to be.
+    /// A bit for each of the route's upstreams, at most 16: set if it was asked or its breaker refused.
     tried: u16,
     attempts: u32,
     repeatable: bool,
-    /// The client may still have to send of its request.
+    /// The client may not have sent its whole request yet, so calls are not timed.
     untimed: bool,
     call: Option<Call>,
-    /// The status of the last upstream that has answered, though with a failure.
+    /// The status of the last response, even if the route counts it as a failure.
     answered: Option<u16>,
-    /// The shortest time after which a breaker may admit.
+    /// The shortest time after which an upstream may be asked again.
     retry_after: Option<Span>,
-    /// A kept answer was looked for.
+    /// A kept response was looked for.
     looked: bool,
-    /// What the client is served by, once that is known.
+    /// What served the client, once that is known.
     by: Option<By>,
 }
 
-/// A call that has not ended.
+/// A call that is under way.
 #[derive(Clone, Copy, Debug)]
 struct Call {
-    /// The upstream's place in the route.
+    /// The upstream's index in the route.
     place: usize,
-    /// The upstream's place in the policy.
+    /// The upstream's index in the policy.
     upstream: usize,
-    /// Its breaker and what the outcome is told with.
+    /// Its breaker, and the ticket to report the outcome with.
     breaker: Option<(usize, Ticket)>,
     began: Timestamp,
 }
 
-/// How a call ended, and what was said of the next.
+/// How a call ended, and what its response says about further tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// How it ended.
     pub end: CallEnd,
-    /// After how long the upstream wants to be tried again (`Retry-After`, RFC 9110 section 10.2.3).
+    /// How long the upstream wants to get no further tries (`Retry-After`, RFC 9110 section 10.2.3).
     pub retry_after: Option<Span>,
-    /// How long it took until its answer began, where the host tells of the call only when all of that has come. Else it is
-    /// the time that has passed.
+    /// The time until the response began, if the host reports a call only once the whole response has arrived. `None`:
+    /// the time until now.
     pub took: Option<Span>,
 }
 
 impl Ended {
-    /// A call that ended with this answer of an upstream, which came just now.
+    /// A call that ended with this response, which arrived at `now`. `Retry-After` is read from 429 and 503.
     #[must_use]
     pub fn answered(answer: &dyn ResponseFacts, status: u16, now: Timestamp) -> Self {
         let says = matches!(status, 429 | 503).then(|| answer.header("retry-after")).flatten();
@@ -132,45 +133,45 @@ impl From<CallEnd> for Ended {
     }
 }
 
-/// What is to be done with a request.
+/// The next step of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'p> {
-    /// It goes to an upstream.
+    /// The request goes to an upstream.
     Send {
-        /// The upstream, as an index into the policy's.
+        /// The upstream, as an index into the policy's upstreams.
         upstream: usize,
-        /// How long it has for its answer; `None` for as long as the host allows.
+        /// The time limit for the response; `None` for the host's own limit.
         timeout: Option<Span>,
-        /// After so long; nothing for the first.
+        /// How long to wait before sending; zero for the first try.
         wait: Span,
     },
-    /// The client gets the answer at hand.
+    /// The client gets the response at hand.
     Deliver,
-    /// The client gets what was kept of an earlier answer, if that is not older than this. Otherwise [`Upstreams::last`].
+    /// The client gets the kept response, if it is at most this old. Otherwise call [`Upstreams::last`].
     Stale(Span),
-    /// The client gets this.
+    /// The client gets this response of the policy.
     Static(&'p Fixed),
     /// The client gets 503 (RFC 9110 section 15.6.4).
     Unavailable {
-        /// When a breaker may admit again; `None` where nobody knows.
+        /// How long until a breaker may admit again; `None` if that is unknown.
         retry_after: Option<Span>,
     },
 }
 
 impl Way {
-    /// The route, as an index into the policy's.
+    /// The route, as an index into the policy's routes.
     #[must_use]
     pub fn route(&self) -> usize {
         self.route
     }
 
-    /// Why the client is to get what was kept.
+    /// Why the client gets the kept response.
     #[must_use]
     pub fn why(&self) -> Why {
         if self.attempts == 0 { Why::NotAsked } else { Why::Failed(self.answered) }
     }
 
-    /// Takes in that the client has now sent all of its request: the time from here on is the upstream's.
+    /// Notes that the client has now sent its whole request: from here on the call is timed.
     pub fn sent(&mut self, now: Timestamp) {
         self.untimed = false;
         if let Some(call) = &mut self.call {
@@ -178,7 +179,7 @@ impl Way {
         }
     }
 
-    /// The upstream that is being asked, as an index into the policy's.
+    /// The upstream of the call under way, as an index into the policy's upstreams.
     #[must_use]
     pub fn upstream(&self) -> Option<usize> {
         self.call.map(|call| call.upstream)
@@ -186,7 +187,7 @@ impl Way {
 }
 
 impl Upstreams {
-    /// The upstreams of this policy, all of them well.
+    /// The upstreams of this policy, none of which has failed.
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
         let budget = |route: &Route| Budget::new(route.fallback.as_ref().map_or(0, |it| it.retries.budget_percent));
@@ -207,24 +208,24 @@ impl Upstreams {
         &mut self.breakers
     }
 
-    /// What this worker knows of the breakers.
+    /// The breakers, read-only.
     #[must_use]
     pub fn breakers_known(&self) -> &Breakers {
         &self.breakers
     }
 
-    /// What this worker knows of what clients were served by.
+    /// What served the clients, read-only.
     #[must_use]
     pub fn served_known(&self) -> &Served {
         &self.served
     }
 
-    /// What clients were served by.
+    /// What served the clients.
     pub fn served(&mut self) -> &mut Served {
         &mut self.served
     }
 
-    /// Whether requests of this route may be sent again, those without a body.
+    /// Whether requests of this route may be sent again if they have no body.
     #[must_use]
     pub fn repeats(policy: &Policy, route: usize) -> bool {
         let several = policy.routes().get(route).is_some_and(|route| route.upstreams.len() > 1);
@@ -232,10 +233,10 @@ impl Upstreams {
         several && fallback(policy, route).is_some_and(methods)
     }
 
-    /// Begins the way of a request along this route. `method` is as received; `None` for a request that cannot be sent
-    /// again, since more than headers came, or will come. `sent`: its client has sent all of it. If not, or if nobody sees when
-    /// it has, then until [`Way::sent`] the time is the client's, and so may be that a call ends without an answer: no breaker
-    /// learns of either.
+    /// Starts a request on this route. `method` is as received; `None` for a request that has more than headers and so
+    /// cannot be sent again. `sent`: the client has sent its whole request. If it has not, or the host does not see
+    /// when it has, then until [`Way::sent`] calls are not timed, and a call without a response counts as abandoned:
+    /// breakers must not learn from what the client may have caused.
     pub fn begin<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
@@ -266,7 +267,8 @@ impl Upstreams {
         (way, step)
     }
 
-    /// Takes in how the call at hand ended, before any of the answer's body went to the client, and says what comes next.
+    /// Takes the end of the call under way, before any of the response's body went to the client, and returns the next
+    /// step.
     pub fn ended<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
@@ -277,7 +279,8 @@ impl Upstreams {
         let Ended { end, retry_after, took } = ended;
         let call = self.observe(way, end, took, around);
         if end == CallEnd::NotMade {
-            // To ask another upstream would lead past whoever has answered, and may have meant to keep the client out.
+            // Something on the way to the upstream has answered, maybe to keep the client out. Another upstream would
+            // bypass it.
             return Step::Deliver;
         }
         let answered = match end {
@@ -294,7 +297,7 @@ impl Upstreams {
         if let (Some(call), Some(wait)) = (call, retry_after)
             && let Some(resting) = self.resting.get_mut(call.upstream)
         {
-            // What an upstream says is believed for so long, and no longer.
+            // An upstream can ask for at most this long a pause.
             *resting = Pause::new(wait.min(LONGEST_REST), around.now);
         }
         let wait = fallback.retries.backoff.wait(way.attempts, around.draw);
@@ -303,17 +306,17 @@ impl Upstreams {
         next.unwrap_or_else(|| self.end(policy, way))
     }
 
-    /// Takes in that the client went away while an upstream was being asked.
+    /// Notes that the client went away during a call.
     pub fn abandoned<L: Ledgers>(&mut self, way: &mut Way, around: &mut Around<'_, L>) {
         self.observe(way, CallEnd::Abandoned, None, around);
     }
 
-    /// Takes in that the client gets what was kept.
+    /// Notes that the client gets the kept response.
     pub fn kept(&mut self, way: &mut Way) {
         self.serve(way, By::Stale);
     }
 
-    /// What a client gets for whom nothing was kept.
+    /// The next step if there is no kept response.
     pub fn last<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
         if way.looked {
             self.served.miss(way.route);
@@ -324,8 +327,8 @@ impl Upstreams {
         Step::Static(fixed)
     }
 
-    /// Who tells the client that all has failed: an upstream's own words say more than ours, and a policy that only observes leaves
-    /// it to the host.
+    /// The last resort: the upstream's own failure, which says more than ours, or 503. In mode `observe` the host
+    /// responds.
     fn words<'p>(&mut self, policy: &Policy, way: &mut Way) -> Step<'p> {
         let (by, step) = if way.answered.is_some() || policy.mode == Mode::Observe {
             (By::Failure, Step::Deliver)
@@ -353,12 +356,12 @@ impl Upstreams {
     }
 }
 
-/// What a route does when an upstream fails. A policy that only observes lets all pass as it is.
+/// What a route does when an upstream fails. In mode `observe` it does nothing.
 fn fallback(policy: &Policy, route: usize) -> Option<&Fallback> {
     policy.routes().get(route)?.fallback.as_ref().filter(|_| policy.mode != Mode::Observe)
 }
 
-/// How long an upstream may keep further tries away from itself.
+/// The longest time for which an upstream can refuse further tries.
 const LONGEST_REST: Span = Span::from_secs(60);
 
 #[cfg(test)]

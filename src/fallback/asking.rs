@@ -1,4 +1,4 @@
-//! Asking the upstreams of a route, and what their breakers learn of it.
+//! Choosing upstreams of a route, and telling their breakers how the calls ended.
 
 use super::{Around, By, Call, Ledgers, Step, Upstreams, Way};
 use crate::breaker::Admission;
@@ -6,7 +6,7 @@ use crate::policy::{CallEnd, Policy};
 use crate::units::{Span, Timestamp};
 
 impl Upstreams {
-    /// The next upstream, if the budget lasts for one more try.
+    /// The next upstream, if the budget has room for one more try.
     pub(super) fn retry<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
@@ -22,7 +22,7 @@ impl Upstreams {
         Some(step)
     }
 
-    /// The next of the route's upstreams that was not asked and whose breaker admits.
+    /// The next of the route's upstreams that was not asked and whose breaker admits the call.
     pub(super) fn next<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
@@ -68,7 +68,7 @@ impl Upstreams {
         };
         let ledger = around.ledgers.of(identity);
         if around.now.since(*asked) > IDLE {
-            // What others have published meanwhile is learnt first.
+            // First learn what others have published in the meantime.
             breaker.tick(ledger, around.draw, around.now);
             self.woken = true;
         }
@@ -76,7 +76,7 @@ impl Upstreams {
         breaker.admit_call(ledger, sent, around.draw, around.now)
     }
 
-    /// Tells the breaker how the call at hand ended.
+    /// Tells the breaker how the call under way ended.
     pub(super) fn observe<L: Ledgers>(
         &mut self,
         way: &mut Way,
@@ -89,12 +89,13 @@ impl Upstreams {
             && let Some((identity, breaker)) = self.breakers.named(at)
         {
             let passed = around.now.since(call.began);
-            // A client that does not send its body, or slowly, would open the breaker for all others.
+            // Otherwise a client that does not send its body, or sends it slowly, could open the breaker for all.
             let end = match end {
                 CallEnd::TimedOut | CallEnd::Reset | CallEnd::Unanswered if way.untimed => CallEnd::Abandoned,
                 end => end,
             };
-            // When an answer that was lost began nobody knows, nor how long a call takes that was not made: neither is called slow.
+            // The start of a lost response is unknown, and a call that was not made has no duration: neither counts as
+            // slow.
             let unknown = matches!(end, CallEnd::Lost | CallEnd::NotMade) || way.untimed;
             let told = if unknown { Some(Span::ZERO) } else { took };
             let (outcome, took) = (breaker.outcome(end), told.map_or(passed, |took| took.min(passed)));
@@ -103,8 +104,8 @@ impl Upstreams {
         Some(call)
     }
 
-    /// Lets each breaker that is in use learn what others have published, and publish what it counted. To be called every
-    /// [`TICK`] while [`Upstreams::ticks`].
+    /// Lets each breaker in use read what other workers have published, and publish what it has counted. To be called
+    /// every [`TICK`] while [`Upstreams::ticks`].
     pub fn tick<L: Ledgers>(&mut self, around: &mut Around<'_, L>) {
         let used = self.asked.iter().enumerate().filter(|(_, asked)| is_used(**asked, around.now));
         for (at, _) in used {
@@ -114,8 +115,8 @@ impl Upstreams {
         }
     }
 
-    /// Lets every breaker learn what others have published, also those that this worker does not use: for whoever wants to
-    /// see them.
+    /// Lets every breaker read what other workers have published, also those that this worker does not use, for status
+    /// pages.
     pub fn refresh<L: Ledgers>(&mut self, around: &mut Around<'_, L>) {
         for at in 0..self.breakers.len() {
             if let Some((identity, breaker)) = self.breakers.named(at) {
@@ -126,7 +127,7 @@ impl Upstreams {
         }
     }
 
-    /// Whether the breaker at this place is in use.
+    /// Whether the breaker at this index is in use.
     #[must_use]
     pub fn is_used(&self, at: usize, now: Timestamp) -> bool {
         self.asked.get(at).is_some_and(|asked| is_used(*asked, now))
@@ -138,13 +139,13 @@ impl Upstreams {
         self.asked.iter().any(|asked| is_used(*asked, now))
     }
 
-    /// Whether a breaker has come into use since this was last asked.
+    /// Whether a breaker has come into use since this was last called.
     pub fn woken(&mut self) -> bool {
         core::mem::take(&mut self.woken)
     }
 
-    /// How the request was served, in words: `upstream=origin; step=fallback; breakers=cdn:open, origin:closed`. Empty for one
-    /// that got the answer of something else.
+    /// How the request was served, as text: `upstream=origin; step=fallback; breakers=cdn:open, origin:closed`. Empty
+    /// if something else, such as another filter, has answered it.
     #[must_use]
     pub fn describe(&mut self, policy: &Policy, way: &Way, now: Timestamp) -> String {
         let mut text = String::new();
@@ -185,8 +186,8 @@ fn is_used(asked: Timestamp, now: Timestamp) -> bool {
     asked > Timestamp::EPOCH && now.since(asked) <= IDLE
 }
 
-/// How often breakers are to be ticked.
+/// How often breakers should be ticked.
 pub const TICK: Span = Span::from_millis(100);
 
-/// A breaker that nobody asked for so long is out of use, until somebody asks.
+/// A breaker without calls for this long is out of use until the next call.
 const IDLE: Span = Span::from_secs(60);

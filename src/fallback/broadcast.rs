@@ -1,11 +1,11 @@
-//! What instances that count by themselves tell each other of their breakers, through a place that is read and written now and then
-//! and shows what was written late: a key-value store.
+//! How instances that count by themselves tell each other of their breakers, through a key-value store that they read
+//! and write from time to time and that may show old values.
 //!
-//! Told is that a breaker has opened or closed, not how its probes do: whoever has heard that it is open probes for itself when
-//! that is over. Of two records the one of the higher generation counts, so that what comes late or twice changes nothing. One
-//! that says open until a time that has passed tells nobody anything.
+//! They tell that a breaker has opened or closed, but not how its probes go: an instance that learns that the breaker
+//! is open probes for itself when that time is over. Of two records the one with the higher generation counts, so a
+//! late or repeated record changes nothing. A record that was open until a time in the past has no effect.
 //!
-//! All of it is one text, a line for each breaker: its identity, a blank and its record in base64.
+//! All records are in one text, with a line for each breaker: its identity, a space, and its record in base64.
 
 use super::{Ledgers, MemoryLedgers};
 use crate::breaker::{Ledger, Part, Shared};
@@ -13,17 +13,17 @@ use crate::sorted_map::SortedMap;
 use crate::units::{Span, Timestamp};
 use base64ct::{Base64Unpadded, Encoding};
 
-/// What was told so far.
+/// What the store is known to hold, and whether there is news for it.
 #[derive(Debug, Default)]
 pub struct Broadcast {
     told: SortedMap<String, Told>,
-    /// How often breakers here had published something when it was last told.
+    /// The number of publications here when the store was last brought up to date.
     changes: u64,
-    /// Breakers that agree otherwise.
+    /// Breakers that agree through an authority instead.
     left_out: Vec<String>,
 }
 
-/// What stands at the common place of a breaker, as far as is known here, and when it was last seen there.
+/// A breaker's record in the store, as last seen, and when it was last seen there.
 #[derive(Clone, Copy, Debug, Default)]
 struct Told {
     record: Shared,
@@ -31,7 +31,7 @@ struct Told {
 }
 
 impl Broadcast {
-    /// Has nothing told or heard of these breakers from here on: they agree by an authority.
+    /// Excludes these breakers: they agree through an authority.
     pub fn leave_out(&mut self, identities: impl Iterator<Item = String>) {
         self.left_out = identities.collect();
     }
@@ -40,7 +40,7 @@ impl Broadcast {
         self.left_out.iter().any(|other| other == identity)
     }
 
-    /// Takes in what stands at the common place. Lines that are no records are passed over.
+    /// Applies the text that was read from the store. Lines that are not records are skipped.
     pub fn hear(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
         for (identity, record) in text.lines().filter_map(read).take(MOST_BREAKERS) {
             if record.generation() >= self.told(identity).generation() {
@@ -49,11 +49,12 @@ impl Broadcast {
             let is_left_out = self.is_left_out(identity);
             if !is_left_out && record.counts_at(now) && record.generation() > published(ledgers, identity).generation()
             {
-                // In memory it always succeeds.
+                // Publishing in memory always succeeds.
                 let _ = ledgers.of(identity).publish(Part::Transitions, &record.encode());
             }
         }
-        // What is not to be seen there any more, another one has written over who did not see it yet.
+        // A record that was not seen for [`SEEN_WITHIN`] was overwritten by an instance that had not seen it: it is
+        // told again.
         let told = self.told.len();
         self.told.retain(|told| told.seen_at > now || now.since(told.seen_at) <= SEEN_WITHIN);
         if self.told.len() < told {
@@ -61,13 +62,14 @@ impl Broadcast {
         }
     }
 
-    /// Whether breakers here have published anything since it was last told. It may turn out to be nothing of note.
+    /// Whether breakers here have published anything since the store was last brought up to date. [`Broadcast::tell`]
+    /// may still find that nothing is to be written.
     #[must_use]
     pub fn may_have_news(&self, ledgers: &MemoryLedgers) -> bool {
         self.changes != ledgers.changes()
     }
 
-    /// What is to stand at the common place from now on; `None` when it stands there already.
+    /// The text to write to the store; `None` if there is no news.
     pub fn tell(&mut self, ledgers: &mut MemoryLedgers, now: Timestamp) -> Option<String> {
         self.changes = ledgers.changes();
         let mut all = self.told.clone();
@@ -87,7 +89,7 @@ impl Broadcast {
         is_news.then(|| all.iter().take(MOST_BREAKERS).map(line).collect())
     }
 
-    /// Says that what was to be told could not be: it is news still.
+    /// Notes that writing the text has failed: it is still news.
     pub fn untold(&mut self) {
         self.changes = u64::MAX;
     }
@@ -109,9 +111,9 @@ fn published(ledgers: &mut MemoryLedgers, identity: &str) -> Shared {
     }
 }
 
-/// So late a place may show what was written: a minute in Workers KV, and as much again to be sure.
+/// How long the store may show an old value: a minute in Workers KV, doubled as a margin.
 const SEEN_WITHIN: Span = Span::from_secs(120);
-/// As many as a policy can have.
+/// The most that a policy can have.
 const MOST_BREAKERS: usize = 4_096;
 
 #[cfg(test)]
@@ -152,7 +154,7 @@ mod tests {
             local.state(now)
         }
 
-        /// Reads the place and then writes to it, as a host does.
+        /// Reads the store and then writes to it, as a host does.
         fn exchange(&mut self, place: &mut String, now: Timestamp) {
             self.broadcast.hear(place, &mut self.ledgers, now);
             if let Some(text) = self.broadcast.tell(&mut self.ledgers, now) {
@@ -193,7 +195,7 @@ mod tests {
         let early = place.clone();
         assert!(one.call(Outcome::Success, at(11)));
         one.exchange(&mut place, at(11));
-        // A minute late, and then once more after what came later.
+        // A minute late, and then again after the newer text.
         other.exchange(&mut early.clone(), at(60));
         assert_eq!(other.state(at(60)), State::Closed);
         other.exchange(&mut place, at(61));

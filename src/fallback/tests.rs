@@ -74,7 +74,7 @@ impl<'p> Worker<'p> {
         self.upstreams.begin(self.policy, 0, method, true, &mut Around { ledgers, draw: Draw(u64::MAX), now })
     }
 
-    /// Begins the way of a request whose client has still to send its body.
+    /// Starts a request whose client has not sent its body.
     fn begin_unsent(&mut self, ledgers: &mut Memory, now: Timestamp) -> (Way, Step<'p>) {
         self.upstreams.begin(self.policy, 0, None, false, &mut Around { ledgers, draw: Draw(u64::MAX), now })
     }
@@ -126,7 +126,7 @@ fn way_ends_with_what_is_left() {
         (ON, CallEnd::Abandoned, unanswered, By::Unavailable),
         (kept, refused, Step::Stale(Span::from_secs(3_600)), By::Stale),
         (kept, CallEnd::Lost, Step::Stale(Span::from_secs(3_600)), By::Stale),
-        // The route does not count it as a failure, and there is nothing to deliver.
+        // The route does not count it as a failure, and there is no response to deliver.
         (stat, CallEnd::Reset, unanswered, By::Unavailable),
         (r#""preload": []"#, CallEnd::TimedOut, unanswered, By::Unavailable),
     ] {
@@ -162,7 +162,8 @@ fn further_tries_wait_longer_and_longer_and_end_with_the_budget() {
         }
         assert_eq!(step, Step::Deliver);
     }
-    // Three in a second, and the breaker of the first opens after three failures, so that the third request begins with it.
+    // Three retries a second. The first upstream's breaker opens after three failures, so the third request begins with
+    // the second upstream.
     assert_eq!(waits, [0, 10, 15, 15, 0, 0]);
 }
 
@@ -180,13 +181,13 @@ fn upstream_that_wants_to_be_left_alone_gets_no_further_tries_but_first_ones() {
     let (mut way, _) = worker.begin(GET, ledgers, at(7_000));
     assert_eq!(asked(&worker.end(&mut way, CallEnd::Answered(500), ledgers, at(7_000))), Some(1));
 
-    // An hour is not believed.
+    // Only a minute of the hour counts.
     let rests = Ended { retry_after: Some(Span::from_secs(3_600)), ..rests };
     assert_eq!(worker.end(&mut way, rests, ledgers, at(7_000)), Step::Deliver);
     let (_, step) = worker.begin(GET, ledgers, at(8_000));
     assert_eq!(asked(&step), Some(1), "a first try is the breaker's affair, and that of the first is open");
     let rests = |now| worker.upstreams.resting.iter().any(|pause| pause.left(at(now)) > Span::ZERO);
-    // At last by a clock that was set back: nobody knows when it comes to the end.
+    // The last time is one of a clock that was set back, which ends the pause.
     assert_eq!([66_999, 67_000, 6_999].map(rests), [true, false, false]);
 }
 
@@ -214,7 +215,7 @@ fn closed_breaker_touches_no_ledger_and_an_opening_reaches_all_with_their_next_t
     assert_eq!(asked(&other.begin(GET, ledgers, at(6)).1), Some(0), "it has not heard of it yet");
     other.upstreams.tick(&mut Around { ledgers, draw: Draw(0), now: at(100) });
     assert!(refused(&other.begin(GET, ledgers, at(101)).1));
-    // One that comes later learns of it before its first call.
+    // A worker that starts later learns of it before its first call.
     assert!(refused(&Worker::new(&policy).begin(GET, ledgers, at(102)).1));
     assert!(!one.upstreams.ticks(at(61_000)), "nobody has asked for a minute");
 }
@@ -269,7 +270,8 @@ fn calls_that_are_not_sent_take_no_probes_place_and_one_that_is_answered_is_a_pr
         worker.end(&mut way, CallEnd::Answered(500), ledgers, at(0));
         assert_eq!(asked(&worker.begin(GET, ledgers, at(999)).1), None);
     };
-    // However many clients do not send their bodies, two go on for a while, and whole calls close the breaker beside them.
+    // Of any number of requests without their bodies, two go on at a time. Complete requests close the breaker
+    // meanwhile.
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
     open(&mut worker, ledgers);
     let unsent: Vec<_> = (0..20).map(|_| worker.begin_unsent(ledgers, at(1_001))).collect();
@@ -280,7 +282,7 @@ fn calls_that_are_not_sent_take_no_probes_place_and_one_that_is_answered_is_a_pr
         worker.end(&mut way, CallEnd::Answered(200), ledgers, at(1_003));
     }
     assert_eq!(asked(&worker.begin_unsent(ledgers, at(1_004)).1), Some(0), "it is closed");
-    // Where there are none but calls with bodies, their answers close it, and a failure opens it for longer.
+    // If all requests have bodies, their responses close the breaker, or open it for longer.
     for (end, closes) in [(CallEnd::Answered(200), true), (CallEnd::Answered(500), false)] {
         let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
         open(&mut worker, ledgers);
@@ -294,7 +296,7 @@ fn calls_that_are_not_sent_take_no_probes_place_and_one_that_is_answered_is_a_pr
         let probes = worker.upstreams.breakers().get(0).unwrap().statistics().probes;
         assert_eq!(probes, 2);
     }
-    // Those whose clients never send make room for others when a quarter of `max_wait` is over.
+    // Requests whose clients never send their bodies make room for others after a quarter of `max_wait`.
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
     open(&mut worker, ledgers);
     let goes = |ms| asked(&worker.begin_unsent(ledgers, at(ms)).1).is_some();
@@ -323,7 +325,7 @@ fn way_is_told_in_words() {
     assert_eq!(told, "upstream=b; step=fallback; breakers=a:open, b:closed");
 }
 
-/// What a way should be: which upstreams are asked, and what it ends in.
+/// The expected course of a request: which upstreams are asked, and how it ends.
 fn naive(ends: &[CallEnd], open: &[usize], attempts: usize, repeatable: bool) -> (Vec<usize>, &'static str) {
     let (mut asked, mut answered) = (Vec::new(), false);
     let most = if repeatable { attempts } else { 1 };
