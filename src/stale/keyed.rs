@@ -1,4 +1,4 @@
-//! By what the keys of kept answers are hashed.
+//! How the keys of kept responses are hashed.
 
 use crate::key::Seed;
 use sha2::{Digest as _, Sha256};
@@ -7,12 +7,12 @@ use super::AnswerKey;
 use crate::key::write;
 use core::hash::Hasher;
 
-/// By what the keys of kept answers are hashed. Nobody can make two requests meet, either way.
+/// How the keys of kept responses are hashed. In either way, a client cannot construct two requests with the same key.
 #[derive(Clone, Copy, Debug)]
 pub enum Keyed {
-    /// By a secret, which is quick: for a shelf of those who share the secret.
+    /// With a secret, which is fast. For a shelf whose users share the secret.
     Secret(Seed),
-    /// By SHA-256 (FIPS 180-4), the same everywhere: for a cache of the host that outlives its instances.
+    /// With SHA-256 (FIPS 180-4), the same everywhere. For a host's cache that outlives its instances.
     Everywhere,
 }
 
@@ -23,7 +23,8 @@ impl From<Seed> for Keyed {
 }
 
 impl Keyed {
-    /// The key of what `parts` hands over: a tag and bytes, of which no two sequences are written alike.
+    /// The key of the parts that `parts` writes, each a tag and bytes. Different sequences of parts have different
+    /// encodings.
     pub(super) fn key(self, parts: impl FnOnce(&mut dyn FnMut(u8, &[u8]))) -> AnswerKey {
         match self {
             Self::Secret(seed) => {
@@ -46,7 +47,7 @@ impl Keyed {
     }
 }
 
-/// Two domains beside those of `key`, so that the two hashes have nothing in common.
+/// Two hash domains that `key` does not use, so the two hashes are independent.
 const DOMAINS: [u8; 2] = [20, 21];
 
 #[cfg(test)]
