@@ -1,4 +1,4 @@
-//! How the upstreams do: who serves, and how the breakers stand.
+//! The upstreams on the status page: what served the clients, and the state of each breaker.
 
 use super::json::Json;
 use super::report::{Percent, millis};
@@ -7,30 +7,31 @@ use crate::fallback::{By, Upstreams};
 use crate::policy::{BreakerMode, Policy};
 use crate::units::Timestamp;
 
-/// How the upstreams do.
+/// The state of the upstreams.
 #[derive(Clone, Copy)]
 pub struct UpstreamsNow<'a> {
-    /// What the worker that is asked knows of them, after [`Upstreams::refresh`].
+    /// What the worker that handles the request knows of them, after [`Upstreams::refresh`].
     pub known: &'a Upstreams,
-    /// What all workers have counted.
+    /// The counts of all workers.
     pub counted: &'a dyn Counted,
 }
 
-/// What all workers of a host have counted since it started, as it adds that up.
+/// The counts of all workers of a host since it started, added up by the host.
 ///
-/// It is no `Debug`: what stands behind a `dyn` would bring the formatting of all that it has into the Worker.
+/// It is deliberately not `Debug`: a `dyn` with `Debug` would link the formatting of everything behind it into the
+/// Worker.
 pub trait Counted {
-    /// How many requests of the route at this place were served by this.
+    /// How many requests of the route at this index were served by this.
     fn served(&self, route: usize, by: By) -> u64;
 
-    /// For how many requests of the route at this place nothing was kept, when a kept answer was all that was left.
+    /// How many requests of the route at this index needed a kept response and found none.
     fn misses(&self, route: usize) -> u64;
 
-    /// What happened at the breaker at this place, see [`Breakers::identity`], by [`Statistics::WORDS`].
+    /// The counts of the breaker at this index (see [`Breakers::identity`]), by [`Statistics::WORDS`].
     fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()];
 }
 
-/// Of a host that has one worker, and takes no numbers away: what that has counted.
+/// For a host that has one worker and exports no metrics: that worker's own counts.
 impl Counted for Upstreams {
     fn served(&self, route: usize, by: By) -> u64 {
         self.served_known().get(route, by)
@@ -45,7 +46,7 @@ impl Counted for Upstreams {
     }
 }
 
-/// Writes `"upstreams"`, and where the host asks several `"served"` and `"breakers"`.
+/// Writes `"upstreams"`, and if the host chooses among several also `"served"` and `"breakers"`.
 pub(super) fn write(json: &mut Json, policy: &Policy, now: Option<&UpstreamsNow<'_>>, time: Timestamp) {
     let sums = now.map(|now| Sums::of(policy, now.counted));
     json.list("upstreams", |json| {
@@ -67,7 +68,7 @@ pub(super) fn write(json: &mut Json, policy: &Policy, now: Option<&UpstreamsNow<
     }
 }
 
-/// What clients were served by, over all routes.
+/// What served the clients, summed over all routes.
 struct Sums {
     upstreams: Vec<u64>,
     /// In the order of [`By::OTHERS`].
@@ -122,7 +123,7 @@ impl Sums {
 fn write_breakers(json: &mut Json, now: &UpstreamsNow<'_>, time: Timestamp) {
     let breakers = now.known.breakers_known();
     let state = |place: usize| breakers.local(place).map_or(State::Closed, |local| local.state(time));
-    // Those of which one wants to know come first, so that the bound leaves out what is well.
+    // Breakers that are not closed come first, so if the list is too long, closed ones are left out.
     let (closed, other): (Vec<usize>, Vec<usize>) =
         (0..breakers.len()).partition(|place| state(*place) == State::Closed);
     let left_out = breakers.len().saturating_sub(MOST_BREAKERS);
@@ -160,7 +161,7 @@ fn write_breaker(json: &mut Json, name: &str, local: &Local, counts: [u64; Stati
     }
 }
 
-/// Since when the breaker is in its state; `None` when it never opened, or the policy alone says what it does.
+/// When the breaker's state began; `None` if it never opened, or the policy alone fixes its state.
 fn since(local: &Local, mode: BreakerMode) -> Option<Timestamp> {
     local.shared().since().filter(|_| matches!(mode, BreakerMode::Enforce | BreakerMode::Observe))
 }
@@ -170,6 +171,6 @@ fn share(part: u64, whole: u64) -> Option<Percent> {
     u32::try_from(share).ok().map(Percent)
 }
 
-/// A page of status is some hundred KB at most, and takes some thousand calls of the host.
+/// Limits the status page to some hundred KB, and to some thousand host calls.
 const MOST_BREAKERS: usize = 256;
 const MOST_ROUTES: usize = 256;

@@ -120,7 +120,7 @@ fn what_may_not_be_served_goes_first_then_what_was_kept_once_then_the_oldest() {
         assert!(!is_found(&mut shelf, gone), "{gone}");
         assert!(is_found(&mut shelf, n) && is_found(&mut shelf, 1) && is_found(&mut shelf, 3));
     }
-    // Two are evicted for one of two thirds: the last one is the least recent of those that were kept again.
+    // A response of two thirds evicts two: the one kept once, and the least recent of those kept again.
     assert_eq!(keep_one(&mut shelf, 8, 600, 40, 1_000), Ok(Kept::Stored { evicted: 2 }));
     assert!(is_found(&mut shelf, 3) && !is_found(&mut shelf, 1) && !is_found(&mut shelf, 7));
     // All are too old to be served.
