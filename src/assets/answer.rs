@@ -47,7 +47,7 @@ impl<'a> Answer<'a> {
 
 #[cfg(test)]
 impl Answer<'static> {
-    /// An answer with these lines.
+    /// A response with these lines.
     pub(crate) fn of(status: u16, lines: &[(&'static str, &'static str)]) -> Self {
         Self::new(status, lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
     }

@@ -25,7 +25,7 @@ pub struct Local {
     /// The breaker is shared by instances, and its authority decides who probes.
     governed: bool,
     /// When a call was last refused, until the authority answers a later round. If only an election could admit a call
-    /// then, or within [`SHORTLY`] of then, this instance asks to be elected, so that the next call can probe.
+    /// then, or up to [`SHORTLY`] later, this instance asks to be elected, so the next call can probe.
     refused_at: Option<Timestamp>,
     /// When the current count of candidates began, and how many calls it has admitted.
     candidates: (Timestamp, u32),

@@ -218,7 +218,7 @@ const ELSEWHERE: u8 = 3;
 /// If no call came for this long after its time, no probe is expected.
 const NO_CALLS: Span = Span::from_secs(1);
 
-/// Never.
+/// Later than any time: no end.
 const FOR_EVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
 #[cfg(test)]

@@ -174,7 +174,7 @@ mod tests {
         Keeping { key: AnswerKey([1, 2]), stale, vary, in_target, personal: false }
     }
 
-    /// For how many seconds an answer with these lines beside its length is kept; `None` when it is not.
+    /// For how many seconds a response with these lines, besides its length, is kept; `None` if it is not.
     fn kept_secs(status: u16, lines: &[(&'static str, &'static str)], keeping: &Keeping<'_>) -> Option<u64> {
         let lines = [&[("content-length", "4")], lines].concat();
         let draft = keeping.draft(&Answer::of(status, &lines), NOW)?;
