@@ -118,7 +118,7 @@ impl Assets {
             edits.extend(caching::cache_control(rule, answer));
         }
         if let Some(variants) = route.variants.as_ref().filter(|_| request.varies) {
-            edits.extend(caching::vary(variants.asks_for(), answer));
+            edits.extend(caching::vary(variants.vary_headers(), answer));
         }
         edits.extend(caching::preload(&route.preload, answer));
         edits
@@ -133,7 +133,7 @@ impl Assets {
             key: request.key.filter(|_| request.is_get)?,
             stale: route.stale?,
             vary: &route.vary,
-            in_target: variants.map_or(&[], |variants| variants.asks_for()),
+            in_target: variants.map_or(&[], |variants| variants.vary_headers()),
             // A route with a caching rule thereby declares its responses the same for all clients.
             personal: request.personal && route.caching.is_none(),
         })

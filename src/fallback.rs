@@ -87,9 +87,9 @@ pub struct Way {
     /// The shortest time after which an upstream may be asked again.
     retry_after: Option<Span>,
     /// A kept response was looked for.
-    looked: bool,
+    looked_for_kept: bool,
     /// What served the client, once that is known.
-    by: Option<By>,
+    served_by: Option<By>,
 }
 
 /// A call that is under way.
@@ -256,14 +256,14 @@ impl Upstreams {
             call: None,
             answered: None,
             retry_after: None,
-            looked: false,
-            by: None,
+            looked_for_kept: false,
+            served_by: None,
         };
         if let Some(budget) = self.budgets.get_mut(route).filter(|_| fallback.is_some()) {
             budget.request(around.now);
         }
         let step = self.next(policy, &mut way, Span::ZERO, around);
-        let step = step.unwrap_or_else(|| self.end(policy, &mut way));
+        let step = step.unwrap_or_else(|| self.give_up(policy, &mut way));
         (way, step)
     }
 
@@ -290,8 +290,8 @@ impl Upstreams {
         way.answered = answered.or(way.answered);
         let fails = fallback(policy, way.route).filter(|it| end == CallEnd::Lost || it.on.contain(end));
         let Some(fallback) = fails else {
-            let Some(call) = call.filter(|_| answered.is_some()) else { return self.words(policy, way) };
-            self.serve(way, By::Upstream(call.place));
+            let Some(call) = call.filter(|_| answered.is_some()) else { return self.last_resort(policy, way) };
+            self.note_served(way, By::Upstream(call.place));
             return Step::Deliver;
         };
         if let (Some(call), Some(wait)) = (call, retry_after)
@@ -303,7 +303,7 @@ impl Upstreams {
         let wait = fallback.retries.backoff.wait(way.attempts, around.draw);
         let may = way.repeatable && way.attempts < fallback.attempts;
         let next = if may { self.retry(policy, way, wait, around) } else { None };
-        next.unwrap_or_else(|| self.end(policy, way))
+        next.unwrap_or_else(|| self.give_up(policy, way))
     }
 
     /// Notes that the client went away during a call.
@@ -313,45 +313,47 @@ impl Upstreams {
 
     /// Notes that the client gets the kept response.
     pub fn kept(&mut self, way: &mut Way) {
-        self.serve(way, By::Stale);
+        self.note_served(way, By::Stale);
     }
 
     /// The next step if there is no kept response.
     pub fn last<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
-        if way.looked {
+        if way.looked_for_kept {
             self.served.miss(way.route);
         }
         let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
-        let Some(fixed) = route.and_then(|route| route.serving.fixed.as_ref()) else { return self.words(policy, way) };
-        self.serve(way, By::Static);
+        let Some(fixed) = route.and_then(|route| route.serving.fixed.as_ref()) else {
+            return self.last_resort(policy, way);
+        };
+        self.note_served(way, By::Static);
         Step::Static(fixed)
     }
 
     /// The last resort: the upstream's own failure, which says more than ours, or 503. In mode `observe` the host
     /// responds.
-    fn words<'p>(&mut self, policy: &Policy, way: &mut Way) -> Step<'p> {
+    fn last_resort<'p>(&mut self, policy: &Policy, way: &mut Way) -> Step<'p> {
         let (by, step) = if way.answered.is_some() || policy.mode == Mode::Observe {
             (By::Failure, Step::Deliver)
         } else {
             (By::Unavailable, Step::Unavailable { retry_after: way.retry_after })
         };
-        self.serve(way, by);
+        self.note_served(way, by);
         step
     }
 
-    fn end<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
+    fn give_up<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
         let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
         match route.and_then(|route| route.serving.stale) {
             Some(age) => {
-                way.looked = true;
+                way.looked_for_kept = true;
                 Step::Stale(age)
             }
             None => self.last(policy, way),
         }
     }
 
-    fn serve(&mut self, way: &mut Way, by: By) {
-        way.by = Some(by);
+    fn note_served(&mut self, way: &mut Way, by: By) {
+        way.served_by = Some(by);
         self.served.count(way.route, by);
     }
 }

@@ -68,7 +68,7 @@ impl Variants {
     }
 
     /// The request headers by which the response varies.
-    pub(crate) fn asks_for(&self) -> &[&'static str] {
+    pub(crate) fn vary_headers(&self) -> &[&'static str] {
         match (self.formats.is_empty(), self.hints) {
             (false, true) => &["accept", "sec-ch-width"],
             (false, false) => &["accept"],

@@ -37,7 +37,7 @@ mod agreeing;
 mod record;
 mod wire;
 
-pub(crate) use agreeing::Told;
+pub(crate) use agreeing::ReportFields;
 
 pub use record::Record;
 pub use wire::{Asked, BYTES_OF_REPORT, standings_from_bytes, standings_to_bytes};

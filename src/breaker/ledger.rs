@@ -66,9 +66,9 @@ impl Local {
             let Some(election) = self.elect(draw, now) else { break };
             let (Election::Probe(next) | Election::Change(next)) = election;
             match read.and_then(|()| ledger.publish(Part::Transitions, &next.encode())) {
-                Ok(()) => self.made(next),
+                Ok(()) => self.adopt_published(next),
                 Err(StoreError::Conflict) => continue,
-                Err(_) => self.keep(next),
+                Err(_) => self.adopt_unpublished(next),
             }
             if matches!(election, Election::Probe(_)) {
                 return self.probe();
@@ -107,7 +107,7 @@ impl Local {
         if let Some(next) = self.rejoin()
             && ledger.publish(Part::Transitions, &next.encode()).is_ok()
         {
-            self.made(next);
+            self.adopt_published(next);
         }
         if self.expire(draw, now).is_some() {
             self.transit(ledger, &|local| local.expire(draw, now));
@@ -120,7 +120,7 @@ impl Local {
 
     /// Reads the published calls of all workers and drops those that are too old, for status pages. In normal operation
     /// a worker does this only after it has counted a call.
-    pub(crate) fn look<L: Ledger>(&mut self, ledger: &mut L, now: Timestamp) {
+    pub(crate) fn read_calls<L: Ledger>(&mut self, ledger: &mut L, now: Timestamp) {
         if let (false, Ok(published)) = (self.is_alone(), ledger.read(Part::Calls)) {
             // The merged result is not published.
             self.merge(published, &mut Vec::new(), now);
@@ -129,14 +129,14 @@ impl Local {
 
     /// Applies the authority's answer to a round that was sent at `sent_at`. Returns whether it brought a new
     /// generation.
-    pub(crate) fn heard<L: Ledger>(
+    pub(crate) fn apply_standing<L: Ledger>(
         &mut self,
         ledger: &mut L,
         standing: &Standing,
         sent_at: Timestamp,
         now: Timestamp,
     ) -> bool {
-        self.answered(sent_at);
+        self.note_answer(sent_at);
         for _ in 0..MAX_ROUNDS {
             // A worker without access to the record continues alone, and gets this answer again later.
             if self.learn(ledger).is_err() {
@@ -169,9 +169,9 @@ impl Local {
             let read = self.learn(ledger);
             let Some(next) = next(self) else { return };
             match read.and_then(|()| ledger.publish(Part::Transitions, &next.encode())) {
-                Ok(()) => return self.made(next),
+                Ok(()) => return self.adopt_published(next),
                 Err(StoreError::Conflict) => {}
-                Err(_) => return self.keep(next),
+                Err(_) => return self.adopt_unpublished(next),
             }
         }
     }
@@ -207,7 +207,7 @@ impl Local {
     }
 
     /// Takes over a record that this worker has published.
-    fn made(&mut self, next: Shared) {
+    fn adopt_published(&mut self, next: Shared) {
         let opened = next.opened().saturating_sub(self.shared().opened());
         self.adopt(next);
         let statistics = self.statistics();

@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::bytes::Reader;
-use super::global::{Standing, Told};
+use super::global::{ReportFields, Standing};
 use super::recovery::Election;
 use super::shared::{Phase, Shared, State};
 use super::window::{Tally, Window};
@@ -16,7 +16,7 @@ pub struct Local {
     /// The record as this worker last read it, or its own successor of it while the worker is alone.
     shared: Shared,
     /// While this worker is alone: the published record whose successor it could not publish.
-    left: Option<Shared>,
+    diverged_from: Option<Shared>,
     /// The calls of all workers as far as this one has seen them, including its own.
     view: Window,
     /// Its own calls that it has not published yet.
@@ -123,7 +123,7 @@ impl Local {
         Self {
             rules: rules.clone(),
             shared: Shared::default(),
-            left: None,
+            diverged_from: None,
             view: Window::new(rules.window),
             pending: Window::new(rules.window),
             statistics: Statistics::default(),
@@ -215,13 +215,13 @@ impl Local {
             self.view.clear();
             self.pending.clear();
         }
-        (self.shared, self.left) = (shared, None);
+        (self.shared, self.diverged_from) = (shared, None);
     }
 
     /// Takes over a record that was read. Returns `false` if it is still the one whose successor this worker could not
     /// publish: the worker stays alone.
     pub(super) fn take_over(&mut self, shared: Shared) -> bool {
-        if self.left == Some(shared) {
+        if self.diverged_from == Some(shared) {
             return false;
         }
         self.adopt(shared);
@@ -387,14 +387,14 @@ impl Local {
 
     /// Adopts a record that could not be published. This worker is alone and decides by itself until another record is
     /// published, or it can publish again.
-    pub(super) fn keep(&mut self, next: Shared) {
-        let left = self.left.or(Some(self.shared));
+    pub(super) fn adopt_unpublished(&mut self, next: Shared) {
+        let diverged_from = self.diverged_from.or(Some(self.shared));
         self.adopt(Shared { generation: next.generation | ALONE, ..next });
-        self.left = left;
+        self.diverged_from = diverged_from;
     }
 
     pub(super) fn is_alone(&self) -> bool {
-        self.left.is_some()
+        self.diverged_from.is_some()
     }
 
     /// Sets whether the authority answers, for a breaker that many instances share. While it does not, the instance
@@ -407,12 +407,12 @@ impl Local {
     /// Whether an authority decides who probes.
     #[must_use]
     pub fn is_governed(&self) -> bool {
-        self.governed && self.left.is_none()
+        self.governed && self.diverged_from.is_none()
     }
 
     /// What to report to the authority, if anything: see [`global`](super::global).
     #[must_use]
-    pub(crate) fn report(&self, now: Timestamp) -> Told {
+    pub(crate) fn report(&self, now: Timestamp) -> ReportFields {
         let wants = self.refused_at.is_some_and(|at| self.shared.is_due(at.after(SHORTLY)));
         self.shared.report(&self.rules, wants, now)
     }
@@ -425,7 +425,7 @@ impl Local {
 
     /// Notes that the authority has answered a round sent at `sent_at`. If an election was possible then, this answers
     /// the wish for it; the next refused call renews the wish.
-    pub(super) fn answered(&mut self, sent_at: Timestamp) {
+    pub(super) fn note_answer(&mut self, sent_at: Timestamp) {
         if self.shared.is_due(sent_at) {
             self.refused_at = None;
         }
@@ -434,9 +434,9 @@ impl Local {
     /// What a worker that was alone publishes to rejoin the others: the state of the breaker by now. `None` while
     /// probes are awaited, because their outcomes would be lost.
     pub(super) fn rejoin(&self) -> Option<Shared> {
-        let left = self.left?;
+        let published = self.diverged_from?;
         let settled = !matches!(self.shared.phase, Phase::HalfOpen(_));
-        settled.then(|| Shared { generation: left.generation.wrapping_add(1), ..self.shared })
+        settled.then(|| Shared { generation: published.generation.wrapping_add(1), ..self.shared })
     }
 
     fn ticket(&self, kind: Kind) -> Ticket {

@@ -51,14 +51,14 @@ impl Shared {
             Phase::Open { until } | Phase::Elsewhere { until } if now < until => Some(until.since(now)),
             Phase::Open { .. } | Phase::Elsewhere { .. } => governed.then_some(ELECTED_WITHIN),
             Phase::HalfOpen(probes) => {
-                let is_over = now >= probes.right;
+                let is_over = now >= probes.give_until;
                 // Once its authority stops answering, the instance admits no further probes while those of its election
                 // are awaited.
                 let is_full = probes.given >= rules.half_open.probes || (is_over && !governed && probes.awaited());
                 if is_full && now < probes.deadline {
                     return Some(probes.deadline.since(now));
                 }
-                (governed && !is_full && (is_over || self.untold)).then_some(ELECTED_WITHIN)
+                (governed && !is_full && (is_over || self.unreported)).then_some(ELECTED_WITHIN)
             }
         }
     }
@@ -68,7 +68,7 @@ impl Shared {
         match self.phase {
             Phase::Closed => false,
             Phase::Open { until } | Phase::Elsewhere { until } => now >= until,
-            Phase::HalfOpen(probes) => now >= probes.right,
+            Phase::HalfOpen(probes) => now >= probes.give_until,
         }
     }
 
@@ -77,11 +77,11 @@ impl Shared {
         if self.generation != generation || self.phase != Phase::Closed {
             return None;
         }
-        let longer = self.longer(&rules.open);
+        let next = self.next_open_for(&rules.open);
         // A good run: the breaker stayed closed after its ramp for at least as long as it would next be open.
         let ramp = rules.ramp.map_or(Span::ZERO, |ramp| ramp.over);
-        let good = now >= self.since.after(ramp).after(longer);
-        Some(self.open(rules, if good { rules.open.initial } else { longer }, draw, now))
+        let good = now >= self.since.after(ramp).after(next);
+        Some(self.open(rules, if good { rules.open.initial } else { next }, draw, now))
     }
 
     /// Makes a call a probe, if the breaker admits one.
@@ -93,8 +93,8 @@ impl Shared {
         let begins = || Some(Election::Probe(self.enter(rules, Phase::HalfOpen(Probes::own(1, deadline)), now)));
         match self.phase {
             Phase::Open { until } | Phase::Elsewhere { until } if now >= until && !governed => begins(),
-            Phase::HalfOpen(probes) if now >= probes.right && !probes.awaited() && !governed => begins(),
-            Phase::HalfOpen(probes) if now >= probes.right || (governed && self.untold) => None,
+            Phase::HalfOpen(probes) if now >= probes.give_until && !probes.awaited() && !governed => begins(),
+            Phase::HalfOpen(probes) if now >= probes.give_until || (governed && self.unreported) => None,
             Phase::HalfOpen(probes) if probes.given < rules.half_open.probes => {
                 // Only the first awaited probe sets the deadline. If later ones moved it, a probe without an outcome
                 // could be awaited for as long as further probes follow.
@@ -121,7 +121,7 @@ impl Shared {
             return None;
         }
         Some(match outcome {
-            Outcome::Failure => self.open(rules, self.longer(&rules.open), draw, now),
+            Outcome::Failure => self.open(rules, self.next_open_for(&rules.open), draw, now),
             Outcome::Success if probes.succeeded.saturating_add(1) >= rules.half_open.probes => {
                 self.enter(rules, Phase::Closed, now)
             }
@@ -147,21 +147,21 @@ impl Shared {
                 return Some(self.enter(rules, Phase::Closed, now));
             }
             if probes.awaited() && now >= probes.deadline {
-                return Some(self.open(rules, self.longer(&rules.open), draw, now));
+                return Some(self.open(rules, self.next_open_for(&rules.open), draw, now));
             }
         }
-        self.follow(rules, now)
+        self.adjust_to_clock(rules, now)
     }
 
     /// The record adjusted to a clock that was set back; `None` if its times are plausible at `now`. Without this, a
     /// phase would last until the clock reaches its old time again.
-    fn follow(&self, rules: &Breaker, now: Timestamp) -> Option<Self> {
+    fn adjust_to_clock(&self, rules: &Breaker, now: Timestamp) -> Option<Self> {
         let ahead = now.after(SKEW);
         let phase = match self.phase {
             // The election's end was computed before the clock was set back: it cannot be trusted any more.
             Phase::HalfOpen(probes) if self.since > ahead && self.elected().is_some() => {
                 let deadline = probes.deadline.min(now.after(rules.half_open.max_wait));
-                Phase::HalfOpen(Probes { deadline, right: now, ..probes })
+                Phase::HalfOpen(Probes { deadline, give_until: now, ..probes })
             }
             Phase::HalfOpen(probes) if probes.deadline > ahead.after(rules.half_open.max_wait) => {
                 Phase::HalfOpen(Probes { deadline: now.after(rules.half_open.max_wait), ..probes })
@@ -183,7 +183,7 @@ impl Shared {
     }
 
     /// How long the breaker is open if it opens again without a good run in between.
-    fn longer(&self, open: &OpenFor) -> Span {
+    fn next_open_for(&self, open: &OpenFor) -> Span {
         if self.open_for == Span::ZERO {
             return open.initial;
         }
@@ -200,7 +200,7 @@ impl Shared {
 
     fn enter(&self, rules: &Breaker, phase: Phase, now: Timestamp) -> Self {
         let generation = self.generation.wrapping_add(1);
-        Self { generation, phase, since: now, untold: rules.is_shared(), ..*self }
+        Self { generation, phase, since: now, unreported: rules.is_shared(), ..*self }
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Shared {
     /// For a breaker that many instances share: the newest [`Standing::generation`](super::Standing) known here.
     pub(super) agreed: u64,
     /// Whether this instance has made a transition that the authority does not know of.
-    pub(super) untold: bool,
+    pub(super) unreported: bool,
 }
 
 /// The phase of a breaker. One that ramps is closed, and has not been closed for longer than its ramp.
@@ -56,13 +56,13 @@ pub(super) struct Probes {
     /// Probes without an outcome at this time have failed.
     pub(super) deadline: Timestamp,
     /// The end of this instance's right to hand out probes: never, or the end of its election.
-    pub(super) right: Timestamp,
+    pub(super) give_until: Timestamp,
 }
 
 impl Probes {
     /// Probes that need no election.
     pub(super) const fn own(given: u32, deadline: Timestamp) -> Self {
-        Self { given, succeeded: 0, deadline, right: FOR_EVER }
+        Self { given, succeeded: 0, deadline, give_until: FOR_EVER }
     }
 
     /// Whether any probe has no outcome yet.
@@ -132,7 +132,7 @@ impl Shared {
         let (from, until) = match self.phase {
             Phase::Closed => return false,
             Phase::Open { until } => (until.before(span), until),
-            Phase::HalfOpen(probes) => (self.since, probes.right),
+            Phase::HalfOpen(probes) => (self.since, probes.give_until),
             Phase::Elsewhere { until } => (self.since, until),
         };
         from <= now && now <= until.after(NO_CALLS)
@@ -141,7 +141,7 @@ impl Shared {
     /// The authority's generation in which this instance is elected to probe, while it is.
     #[must_use]
     pub fn elected(&self) -> Option<u64> {
-        matches!(self.phase, Phase::HalfOpen(probes) if probes.right != FOR_EVER).then_some(self.agreed)
+        matches!(self.phase, Phase::HalfOpen(probes) if probes.give_until != FOR_EVER).then_some(self.agreed)
     }
 
     /// The record as bytes: a version, a byte for the phase, then little-endian numbers. A record without values of a
@@ -155,7 +155,7 @@ impl Shared {
             Phase::HalfOpen(probes) => (HALF_OPEN, probes),
             Phase::Elsewhere { until } => (ELSEWHERE, Probes { deadline: until, ..own }),
         };
-        let is_shared = self.agreed > 0 || self.untold || word == ELSEWHERE || probes.right != FOR_EVER;
+        let is_shared = self.agreed > 0 || self.unreported || word == ELSEWHERE || probes.give_until != FOR_EVER;
         let numbers = [
             self.generation,
             self.since.as_nanos(),
@@ -164,7 +164,7 @@ impl Shared {
             probes.deadline.as_nanos(),
             u64::from(probes.given) | (u64::from(probes.succeeded) << 32),
         ];
-        let of_shared = [self.agreed, u64::from(self.untold), probes.right.as_nanos()];
+        let of_shared = [self.agreed, u64::from(self.unreported), probes.give_until.as_nanos()];
         let mut bytes = vec![if is_shared { SHARED_VERSION } else { VERSION }, word];
         words::append(&mut bytes, &numbers);
         if is_shared {
@@ -190,12 +190,12 @@ impl Shared {
         let opened = reader.u64()?;
         let until = Timestamp::from_nanos(reader.u64()?);
         let (given, succeeded) = (reader.u32()?, reader.u32()?);
-        let (agreed, untold, right) = match version {
+        let (agreed, unreported, give_until) = match version {
             VERSION => (0, false, FOR_EVER),
             SHARED_VERSION => (reader.u64()?, reader.u64()? != 0, Timestamp::from_nanos(reader.u64()?)),
             _ => return None,
         };
-        let probes = Probes { given, succeeded, deadline: until, right };
+        let probes = Probes { given, succeeded, deadline: until, give_until };
         let phase = match word {
             CLOSED => Phase::Closed,
             OPEN => Phase::Open { until },
@@ -203,7 +203,7 @@ impl Shared {
             ELSEWHERE => Phase::Elsewhere { until },
             _ => return None,
         };
-        reader.is_empty().then_some(Self { generation, phase, since, open_for, opened, agreed, untold })
+        reader.is_empty().then_some(Self { generation, phase, since, open_for, opened, agreed, unreported })
     }
 }
 
@@ -227,11 +227,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn phases() -> impl Strategy<Value = Phase> {
-        let probes = (any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(one, other, ns, right)| {
-            let (given, succeeded) = (one.max(other), one.min(other));
-            let right = Timestamp::from_nanos(if right % 2 == 0 { u64::MAX } else { right });
-            Phase::HalfOpen(Probes { given, succeeded, deadline: Timestamp::from_nanos(ns), right })
-        });
+        let probes =
+            (any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(one, other, ns, give_until)| {
+                let (given, succeeded) = (one.max(other), one.min(other));
+                let give_until = Timestamp::from_nanos(if give_until % 2 == 0 { u64::MAX } else { give_until });
+                Phase::HalfOpen(Probes { given, succeeded, deadline: Timestamp::from_nanos(ns), give_until })
+            });
         let open = any::<u64>().prop_map(|ns| Phase::Open { until: Timestamp::from_nanos(ns) });
         let elsewhere = any::<u64>().prop_map(|ns| Phase::Elsewhere { until: Timestamp::from_nanos(ns) });
         prop_oneof![Just(Phase::Closed), open, probes, elsewhere]
@@ -242,10 +243,10 @@ mod tests {
         fn bytes_are_the_same_record_again(
             phase in phases(),
             (generation, since, open_for, opened) in any::<(u64, u64, u64, u64)>(),
-            agreed in prop_oneof![Just(0), any::<u64>()], untold in any::<bool>(),
+            agreed in prop_oneof![Just(0), any::<u64>()], unreported in any::<bool>(),
         ) {
             let (since, open_for) = (Timestamp::from_nanos(since), Span::from_nanos(open_for));
-            let shared = Shared { generation, phase, since, open_for, opened, agreed, untold };
+            let shared = Shared { generation, phase, since, open_for, opened, agreed, unreported };
             prop_assert_eq!(Shared::decode(&shared.encode()), Ok(shared));
         }
 

@@ -44,7 +44,7 @@ impl Fields {
             self.list("ratelimit", engine, plan, |charge, text| write_limit(engine, plan, charge, text));
         }
         if policy.response.x_ratelimit {
-            self.tell_least(engine, plan);
+            self.push_x_ratelimit(engine, plan);
         }
     }
 
@@ -85,7 +85,7 @@ impl Fields {
         write: impl Fn(&Charge, &mut String) -> Option<()>,
     ) {
         let begin = self.text.len();
-        for charge in plan.charges().iter().filter(|charge| is_told(engine, charge)) {
+        for charge in plan.charges().iter().filter(|charge| is_reported(engine, charge)) {
             let before = self.text.len();
             if before > begin {
                 self.text.push_str(", ");
@@ -100,10 +100,10 @@ impl Fields {
     }
 
     #[inline(never)]
-    fn tell_least(&mut self, engine: &Engine, plan: &Plan) {
-        let told = plan.charges().iter().filter(|charge| is_told(engine, charge));
-        let told = told.filter_map(|charge| Told::of(engine, plan, charge));
-        let Some(least) = told.min_by_key(|told| told.remaining) else { return };
+    fn push_x_ratelimit(&mut self, engine: &Engine, plan: &Plan) {
+        let states = plan.charges().iter().filter(|charge| is_reported(engine, charge));
+        let states = states.filter_map(|charge| QuotaState::of(engine, plan, charge));
+        let Some(least) = states.min_by_key(|state| state.remaining) else { return };
         for (name, value) in [
             ("x-ratelimit-limit", least.permits),
             ("x-ratelimit-remaining", least.remaining),
@@ -149,13 +149,13 @@ impl QuotaItem {
 }
 
 /// What a client has left of one quota.
-struct Told {
+struct QuotaState {
     permits: u32,
     remaining: u32,
     reset_secs: u32,
 }
 
-impl Told {
+impl QuotaState {
     fn of(engine: &Engine, plan: &Plan, charge: &Charge) -> Option<Self> {
         let quotas = engine.policy().limits.get(charge.limit())?.quotas(plan.tier());
         let standing = engine.standing(plan, charge)?;
@@ -173,19 +173,19 @@ impl Told {
 }
 
 /// Only limits that are enforced, and whose state was available, are reported.
-fn is_told(engine: &Engine, charge: &Charge) -> bool {
+fn is_reported(engine: &Engine, charge: &Charge) -> bool {
     let limit = engine.policy().limits.get(charge.limit());
     charge.outcome().is_some() && limit.is_some_and(|limit| limit.on_exceed != OnExceed::Observe)
 }
 
 fn write_limit(engine: &Engine, plan: &Plan, charge: &Charge, text: &mut String) -> Option<()> {
-    let (item, told) = (engine.quota_item(charge, plan.tier())?, Told::of(engine, plan, charge)?);
+    let (item, state) = (engine.quota_item(charge, plan.tier())?, QuotaState::of(engine, plan, charge)?);
     text.push_str(item.name());
     text.push_str(";r=");
-    push_number(text, told.remaining);
+    push_number(text, state.remaining);
     if !engine.policy().limits.get(charge.limit())?.holds() {
         text.push_str(";t=");
-        push_number(text, told.reset_secs);
+        push_number(text, state.reset_secs);
     }
     text.push_str(";pk=:");
     push_base64(text, key::partition(engine.seed(), charge.key()));

@@ -67,10 +67,10 @@ impl Agreement {
 
     /// The interval of rounds if there is no news: all breakers are asked about once a second, if the minimum interval
     /// allows that.
-    fn every(&self) -> Span {
+    fn interval(&self) -> Span {
         let rounds = self.breakers.len().div_ceil(Asked::MOST).max(1);
-        let each = EVERY.as_nanos().checked_div(u64::try_from(rounds).unwrap_or(u64::MAX)).unwrap_or(0);
-        Span::from_nanos(each).max(TELLS_WITHIN)
+        let each = QUIET_INTERVAL.as_nanos().checked_div(u64::try_from(rounds).unwrap_or(u64::MAX)).unwrap_or(0);
+        Span::from_nanos(each).max(NEWS_INTERVAL)
     }
 }
 
@@ -108,18 +108,18 @@ impl Upstreams {
         let now = around.now;
         let agreement = self.agreement.as_ref()?;
         let turn = Turn::read(around.ledgers.of(&agreement.turns));
-        let governed = turn.is_ok_and(|turn| !turn.is_in_vain(now));
-        let mut is_soon = false;
+        let governed = turn.is_ok_and(|turn| !turn.is_authority_silent(now));
+        let mut is_near_probes = false;
         for (place, _) in &agreement.breakers {
             let Some(local) = self.breakers.get(*place) else { continue };
             local.govern(governed);
-            is_soon |= local.shared().is_near_probes(SOON, now);
+            is_near_probes |= local.shared().is_near_probes(PROBE_INTERVAL, now);
         }
         let turn = turn.ok()?;
-        let every = match agreement.every() {
-            every if turn.is_unanswered() => every.max(EVERY),
-            every if self.tells(now) => every.min(TELLS_WITHIN),
-            every if is_soon => every.min(SOON),
+        let every = match agreement.interval() {
+            every if turn.is_unanswered() => every.max(QUIET_INTERVAL),
+            every if self.tells(now) => every.min(NEWS_INTERVAL),
+            every if is_near_probes => every.min(PROBE_INTERVAL),
             every => every,
         };
         if !turn.is_due(jittered(every, JITTER, around.draw), now) {
@@ -169,7 +169,7 @@ impl Upstreams {
         Turn::answered(around.ledgers.of(&agreement.turns), round.sent_at);
         for (place, standing) in round.places.iter().zip(standings) {
             let Some((identity, local)) = self.breakers.named(*place) else { continue };
-            let is_new = local.heard(around.ledgers.of(identity), standing, round.sent_at, around.now);
+            let is_new = local.apply_standing(around.ledgers.of(identity), standing, round.sent_at, around.now);
             agreement.learnt = agreement.learnt.saturating_add(u64::from(is_new && !standing.mine));
         }
         for (place, _) in &agreement.breakers {
@@ -193,10 +193,10 @@ impl Upstreams {
 }
 
 /// The interval of rounds if there is no news.
-pub const EVERY: Span = Span::from_secs(1);
+pub const QUIET_INTERVAL: Span = Span::from_secs(1);
 /// The interval while there is something to report, and the minimum interval.
-const TELLS_WITHIN: Span = Span::from_millis(100);
+const NEWS_INTERVAL: Span = Span::from_millis(100);
 /// The interval while a breaker is half-open, or soon will be.
-const SOON: Span = Span::from_millis(250);
+const PROBE_INTERVAL: Span = Span::from_millis(250);
 /// The share by which an interval is shortened at random, so that instances do not ask in step.
 const JITTER: BasisPoints = BasisPoints::new(2_000);

@@ -122,7 +122,7 @@ impl Upstreams {
             if let Some((identity, breaker)) = self.breakers.named(at) {
                 let ledger = around.ledgers.of(identity);
                 breaker.tick(ledger, around.draw, around.now);
-                breaker.look(ledger, around.now);
+                breaker.read_calls(ledger, around.now);
             }
         }
     }
@@ -151,17 +151,17 @@ impl Upstreams {
         let mut text = String::new();
         let Some(route) = policy.routes().get(way.route) else { return text };
         let upstream = |place: usize| Some(policy.upstreams().get(*route.upstreams.get(place)?)?.name.as_str());
-        let asked = match way.by {
+        let asked = match way.served_by {
             Some(By::Upstream(place)) => Some(place),
             _ => way.call.map(|call| call.place),
         };
-        if way.by.is_none() && asked.is_none() {
+        if way.served_by.is_none() && asked.is_none() {
             return text;
         }
         if let Some(name) = asked.and_then(upstream) {
             text.extend(["upstream=", name, "; "]);
         }
-        let step = match way.by {
+        let step = match way.served_by {
             Some(By::Upstream(_)) if way.attempts > 1 || asked != Some(0) => "fallback",
             Some(By::Upstream(_)) => "first",
             Some(By::Stale) => "stale",

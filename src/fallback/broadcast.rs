@@ -16,7 +16,7 @@ use base64ct::{Base64Unpadded, Encoding};
 /// What the store is known to hold, and whether there is news for it.
 #[derive(Debug, Default)]
 pub struct Broadcast {
-    told: SortedMap<String, Told>,
+    stored: SortedMap<String, Seen>,
     /// The number of publications here when the store was last brought up to date.
     changes: u64,
     /// Breakers that agree through an authority instead.
@@ -25,7 +25,7 @@ pub struct Broadcast {
 
 /// A breaker's record in the store, as last seen, and when it was last seen there.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct Seen {
     record: Shared,
     seen_at: Timestamp,
 }
@@ -43,8 +43,8 @@ impl Broadcast {
     /// Applies the text that was read from the store. Lines that are not records are skipped.
     pub fn hear(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
         for (identity, record) in text.lines().filter_map(read).take(MOST_BREAKERS) {
-            if record.generation() >= self.told(identity).generation() {
-                self.told.insert(identity.to_owned(), Told { record, seen_at: now });
+            if record.generation() >= self.stored(identity).generation() {
+                self.stored.insert(identity.to_owned(), Seen { record, seen_at: now });
             }
             let is_left_out = self.is_left_out(identity);
             if !is_left_out && record.counts_at(now) && record.generation() > published(ledgers, identity).generation()
@@ -55,9 +55,9 @@ impl Broadcast {
         }
         // A record that was not seen for [`SEEN_WITHIN`] was overwritten by an instance that had not seen it: it is
         // told again.
-        let told = self.told.len();
-        self.told.retain(|told| told.seen_at > now || now.since(told.seen_at) <= SEEN_WITHIN);
-        if self.told.len() < told {
+        let before = self.stored.len();
+        self.stored.retain(|seen| seen.seen_at > now || now.since(seen.seen_at) <= SEEN_WITHIN);
+        if self.stored.len() < before {
             self.untold();
         }
     }
@@ -72,19 +72,19 @@ impl Broadcast {
     /// The text to write to the store; `None` if there is no news.
     pub fn tell(&mut self, ledgers: &mut MemoryLedgers, now: Timestamp) -> Option<String> {
         self.changes = ledgers.changes();
-        let mut all = self.told.clone();
+        let mut all = self.stored.clone();
         let mut is_news = false;
         let identities: Vec<String> = ledgers.identities().take(MOST_BREAKERS).map(str::to_owned).collect();
         for identity in identities {
             let own = published(ledgers, &identity);
             let is_left_out = self.is_left_out(&identity);
-            if !is_left_out && own.generation() > self.told(&identity).generation() && own.counts_at(now) {
-                all.insert(identity, Told { record: own, seen_at: now });
+            if !is_left_out && own.generation() > self.stored(&identity).generation() && own.counts_at(now) {
+                all.insert(identity, Seen { record: own, seen_at: now });
                 is_news = true;
             }
         }
-        let line = |(identity, told): (&String, &Told)| {
-            [identity.as_str(), " ", &Base64Unpadded::encode_string(&told.record.encode()), "\n"].concat()
+        let line = |(identity, seen): (&String, &Seen)| {
+            [identity.as_str(), " ", &Base64Unpadded::encode_string(&seen.record.encode()), "\n"].concat()
         };
         is_news.then(|| all.iter().take(MOST_BREAKERS).map(line).collect())
     }
@@ -94,8 +94,8 @@ impl Broadcast {
         self.changes = u64::MAX;
     }
 
-    fn told(&self, identity: &str) -> Shared {
-        self.told.get(identity).map_or_else(Shared::default, |told| told.record)
+    fn stored(&self, identity: &str) -> Shared {
+        self.stored.get(identity).map_or_else(Shared::default, |seen| seen.record)
     }
 }
 

@@ -81,7 +81,7 @@ impl Report {
         for pair in text.split(|byte| *byte == b',') {
             let equals = pair.iter().position(|byte| *byte == b'=')?;
             let (name, value) = pair.split_at_checked(equals)?;
-            report.take(trim_blanks(name), trim_blanks(value.get(1..)?))?;
+            report.read_field(trim_blanks(name), trim_blanks(value.get(1..)?))?;
         }
         Some(report)
     }
@@ -100,7 +100,7 @@ impl Report {
             rest = rest.strip_prefix(b":")?.trim_ascii_start();
             let (value, after) = rest.split_at_checked(value_len(rest)?)?;
             match value.first()? {
-                b'0'..=b'9' | b'-' => report.take(name, value.trim_ascii_end())?,
+                b'0'..=b'9' | b'-' => report.read_field(name, value.trim_ascii_end())?,
                 _ => {}
             }
             rest = match after.split_first()? {
@@ -112,7 +112,7 @@ impl Report {
     }
 
     /// Reads the field `name`, if it is a load; `None` if its value is not a number, or is negative.
-    fn take(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
+    fn read_field(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
         let Some(load) = Load::named(name) else { return Some(()) };
         let told = self.loads.get_mut(load as usize)?;
         *told = Some(millionths(value)?);

@@ -10,7 +10,7 @@ use core::cmp::Ordering;
 
 /// The fields of a [`Report`](super::Report) that come from an instance's record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct ReportFields {
     pub(crate) from: u64,
     pub(crate) says: Says,
     pub(crate) age_ms: u64,
@@ -21,13 +21,13 @@ pub(crate) struct Told {
 
 impl Shared {
     /// What to report. `wants`: a call came when only an election could admit one, or shortly before.
-    pub(in crate::breaker) fn report(&self, rules: &Breaker, wants: bool, now: Timestamp) -> Told {
+    pub(in crate::breaker) fn report(&self, rules: &Breaker, wants: bool, now: Timestamp) -> ReportFields {
         let elects = (Says::Elect, rules.half_open.max_wait);
         let (says, lasts) = match self.phase {
-            Phase::Closed if self.untold => (Says::Closed, Span::ZERO),
-            Phase::Open { until } if self.untold => (Says::Open, until.since(now)),
+            Phase::Closed if self.unreported => (Says::Closed, Span::ZERO),
+            Phase::Open { until } if self.unreported => (Says::Open, until.since(now)),
             // These probes were handed out while no authority answered.
-            Phase::HalfOpen(_) if self.untold => elects,
+            Phase::HalfOpen(_) if self.unreported => elects,
             // The election must last as long as an outcome or a further probe is awaited.
             Phase::HalfOpen(probes) if probes.given > 0 && now < probes.deadline && probes.ends_too_early() => {
                 (Says::Hold, probes.deadline.since(now))
@@ -35,7 +35,7 @@ impl Shared {
             _ if wants && self.is_due(now) => elects,
             _ => (Says::Nothing, Span::ZERO),
         };
-        Told {
+        ReportFields {
             from: self.agreed,
             says,
             age_ms: millis(now.since(self.since)),
@@ -56,7 +56,7 @@ impl Shared {
         match standing.generation.cmp(&self.agreed) {
             Ordering::Less => self.tell_again(standing),
             Ordering::Equal => self.stay(rules, standing, sent_at, now),
-            Ordering::Greater if self.untold && standing.mine => Some(self.confirm(standing, sent_at)),
+            Ordering::Greater if self.unreported && standing.mine => Some(self.confirm(standing, sent_at)),
             Ordering::Greater => Some(self.take_over(rules, standing, sent_at, now)),
         }
     }
@@ -70,15 +70,17 @@ impl Shared {
             Phase::Closed => standing.generation > 0,
             Phase::Open { .. } | Phase::HalfOpen(_) => true,
         };
-        (knows && !self.untold).then_some(Self { untold: true, ..*self })
+        (knows && !self.unreported).then_some(Self { unreported: true, ..*self })
     }
 
     /// The generation is known: there is no transition, but a time may be extended.
     fn stay(&self, rules: &Breaker, standing: &Standing, sent_at: Timestamp, now: Timestamp) -> Option<Self> {
         let phase = match (self.phase, standing.state) {
-            _ if self.untold => return None,
-            (Phase::HalfOpen(probes), Stands::HalfOpen) if standing.mine && right(standing, sent_at) > probes.right => {
-                Phase::HalfOpen(Probes { right: right(standing, sent_at), ..probes })
+            _ if self.unreported => return None,
+            (Phase::HalfOpen(probes), Stands::HalfOpen)
+                if standing.mine && election_end(standing, sent_at) > probes.give_until =>
+            {
+                Phase::HalfOpen(Probes { give_until: election_end(standing, sent_at), ..probes })
             }
             (Phase::Elsewhere { until }, Stands::HalfOpen) => {
                 let later = now.after(rest(standing).min(rules.half_open.max_wait));
@@ -102,12 +104,12 @@ impl Shared {
         let (phase, is_this) = match (self.phase, standing.state) {
             (Phase::Closed, Stands::Closed) | (Phase::Open { .. }, Stands::Open) => (self.phase, true),
             (Phase::HalfOpen(probes), Stands::HalfOpen) => {
-                (Phase::HalfOpen(Probes { right: right(standing, sent_at), ..probes }), true)
+                (Phase::HalfOpen(Probes { give_until: election_end(standing, sent_at), ..probes }), true)
             }
             _ => (self.phase, false),
         };
-        let untold = !is_this || standing.opened != self.opened;
-        Self { phase: if untold { self.phase } else { phase }, agreed: standing.generation, untold, ..*self }
+        let unreported = !is_this || standing.opened != self.opened;
+        Self { phase: if unreported { self.phase } else { phase }, agreed: standing.generation, unreported, ..*self }
     }
 
     fn take_over(&self, rules: &Breaker, standing: &Standing, sent_at: Timestamp, now: Timestamp) -> Self {
@@ -116,8 +118,8 @@ impl Shared {
             Stands::Closed => Phase::Closed,
             Stands::Open => Phase::Open { until: now.after(rest(standing).min(rules.open.max)) },
             Stands::HalfOpen if standing.mine => {
-                let right = right(standing, sent_at);
-                Phase::HalfOpen(Probes { right, ..Probes::own(0, right) })
+                let give_until = election_end(standing, sent_at);
+                Phase::HalfOpen(Probes { give_until, ..Probes::own(0, give_until) })
             }
             Stands::HalfOpen => Phase::Elsewhere { until: now.after(rest(standing).min(longest)) },
         };
@@ -128,20 +130,20 @@ impl Shared {
             open_for: Span::from_millis(standing.open_for_ms).clamp(rules.open.initial, rules.open.max),
             opened: standing.opened.max(1),
             agreed: standing.generation,
-            untold: false,
+            unreported: false,
         }
     }
 }
 
 impl Probes {
     fn ends_too_early(&self) -> bool {
-        self.right.after(SLACK) < self.deadline
+        self.give_until.after(SLACK) < self.deadline
     }
 }
 
 /// The end of this instance's election, measured from when it asked. One millisecond is taken off because the
 /// authority's clock has whole milliseconds: the election must end here first.
-fn right(standing: &Standing, sent_at: Timestamp) -> Timestamp {
+fn election_end(standing: &Standing, sent_at: Timestamp) -> Timestamp {
     sent_at.after(rest(standing)).before(Span::from_millis(1))
 }
 

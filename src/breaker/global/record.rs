@@ -21,7 +21,7 @@ pub struct Record {
 impl Record {
     /// Answers a report at `now_ms`, in ms since the Unix epoch.
     pub fn answer(&mut self, report: &Report, instance: Instance, now_ms: u64) -> Standing {
-        self.follow(now_ms);
+        self.adjust_to_clock(now_ms);
         let lasts_ms = report.lasts_ms.min(LONGEST_MS);
         // The instance may know a higher generation that the authority has lost.
         let knows = report.from >= self.generation;
@@ -53,7 +53,7 @@ impl Record {
 
     /// Adjusts the record to a clock that was set back: its full length starts again now. Otherwise it would last until
     /// the clock reaches its old time again.
-    fn follow(&mut self, now_ms: u64) {
+    fn adjust_to_clock(&mut self, now_ms: u64) {
         if self.since_ms > now_ms {
             let length_ms = self.ends_ms.saturating_sub(self.since_ms);
             (self.since_ms, self.ends_ms) = (now_ms, now_ms.saturating_add(length_ms));

@@ -19,7 +19,7 @@ pub(crate) struct TimeWindow {
 impl TimeWindow {
     /// An empty window of this length.
     pub(crate) fn new(length: Span) -> Self {
-        let bucket_ns = (length.as_nanos() / TURN).max(1);
+        let bucket_ns = (length.as_nanos() / RING_SIZE).max(1);
         Self { bucket_ns, head: 0, buckets: Box::new([Tally::default(); BUCKETS]), total: Tally::default() }
     }
 
@@ -41,11 +41,11 @@ impl TimeWindow {
     pub(crate) fn advance(&mut self, now: Timestamp) {
         let index = now.as_nanos().checked_div(self.bucket_ns).unwrap_or(0);
         if index != self.head {
-            self.turn(index);
+            self.move_to(index);
         }
     }
 
-    fn turn(&mut self, index: u64) {
+    fn move_to(&mut self, index: u64) {
         if index < self.head {
             let back_ns = self.head.saturating_sub(index).saturating_mul(self.bucket_ns);
             // Workers read the clock at slightly different times: a small step back counts as now.
@@ -54,7 +54,7 @@ impl TimeWindow {
             }
             return;
         }
-        let steps = index.saturating_sub(self.head).min(TURN);
+        let steps = index.saturating_sub(self.head).min(RING_SIZE);
         for step in 1..=steps {
             if let Some(bucket) = self.buckets.get_mut(place(self.head.wrapping_add(step))) {
                 *bucket = Tally::default();
@@ -68,7 +68,7 @@ impl TimeWindow {
     /// Handles a clock that was set back: all buckets move back by the same time and age from there. Otherwise they
     /// would stay until the clock reaches its old time again.
     fn relabel(&mut self, index: u64) {
-        let shift = usize::try_from(self.head.wrapping_sub(index) % TURN).unwrap_or(0);
+        let shift = usize::try_from(self.head.wrapping_sub(index) % RING_SIZE).unwrap_or(0);
         self.buckets.rotate_left(shift);
         self.head = index;
     }
@@ -86,11 +86,11 @@ impl TimeWindow {
             return;
         }
         if other.head > self.head {
-            self.turn(other.head);
+            self.move_to(other.head);
         }
-        for age in 0..TURN {
+        for age in 0..RING_SIZE {
             let Some(index) = other.head.checked_sub(age) else { break };
-            if self.head.saturating_sub(index) >= TURN {
+            if self.head.saturating_sub(index) >= RING_SIZE {
                 break;
             }
             if let (Some(bucket), Some(more)) = (self.buckets.get_mut(place(index)), other.buckets.get(place(index))) {
@@ -132,12 +132,12 @@ impl TimeWindow {
 }
 
 fn place(index: u64) -> usize {
-    usize::try_from(index % TURN).unwrap_or(0)
+    usize::try_from(index % RING_SIZE).unwrap_or(0)
 }
 
 /// One second per bucket for the usual window of 30 s, and 12 bytes per bucket: few enough for a host to copy at once.
 const BUCKETS: usize = 30;
-const TURN: u64 = BUCKETS as u64;
+const RING_SIZE: u64 = BUCKETS as u64;
 
 /// The largest expected difference between two workers' readings of one clock, or between the clocks of two instances.
 const SKEW: Span = crate::breaker::SKEW;

@@ -44,7 +44,7 @@ impl Turn {
     }
 
     /// Whether the authority has been silent for so long that breakers decide without it.
-    pub(super) fn is_in_vain(&self, now: Timestamp) -> bool {
+    pub(super) fn is_authority_silent(&self, now: Timestamp) -> bool {
         self.is_unanswered() && now >= self.unanswered_since.after(GIVES_UP)
     }
 

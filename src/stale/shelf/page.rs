@@ -87,19 +87,19 @@ impl Page {
         }
         let own = own.map(|(slot, _)| slot);
         let slot = own.or_else(|| self.entries.iter().position(Entry::is_free));
-        let mut going = Going { page: self, now_secs: now, left: [true; SLOTS] };
-        if let Some(place) = own.and_then(|own| going.left.get_mut(own)) {
+        let mut order = EvictionOrder { page: self, now_secs: now, left: [true; SLOTS] };
+        if let Some(place) = own.and_then(|own| order.left.get_mut(own)) {
             *place = false;
         }
         // If no slot is free, the first one in eviction order is overwritten.
-        let Some(slot) = slot.or_else(|| going.clone().next().map(|(slot, _)| slot)) else { return Move::NoRoom };
+        let Some(slot) = slot.or_else(|| order.clone().next().map(|(slot, _)| slot)) else { return Move::NoRoom };
         let held = self.entries.get(slot).map_or(0, |entry| entry.charge);
         let mut then = self.charged().saturating_add(u64::from(bytes.saturating_sub(held)));
         if then <= share {
             return Move::Fill(slot);
         }
         let mut emptied = Vec::new();
-        for (other, entry) in going {
+        for (other, entry) in order {
             // Emptying the slot that will be overwritten frees only the bytes that the response does not need.
             let freed = if other == slot { entry.charge.saturating_sub(bytes) } else { entry.charge };
             then = then.saturating_sub(u64::from(freed));
@@ -115,7 +115,7 @@ impl Page {
     pub(super) fn excess(&self, share: u64, now: Timestamp) -> Vec<usize> {
         let mut charged = self.charged();
         let mut emptied = Vec::new();
-        for (slot, entry) in (Going { page: self, now_secs: secs(now), left: [true; SLOTS] }) {
+        for (slot, entry) in (EvictionOrder { page: self, now_secs: secs(now), left: [true; SLOTS] }) {
             if charged <= share {
                 break;
             }
@@ -228,13 +228,13 @@ impl Entry {
 /// The slots that may be emptied, in eviction order. Each step searches the page, because sorting would take more code
 /// than the rest of this file.
 #[derive(Clone)]
-struct Going<'p> {
+struct EvictionOrder<'p> {
     page: &'p Page,
     now_secs: u32,
     left: [bool; SLOTS],
 }
 
-impl<'p> Iterator for Going<'p> {
+impl<'p> Iterator for EvictionOrder<'p> {
     type Item = (usize, &'p Entry);
 
     fn next(&mut self) -> Option<Self::Item> {
