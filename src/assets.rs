@@ -19,7 +19,7 @@ use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::policy::{self, Policy, Route, Routing};
 use crate::request::RequestFacts;
-use crate::stale::{AnswerKey, Keeping, Keyed};
+use crate::stale::{AnswerKey, Keeping, KeyHasher};
 
 /// The response rules of a policy's routes.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Assets {
     routing: Arc<Routing>,
     /// Whether any route has a response rule.
     serves: bool,
-    keyed: Keyed,
+    keyed: KeyHasher,
     /// The headers by which services distinguish clients.
     personal: Vec<String>,
 }
@@ -54,7 +54,7 @@ pub struct AssetRequest {
 impl Assets {
     /// The routes of `policy`, with keys of kept responses that are hashed by `keyed`.
     #[must_use]
-    pub fn new(policy: &Policy, keyed: impl Into<Keyed>) -> Self {
+    pub fn new(policy: &Policy, keyed: impl Into<KeyHasher>) -> Self {
         let routes = policy.routes();
         let matcher = Matcher::new(routes.iter().map(|route| &route.matches));
         let serves = routes.iter().any(|route| route.serving.says_something());

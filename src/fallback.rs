@@ -27,7 +27,7 @@ pub use broadcast::Broadcast;
 pub use budget::Budget;
 pub use memory::MemoryLedgers;
 pub use pause::Pause;
-pub use served::{By, Served};
+pub use served::{Served, ServedBy};
 
 use crate::breaker::{Breakers, Ledger, Ticket};
 use crate::mode::Mode;
@@ -62,7 +62,7 @@ pub struct Upstreams {
 }
 
 /// What a worker needs for a decision: the published breakers, a draw and the time.
-pub struct Around<'a, L> {
+pub struct Context<'a, L> {
     /// The published breakers.
     pub ledgers: &'a mut L,
     /// One draw for each request.
@@ -89,7 +89,7 @@ pub struct Way {
     /// A kept response was looked for.
     looked_for_kept: bool,
     /// What served the client, once that is known.
-    served_by: Option<By>,
+    served_by: Option<ServedBy>,
 }
 
 /// A call that is under way.
@@ -243,7 +243,7 @@ impl Upstreams {
         route: usize,
         method: Option<&[u8]>,
         sent: bool,
-        around: &mut Around<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> (Way, Step<'p>) {
         let fallback = fallback(policy, route);
         let repeats = |method| fallback.is_some_and(|it| it.retries.methods.iter().any(|it| it.as_bytes() == method));
@@ -260,9 +260,9 @@ impl Upstreams {
             served_by: None,
         };
         if let Some(budget) = self.budgets.get_mut(route).filter(|_| fallback.is_some()) {
-            budget.request(around.now);
+            budget.request(context.now);
         }
-        let step = self.next(policy, &mut way, Span::ZERO, around);
+        let step = self.next(policy, &mut way, Span::ZERO, context);
         let step = step.unwrap_or_else(|| self.give_up(policy, &mut way));
         (way, step)
     }
@@ -274,10 +274,10 @@ impl Upstreams {
         policy: &'p Policy,
         way: &mut Way,
         ended: Ended,
-        around: &mut Around<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Step<'p> {
         let Ended { end, retry_after, took } = ended;
-        let call = self.observe(way, end, took, around);
+        let call = self.observe(way, end, took, context);
         if end == CallEnd::NotMade {
             // Something on the way to the upstream has answered, maybe to keep the client out. Another upstream would
             // bypass it.
@@ -291,29 +291,29 @@ impl Upstreams {
         let fails = fallback(policy, way.route).filter(|it| end == CallEnd::Lost || it.on.contain(end));
         let Some(fallback) = fails else {
             let Some(call) = call.filter(|_| answered.is_some()) else { return self.last_resort(policy, way) };
-            self.note_served(way, By::Upstream(call.place));
+            self.note_served(way, ServedBy::Upstream(call.place));
             return Step::Deliver;
         };
         if let (Some(call), Some(wait)) = (call, retry_after)
             && let Some(resting) = self.resting.get_mut(call.upstream)
         {
             // An upstream can ask for at most this long a pause.
-            *resting = Pause::new(wait.min(LONGEST_REST), around.now);
+            *resting = Pause::new(wait.min(LONGEST_REST), context.now);
         }
-        let wait = fallback.retries.backoff.wait(way.attempts, around.draw);
+        let wait = fallback.retries.backoff.wait(way.attempts, context.draw);
         let may = way.repeatable && way.attempts < fallback.attempts;
-        let next = if may { self.retry(policy, way, wait, around) } else { None };
+        let next = if may { self.retry(policy, way, wait, context) } else { None };
         next.unwrap_or_else(|| self.give_up(policy, way))
     }
 
     /// Notes that the client went away during a call.
-    pub fn abandoned<L: Ledgers>(&mut self, way: &mut Way, around: &mut Around<'_, L>) {
-        self.observe(way, CallEnd::Abandoned, None, around);
+    pub fn abandoned<L: Ledgers>(&mut self, way: &mut Way, context: &mut Context<'_, L>) {
+        self.observe(way, CallEnd::Abandoned, None, context);
     }
 
     /// Notes that the client gets the kept response.
     pub fn kept(&mut self, way: &mut Way) {
-        self.note_served(way, By::Stale);
+        self.note_served(way, ServedBy::Stale);
     }
 
     /// The next step if there is no kept response.
@@ -325,7 +325,7 @@ impl Upstreams {
         let Some(fixed) = route.and_then(|route| route.serving.fixed.as_ref()) else {
             return self.last_resort(policy, way);
         };
-        self.note_served(way, By::Static);
+        self.note_served(way, ServedBy::Static);
         Step::Static(fixed)
     }
 
@@ -333,9 +333,9 @@ impl Upstreams {
     /// responds.
     fn last_resort<'p>(&mut self, policy: &Policy, way: &mut Way) -> Step<'p> {
         let (by, step) = if way.answered.is_some() || policy.mode == Mode::Observe {
-            (By::Failure, Step::Deliver)
+            (ServedBy::Failure, Step::Deliver)
         } else {
-            (By::Unavailable, Step::Unavailable { retry_after: way.retry_after })
+            (ServedBy::Unavailable, Step::Unavailable { retry_after: way.retry_after })
         };
         self.note_served(way, by);
         step
@@ -352,7 +352,7 @@ impl Upstreams {
         }
     }
 
-    fn note_served(&mut self, way: &mut Way, by: By) {
+    fn note_served(&mut self, way: &mut Way, by: ServedBy) {
         way.served_by = Some(by);
         self.served.count(way.route, by);
     }

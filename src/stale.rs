@@ -7,7 +7,7 @@
 //!
 //! A kept response is identified by an [`AnswerKey`], 128 bits of keyed hashes over everything it depends on. The key
 //! is also in the record, under the record's checksum, so a slot is never mistaken for another. A host whose cache
-//! outlives the instance uses keys of [`Keyed::Everywhere`], and the instance's [`Recent`] in place of a shelf.
+//! outlives the instance uses keys of [`KeyHasher::Everywhere`], and the instance's [`Recent`] in place of a shelf.
 
 pub mod collect;
 mod decoded;
@@ -25,14 +25,14 @@ pub use collect::Collecting;
 pub use decoded::undo_coding;
 pub(crate) use directives::directives;
 pub use keeping::{Draft, Keeping};
-pub use keyed::Keyed;
+pub use keyed::KeyHasher;
 pub use recent::Recent;
 pub use shelf::Shelf;
 
 use crate::assets::accept;
 use crate::lookup::Lookup;
 
-/// Everything that a kept response depends on, as 128 bits of hashes: see [`Keyed`].
+/// Everything that a kept response depends on, as 128 bits of hashes: see [`KeyHasher`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnswerKey([u64; 2]);
 
@@ -45,7 +45,7 @@ impl AnswerKey {
     /// spelling may appear in the response; and the values of the headers by which responses vary.
     #[must_use]
     pub(crate) fn new<'a>(
-        keyed: Keyed,
+        keyed: KeyHasher,
         route: &str,
         version: &str,
         request: &Lookup<'a>,

@@ -8,7 +8,7 @@ use crate::serving::Serving;
 use crate::task::{pause, settled};
 use std::cell::RefCell;
 use std::rc::Rc;
-use tidegate::fallback::{Around, Ended, MemoryLedgers, Step, TICK, Upstreams, Way};
+use tidegate::fallback::{Context, Ended, MemoryLedgers, Step, TICK, Upstreams, Way};
 use tidegate::path::escaped_for_parsers;
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::stale::serve::Why;
@@ -44,14 +44,14 @@ impl Known {
     pub fn act<T>(
         &mut self,
         now: Timestamp,
-        act: impl FnOnce(&mut Upstreams, &mut Around<'_, MemoryLedgers>) -> T,
+        act: impl FnOnce(&mut Upstreams, &mut Context<'_, MemoryLedgers>) -> T,
     ) -> T {
-        let mut around = Around { ledgers: &mut *self.ledgers.borrow_mut(), draw: draw(), now };
+        let mut context = Context { ledgers: &mut *self.ledgers.borrow_mut(), draw: draw(), now };
         if now < self.ticked || now >= self.ticked.after(TICK) {
             self.ticked = now;
-            self.upstreams.tick(&mut around);
+            self.upstreams.tick(&mut context);
         }
-        act(&mut self.upstreams, &mut around)
+        act(&mut self.upstreams, &mut context)
     }
 }
 
@@ -64,7 +64,7 @@ impl Chain {
         let known = &mut gate.work().known;
         // Nor is seen here when its client has sent all of it.
         let sent = method.is_some();
-        let (way, step) = known.act(now(), |upstreams, around| upstreams.begin(policy, route, method, sent, around));
+        let (way, step) = known.act(now(), |upstreams, context| upstreams.begin(policy, route, method, sent, context));
         (Self { gate: Rc::clone(gate), way }, step)
     }
 
@@ -94,7 +94,7 @@ impl Chain {
     /// Takes in how the call at hand ended.
     pub fn ended<'p>(&mut self, policy: &'p Policy, ended: Ended) -> Step<'p> {
         let way = &mut self.way;
-        self.gate.work().known.act(now(), |upstreams, around| upstreams.ended(policy, way, ended, around))
+        self.gate.work().known.act(now(), |upstreams, context| upstreams.ended(policy, way, ended, context))
     }
 
     /// Why the client is to get what was kept.
@@ -122,7 +122,7 @@ impl Drop for Chain {
     fn drop(&mut self) {
         if self.way.upstream().is_some() {
             let way = &mut self.way;
-            self.gate.work().known.act(now(), |upstreams, around| upstreams.abandoned(way, around));
+            self.gate.work().known.act(now(), |upstreams, context| upstreams.abandoned(way, context));
         }
     }
 }

@@ -111,7 +111,7 @@ pub fn may_have_news() -> bool {
 pub fn hear(text: &str, now: Timestamp) {
     if let Some(gate) = GATE.with_borrow(Option::clone) {
         let mut ledgers = gate.memory.ledgers.borrow_mut();
-        gate.memory.broadcast.borrow_mut().hear(text, &mut ledgers, now);
+        gate.memory.broadcast.borrow_mut().receive(text, &mut ledgers, now);
     }
 }
 
@@ -119,12 +119,12 @@ pub fn hear(text: &str, now: Timestamp) {
 pub fn news(now: Timestamp) -> Option<String> {
     let gate = GATE.with_borrow(Option::clone)?;
     let mut ledgers = gate.memory.ledgers.borrow_mut();
-    gate.memory.broadcast.borrow_mut().tell(&mut ledgers, now)
+    gate.memory.broadcast.borrow_mut().compose(&mut ledgers, now)
 }
 
 /// Says that they could not be told.
 pub fn untold() {
     if let Some(gate) = GATE.with_borrow(Option::clone) {
-        gate.memory.broadcast.borrow_mut().untold();
+        gate.memory.broadcast.borrow_mut().mark_unsent();
     }
 }

@@ -4,7 +4,7 @@
 use crate::host::{self, HostError, Level, Map};
 use crate::instance::Work;
 use crate::saved::Saved;
-use tidegate::fallback::{Around, Ended, Step, Upstreams, Way};
+use tidegate::fallback::{Context, Ended, Step, Upstreams, Way};
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::request::RequestFacts;
 use tidegate::stale::serve::Why;
@@ -51,8 +51,8 @@ impl Chain {
             self.saved = Saved::new().ok();
         }
         let method = self.saved.as_ref().map(RequestFacts::method);
-        let (way, step) = work.upstreams_around(now, |upstreams, around| {
-            upstreams.begin(policy, route, method.as_deref(), is_whole, around)
+        let (way, step) = work.upstreams_around(now, |upstreams, context| {
+            upstreams.begin(policy, route, method.as_deref(), is_whole, context)
         });
         self.way = Some(way);
         if let Step::Send { upstream, timeout, .. } = step {
@@ -100,7 +100,7 @@ impl Chain {
     pub fn ended<'p>(&mut self, policy: &'p Policy, work: &mut Work, ended: Ended, now: Timestamp) -> Step<'p> {
         self.further = Further::Nothing;
         let Some(way) = &mut self.way else { return Step::Deliver };
-        work.upstreams_around(now, |upstreams, around| upstreams.ended(policy, way, ended, around))
+        work.upstreams_around(now, |upstreams, context| upstreams.ended(policy, way, ended, context))
     }
 
     /// Asks a further upstream.
@@ -142,7 +142,7 @@ impl Chain {
             Further::Asks(token) => work.calls.retain(|(other, _)| *other != token),
         }
         if let Some(way) = &mut self.way {
-            work.upstreams_around(now, |upstreams, around: &mut Around<'_, _>| upstreams.abandoned(way, around));
+            work.upstreams_around(now, |upstreams, context: &mut Context<'_, _>| upstreams.abandoned(way, context));
         }
     }
 }

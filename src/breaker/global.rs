@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! instance                                    authority
-//!    | Report { from, says, ... }        -->  | accepts it if `from` is the newest generation that it knows
+//!    | Report { from, kind, ... }        -->  | accepts it if `from` is the newest generation that it knows
 //!    | <-- Standing { generation, ... }       | and answers with the current state
 //! ```
 //!
@@ -15,10 +15,11 @@
 //! generation, the first one wins and the other takes that over.
 //!
 //! **Probes are elected.** Once a breaker has been open for its time, the first instance that has a call, or had one
-//! shortly before, asks to be [elected](Says::Elect). While the election lasts it sends all probes, in a generation of
-//! its own, and all other instances refuse calls. It [holds](Says::Hold) the election while its probes proceed. If it
-//! dies or gets no more calls, the election expires, and the next instance that asks is elected, in another generation.
-//! The instance ends its election before the authority does, so two instances never probe at the same time.
+//! shortly before, asks to be [elected](ReportKind::Elect). While the election lasts it sends all probes, in a
+//! generation of its own, and all other instances refuse calls. It [holds](ReportKind::Hold) the election while its
+//! probes proceed. If it dies or gets no more calls, the election expires, and the next instance that asks is elected,
+//! in another generation. The instance ends its election before the authority does, so two instances never probe at the
+//! same time.
 //!
 //! **Messages may be lost, late, duplicated or out of order.** A report from an older generation changes nothing, so a
 //! duplicate is rejected. An answer with a generation that is already known makes no transition.
@@ -40,7 +41,7 @@ mod wire;
 pub(crate) use agreeing::ReportFields;
 
 pub use record::Record;
-pub use wire::{Asked, BYTES_OF_REPORT, standings_from_bytes, standings_to_bytes};
+pub use wire::{BYTES_OF_REPORT, ReportMessage, standings_from_bytes, standings_to_bytes};
 
 use crate::key::KeyHash;
 
@@ -52,11 +53,11 @@ pub struct Report {
     /// The newest [`Standing::generation`] that the instance knows; 0 for none.
     pub from: u64,
     /// The kind of report.
-    pub says: Says,
-    /// [`Says::Closed`], [`Says::Open`]: how long ago the transition was, in ms.
+    pub kind: ReportKind,
+    /// [`ReportKind::Closed`], [`ReportKind::Open`]: how long ago the transition was, in ms.
     pub age_ms: u64,
-    /// The time until probes may come ([`Says::Open`]), or for which the election should last ([`Says::Elect`],
-    /// [`Says::Hold`]), in ms. At most [`LONGEST_MS`] counts.
+    /// The time until probes may come ([`ReportKind::Open`]), or for which the election should last
+    /// ([`ReportKind::Elect`], [`ReportKind::Hold`]), in ms. At most [`LONGEST_MS`] counts.
     pub lasts_ms: u64,
     /// How long the breaker was last open, before jitter, in ms.
     pub open_for_ms: u64,
@@ -66,7 +67,7 @@ pub struct Report {
 
 /// The kind of a [`Report`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Says {
+pub enum ReportKind {
     /// No news: the instance only asks for the state.
     #[default]
     Nothing,
@@ -86,7 +87,7 @@ pub struct Standing {
     /// Higher with each transition; 0 if there was none.
     pub generation: u64,
     /// What the breaker does.
-    pub state: Stands,
+    pub state: StandingState,
     /// How long it has been in this state, in ms.
     pub age_ms: u64,
     /// The remaining time in ms: until probes may come, or the election ends. 0 when it is over, and for a closed
@@ -102,7 +103,7 @@ pub struct Standing {
 
 /// The state of a breaker at the authority. One that ramps is closed, and its age shows how far the ramp has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Stands {
+pub enum StandingState {
     /// It admits calls.
     #[default]
     Closed,
@@ -112,7 +113,7 @@ pub enum Stands {
     HalfOpen,
 }
 
-impl Says {
+impl ReportKind {
     /// All kinds, by their numbers.
     pub(crate) const ALL: [Self; 5] = [Self::Nothing, Self::Closed, Self::Open, Self::Elect, Self::Hold];
 
@@ -123,7 +124,7 @@ impl Says {
     }
 }
 
-impl Stands {
+impl StandingState {
     const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
 
     /// The state of this number.

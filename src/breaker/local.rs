@@ -94,11 +94,11 @@ impl Statistics {
     }
 
     /// The names of the numbers that are exported as metrics and shown on the status page.
-    pub const WORDS: [&str; 7] = ["calls", "failures", "slow", "rejected", "observed", "probes", "opened"];
+    pub const NAMES: [&str; 7] = ["calls", "failures", "slow", "rejected", "observed", "probes", "opened"];
 
-    /// The numbers, in the order of [`Statistics::WORDS`].
+    /// The numbers, in the order of [`Statistics::NAMES`].
     #[must_use]
-    pub const fn told(&self) -> [u64; Self::WORDS.len()] {
+    pub const fn values(&self) -> [u64; Self::NAMES.len()] {
         [self.calls, self.failures, self.slow, self.rejected, self.observed, self.probes, self.opened]
     }
 }

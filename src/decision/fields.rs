@@ -31,7 +31,7 @@ impl Fields {
     ///
     /// `X-RateLimit-*`, if the policy asks for them, describe the quota with the fewest permits left, with the reset in
     /// seconds from now.
-    pub fn tell(&mut self, engine: &Engine, plan: &Plan) {
+    pub fn push_limits(&mut self, engine: &Engine, plan: &Plan) {
         let policy = engine.policy();
         if policy.mode == Mode::Observe {
             return;

@@ -4,8 +4,8 @@
 //! An adapter takes these steps outside of requests:
 //!
 //! ```text
-//! confer    on every tick: returns a round to be sent now, if one is due and this worker has the turn
-//! heard     when the answers have come, or are known not to come
+//! next_round      on every tick: returns a round to be sent now, if one is due and this worker has the turn
+//! apply_answer    when the answer has come, or is known not to come
 //! ```
 //!
 //! One worker of the instance asks for all of them. The workers take [turns](turn) through a ledger of their own. The
@@ -15,9 +15,9 @@
 
 mod turn;
 
-use super::{Around, Ledgers, Upstreams};
+use super::{Context, Ledgers, Upstreams};
 use crate::authority::Instance;
-use crate::breaker::global::{Asked, Report, Says, Standing};
+use crate::breaker::global::{Report, ReportKind, ReportMessage, Standing};
 use crate::breaker::jittered;
 use crate::key::{KeyHash, Seed};
 use crate::metrics::{Counters, Total};
@@ -42,7 +42,7 @@ pub(super) struct Agreement {
 #[derive(Debug)]
 pub struct Round {
     /// The reports to be sent.
-    pub asked: Asked,
+    pub message: ReportMessage,
     /// The key under which the authority stores all breakers. The same in all instances.
     pub authority: KeyHash,
     places: Vec<usize>,
@@ -68,7 +68,7 @@ impl Agreement {
     /// The interval of rounds if there is no news: all breakers are asked about once a second, if the minimum interval
     /// allows that.
     fn interval(&self) -> Span {
-        let rounds = self.breakers.len().div_ceil(Asked::MOST).max(1);
+        let rounds = self.breakers.len().div_ceil(ReportMessage::MAX_REPORTS).max(1);
         let each = QUIET_INTERVAL.as_nanos().checked_div(u64::try_from(rounds).unwrap_or(u64::MAX)).unwrap_or(0);
         Span::from_nanos(each).max(NEWS_INTERVAL)
     }
@@ -100,14 +100,15 @@ impl Upstreams {
     #[must_use]
     pub fn tells(&self, now: Timestamp) -> bool {
         let mut places = self.agreement.iter().flat_map(|agreement| &agreement.breakers);
-        places.any(|(place, _)| self.breakers.local(*place).is_some_and(|it| it.report(now).says != Says::Nothing))
+        places
+            .any(|(place, _)| self.breakers.local(*place).is_some_and(|it| it.report(now).kind != ReportKind::Nothing))
     }
 
     /// What to ask the authority now, if anything. To be called on every tick of every worker.
-    pub fn confer<L: Ledgers>(&mut self, around: &mut Around<'_, L>) -> Option<Round> {
-        let now = around.now;
+    pub fn next_round<L: Ledgers>(&mut self, context: &mut Context<'_, L>) -> Option<Round> {
+        let now = context.now;
         let agreement = self.agreement.as_ref()?;
-        let turn = Turn::read(around.ledgers.of(&agreement.turns));
+        let turn = Turn::read(context.ledgers.of(&agreement.turns));
         let governed = turn.is_ok_and(|turn| !turn.is_authority_silent(now));
         let mut is_near_probes = false;
         for (place, _) in &agreement.breakers {
@@ -122,18 +123,18 @@ impl Upstreams {
             every if is_near_probes => every.min(PROBE_INTERVAL),
             every => every,
         };
-        if !turn.is_due(jittered(every, JITTER, around.draw), now) {
+        if !turn.is_due(jittered(every, JITTER, context.draw), now) {
             return None;
         }
-        let next = turn.asked(agreement.breakers.len(), Asked::MOST, now);
+        let next = turn.asked(agreement.breakers.len(), ReportMessage::MAX_REPORTS, now);
         // Fails if another worker has taken the turn in the meantime.
-        turn.replace(next, around.ledgers.of(&agreement.turns)).ok()?;
-        Some(self.round(turn.cursor(), around))
+        turn.replace(next, context.ledgers.of(&agreement.turns)).ok()?;
+        Some(self.round(turn.cursor(), context))
     }
 
     /// A round of all breakers with news; the remaining room goes to the others in rotation, beginning at `cursor`.
-    fn round<L: Ledgers>(&mut self, cursor: usize, around: &mut Around<'_, L>) -> Round {
-        let now = around.now;
+    fn round<L: Ledgers>(&mut self, cursor: usize, context: &mut Context<'_, L>) -> Round {
+        let now = context.now;
         let (mut telling, mut others) = (Vec::new(), Vec::new());
         let breakers = self.agreement.as_ref().map_or(&[][..], |agreement| &agreement.breakers);
         let (before, after) = breakers.split_at_checked(cursor).unwrap_or((&[], breakers));
@@ -141,35 +142,40 @@ impl Upstreams {
             let Some((identity, local)) = self.breakers.named(*place) else { continue };
             // A worker that does not use the breaker may have an old record. If the current one cannot be read, it
             // reports the old one.
-            let _ = local.learn(around.ledgers.of(identity));
+            let _ = local.learn(context.ledgers.of(identity));
             let told = local.report(now);
-            let (from, says, opened) = (told.from, told.says, told.opened);
+            let (from, kind, opened) = (told.from, told.kind, told.opened);
             let (age_ms, lasts_ms, open_for_ms) = (told.age_ms, told.lasts_ms, told.open_for_ms);
-            let report = Report { breaker: *key, from, says, age_ms, lasts_ms, open_for_ms, opened };
-            let list = if says == Says::Nothing { &mut others } else { &mut telling };
+            let report = Report { breaker: *key, from, kind, age_ms, lasts_ms, open_for_ms, opened };
+            let list = if kind == ReportKind::Nothing { &mut others } else { &mut telling };
             list.push((*place, report));
         }
-        let (places, reports) = telling.into_iter().chain(others).take(Asked::MOST).unzip();
+        let (places, reports) = telling.into_iter().chain(others).take(ReportMessage::MAX_REPORTS).unzip();
         let agreement = self.agreement.as_mut();
         let (instance, authority) = agreement.map_or_else(Default::default, |agreement| {
             agreement.rounds = agreement.rounds.saturating_add(1);
             (agreement.instance, agreement.authority)
         });
-        Round { asked: Asked { instance, reports }, authority, places, sent_at: now }
+        Round { message: ReportMessage { instance, reports }, authority, places, sent_at: now }
     }
 
     /// Applies the authority's answer, with a standing for each report; `None` if it did not answer.
-    pub fn heard<L: Ledgers>(&mut self, round: &Round, standings: Option<&[Standing]>, around: &mut Around<'_, L>) {
+    pub fn apply_answer<L: Ledgers>(
+        &mut self,
+        round: &Round,
+        standings: Option<&[Standing]>,
+        context: &mut Context<'_, L>,
+    ) {
         let Some(agreement) = &mut self.agreement else { return };
         let whole = standings.filter(|standings| standings.len() == round.places.len());
         let Some(standings) = whole else {
             agreement.failures = agreement.failures.saturating_add(1);
             return;
         };
-        Turn::answered(around.ledgers.of(&agreement.turns), round.sent_at);
+        Turn::answered(context.ledgers.of(&agreement.turns), round.sent_at);
         for (place, standing) in round.places.iter().zip(standings) {
             let Some((identity, local)) = self.breakers.named(*place) else { continue };
-            let is_new = local.apply_standing(around.ledgers.of(identity), standing, round.sent_at, around.now);
+            let is_new = local.apply_standing(context.ledgers.of(identity), standing, round.sent_at, context.now);
             agreement.learnt = agreement.learnt.saturating_add(u64::from(is_new && !standing.mine));
         }
         for (place, _) in &agreement.breakers {

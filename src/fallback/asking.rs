@@ -1,6 +1,6 @@
 //! Choosing upstreams of a route, and telling their breakers how the calls ended.
 
-use super::{Around, By, Call, Ledgers, Step, Upstreams, Way};
+use super::{Call, Context, Ledgers, ServedBy, Step, Upstreams, Way};
 use crate::breaker::Admission;
 use crate::policy::{CallEnd, Policy};
 use crate::units::{Span, Timestamp};
@@ -12,13 +12,13 @@ impl Upstreams {
         policy: &'p Policy,
         way: &mut Way,
         wait: Span,
-        around: &mut Around<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Option<Step<'p>> {
-        if !self.budgets.get_mut(way.route)?.allows(around.now) {
+        if !self.budgets.get_mut(way.route)?.allows(context.now) {
             return None;
         }
-        let step = self.next(policy, way, wait, around)?;
-        self.budgets.get_mut(way.route)?.retry(around.now);
+        let step = self.next(policy, way, wait, context)?;
+        self.budgets.get_mut(way.route)?.retry(context.now);
         Some(step)
     }
 
@@ -28,7 +28,7 @@ impl Upstreams {
         policy: &'p Policy,
         way: &mut Way,
         wait: Span,
-        around: &mut Around<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Option<Step<'p>> {
         let route = policy.routes().get(way.route)?;
         for (place, upstream) in route.upstreams.iter().enumerate() {
@@ -36,7 +36,7 @@ impl Upstreams {
             if way.tried & bit != 0 {
                 continue;
             }
-            let rest = self.resting.get(*upstream).map_or(Span::ZERO, |pause| pause.left(around.now));
+            let rest = self.resting.get(*upstream).map_or(Span::ZERO, |pause| pause.left(context.now));
             if way.attempts > 0 && rest > Span::ZERO {
                 let soonest = way.retry_after.into_iter().chain([rest]).min();
                 way.retry_after = soonest;
@@ -44,7 +44,7 @@ impl Upstreams {
             }
             way.tried |= bit;
             let breaker = self.breakers.place(way.route, place);
-            let breaker = match breaker.map(|at| (at, self.admit(at, !way.untimed, around))) {
+            let breaker = match breaker.map(|at| (at, self.admit(at, !way.untimed, context))) {
                 None => None,
                 Some((at, Admission::Pass(ticket))) => Some((at, ticket)),
                 Some((_, Admission::Observe { .. })) => None,
@@ -55,25 +55,25 @@ impl Upstreams {
                 }
             };
             way.attempts = way.attempts.saturating_add(1);
-            way.call = Some(Call { place, upstream: *upstream, breaker, began: around.now.after(wait) });
+            way.call = Some(Call { place, upstream: *upstream, breaker, began: context.now.after(wait) });
             let timeout = policy.upstreams().get(*upstream)?.timeout;
             return Some(Step::Send { upstream: *upstream, timeout, wait });
         }
         None
     }
 
-    fn admit<L: Ledgers>(&mut self, at: usize, sent: bool, around: &mut Around<'_, L>) -> Admission {
+    fn admit<L: Ledgers>(&mut self, at: usize, sent: bool, context: &mut Context<'_, L>) -> Admission {
         let (Some((identity, breaker)), Some(asked)) = (self.breakers.named(at), self.asked.get_mut(at)) else {
             return Admission::Refuse { retry_after: None };
         };
-        let ledger = around.ledgers.of(identity);
-        if around.now.since(*asked) > IDLE {
+        let ledger = context.ledgers.of(identity);
+        if context.now.since(*asked) > IDLE {
             // First learn what others have published in the meantime.
-            breaker.tick(ledger, around.draw, around.now);
+            breaker.tick(ledger, context.draw, context.now);
             self.woken = true;
         }
-        *asked = around.now;
-        breaker.admit_call(ledger, sent, around.draw, around.now)
+        *asked = context.now;
+        breaker.admit_call(ledger, sent, context.draw, context.now)
     }
 
     /// Tells the breaker how the call under way ended.
@@ -82,13 +82,13 @@ impl Upstreams {
         way: &mut Way,
         end: CallEnd,
         took: Option<Span>,
-        around: &mut Around<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Option<Call> {
         let call = way.call.take()?;
         if let Some((at, ticket)) = call.breaker
             && let Some((identity, breaker)) = self.breakers.named(at)
         {
-            let passed = around.now.since(call.began);
+            let passed = context.now.since(call.began);
             // Otherwise a client that does not send its body, or sends it slowly, could open the breaker for all.
             let end = match end {
                 CallEnd::TimedOut | CallEnd::Reset | CallEnd::Unanswered if way.untimed => CallEnd::Abandoned,
@@ -99,30 +99,30 @@ impl Upstreams {
             let unknown = matches!(end, CallEnd::Lost | CallEnd::NotMade) || way.untimed;
             let told = if unknown { Some(Span::ZERO) } else { took };
             let (outcome, took) = (breaker.outcome(end), told.map_or(passed, |took| took.min(passed)));
-            breaker.observe(around.ledgers.of(identity), ticket, outcome, took, around.draw, around.now);
+            breaker.observe(context.ledgers.of(identity), ticket, outcome, took, context.draw, context.now);
         }
         Some(call)
     }
 
     /// Lets each breaker in use read what other workers have published, and publish what it has counted. To be called
     /// every [`TICK`] while [`Upstreams::ticks`].
-    pub fn tick<L: Ledgers>(&mut self, around: &mut Around<'_, L>) {
-        let used = self.asked.iter().enumerate().filter(|(_, asked)| is_used(**asked, around.now));
+    pub fn tick<L: Ledgers>(&mut self, context: &mut Context<'_, L>) {
+        let used = self.asked.iter().enumerate().filter(|(_, asked)| is_used(**asked, context.now));
         for (at, _) in used {
             if let Some((identity, breaker)) = self.breakers.named(at) {
-                breaker.tick(around.ledgers.of(identity), around.draw, around.now);
+                breaker.tick(context.ledgers.of(identity), context.draw, context.now);
             }
         }
     }
 
     /// Lets every breaker read what other workers have published, also those that this worker does not use, for status
     /// pages.
-    pub fn refresh<L: Ledgers>(&mut self, around: &mut Around<'_, L>) {
+    pub fn refresh<L: Ledgers>(&mut self, context: &mut Context<'_, L>) {
         for at in 0..self.breakers.len() {
             if let Some((identity, breaker)) = self.breakers.named(at) {
-                let ledger = around.ledgers.of(identity);
-                breaker.tick(ledger, around.draw, around.now);
-                breaker.read_calls(ledger, around.now);
+                let ledger = context.ledgers.of(identity);
+                breaker.tick(ledger, context.draw, context.now);
+                breaker.read_calls(ledger, context.now);
             }
         }
     }
@@ -152,7 +152,7 @@ impl Upstreams {
         let Some(route) = policy.routes().get(way.route) else { return text };
         let upstream = |place: usize| Some(policy.upstreams().get(*route.upstreams.get(place)?)?.name.as_str());
         let asked = match way.served_by {
-            Some(By::Upstream(place)) => Some(place),
+            Some(ServedBy::Upstream(place)) => Some(place),
             _ => way.call.map(|call| call.place),
         };
         if way.served_by.is_none() && asked.is_none() {
@@ -162,12 +162,12 @@ impl Upstreams {
             text.extend(["upstream=", name, "; "]);
         }
         let step = match way.served_by {
-            Some(By::Upstream(_)) if way.attempts > 1 || asked != Some(0) => "fallback",
-            Some(By::Upstream(_)) => "first",
-            Some(By::Stale) => "stale",
-            Some(By::Static) => "static",
-            Some(By::Unavailable) => "unavailable",
-            Some(By::Failure) | None => "failure",
+            Some(ServedBy::Upstream(_)) if way.attempts > 1 || asked != Some(0) => "fallback",
+            Some(ServedBy::Upstream(_)) => "first",
+            Some(ServedBy::Stale) => "stale",
+            Some(ServedBy::Static) => "static",
+            Some(ServedBy::Unavailable) => "unavailable",
+            Some(ServedBy::Failure) | None => "failure",
         };
         text.extend(["step=", step]);
         let mut before = "; breakers=";

@@ -41,7 +41,7 @@ impl Broadcast {
     }
 
     /// Applies the text that was read from the store. Lines that are not records are skipped.
-    pub fn hear(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
+    pub fn receive(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
         for (identity, record) in text.lines().filter_map(read).take(MOST_BREAKERS) {
             if record.generation() >= self.stored(identity).generation() {
                 self.stored.insert(identity.to_owned(), Seen { record, seen_at: now });
@@ -58,19 +58,19 @@ impl Broadcast {
         let before = self.stored.len();
         self.stored.retain(|seen| seen.seen_at > now || now.since(seen.seen_at) <= SEEN_WITHIN);
         if self.stored.len() < before {
-            self.untold();
+            self.mark_unsent();
         }
     }
 
-    /// Whether breakers here have published anything since the store was last brought up to date. [`Broadcast::tell`]
-    /// may still find that nothing is to be written.
+    /// Whether breakers here have published anything since the store was last brought up to date.
+    /// [`Broadcast::compose`] may still find that nothing is to be written.
     #[must_use]
     pub fn may_have_news(&self, ledgers: &MemoryLedgers) -> bool {
         self.changes != ledgers.changes()
     }
 
     /// The text to write to the store; `None` if there is no news.
-    pub fn tell(&mut self, ledgers: &mut MemoryLedgers, now: Timestamp) -> Option<String> {
+    pub fn compose(&mut self, ledgers: &mut MemoryLedgers, now: Timestamp) -> Option<String> {
         self.changes = ledgers.changes();
         let mut all = self.stored.clone();
         let mut is_news = false;
@@ -90,7 +90,7 @@ impl Broadcast {
     }
 
     /// Notes that writing the text has failed: it is still news.
-    pub fn untold(&mut self) {
+    pub fn mark_unsent(&mut self) {
         self.changes = u64::MAX;
     }
 
@@ -156,10 +156,10 @@ mod tests {
 
         /// Reads the store and then writes to it, as a host does.
         fn exchange(&mut self, place: &mut String, now: Timestamp) {
-            self.broadcast.hear(place, &mut self.ledgers, now);
-            if let Some(text) = self.broadcast.tell(&mut self.ledgers, now) {
+            self.broadcast.receive(place, &mut self.ledgers, now);
+            if let Some(text) = self.broadcast.compose(&mut self.ledgers, now) {
                 *place = text;
-                self.broadcast.hear(place, &mut self.ledgers, now);
+                self.broadcast.receive(place, &mut self.ledgers, now);
             }
         }
     }
@@ -183,7 +183,7 @@ mod tests {
         assert!(matches!(other.state(at(13)), State::Ramping | State::Closed));
         assert!(
             !other.broadcast.may_have_news(&other.ledgers)
-                || other.broadcast.tell(&mut other.ledgers, at(13)).is_none()
+                || other.broadcast.compose(&mut other.ledgers, at(13)).is_none()
         );
     }
 
@@ -201,7 +201,7 @@ mod tests {
         other.exchange(&mut place, at(61));
         other.exchange(&mut early.clone(), at(62));
         assert!(other.call(Outcome::Success, at(62)));
-        one.broadcast.hear(&early, &mut one.ledgers, at(12));
+        one.broadcast.receive(&early, &mut one.ledgers, at(12));
         assert_ne!(one.state(at(12)), State::Open);
     }
 
@@ -212,10 +212,10 @@ mod tests {
         assert!(one.call(Outcome::Success, at(11)));
         one.exchange(&mut place, at(11));
         for (secs, expected) in [(12, false), (71, false), (140, true)] {
-            one.broadcast.hear("", &mut one.ledgers, at(secs));
+            one.broadcast.receive("", &mut one.ledgers, at(secs));
             assert_eq!(one.broadcast.may_have_news(&one.ledgers), expected, "{secs} s");
         }
-        assert_eq!(one.broadcast.tell(&mut one.ledgers, at(140)), Some(place));
+        assert_eq!(one.broadcast.compose(&mut one.ledgers, at(140)), Some(place));
     }
 
     #[test]
@@ -224,20 +224,20 @@ mod tests {
         assert!(!one.broadcast.may_have_news(&one.ledgers));
         assert!(one.call(Outcome::Failure, at(0)));
         assert!(one.broadcast.may_have_news(&one.ledgers));
-        let text = one.broadcast.tell(&mut one.ledgers, at(0)).unwrap();
+        let text = one.broadcast.compose(&mut one.ledgers, at(0)).unwrap();
         assert!(text.starts_with("cdn ") && text.lines().count() == 1, "{text}");
-        one.broadcast.untold();
+        one.broadcast.mark_unsent();
         assert!(one.broadcast.may_have_news(&one.ledgers));
-        assert_eq!(one.broadcast.tell(&mut one.ledgers, at(0)), Some(text.clone()));
-        one.broadcast.hear(&text, &mut one.ledgers, at(0));
-        assert_eq!(one.broadcast.tell(&mut one.ledgers, at(0)), None);
+        assert_eq!(one.broadcast.compose(&mut one.ledgers, at(0)), Some(text.clone()));
+        one.broadcast.receive(&text, &mut one.ledgers, at(0));
+        assert_eq!(one.broadcast.compose(&mut one.ledgers, at(0)), None);
     }
 
     #[test]
     fn lines_that_are_no_records_are_passed_over() {
         let mut one = Location::new();
         for text in ["", "cdn", "cdn !", "cdn AAAA", "\u{0}\n cdn", "cdn "] {
-            one.broadcast.hear(text, &mut one.ledgers, at(0));
+            one.broadcast.receive(text, &mut one.ledgers, at(0));
         }
         assert_eq!(one.state(at(0)), State::Closed);
     }

@@ -4,7 +4,7 @@ use crate::policy::Policy;
 
 /// What served a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum ServedBy {
     /// The upstream at this index of the route, with a response that the route does not count as a failure.
     Upstream(usize),
     /// A kept response.
@@ -17,7 +17,7 @@ pub enum By {
     Failure,
 }
 
-impl By {
+impl ServedBy {
     /// All variants other than upstreams, in the order of their numbers.
     pub const OTHERS: [Self; 4] = [Self::Stale, Self::Static, Self::Unavailable, Self::Failure];
 
@@ -48,7 +48,7 @@ pub struct Served {
 
 #[derive(Clone, Debug)]
 struct OfRoute {
-    /// By [`By::number`].
+    /// By [`ServedBy::number`].
     counts: Vec<u64>,
     /// Requests for which no kept response was found.
     misses: u64,
@@ -63,9 +63,9 @@ impl Served {
     }
 
     /// Counts one request.
-    pub fn count(&mut self, route: usize, by: By) {
+    pub fn count(&mut self, route: usize, by: ServedBy) {
         let Some(OfRoute { counts, .. }) = self.routes.get_mut(route) else { return };
-        let number = by.number(counts.len().saturating_sub(By::OTHERS.len()));
+        let number = by.number(counts.len().saturating_sub(ServedBy::OTHERS.len()));
         if let Some(count) = counts.get_mut(number) {
             *count = count.saturating_add(1);
         }
@@ -80,9 +80,9 @@ impl Served {
 
     /// How often this served the route, since that number was last taken.
     #[must_use]
-    pub fn get(&self, route: usize, by: By) -> u64 {
+    pub fn get(&self, route: usize, by: ServedBy) -> u64 {
         let of_route = self.routes.get(route);
-        let upstreams = of_route.map_or(0, |it| it.counts.len().saturating_sub(By::OTHERS.len()));
+        let upstreams = of_route.map_or(0, |it| it.counts.len().saturating_sub(ServedBy::OTHERS.len()));
         of_route.and_then(|it| it.counts.get(by.number(upstreams))).copied().unwrap_or(0)
     }
 
@@ -93,10 +93,10 @@ impl Served {
     }
 
     /// Takes the numbers of one route and resets them to zero.
-    pub fn take(&mut self, route: usize) -> impl Iterator<Item = (By, u64)> + '_ {
+    pub fn take(&mut self, route: usize) -> impl Iterator<Item = (ServedBy, u64)> + '_ {
         let counts = self.routes.get_mut(route).map_or(&mut [][..], |of_route| &mut of_route.counts);
-        let upstreams = counts.len().saturating_sub(By::OTHERS.len());
-        let by = (0..upstreams).map(By::Upstream).chain(By::OTHERS);
+        let upstreams = counts.len().saturating_sub(ServedBy::OTHERS.len());
+        let by = (0..upstreams).map(ServedBy::Upstream).chain(ServedBy::OTHERS);
         by.zip(counts.iter_mut().map(core::mem::take))
     }
 
@@ -108,5 +108,5 @@ impl Served {
 
 /// The number of counts for this many upstreams.
 const fn numbers(upstreams: usize) -> usize {
-    upstreams.saturating_add(By::OTHERS.len())
+    upstreams.saturating_add(ServedBy::OTHERS.len())
 }

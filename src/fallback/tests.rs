@@ -71,17 +71,17 @@ impl<'p> Worker<'p> {
     }
 
     fn begin(&mut self, method: Option<&[u8]>, ledgers: &mut Memory, now: Timestamp) -> (Way, Step<'p>) {
-        self.upstreams.begin(self.policy, 0, method, true, &mut Around { ledgers, draw: Draw(u64::MAX), now })
+        self.upstreams.begin(self.policy, 0, method, true, &mut Context { ledgers, draw: Draw(u64::MAX), now })
     }
 
     /// Starts a request whose client has not sent its body.
     fn begin_unsent(&mut self, ledgers: &mut Memory, now: Timestamp) -> (Way, Step<'p>) {
-        self.upstreams.begin(self.policy, 0, None, false, &mut Around { ledgers, draw: Draw(u64::MAX), now })
+        self.upstreams.begin(self.policy, 0, None, false, &mut Context { ledgers, draw: Draw(u64::MAX), now })
     }
 
     fn end(&mut self, way: &mut Way, end: impl Into<Ended>, ledgers: &mut Memory, now: Timestamp) -> Step<'p> {
         let draw = Draw(u64::MAX);
-        self.upstreams.ended(self.policy, way, end.into(), &mut Around { ledgers, draw, now })
+        self.upstreams.ended(self.policy, way, end.into(), &mut Context { ledgers, draw, now })
     }
 }
 
@@ -108,7 +108,7 @@ fn call_that_was_not_made_leads_to_nobody_and_tells_nothing_of_the_upstream() {
             assert_eq!(worker.upstreams.describe(&policy, &way, at(60_000)), "");
         }
         assert_eq!(worker.upstreams.served().take(0).map(|(_, count)| count).sum::<u64>(), 0);
-        let told = worker.upstreams.breakers().get(0).map(|breaker| breaker.statistics().take().told());
+        let told = worker.upstreams.breakers().get(0).map(|breaker| breaker.statistics().take().values());
         assert_eq!(told.map(|told| told.iter().sum::<u64>()), Some(0));
     }
 }
@@ -120,22 +120,22 @@ fn way_ends_with_what_is_left() {
     let unanswered = Step::Unavailable { retry_after: None };
     let (refused, failed) = (CallEnd::NotConnected, CallEnd::Answered(500));
     for (route, end, last, by) in [
-        (ON, refused, unanswered, By::Unavailable),
-        (ON, failed, Step::Deliver, By::Failure),
-        (ON, CallEnd::Answered(429), Step::Deliver, By::Upstream(0)),
-        (ON, CallEnd::Abandoned, unanswered, By::Unavailable),
-        (kept, refused, Step::Stale(Span::from_secs(3_600)), By::Stale),
-        (kept, CallEnd::Lost, Step::Stale(Span::from_secs(3_600)), By::Stale),
+        (ON, refused, unanswered, ServedBy::Unavailable),
+        (ON, failed, Step::Deliver, ServedBy::Failure),
+        (ON, CallEnd::Answered(429), Step::Deliver, ServedBy::Upstream(0)),
+        (ON, CallEnd::Abandoned, unanswered, ServedBy::Unavailable),
+        (kept, refused, Step::Stale(Span::from_secs(3_600)), ServedBy::Stale),
+        (kept, CallEnd::Lost, Step::Stale(Span::from_secs(3_600)), ServedBy::Stale),
         // The route does not count it as a failure, and there is no response to deliver.
-        (stat, CallEnd::Reset, unanswered, By::Unavailable),
-        (r#""preload": []"#, CallEnd::TimedOut, unanswered, By::Unavailable),
+        (stat, CallEnd::Reset, unanswered, ServedBy::Unavailable),
+        (r#""preload": []"#, CallEnd::TimedOut, unanswered, ServedBy::Unavailable),
     ] {
         let policy = policy(1, &[], route, "");
         let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
         let (mut way, first) = worker.begin(GET, ledgers, at(0));
         assert_eq!(first, Step::Send { upstream: 0, timeout: Some(Span::from_secs(2)), wait: Span::ZERO });
         assert_eq!(worker.end(&mut way, end, ledgers, at(1)), last, "{route} {end:?}");
-        if by == By::Stale {
+        if by == ServedBy::Stale {
             worker.upstreams.kept(&mut way);
         }
         let counted: Vec<_> = worker.upstreams.served().take(0).filter(|(_, count)| *count > 0).collect();
@@ -213,7 +213,7 @@ fn closed_breaker_touches_no_ledger_and_an_opening_reaches_all_with_their_next_t
     let refused = |step: &Step<'_>| matches!(step, Step::Unavailable { retry_after: Some(_) });
     assert!(refused(&one.begin(GET, ledgers, at(6)).1));
     assert_eq!(asked(&other.begin(GET, ledgers, at(6)).1), Some(0), "it has not heard of it yet");
-    other.upstreams.tick(&mut Around { ledgers, draw: Draw(0), now: at(100) });
+    other.upstreams.tick(&mut Context { ledgers, draw: Draw(0), now: at(100) });
     assert!(refused(&other.begin(GET, ledgers, at(101)).1));
     // A worker that starts later learns of it before its first call.
     assert!(refused(&Worker::new(&policy).begin(GET, ledgers, at(102)).1));

@@ -9,20 +9,20 @@ use core::hash::Hasher;
 
 /// How the keys of kept responses are hashed. In either way, a client cannot construct two requests with the same key.
 #[derive(Clone, Copy, Debug)]
-pub enum Keyed {
+pub enum KeyHasher {
     /// With a secret, which is fast. For a shelf whose users share the secret.
     Secret(Seed),
     /// With SHA-256 (FIPS 180-4), the same everywhere. For a host's cache that outlives its instances.
     Everywhere,
 }
 
-impl From<Seed> for Keyed {
+impl From<Seed> for KeyHasher {
     fn from(seed: Seed) -> Self {
         Self::Secret(seed)
     }
 }
 
-impl Keyed {
+impl KeyHasher {
     /// The key of the parts that `parts` writes, each a tag and bytes. Different sequences of parts have different
     /// encodings.
     pub(super) fn key(self, parts: impl FnOnce(&mut dyn FnMut(u8, &[u8]))) -> AnswerKey {
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn parts_are_apart_however_they_are_hashed() {
-        for keyed in [Keyed::Secret(Seed::new([1, 2])), Keyed::Everywhere] {
+        for keyed in [KeyHasher::Secret(Seed::new([1, 2])), KeyHasher::Everywhere] {
             let key = |parts: &[(u8, &[u8])]| keyed.key(|each| parts.iter().for_each(|(tag, bytes)| each(*tag, bytes)));
             let all = [
                 key(&[(1, b"ab"), (2, b"c")]),
@@ -69,7 +69,7 @@ mod tests {
                 assert!(!all[..place].contains(one), "{keyed:?} {place}");
             }
         }
-        let same = |keyed: Keyed| keyed.key(|each| each(1, b"a"));
-        assert_ne!(same(Keyed::Secret(Seed::new([1, 2]))), same(Keyed::Secret(Seed::new([1, 3]))));
+        let same = |keyed: KeyHasher| keyed.key(|each| each(1, b"a"));
+        assert_ne!(same(KeyHasher::Secret(Seed::new([1, 2]))), same(KeyHasher::Secret(Seed::new([1, 3]))));
     }
 }

@@ -3,7 +3,7 @@
 use super::json::Json;
 use super::report::{Percent, millis};
 use crate::breaker::{Local, State, Statistics};
-use crate::fallback::{By, Upstreams};
+use crate::fallback::{ServedBy, Upstreams};
 use crate::policy::{BreakerMode, Policy};
 use crate::units::Timestamp;
 
@@ -22,18 +22,18 @@ pub struct UpstreamsNow<'a> {
 /// Worker.
 pub trait Counted {
     /// How many requests of the route at this index were served by this.
-    fn served(&self, route: usize, by: By) -> u64;
+    fn served(&self, route: usize, by: ServedBy) -> u64;
 
     /// How many requests of the route at this index needed a kept response and found none.
     fn misses(&self, route: usize) -> u64;
 
-    /// The counts of the breaker at this index (see [`Breakers::identity`]), by [`Statistics::WORDS`].
-    fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()];
+    /// The counts of the breaker at this index (see [`Breakers::identity`]), by [`Statistics::NAMES`].
+    fn breaker(&self, place: usize) -> [u64; Statistics::NAMES.len()];
 }
 
 /// For a host that has one worker and exports no metrics: that worker's own counts.
 impl Counted for Upstreams {
-    fn served(&self, route: usize, by: By) -> u64 {
+    fn served(&self, route: usize, by: ServedBy) -> u64 {
         self.served_known().get(route, by)
     }
 
@@ -41,8 +41,8 @@ impl Counted for Upstreams {
         self.served_known().misses(route)
     }
 
-    fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()] {
-        self.breakers_known().local(place).map_or_else(Default::default, |local| local.statistics_known().told())
+    fn breaker(&self, place: usize) -> [u64; Statistics::NAMES.len()] {
+        self.breakers_known().local(place).map_or_else(Default::default, |local| local.statistics_known().values())
     }
 }
 
@@ -71,8 +71,8 @@ pub(super) fn write(json: &mut Json, policy: &Policy, now: Option<&UpstreamsNow<
 /// What served the clients, summed over all routes.
 struct Sums {
     upstreams: Vec<u64>,
-    /// In the order of [`By::OTHERS`].
-    others: [u64; By::OTHERS.len()],
+    /// In the order of [`ServedBy::OTHERS`].
+    others: [u64; ServedBy::OTHERS.len()],
     misses: u64,
     routes_left_out: usize,
 }
@@ -80,15 +80,15 @@ struct Sums {
 impl Sums {
     fn of(policy: &Policy, counted: &dyn Counted) -> Self {
         let routes_left_out = policy.routes().len().saturating_sub(MOST_ROUTES);
-        let (upstreams, others) = (vec![0; policy.upstreams().len()], [0; By::OTHERS.len()]);
+        let (upstreams, others) = (vec![0; policy.upstreams().len()], [0; ServedBy::OTHERS.len()]);
         let mut sums = Self { upstreams, others, misses: 0, routes_left_out };
         for (index, route) in policy.routes().iter().enumerate().take(MOST_ROUTES) {
             for (place, upstream) in route.upstreams().iter().enumerate() {
                 if let Some(sum) = sums.upstreams.get_mut(*upstream) {
-                    *sum = sum.saturating_add(counted.served(index, By::Upstream(place)));
+                    *sum = sum.saturating_add(counted.served(index, ServedBy::Upstream(place)));
                 }
             }
-            for (sum, by) in sums.others.iter_mut().zip(By::OTHERS) {
+            for (sum, by) in sums.others.iter_mut().zip(ServedBy::OTHERS) {
                 *sum = sum.saturating_add(counted.served(index, by));
             }
             sums.misses = sums.misses.saturating_add(counted.misses(index));
@@ -98,7 +98,7 @@ impl Sums {
 
     fn write(&self, json: &mut Json) {
         let upstreams = self.upstreams.iter().fold(0_u64, |sum, served| sum.saturating_add(*served));
-        let failed = By::OTHERS.iter().zip(self.others).filter(|(by, _)| by.is_failed());
+        let failed = ServedBy::OTHERS.iter().zip(self.others).filter(|(by, _)| by.is_failed());
         let failed = failed.fold(0_u64, |sum, (_, count)| sum.saturating_add(count));
         let [stale, fixed, unavailable, failure] = self.others;
         let counts = [
@@ -137,7 +137,7 @@ fn write_breakers(json: &mut Json, now: &UpstreamsNow<'_>, time: Timestamp) {
     json.plain("breakers_left_out", &left_out);
 }
 
-fn write_breaker(json: &mut Json, name: &str, local: &Local, counts: [u64; Statistics::WORDS.len()], time: Timestamp) {
+fn write_breaker(json: &mut Json, name: &str, local: &Local, counts: [u64; Statistics::NAMES.len()], time: Timestamp) {
     let mode = local.rules().mode();
     json.text("name", name);
     json.text("mode", mode.as_str());
@@ -156,7 +156,7 @@ fn write_breaker(json: &mut Json, name: &str, local: &Local, counts: [u64; Stati
         json.number("failures", window.failures.into());
         json.number("slow", window.slow.into());
     });
-    for (word, count) in Statistics::WORDS.into_iter().zip(counts) {
+    for (word, count) in Statistics::NAMES.into_iter().zip(counts) {
         json.number(word, count);
     }
 }

@@ -204,7 +204,7 @@ impl Filter {
     /// Keeps what the answer says of the plan's limits.
     fn tell(&mut self, instance: &Instance, work: &mut Work) {
         let mut fields = work.spare.pop().unwrap_or_default();
-        fields.tell(&instance.engine, &work.plan);
+        fields.push_limits(&instance.engine, &work.plan);
         self.fields = Some(fields);
     }
 }

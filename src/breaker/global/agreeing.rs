@@ -3,7 +3,7 @@
 //! by compare-and-swap has made the step for all workers of the instance.
 
 use super::super::shared::{Phase, Probes, Shared};
-use super::{Says, Standing, Stands};
+use super::{ReportKind, Standing, StandingState};
 use crate::policy::Breaker;
 use crate::units::{Span, Timestamp};
 use core::cmp::Ordering;
@@ -12,7 +12,7 @@ use core::cmp::Ordering;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReportFields {
     pub(crate) from: u64,
-    pub(crate) says: Says,
+    pub(crate) kind: ReportKind,
     pub(crate) age_ms: u64,
     pub(crate) lasts_ms: u64,
     pub(crate) open_for_ms: u64,
@@ -22,22 +22,22 @@ pub(crate) struct ReportFields {
 impl Shared {
     /// What to report. `wants`: a call came when only an election could admit one, or shortly before.
     pub(in crate::breaker) fn report(&self, rules: &Breaker, wants: bool, now: Timestamp) -> ReportFields {
-        let elects = (Says::Elect, rules.half_open.max_wait);
-        let (says, lasts) = match self.phase {
-            Phase::Closed if self.unreported => (Says::Closed, Span::ZERO),
-            Phase::Open { until } if self.unreported => (Says::Open, until.since(now)),
+        let elects = (ReportKind::Elect, rules.half_open.max_wait);
+        let (kind, lasts) = match self.phase {
+            Phase::Closed if self.unreported => (ReportKind::Closed, Span::ZERO),
+            Phase::Open { until } if self.unreported => (ReportKind::Open, until.since(now)),
             // These probes were handed out while no authority answered.
             Phase::HalfOpen(_) if self.unreported => elects,
             // The election must last as long as an outcome or a further probe is awaited.
             Phase::HalfOpen(probes) if probes.given > 0 && now < probes.deadline && probes.ends_too_early() => {
-                (Says::Hold, probes.deadline.since(now))
+                (ReportKind::Hold, probes.deadline.since(now))
             }
             _ if wants && self.is_due(now) => elects,
-            _ => (Says::Nothing, Span::ZERO),
+            _ => (ReportKind::Nothing, Span::ZERO),
         };
         ReportFields {
             from: self.agreed,
-            says,
+            kind,
             age_ms: millis(now.since(self.since)),
             lasts_ms: millis(lasts),
             open_for_ms: millis(self.open_for),
@@ -77,12 +77,12 @@ impl Shared {
     fn stay(&self, rules: &Breaker, standing: &Standing, sent_at: Timestamp, now: Timestamp) -> Option<Self> {
         let phase = match (self.phase, standing.state) {
             _ if self.unreported => return None,
-            (Phase::HalfOpen(probes), Stands::HalfOpen)
+            (Phase::HalfOpen(probes), StandingState::HalfOpen)
                 if standing.mine && election_end(standing, sent_at) > probes.give_until =>
             {
                 Phase::HalfOpen(Probes { give_until: election_end(standing, sent_at), ..probes })
             }
-            (Phase::Elsewhere { until }, Stands::HalfOpen) => {
+            (Phase::Elsewhere { until }, StandingState::HalfOpen) => {
                 let later = now.after(rest(standing).min(rules.half_open.max_wait));
                 // A difference as small as a message's delay is not worth a write.
                 if later <= until.after(SLACK) {
@@ -91,7 +91,7 @@ impl Shared {
                 Phase::Elsewhere { until: later }
             }
             // The time is not over by the authority's clock.
-            (Phase::Open { until }, Stands::Open) if now >= until && standing.rest_ms > 0 => {
+            (Phase::Open { until }, StandingState::Open) if now >= until && standing.rest_ms > 0 => {
                 Phase::Open { until: now.after(rest(standing).min(rules.open.max)) }
             }
             _ => return None,
@@ -102,8 +102,8 @@ impl Shared {
     /// The authority's state is what this instance has reported, or an earlier report whose answer was lost.
     fn confirm(&self, standing: &Standing, sent_at: Timestamp) -> Self {
         let (phase, is_this) = match (self.phase, standing.state) {
-            (Phase::Closed, Stands::Closed) | (Phase::Open { .. }, Stands::Open) => (self.phase, true),
-            (Phase::HalfOpen(probes), Stands::HalfOpen) => {
+            (Phase::Closed, StandingState::Closed) | (Phase::Open { .. }, StandingState::Open) => (self.phase, true),
+            (Phase::HalfOpen(probes), StandingState::HalfOpen) => {
                 (Phase::HalfOpen(Probes { give_until: election_end(standing, sent_at), ..probes }), true)
             }
             _ => (self.phase, false),
@@ -115,13 +115,13 @@ impl Shared {
     fn take_over(&self, rules: &Breaker, standing: &Standing, sent_at: Timestamp, now: Timestamp) -> Self {
         let longest = rules.half_open.max_wait;
         let phase = match standing.state {
-            Stands::Closed => Phase::Closed,
-            Stands::Open => Phase::Open { until: now.after(rest(standing).min(rules.open.max)) },
-            Stands::HalfOpen if standing.mine => {
+            StandingState::Closed => Phase::Closed,
+            StandingState::Open => Phase::Open { until: now.after(rest(standing).min(rules.open.max)) },
+            StandingState::HalfOpen if standing.mine => {
                 let give_until = election_end(standing, sent_at);
                 Phase::HalfOpen(Probes { give_until, ..Probes::own(0, give_until) })
             }
-            Stands::HalfOpen => Phase::Elsewhere { until: now.after(rest(standing).min(longest)) },
+            StandingState::HalfOpen => Phase::Elsewhere { until: now.after(rest(standing).min(longest)) },
         };
         Self {
             generation: self.generation.wrapping_add(1),

@@ -1,6 +1,6 @@
 //! The authority's record of one breaker.
 
-use super::{LONGEST_MS, Report, Says, Standing, Stands};
+use super::{LONGEST_MS, Report, ReportKind, Standing, StandingState};
 use crate::authority::Instance;
 use crate::words;
 
@@ -8,7 +8,7 @@ use crate::words;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     generation: u64,
-    state: Stands,
+    state: StandingState,
     /// When the state began and when it ends, in ms since the Unix epoch by the authority's clock.
     since_ms: u64,
     ends_ms: u64,
@@ -29,15 +29,16 @@ impl Record {
         // A closed record's time is over, too: an instance that wants to probe has opened the breaker since, and that
         // report was lost.
         let is_over = self.ends_ms <= now_ms;
-        let holds = report.from == self.generation && self.state == Stands::HalfOpen && self.instance == instance;
+        let holds =
+            report.from == self.generation && self.state == StandingState::HalfOpen && self.instance == instance;
         let since_ms = now_ms.saturating_sub(report.age_ms);
-        let next = match report.says {
-            Says::Closed if knows => Some((Stands::Closed, since_ms, now_ms)),
-            Says::Open if knows => Some((Stands::Open, since_ms, now_ms.saturating_add(lasts_ms))),
-            Says::Elect if forgotten || (knows && is_over) => {
-                Some((Stands::HalfOpen, now_ms, now_ms.saturating_add(lasts_ms)))
+        let next = match report.kind {
+            ReportKind::Closed if knows => Some((StandingState::Closed, since_ms, now_ms)),
+            ReportKind::Open if knows => Some((StandingState::Open, since_ms, now_ms.saturating_add(lasts_ms))),
+            ReportKind::Elect if forgotten || (knows && is_over) => {
+                Some((StandingState::HalfOpen, now_ms, now_ms.saturating_add(lasts_ms)))
             }
-            Says::Hold if holds => {
+            ReportKind::Hold if holds => {
                 self.ends_ms = self.ends_ms.max(now_ms.saturating_add(lasts_ms));
                 None
             }
@@ -102,7 +103,7 @@ impl Record {
         }
         Some(Self {
             generation: next()?,
-            state: Stands::from_number(next()?)?,
+            state: StandingState::from_number(next()?)?,
             since_ms: next()?,
             ends_ms: next()?,
             open_for_ms: next()?,
@@ -123,65 +124,73 @@ mod tests {
     const ONE: Instance = Instance::new(1);
     const OTHER: Instance = Instance::new(2);
 
-    fn report(from: u64, says: Says, lasts_ms: u64) -> Report {
+    fn report(from: u64, kind: ReportKind, lasts_ms: u64) -> Report {
         let breaker = KeyHash::from_bits(1);
-        Report { breaker, from, says, age_ms: 0, lasts_ms, open_for_ms: 1_000, opened: 1 }
+        Report { breaker, from, kind, age_ms: 0, lasts_ms, open_for_ms: 1_000, opened: 1 }
     }
 
     #[test]
     fn of_two_that_tell_from_one_generation_the_first_has_made_the_transition() {
         let mut record = Record::default();
-        let made = record.answer(&report(0, Says::Open, 1_000), ONE, 5_000);
-        assert_eq!((made.state, made.rest_ms, made.mine), (Stands::Open, 1_000, true));
-        let lost = record.answer(&report(0, Says::Closed, 0), OTHER, 5_100);
+        let made = record.answer(&report(0, ReportKind::Open, 1_000), ONE, 5_000);
+        assert_eq!((made.state, made.rest_ms, made.mine), (StandingState::Open, 1_000, true));
+        let lost = record.answer(&report(0, ReportKind::Closed, 0), OTHER, 5_100);
         assert_eq!(lost, Standing { age_ms: 100, rest_ms: 900, mine: false, ..made });
         // The same report again, as after a lost answer.
-        assert_eq!(record.answer(&report(0, Says::Open, 1_000), ONE, 5_100), Standing { mine: true, ..lost });
+        assert_eq!(record.answer(&report(0, ReportKind::Open, 1_000), ONE, 5_100), Standing { mine: true, ..lost });
     }
 
     #[test]
     fn one_is_elected_when_the_time_is_over_and_the_next_when_its_election_is() {
         let mut record = Record::default();
-        let open = record.answer(&report(0, Says::Open, 1_000), ONE, 5_000).generation;
-        assert_eq!(record.answer(&report(open, Says::Elect, 500), ONE, 5_999).state, Stands::Open, "too early");
-        let elected = record.answer(&report(open, Says::Elect, 500), OTHER, 6_000);
-        assert_eq!((elected.state, elected.rest_ms, elected.mine), (Stands::HalfOpen, 500, true));
+        let open = record.answer(&report(0, ReportKind::Open, 1_000), ONE, 5_000).generation;
+        assert_eq!(
+            record.answer(&report(open, ReportKind::Elect, 500), ONE, 5_999).state,
+            StandingState::Open,
+            "too early"
+        );
+        let elected = record.answer(&report(open, ReportKind::Elect, 500), OTHER, 6_000);
+        assert_eq!((elected.state, elected.rest_ms, elected.mine), (StandingState::HalfOpen, 500, true));
         let from = elected.generation;
-        assert!(!record.answer(&report(open, Says::Elect, 500), ONE, 6_000).mine, "from an old generation");
-        assert!(!record.answer(&report(from, Says::Elect, 500), ONE, 6_499).mine, "too early");
+        assert!(!record.answer(&report(open, ReportKind::Elect, 500), ONE, 6_000).mine, "from an old generation");
+        assert!(!record.answer(&report(from, ReportKind::Elect, 500), ONE, 6_499).mine, "too early");
         // Only the elected instance can hold the election.
-        assert_eq!(record.answer(&report(from, Says::Hold, 500), ONE, 6_400).rest_ms, 100);
-        assert_eq!(record.answer(&report(from, Says::Hold, 500), OTHER, 6_400).rest_ms, 500);
-        assert!(!record.answer(&report(from, Says::Elect, 500), ONE, 6_899).mine);
-        let next = record.answer(&report(from, Says::Elect, 500), ONE, 6_900);
+        assert_eq!(record.answer(&report(from, ReportKind::Hold, 500), ONE, 6_400).rest_ms, 100);
+        assert_eq!(record.answer(&report(from, ReportKind::Hold, 500), OTHER, 6_400).rest_ms, 500);
+        assert!(!record.answer(&report(from, ReportKind::Elect, 500), ONE, 6_899).mine);
+        let next = record.answer(&report(from, ReportKind::Elect, 500), ONE, 6_900);
         assert!(next.mine && next.generation > from);
-        assert_eq!(record.answer(&report(from, Says::Closed, 0), OTHER, 6_950).state, Stands::HalfOpen, "too late");
+        assert_eq!(
+            record.answer(&report(from, ReportKind::Closed, 0), OTHER, 6_950).state,
+            StandingState::HalfOpen,
+            "too late"
+        );
     }
 
     #[test]
     fn what_was_forgotten_is_told_again_and_new_to_all() {
         let mut record = Record::default();
-        let known = record.answer(&report(0, Says::Open, 1_000), ONE, 5_000).generation;
+        let known = record.answer(&report(0, ReportKind::Open, 1_000), ONE, 5_000).generation;
         record = Record::default();
-        assert!(record.answer(&report(0, Says::Open, 1_000), OTHER, 5_001).generation > known);
+        assert!(record.answer(&report(0, ReportKind::Open, 1_000), OTHER, 5_001).generation > known);
         record = Record::default();
-        let again = record.answer(&report(known, Says::Open, 900), ONE, 4_000);
+        let again = record.answer(&report(known, ReportKind::Open, 900), ONE, 4_000);
         assert!(again.generation > known, "also by a clock that was set back");
     }
 
     #[test]
     fn a_clock_that_is_set_back_makes_nothing_last_longer_than_it_was_to_last() {
         let mut record = Record::default();
-        let from = record.answer(&report(0, Says::Open, 1_000), ONE, 10_000_000).generation;
-        let back = record.answer(&report(from, Says::Nothing, 0), ONE, 5_000);
+        let from = record.answer(&report(0, ReportKind::Open, 1_000), ONE, 10_000_000).generation;
+        let back = record.answer(&report(from, ReportKind::Nothing, 0), ONE, 5_000);
         assert_eq!((back.age_ms, back.rest_ms), (0, 1_000));
-        assert!(record.answer(&report(from, Says::Elect, 500), OTHER, 6_000).mine);
+        assert!(record.answer(&report(from, ReportKind::Elect, 500), OTHER, 6_000).mine);
     }
 
     #[test]
     fn nothing_is_open_for_longer_than_a_day() {
         let mut record = Record::default();
-        assert_eq!(record.answer(&report(0, Says::Open, u64::MAX), ONE, 5_000).rest_ms, LONGEST_MS);
+        assert_eq!(record.answer(&report(0, ReportKind::Open, u64::MAX), ONE, 5_000).rest_ms, LONGEST_MS);
     }
 
     proptest! {
@@ -190,7 +199,7 @@ mod tests {
             (generation, since_ms, ends_ms, open_for_ms, opened, instance) in any::<(u64, u64, u64, u64, u64, u64)>(),
             state in 0_u64..3,
         ) {
-            let (state, instance) = (Stands::from_number(state).unwrap(), Instance::new(instance));
+            let (state, instance) = (StandingState::from_number(state).unwrap(), Instance::new(instance));
             let record = Record { generation, state, since_ms, ends_ms, open_for_ms, opened, instance };
             prop_assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record));
         }

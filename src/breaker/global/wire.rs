@@ -2,23 +2,23 @@
 //! begins with its version. In a message of reports the instance follows. Then there are seven numbers for each
 //! breaker.
 
-use super::{Report, Says, Standing, Stands};
+use super::{Report, ReportKind, Standing, StandingState};
 use crate::authority::Instance;
 use crate::key::KeyHash;
 use crate::words;
 
 /// The reports that one instance sends in one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct ReportMessage {
     /// The instance that reports.
     pub instance: Instance,
-    /// The reports, at most [`Asked::MOST`].
+    /// The reports, at most [`ReportMessage::MAX_REPORTS`].
     pub reports: Vec<Report>,
 }
 
-impl Asked {
+impl ReportMessage {
     /// The maximum number of reports in one message.
-    pub const MOST: usize = 32;
+    pub const MAX_REPORTS: usize = 32;
 
     /// The message as bytes.
     #[must_use]
@@ -26,8 +26,8 @@ impl Asked {
         let mut bytes = Vec::new();
         words::append(&mut bytes, &[VERSION, self.instance.get()]);
         for it in &self.reports {
-            let (breaker, says) = (it.breaker.get(), it.says.number());
-            words::append(&mut bytes, &[breaker, it.from, says, it.age_ms, it.lasts_ms, it.open_for_ms, it.opened]);
+            let (breaker, kind) = (it.breaker.get(), it.kind.number());
+            words::append(&mut bytes, &[breaker, it.from, kind, it.age_ms, it.lasts_ms, it.open_for_ms, it.opened]);
         }
         bytes
     }
@@ -41,7 +41,7 @@ impl Asked {
             Some(Report {
                 breaker: KeyHash::from_bits(numbers.next()?),
                 from: numbers.next()?,
-                says: *Says::ALL.get(usize::try_from(numbers.next()?).ok()?)?,
+                kind: *ReportKind::ALL.get(usize::try_from(numbers.next()?).ok()?)?,
                 age_ms: numbers.next()?,
                 lasts_ms: numbers.next()?,
                 open_for_ms: numbers.next()?,
@@ -77,7 +77,7 @@ impl Standing {
     pub(crate) fn from_numbers(numbers: &mut impl Iterator<Item = u64>) -> Option<Self> {
         Some(Self {
             generation: numbers.next()?,
-            state: Stands::from_number(numbers.next()?)?,
+            state: StandingState::from_number(numbers.next()?)?,
             age_ms: numbers.next()?,
             rest_ms: numbers.next()?,
             open_for_ms: numbers.next()?,
@@ -98,7 +98,7 @@ fn numbers(bytes: &[u8], before: usize) -> Option<(impl Iterator<Item = u64>, us
     let of_breakers = chunks.len().checked_sub(before)?;
     let count = of_breakers / NUMBERS;
     let mut numbers = chunks.iter().map(|number| u64::from_le_bytes(*number));
-    let is_whole = rest.is_empty() && of_breakers.is_multiple_of(NUMBERS) && count <= Asked::MOST;
+    let is_whole = rest.is_empty() && of_breakers.is_multiple_of(NUMBERS) && count <= ReportMessage::MAX_REPORTS;
     (is_whole && numbers.next() == Some(VERSION)).then_some((numbers, count))
 }
 
@@ -117,18 +117,21 @@ mod tests {
         #[test]
         fn bytes_are_the_same_message_again(
             instance in any::<u64>(),
-            all in prop::collection::vec((any::<[u64; 6]>(), 0_usize..5, 0_u64..3, any::<bool>()), 0..=Asked::MOST),
+            all in prop::collection::vec(
+                (any::<[u64; 6]>(), 0_usize..5, 0_u64..3, any::<bool>()),
+                0..=ReportMessage::MAX_REPORTS,
+            ),
         ) {
-            let report = |(numbers, says, _, _): &([u64; 6], usize, u64, bool)| {
+            let report = |(numbers, kind, _, _): &([u64; 6], usize, u64, bool)| {
                 let [breaker, from, age_ms, lasts_ms, open_for_ms, opened] = *numbers;
-                let (breaker, says) = (KeyHash::from_bits(breaker), Says::ALL[*says]);
-                Report { breaker, from, says, age_ms, lasts_ms, open_for_ms, opened }
+                let (breaker, kind) = (KeyHash::from_bits(breaker), ReportKind::ALL[*kind]);
+                Report { breaker, from, kind, age_ms, lasts_ms, open_for_ms, opened }
             };
-            let asked = Asked { instance: Instance::new(instance), reports: all.iter().map(report).collect() };
-            prop_assert_eq!(Asked::from_bytes(&asked.to_bytes()), Some(asked));
+            let asked = ReportMessage { instance: Instance::new(instance), reports: all.iter().map(report).collect() };
+            prop_assert_eq!(ReportMessage::from_bytes(&asked.to_bytes()), Some(asked));
             let standing = |(numbers, _, state, mine): &([u64; 6], usize, u64, bool)| {
                 let [generation, age_ms, rest_ms, open_for_ms, opened, _] = *numbers;
-                let state = Stands::from_number(*state).unwrap();
+                let state = StandingState::from_number(*state).unwrap();
                 Standing { generation, state, age_ms, rest_ms, open_for_ms, opened, mine: *mine }
             };
             let standings: Vec<_> = all.iter().map(standing).collect();
@@ -137,12 +140,12 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_message_or_none(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (Asked::from_bytes(&bytes), standings_from_bytes(&bytes));
+            let _ = (ReportMessage::from_bytes(&bytes), standings_from_bytes(&bytes));
             if let Some(version) = bytes.first_chunk_mut::<8>() {
                 *version = VERSION.to_le_bytes();
             }
             bytes.resize(16 + 2 * BYTES_OF_REPORT, 0);
-            let _ = Asked::from_bytes(&bytes);
+            let _ = ReportMessage::from_bytes(&bytes);
             bytes.resize(8 + 2 * BYTES_OF_REPORT, 0);
             let _ = standings_from_bytes(&bytes);
         }
@@ -151,12 +154,15 @@ mod tests {
     #[test]
     fn another_version_or_length_is_no_message_nor_is_one_of_too_many() {
         let good = standings_to_bytes(&[Standing::default()]);
-        assert!(standings_from_bytes(&good).is_some() && Asked::from_bytes(&good).is_none());
+        assert!(standings_from_bytes(&good).is_some() && ReportMessage::from_bytes(&good).is_none());
         assert_eq!(standings_from_bytes(&good[8..]), None);
         assert_eq!(standings_from_bytes(&good[..8 + 6]), None);
         let mut other = good.clone();
         other[0] = 2;
         assert_eq!(standings_from_bytes(&other), None);
-        assert_eq!(standings_from_bytes(&standings_to_bytes(&[Standing::default(); Asked::MOST + 1])), None);
+        assert_eq!(
+            standings_from_bytes(&standings_to_bytes(&[Standing::default(); ReportMessage::MAX_REPORTS + 1])),
+            None
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tidegate::assets;
 use tidegate::decision::{Cause, Refusal, Reply};
-use tidegate::fallback::{Around, Ended, Step as Next, forwarding};
+use tidegate::fallback::{Context, Ended, Step as Next, forwarding};
 use tidegate::policy::CallEnd;
 use tidegate::request::{RequestFacts, ResponseFacts};
 use tidegate::stale::record::Record;
@@ -32,8 +32,8 @@ impl<'s> Host<'s> {
         let method = flight.request.method();
         let method = flight.request.step.body.is_none().then_some(&*method);
         let draw = draw(flight.request.step);
-        let mut around = Around { ledgers: &mut self.breakers, draw, now: self.now };
-        let (way, next) = self.upstreams.begin(policy, route, method, true, &mut around);
+        let mut context = Context { ledgers: &mut self.breakers, draw, now: self.now };
+        let (way, next) = self.upstreams.begin(policy, route, method, true, &mut context);
         flight.way = Some(way);
         match next {
             Next::Send { upstream, .. } => {
@@ -126,8 +126,8 @@ impl<'s> Host<'s> {
         let mut next = Next::Deliver;
         if let Some(way) = &mut flight.way {
             let draw = draw(flight.request.step);
-            let mut around = Around { ledgers: &mut self.breakers, draw, now: self.now };
-            next = self.upstreams.ended(engine.policy(), way, Ended { retry_after, ..end.into() }, &mut around);
+            let mut context = Context { ledgers: &mut self.breakers, draw, now: self.now };
+            next = self.upstreams.ended(engine.policy(), way, Ended { retry_after, ..end.into() }, &mut context);
         }
         if let Next::Send { upstream, .. } = next {
             let cluster = self.cluster(upstream);
