@@ -13,7 +13,7 @@
 //!   those of the other workers.
 //!
 //! Within two ticks, all workers know what each has counted and which breakers are open. A late or lost merge only
-//! delays that. A worker that dies loses the counts that it has not merged. Its probes count as failed once their
+//! delays this. A worker that dies loses the counts that it has not merged. Its probes count as failed once their
 //! deadline has passed.
 //!
 //! Many instances share a breaker through an authority, see [`global`]. The authority's state is written into the same

@@ -79,14 +79,14 @@ pub struct Way {
     tried: u16,
     attempts: u32,
     repeatable: bool,
-    /// The client may not have sent its whole request yet, so calls are not timed.
+    /// Whether the client may still be sending its request, so calls are not timed.
     untimed: bool,
     call: Option<Call>,
     /// The status of the last response, even if the route counts it as a failure.
     answered: Option<u16>,
     /// The shortest time after which an upstream may be asked again.
     retry_after: Option<Span>,
-    /// A kept response was looked for.
+    /// Whether a kept response was looked for.
     looked_for_kept: bool,
     /// What served the client, once that is known.
     served_by: Option<ServedBy>,

@@ -1,7 +1,7 @@
 //! Breakers that many instances share: what an instance reports to their authority, and what the authority answers.
 //!
-//! Every instance decides by its own [record](super::Shared), as for any breaker. Shared are only the transitions, and
-//! who may probe:
+//! Every instance decides by its own [record](super::Shared), as for any breaker. Instances share only the transitions,
+//! and who may probe:
 //!
 //! ```text
 //! instance                                    authority
@@ -9,10 +9,10 @@
 //!    | <-- Standing { generation, ... }       | and answers with the current state
 //! ```
 //!
-//! **An instance makes a transition first,** by its own evidence, and then reports it. So a failing upstream gets no
-//! more calls at once, even if the authority does not answer. An instance that learns of a higher
+//! **An instance makes a transition first,** by its own evidence, and then reports it. So calls to a failing upstream
+//! stop at once, even if the authority does not answer. An instance that learns of a higher
 //! [generation](Standing::generation) takes over its state. If two instances report a transition from the same
-//! generation, the first one wins and the other takes that over.
+//! generation, the first one wins, and the other takes over the result.
 //!
 //! **Probes are elected.** Once a breaker has been open for its time, the first instance that has a call, or had one
 //! shortly before, asks to be [elected](ReportKind::Elect). While the election lasts it sends all probes, in a

@@ -1,4 +1,4 @@
-//! What one worker knows of a breaker, and the steps that it takes with that.
+//! What one worker knows of a breaker, and the steps that it takes.
 
 use super::Outcome;
 use super::bytes::Reader;
@@ -24,8 +24,9 @@ pub struct Local {
     statistics: Statistics,
     /// The breaker is shared by instances, and its authority decides who probes.
     governed: bool,
-    /// When a call was last refused, until the authority answers a later round. If only an election could admit a call
-    /// then, or up to [`SHORTLY`] later, this instance asks to be elected, so the next call can probe.
+    /// When a call was last refused, until the authority has answered a round that could have elected this instance. If
+    /// only an election could admit a call then, or up to [`SHORTLY`] later, this instance asks to be elected, so the
+    /// next call can probe.
     refused_at: Option<Timestamp>,
     /// When the current count of candidates began, and how many calls it has admitted.
     candidates: (Timestamp, u32),
@@ -385,8 +386,8 @@ impl Local {
         self.pending.clear();
     }
 
-    /// Adopts a record that could not be published. This worker is alone and decides by itself until another record is
-    /// published, or it can publish again.
+    /// Adopts a record that could not be published. This worker is then alone: it decides by itself until another
+    /// record is published, or it can publish again.
     pub(super) fn adopt_unpublished(&mut self, next: Shared) {
         let diverged_from = self.diverged_from.or(Some(self.shared));
         self.adopt(Shared { generation: next.generation | ALONE, ..next });
@@ -444,8 +445,8 @@ impl Local {
     }
 }
 
-/// If a call was refused this shortly before probes are due, the next one is expected in time: such a breaker gets about
-/// four calls a second or more.
+/// If a call was refused this shortly before probes are due, the next one is expected in time: such a breaker gets
+/// about four calls a second or more.
 const SHORTLY: Span = Span::from_millis(250);
 
 /// Marks generations that were never published, so they never equal a published one.
