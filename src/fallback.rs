@@ -73,7 +73,7 @@ pub struct Context<'a, L> {
 
 /// The state of one request on its route, kept until it is answered.
 #[derive(Debug)]
-pub struct Way {
+pub struct Progress {
     route: usize,
     /// A bit for each of the route's upstreams, at most 16: set if it was asked or its breaker refused.
     tried: u16,
@@ -158,7 +158,7 @@ pub enum Step<'p> {
     },
 }
 
-impl Way {
+impl Progress {
     /// The route, as an index into the policy's routes.
     #[must_use]
     pub fn route(&self) -> usize {
@@ -235,7 +235,7 @@ impl Upstreams {
 
     /// Starts a request on this route. `method` is as received; `None` for a request that has more than headers and so
     /// cannot be sent again. `sent`: the client has sent its whole request. If it has not, or the host does not see
-    /// when it has, then until [`Way::sent`] calls are not timed, and a call without a response counts as abandoned:
+    /// when it has, then until [`Progress::sent`] calls are not timed, and a call without a response counts as abandoned:
     /// breakers must not learn from what the client may have caused.
     pub fn begin<'p, L: Ledgers>(
         &mut self,
@@ -244,10 +244,10 @@ impl Upstreams {
         method: Option<&[u8]>,
         sent: bool,
         context: &mut Context<'_, L>,
-    ) -> (Way, Step<'p>) {
+    ) -> (Progress, Step<'p>) {
         let fallback = fallback(policy, route);
         let repeats = |method| fallback.is_some_and(|it| it.retries.methods.iter().any(|it| it.as_bytes() == method));
-        let mut way = Way {
+        let mut progress = Progress {
             route,
             tried: 0,
             attempts: 0,
@@ -262,9 +262,9 @@ impl Upstreams {
         if let Some(budget) = self.budgets.get_mut(route).filter(|_| fallback.is_some()) {
             budget.request(context.now);
         }
-        let step = self.next(policy, &mut way, Span::ZERO, context);
-        let step = step.unwrap_or_else(|| self.give_up(policy, &mut way));
-        (way, step)
+        let step = self.next(policy, &mut progress, Span::ZERO, context);
+        let step = step.unwrap_or_else(|| self.give_up(policy, &mut progress));
+        (progress, step)
     }
 
     /// Takes the end of the call under way, before any of the response's body went to the client, and returns the next
@@ -272,12 +272,12 @@ impl Upstreams {
     pub fn ended<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
-        way: &mut Way,
+        progress: &mut Progress,
         ended: Ended,
         context: &mut Context<'_, L>,
     ) -> Step<'p> {
         let Ended { end, retry_after, took } = ended;
-        let call = self.observe(way, end, took, context);
+        let call = self.observe(progress, end, took, context);
         if end == CallEnd::NotMade {
             // Something on the way to the upstream has answered, maybe to keep the client out. Another upstream would
             // bypass it.
@@ -287,11 +287,11 @@ impl Upstreams {
             CallEnd::Answered(status) => Some(status),
             _ => None,
         };
-        way.answered = answered.or(way.answered);
-        let fails = fallback(policy, way.route).filter(|it| end == CallEnd::Lost || it.on.contain(end));
+        progress.answered = answered.or(progress.answered);
+        let fails = fallback(policy, progress.route).filter(|it| end == CallEnd::Lost || it.on.contain(end));
         let Some(fallback) = fails else {
-            let Some(call) = call.filter(|_| answered.is_some()) else { return self.last_resort(policy, way) };
-            self.note_served(way, ServedBy::Upstream(call.place));
+            let Some(call) = call.filter(|_| answered.is_some()) else { return self.last_resort(policy, progress) };
+            self.note_served(progress, ServedBy::Upstream(call.place));
             return Step::Deliver;
         };
         if let (Some(call), Some(wait)) = (call, retry_after)
@@ -300,61 +300,61 @@ impl Upstreams {
             // An upstream can ask for at most this long a pause.
             *resting = Pause::new(wait.min(LONGEST_REST), context.now);
         }
-        let wait = fallback.retries.backoff.wait(way.attempts, context.draw);
-        let may = way.repeatable && way.attempts < fallback.attempts;
-        let next = if may { self.retry(policy, way, wait, context) } else { None };
-        next.unwrap_or_else(|| self.give_up(policy, way))
+        let wait = fallback.retries.backoff.wait(progress.attempts, context.draw);
+        let may = progress.repeatable && progress.attempts < fallback.attempts;
+        let next = if may { self.retry(policy, progress, wait, context) } else { None };
+        next.unwrap_or_else(|| self.give_up(policy, progress))
     }
 
     /// Notes that the client went away during a call.
-    pub fn abandoned<L: Ledgers>(&mut self, way: &mut Way, context: &mut Context<'_, L>) {
-        self.observe(way, CallEnd::Abandoned, None, context);
+    pub fn abandoned<L: Ledgers>(&mut self, progress: &mut Progress, context: &mut Context<'_, L>) {
+        self.observe(progress, CallEnd::Abandoned, None, context);
     }
 
     /// Notes that the client gets the kept response.
-    pub fn kept(&mut self, way: &mut Way) {
-        self.note_served(way, ServedBy::Stale);
+    pub fn kept(&mut self, progress: &mut Progress) {
+        self.note_served(progress, ServedBy::Stale);
     }
 
     /// The next step if there is no kept response.
-    pub fn last<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
-        if way.looked_for_kept {
-            self.served.miss(way.route);
+    pub fn last<'p>(&mut self, policy: &'p Policy, progress: &mut Progress) -> Step<'p> {
+        if progress.looked_for_kept {
+            self.served.miss(progress.route);
         }
-        let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
+        let route = policy.routes().get(progress.route).filter(|_| fallback(policy, progress.route).is_some());
         let Some(fixed) = route.and_then(|route| route.serving.fixed.as_ref()) else {
-            return self.last_resort(policy, way);
+            return self.last_resort(policy, progress);
         };
-        self.note_served(way, ServedBy::Static);
+        self.note_served(progress, ServedBy::Static);
         Step::Static(fixed)
     }
 
     /// The last resort: the upstream's own failure, which says more than ours, or 503. In mode `observe` the host
     /// responds.
-    fn last_resort<'p>(&mut self, policy: &Policy, way: &mut Way) -> Step<'p> {
-        let (by, step) = if way.answered.is_some() || policy.mode == Mode::Observe {
+    fn last_resort<'p>(&mut self, policy: &Policy, progress: &mut Progress) -> Step<'p> {
+        let (by, step) = if progress.answered.is_some() || policy.mode == Mode::Observe {
             (ServedBy::Failure, Step::Deliver)
         } else {
-            (ServedBy::Unavailable, Step::Unavailable { retry_after: way.retry_after })
+            (ServedBy::Unavailable, Step::Unavailable { retry_after: progress.retry_after })
         };
-        self.note_served(way, by);
+        self.note_served(progress, by);
         step
     }
 
-    fn give_up<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
-        let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
+    fn give_up<'p>(&mut self, policy: &'p Policy, progress: &mut Progress) -> Step<'p> {
+        let route = policy.routes().get(progress.route).filter(|_| fallback(policy, progress.route).is_some());
         match route.and_then(|route| route.serving.stale) {
             Some(age) => {
-                way.looked_for_kept = true;
+                progress.looked_for_kept = true;
                 Step::Stale(age)
             }
-            None => self.last(policy, way),
+            None => self.last(policy, progress),
         }
     }
 
-    fn note_served(&mut self, way: &mut Way, by: ServedBy) {
-        way.served_by = Some(by);
-        self.served.count(way.route, by);
+    fn note_served(&mut self, progress: &mut Progress, by: ServedBy) {
+        progress.served_by = Some(by);
+        self.served.count(progress.route, by);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::serving::Serving;
 use crate::task::{pause, settled};
 use std::cell::RefCell;
 use std::rc::Rc;
-use tidegate::fallback::{Context, Ended, MemoryLedgers, Step, TICK, Upstreams, Way};
+use tidegate::fallback::{Context, Ended, MemoryLedgers, Progress, Step, TICK, Upstreams};
 use tidegate::path::escaped_for_parsers;
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::stale::serve::Why;
@@ -26,7 +26,7 @@ pub struct Known {
 /// How far a request has come on its way. Dropped while an upstream is being asked, it tells the breaker so.
 pub struct Chain {
     gate: Rc<Gate>,
-    way: Way,
+    progress: Progress,
 }
 
 impl Known {
@@ -64,8 +64,9 @@ impl Chain {
         let known = &mut gate.work().known;
         // Nor is seen here when its client has sent all of it.
         let sent = method.is_some();
-        let (way, step) = known.act(now(), |upstreams, context| upstreams.begin(policy, route, method, sent, context));
-        (Self { gate: Rc::clone(gate), way }, step)
+        let (progress, step) =
+            known.act(now(), |upstreams, context| upstreams.begin(policy, route, method, sent, context));
+        (Self { gate: Rc::clone(gate), progress }, step)
     }
 
     /// Asks an upstream for what the request asks for, or its route in place of that, after a wait.
@@ -93,36 +94,36 @@ impl Chain {
 
     /// Takes in how the call at hand ended.
     pub fn ended<'p>(&mut self, policy: &'p Policy, ended: Ended) -> Step<'p> {
-        let way = &mut self.way;
-        self.gate.work().known.act(now(), |upstreams, context| upstreams.ended(policy, way, ended, context))
+        let progress = &mut self.progress;
+        self.gate.work().known.act(now(), |upstreams, context| upstreams.ended(policy, progress, ended, context))
     }
 
     /// Why the client is to get what was kept.
     pub fn why(&self) -> Why {
-        self.way.why()
+        self.progress.why()
     }
 
     /// Notes that the client gets what was kept.
     pub fn kept(&mut self) {
-        self.gate.work().known.upstreams.kept(&mut self.way);
+        self.gate.work().known.upstreams.kept(&mut self.progress);
     }
 
     /// What a client gets for whom nothing was kept.
     pub fn last<'p>(&mut self, policy: &'p Policy) -> Step<'p> {
-        self.gate.work().known.upstreams.last(policy, &mut self.way)
+        self.gate.work().known.upstreams.last(policy, &mut self.progress)
     }
 
     /// How the client is served, in words.
     pub fn describe(&self, policy: &Policy) -> String {
-        self.gate.work().known.upstreams.describe(policy, &self.way, now())
+        self.gate.work().known.upstreams.describe(policy, &self.progress, now())
     }
 }
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        if self.way.upstream().is_some() {
-            let way = &mut self.way;
-            self.gate.work().known.act(now(), |upstreams, context| upstreams.abandoned(way, context));
+        if self.progress.upstream().is_some() {
+            let progress = &mut self.progress;
+            self.gate.work().known.act(now(), |upstreams, context| upstreams.abandoned(progress, context));
         }
     }
 }

@@ -4,7 +4,7 @@
 use crate::host::{self, HostError, Level, Map};
 use crate::instance::Work;
 use crate::saved::Saved;
-use tidegate::fallback::{Context, Ended, Step, Upstreams, Way};
+use tidegate::fallback::{Context, Ended, Progress, Step, Upstreams};
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::request::RequestFacts;
 use tidegate::stale::serve::Why;
@@ -13,7 +13,7 @@ use tidegate::units::{Span, Timestamp};
 /// How far a request has come on its way.
 #[derive(Default)]
 pub struct Chain {
-    way: Option<Way>,
+    progress: Option<Progress>,
     saved: Option<Saved>,
     further: Further,
 }
@@ -51,10 +51,10 @@ impl Chain {
             self.saved = Saved::new().ok();
         }
         let method = self.saved.as_ref().map(RequestFacts::method);
-        let (way, step) = work.upstreams_around(now, |upstreams, context| {
+        let (progress, step) = work.upstreams_around(now, |upstreams, context| {
             upstreams.begin(policy, route, method.as_deref(), is_whole, context)
         });
-        self.way = Some(way);
+        self.progress = Some(progress);
         if let Step::Send { upstream, timeout, .. } = step {
             tell_router(policy, Call { upstream, timeout });
         }
@@ -71,7 +71,7 @@ impl Chain {
 
     /// The upstream whose answer is awaited.
     pub fn upstream(&self) -> Option<usize> {
-        self.way.as_ref().and_then(Way::upstream)
+        self.progress.as_ref().and_then(Progress::upstream)
     }
 
     /// Whether the answer of an upstream is awaited.
@@ -80,27 +80,27 @@ impl Chain {
     }
 
     /// Whether anybody was asked at all.
-    pub fn way(&mut self) -> Option<&mut Way> {
-        self.way.as_mut()
+    pub fn progress(&mut self) -> Option<&mut Progress> {
+        self.progress.as_mut()
     }
 
     /// Why the client is to get what was kept; `None` for a request that takes no route.
     pub fn why(&self) -> Option<Why> {
-        self.way.as_ref().map(Way::why)
+        self.progress.as_ref().map(Progress::why)
     }
 
     /// Takes in that all of the request has passed.
     pub fn sent(&mut self, now: Timestamp) {
-        if let Some(way) = &mut self.way {
-            way.sent(now);
+        if let Some(progress) = &mut self.progress {
+            progress.sent(now);
         }
     }
 
     /// Takes in how the call at hand ended.
     pub fn ended<'p>(&mut self, policy: &'p Policy, work: &mut Work, ended: Ended, now: Timestamp) -> Step<'p> {
         self.further = Further::Nothing;
-        let Some(way) = &mut self.way else { return Step::Deliver };
-        work.upstreams_around(now, |upstreams, context| upstreams.ended(policy, way, ended, context))
+        let Some(progress) = &mut self.progress else { return Step::Deliver };
+        work.upstreams_around(now, |upstreams, context| upstreams.ended(policy, progress, ended, context))
     }
 
     /// Asks a further upstream.
@@ -141,8 +141,10 @@ impl Chain {
             Further::Waits(_) => work.retries.retain(|(_, other)| *other != stream),
             Further::Asks(token) => work.calls.retain(|(other, _)| *other != token),
         }
-        if let Some(way) = &mut self.way {
-            work.upstreams_around(now, |upstreams, context: &mut Context<'_, _>| upstreams.abandoned(way, context));
+        if let Some(progress) = &mut self.progress {
+            work.upstreams_around(now, |upstreams, context: &mut Context<'_, _>| {
+                upstreams.abandoned(progress, context)
+            });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Choosing upstreams of a route, and telling their breakers how the calls ended.
 
-use super::{Call, Context, Ledgers, ServedBy, Step, Upstreams, Way};
+use super::{Call, Context, Ledgers, Progress, ServedBy, Step, Upstreams};
 use crate::breaker::Admission;
 use crate::policy::{CallEnd, Policy};
 use crate::units::{Span, Timestamp};
@@ -10,15 +10,15 @@ impl Upstreams {
     pub(super) fn retry<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
-        way: &mut Way,
+        progress: &mut Progress,
         wait: Span,
         context: &mut Context<'_, L>,
     ) -> Option<Step<'p>> {
-        if !self.budgets.get_mut(way.route)?.allows(context.now) {
+        if !self.budgets.get_mut(progress.route)?.allows(context.now) {
             return None;
         }
-        let step = self.next(policy, way, wait, context)?;
-        self.budgets.get_mut(way.route)?.retry(context.now);
+        let step = self.next(policy, progress, wait, context)?;
+        self.budgets.get_mut(progress.route)?.retry(context.now);
         Some(step)
     }
 
@@ -26,36 +26,36 @@ impl Upstreams {
     pub(super) fn next<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
-        way: &mut Way,
+        progress: &mut Progress,
         wait: Span,
         context: &mut Context<'_, L>,
     ) -> Option<Step<'p>> {
-        let route = policy.routes().get(way.route)?;
+        let route = policy.routes().get(progress.route)?;
         for (place, upstream) in route.upstreams.iter().enumerate() {
             let bit = 1_u16.checked_shl(u32::try_from(place).unwrap_or(u32::MAX)).unwrap_or(0);
-            if way.tried & bit != 0 {
+            if progress.tried & bit != 0 {
                 continue;
             }
             let rest = self.resting.get(*upstream).map_or(Span::ZERO, |pause| pause.left(context.now));
-            if way.attempts > 0 && rest > Span::ZERO {
-                let soonest = way.retry_after.into_iter().chain([rest]).min();
-                way.retry_after = soonest;
+            if progress.attempts > 0 && rest > Span::ZERO {
+                let soonest = progress.retry_after.into_iter().chain([rest]).min();
+                progress.retry_after = soonest;
                 continue;
             }
-            way.tried |= bit;
-            let breaker = self.breakers.place(way.route, place);
-            let breaker = match breaker.map(|at| (at, self.admit(at, !way.untimed, context))) {
+            progress.tried |= bit;
+            let breaker = self.breakers.place(progress.route, place);
+            let breaker = match breaker.map(|at| (at, self.admit(at, !progress.untimed, context))) {
                 None => None,
                 Some((at, Admission::Pass(ticket))) => Some((at, ticket)),
                 Some((_, Admission::Observe { .. })) => None,
                 Some((_, Admission::Refuse { retry_after })) => {
-                    let soonest = way.retry_after.into_iter().chain(retry_after).min();
-                    way.retry_after = soonest;
+                    let soonest = progress.retry_after.into_iter().chain(retry_after).min();
+                    progress.retry_after = soonest;
                     continue;
                 }
             };
-            way.attempts = way.attempts.saturating_add(1);
-            way.call = Some(Call { place, upstream: *upstream, breaker, began: context.now.after(wait) });
+            progress.attempts = progress.attempts.saturating_add(1);
+            progress.call = Some(Call { place, upstream: *upstream, breaker, began: context.now.after(wait) });
             let timeout = policy.upstreams().get(*upstream)?.timeout;
             return Some(Step::Send { upstream: *upstream, timeout, wait });
         }
@@ -79,24 +79,24 @@ impl Upstreams {
     /// Tells the breaker how the call under way ended.
     pub(super) fn observe<L: Ledgers>(
         &mut self,
-        way: &mut Way,
+        progress: &mut Progress,
         end: CallEnd,
         took: Option<Span>,
         context: &mut Context<'_, L>,
     ) -> Option<Call> {
-        let call = way.call.take()?;
+        let call = progress.call.take()?;
         if let Some((at, ticket)) = call.breaker
             && let Some((identity, breaker)) = self.breakers.named(at)
         {
             let passed = context.now.since(call.began);
             // Otherwise a client that does not send its body, or sends it slowly, could open the breaker for all.
             let end = match end {
-                CallEnd::TimedOut | CallEnd::Reset | CallEnd::Unanswered if way.untimed => CallEnd::Abandoned,
+                CallEnd::TimedOut | CallEnd::Reset | CallEnd::Unanswered if progress.untimed => CallEnd::Abandoned,
                 end => end,
             };
             // The start of a lost response is unknown, and a call that was not made has no duration: neither counts as
             // slow.
-            let unknown = matches!(end, CallEnd::Lost | CallEnd::NotMade) || way.untimed;
+            let unknown = matches!(end, CallEnd::Lost | CallEnd::NotMade) || progress.untimed;
             let told = if unknown { Some(Span::ZERO) } else { took };
             let (outcome, took) = (breaker.outcome(end), told.map_or(passed, |took| took.min(passed)));
             breaker.observe(context.ledgers.of(identity), ticket, outcome, took, context.draw, context.now);
@@ -147,22 +147,22 @@ impl Upstreams {
     /// How the request was served, as text: `upstream=origin; step=fallback; breakers=cdn:open, origin:closed`. Empty
     /// if something else, such as another filter, has answered it.
     #[must_use]
-    pub fn describe(&mut self, policy: &Policy, way: &Way, now: Timestamp) -> String {
+    pub fn describe(&mut self, policy: &Policy, progress: &Progress, now: Timestamp) -> String {
         let mut text = String::new();
-        let Some(route) = policy.routes().get(way.route) else { return text };
+        let Some(route) = policy.routes().get(progress.route) else { return text };
         let upstream = |place: usize| Some(policy.upstreams().get(*route.upstreams.get(place)?)?.name.as_str());
-        let asked = match way.served_by {
+        let asked = match progress.served_by {
             Some(ServedBy::Upstream(place)) => Some(place),
-            _ => way.call.map(|call| call.place),
+            _ => progress.call.map(|call| call.place),
         };
-        if way.served_by.is_none() && asked.is_none() {
+        if progress.served_by.is_none() && asked.is_none() {
             return text;
         }
         if let Some(name) = asked.and_then(upstream) {
             text.extend(["upstream=", name, "; "]);
         }
-        let step = match way.served_by {
-            Some(ServedBy::Upstream(_)) if way.attempts > 1 || asked != Some(0) => "fallback",
+        let step = match progress.served_by {
+            Some(ServedBy::Upstream(_)) if progress.attempts > 1 || asked != Some(0) => "fallback",
             Some(ServedBy::Upstream(_)) => "first",
             Some(ServedBy::Stale) => "stale",
             Some(ServedBy::Static) => "static",
@@ -172,7 +172,7 @@ impl Upstreams {
         text.extend(["step=", step]);
         let mut before = "; breakers=";
         for place in 0..route.upstreams.len() {
-            let breaker = self.breakers.place(way.route, place).and_then(|at| self.breakers.get(at));
+            let breaker = self.breakers.place(progress.route, place).and_then(|at| self.breakers.get(at));
             if let (Some(name), Some(breaker)) = (upstream(place), breaker) {
                 text.extend([before, name, ":", breaker.state(now).as_str()]);
                 before = ", ";

@@ -112,14 +112,14 @@ fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
     let (mut ledgers, mut sums) = (MemoryLedgers::default(), Sums { upstreams: 2, ..Sums::default() });
     let mut ask = |upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, status: u16, is_kept: bool, at: u64| {
         let context = &mut Context { ledgers, draw: Draw(0), now: ms(at) };
-        let (mut way, mut step) = upstreams.begin(policy, 0, Some(b"GET"), true, context);
+        let (mut progress, mut step) = upstreams.begin(policy, 0, Some(b"GET"), true, context);
         context.now = ms(at + 1);
         if let Step::Send { .. } = step {
-            step = upstreams.ended(policy, &mut way, CallEnd::Answered(status).into(), context);
+            step = upstreams.ended(policy, &mut progress, CallEnd::Answered(status).into(), context);
         }
         match step {
-            Step::Stale(_) if is_kept => upstreams.kept(&mut way),
-            Step::Stale(_) => drop(upstreams.last(policy, &mut way)),
+            Step::Stale(_) if is_kept => upstreams.kept(&mut progress),
+            Step::Stale(_) => drop(upstreams.last(policy, &mut progress)),
             _ => {}
         }
         sums.take(upstreams, 1);
@@ -177,8 +177,8 @@ fn window_on_the_page_is_that_of_all_workers_and_ends_with_its_time() {
     let mut ledgers = MemoryLedgers::default();
     let context = &mut Context { ledgers: &mut ledgers, draw: Draw(0), now: ms(1_000) };
     for status in [200, 500] {
-        let (mut way, _) = busy.begin(policy, 0, Some(b"GET"), true, context);
-        busy.ended(policy, &mut way, CallEnd::Answered(status).into(), context);
+        let (mut progress, _) = busy.begin(policy, 0, Some(b"GET"), true, context);
+        busy.ended(policy, &mut progress, CallEnd::Answered(status).into(), context);
     }
     busy.tick(context);
     for (at, calls) in [(2_000, 2), (40_000, 0)] {
@@ -209,8 +209,8 @@ fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
     let policy = engine.policy();
     let (mut upstreams, mut ledgers) = (Upstreams::new(policy), MemoryLedgers::default());
     let context = &mut Context { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
-    let (mut way, _) = upstreams.begin(policy, 299, None, true, context);
-    upstreams.ended(policy, &mut way, CallEnd::NotConnected.into(), context);
+    let (mut progress, _) = upstreams.begin(policy, 299, None, true, context);
+    upstreams.ended(policy, &mut progress, CallEnd::NotConnected.into(), context);
     let told = page(&engine, &upstreams, &Sums { upstreams: 1, ..Sums::default() }, 1);
     let breakers = told["breakers"].as_array().unwrap();
     let names: Vec<_> = breakers.iter().map(|breaker| breaker["name"].as_str().unwrap()).collect();
@@ -231,8 +231,8 @@ fn page_tells_what_was_counted_where_nobody_exports_it() {
     counters.add(Total::Bans, 3);
     let (mut upstreams, mut ledgers) = (Upstreams::new(policy), MemoryLedgers::default());
     let context = &mut Context { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
-    let (mut way, _) = upstreams.begin(policy, 0, Some(b"GET"), true, context);
-    upstreams.ended(policy, &mut way, CallEnd::Answered(200).into(), context);
+    let (mut progress, _) = upstreams.begin(policy, 0, Some(b"GET"), true, context);
+    upstreams.ended(policy, &mut progress, CallEnd::Answered(200).into(), context);
     let known = Some(UpstreamsNow { known: &upstreams, counted: &upstreams });
     let (fingerprint, counters) = (Fingerprint::of(""), Some(&counters));
     let sources = Sources {

@@ -154,8 +154,8 @@ impl Filter {
         let policy = instance.engine.policy();
         let step = match step {
             Step::Stale(_) if self.serve_kept(instance, work) => return true,
-            Step::Stale(_) => match self.chain.way() {
-                Some(way) => work.upstreams.last(policy, way),
+            Step::Stale(_) => match self.chain.progress() {
+                Some(progress) => work.upstreams.last(policy, progress),
                 None => Step::Deliver,
             },
             step => step,
@@ -192,8 +192,8 @@ impl Filter {
         if !host::can_answer_with(served.lines.iter().map(|(name, value)| (*name, value.as_ref()))) {
             return false;
         }
-        if let Some(way) = self.chain.way() {
-            work.upstreams.kept(way);
+        if let Some(progress) = self.chain.progress() {
+            work.upstreams.kept(progress);
         }
         self.sign(instance, work);
         let lines = served.lines.iter().map(|(name, value)| (*name, value.as_ref())).collect();
@@ -253,9 +253,9 @@ impl Filter {
     pub(super) fn sign(&mut self, instance: &Instance, work: &mut Work) {
         let policy = instance.engine.policy();
         if policy.tells_upstreams()
-            && let Some(way) = self.chain.way()
+            && let Some(progress) = self.chain.progress()
         {
-            let told = work.upstreams.describe(policy, way, now());
+            let told = work.upstreams.describe(policy, progress, now());
             if !told.is_empty() {
                 self.fields.get_or_insert_default().push("x-tidegate", &told);
             }

@@ -43,9 +43,9 @@ fn answer(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, round: &Round,
 
 fn fail((policy, upstreams): (&Policy, &mut Upstreams), ledgers: &mut MemoryLedgers, route: usize, at: u64) {
     let mut context = Context { ledgers, draw: Draw(0), now: ms(at) };
-    let (mut way, step) = upstreams.begin(policy, route, None, true, &mut context);
+    let (mut progress, step) = upstreams.begin(policy, route, None, true, &mut context);
     assert!(matches!(step, Step::Send { .. }));
-    upstreams.ended(policy, &mut way, CallEnd::Answered(500).into(), &mut context);
+    upstreams.ended(policy, &mut progress, CallEnd::Answered(500).into(), &mut context);
 }
 
 #[test]

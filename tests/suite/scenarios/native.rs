@@ -13,7 +13,7 @@ use tidegate::authority::Authority;
 use tidegate::decision::Fields;
 use tidegate::engine::delaying::{Books, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
-use tidegate::fallback::{Context, MemoryLedgers, TICK, Upstreams, Way};
+use tidegate::fallback::{Context, MemoryLedgers, Progress, TICK, Upstreams};
 use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
 use tidegate::lease::{LEASE_IDLE, Leases};
@@ -116,7 +116,7 @@ struct Flight<'s> {
     began: Option<Timestamp>,
     fields: Vec<(String, String)>,
     asset: Option<AssetRequest>,
-    way: Option<Way>,
+    progress: Option<Progress>,
     /// The upstream that holds its answer back.
     held_by: Option<String>,
     /// The last answer to it that there was, though a failure.
@@ -239,7 +239,7 @@ impl<'s> Host<'s> {
             began: None,
             fields: Vec::new(),
             asset: None,
-            way: None,
+            progress: None,
             held_by: None,
             failure: None,
         };

@@ -7,7 +7,7 @@ use tidegate::authority::Instance;
 use tidegate::breaker::global::{Record, ReportMessage, Standing, standings_from_bytes, standings_to_bytes};
 use tidegate::breaker::{Ledger, Part, State};
 use tidegate::engine::Engine;
-use tidegate::fallback::{Context, Ended, Ledgers, Round, Step, Upstreams, Way};
+use tidegate::fallback::{Context, Ended, Ledgers, Progress, Round, Step, Upstreams};
 use tidegate::key::Seed;
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::store::StoreError;
@@ -114,7 +114,7 @@ pub struct Host {
 
 pub struct Call {
     pub worker: usize,
-    pub way: Way,
+    pub progress: Progress,
     pub host: u64,
     pub ends_ms: u64,
     pub end: CallEnd,
@@ -221,9 +221,9 @@ impl World {
 
     /// A call comes to this worker. Answers whether the upstream had it.
     pub fn ask(&mut self, worker: usize) -> bool {
-        let (way, is_sent) = self.with(worker, |upstreams, context, policy| {
-            let (way, step) = upstreams.begin(policy, 0, None, true, context);
-            (way, matches!(step, Step::Send { .. }))
+        let (progress, is_sent) = self.with(worker, |upstreams, context, policy| {
+            let (progress, step) = upstreams.begin(policy, 0, None, true, context);
+            (progress, matches!(step, Step::Send { .. }))
         });
         if !is_sent {
             return false;
@@ -251,7 +251,7 @@ impl World {
             () => (self.below(40), CallEnd::Answered(200)),
         };
         let host = self.hosts[self.workers[worker].instance].number;
-        self.calls.push(Call { worker, way, host, ends_ms: self.now_ms + took, end, elected });
+        self.calls.push(Call { worker, progress, host, ends_ms: self.now_ms + took, end, elected });
         true
     }
 
@@ -265,9 +265,9 @@ impl World {
             return;
         }
         self.with(call.worker, |upstreams, context, policy| match call.end {
-            CallEnd::Abandoned => upstreams.abandoned(&mut call.way, context),
+            CallEnd::Abandoned => upstreams.abandoned(&mut call.progress, context),
             end => {
-                upstreams.ended(policy, &mut call.way, Ended::from(end), context);
+                upstreams.ended(policy, &mut call.progress, Ended::from(end), context);
             }
         });
     }
