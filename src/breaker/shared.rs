@@ -20,7 +20,8 @@ pub struct Shared {
     pub(super) open_for: Span,
     /// How often the breaker has opened.
     pub(super) opened: u64,
-    /// For a breaker that many instances share: the newest [`Standing::generation`](super::Standing) known here.
+    /// For a breaker that many instances share: the newest generation of a [`Standing`](super::global::Standing) known
+    /// here.
     pub(super) agreed: u64,
     /// Whether this instance has made a transition that the authority does not know of.
     pub(super) unreported: bool,

@@ -27,7 +27,7 @@ pub trait Counted {
     /// How many requests of the route at this index needed a kept response and found none.
     fn misses(&self, route: usize) -> u64;
 
-    /// The counts of the breaker at this index (see [`Breakers::identity`]), by [`Statistics::NAMES`].
+    /// The counts of the breaker at this index of [`Breakers`](crate::breaker::Breakers), by [`Statistics::NAMES`].
     fn breaker(&self, place: usize) -> [u64; Statistics::NAMES.len()];
 }
 
