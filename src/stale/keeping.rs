@@ -42,8 +42,9 @@ impl Keeping<'_> {
     /// - It is a complete and good response that may be valid for a long time: 200, 301, 308.
     /// - It does not forbid it: no `no-store`, `private` or `no-cache`. It may be served for the shortest time that the
     ///   policy, `must-revalidate` (or its like) and `stale-if-error` allow.
-    /// - It has no `Set-Cookie`. If the request has a cookie, the response states that it is for all clients.
-    /// - It varies only by headers that are in the key.
+    /// - It has no `Set-Cookie`. If the request identifies its client, for example by a cookie, the response states that
+    ///   it is for all clients.
+    /// - It varies only by headers that the key covers.
     /// - It states where its body ends, because one that ends with its connection may have been cut short. It is no
     ///   event stream, which never ends.
     #[must_use]
