@@ -31,7 +31,7 @@ pub use served::{Served, ServedBy};
 
 use crate::breaker::{Breakers, Ledger, Ticket};
 use crate::mode::Mode;
-use crate::policy::{CallEnd, Fallback, Fixed, Policy, Route};
+use crate::policy::{CallEnd, Fallback, Policy, Route, StaticResponse};
 use crate::request::ResponseFacts;
 use crate::stale::serve::Why;
 use crate::units::{Draw, Span, Timestamp};
@@ -150,7 +150,7 @@ pub enum Step<'p> {
     /// The client gets the kept response, if it is at most this old. Otherwise call [`Upstreams::last`].
     Stale(Span),
     /// The client gets this response of the policy.
-    Static(&'p Fixed),
+    Static(&'p StaticResponse),
     /// The client gets 503 (RFC 9110 section 15.6.4).
     Unavailable {
         /// How long until a breaker may admit again; `None` if that is unknown.

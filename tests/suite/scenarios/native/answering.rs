@@ -146,7 +146,7 @@ impl<'s> Host<'s> {
             self.upstreams.kept(flight.progress.as_mut().expect("what was kept is for requests on a way"));
         }
         let policy = self.engine.policy();
-        if let Some(progress) = flight.progress.as_ref().filter(|_| policy.tells_upstreams()) {
+        if let Some(progress) = flight.progress.as_ref().filter(|_| policy.sends_x_tidegate()) {
             flight.fields.push(("x-tidegate".to_owned(), self.upstreams.describe(policy, progress, self.now)));
         }
         match last {
