@@ -3,6 +3,7 @@
 
 mod answering;
 mod facts;
+pub mod service;
 mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ use tidegate::key::Seed;
 use tidegate::lease::{LEASE_IDLE, Leases};
 use tidegate::metrics::Counters;
 use tidegate::policy::Policy;
+use tidegate::shed::Pressure;
+use tidegate::rls::Heard;
 use tidegate::status::{Fingerprint, Sources};
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::{Draw, Timestamp};
@@ -27,10 +30,11 @@ use super::document::{Does, SEED, START_MS, Scenario, Step};
 use super::memory::KeptAnswers;
 use super::seen::{Report, Seen};
 use facts::Request;
+use service::Service;
 
 /// Runs a scenario; answers what there is to complain of.
 pub fn run(scenario: &Scenario) -> Option<String> {
-    play(scenario).map_or_else(Some, |played| played.report.complaint())
+    play(scenario, true).map_or_else(Some, |played| played.report.complaint())
 }
 
 /// What came of a scenario.
@@ -42,14 +46,14 @@ pub struct Played<'s> {
     pub has_asked: bool,
 }
 
-/// Runs a scenario.
+/// Runs a scenario, as on a host that can or cannot call a rate-limit service.
 ///
 /// # Errors
 /// What is wrong with its policy.
-pub fn play(scenario: &Scenario) -> Result<Played<'_>, String> {
+pub fn play(scenario: &Scenario, has_service: bool) -> Result<Played<'_>, String> {
     let policy = Policy::parse(&scenario.policy.to_string())
         .map_err(|problems| format!("\n  tests/scenarios/{}.json: {problems}", scenario.name))?;
-    let mut host = Host::new(scenario, policy);
+    let mut host = Host::new(scenario, policy, has_service);
     for (number, step) in scenario.numbered() {
         host.advance(moment(step.at));
         host.does.extend(step.upstreams.clone());
@@ -89,6 +93,7 @@ struct Host<'s> {
     local: MemoryStore,
     leases: Leases,
     authority: Authority,
+    service: Option<Service>,
     counters: Counters,
     plan: Plan,
     room: Room,
@@ -119,6 +124,8 @@ struct Flight<'s> {
     way: Option<Way>,
     /// The upstream that holds its answer back.
     held_by: Option<String>,
+    /// What the rate-limit service has said of it.
+    heard: Heard,
     /// The last answer to it that there was, though a failure.
     failure: Option<Does>,
 }
@@ -132,7 +139,7 @@ struct Partial {
 }
 
 impl<'s> Host<'s> {
-    fn new(scenario: &'s Scenario, policy: Policy) -> Self {
+    fn new(scenario: &'s Scenario, policy: Policy, has_service: bool) -> Self {
         let seed = Seed::from_bytes(SEED);
         let max_keys = policy.max_keys();
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
@@ -142,6 +149,7 @@ impl<'s> Host<'s> {
         Self {
             room: engine.waiting_room(),
             upstreams: Upstreams::new(engine.policy()),
+            service: has_service.then(|| Service::of(&engine)).flatten(),
             engine,
             assets,
             breakers: MemoryLedgers::default(),
@@ -241,6 +249,7 @@ impl<'s> Host<'s> {
             asset: None,
             way: None,
             held_by: None,
+            heard: Heard::Nothing,
             failure: None,
         };
         if let Some(page) = self.plan.page() {
@@ -270,6 +279,13 @@ impl<'s> Host<'s> {
         self.engine.plan(request, &mut self.plan);
     }
 
+    /// Plans again for a request that has been heard of since; it was let in when it came.
+    fn plan_again(&mut self, flight: &Flight<'_>) {
+        self.plan.press(Pressure::default(), Draw::default());
+        self.engine.plan(&flight.request, &mut self.plan);
+        self.plan.hear(flight.heard.clone());
+    }
+
     /// Decides on the request that is planned.
     fn decide(&mut self, mut flight: Flight<'s>) {
         if self.plan.may_wait() {
@@ -281,6 +297,11 @@ impl<'s> Host<'s> {
             engine.await_grant(plan, flight.id, leases);
             self.flights.push(flight);
             return;
+        }
+        if decision.consults {
+            flight.heard = self.consult(&flight.request);
+            self.plan_again(&flight);
+            return self.decide(flight);
         }
         if decision.delay.is_some() {
             self.waited.insert(flight.seen.number);
