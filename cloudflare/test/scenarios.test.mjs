@@ -131,6 +131,9 @@ class Stage {
       Object.assign(this.#does, step.upstreams);
       this.upstreams.set(this.scenario.name, this.#does);
       if (step.ends !== undefined) {
+        // Whatever its answer leads to has the draw of the request.
+        const draw = this.#flights.find(({ holds }) => holds === step.ends)?.draw ?? "0";
+        if (draw !== "0") await this.#ask(now, { draw });
         this.upstreams.end(this.scenario.name, step.ends);
         await this.#take(now, ({ holds }) => holds === step.ends);
         // What a request has held comes back a moment after its answer has gone.

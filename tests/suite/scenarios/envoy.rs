@@ -190,6 +190,11 @@ async fn play(scenario: &Scenario, origin: &Origin, to: SocketAddr) -> Option<St
         stage.does.extend(step.upstreams.clone());
         origin.set(&scenario.name, &stage.does);
         if let Some(name) = &step.ends {
+            // Whatever its answer leads to has the draw of the request.
+            let held = |flight: &&Flight| flight.held.as_ref() == Some(name) && flight.draw > 0;
+            if let Some(draw) = stage.flights.iter().find(held).map(|flight| flight.draw) {
+                stage.ask(step.at, draw).await;
+            }
             origin.end(&scenario.name, name);
             stage.take(step.at, |flight| flight.held.as_ref() == Some(name)).await;
         }
