@@ -17,8 +17,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use tidegate::assets::Assets;
 use tidegate::decision::Fields;
-use tidegate::delay::Left;
-use tidegate::engine::delaying::{Held, Room};
+use tidegate::delay::Departed;
+use tidegate::engine::delaying::{Room, WaitingRequest};
 use tidegate::engine::{Engine, Plan, Ticket};
 use tidegate::fallback::Upstreams;
 use tidegate::health::monitor::Monitor;
@@ -26,7 +26,7 @@ use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
-use tidegate::rls::Heard;
+use tidegate::rls::ServiceOutcome;
 use tidegate::sorted_map::SortedMap;
 use tidegate::stale::{Keyed, Recent};
 use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
@@ -60,7 +60,7 @@ pub struct Work {
     fields: Fields,
     pub room: Room,
     /// Room for those who leave it.
-    pub left: Vec<Left<Held>>,
+    pub left: Vec<Departed<WaitingRequest>>,
     /// Those who have left it and do not know yet.
     pub ended: SortedMap<u32, Ended>,
     /// The number of the last request that came to wait.
@@ -104,13 +104,13 @@ impl Gate {
         let (redis, secret) = redis::Store::of(&policy, env)?.unzip();
         let mut engine = Engine::new(policy, memory.seed);
         if let Some(secret) = secret.flatten() {
-            engine.share_by(secret.as_bytes());
+            engine.set_shared_secret(secret.as_bytes());
         }
         let has_objects = host::has(env, "TIDEGATE_AUTHORITY");
         let leases = sharing::leases(&engine, has_objects || redis.is_some())?;
         let mut upstreams = Upstreams::new(engine.policy());
         if has_objects || redis.is_some() {
-            engine.agree(&mut upstreams, memory.instance);
+            engine.share_breakers(&mut upstreams, memory.instance);
         }
         // They agree by themselves, and what they publish is in nobody else's generations.
         memory.broadcast.borrow_mut().leave_out(upstreams.agreed().map(str::to_owned));
@@ -163,7 +163,7 @@ impl Gate {
         let work = &mut *self.work();
         if let Some(health) = &mut work.health {
             health.update(now);
-            work.plan.press(health.monitor.pressure(), draw());
+            work.plan.set_pressure(health.monitor.pressure(), draw());
         }
         self.engine.plan(&facts, &mut work.plan);
         if work.plan.is_clear() {
@@ -181,7 +181,7 @@ impl Gate {
             work.plan.resume(since);
         }
         // A Worker cannot call gRPC: such limits are as those of a service that is down. Not before all planning is done, which forgets it.
-        work.plan.hear(Heard::Failure);
+        work.plan.set_service_outcome(ServiceOutcome::Failed);
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
         if decision.awaits.is_some() {

@@ -17,8 +17,8 @@ use std::rc::Rc;
 use tidegate::assets::Assets;
 use tidegate::authority;
 use tidegate::decision::{Fields, Reply};
-use tidegate::delay::Left;
-use tidegate::engine::delaying::{Held, Room};
+use tidegate::delay::Departed;
+use tidegate::engine::delaying::{Room, WaitingRequest};
 use tidegate::engine::{Engine, Plan};
 use tidegate::fallback::{Around, Pause, TICK, Upstreams};
 use tidegate::health::Health;
@@ -69,7 +69,7 @@ pub struct Work {
     pub plan: Plan,
     pub room: Room,
     /// Room for those who leave it.
-    pub left: Vec<Left<Held>>,
+    pub left: Vec<Departed<WaitingRequest>>,
     pub alarm: Alarm,
     pub random: Random,
     /// Where the policy has limits that many instances share: who counts them.
@@ -132,7 +132,7 @@ impl Instance {
         let mut engine = Engine::new(policy, seed);
         let (authority, secret) = authority.unzip();
         if let Some(secret) = secret.flatten() {
-            engine.share_by(secret.as_bytes());
+            engine.set_shared_secret(secret.as_bytes());
         }
         let mut leases = Leases::new();
         let mut random = Random::new();
@@ -143,7 +143,7 @@ impl Instance {
         let room = engine.waiting_room();
         let mut upstreams = Upstreams::new(engine.policy());
         if authority.is_some() {
-            engine.agree(&mut upstreams, breakers::number(random.draw().0));
+            engine.share_breakers(&mut upstreams, breakers::number(random.draw().0));
         }
         let upstream_metrics = UpstreamMetrics::new(engine.policy());
         Self {
@@ -209,10 +209,10 @@ impl Instance {
     /// Gives leases back of which nobody has asked for `idle`, and answers whether others are still out.
     pub fn end_leases(&self, idle: Span, now: Timestamp) -> bool {
         let work = &mut *self.work.borrow_mut();
-        if work.leases.are_out() {
+        if work.leases.hold_permits() {
             self.engine.end_leases(&mut work.leases, idle, &mut work.store, &mut work.counters, now);
         }
-        work.leases.are_out()
+        work.leases.hold_permits()
     }
 
     /// How the service is by this policy, if that asks for it.
