@@ -41,8 +41,8 @@ pub struct Flight {
 enum End {
     /// An upstream's answer, and what its route says of it.
     Answer(Response, Option<Serving>),
-    /// An answer in its place.
-    Own(Response),
+    /// An answer in its place, and its status, which is not the response's own where its client speaks gRPC.
+    Own(Response, u16),
 }
 
 impl Flight {
@@ -57,8 +57,7 @@ impl Flight {
                 self.learn(&Answer(&answer));
                 self.deliver(answer, serving).await;
             }
-            End::Own(answer) => {
-                let status = answer.status();
+            End::Own(answer, status) => {
                 self.learn(&Status((!self.lost).then_some(status)));
                 // Nothing of it is the upstream's: it ends here.
                 let told = reply::told(answer, &[], &core::mem::take(&mut self.fields));
@@ -112,11 +111,12 @@ impl Flight {
                 Step::Stale(_) => match serving.find(&self.request, chain.why()).await {
                     Some(kept) => {
                         chain.kept();
-                        break End::Own(kept);
+                        let status = kept.status();
+                        break End::Own(kept, status);
                     }
                     None => chain.last(policy),
                 },
-                Step::Static(fixed) => break End::Own(reply::fixed(fixed)),
+                Step::Static(fixed) => break End::Own(reply::fixed(fixed), fixed.status),
                 Step::Unavailable { retry_after } => break self.unavailable(retry_after),
                 Step::Deliver => match last.take() {
                     Some(answer) => break End::Answer(answer, Some(serving)),
@@ -137,7 +137,8 @@ impl Flight {
 
     fn unavailable(&self, retry_after: Option<Span>) -> End {
         let refusal = Refusal { limit: None, window: None, cause: Cause::Unavailable, retry_after };
-        End::Own(reply::response(&refusal.reply(&self.gate.engine, &Facts::new(&self.request)), ""))
+        let reply = refusal.reply(&self.gate.engine, &Facts::new(&self.request));
+        End::Own(reply::response(&reply, ""), reply.status)
     }
 
     /// Answers the client with an upstream's answer, keeps it if it may be, and holds what it holds until the last byte has gone.

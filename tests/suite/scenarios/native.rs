@@ -21,7 +21,7 @@ use tidegate::lease::{LEASE_IDLE, Leases};
 use tidegate::metrics::Counters;
 use tidegate::policy::Policy;
 use tidegate::shed::Pressure;
-use tidegate::rls::Heard;
+use tidegate::rls::ServiceOutcome;
 use tidegate::status::{Fingerprint, Sources};
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::{Draw, Timestamp};
@@ -125,7 +125,7 @@ struct Flight<'s> {
     /// The upstream that holds its answer back.
     held_by: Option<String>,
     /// What the rate-limit service has said of it.
-    heard: Heard,
+    service_outcome: ServiceOutcome,
     /// The last answer to it that there was, though a failure.
     failure: Option<Does>,
 }
@@ -177,7 +177,10 @@ impl<'s> Host<'s> {
 
     /// Moves the clock, and does what becomes due on the way.
     fn advance(&mut self, to: Timestamp) {
-        while let Some(due) = self.due().filter(|due| *due < to) {
+        while let Some(due) = self.due().filter(|due| *due <= to) {
+            // Hosts are asked just before, too, whether somebody comes too early.
+            self.now = Timestamp::from_nanos(due.as_nanos().saturating_sub(1_000_000)).max(self.now);
+            self.end_leases();
             self.now = due;
             self.finish_waits();
         }
@@ -190,7 +193,7 @@ impl<'s> Host<'s> {
             let mut around = Around { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
             self.upstreams.tick(&mut around);
         }
-        self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
+        self.end_leases();
         for ticket in self.flights.iter_mut().filter_map(|flight| flight.ticket.as_mut()) {
             self.engine.renew(ticket, &mut self.store, &mut self.local, &mut self.leases, &mut self.counters, self.now);
         }
@@ -211,6 +214,10 @@ impl<'s> Host<'s> {
     fn due(&self) -> Option<Timestamp> {
         let due = self.now.after(self.room.next_due(self.now)?);
         Some(Timestamp::from_millis(due.as_nanos().div_ceil(1_000_000)))
+    }
+
+    fn end_leases(&mut self) {
+        self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
     }
 
     fn finish_waits(&mut self) {
@@ -249,7 +256,7 @@ impl<'s> Host<'s> {
             asset: None,
             way: None,
             held_by: None,
-            heard: Heard::Nothing,
+            service_outcome: ServiceOutcome::NotAsked,
             failure: None,
         };
         if let Some(page) = self.plan.page() {
@@ -279,11 +286,11 @@ impl<'s> Host<'s> {
         self.engine.plan(request, &mut self.plan);
     }
 
-    /// Plans again for a request that has been heard of since; it was let in when it came.
+    /// Plans again for a request that has waited for an answer; it was let in when it came.
     fn plan_again(&mut self, flight: &Flight<'_>) {
-        self.plan.press(Pressure::default(), Draw::default());
+        self.plan.set_pressure(Pressure::default(), Draw::default());
         self.engine.plan(&flight.request, &mut self.plan);
-        self.plan.hear(flight.heard.clone());
+        self.plan.set_service_outcome(flight.service_outcome.clone());
     }
 
     /// Decides on the request that is planned.
@@ -299,7 +306,7 @@ impl<'s> Host<'s> {
             return;
         }
         if decision.consults {
-            flight.heard = self.consult(&flight.request);
+            flight.service_outcome = self.consult(&flight.request);
             self.plan_again(&flight);
             return self.decide(flight);
         }

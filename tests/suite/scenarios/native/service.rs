@@ -3,7 +3,7 @@
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
 use prost::Message;
 use tidegate::engine::Engine;
-use tidegate::rls::{Heard, Service as Knowledge};
+use tidegate::rls::{Service as Knowledge, ServiceOutcome};
 use tidegate::units::Span;
 
 use super::Host;
@@ -26,14 +26,14 @@ impl Service {
 
 impl Host<'_> {
     /// What the service says of the request of the plan; a host that cannot call it hears of no answer.
-    pub(super) fn consult(&mut self, request: &Request<'_>) -> Heard {
-        let Some(Service { knowledge, hits }) = &mut self.service else { return Heard::Failure };
+    pub(super) fn consult(&mut self, request: &Request<'_>) -> ServiceOutcome {
+        let Some(Service { knowledge, hits }) = &mut self.service else { return ServiceOutcome::Failed };
         let asked = knowledge.ask(&mut self.counters, self.now).expect("a service that answers is asked");
         let question = self.engine.question(&self.plan, request);
         let question = RateLimitRequest::decode(&*question).expect("the message is of the published type");
         let answer = hits.count(&question, PERMITS).encode_to_vec();
-        let heard = knowledge.hear(asked, Ok(&answer), &mut self.counters, self.now);
-        Heard::Answer(heard.expect("the answer is of the published type").0)
+        let answered = knowledge.complete(asked, Ok(&answer), &mut self.counters, self.now);
+        ServiceOutcome::Decided(answered.expect("the answer is of the published type").0)
     }
 }
 
