@@ -254,7 +254,7 @@ class Stage {
 /** Sends one request exactly as given, and returns the response. */
 function exchange(base, options, body) {
   return new Promise((resolve, reject) => {
-    const request = send({ host: base.hostname, port: base.port, agent: false, timeout: 10_000, ...options }, (answer) => {
+    const request = send({ host: base.hostname, port: base.port, agent: false, timeout: 30_000, ...options }, (answer) => {
       const pieces = [];
       answer.on("data", (piece) => pieces.push(piece));
       answer.on("error", reject);
@@ -262,7 +262,7 @@ function exchange(base, options, body) {
         resolve({ status: answer.statusCode, headers: answer.headers, body: Buffer.concat(pieces).toString() }),
       );
     });
-    request.on("timeout", () => request.destroy(new Error("no answer within 10 s")));
+    request.on("timeout", () => request.destroy(new Error("no answer within 30 s")));
     request.on("error", reject);
     request.end(body);
   });

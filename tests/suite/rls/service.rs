@@ -91,7 +91,6 @@ impl Service {
     pub fn under_way(&self) -> usize {
         self.shared.under_way.load(Relaxed)
     }
-
 }
 
 /// How many hits each descriptor has had.
