@@ -14,7 +14,7 @@ use tidegate::authority::Authority;
 use tidegate::decision::Fields;
 use tidegate::engine::delaying::{Books, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
-use tidegate::fallback::{Around, MemoryLedgers, TICK, Upstreams, Way};
+use tidegate::fallback::{Context, MemoryLedgers, Progress, TICK, Upstreams};
 use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
 use tidegate::lease::{LEASE_IDLE, Leases};
@@ -121,7 +121,7 @@ struct Flight<'s> {
     began: Option<Timestamp>,
     fields: Vec<(String, String)>,
     asset: Option<AssetRequest>,
-    way: Option<Way>,
+    progress: Option<Progress>,
     /// The upstream that holds its answer back.
     held_by: Option<String>,
     /// What the rate-limit service has said of it.
@@ -190,8 +190,8 @@ impl<'s> Host<'s> {
         // A clock that has stepped back is not waited for.
         if (self.now < self.ticked_at || self.now >= self.ticked_at.after(TICK)) && self.upstreams.ticks(self.now) {
             self.ticked_at = self.now;
-            let mut around = Around { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
-            self.upstreams.tick(&mut around);
+            let mut context = Context { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
+            self.upstreams.tick(&mut context);
         }
         self.end_leases();
         for ticket in self.flights.iter_mut().filter_map(|flight| flight.ticket.as_mut()) {
@@ -254,7 +254,7 @@ impl<'s> Host<'s> {
             began: None,
             fields: Vec::new(),
             asset: None,
-            way: None,
+            progress: None,
             held_by: None,
             service_outcome: ServiceOutcome::NotAsked,
             failure: None,
@@ -326,7 +326,7 @@ impl<'s> Host<'s> {
 
     fn fields(&self) -> Vec<(String, String)> {
         let mut fields = Fields::default();
-        fields.tell(&self.engine, &self.plan);
+        fields.push_limits(&self.engine, &self.plan);
         fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 }
