@@ -3,6 +3,6 @@
 mod asking;
 mod failing;
 mod messages;
-mod service;
-mod stage;
+pub mod service;
+pub mod stage;
 mod waiting;

@@ -3,6 +3,7 @@
 
 mod answering;
 mod facts;
+pub mod service;
 mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ use tidegate::key::Seed;
 use tidegate::lease::{LEASE_IDLE, Leases};
 use tidegate::metrics::Counters;
 use tidegate::policy::Policy;
+use tidegate::rls::ServiceOutcome;
+use tidegate::shed::Pressure;
 use tidegate::status::{Fingerprint, Sources};
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::{Draw, Timestamp};
@@ -27,10 +30,11 @@ use super::document::{Does, SEED, START_MS, Scenario, Step};
 use super::memory::KeptAnswers;
 use super::seen::{Report, Seen};
 use facts::Request;
+use service::Service;
 
 /// Runs a scenario; answers what there is to complain of.
 pub fn run(scenario: &Scenario) -> Option<String> {
-    play(scenario).map_or_else(Some, |played| played.report.complaint())
+    play(scenario, true).map_or_else(Some, |played| played.report.complaint())
 }
 
 /// What came of a scenario.
@@ -42,14 +46,14 @@ pub struct Played<'s> {
     pub has_asked: bool,
 }
 
-/// Runs a scenario.
+/// Runs a scenario, as on a host that can or cannot call a rate-limit service.
 ///
 /// # Errors
 /// What is wrong with its policy.
-pub fn play(scenario: &Scenario) -> Result<Played<'_>, String> {
+pub fn play(scenario: &Scenario, has_service: bool) -> Result<Played<'_>, String> {
     let policy = Policy::parse(&scenario.policy.to_string())
         .map_err(|problems| format!("\n  tests/scenarios/{}.json: {problems}", scenario.name))?;
-    let mut host = Host::new(scenario, policy);
+    let mut host = Host::new(scenario, policy, has_service);
     for (number, step) in scenario.numbered() {
         host.advance(moment(step.at));
         host.does.extend(step.upstreams.clone());
@@ -89,6 +93,7 @@ struct Host<'s> {
     local: MemoryStore,
     leases: Leases,
     authority: Authority,
+    service: Option<Service>,
     counters: Counters,
     plan: Plan,
     room: Room,
@@ -119,6 +124,8 @@ struct Flight<'s> {
     progress: Option<Progress>,
     /// The upstream that holds its answer back.
     held_by: Option<String>,
+    /// What the rate-limit service has said of it.
+    service_outcome: ServiceOutcome,
     /// The last answer to it that there was, though a failure.
     failure: Option<Does>,
 }
@@ -132,7 +139,7 @@ struct Partial {
 }
 
 impl<'s> Host<'s> {
-    fn new(scenario: &'s Scenario, policy: Policy) -> Self {
+    fn new(scenario: &'s Scenario, policy: Policy, has_service: bool) -> Self {
         let seed = Seed::from_bytes(SEED);
         let max_keys = policy.max_keys();
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
@@ -142,6 +149,7 @@ impl<'s> Host<'s> {
         Self {
             room: engine.waiting_room(),
             upstreams: Upstreams::new(engine.policy()),
+            service: has_service.then(|| Service::of(&engine)).flatten(),
             engine,
             assets,
             breakers: MemoryLedgers::default(),
@@ -169,7 +177,10 @@ impl<'s> Host<'s> {
 
     /// Moves the clock, and does what becomes due on the way.
     fn advance(&mut self, to: Timestamp) {
-        while let Some(due) = self.due().filter(|due| *due < to) {
+        while let Some(due) = self.due().filter(|due| *due <= to) {
+            // Hosts are asked just before, too, whether somebody comes too early.
+            self.now = Timestamp::from_nanos(due.as_nanos().saturating_sub(1_000_000)).max(self.now);
+            self.end_leases();
             self.now = due;
             self.finish_waits();
         }
@@ -182,7 +193,7 @@ impl<'s> Host<'s> {
             let mut context = Context { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
             self.upstreams.tick(&mut context);
         }
-        self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
+        self.end_leases();
         for ticket in self.flights.iter_mut().filter_map(|flight| flight.ticket.as_mut()) {
             self.engine.renew(ticket, &mut self.store, &mut self.local, &mut self.leases, &mut self.counters, self.now);
         }
@@ -203,6 +214,10 @@ impl<'s> Host<'s> {
     fn due(&self) -> Option<Timestamp> {
         let due = self.now.after(self.room.next_due(self.now)?);
         Some(Timestamp::from_millis(due.as_nanos().div_ceil(1_000_000)))
+    }
+
+    fn end_leases(&mut self) {
+        self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
     }
 
     fn finish_waits(&mut self) {
@@ -241,6 +256,7 @@ impl<'s> Host<'s> {
             asset: None,
             progress: None,
             held_by: None,
+            service_outcome: ServiceOutcome::NotAsked,
             failure: None,
         };
         if let Some(page) = self.plan.page() {
@@ -270,6 +286,13 @@ impl<'s> Host<'s> {
         self.engine.plan(request, &mut self.plan);
     }
 
+    /// Plans again for a request that has waited for an answer; it was let in when it came.
+    fn plan_again(&mut self, flight: &Flight<'_>) {
+        self.plan.set_pressure(Pressure::default(), Draw::default());
+        self.engine.plan(&flight.request, &mut self.plan);
+        self.plan.set_service_outcome(flight.service_outcome.clone());
+    }
+
     /// Decides on the request that is planned.
     fn decide(&mut self, mut flight: Flight<'s>) {
         if self.plan.may_wait() {
@@ -281,6 +304,11 @@ impl<'s> Host<'s> {
             engine.await_grant(plan, flight.id, leases);
             self.flights.push(flight);
             return;
+        }
+        if decision.consults {
+            flight.service_outcome = self.consult(&flight.request);
+            self.plan_again(&flight);
+            return self.decide(flight);
         }
         if decision.delay.is_some() {
             self.waited.insert(flight.seen.number);

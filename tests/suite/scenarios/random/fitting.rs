@@ -1,7 +1,7 @@
 //! What the hosts of scenarios can show of a policy: their upstreams are four, waits are by the clock of the scenario, and what counts
 //! shared limits has a clock of its own.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::policy::remove;
 use crate::fuzz::dice::Dice;
@@ -9,8 +9,11 @@ use crate::fuzz::dice::Dice;
 /// Changes a policy to what scenarios can show. It may have to be mended afterwards.
 pub fn fit(policy: &mut Value, dice: &mut Dice) {
     upstreams(policy, dice);
-    without_what_no_host_has(policy);
     shared(policy);
+    agreed(policy);
+    stores(policy);
+    // Room for all that is kept: which goes first when there is none, a cache decides by itself.
+    remove(policy, "/state/kept/max_bytes");
     let waits = may_wait(policy);
     for limit in items(policy, "limits") {
         if limit["algorithm"] == "concurrency" && waits {
@@ -29,9 +32,23 @@ pub fn may_wait(policy: &Value) -> bool {
     list(policy, "limits").iter().any(|limit| limit["on_exceed"] == "delay" || limit.get("slow_down").is_some())
 }
 
-/// Whether something counts for many instances.
+/// Whether there are limits that a store counts for many instances.
 pub fn shares(policy: &Value) -> bool {
-    list(policy, "limits").iter().any(|limit| limit["scope"] == "global")
+    list(policy, "limits").iter().any(is_shared)
+}
+
+/// Whether there are limits that a rate-limit service counts.
+pub fn consults(policy: &Value) -> bool {
+    list(policy, "limits").iter().any(|limit| limit["store"] == "rls")
+}
+
+/// Whether there are breakers that many instances share.
+pub fn agrees(policy: &Value) -> bool {
+    entries(policy, "breakers").any(|(_, breaker)| breaker["scope"] == "global")
+}
+
+fn is_shared(limit: &Value) -> bool {
+    limit["scope"] == "global" && limit["store"] != "rls"
 }
 
 /// Whether every request goes along a route, so that the filter has the last word on each answer.
@@ -95,40 +112,53 @@ fn cut_is_refused(failures: Option<&mut Value>) {
     }
 }
 
-/// Breakers that instances share are told of each other by the second, and not before an answer; a rate-limit service is no store.
-fn without_what_no_host_has(policy: &mut Value) {
-    for (_, breaker) in policy.get_mut("breakers").and_then(Value::as_object_mut).into_iter().flatten() {
-        remove(breaker, "/scope");
+/// The stores of scenarios. They answer whatever a busy machine is at.
+fn stores(policy: &mut Value) {
+    let mut stores = Map::new();
+    if shares(policy) || agrees(policy) {
+        stores.insert("redis".to_owned(), json!({ "protocol": "webdis", "cluster": "redis" }));
+        stores.insert("deadline".to_owned(), json!("5s"));
     }
-    for limit in items(policy, "limits") {
-        remove(limit, "/store");
+    if consults(policy) {
+        stores.insert("rls".to_owned(), json!({ "cluster": "rls", "domain": "shop", "deadline": "10s" }));
     }
-    remove(policy, "/stores/rls");
-    // Room for all that is kept: which goes first when there is none, a cache decides by itself.
-    remove(policy, "/state/kept/max_bytes");
+    if stores.is_empty() {
+        remove(policy, "/stores");
+    } else {
+        policy["stores"] = stores.into();
+    }
 }
 
-/// Limits that instances share are asked for before every request, and have windows that do not end while a scenario lasts. How long it
-/// is until then the store says by its own clock: so a ban says it, and no `RateLimit` field.
+/// Breakers that instances share are probed by whom the store elects, within a second of its own clock: not while a scenario lasts.
+fn agreed(policy: &mut Value) {
+    for (_, breaker) in policy.get_mut("breakers").and_then(Value::as_object_mut).into_iter().flatten() {
+        if breaker["scope"] == "global" {
+            breaker["open"] = json!({ "initial": "1d", "max": "1d", "jitter_percent": 0 });
+        }
+    }
+}
+
+/// Limits that instances share have windows that do not end while a scenario lasts. How long it is until then the store says by its own
+/// clock: so a ban says it, and no `RateLimit` field.
 fn shared(policy: &mut Value) {
     if !shares(policy) {
-        remove(policy, "/stores");
         return;
     }
-    policy["stores"] = json!({ "redis": { "protocol": "webdis", "cluster": "redis" }, "deadline": "5s" });
     policy["response"] = json!({ "ratelimit": false });
     for limit in items(policy, "limits") {
         for wait in ["/slow_down", "/on_exceed", "/max_delay", "/max_waiting"] {
             remove(limit, wait);
         }
-        if limit["scope"] != "global" {
+        if !is_shared(limit) {
             continue;
         }
         for own in ["/penalty", "/only_on", "/cost", "/quotas", "/lease"] {
             remove(limit, own);
         }
+        limit["on_store_failure"] = json!("deny");
         if limit["algorithm"] == "concurrency" {
-            limit["algorithm"] = json!("token-bucket");
+            remove(limit, "/quota/adaptive");
+            continue;
         }
         let quota = |permits: &Value| json!({ "permits": permits.as_u64().unwrap_or(2).clamp(1, 40), "window": "7d" });
         limit["quota"] = quota(&limit["quota"]["permits"]);
@@ -136,8 +166,6 @@ fn shared(policy: &mut Value) {
             *of_tier = quota(&of_tier["permits"]);
         }
         limit["key"] = json!(["address"]);
-        limit["sharing"] = json!("exact");
-        limit["on_store_failure"] = json!("deny");
         limit["ban"] = json!({ "after": 1, "within": "1m", "for": "31d" });
     }
 }
