@@ -57,7 +57,20 @@ impl Filter {
     /// Sees a piece of the answer's body pass.
     pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
         self.serving.body(&self.instance, size, is_last);
+        if is_last {
+            self.answer_passed();
+        }
         Next::Continue
+    }
+
+    /// Gives back what the request holds once all of its answer has come: its upstream has done its part, and a client that does
+    /// not read keeps the stream open for as long as Envoy lets it.
+    pub fn answer_passed(&mut self) {
+        let instance = Rc::clone(&self.instance);
+        self.serving.end(&instance);
+        if self.ticket.is_some() {
+            self.end_ticket(&instance, &mut instance.work.borrow_mut());
+        }
     }
 
     /// Lets the limits that await the answer learn from it, and whoever asks how the service is.
@@ -66,7 +79,7 @@ impl Filter {
         if let Some(mut ticket) = self.ticket.take() {
             let Work { store, local, counters, .. } = work;
             instance.engine.observe(&mut ticket, answer, store, local, counters, now());
-            // What a request in flight holds is given back when all of the answer has gone, and not when it begins.
+            // What a request in flight holds is given back when all of the answer has come, and not when it begins.
             self.ticket = Some(ticket).filter(|ticket| ticket.holds());
         }
         if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
