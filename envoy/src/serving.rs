@@ -2,7 +2,7 @@
 
 use crate::facts::Facts;
 use crate::host::{self, Level, Map};
-use crate::instance::Instance;
+use crate::instance::{Instance, Work};
 use crate::shelf::SharedShelf;
 use tidegate::assets::{Answer, AssetRequest, Edit};
 use tidegate::metrics::Total;
@@ -14,7 +14,8 @@ use tidegate::units::Timestamp;
 #[derive(Default)]
 pub struct Serving {
     request: Option<Box<AssetRequest>>,
-    collecting: Option<Box<Collecting>>,
+    /// The number of the answer among those that are being collected.
+    collecting: Option<u32>,
 }
 
 impl Serving {
@@ -94,10 +95,10 @@ impl Serving {
             && draft.is_wanted(&mut SharedShelf, now) == Ok(true)
         {
             self.collect(instance, draft, false);
-            if self.collecting.as_mut().is_some_and(|collecting| collecting.push(body)) {
-                self.keep(instance);
-            } else if self.stop(instance).is_some() {
-                not_kept(instance);
+            match self.push(instance, |collecting| collecting.push(body)) {
+                Some(true) => self.keep(instance),
+                Some(false) => self.end(instance),
+                None => {}
             }
         }
         edits
@@ -112,14 +113,14 @@ impl Serving {
 
     #[inline(never)]
     fn collect_piece(&mut self, instance: &Instance, size: usize, is_last: bool) {
-        let Some(collecting) = &mut self.collecting else { return };
-        let pushed = size == 0
-            || (collecting.has_room(size) && host::body_piece(size).is_ok_and(|piece| collecting.push(&piece)));
-        if !pushed {
-            self.stop(instance);
-            not_kept(instance);
-        } else if is_last {
-            self.keep(instance);
+        let pushed = self.push(instance, |collecting| {
+            size == 0
+                || (collecting.has_room(size) && host::body_piece(size).is_ok_and(|piece| collecting.push(&piece)))
+        });
+        match pushed {
+            Some(true) if is_last => self.keep(instance),
+            Some(false) => self.end(instance),
+            _ => {}
         }
     }
 
@@ -132,30 +133,45 @@ impl Serving {
 
     fn collect(&mut self, instance: &Instance, draft: Draft, is_whole: bool) {
         let key = draft.key();
+        let mut is_missed = true;
         {
-            let collected = &mut instance.work.borrow_mut().collected;
+            let Work { collected, last_collected, .. } = &mut *instance.work.borrow_mut();
             // One stream of this VM brings it; a thousand that ask for it at once would hold it a thousand times.
-            if collected.contains(&key) {
+            if collected.iter().any(|(_, other)| other.key() == key) {
                 return;
             }
-            if collected.len() < MAX_COLLECTED
-                && let Some(collecting) = draft.collect(instance.kept.max_object)
-            {
-                collected.push(key);
-                self.collecting = Some(Box::new(collecting));
+            if let Some(collecting) = draft.collect(instance.kept.max_object) {
+                // Who came first has had the longest: answers that never end would have nothing kept any more.
+                is_missed = collected.len() >= MAX_COLLECTED;
+                if is_missed {
+                    collected.remove(0);
+                }
+                *last_collected = last_collected.wrapping_add(1);
+                collected.push((*last_collected, collecting));
+                self.collecting = Some(*last_collected);
             }
         }
-        if self.collecting.is_none() {
+        if is_missed {
             not_kept(instance);
-        } else if is_whole {
+        }
+        if is_whole && self.collecting.is_some() {
             self.keep(instance);
         }
     }
 
-    fn stop(&mut self, instance: &Instance) -> Option<Box<Collecting>> {
-        let collecting = self.collecting.take()?;
-        instance.work.borrow_mut().collected.retain(|key: &AnswerKey| *key != collecting.key());
-        Some(collecting)
+    /// Adds to the answer that is being collected; `None` when none is, or it had to make room.
+    fn push(&self, instance: &Instance, add: impl FnOnce(&mut Collecting) -> bool) -> Option<bool> {
+        let number = self.collecting?;
+        let collected = &mut instance.work.borrow_mut().collected;
+        let (_, collecting) = collected.iter_mut().find(|(other, _)| *other == number)?;
+        Some(add(collecting))
+    }
+
+    fn stop(&mut self, instance: &Instance) -> Option<Collecting> {
+        let number = self.collecting.take()?;
+        let collected = &mut instance.work.borrow_mut().collected;
+        let at = collected.iter().position(|(other, _)| *other == number)?;
+        Some(collected.remove(at).1)
     }
 
     fn keep(&mut self, instance: &Instance) {
