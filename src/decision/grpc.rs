@@ -24,7 +24,7 @@ impl Reply {
 
 /// Whether the client of this request speaks gRPC: `application/grpc`, also with the format of its messages behind it. gRPC-Web has
 /// another content type, and trailers in its body.
-pub(super) fn is_spoken(facts: &dyn RequestFacts) -> bool {
+pub(crate) fn is_spoken(facts: &dyn RequestFacts) -> bool {
     let kind = facts.header("content-type");
     let kind = kind.as_deref().map(trim_blanks).unwrap_or_default();
     let rest =

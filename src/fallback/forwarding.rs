@@ -1,7 +1,9 @@
 //! What of a request goes to a further upstream, and what of its answer to the client, where a host makes the call itself.
 
 use crate::date;
+use crate::decision::grpc;
 use crate::lookup::trim_blanks;
+use crate::request::RequestFacts;
 use crate::units::{Span, Timestamp};
 
 /// The header lines of a request, pseudo-headers included, as a further upstream gets them: without those that are for one
@@ -14,6 +16,16 @@ pub fn request<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> 
 /// the host itself says of the body's length.
 pub fn answer<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
     kept(lines, &NOT_ANSWERED)
+}
+
+/// Has no cache keep an answer to a request that says it speaks gRPC, where the host sends that in gRPC's own form: 200, whatever it
+/// was, and no body. Any client can say so when it asks for a page, and a cache in front would take what it gets for the page.
+pub fn keep_from_caches<'a>(lines: &mut Vec<(&'a [u8], &'a [u8])>, facts: &dyn RequestFacts) {
+    if grpc::is_spoken(facts) {
+        // Those of single caches too, as `CDN-Cache-Control` is (RFC 9213).
+        lines.retain(|(name, _)| !TO_CACHES.iter().any(|end| name.ends_with(end.as_bytes())));
+        lines.push((b"cache-control", b"no-store"));
+    }
 }
 
 /// How long an answer asks to be left alone by its `Retry-After`, in whole seconds or as a date (RFC 9110 section 10.2.3).
@@ -56,6 +68,9 @@ const NOT_SENT_AGAIN: [&str; 6] = [
     "x-envoy-expected-rq-timeout-ms",
 ];
 
+/// What the names of header fields end in that tell caches how long to keep an answer.
+const TO_CACHES: [&str; 3] = ["cache-control", "surrogate-control", "expires"];
+
 const NOT_ANSWERED: [&str; 2] = [":status", "content-length"];
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
@@ -63,6 +78,7 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lookup::recorded::Recorded;
 
     #[test]
     fn lines_of_one_connection_stay_there_also_those_that_it_names() {
@@ -89,6 +105,19 @@ mod tests {
         ];
         let sent: [(&[u8], &[u8]); 2] = [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")];
         assert_eq!(answer(&lines), sent);
+    }
+
+    #[test]
+    fn no_cache_is_told_to_keep_what_a_request_gets_that_says_it_speaks_grpc() {
+        let page: [(&[u8], &[u8]); 4] =
+            [(b"cache-control", b"public"), (b"expires", b"0"), (b"cdn-cache-control", b"max-age=9"), (b"etag", b"1")];
+        for (kind, left) in
+            [("text/html", &page[..]), ("application/grpc", &[page[3], (b"cache-control", b"no-store")])]
+        {
+            let (mut lines, facts) = (page.to_vec(), Recorded::get("/").with("content-type", kind));
+            keep_from_caches(&mut lines, &facts);
+            assert_eq!(lines, left, "{kind}");
+        }
     }
 
     #[test]

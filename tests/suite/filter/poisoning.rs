@@ -6,6 +6,7 @@ use super::assets::route;
 use super::client::Request;
 use super::failing::{Does, Upstream, answer, good};
 use super::stage::Stage;
+use crate::bootstrap::Bootstrap;
 
 #[tokio::test]
 async fn what_was_kept_for_one_client_is_served_to_nobody_who_asks_otherwise() {
@@ -36,6 +37,31 @@ async fn what_was_kept_for_one_client_is_served_to_nobody_who_asks_otherwise() {
         let other = stage.ask(&plain).await;
         assert_eq!(other.status == 200, is_served, "{what}: {other:?}");
         assert_eq!(other.text() == what, is_served, "{what}: {other:?}");
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn no_cache_in_front_is_told_to_keep_what_a_page_becomes_for_a_client_that_says_it_speaks_grpc() {
+    let mut policy = route(json!({ "upstreams": ["origin", "other"], "fallback": { "on": ["5xx"], "stale": "1h" } }));
+    policy["upstreams"]["other"] = json!({ "cluster": "other" });
+    let upstream = Upstream::start(Does::Answers(answer(503, "", "down"))).await;
+    let other = Upstream::start(Does::Answers(answer(200, "cache-control: public, max-age=60\r\n", "page"))).await;
+    let change = |bootstrap: Bootstrap| {
+        bootstrap.upstream(upstream.address).unwrap().with_cluster("other", other.address).unwrap()
+    };
+    let stage = Stage::with(&policy, change).await;
+    let plain = Request::get("/");
+    for what in ["of a further upstream", "kept"] {
+        let page = stage.ask(&plain).await;
+        assert_eq!(
+            (page.text().as_str(), page.header("cache-control").as_str()),
+            ("page", "public, max-age=60"),
+            "{what}"
+        );
+        let empty = stage.ask(&plain.clone().with("content-type", "application/grpc")).await;
+        assert_eq!((empty.text().as_str(), empty.header("cache-control").as_str()), ("", "no-store"), "{what}");
+        other.set(Does::Answers(answer(503, "", "down")));
     }
     stage.end().await;
 }
