@@ -216,7 +216,8 @@ fn an_answer_is_kept_by_what_its_route_says() {
     assert_eq!(kept(&images, &head), None);
     // A client's own, unless the route says that caches may have it.
     let with_cookie = image.clone().with("cookie", "sid=1");
-    assert_eq!(kept(&images, &with_cookie), None);
+    let with_certificate = image.clone().with("x-forwarded-client-cert", "Hash=1");
+    assert_eq!([&with_cookie, &with_certificate].map(|request| kept(&images, request)), [None; 2]);
     let for_caches = format!(r#"{stale}, {IMAGES}, "cache": {{ "ttl": "1m" }}"#);
     assert_eq!(kept(&assets(&for_caches), &with_cookie), hour);
     // By these the policy itself tells clients apart.
