@@ -41,7 +41,8 @@ impl AnswerKey {
     pub(crate) const NONE: Self = Self([0, 0]);
 
     /// The key of the request under a route: the route's name and its cache's version, by which keeping begins anew; the
-    /// scheme, host and target as the upstream gets them, whose port or spelling may come back in its answer; and the values of the headers that answers vary by.
+    /// scheme, host and target as the upstream gets them, whose port or spelling may come back in its answer; what a client may say in
+    /// their place; and the values of the headers that answers vary by.
     #[must_use]
     pub(crate) fn new<'a>(
         keyed: Keyed,
@@ -58,6 +59,12 @@ impl AnswerKey {
             write(2, request.header("x-forwarded-proto").unwrap_or_default());
             write(3, authority);
             write(4, target);
+            for name in IN_PLACE {
+                if let Some(value) = request.header(name) {
+                    write(8, name.as_bytes());
+                    write(6, value);
+                }
+            }
             for name in vary {
                 write(5, name.as_bytes());
                 match request.header(name) {
@@ -88,3 +95,8 @@ impl AnswerKey {
         u32::try_from(self.0[0].checked_rem(u64::from(pages)).unwrap_or(0)).unwrap_or(0)
     }
 }
+
+/// Headers that many services take for the host, the target or the method, though any client may send them, and that no answer's `Vary`
+/// names: a redirect to the host of one client would come back to all.
+const IN_PLACE: [&str; 5] =
+    ["x-forwarded-host", "x-forwarded-prefix", "x-original-url", "x-rewrite-url", "x-http-method-override"];

@@ -178,6 +178,9 @@ fn answers_to_different_requests_have_different_keys() {
         key(&one, &Recorded::get("/a?b=1").on("a.example")),
         key(&one, &Recorded::get("/a?b=1").on("a.example").with("accept-encoding", "")),
         key(&one, &get("/a?b=1").with("x-forwarded-proto", "https")),
+        // What a client may say in their place.
+        key(&one, &get("/a?b=1").with("x-forwarded-host", "b.example")),
+        key(&one, &get("/a?b=1").with("x-original-url", "b.example")),
         key(&newer, &get("/a?b=1")),
         key(&varied, &get("/a?b=1")),
         key(&varied, &get("/a?b=1").with("x-market", "de")),

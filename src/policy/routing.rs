@@ -149,6 +149,16 @@ pub(super) fn routing(document: Of<'_, Document>, problems: &mut Problems) -> Op
 }
 
 impl Routing {
+    /// Keeps answers apart by a header for which services may answer otherwise without saying so.
+    pub(super) fn vary_by(&mut self, header: &str) {
+        for route in &mut self.routes {
+            let vary = &mut route.serving.vary;
+            if !vary.iter().any(|name| name == header) {
+                vary.push(header.to_owned());
+            }
+        }
+    }
+
     /// The pattern of an upstream's breaker.
     pub(crate) fn pattern(&self, upstream: usize) -> Option<&Breaker> {
         self.breakers.get(self.upstreams.get(upstream)?.breaker?)

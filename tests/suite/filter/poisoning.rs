@@ -12,18 +12,23 @@ use crate::bootstrap::Bootstrap;
 async fn what_was_kept_for_one_client_is_served_to_nobody_who_asks_otherwise() {
     let mut policy = route(json!({ "fallback": { "on": ["5xx"], "stale": "1h" } }));
     policy["client"]["api_key"] = json!({ "header": "x-api-key" });
+    policy["client"]["tier"] = json!({ "header": "x-plan" });
+    policy["tiers"] = json!(["free", "premium"]);
     let upstream = Upstream::start(good("")).await;
     let stage = Stage::with(&policy, |bootstrap| bootstrap.upstream(upstream.address).unwrap()).await;
     // What the first client asks, and whether the second gets the same.
     type Asks = fn(Request) -> Request;
-    let cases: [(&str, Asks, bool); 8] = [
+    let cases: [(&str, Asks, bool); 11] = [
         ("plainly", |request| request, true),
         ("with another header", |request| request.with("x-other", "1"), true),
         // A service may write these into its links and redirects.
         ("of another port", |request| Request { host: Some("suite.example:8080".to_owned()), ..request }, false),
         ("of another spelling", |request| Request { host: Some("suite.example.".to_owned()), ..request }, false),
+        ("as of another host", |request| request.with("x-forwarded-host", "other.example"), false),
+        ("as of another target", |request| request.with("x-original-url", "/other"), false),
         // A service may answer by it, and nobody else sends it.
         ("with a body", |request| Request { body: b"q=1".to_vec(), ..request }, false),
+        ("of a better tier", |request| request.with("x-plan", "premium"), false),
         ("with an API key", |request| request.with("x-api-key", "k1"), false),
         // By now `jwt_authn` has removed the token that it was read from.
         ("with claims", |request| request.with("x-jwt-payload", "e30"), false),
