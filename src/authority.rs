@@ -1,8 +1,9 @@
-//! Limits that many instances share: the one place where a key's permits are counted.
+//! The authority of limits that many instances share: the one place where a key's permits are counted.
 //!
-//! Instances draw permits ahead. The authority charges all of them when they are drawn, so that however many instances
-//! there are, and whatever becomes of their messages, the sum admitted never exceeds the quota: what is lost counts as used.
-//! It is a Durable Object, which runs this code, or Redis, whose scripts are held equal to it.
+//! Instances draw permits ahead. The authority charges all of them when they are drawn. So the sum admitted never
+//! exceeds the quota, however many instances there are and whatever happens to their messages: permits that are lost
+//! count as used. The authority is a Durable Object, which runs this code, or Redis, whose scripts are tested to give
+//! the same answers.
 //!
 //! ```text
 //! instance                              authority
@@ -10,20 +11,22 @@
 //!    | <-- Grant { granted, lasts_ms }    |
 //! ```
 //!
-//! **Messages may be lost, late, doubled and out of order.** Of one instance and key the latest [`Ask::seq`] is remembered:
-//! the same again is given the same permits and charged nothing more, an earlier one is given none. Permits given back are
-//! credited only while that memory is there, at most as many as the instance was granted in that very window, and once.
-//! Without it (it is bounded, and passes with the window) a return is lost, which costs permits and never grants any.
+//! **Messages may be lost, late, duplicated and out of order.** For each instance and key the latest [`Ask::seq`] is
+//! remembered. An ask with the same number gets the same permits and is charged nothing more; an ask with an earlier
+//! number gets none. Permits that are given back are credited only while that number is remembered, at most as many as
+//! the instance was granted in that very window, and only once. Memory of it is bounded and ends with the window. A
+//! return without it is lost, which costs permits and never grants any.
 //!
-//! **Clocks need not agree.** The authority's counts. A grant says how long its permits last, and an instance counts that
-//! from when it *sent* the ask, so that they end with it before they end with the authority.
+//! **Clocks need not agree.** Only the authority's clock counts. A grant says how long its permits last, and an
+//! instance counts that from when it *sent* the ask. So they expire in the instance before they expire with the
+//! authority.
 //!
-//! **What a grant may be used for.** In a window it does not matter when a permit is used: a grant lasts as long as the
-//! window that it was charged in. How a token bucket lends is told in [`bucket`]. Permits of requests in flight are held and not
-//! used up, see [`in_flight`]: an instance says what it holds, and not what it gives back.
+//! **How long a grant can be used.** In a window it does not matter when a permit is used: a grant lasts as long as the
+//! window that it was charged in. For token buckets, see [`bucket`]. Permits of requests in flight are held and not
+//! used up, see [`in_flight`]: an instance says what it keeps, and not what it gives back.
 //!
-//! All times are whole milliseconds, and every number here is below 2^53, so that a script which counts in doubles
-//! computes the same.
+//! All times are whole milliseconds, and every number here is below 2^53, so a script that counts in doubles computes
+//! the same.
 
 mod account;
 pub mod bucket;
@@ -41,51 +44,55 @@ use crate::limiter::Meter;
 use crate::policy::{Algorithm, Quota};
 use crate::units::{Permits, Span};
 
-/// What an instance asks of the authority.
+/// A request of an instance for permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask {
-    /// Whose permits. The same in all instances: see [`Seed::shared`](crate::key::Seed::shared).
+    /// The key. The same in all instances: see [`Seed::shared`](crate::key::Seed::shared).
     pub key: KeyHash,
-    /// The quota that they are of.
+    /// The quota of the key.
     pub terms: Terms,
-    /// Who asks.
+    /// The instance that asks.
     pub instance: Instance,
-    /// Which ask of this instance it is, from 1, below 2^53. Later asks for the same key have higher ones.
+    /// The number of this ask, from 1, below 2^53. Each ask of an instance for a key has a higher number than the one
+    /// before.
     pub seq: u64,
-    /// Permits for requests that wait for them now, all together; as many of them are granted as are left. 0 to draw ahead,
-    /// or to give back, for nobody in particular.
+    /// The permits that waiting requests need, all together. If fewer are left, those are granted. 0 for an ask that
+    /// only draws ahead or gives back.
     pub need: Permits,
-    /// What the cheapest of those requests costs: when fewer are left, none are granted, since none would be of use.
+    /// The cost of the cheapest of those requests. If fewer permits are left, none are granted, because no request
+    /// could use them.
     pub least: Permits,
-    /// Those, and what is to be drawn ahead: at least `need`. Equal to it where every request is to be asked for.
+    /// `need` plus the permits to draw ahead. Equal to `need` where every request asks.
     pub want: Permits,
-    /// Unused permits of earlier grants that are given back. For requests in flight what is kept: [`Ask::keeps`].
+    /// Unused permits of earlier grants that are given back. For requests in flight, the permits to keep:
+    /// [`Ask::keeps`].
     pub back: Permits,
-    /// The [`Grant::window`] that they were charged in. Of no meaning for requests in flight.
+    /// The [`Grant::window`] that they were charged in. Not used for requests in flight.
     pub back_of: u64,
 }
 
-/// What the authority answers.
+/// The authority's answer to an [`Ask`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
-    /// Permits charged, to be used: none, or from [`Ask::least`] to [`Ask::want`]. More than [`Ask::need`] only when all of
-    /// that was there. For requests in flight all that the instance holds now, with what it keeps.
+    /// Permits charged for the instance to use: none, or from [`Ask::least`] to [`Ask::want`], and more than
+    /// [`Ask::need`] only if all of that was left. For requests in flight, all permits that the instance holds now,
+    /// including those that it keeps.
     pub granted: Permits,
-    /// What the key has left after that.
+    /// The permits that the key has left after that.
     pub left: Permits,
-    /// So long they may be used, in ms from when the instance *sent* the ask, less one: the authority's clock has whole
-    /// milliseconds. 0 when nothing is granted.
+    /// How long they may be used, in ms from when the instance *sent* the ask. The instance has to subtract one,
+    /// because the authority's clock has whole milliseconds. 0 if nothing is granted.
     pub lasts_ms: u64,
-    /// After so long, in ms, [`Ask::least`] (one permit, if that is none) would be granted if nothing else were charged
-    /// meanwhile; 0 when something was granted, or is there. `None` when it is more than the whole quota.
+    /// The wait, in ms, after which [`Ask::least`] (or one permit, if that is zero) would be granted if nothing else
+    /// were charged meanwhile; 0 if something was granted or enough is left. `None` if it is more than the whole quota.
     pub retry_after_ms: Option<u64>,
-    /// After so long, in ms, the quota is renewed: the end of the window, or when the bucket is full again.
+    /// The time, in ms, until the quota is renewed: until the window ends, or the bucket is full again.
     pub reset_ms: u64,
-    /// In which window the permits were charged: when it began, in ms since the Unix epoch by the authority's clock. For
-    /// requests in flight see [`Grant::called`].
+    /// The window in which the permits were charged: its start, in ms since the Unix epoch by the authority's clock.
+    /// For requests in flight see [`Grant::called_back`].
     pub window: u64,
-    /// All that was granted for this key and not given back since the authority began to count it. By how much it grows
-    /// between two grants, an instance knows which share of the demand is its own. For requests in flight all that is held now.
+    /// All permits granted for this key and not given back since the authority began to count it. From its growth
+    /// between two grants an instance learns its own share of the demand. For requests in flight, all permits held now.
     pub drawn: u64,
 }
 
@@ -96,9 +103,9 @@ pub struct Terms {
     pub algorithm: Shared,
     /// Permits per window.
     pub permits: Permits,
-    /// The window in ms, at least 10. For requests in flight the lease.
+    /// The window in ms, at least 10. For requests in flight, the lease.
     pub window_ms: u64,
-    /// What a full token bucket holds. Of no meaning for windows.
+    /// What a full token bucket holds. Not used for windows.
     pub burst: Permits,
 }
 
@@ -116,7 +123,7 @@ pub enum Shared {
 }
 
 impl Terms {
-    /// The terms of a quota; `None` when it is to be found out how many permits it has.
+    /// The terms of a quota; `None` for a concurrency limit that finds out for itself how many permits it has.
     #[must_use]
     pub fn new(algorithm: Algorithm, quota: &Quota) -> Option<Self> {
         let algorithm = match algorithm {
@@ -139,8 +146,8 @@ impl Terms {
         }
     }
 
-    /// Whether a script that counts in doubles counts this exactly: a sliding window multiplies the permits by its length, and
-    /// a bucket's debt in nanoseconds is at most what fills it, which may be 104 days.
+    /// Whether a script that counts in doubles counts this exactly. A sliding window multiplies the permits by its
+    /// length. A bucket's debt in nanoseconds is at most what fills the bucket, which may be 104 days.
     #[must_use]
     pub fn is_countable(&self) -> bool {
         let largest = match self.algorithm {
@@ -163,13 +170,13 @@ impl Terms {
     }
 }
 
-/// Who asks: a random number below 2^53, drawn anew whenever an instance starts, so that one that starts again is
-/// not taken for the one before.
+/// The identity of an instance: a random number below 2^53, drawn whenever an instance starts. So an instance that
+/// restarts is not taken for the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Instance(u64);
 
 impl Instance {
-    /// The instance of these random bits, of which 53 count.
+    /// An instance with these random bits; the lower 53 count.
     #[must_use]
     pub const fn new(bits: u64) -> Self {
         Self(bits & (MAX_EXACT - 1))
@@ -189,13 +196,13 @@ impl Instance {
 pub struct Authority {
     accounts: BTreeMap<u64, Account>,
     max_keys: usize,
-    /// Where the search for the next account to forget goes on.
+    /// The key at which the next search for an account to forget begins.
     cursor: u64,
 }
 
 impl Authority {
-    /// An authority that counts so many keys at one time. For one more it forgets one whose account has ended or, if there
-    /// is none among the few that it looks at, the one of them that ends first.
+    /// An authority that counts at most `max_keys` keys at a time. To make room for another, it looks at a few accounts
+    /// and forgets the one that ends first.
     #[must_use]
     pub const fn new(max_keys: usize) -> Self {
         Self { accounts: BTreeMap::new(), max_keys, cursor: 0 }
@@ -216,7 +223,7 @@ impl Authority {
         self.accounts.get(&key.get())
     }
 
-    /// Takes up an account that was kept elsewhere.
+    /// Takes over an account that was kept elsewhere.
     pub fn restore(&mut self, key: KeyHash, account: Account, now_ms: u64) {
         if !self.accounts.contains_key(&key.get()) && self.accounts.len() >= self.max_keys {
             self.forget_one(now_ms);
@@ -224,7 +231,7 @@ impl Authority {
         self.accounts.insert(key.get(), account);
     }
 
-    /// Forgets every account that has ended, and answers how many are left.
+    /// Forgets every account that has ended, and returns how many are left.
     pub fn forget_ended(&mut self, now_ms: u64) -> usize {
         self.accounts.retain(|_, account| !account.has_ended(now_ms));
         self.accounts.len()
@@ -258,7 +265,8 @@ impl Authority {
     }
 }
 
-/// Of so many accounts the first to end is forgotten: each is looked at in turn, so that a flood of keys costs little each.
+/// How many accounts are compared to find one to forget. The search moves on each time, so a flood of keys costs little
+/// per key.
 const LOOKED_AT: usize = 16;
 /// Doubles hold every whole number below this.
 const MAX_EXACT: u64 = 1 << 53;

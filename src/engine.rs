@@ -53,7 +53,7 @@ use crate::metrics::{Counters, Total};
 use crate::mode::{Door, Mode, UnknownMode};
 use crate::policy::{Cost, Limit, OnExceed, Policy, Quota};
 use crate::request::RequestFacts;
-use crate::rls::Heard;
+use crate::rls::ServiceOutcome;
 use crate::status::Order;
 use crate::store::memory::MemoryStore;
 use crate::store::{MAX_ROUNDS, Store};
@@ -129,7 +129,7 @@ impl Engine {
         plan.route = None;
         plan.may_wait = false;
         plan.since = None;
-        plan.heard = Heard::Nothing;
+        plan.heard = ServiceOutcome::NotAsked;
         plan.entry = if self.asks_first { self.entry(&lookup, &client, &mut plan.found) } else { Entry::Limited };
         let is_watched = matches!((&plan.entry, &self.policy.mode), (Entry::TurnedAway(_), Mode::Observe));
         if !matches!(plan.entry, Entry::Limited | Entry::Allowed) && !is_watched {

@@ -1,33 +1,34 @@
-//! The instance's side of limits that many instances share: what it knows of each key, and what it asks.
+//! The instance's side of limits that many instances share: what a worker knows of each key, and what it asks the
+//! authority.
 //!
-//! The [authority](crate::authority) counts. What it has granted lies in the instance's own key table
-//! ([`drawn`](crate::limiter::drawn)), where requests spend it like any other quota, all or none with the limits that are not
-//! shared. Here is what else one worker of the instance has to know, a bounded table of keys:
+//! The [authority](crate::authority) counts. The permits that it grants are kept in the instance's own key table
+//! ([`drawn`](crate::limiter::drawn)). Requests spend them there like any other quota: all or none, together with the
+//! limits that are not shared. This module holds the rest of what one worker has to know, in a bounded table of keys:
 //!
-//! - **How much to draw.** The first request of a key draws what it costs. While a lease is used up soon, the next is twice
-//!   as large; one that lasts long is followed by one of half its size. None is larger than what will be used before it
-//!   expires. The next is drawn when half of the last is left, or when the last expires, so that a key in use is not waited for.
-//!   What is left of it when a sliding window ends is lost to all: where there is too little, the less is drawn the nearer that is.
-//! - **Who waits.** Only requests of a key that is not known do, at most as long as the store's deadline, and one ask
-//!   is under way for all of them.
-//! - **What was refused.** While the authority says that nothing is left, requests are refused at once, and so they are while
-//!   there are more of them than permits, although a few come all the time ([`pressure`]). Asks in the background bring those,
-//!   the more often the greater this instance's share of the key is.
-//! - **Whether the store works.** Behind a breaker: while it is open nobody waits, and nothing is sent. What then happens is
-//!   the limit's `on_store_failure`. Under `local` the instance counts with the share of the quota that it has
-//!   had of late.
+//! - **How much to draw.** The first request of a key draws only its cost. If a lease is used up soon, the next one is
+//!   twice as large; if it lasts long, the next one is half as large. No lease is larger than what will be used before
+//!   it expires. The next lease is drawn when half of the last is left, or when the last expires, so requests of a key
+//!   in use do not wait. Permits that are left when a sliding window ends are lost to all instances. While permits are
+//!   short, a lease therefore gets smaller the nearer that end is.
+//! - **Which requests wait.** A request waits only if it finds too few permits here and nothing is known of what the
+//!   authority has. It waits at most for the store's deadline. One ask is under way for all requests of the key.
+//! - **What was refused.** Requests are refused at once while the authority has nothing left. The same holds while
+//!   there are more requests than permits, even if a few permits keep coming ([`pressure`]). Asks in the background
+//!   fetch those few. They are more frequent the greater this instance's share of the key is.
+//! - **Whether the store works.** A breaker guards it. While the breaker is open, no request waits and nothing is sent;
+//!   the limit's `on_store_failure` decides. Under `local` the instance then counts with its recent share of the quota.
 //!
-//! Permits of requests in flight are held and not spent; what there is to know of those stands apart, in `flights`.
+//! Permits of requests in flight are held and not spent; `flights` has what is known of those.
 //!
 //! An adapter takes these steps; [`Engine`](crate::engine::Engine) has those that need a policy:
 //!
 //! ```text
-//! decide     answers with Decision::awaits: keep the request, and say so with Engine::await_grant
-//! asks       what is to be sent now: after every decide, and after each of the steps below
-//! granted    an answer has come, or is known not to come; then
-//! tend       deadlines and returns: when `Global::next_due` says so
-//! ready      which requests are to be planned and decided again, each after `Plan::resume`
-//! leave      a client has gone
+//! decide     if Decision::awaits says so, keep the request and call Engine::await_grant
+//! asks       the asks to send now: after every decide, and after each of the steps below
+//! granted    an answer has arrived, or there will be none
+//! tend       when `Global::next_due` says so: gives up late asks, returns unused permits
+//! ready      the requests to plan and decide again, each after `Plan::resume`
+//! leave      the client of a waiting request has gone
 //! ```
 
 mod asking;
@@ -41,7 +42,7 @@ mod share;
 mod table;
 mod waiting;
 
-pub use health::Told;
+pub use health::StoreCounts;
 pub use waiting::Wake;
 
 use crate::authority::{Ask, Grant, Instance, Terms};
@@ -61,9 +62,9 @@ pub struct Global {
     rules: Rules,
     last_seq: u64,
     table: Table,
-    /// Keys with an ask to be sent.
+    /// Keys whose ask is yet to be sent.
     unsent: Vec<KeyHash>,
-    /// Keys with an ask under way.
+    /// Keys whose ask was sent and not answered.
     sent: Vec<KeyHash>,
     flights: Flights,
     /// The same for requests in flight.
@@ -74,16 +75,16 @@ pub struct Global {
     tended_at: Timestamp,
 }
 
-/// What the policy says of the store.
+/// The policy's settings for the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// How long an answer of the store is awaited.
     pub deadline: Span,
-    /// Which share of a quota this instance has while the store fails, where it has not yet seen what others use.
+    /// This instance's share of a quota while the store fails, as long as it has not seen what other instances use.
     pub local_share: BasisPoints,
 }
 
-/// A key whose permits are shared.
+/// A key of a shared limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shared {
     /// The account in the instance's own table.
@@ -92,16 +93,16 @@ pub struct Shared {
     pub key: KeyHash,
     /// The quota.
     pub terms: Terms,
-    /// Nothing is drawn ahead.
+    /// Whether every request asks the authority: no permits are drawn ahead.
     pub exact: bool,
 }
 
 /// Why a request that finds too few permits here is not admitted now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// The authority has said that there are none.
+    /// The authority has said that there are too few permits.
     Refused {
-        /// For so long; `None` for ever.
+        /// The wait until there may be enough; `None` if the request costs more than the whole quota.
         retry_after: Option<Span>,
     },
     /// The authority has to be asked.
@@ -110,30 +111,30 @@ pub(crate) enum Missing {
     Failed,
 }
 
-/// Permits that have come.
+/// Permits that an answer brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arrived {
     pub(crate) account: Account,
     pub(crate) permits: Permits,
-    /// Until when, exclusive, they may be used.
+    /// When they expire: from this time on they may not be used.
     pub(crate) until: Timestamp,
 }
 
-/// How the store is, as this worker sees it.
+/// The state of the store, as this worker sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Whether the breaker lets asks pass.
+    /// Whether the breaker around the store lets asks pass.
     pub answers: bool,
-    /// Asks sent, since this was last taken.
+    /// Asks sent since the last report.
     pub asks: u64,
-    /// Those that were not answered in time, or with an error.
+    /// Asks since the last report that failed, or were not answered in time.
     pub failures: u64,
-    /// Requests that waited.
+    /// Requests that began to wait since the last report.
     pub waited: u64,
 }
 
 impl Global {
-    /// A worker that knows nothing yet. `instance` has to be a random number, drawn anew for each worker whenever it starts.
+    /// A worker that knows nothing yet. `instance` has to be a random number, drawn for each worker whenever it starts.
     #[must_use]
     pub fn new(instance: Instance, rules: Rules) -> Self {
         Self {
@@ -152,13 +153,14 @@ impl Global {
         }
     }
 
-    /// What the policy says of the store.
+    /// The policy's settings for the store.
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    /// What is known of a request of `cost` that finds too few permits here, and that has waited since `since`, if it has.
+    /// Why a request of `cost` that finds too few permits here is not admitted now. `since` is when it began to wait;
+    /// `None` if it has not waited.
     pub(crate) fn missing(&mut self, of: &Shared, cost: Permits, since: Option<Timestamp>, now: Timestamp) -> Missing {
         if cost > of.terms.most() {
             return Missing::Refused { retry_after: None };
@@ -167,7 +169,7 @@ impl Global {
         let Some(entry) = self.table.find(of.key) else {
             return if fails { Missing::Failed } else { Missing::Unknown };
         };
-        entry.follow(now);
+        entry.follow_clock(now);
         let is_new = since.is_none();
         let hot = entry.pace.last().after(HOT_GAP) > now;
         if is_new {
@@ -178,7 +180,7 @@ impl Global {
             return Missing::Failed;
         }
         let is_pressed = is_new && entry.is_pressed(now);
-        // A cheaper one may be served.
+        // A request that costs less than the refused one may still be served.
         let refusal = entry.refusal.filter(|refusal| refusal.least <= cost);
         let refusal = refusal.filter(|refusal| {
             let goes_on = hot && refusal.is_brief() && !of.exact;
@@ -188,7 +190,7 @@ impl Global {
             return Missing::Unknown;
         }
         entry.refused = entry.refused.plus(cost);
-        let is_due = entry.asked.is_none() && !of.exact && entry.is_to_ask_again(now);
+        let is_due = entry.pending.is_none() && !of.exact && entry.is_to_ask_again(now);
         let left = refusal.map_or(Span::ZERO, |refusal| refusal.until.since(now));
         if is_due {
             self.ask_again(of, cost, now);
@@ -197,41 +199,42 @@ impl Global {
         Missing::Refused { retry_after: Some(left.max(at_least)) }
     }
 
-    /// Takes note that `on_store_failure` decided, since a charge was [`Missing::Failed`].
-    pub(crate) fn go_without(&mut self) {
-        self.health.go_without();
+    /// Counts a decision that `on_store_failure` made because a charge was [`Missing::Failed`].
+    pub(crate) fn count_decided_without(&mut self) {
+        self.health.count_decided_without();
     }
 
-    /// How a key stands with the authority, as far as is known: what is left there, and when the quota is renewed.
+    /// What the authority is last known to have left of a key, and the time until the quota is renewed.
     pub(crate) fn standing(&self, key: KeyHash, now: Timestamp) -> Option<(Permits, Span)> {
         let entry = self.table.get(key)?;
         Some((entry.left, entry.reset_at.since(now)))
     }
 
-    /// Which share of a quota this instance has while the store fails; see [`share`].
+    /// This instance's share of a quota while the store fails; see [`share`].
     pub(crate) fn share(&self, key: KeyHash) -> BasisPoints {
         self.table.get(key).and_then(|entry| entry.share.known()).unwrap_or(self.rules.local_share)
     }
 
-    /// Takes note of permits used without the authority: they are paid with what is drawn ahead later.
+    /// Records permits used without the authority. They are paid off from permits that are drawn ahead later.
     pub(crate) fn owe(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
         if let Some(entry) = self.table.find_or_make(of, now) {
             entry.owe(cost, Span::from_millis(of.terms.window_ms), now);
         }
     }
 
-    /// Whether requests wait or asks are under way.
+    /// Whether there is nothing to wait for: no request waits, no ask is unsent or unanswered, no permits are
+    /// held, and nothing is known of requests in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let is_silent = self.sent.is_empty() && self.unsent.is_empty() && self.waiting.is_empty();
         is_silent && !self.table.holds_permits() && self.flights.is_empty()
     }
 
-    /// After how long [`Engine::tend`](crate::engine::Engine::tend) is due; `None` while there is nothing to be done. At once
-    /// while there are requests [`ready`](Self::ready).
+    /// How long until [`Engine::tend`](crate::engine::Engine::tend) is due: zero while requests are
+    /// [`ready`](Self::ready), and `None` while there is nothing to do.
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Span> {
-        let asked = self.sent.iter().filter_map(|key| self.table.get(*key)?.asked.as_ref());
+        let asked = self.sent.iter().filter_map(|key| self.table.get(*key)?.pending.as_ref());
         let deadlines = asked.map(|asked| asked.sent_at.after(self.rules.deadline));
         let waits = self.waiting.since().map(|since| since.after(self.rules.deadline));
         let idle = self.table.holds_permits().then(|| self.tended_at.after(IDLE));
@@ -241,17 +244,17 @@ impl Global {
         all.min().map(|due| due.since(now))
     }
 
-    /// How the store is. What it counts begins anew.
+    /// The state of the store. The counts of asks, failures and waits start again from zero.
     pub fn take_report(&mut self, now: Timestamp) -> Report {
         let answers = !self.health.fails(now);
         let (asks, failures) = self.health.take_counts();
         Report { answers, asks, failures, waited: self.waiting.take_count() }
     }
 
-    /// How the breaker around the store stands, and what was counted since the worker began.
+    /// The state of the breaker around the store, and the counts since the worker began.
     #[must_use]
-    pub fn tell(&self, now: Timestamp) -> (State, Told) {
-        self.health.tell(now)
+    pub fn state_and_counts(&self, now: Timestamp) -> (State, StoreCounts) {
+        self.health.state_and_counts(now)
     }
 
     /// Whether the breaker lets asks pass.
@@ -261,11 +264,11 @@ impl Global {
     }
 }
 
-/// After so long without a request, permits are given back.
+/// Permits are given back after this time without a request.
 pub const IDLE: Span = Span::from_millis(200);
-/// At most so often one key that has nothing left is asked for.
+/// A key that has nothing left is asked for at most this often.
 pub const ASK_AGAIN: Span = Span::from_millis(10);
-/// Requests so close to each other make a key hot.
+/// A key is hot while its requests are closer together than this.
 const HOT_GAP: Span = Span::from_millis(20);
-/// A client is told whole seconds, so that no shorter wait is told to any.
+/// A client is told whole seconds, so no wait that it is told can be shorter.
 const SHORTEST_RETRY: Span = Span::from_secs(1);

@@ -1,7 +1,7 @@
 //! A number of a JSON document, to six decimals.
 //!
-//! Parsers give a `f64` for what is no 64-bit integer, but nothing here counts in floats; and the standard library's
-//! formatting of them would be a twentieth of the filter, for the sake of a few errors and rare claims.
+//! Parsers give an `f64` for a number that is not a 64-bit integer, but nothing here counts in floats. The standard
+//! library's formatting of floats would make up a twentieth of the filter, for a few error messages and rare claims.
 
 use core::fmt;
 
@@ -9,11 +9,11 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Number {
     negative: bool,
-    /// At most one more than [`MAX_EXACT`], which stands for everything above that.
+    /// At most `MAX_EXACT + 1`, which stands for everything above [`MAX_EXACT`].
     whole: u64,
-    /// Millionths, less than a whole.
+    /// Millionths, below one million.
     micros: u32,
-    /// Whether the number has no more decimals than these.
+    /// Whether the number has no more decimals than these six.
     exact: bool,
 }
 
@@ -24,65 +24,65 @@ impl Number {
         Self { negative, whole, micros: 0, exact: true }
     }
 
-    /// So many hundredths.
+    /// A number of hundredths.
     pub(crate) fn hundredths(hundredths: u32) -> Self {
         let micros = (hundredths % 100).saturating_mul(10_000);
         Self { micros, ..Self::whole(false, u64::from(hundredths / 100)) }
     }
 
-    /// The number for which a parser gave `value`.
+    /// The number that a parser read as `value`.
     #[must_use]
     pub fn nearest(value: f64) -> Self {
         let (negative, size) = (value < 0.0, value.abs());
         let micros = (size - size.trunc()) * MICROS;
         let rounded = micros.round_ties_even();
-        // Most decimals have no double of their own: the number meant is the decimal whose double this is, or the
-        // next one, since parsers may be off by that.
+        // Most decimals have no exact double. The number meant is the decimal whose double this is, or the next double,
+        // because parsers may be off by that.
         let exact = (size.trunc() + rounded / MICROS - size).abs() <= size * (2.0 * f64::EPSILON);
         let micros = if exact { rounded } else { micros } as u32;
         let (carry, micros) = if micros < MICROS_PER_ONE { (0, micros) } else { (1, 0) };
-        // What is beyond a `u64` becomes the largest.
+        // Larger values saturate at the largest `u64`.
         Self { micros, exact, ..Self::whole(negative, (size as u64).saturating_add(carry)) }
     }
 
-    /// Whether this is the very number of the document, and no larger than what a `f64` holds exactly.
+    /// Whether this is exactly the number in the document, and at most 2^53.
     pub(crate) fn is_exact(self) -> bool {
         self.exact && self.whole < TOO_LARGE
     }
 
-    /// The number in millionths, rounded down; `None` when it is negative. What is beyond a `u64` becomes the largest.
+    /// The number in millionths, rounded down; `None` if it is negative. Saturates at the largest `u64`.
     pub(crate) fn in_micros(self) -> Option<u64> {
         let micros = self.whole.saturating_mul(u64::from(MICROS_PER_ONE)).saturating_add(u64::from(self.micros));
         (!self.negative || micros == 0).then_some(micros)
     }
 
-    /// The number as an integer; `None` when it is none, is negative, or is larger than what a `f64` holds exactly.
+    /// The number as an integer; `None` if it has decimals, is negative, or is above 2^53.
     pub(crate) fn as_integer(self) -> Option<u64> {
         let is_integer = !self.negative && self.micros == 0 && self.is_exact();
         is_integer.then_some(self.whole)
     }
 
-    /// A JSON text of which [`Number::nearest`] makes this number again.
+    /// JSON text that [`Number::nearest`] turns into this number again.
     #[must_use]
     pub fn to_json(self) -> String {
         match (self.whole, self.exact) {
             (TOO_LARGE, _) if self.negative => "-1e300".to_owned(),
             (TOO_LARGE, _) => "1e300".to_owned(),
             (_, true) => self.to_string(),
-            // A seventh decimal, for those that are not known.
+            // A seventh decimal stands for the unknown ones.
             (whole, false) => format!("{}{whole}.{:06}1", if self.negative { "-" } else { "" }, self.micros),
         }
     }
 
-    /// The number as a float, for writers of JSON.
+    /// The number as a float, for JSON writers.
     pub(crate) fn as_f64(self) -> f64 {
         let size = self.whole as f64 + f64::from(self.micros) / MICROS;
         if self.negative { -size } else { size }
     }
 }
 
-/// `12`, `-0.5`, `0.333333…` where there are more decimals, and for a size of which not every whole number is known,
-/// `a number above 2^53`.
+/// Writes `12`, `-0.5`, or `0.333333…` if there are more decimals. Beyond the sizes up to which every integer is known it
+/// writes `a number above 2^53` or `a number below -2^53`.
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.whole == TOO_LARGE {
@@ -101,7 +101,7 @@ impl fmt::Display for Number {
     }
 }
 
-/// Up to here every whole number is a double of its own: 2^53.
+/// Up to here, 2^53, a double holds every integer exactly.
 const MAX_EXACT: u64 = 1 << 53;
 const TOO_LARGE: u64 = MAX_EXACT + 1;
 

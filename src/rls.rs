@@ -1,31 +1,31 @@
-//! Limits that a rate-limit service counts, as Envoy's own filter would have it do: every request is asked for.
+//! Limits that a rate-limit service counts, as with Envoy's own filter: it is asked about every request.
 //!
-//! The service charges when it is asked, and takes nothing back. So it is asked last, about requests that nothing else
-//! refuses, and its answer is kept until the request is decided. In between another request may use up what this one had
-//! found elsewhere: then the service has charged a request that is refused. It errs on that side alone.
+//! The service charges when it is asked, and takes nothing back. So it is asked last, only about requests that nothing
+//! else refuses, and its answer is kept until the request is decided. Meanwhile another request may use up what this
+//! one had found elsewhere. The service has then charged a request that is refused; the opposite error cannot happen.
 //!
-//! An adapter takes these steps; [`Engine`](crate::engine::Engine) has those that need a policy:
+//! An adapter takes these steps; [`Engine`] has those that need a policy:
 //!
 //! ```text
 //! decide     answers with Decision::consults
-//! ask        whether the breaker lets a call pass; then send Engine::question, and keep the request
-//! hear       the answer has come, or will not; then plan again, hand it over by Plan::hear, and decide again
+//! ask        whether the breaker lets a call pass; then keep the request, and send Engine::question
+//! complete   the call has ended, with or without an answer; then plan again, call Plan::hear, and decide again
 //! leave      the client has gone, and the call is to be cancelled
 //! ```
 //!
-//! Where a call cannot be made, `Plan::hear` with [`Heard::Failure`] and decide again at once.
+//! If no call can be made, call `Plan::hear` with [`ServiceOutcome::Failed`] and decide again at once.
 
 use crate::breaker::{State, Ticket};
 use crate::decision::{Cause, Refusal, Reply};
 use crate::engine::Engine;
-use crate::global::Told;
+use crate::global::StoreCounts;
 use crate::global::health::Health;
 use crate::metrics::{Counters, Total};
 use crate::store::rls::{Answer, Code, Header, RlsError, Status, UNAVAILABLE, answer};
 use crate::units::{Span, Timestamp};
 use std::borrow::Cow;
 
-/// What one worker knows of the service: a breaker around it, and how many wait.
+/// What one worker knows of the service: a breaker around it, and how many requests wait.
 #[derive(Debug)]
 pub struct Service {
     deadline: Span,
@@ -35,106 +35,106 @@ pub struct Service {
 
 /// A call that is under way.
 #[derive(Debug)]
-pub struct Asked {
+pub struct PendingCall {
     ticket: Ticket,
     at: Timestamp,
 }
 
-/// What the service has said of a request.
+/// What is known of the service's answer to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Heard {
-    /// It was not asked yet.
+pub enum ServiceOutcome {
+    /// The service has not been asked.
     #[default]
-    Nothing,
-    /// It cannot be asked, or gave no answer: each limit's `on_store_failure` decides.
-    Failure,
-    /// It has answered.
-    Answer(Verdict),
+    NotAsked,
+    /// The service cannot be asked, or gave no answer: each limit's `on_store_failure` decides.
+    Failed,
+    /// The service has answered.
+    Decided(Verdict),
 }
 
-/// What the service decided, descriptor by descriptor.
+/// The service's decision for each descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     over: bool,
     statuses: Vec<Status>,
 }
 
-/// What the service has to say to others.
+/// What the service adds to the request, or to the client's response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Words {
-    /// Lines that the answer to the client is to have besides.
+pub struct Additions {
+    /// Header lines to add to the client's response.
     pub response_headers: Vec<Header>,
-    /// Lines that the request is to have besides when it goes on.
+    /// Header lines to add to the request if it goes on.
     pub request_headers: Vec<Header>,
-    /// The body for a client that is refused since it is over such a limit; empty for the usual one.
+    /// The body for a client that exceeds such a limit; empty for the usual one.
     pub body: Vec<u8>,
 }
 
 impl Service {
-    /// One that was never asked. `seed` is to be random; no call may last longer than `deadline`.
+    /// A service that has not been asked. `seed` is to be random; no call may last longer than `deadline`.
     #[must_use]
     pub fn new(seed: u64, deadline: Span) -> Self {
         Self { deadline, health: Health::new(seed), waiting: 0 }
     }
 
-    /// How long an answer may be awaited.
+    /// How long to wait for an answer.
     #[must_use]
     pub fn deadline(&self) -> Span {
         self.deadline
     }
 
-    /// Lets a call pass; `None` while the breaker is open, and when too many are under way.
-    pub fn ask(&mut self, counters: &mut Counters, now: Timestamp) -> Option<Asked> {
+    /// Lets a call pass; `None` while the breaker is open or too many calls are under way.
+    pub fn ask(&mut self, counters: &mut Counters, now: Timestamp) -> Option<PendingCall> {
         self.health.tick(now);
         let has_room = self.waiting < MOST_WAITING;
         let Some(ticket) = has_room.then(|| self.health.admit(now)).flatten() else {
-            self.health.go_without();
+            self.health.count_decided_without();
             return None;
         };
         self.waiting = self.waiting.saturating_add(1);
         counters.add(Total::Asks, 1);
         counters.add(Total::Awaited, 1);
-        Some(Asked { ticket, at: now })
+        Some(PendingCall { ticket, at: now })
     }
 
-    /// Takes in the message that answers a call, or why there is none.
+    /// Handles the message that answers a call, or the reason why there is none.
     ///
     /// # Errors
-    /// Why there is no answer, for a log; what is then heard is [`Heard::Failure`].
-    pub fn hear(
+    /// Why there is no answer, for a log. Decide with [`ServiceOutcome::Failed`] then.
+    pub fn complete(
         &mut self,
-        asked: Asked,
+        asked: PendingCall,
         message: Result<&[u8], RlsError>,
         counters: &mut Counters,
         now: Timestamp,
-    ) -> Result<(Verdict, Words), RlsError> {
+    ) -> Result<(Verdict, Additions), RlsError> {
         self.waiting = self.waiting.saturating_sub(1);
         let took = now.since(asked.at);
         let answer = message.and_then(answer).map_err(|error| match error {
-            // Envoy has one status for what cannot be reached and for what has taken too long, and its timers were seen to
-            // end a hundredth early.
+            // Envoy has one status for a service that is unreachable and for one that is too slow, and its timers were
+            // seen to fire a hundredth early.
             RlsError::Status(UNAVAILABLE) if nearly_all(took, self.deadline) => RlsError::Late,
             error => error,
         });
         self.health.observe(asked.ticket, answer.is_ok(), took, now);
         if answer.is_err() {
             counters.add(Total::AskFailures, 1);
-            self.health.go_without();
+            self.health.count_decided_without();
         }
         let Answer { over, statuses, response_headers, request_headers, body } = answer?;
-        Ok((Verdict { over, statuses }, Words { response_headers, request_headers, body }))
+        Ok((Verdict { over, statuses }, Additions { response_headers, request_headers, body }))
     }
 
-    /// The client has gone before the answer: that tells nothing of the service, but when it took too long.
-    pub fn leave(&mut self, asked: Asked, now: Timestamp) {
+    /// The client has gone before the answer, which says nothing about the service.
+    pub fn leave(&mut self, asked: PendingCall, now: Timestamp) {
         self.waiting = self.waiting.saturating_sub(1);
         self.health.forget(asked.ticket, now.since(asked.at), now);
     }
 
-    /// How the breaker around the service stands, and what was counted since the worker began.
+    /// The state of the breaker around the service, and the counts since the worker began.
     #[must_use]
-    pub fn tell(&self, now: Timestamp) -> (State, Told) {
-        self.health.tell(now)
+    pub fn state_and_counts(&self, now: Timestamp) -> (State, StoreCounts) {
+        self.health.state_and_counts(now)
     }
 
     /// Whether the breaker lets calls pass.
@@ -144,10 +144,10 @@ impl Service {
     }
 }
 
-impl Words {
-    /// Gives a client that is refused since it is over such a limit the body that the service has for it, as plain text
-    /// where it does not say what it is. What is no UTF-8 is none.
-    pub fn speak(&self, refusal: &Refusal, engine: &Engine, reply: &mut Reply) {
+impl Additions {
+    /// Gives a client that exceeds such a limit the service's body, as plain text unless the service says otherwise. A
+    /// body that is not UTF-8 is ignored.
+    pub fn apply_body(&self, refusal: &Refusal, engine: &Engine, reply: &mut Reply) {
         if !refusal.is_by_service(engine) || refusal.cause != Cause::Exceeded || self.body.is_empty() {
             return;
         }
@@ -159,11 +159,11 @@ impl Words {
 }
 
 impl Verdict {
-    /// Whether the descriptor at this place is over its limit, and then after how long there are permits again, if that is
-    /// known.
+    /// Whether the descriptor at this index is over its limit. If it is, the value inside is the time until there are
+    /// permits again, if known.
     ///
-    /// The code of the whole answer decides, since a service may let pass what is over a limit that it only tries out. It
-    /// is all of the limits where the service does not say which.
+    /// The code of the whole answer decides, because a service may let requests pass that exceed a limit it only tries
+    /// out. If the service does not say which descriptors are over, all of them are.
     #[must_use]
     pub fn over(&self, descriptor: usize) -> Option<Option<Span>> {
         let status = self.statuses.get(descriptor);
@@ -177,7 +177,7 @@ fn nearly_all(took: Span, of: Span) -> bool {
     took.as_nanos().saturating_mul(8) >= of.as_nanos().saturating_mul(7)
 }
 
-/// More than these do not wait in one worker: what happens to them is the limit's `on_store_failure`.
+/// The most requests that wait in one worker. The limit's `on_store_failure` decides the others.
 const MOST_WAITING: usize = 1_024;
 
 #[cfg(test)]
@@ -198,13 +198,13 @@ mod tests {
         let counters = &mut counters();
         for ms in 1_000..1_003 {
             let asked = service.ask(counters, at(ms)).unwrap();
-            assert_eq!(service.hear(asked, Err(RlsError::Late), counters, at(ms)), Err(RlsError::Late));
+            assert_eq!(service.complete(asked, Err(RlsError::Late), counters, at(ms)), Err(RlsError::Late));
         }
         assert!(service.ask(counters, at(1_003)).is_none());
         assert!(!service.answers(at(1_003)));
         let probe = service.ask(counters, at(2_000)).unwrap();
         assert!(service.ask(counters, at(2_000)).is_none(), "one probe at a time");
-        let (verdict, _) = service.hear(probe, Ok(&[8, 2]), counters, at(2_001)).unwrap();
+        let (verdict, _) = service.complete(probe, Ok(&[8, 2]), counters, at(2_001)).unwrap();
         assert_eq!(verdict.over(0), Some(None));
         assert!(service.ask(counters, at(2_002)).is_some());
         assert_eq!((counters.total(Total::Asks), counters.total(Total::AskFailures)), (5, 3));
@@ -216,7 +216,7 @@ mod tests {
         let counters = &mut counters();
         for ms in 1_000..1_003 {
             let asked = service.ask(counters, at(ms)).unwrap();
-            let _ = service.hear(asked, Err(RlsError::Malformed), counters, at(ms));
+            let _ = service.complete(asked, Err(RlsError::Malformed), counters, at(ms));
         }
         let probe = service.ask(counters, at(2_000)).unwrap();
         service.leave(probe, at(2_001));

@@ -1,17 +1,17 @@
-//! Lists in order, of which one item is found in a few comparisons among thousands.
+//! Sorted lists, in which a few comparisons find one item among thousands.
 
 use std::collections::BinaryHeap;
 
-/// The items in order, each once.
+/// The items in order, without duplicates.
 pub(crate) fn sorted<T: Ord>(items: impl IntoIterator<Item = T>) -> Vec<T> {
-    // A heap sorts in little code; the filter has no other use for a sort.
+    // Sorting with a heap takes little code, and the filter sorts nowhere else.
     let mut items = items.into_iter().collect::<BinaryHeap<_>>().into_sorted_vec();
     items.dedup();
     items.shrink_to_fit();
     items
 }
 
-/// The item of a list in the order of `key` whose key is `wanted`. Of ten thousand at most fifteen are compared.
+/// The item whose key is `wanted`, in a list sorted by `key`. In a list of ten thousand, at most fifteen are compared.
 pub(crate) fn find<'l, T, K: Ord + ?Sized>(
     items: &'l [T],
     wanted: &K,
@@ -48,7 +48,7 @@ pub(crate) mod counted {
         }
     }
 
-    /// How many comparisons `search` takes.
+    /// How many comparisons `search` makes.
     pub(crate) fn comparisons(search: impl FnOnce()) -> u32 {
         COMPARISONS.set(0);
         search();
@@ -71,7 +71,7 @@ mod tests {
                 let found = find(&items, &wanted, |item| item);
                 assert_eq!(found.is_some(), number % 2 == 0 && number < 20_000, "{number}");
             });
-            // Fourteen to leave one of 2^14, and one to look at it.
+            // Fourteen to narrow 2^14 down to one, and one to look at it.
             assert!(count <= 15, "{count} for {number}");
         }
     }

@@ -1,7 +1,8 @@
-//! Values by key, in a list in the order of the keys.
+//! Values by key, in a list sorted by key.
 //!
-//! A tree bears more keys, and for each kind of value its code is about 2 KB of a Worker whose size is bounded. Putting a value
-//! in moves those behind it: this is for some thousands of values, boxed where they are large, or for keys that come about in order.
+//! A tree can hold more keys, but its code takes about 2 KB for each kind of value, in a Worker whose size is bounded.
+//! Inserting a value moves those behind it. So this is for some thousands of values, boxed if they are large, or for
+//! keys that come roughly in order.
 
 use core::borrow::Borrow;
 
@@ -10,7 +11,7 @@ use core::borrow::Borrow;
 pub struct SortedMap<K, V>(Vec<(K, V)>);
 
 impl<K: Ord, V> SortedMap<K, V> {
-    /// Without any values.
+    /// An empty map.
     #[must_use]
     pub const fn new() -> Self {
         Self(Vec::new())
@@ -38,7 +39,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.0.get(place).map(|(_, value)| value)
     }
 
-    /// The value of a key, to be changed.
+    /// The value of a key, mutable.
     pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -47,7 +48,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.0.get_mut(place).map(|(_, value)| value)
     }
 
-    /// Gives a key this value, in place of the one that it had.
+    /// Sets the value of a key, and replaces the one that it had.
     pub fn insert(&mut self, key: K, value: V) {
         match self.place(&key) {
             Ok(place) => {
@@ -59,7 +60,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         }
     }
 
-    /// Takes the value of a key out.
+    /// Removes a key, and returns its value.
     pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -68,22 +69,22 @@ impl<K: Ord, V> SortedMap<K, V> {
         Some(self.0.remove(place).1)
     }
 
-    /// Keeps the values of which this holds. It may change them.
+    /// Keeps the values for which `holds` answers true. It may change them.
     pub fn retain(&mut self, mut holds: impl FnMut(&mut V) -> bool) {
         self.0.retain_mut(|(_, value)| holds(value));
     }
 
-    /// All of them, in the order of the keys.
+    /// All keys and values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.0.iter().map(|(key, value)| (key, value))
     }
 
-    /// The values in the order of their keys, to be changed.
+    /// The values in the order of their keys, mutable.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.0.iter_mut().map(|(_, value)| value)
     }
 
-    /// Where a key stands, or would.
+    /// The index of a key, or the one where it would be inserted.
     fn place<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
     where
         K: Borrow<Q>,

@@ -1,4 +1,4 @@
-//! State as data: pages of the key table, read, changed and published by compare-and-swap.
+//! State as data: pages of the key table that are read, changed and published by compare-and-swap.
 //!
 //! A decision works on what a store has read. Publishing a page succeeds only if nobody else has published it since;
 //! otherwise the engine reads again and decides again, a bounded number of times.
@@ -17,26 +17,26 @@ pub trait Store {
     /// How many pages there are, at least one. Constant.
     fn pages(&self) -> u32;
 
-    /// Begins a round: the next read of each page sees what others have published meanwhile.
+    /// Begins a round: the next read of each page sees what others have published since the last one.
     fn begin(&mut self);
 
-    /// The page numbered `page`, as it stands in this round. A page that was never published is empty.
+    /// The page with this number, as it stands in this round. A page that was never published is empty.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
     fn read(&mut self, page: u32) -> Result<&Page, StoreError>;
 
-    /// The same, to be changed.
+    /// The same page, to be changed.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
     fn write(&mut self, page: u32) -> Result<&mut Page, StoreError>;
 
-    /// Publishes what was written to the page in this round; answers the same if asked again in the same round.
+    /// Publishes what was written to the page in this round. Asked again in the same round, it answers the same.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when somebody else has published the page since it was read: nothing is
-    /// published. [`StoreError::Unavailable`] when the store cannot be reached.
+    /// [`StoreError::Conflict`] if somebody else has published the page since it was read: nothing is published then.
+    /// [`StoreError::Unavailable`] if the store cannot be reached.
     fn publish(&mut self, page: u32) -> Result<(), StoreError>;
 }
 
@@ -45,9 +45,9 @@ pub trait Store {
 pub enum StoreError {
     /// Somebody else published the page first.
     Conflict,
-    /// The store cannot be reached, or refused.
+    /// The store cannot be reached, or it refused.
     Unavailable,
-    /// The bytes are not a page, or one of an unknown version.
+    /// The bytes are not a page, or a page of an unknown version.
     Corrupt,
 }
 
@@ -63,6 +63,6 @@ impl fmt::Display for StoreError {
 
 impl core::error::Error for StoreError {}
 
-/// How often a request decides anew after a conflict. Each conflict means that another worker got through, so
-/// with eight workers on one page a request that fails 32 times has been overtaken by every other one four times.
+/// How often a request is decided again after conflicts. Each conflict means that another worker got through, so with
+/// eight workers on one page, a request that fails 32 times has been overtaken by each of the others four times.
 pub const MAX_ROUNDS: u32 = 32;

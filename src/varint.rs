@@ -1,5 +1,5 @@
-//! Numbers as bytes: seven bits each, the lowest first, as WebAssembly and Protocol Buffers have them (LEB128). Counts are
-//! small or zero, nearly all of them, and take one byte.
+//! Numbers as bytes, seven bits each, the lowest first, as in WebAssembly and Protocol Buffers (LEB128). Nearly all
+//! counts are small or zero, and take one byte.
 
 /// Appends a number.
 pub(crate) fn write(mut number: u64, bytes: &mut Vec<u8>) {
@@ -10,13 +10,13 @@ pub(crate) fn write(mut number: u64, bytes: &mut Vec<u8>) {
     bytes.push(number as u8);
 }
 
-/// Takes a number off the front; `None` when there is none.
+/// Takes a number off the front; `None` if there is no complete number of at most ten bytes.
 pub(crate) fn read(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for place in 0..10_u32 {
         let (byte, rest) = bytes.split_first()?;
         *bytes = rest;
-        // Bits beyond the 64th are lost: no number that was written has any.
+        // Bits beyond the 64th are lost; `write` sets none.
         number |= u64::from(byte & 0x7f) << place.saturating_mul(7);
         if *byte < 0x80 {
             return Some(number);

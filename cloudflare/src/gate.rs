@@ -26,7 +26,7 @@ use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
-use tidegate::rls::Heard;
+use tidegate::rls::ServiceOutcome;
 use tidegate::sorted_map::SortedMap;
 use tidegate::stale::{Keyed, Recent};
 use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
@@ -181,7 +181,7 @@ impl Gate {
             work.plan.resume(since);
         }
         // A Worker cannot call gRPC: such limits are as those of a service that is down. Not before all planning is done, which forgets it.
-        work.plan.hear(Heard::Failure);
+        work.plan.hear(ServiceOutcome::Failed);
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
         if decision.awaits.is_some() {

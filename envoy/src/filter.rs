@@ -19,7 +19,7 @@ use crate::waiting;
 use std::rc::Rc;
 use tidegate::decision::Fields;
 use tidegate::engine::Ticket;
-use tidegate::rls::{Heard, Words};
+use tidegate::rls::{Additions, ServiceOutcome};
 use tidegate::status::Page;
 use tidegate::units::Timestamp;
 
@@ -39,7 +39,7 @@ pub struct Filter {
     /// The request waits for the store of shared limits.
     awaits_grant: bool,
     /// What a rate-limit service has said of the request, and to whom else it spoke; `None` where none was asked.
-    said: Option<Box<(Heard, Words)>>,
+    said: Option<Box<(ServiceOutcome, Additions)>>,
     /// The request waits for the service.
     consults: bool,
     /// The request has no body, or none that is still to come.

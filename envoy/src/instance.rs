@@ -212,10 +212,10 @@ impl Instance {
     /// Gives leases back of which nobody has asked for `idle`, and answers whether others are still out.
     pub fn end_leases(&self, idle: Span, now: Timestamp) -> bool {
         let work = &mut *self.work.borrow_mut();
-        if work.leases.are_out() {
+        if work.leases.hold_permits() {
             self.engine.end_leases(&mut work.leases, idle, &mut work.store, &mut work.counters, now);
         }
-        work.leases.are_out()
+        work.leases.hold_permits()
     }
 
     /// How the service is by this policy, if that asks for it.

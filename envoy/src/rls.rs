@@ -8,7 +8,7 @@ use crate::instance::{Instance, Work};
 use crate::streams::Streams;
 use tidegate::engine::Engine;
 use tidegate::request::RequestFacts;
-use tidegate::rls::{Asked, Heard, Service, Words};
+use tidegate::rls::{Additions, PendingCall, Service, ServiceOutcome};
 use tidegate::store::rls::{self, METHOD, RlsError, SERVICE, UNAVAILABLE};
 use tidegate::units::{Span, Timestamp};
 
@@ -26,7 +26,7 @@ pub struct RateLimits {
 struct Call {
     token: u32,
     stream: u32,
-    asked: Asked,
+    asked: PendingCall,
 }
 
 /// The service that the policy names; `None` where it has none count. `seed` is to be random.
@@ -49,7 +49,7 @@ pub fn ask(engine: &Engine, work: &mut Work, facts: &dyn RequestFacts, stream: u
         Err(_) => {
             // There is no such cluster, or it takes no calls.
             let error = RlsError::Status(UNAVAILABLE);
-            let _ = limits.service.hear(asked, Err(error), counters, now);
+            let _ = limits.service.complete(asked, Err(error), counters, now);
             limits.complain(error, now);
             false
         }
@@ -69,11 +69,11 @@ pub fn answered(instance: &Instance, streams: &mut Streams, token: u32, end: Res
             _ => Err(RlsError::TooLarge),
         });
         let message = message.as_ref().map(Vec::as_slice).map_err(|error| *error);
-        match limits.service.hear(asked, message, counters, now) {
-            Ok((verdict, words)) => (stream, Heard::Answer(verdict), words),
+        match limits.service.complete(asked, message, counters, now) {
+            Ok((verdict, words)) => (stream, ServiceOutcome::Decided(verdict), words),
             Err(error) => {
                 limits.complain(error, now);
-                (stream, Heard::Failure, Words::default())
+                (stream, ServiceOutcome::Failed, Additions::default())
             }
         }
     };

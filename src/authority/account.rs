@@ -1,4 +1,4 @@
-//! What one key has used, and what its instances were granted last.
+//! What one key has used, and what its instances were last granted.
 
 use super::bucket::Bucket;
 use super::in_flight::Holders;
@@ -13,27 +13,27 @@ pub struct Account {
     pub(super) at_ms: u64,
     /// See [`Grant::drawn`].
     pub(super) drawn: u64,
-    /// Where windows are counted.
+    /// For windows: the state of the limiter.
     pub(super) state: Option<State>,
-    /// Where a token bucket is.
+    /// For token buckets.
     pub(super) bucket: Bucket,
-    /// From when on the account equals one that was never used.
+    /// When the account becomes equal to one that was never used.
     pub(super) ends_ms: u64,
-    pub(super) latest: Vec<Latest>,
-    /// Where requests in flight are.
+    pub(super) latest: Vec<LastAnswer>,
+    /// For requests in flight.
     pub(super) holders: Holders,
 }
 
-/// What an instance was answered last.
+/// The last answer to an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Latest {
+pub(super) struct LastAnswer {
     pub(super) instance: Instance,
     pub(super) seq: u64,
     pub(super) granted: Permits,
-    /// In which window something was last granted to it, and until when that may be used.
+    /// The window in which the instance was last granted permits, and when those expire.
     pub(super) window: u64,
     pub(super) ends_ms: u64,
-    /// How many permits it could give back: those of that window.
+    /// The permits of that window that it may still give back.
     pub(super) out: Permits,
 }
 
@@ -42,11 +42,11 @@ pub(super) struct Latest {
 pub(super) struct Drawn {
     pub(super) granted: Permits,
     pub(super) ends_ms: u64,
-    /// Whether what is not used can be given back.
+    /// Whether unused permits can be given back.
     pub(super) returnable: bool,
 }
 
-/// How an account stands.
+/// The balance of an account.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Balance {
     pub(super) left: Permits,
@@ -57,13 +57,13 @@ pub(super) struct Balance {
 impl Account {
     /// Answers an ask at `now_ms`.
     ///
-    /// A clock that steps back by [`MAX_STEP_BACK_MS`] at most is taken to stand still until it has caught up. One that
-    /// steps back further is followed: all that counted in a window counts in the one where the clock now is.
+    /// A clock that steps back by at most [`MAX_STEP_BACK_MS`] is taken to stand still until it has caught up. If it
+    /// steps back further, the account follows it: what counted in a window then counts in the window of the new time.
     pub fn answer(&mut self, ask: &Ask, now_ms: u64) -> Grant {
         let behind_ms = self.at_ms.saturating_sub(now_ms);
         let now_ms = if behind_ms <= MAX_STEP_BACK_MS { now_ms.max(self.at_ms) } else { now_ms };
         if self.has_ended(now_ms) {
-            // As a store forgets it that lets keys expire.
+            // The same as in a store whose keys expire.
             *self = Self::default();
         }
         self.at_ms = now_ms;
@@ -76,9 +76,9 @@ impl Account {
         let window = counting.window();
         let latest = counting.latest(ask.instance);
         let drawn = match latest.filter(|latest| ask.seq <= latest.seq) {
-            // What was granted to this very ask, whose answer may be lost.
+            // The same ask again: its answer may have been lost.
             Some(latest) if ask.seq == latest.seq && latest.ends_ms > now_ms => latest,
-            Some(latest) => Latest { granted: Permits::ZERO, ..latest },
+            Some(latest) => LastAnswer { granted: Permits::ZERO, ..latest },
             None => counting.charge(ask, latest),
         };
         let balance = counting.balance(ask.least.max(Permits::ONE));
@@ -94,7 +94,7 @@ impl Account {
         }
     }
 
-    /// From when on, in ms since the Unix epoch, the account equals one that was never used.
+    /// When, in ms since the Unix epoch, the account becomes equal to one that was never used.
     #[must_use]
     pub fn ends_ms(&self) -> u64 {
         self.ends_ms
@@ -107,7 +107,7 @@ impl Account {
     }
 }
 
-/// An account at the moment of an ask.
+/// An account while it answers an ask.
 struct Counting<'a> {
     account: &'a mut Account,
     terms: &'a Terms,
@@ -116,9 +116,9 @@ struct Counting<'a> {
 }
 
 impl Counting<'_> {
-    /// Credits what is given back, takes what can be had, and remembers it for the instance.
-    fn charge(&mut self, ask: &Ask, latest: Option<Latest>) -> Latest {
-        let mut latest = latest.unwrap_or(Latest { instance: ask.instance, ..Latest::default() });
+    /// Credits what is given back, draws what can be granted, and remembers both for the instance.
+    fn charge(&mut self, ask: &Ask, latest: Option<LastAnswer>) -> LastAnswer {
+        let mut latest = latest.unwrap_or(LastAnswer { instance: ask.instance, ..LastAnswer::default() });
         let window = self.window();
         let back = ask.back.min(latest.out);
         if ask.back_of == latest.window && back > Permits::ZERO && self.give_back(back, latest.window) {
@@ -138,7 +138,7 @@ impl Counting<'_> {
         latest
     }
 
-    /// When the window of now began. Permits charged in it are given back to it.
+    /// The start of the current window. Permits charged in it are given back to it.
     fn window(&self) -> u64 {
         let length_ms = match self.terms.algorithm {
             Shared::TokenBucket => Bucket::lend_ms(self.terms),
@@ -154,7 +154,7 @@ impl Counting<'_> {
         let now = Timestamp::from_millis(self.now_ms);
         let ends_ms = self.meter.charge_lasts_until(now).map_or(0, |end| end.as_nanos() / NANOS_PER_MILLI);
         let left = self.meter.standing(self.account.state, now).remaining;
-        let (need, ahead) = parts(ask, left);
+        let (need, ahead) = split_grant(ask, left);
         let granted = need.plus(ahead);
         if granted > Permits::ZERO {
             self.account.state = Some(self.meter.charge(self.account.state, granted, now));
@@ -162,7 +162,7 @@ impl Counting<'_> {
         Drawn { granted, ends_ms, returnable: true }
     }
 
-    /// Credits permits that were charged in this window, and answers whether that was possible.
+    /// Credits permits that were charged in this window. Returns whether that was possible.
     fn give_back(&mut self, permits: Permits, window: u64) -> bool {
         if self.terms.algorithm == Shared::TokenBucket {
             return self.account.bucket.give_back(self.terms, permits, window, self.now_ms);
@@ -190,32 +190,33 @@ impl Counting<'_> {
         match self.terms.algorithm {
             Shared::TokenBucket => self.account.bucket.ends_ms(self.terms),
             Shared::FixedWindow => self.window().saturating_add(self.terms.window_ms),
-            // Holders tell when they end.
+            // See `Holders::ends_ms`.
             Shared::InFlight => 0,
             Shared::SlidingWindow => self.window().saturating_add(self.terms.window_ms.saturating_mul(2)),
         }
     }
 
-    fn latest(&self, instance: Instance) -> Option<Latest> {
+    fn latest(&self, instance: Instance) -> Option<LastAnswer> {
         self.account.latest.iter().find(|latest| latest.instance == instance).copied()
     }
 
-    fn remember(&mut self, new: Latest) {
+    fn remember(&mut self, new: LastAnswer) {
         let latest = &mut self.account.latest;
         if let Some(old) = latest.iter_mut().find(|latest| latest.instance == new.instance) {
             *old = new;
         } else if latest.len() < MAX_INSTANCES {
             latest.push(new);
         } else if let Some(first) = latest.iter_mut().min_by_key(|latest| latest.ends_ms) {
-            // Whoever it was loses the chance to give back, and nothing else.
+            // That instance can no longer give back permits; it loses nothing else.
             *first = new;
         }
     }
 }
 
-/// Of an ask while so many permits are left: what is granted to those who wait, and ahead. Of what they leave at most a
-/// quarter is granted ahead, so that other instances find some too, and none of the last few.
-pub(super) fn parts(ask: &Ask, left: Permits) -> (Permits, Permits) {
+/// Splits what is granted to an ask while `left` permits are left: permits for waiting requests, and permits drawn
+/// ahead. Of what the waiting requests leave, at most a quarter is drawn ahead, so that other instances find some too.
+/// None of the last three are.
+pub(super) fn split_grant(ask: &Ask, left: Permits) -> (Permits, Permits) {
     if ask.least > left {
         return (Permits::ZERO, Permits::ZERO);
     }
@@ -224,8 +225,8 @@ pub(super) fn parts(ask: &Ask, left: Permits) -> (Permits, Permits) {
     (need, ask.want.minus(ask.need).min(spare))
 }
 
-/// Of so many instances an account remembers what they were answered. Of more, the one whose grant ends first is forgotten.
+/// How many instances' last answers an account remembers. For one more it forgets the one whose grant ends first.
 pub const MAX_INSTANCES: usize = 1_024;
-/// A clock that is set right does so in steps below this.
+/// Adjustments of a clock that is merely set right are smaller steps than this.
 const MAX_STEP_BACK_MS: u64 = 10_000;
 const SHARE_SHIFT: u32 = 2;

@@ -1,34 +1,35 @@
 //! A token bucket that lends.
 //!
-//! A permit that was drawn ahead is still to be used while the bucket fills up again. If nothing were done about that, a
-//! full bucket and the permits that are out could be used at one time, which is more than the burst. So the bucket keeps in
-//! mind what it has lent, and fills up only so far that
+//! Permits that were drawn ahead can still be used while the bucket fills up again. A full bucket and the permits that
+//! are out could then be used at the same time, which is more than the burst. To prevent this, the bucket remembers
+//! what it has lent and fills up only so far that
 //!
 //! ```text
 //! level + lent <= burst
 //! ```
 //!
-//! at any time. Of that the bound of every token bucket follows: in any span of time no more is used than the burst and
-//! what was refilled in it. What is lent counts as out until it has expired, used or not: two counters of epochs as long as
-//! permits last, of which the older is dropped when a new one begins. At most half of the burst is lent.
+//! at any time. This gives the bound of every token bucket: in any span of time, no more is used than the burst and
+//! what was refilled in that span. A lent permit counts as out until it expires, used or not. Two counters hold these
+//! permits, one per epoch. An epoch is as long as lent permits last, and the older counter is dropped when a new epoch
+//! begins. At most half of the burst is lent.
 //!
-//! What is not lent is to be used soon: within [`SOON_MS`]. That are permits for requests which wait already, all that a bucket
-//! grants which is too small to lend for longer than that, and what is wanted when nothing more can be lent. The authority's
-//! clock counts, so they count when they are granted, and never come back. So in any span of time as much more is used as is
-//! refilled in [`SOON_MS`].
+//! Permits that are granted and not lent must be used soon: within [`SOON_MS`]. These are permits for requests that
+//! already wait, all permits of a bucket too small to lend for longer than that, and what is wanted when nothing more
+//! can be lent. They count as used when they are granted, by the authority's clock, and cannot be given back. So in any
+//! span of time, the refill of [`SOON_MS`] may be used in addition.
 //!
-//! The debt is kept in nanoseconds, as by [`crate::limiter::token_bucket`]: `interval = window / permits`, rounded up.
+//! The debt is kept in nanoseconds, as in [`crate::limiter::token_bucket`]: `interval = window / permits`, rounded up.
 
-use super::account::{Balance, Drawn, parts};
+use super::account::{Balance, Drawn, split_grant};
 use super::{Ask, NANOS_PER_MILLI, Terms};
 use crate::units::Permits;
 
 /// What one key has used of its bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bucket {
-    /// When the debt was this.
+    /// When the debt was computed.
     pub(super) at_ms: u64,
-    /// After so long the bucket would be full, had it not lent anything.
+    /// How long the bucket would take to fill if it had lent nothing.
     pub(super) debt_ns: u64,
     /// When the epoch of `lent` began.
     pub(super) epoch_ms: u64,
@@ -38,7 +39,7 @@ pub struct Bucket {
     pub(super) lent_before: Permits,
 }
 
-/// A bucket as its terms say it.
+/// The dimensions of a bucket, from its terms.
 #[derive(Clone, Copy)]
 struct Size {
     interval_ns: u64,
@@ -48,8 +49,8 @@ struct Size {
 }
 
 impl Bucket {
-    /// How long permits that were lent last, in ms, which is the length of an epoch: a quarter of what it takes to fill the
-    /// bucket, and [`MAX_LEND_MS`] at most.
+    /// How long lent permits last, in ms, which is also the length of an epoch: a quarter of the time that fills the
+    /// bucket, and at most [`MAX_LEND_MS`].
     #[must_use]
     pub fn lend_ms(terms: &Terms) -> u64 {
         Size::of(terms).epoch_ms
@@ -60,13 +61,13 @@ impl Bucket {
         Size::of(terms).capacity_ns
     }
 
-    /// Takes what is needed and, while there is enough to lend, some of what is wanted beside it.
+    /// Takes the permits that are needed and, as far as the bucket can lend, some of those wanted in addition.
     pub(super) fn draw(&mut self, ask: &Ask, now_ms: u64) -> Drawn {
         let size = Size::of(&ask.terms);
         *self = self.at(&size, now_ms);
-        let (need, ahead) = parts(ask, self.level(&size));
+        let (need, ahead) = split_grant(ask, self.level(&size));
         let lends = ask.want > ask.need && need.plus(ahead) <= self.lendable(&ask.terms, &size);
-        // What is not lent does not come back: no more of it than is refilled meanwhile.
+        // What is not lent cannot be given back: draw no more of it ahead than is refilled meanwhile.
         let ahead = if lends { ahead } else { ahead.min(size.refilled_in(SOON_MS)) };
         let granted = need.plus(ahead);
         self.debt_ns = self.debt_ns.saturating_add(size.debt_of(granted));
@@ -77,7 +78,7 @@ impl Bucket {
         Drawn { granted, ends_ms: now_ms.saturating_add(size.epoch_ms), returnable: true }
     }
 
-    /// Credits permits that were lent in the epoch that began at `epoch_ms`, and answers whether that was possible.
+    /// Credits permits that were lent in the epoch that began at `epoch_ms`. Returns whether that was possible.
     pub(super) fn give_back(&mut self, terms: &Terms, permits: Permits, epoch_ms: u64, now_ms: u64) -> bool {
         let size = Size::of(terms);
         *self = self.at(&size, now_ms);
@@ -90,12 +91,12 @@ impl Bucket {
         };
         let permits = permits.min(*lent);
         *lent = lent.minus(permits);
-        // The debt was at least that of all that is lent: what is still out is still covered.
+        // The debt covered all lent permits, so it still covers those that are out.
         self.debt_ns = self.debt_ns.saturating_sub(size.debt_of(permits));
         true
     }
 
-    /// How the bucket stands for one who needs so much.
+    /// The balance for a request that needs `need` permits.
     pub(super) fn balance(&self, terms: &Terms, need: Permits, now_ms: u64) -> Balance {
         let size = Size::of(terms);
         let bucket = self.at(&size, now_ms);
@@ -103,7 +104,7 @@ impl Bucket {
             let at = bucket.epoch_ms.saturating_add(size.epoch_ms.saturating_mul(epochs));
             at.saturating_sub(now_ms).saturating_mul(NANOS_PER_MILLI)
         };
-        // When the debt is down to so much, given that it does not fall below that of what is lent.
+        // When the debt has fallen to this, given that it cannot fall below that of the lent permits.
         let down_to = |debt_ns: u64| {
             let after = |ns: u64, lent: Permits| match size.debt_of(lent).saturating_sub(debt_ns) {
                 0 => 0,
@@ -117,18 +118,18 @@ impl Bucket {
         Balance { left: bucket.level(&size), reset_ms: down_to(0), retry_after_ms: affordable.map(down_to) }
     }
 
-    /// From when on, in ms, the bucket is full and has nothing lent.
+    /// When, in ms, the bucket is full and has nothing lent.
     pub(super) fn ends_ms(&self, terms: &Terms) -> u64 {
         self.at_ms.saturating_add(self.balance(terms, Permits::ZERO, self.at_ms).reset_ms)
     }
 
-    /// The bucket as it is at this time.
+    /// The bucket at this time.
     fn at(self, size: &Size, now_ms: u64) -> Self {
         let epoch_ms = now_ms.saturating_sub(now_ms.checked_rem(size.epoch_ms).unwrap_or(0));
         let after_next = self.epoch_ms.saturating_add(size.epoch_ms.saturating_mul(2));
         let both = self.lent.plus(self.lent_before);
-        // Each counter keeps the debt from falling below that of its permits until it is dropped: what is refilled in
-        // between is refilled from there.
+        // Until a counter is dropped, the debt stays at least that of the counter's permits. The refill goes on from
+        // there.
         let drained = |debt_ns: u64, from_ms: u64, to_ms: u64| {
             let ms = to_ms.saturating_sub(from_ms).min(size.capacity_ns.div_ceil(NANOS_PER_MILLI));
             debt_ns.saturating_sub(ms.saturating_mul(NANOS_PER_MILLI))
@@ -142,7 +143,7 @@ impl Bucket {
         let (lent, lent_before) = if now_ms < next && epoch_ms == self.epoch_ms {
             (self.lent, self.lent_before)
         } else if epoch_ms < self.epoch_ms {
-            // The clock has stepped back: what is out is out.
+            // The clock has stepped back: all lent permits are still out.
             (both, Permits::ZERO)
         } else if now_ms < after_next {
             (Permits::ZERO, self.lent)
@@ -152,9 +153,9 @@ impl Bucket {
         Self { at_ms: now_ms, debt_ns, epoch_ms, lent, lent_before }
     }
 
-    /// How many permits more may be out.
+    /// How many more permits may be lent.
     fn lendable(&self, terms: &Terms, size: &Size) -> Permits {
-        // What would expire sooner is not worth lending.
+        // Permits that would expire sooner are not worth lending.
         if size.epoch_ms < SOON_MS {
             return Permits::ZERO;
         }
@@ -163,7 +164,7 @@ impl Bucket {
 
     fn level(&self, size: &Size) -> Permits {
         let room_ns = size.capacity_ns.saturating_sub(self.debt_ns);
-        // Floor: a permit that is only partly refilled is not there yet.
+        // Floor: a permit that is only partly refilled does not count.
         let level = room_ns.checked_div(size.interval_ns).unwrap_or(0);
         Permits::new(u32::try_from(level).unwrap_or(u32::MAX))
     }
@@ -188,9 +189,10 @@ impl Size {
     }
 }
 
-/// So long, in ms, permits may be used that were granted and not lent: their answer is under way, or their requests are.
+/// How long, in ms, permits that were granted and not lent may be used: time for the answer to arrive and the requests
+/// to go on.
 pub const SOON_MS: u64 = 100;
-/// Permits that are lent last so long at most: what waits in an instance, others lack.
+/// The longest time that lent permits last: other instances lack the permits that one holds.
 const MAX_LEND_MS: u64 = 1_000;
-/// A quarter of the time to fill.
+/// A quarter of the time that fills the bucket.
 const FILL_SHIFT: u32 = 2;

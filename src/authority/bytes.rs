@@ -1,6 +1,6 @@
-//! An account as bytes, for a host that keeps accounts where its memory does not last.
+//! An account as bytes, for a host whose memory does not last.
 
-use super::account::{Latest, MAX_INSTANCES};
+use super::account::{LastAnswer, MAX_INSTANCES};
 use super::in_flight::{Holder, Holders};
 use super::{Account, Instance};
 use crate::limiter::{State, UsedShare};
@@ -8,8 +8,8 @@ use crate::units::Permits;
 use crate::words;
 
 impl Account {
-    /// The account as bytes: a version, then whole numbers of eight bytes, the lowest first. An account of requests in flight has
-    /// a version of its own.
+    /// The account as bytes: a version, then numbers of eight bytes each, little-endian. Accounts of requests in flight
+    /// have a version of their own.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         if !self.holders.0.is_empty() {
@@ -32,7 +32,7 @@ impl Account {
             u64::from(bucket.lent.get()),
             u64::from(bucket.lent_before.get()),
         ];
-        let mut bytes = Vec::with_capacity(HEAD * 8);
+        let mut bytes = Vec::with_capacity(HEAD_NUMBERS * 8);
         words::append(&mut bytes, &head);
         for latest in &self.latest {
             let (granted, out) = (u64::from(latest.granted.get()), u64::from(latest.out.get()));
@@ -42,12 +42,12 @@ impl Account {
         bytes
     }
 
-    /// The account of these bytes; `None` when they are of another version, or no account.
+    /// The account in these bytes; `None` if they have another version or are not an account.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (numbers, rest) = bytes.as_chunks::<8>();
         let mut numbers = numbers.iter().map(|number| u64::from_le_bytes(*number));
-        if !rest.is_empty() || numbers.len() > HEAD + MAX_INSTANCES * EACH {
+        if !rest.is_empty() || numbers.len() > HEAD_NUMBERS + MAX_INSTANCES * NUMBERS_PER_INSTANCE {
             return None;
         }
         match numbers.next()? {
@@ -65,13 +65,13 @@ impl Account {
         while let Some(instance) = next() {
             let (seq, granted) = (next()?, permits(next()?)?);
             let (window, ends_ms, out) = (next()?, next()?, permits(next()?)?);
-            account.latest.push(Latest { instance: Instance::new(instance), seq, granted, window, ends_ms, out });
+            account.latest.push(LastAnswer { instance: Instance::new(instance), seq, granted, window, ends_ms, out });
         }
         Some(account)
     }
 
     fn held_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD * 8);
+        let mut bytes = Vec::with_capacity(HEAD_NUMBERS * 8);
         words::append(&mut bytes, &[VERSION_IN_FLIGHT, self.at_ms, self.drawn, self.ends_ms]);
         for holder in &self.holders.0 {
             let (held, short) = (u64::from(holder.held.get()), u64::from(holder.short.get()));
@@ -100,6 +100,6 @@ pub(super) fn permits(number: u64) -> Option<Permits> {
 
 const VERSION: u64 = 1;
 const VERSION_IN_FLIGHT: u64 = 2;
-/// Numbers of an account without those of its instances, and of each instance.
-const HEAD: usize = 13;
-const EACH: usize = 6;
+/// How many numbers an account has without its instances, and how many each instance adds.
+const HEAD_NUMBERS: usize = 13;
+const NUMBERS_PER_INSTANCE: usize = 6;

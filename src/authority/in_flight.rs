@@ -1,24 +1,25 @@
-//! Requests in flight, of many instances: permits are held, and not spent.
+//! Requests in flight on many instances: permits are held, and not spent.
 //!
-//! An instance says what it goes on holding ([`Ask::keeps`]), whatever it was granted before, and what it needs beside that.
-//! The answer is what it holds from here on, all together, and until when. So a message says how things are and not
-//! how they change: one that is lost, late or doubled is made good by the next, and
+//! An instance says how many permits it keeps ([`Ask::keeps`]), whatever it was granted before, and how many more it
+//! needs. The answer says how many it holds from now on in total, and until when. Messages carry totals and not
+//! changes, so one that is lost, late or duplicated is corrected by the next, and
 //!
 //! ```text
 //! the sum of what all instances hold <= permits
 //! ```
 //!
-//! at any time by this clock. It needs two things of an instance. From when it sends an ask it uses no more than it says
-//! to keep, until an answer says that it has more. And it counts the time of an answer from when it sent the ask. Of whom
-//! nothing is heard for as long as the lease holds nothing any more. What it keeps is not taken away, not even by a policy that
-//! has fewer permits; those are used up first.
+//! at any time by the authority's clock. This requires two things of an instance. After sending an ask, it uses no more
+//! than the ask says to keep, until an answer grants more. And it counts the time of an answer from when it sent the
+//! ask. An instance that is silent for the length of the lease holds nothing any more. Permits that an instance keeps
+//! are not taken away, even under a policy that has fewer permits; nothing more is granted until enough are free.
 //!
-//! **Nobody is passed over for ever.** Who gets too few stands in line, for what the cheapest of its requests costs, and
-//! the permits that come free are kept for who has stood there longest. Whoever has had a turn stands behind the others. Those
-//! who hold permits are told how many are called back ([`Grant::called`]): as their requests end they give so many
-//! back, in place of using them for the next. Who does not ask again for [`LINE_MS`] has left the line.
+//! **No instance is passed over forever.** An instance that gets too few permits waits in line, for the cost of its
+//! cheapest request. Permits that come free are reserved for the instance that has waited longest. An instance that was
+//! served and still lacks permits goes to the end of the line. Instances that hold permits are told how many are called
+//! back ([`Grant::called_back`]): as their requests end, they give that many back instead of using them for other
+//! requests. An instance that does not ask again for [`LINE_MS`] has left the line.
 
-use super::account::parts;
+use super::account::split_grant;
 use super::{Ask, Grant, Instance, MAX_INSTANCES};
 use crate::units::Permits;
 
@@ -28,9 +29,9 @@ pub(super) struct Holder {
     pub(super) instance: Instance,
     pub(super) seq: u64,
     pub(super) held: Permits,
-    /// When its lease ends, also of one that holds nothing: so long its number is remembered.
+    /// When its lease ends. If it holds nothing, until when its sequence number is remembered.
     pub(super) until_ms: u64,
-    /// Since when it stands in line, and for how many permits; none when it does not.
+    /// Since when it waits in line, and for how many permits; zero if it does not.
     pub(super) since_ms: u64,
     pub(super) short: Permits,
 }
@@ -40,8 +41,8 @@ pub(super) struct Holder {
 pub(super) struct Holders(pub(super) Vec<Holder>);
 
 impl Ask {
-    /// For requests in flight: the permits that the instance goes on holding, at least those that its requests hold. Unlike
-    /// unused permits of a window, which are given back, these are all that is kept.
+    /// For requests in flight: the permits that the instance keeps, at least those that its requests hold. Unlike for
+    /// windows, the field has what is kept, and not what is given back.
     #[must_use]
     pub const fn keeps(&self) -> Permits {
         self.back
@@ -49,9 +50,10 @@ impl Ask {
 }
 
 impl Grant {
-    /// For requests in flight: so many permits the instance is asked to give back as its requests end, since others lack them.
+    /// For requests in flight: how many permits the instance should give back as its requests end, because others lack
+    /// them.
     #[must_use]
-    pub fn called(&self) -> Permits {
+    pub fn called_back(&self) -> Permits {
         Permits::new(u32::try_from(self.window).unwrap_or(u32::MAX))
     }
 }
@@ -61,13 +63,13 @@ impl Holders {
     pub(super) fn answer(&mut self, ask: &Ask, now_ms: u64) -> Grant {
         let lease_ms = ask.terms.window_ms;
         for holder in &mut self.0 {
-            // By a clock that has stepped back it would hold for too long; no instance takes its permits to last longer.
+            // After the clock has stepped back, a lease would last too long; no instance counts on more than this.
             holder.until_ms = holder.until_ms.min(now_ms.saturating_add(lease_ms));
         }
         self.0.retain(|holder| holder.until_ms > now_ms);
         let known = self.0.iter().find(|holder| holder.instance == ask.instance).copied();
         let holder = match known {
-            // An earlier one says nothing of how things are.
+            // An earlier ask says nothing about now.
             Some(holder) if ask.seq < holder.seq => Holder { held: Permits::ZERO, ..holder },
             Some(holder) if ask.seq == holder.seq => holder,
             _ => self.settle(ask, known.unwrap_or(Holder { instance: ask.instance, ..Holder::default() }), now_ms),
@@ -87,19 +89,20 @@ impl Holders {
         }
     }
 
-    /// When the last of them ends, in ms; 0 when there is none.
+    /// When the last lease ends, in ms; 0 if there is none.
     pub(super) fn ends_ms(&self) -> u64 {
         self.0.iter().map(|holder| holder.until_ms).max().unwrap_or(0)
     }
 
-    /// All that is held.
+    /// All permits held.
     pub(super) fn sum(&self) -> Permits {
         self.0.iter().fold(Permits::ZERO, |sum, holder| sum.plus(holder.held))
     }
 
-    /// What the instance holds from here on, which is remembered.
+    /// Decides what the instance holds from now on, and remembers it.
     fn settle(&mut self, ask: &Ask, before: Holder, now_ms: u64) -> Holder {
-        // What has expired meanwhile is in use all the same: it is had again as far as nobody else has it.
+        // Permits whose lease has expired meanwhile are still in use: the instance gets them back, unless others have
+        // them.
         let there = ask.terms.permits.minus(self.sum().minus(before.held));
         let kept = ask.keeps().min(before.held.max(there));
         let free = there.minus(kept);
@@ -112,9 +115,9 @@ impl Holders {
                 reserved = reserved.plus(short);
             }
         }
-        // Nothing is held ahead while somebody lacks it.
+        // Nothing is drawn ahead while another instance lacks permits.
         let ask = &Ask { want: if nobody_lacks { ask.want } else { ask.need }, ..*ask };
-        let (served, ahead) = parts(ask, free.minus(reserved));
+        let (served, ahead) = split_grant(ask, free.minus(reserved));
         let lacks = ask.need.minus(served);
         let short = if ask.least > ask.terms.permits { Permits::ZERO } else { lacks.min(ask.least.max(Permits::ONE)) };
         let since_ms = match (short, served) {
@@ -128,7 +131,7 @@ impl Holders {
         if self.remember(holder) { holder } else { Holder { held: Permits::ZERO, ..holder } }
     }
 
-    /// Who else stands in line, as when and who, and for how many permits.
+    /// The other instances in line: since when, which, and for how many permits.
     fn line(&self, ask: &Ask, now_ms: u64) -> impl Iterator<Item = ((u64, Instance), Permits)> {
         let others = self.0.iter().filter(|other| other.instance != ask.instance);
         others
@@ -136,8 +139,8 @@ impl Holders {
             .map(|other| ((other.since_ms, other.instance), other.short))
     }
 
-    /// Remembers what an instance holds. One more than there is room for takes the place of one that holds nothing; where there
-    /// is none it gets nothing, since what others hold cannot be forgotten.
+    /// Remembers what an instance holds. If there is no room, it replaces an instance that holds nothing. If there is
+    /// none, it returns false and the instance gets nothing, because what others hold cannot be forgotten.
     fn remember(&mut self, new: Holder) -> bool {
         let holders = &mut self.0;
         if let Some(old) = holders.iter_mut().find(|holder| holder.instance == new.instance) {
@@ -155,14 +158,14 @@ impl Holders {
     }
 }
 
-/// Whether an instance lacks permits, and was heard of lately: its lease began when it was.
+/// Whether an instance lacks permits and has asked recently: its lease began with its last ask.
 fn is_in_line(holder: &Holder, ask: &Ask, now_ms: u64) -> bool {
     let heard_ms = holder.until_ms.saturating_sub(ask.terms.window_ms);
     holder.short > Permits::ZERO && heard_ms.saturating_add(LINE_MS) > now_ms
 }
 
-/// Who has not asked again for so long, in ms, stands in line no more: a client that was refused and waits the second of its
-/// `Retry-After` is back by then.
+/// How long after its last ask, in ms, an instance stays in line. A refused client that waits the one second of
+/// its `Retry-After` is back by then.
 pub const LINE_MS: u64 = 1_500;
 
 #[cfg(test)]
@@ -174,7 +177,7 @@ mod tests {
     const NOW: u64 = 1_700_000_000_000;
     const LEASE_MS: u64 = 10_000;
 
-    /// An ask of an instance that keeps so many permits and needs so many more.
+    /// An ask of an instance that keeps `keeps` permits and needs `need` more.
     fn ask(instance: u64, seq: u64, keeps: u32, need: u32) -> Ask {
         let permits = Permits::new(4);
         Ask {
@@ -235,10 +238,10 @@ mod tests {
         assert_eq!(held(&mut account, &ask(2, 1, 0, 1), 10), 0);
         assert_eq!(held(&mut account, &ask(3, 1, 0, 1), 20), 0);
         let told = account.answer(&ask(1, 2, 4, 0), NOW + 30);
-        assert_eq!((told.granted.get(), told.called().get()), (4, 2));
-        // It would like them back itself, and has to stand behind the others.
+        assert_eq!((told.granted.get(), told.called_back().get()), (4, 2));
+        // It would like them back itself, and has to wait in line behind the others.
         let gave = account.answer(&ask(1, 3, 3, 1), NOW + 40);
-        assert_eq!((gave.granted.get(), gave.left.get(), gave.called().get()), (3, 1, 1));
+        assert_eq!((gave.granted.get(), gave.left.get(), gave.called_back().get()), (3, 1, 1));
         assert_eq!(held(&mut account, &ask(3, 2, 0, 1), 50), 0, "another is before it");
         assert_eq!(held(&mut account, &ask(2, 2, 0, 1), 60), 1);
         assert_eq!(held(&mut account, &ask(1, 4, 2, 1), 70), 2);

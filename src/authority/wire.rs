@@ -1,5 +1,5 @@
-//! Asks and grants as bytes, for a host whose authority is reached by messages: a version, then whole numbers of eight bytes, the
-//! lowest first.
+//! Asks and grants as bytes, for a host that reaches its authority by messages: a version, then numbers of eight bytes
+//! each, little-endian.
 
 use super::bytes::permits;
 use super::{Ask, Grant, Instance, Shared, Terms};
@@ -7,7 +7,7 @@ use crate::key::KeyHash;
 use crate::words;
 
 impl Ask {
-    /// How many bytes an ask has.
+    /// The length of an ask in bytes.
     pub const BYTES: usize = 13 * 8;
 
     /// The ask as bytes.
@@ -37,7 +37,7 @@ impl Ask {
         ])
     }
 
-    /// The ask of these bytes; `None` when they are of another version, or no ask.
+    /// The ask in these bytes; `None` if they have another version or are not an ask.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut numbers = numbers(bytes, Self::BYTES)?;
@@ -66,7 +66,7 @@ impl Ask {
 }
 
 impl Grant {
-    /// How many bytes a grant has.
+    /// The length of a grant in bytes.
     pub const BYTES: usize = 8 * 8;
 
     /// The grant as bytes.
@@ -84,7 +84,7 @@ impl Grant {
         ])
     }
 
-    /// The grant of these bytes; `None` when they are of another version, or no grant.
+    /// The grant in these bytes; `None` if they have another version or are not a grant.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut numbers = numbers(bytes, Self::BYTES)?;
@@ -101,7 +101,7 @@ impl Grant {
     }
 }
 
-/// The numbers of a message of this length behind its version.
+/// The numbers after the version in a message of this length.
 fn numbers(bytes: &[u8], length: usize) -> Option<impl Iterator<Item = u64>> {
     let (numbers, _) = bytes.as_chunks::<8>();
     let mut numbers = numbers.iter().map(|number| u64::from_le_bytes(*number));
@@ -113,7 +113,7 @@ const FIXED_WINDOW: u64 = 0;
 const SLIDING_WINDOW: u64 = 1;
 const TOKEN_BUCKET: u64 = 2;
 const IN_FLIGHT: u64 = 3;
-/// No wait would suffice.
+/// No wait would be long enough.
 const NEVER: u64 = u64::MAX;
 
 #[cfg(test)]

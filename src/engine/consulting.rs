@@ -8,7 +8,7 @@ use crate::lookup::Lookup;
 use crate::metrics::Total;
 use crate::policy::OnStoreFailure;
 use crate::request::RequestFacts;
-use crate::rls::{Heard, Service};
+use crate::rls::{Service, ServiceOutcome};
 use crate::store::Store;
 use crate::store::rls::{Descriptor, NAME_KEY, request};
 use crate::units::{Permits, Span};
@@ -46,7 +46,7 @@ impl Engine {
 impl<S: Store> Charging<'_, S> {
     /// Takes over what the service has said of the limits that it counts, or notes that it is to be asked. It is not asked
     /// about what is free.
-    pub(super) fn consult(&mut self, charges: &mut [Charge], heard: &Heard) {
+    pub(super) fn consult(&mut self, charges: &mut [Charge], heard: &ServiceOutcome) {
         if charges.iter().any(|charge| charge.counted == Counted::Elsewhere) {
             self.consult_each(charges, heard);
         }
@@ -54,7 +54,7 @@ impl<S: Store> Charging<'_, S> {
 
     #[cold]
     #[inline(never)]
-    fn consult_each(&mut self, charges: &mut [Charge], heard: &Heard) {
+    fn consult_each(&mut self, charges: &mut [Charge], heard: &ServiceOutcome) {
         let mut descriptor = 0_usize;
         for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
             if !charges.first().is_some_and(|charge| charge.counted == Counted::Elsewhere) {
@@ -66,12 +66,12 @@ impl<S: Store> Charging<'_, S> {
             }
             for charge in charges {
                 charge.stage = match heard {
-                    Heard::Nothing => Stage::Consulting,
-                    Heard::Answer(verdict) => match verdict.over(descriptor) {
+                    ServiceOutcome::NotAsked => Stage::Consulting,
+                    ServiceOutcome::Decided(verdict) => match verdict.over(descriptor) {
                         Some(retry_after) => Stage::Over { retry_after },
                         None => Stage::Settled,
                     },
-                    Heard::Failure => self.count_here(charge),
+                    ServiceOutcome::Failed => self.count_here(charge),
                 };
             }
             descriptor = descriptor.saturating_add(1);

@@ -7,7 +7,7 @@ use crate::decision::Cause;
 use crate::key::KeyHash;
 use crate::limiter::{Outcome, Standing, State, Verdict};
 use crate::policy::{Priority, TierIndex};
-use crate::rls::Heard;
+use crate::rls::ServiceOutcome;
 use crate::shed::Pressure;
 use crate::status::Page;
 use crate::table::Probe;
@@ -30,7 +30,7 @@ pub struct Plan {
     /// Since when the request has waited for the authority of shared limits, if it has.
     pub(super) since: Option<Timestamp>,
     /// What a rate-limit service has said of the request.
-    pub(super) heard: Heard,
+    pub(super) heard: ServiceOutcome,
 }
 
 /// What the stages before the limits say.
@@ -219,7 +219,7 @@ impl Plan {
 
     /// Says what the rate-limit service has said of the request of this plan, so that it is not asked again. To be called between
     /// plan and decide.
-    pub fn hear(&mut self, heard: Heard) {
+    pub fn hear(&mut self, heard: ServiceOutcome) {
         self.heard = heard;
     }
 

@@ -174,7 +174,7 @@ impl<S: Store> Charging<'_, S> {
             }
             Missing::Unknown => (charge.stage, charge.outcome) = (Stage::Awaiting, None),
             Missing::Failed => {
-                global.go_without();
+                global.count_decided_without();
                 self.fall_back(charge);
             }
         }

@@ -1,15 +1,16 @@
 //! Requests in flight whose permits many instances share: how a worker asks for them, and how it goes on holding them.
 //!
 //! A worker holds permits of its own and lends them to its requests, one after the other. They are not in the key table
-//! that an instance's workers share: requests end with the worker that has them, and so must what they hold. How many it goes on
-//! holding follows from how many requests there were at once in the last [`IDLE`](super::IDLE) or two. With `exact` it holds
-//! what they need, no more: one ask before each, and one behind.
+//! that the workers of an instance share: requests end with their worker, and so must the permits that they hold. How
+//! many permits a worker keeps follows from how many requests it had at once in the last one or two periods of
+//! [`IDLE`](super::IDLE). With `exact` it holds only what its requests need: it asks before each request, and again
+//! after it.
 //!
-//! What a request holds expires with the lease unless it is renewed, as where nothing is shared
-//! ([`Slots`](crate::limiter::concurrency::Slots)): a request that is gone without a word is not kept alive by the worker's.
-//! See [`crate::authority::in_flight`] for what the authority makes of it.
+//! What a request holds expires with the lease unless it is renewed, as for limits that are not shared
+//! ([`Slots`](crate::limiter::concurrency::Slots)). A request that vanished is therefore not kept alive by its worker's
+//! lease. See [`crate::authority::in_flight`] for the authority's side.
 
-use super::flight::Asking;
+use super::flight::PendingAsk;
 use super::{ASK_AGAIN, Ask, Global, Grant, Missing, Shared};
 use crate::key::KeyHash;
 use crate::limiter::Standing;
@@ -17,8 +18,11 @@ use crate::limiter::concurrency::RETRY_AFTER;
 use crate::units::{Permits, Timestamp};
 
 impl Global {
-    /// Whether a request of `cost`, which has waited since `since` if it has, may be in flight by what is held here, or what is
-    /// known if not.
+    /// Whether a request of `cost` may be in flight on the permits held here. `since` is when it began to wait; `None`
+    /// if it has not waited.
+    ///
+    /// # Errors
+    /// Why the request is not admitted now.
     pub(crate) fn room(
         &mut self,
         of: &Shared,
@@ -29,7 +33,7 @@ impl Global {
         if cost > of.terms.most() {
             return Err(Missing::Refused { retry_after: None });
         }
-        self.flights.see(now);
+        self.flights.note_time(now);
         let fails = self.health.fails(now) || since.is_some_and(|since| since.after(self.rules.deadline) <= now);
         let Some(flight) = self.flights.find(of.key) else {
             return Err(if fails { Missing::Failed } else { Missing::Unknown });
@@ -43,58 +47,58 @@ impl Global {
             return Err(Missing::Failed);
         }
         let is_lacking = |at: Timestamp| answered(at) || !of.exact && now < at.after(ASK_AGAIN);
-        Err(match flight.lack {
-            // A cheaper one may be served.
-            Some(lack) if lack.least <= cost && is_lacking(lack.at) => {
+        Err(match flight.shortage {
+            // A request that costs less than the refused one may still be served.
+            Some(shortage) if shortage.least <= cost && is_lacking(shortage.at) => {
                 Missing::Refused { retry_after: Some(RETRY_AFTER) }
             }
             _ => Missing::Unknown,
         })
     }
 
-    /// Whether a request of `cost` has room in this instance's share of the permits, while the store fails.
+    /// Whether a request of `cost` has room in this instance's share of the permits while the store fails.
     pub(crate) fn room_alone(&mut self, of: &Shared, cost: Permits, now: Timestamp) -> bool {
         let unknown = self.rules.local_share;
         let flight = self.flights.find_or_make(of, now);
         flight.is_some_and(|flight| flight.has_room_alone(cost, unknown, now))
     }
 
-    /// Has the authority asked for what a request of `cost` needs, together with others that wait for the same key. If that
-    /// cannot be, the key is known to fail, as by [`Global::ask`].
+    /// Asks the authority for the `cost` of a request, together with other requests that wait for the same key. If
+    /// nothing can be asked, the store counts as failed, as for [`Global::ask`].
     pub(crate) fn ask_to_hold(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
         let has_room = self.waiting.has_room();
         let Some(flight) = self.flights.find_or_make(of, now).filter(|_| has_room) else { return };
         flight.of = *of;
-        match &mut flight.asked {
-            // The next one is made from the requests that have not been served by this one.
+        match &mut flight.pending {
+            // Requests that this ask does not serve will make the next one.
             Some(asked) if asked.is_sent() => {}
             Some(asked) => {
                 asked.least = if asked.need == Permits::ZERO { cost } else { asked.least.min(cost) };
                 asked.need = asked.need.plus(cost);
             }
-            None => self.order_flight(of.key, Asking { need: cost, least: cost, ..Asking::default() }, now),
+            None => self.queue_flight_ask(of.key, PendingAsk { need: cost, least: cost, ..PendingAsk::default() }, now),
         }
     }
 
-    /// An admitted request holds so many permits from here on.
+    /// An admitted request holds `cost` permits from now on.
     pub(crate) fn hold(&mut self, of: &Shared, cost: Permits, now: Timestamp) {
         let fails = self.health.fails(now);
         let Some(flight) = self.flights.find_or_make(of, now) else { return };
         flight.take(cost, now);
-        if flight.asked.is_none() && !fails && flight.runs_short(now) {
-            self.order_flight(of.key, Asking::default(), now);
+        if flight.pending.is_none() && !fails && flight.runs_short(now) {
+            self.queue_flight_ask(of.key, PendingAsk::default(), now);
         }
     }
 
-    /// A request has ended that held so many permits since then.
+    /// A request that took these permits at `taken_at` has ended.
     pub(crate) fn release(&mut self, key: KeyHash, permits: Permits, taken_at: Timestamp, now: Timestamp) {
-        self.flights.see(now);
+        self.flights.note_time(now);
         let Some(flight) = self.flights.find(key) else { return };
         flight.give_back(permits, taken_at);
         self.give_spare(key, now);
     }
 
-    /// Keeps what a request holds from expiring. Answers whether it was taken anew.
+    /// Keeps what a request holds from expiring. Returns whether it was charged again.
     pub(crate) fn keep_held(&mut self, key: KeyHash, permits: Permits, taken_at: Timestamp, now: Timestamp) -> bool {
         self.flights.find(key).is_some_and(|flight| flight.renew(permits, taken_at, now))
     }
@@ -104,15 +108,15 @@ impl Global {
         self.flights.get(key).map_or(Permits::ZERO, |flight| flight.in_flight(now))
     }
 
-    /// How a key stands, as far as is known: what is left of it here and with the authority.
+    /// What is known to be left of a key, here and with the authority.
     pub(crate) fn standing_in_flight(&self, key: KeyHash, now: Timestamp) -> Option<Standing> {
         let flight = self.flights.get(key)?;
         let here = flight.held(now).minus(flight.in_flight(now));
         Some(Standing { remaining: flight.left.plus(here), reset_after: RETRY_AFTER })
     }
 
-    /// Takes up an ask, if the breaker lets it pass.
-    fn order_flight(&mut self, key: KeyHash, asked: Asking, now: Timestamp) {
+    /// Queues an ask to be sent, if the breaker lets it pass.
+    fn queue_flight_ask(&mut self, key: KeyHash, asked: PendingAsk, now: Timestamp) {
         let Some(flight) = self.flights.find(key) else { return };
         let ticket = self.health.admit(now);
         if ticket.is_none() {
@@ -120,29 +124,29 @@ impl Global {
             return;
         }
         self.last_seq = self.last_seq.saturating_add(1);
-        flight.asked = Some(Asking { seq: self.last_seq, ticket, ..asked });
+        flight.pending = Some(PendingAsk { seq: self.last_seq, ticket, ..asked });
         flight.asked_at = now;
         self.unsent_flights.push(key);
     }
 
-    /// Gives back what nobody here needs: at once what others have called for, or where nothing is held ahead.
+    /// Gives back at once what others have called back, or all spare permits if every request asks.
     fn give_spare(&mut self, key: KeyHash, now: Timestamp) {
         let Some(flight) = self.flights.find(key) else { return };
-        if flight.asked.is_none() && flight.has_to_give(now) && !self.health.fails(now) {
-            self.order_flight(key, Asking::default(), now);
+        if flight.pending.is_none() && flight.has_to_give(now) && !self.health.fails(now) {
+            self.queue_flight_ask(key, PendingAsk::default(), now);
         }
     }
 
-    /// Takes out what is to be sent now. Its deadline counts from here.
+    /// Moves the asks that are to be sent now to `asks`. Their deadline counts from here.
     pub(super) fn flight_asks(&mut self, now: Timestamp, asks: &mut Vec<Ask>) {
-        self.flights.see(now);
+        self.flights.note_time(now);
         for key in self.unsent_flights.drain(..) {
             let Some(flight) = self.flights.find(key) else { continue };
-            let said = flight.say(now);
-            let (of, Some(asked)) = (flight.of, flight.asked) else { continue };
-            let Some(said) = said else {
-                // Things have changed since.
-                flight.asked = None;
+            let next = flight.next_ask(now);
+            let (of, Some(asked)) = (flight.of, flight.pending) else { continue };
+            let Some(next) = next else {
+                // The ask is no longer needed.
+                flight.pending = None;
                 if let Some(ticket) = asked.ticket {
                     self.health.forget(ticket, now.since(flight.asked_at), now);
                 }
@@ -153,21 +157,22 @@ impl Global {
                 terms: of.terms,
                 instance: self.instance,
                 seq: asked.seq,
-                need: said.need,
-                least: said.least,
-                want: said.want,
-                back: said.keeps,
+                need: next.need,
+                least: next.least,
+                want: next.want,
+                back: next.keeps,
                 back_of: 0,
             });
             self.sent_flights.push(key);
         }
     }
 
-    /// Takes in the answer to the ask of this number, `None` when there will be none. Answers whether it is of requests in flight.
+    /// Handles the answer to the ask with this sequence number; `None` if there will be none. Returns whether the key
+    /// is one of requests in flight.
     pub(super) fn flight_answered(&mut self, key: KeyHash, seq: u64, grant: Option<Grant>, now: Timestamp) -> bool {
         let Some(flight) = self.flights.find(key) else { return false };
-        let in_time = flight.asked.is_some_and(|asked| asked.seq == seq && asked.is_sent());
-        let asked = if in_time { flight.asked.take() } else { flight.late.take_if(|late| late.seq == seq) };
+        let in_time = flight.pending.is_some_and(|asked| asked.seq == seq && asked.is_sent());
+        let asked = if in_time { flight.pending.take() } else { flight.late.take_if(|late| late.seq == seq) };
         let Some(asked) = asked else { return true };
         if in_time {
             self.sent_flights.retain(|of| *of != key);
@@ -176,7 +181,7 @@ impl Global {
             }
         }
         match grant {
-            Some(grant) => flight.hear(&asked, &grant, in_time, now),
+            Some(grant) => flight.apply_grant(&asked, &grant, in_time, now),
             None => flight.failed_at = Some(now),
         }
         self.waiting.answered(key);
@@ -186,12 +191,12 @@ impl Global {
 
     /// Gives up asks that were not answered in time, and makes those that are due.
     pub(super) fn tend_flights(&mut self, now: Timestamp) {
-        self.flights.see(now);
+        self.flights.note_time(now);
         let deadline = self.rules.deadline;
         let mut expired = Vec::new();
         for key in &self.sent_flights {
             let Some(flight) = self.flights.find(*key) else { continue };
-            if let Some(asked) = flight.asked.take_if(|asked| asked.sent_at.after(deadline) <= now) {
+            if let Some(asked) = flight.pending.take_if(|asked| asked.sent_at.after(deadline) <= now) {
                 if let Some(ticket) = asked.ticket {
                     self.health.observe(ticket, false, deadline, now);
                 }
@@ -203,23 +208,23 @@ impl Global {
             self.sent_flights.retain(|key| !expired.contains(key));
             expired.into_iter().for_each(|key| self.waiting.answered(key));
         }
-        for key in self.flights.turn(now) {
+        for key in self.flights.end_period(now) {
             if self.health.fails(now) {
                 break;
             }
-            self.order_flight(key, Asking::default(), now);
+            self.queue_flight_ask(key, PendingAsk::default(), now);
         }
     }
 
     /// Whether an ask for this key is under way.
     pub(super) fn is_flight_asked(&self, key: KeyHash) -> bool {
-        self.flights.get(key).is_some_and(|flight| flight.asked.is_some())
+        self.flights.get(key).is_some_and(|flight| flight.pending.is_some())
     }
 
     /// When [`tend_flights`](Self::tend_flights) is due.
     pub(super) fn flights_due(&self) -> impl Iterator<Item = Timestamp> {
-        let asked = self.sent_flights.iter().filter_map(|key| self.flights.get(*key)?.asked.as_ref());
+        let asked = self.sent_flights.iter().filter_map(|key| self.flights.get(*key)?.pending.as_ref());
         let deadline = self.rules.deadline;
-        asked.map(move |asked| asked.sent_at.after(deadline)).chain(self.flights.next_turn())
+        asked.map(move |asked| asked.sent_at.after(deadline)).chain(self.flights.next_period())
     }
 }

@@ -1,7 +1,7 @@
-//! How quickly requests of a key come to this instance.
+//! How fast requests of a key come to this instance.
 //!
-//! The mean of the gaps between them, in which the last few count most. It tells how many permits will be used before they
-//! expire: what is drawn beyond that is lost to all.
+//! The mean of the gaps between them, in which the last few count most. It predicts how many permits will be used
+//! before they expire. What is drawn beyond that is lost to all instances.
 
 use crate::units::{Span, Timestamp};
 
@@ -23,14 +23,14 @@ impl Pace {
     pub(super) fn note(&mut self, now: Timestamp) {
         let gap = now.since(self.last).as_nanos().min(LONGEST.as_nanos());
         self.last = now;
-        // The first few are all there is to go by.
+        // The first few gaps weigh equally: there are no others yet.
         self.gaps = self.gaps.saturating_add(1).min(REMEMBERED);
         let mean = self.mean.as_nanos();
         let (grows, by) = (gap > mean, gap.abs_diff(mean).checked_div(self.gaps).unwrap_or(0));
         self.mean = Span::from_nanos(if grows { mean.saturating_add(by) } else { mean.saturating_sub(by) });
     }
 
-    /// Whether enough requests have come to tell.
+    /// Whether enough requests have come to estimate a pace.
     pub(super) const fn is_known(&self) -> bool {
         self.gaps >= ENOUGH
     }
@@ -40,27 +40,28 @@ impl Pace {
         self.last
     }
 
-    /// How many requests are to be expected within this span, if they come as they came. Of a key that has been quiet for long
-    /// fewer are.
+    /// How many requests to expect within this span if they keep coming at the same pace. Fewer if the key has been
+    /// quiet for more than two mean gaps.
     pub(super) fn expects(&self, within: Span, now: Timestamp) -> u64 {
         let gap = self.mean.max(Span::from_nanos(now.since(self.last).as_nanos() >> 1)).as_nanos().max(1);
         within.as_nanos().checked_div(gap).unwrap_or(0)
     }
 
-    /// Whether no request has come for several times as long as it took before.
+    /// Whether no request has come for several times the mean gap, and for `at_least`.
     pub(super) fn has_ceased(&self, at_least: Span, now: Timestamp) -> bool {
         let patience = Span::from_nanos(self.mean.as_nanos().saturating_mul(QUIET_GAPS));
         self.last.after(patience.max(at_least)) <= now
     }
 }
 
-/// The longest gap that counts: a key that comes less often is as good as new each time.
+/// The longest gap that counts. A key with longer gaps is treated as new each time.
 const LONGEST: Span = Span::from_secs(5);
-/// So many gaps tell more than none.
+/// How many gaps make an estimate.
 const ENOUGH: u64 = 2;
-/// The gaps of so many requests make up the mean.
+/// How many gaps make up the mean.
 const REMEMBERED: u64 = 8;
-/// Of gaps that are exponential one in fifty is as long.
+/// How many mean gaps without a request end a key's activity. If gaps are distributed exponentially, one in fifty is as
+/// long.
 const QUIET_GAPS: u64 = 4;
 
 #[cfg(test)]

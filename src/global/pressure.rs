@@ -1,27 +1,29 @@
-//! Whether a key has too little for all who ask for it.
+//! Whether a key has too few permits for all requests that want them.
 //!
-//! One answer may be short by chance: others drew a moment before, and more has come since. Two in a row, from an authority
-//! that has granted nearly all of the quota of late, mean that there are more requests than permits. Then a request that finds
-//! none here need not ask: to wait would be in vain for most, and what comes next is asked for in the background, for all of them.
+//! One answer may be short by chance: other instances drew a moment before, and more permits have come since. Two short
+//! answers in a row mean that there are more requests than permits, if the authority has recently granted nearly all of
+//! the quota. A request that finds no permits here then does not ask. For most requests waiting would be in vain, and
+//! asks in the background fetch the next permits for all of them.
 
 use crate::authority::{Grant, Shared, Terms};
 use crate::units::{Span, Timestamp};
 
-/// What answers of the authority say of one key.
+/// What the authority's answers say of one key.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pressure {
     was_short: bool,
     short_at: Option<Timestamp>,
-    /// When there was last too little; the epoch when there is enough.
+    /// When permits were last short; the epoch while there are enough.
     at: Timestamp,
-    /// What all had drawn when a span began in which that is counted.
+    /// What all instances had drawn when the current span of counting began, and when that was.
     drawn: Option<(u64, Timestamp)>,
-    /// Whether less than nearly all was drawn in the last such span. Until one is over, nothing is known but the answers.
+    /// Whether less than [`NEARLY_ALL_PERCENT`] of the quota was drawn in the last such span; `None` before one is over.
     spares: Option<bool>,
 }
 
 impl Pressure {
-    /// Takes note of an answer: whether less was granted than was wanted, or so little left that soon there will be less.
+    /// Learns from an answer whether it was short: less was granted than was wanted, or so little is left that the next
+    /// will be.
     pub(super) fn learn(&mut self, is_short: bool, grant: &Grant, terms: &Terms, now: Timestamp) {
         let is_short = is_short || u64::from(grant.left.get()) <= scarce(terms);
         self.at = if is_short && self.was_short { now } else { Timestamp::EPOCH };
@@ -41,37 +43,39 @@ impl Pressure {
         self.drawn = Some((grant.drawn, now));
     }
 
-    /// Whether what one holds and does not use is taken from others who would.
+    /// Whether permits that one instance holds and does not use are missing elsewhere.
     pub(super) fn is_felt(&self, algorithm: Shared, now: Timestamp) -> bool {
         let lately = algorithm == Shared::FixedWindow && self.short_at.is_some_and(|at| now < at.after(FELT));
         self.spares == Some(false) || self.at > Timestamp::EPOCH || lately
     }
 
-    /// Whether there is too little for all now. In a fixed window nothing comes before the next.
+    /// Whether there are too few permits for all now. In a fixed window none are added before the next begins.
     pub(super) fn is_on(&self, algorithm: Shared, now: Timestamp) -> bool {
         let spares = self.spares == Some(true) && algorithm != Shared::FixedWindow;
         self.at > Timestamp::EPOCH && now < self.at.after(LASTS) && !spares
     }
 
-    /// A new window begins.
+    /// A new window has begun.
     pub(super) fn relieve(&mut self) {
         (self.was_short, self.at) = (false, Timestamp::EPOCH);
     }
 }
 
-/// What is refilled while a few are asked for: where no more is left, soon there is nothing. Where permits come slowly, that is
-/// none.
+/// The permits that are refilled while a few asks are under way. If no more are left, there will soon be none. Zero
+/// where permits refill slowly.
 pub(super) fn scarce(terms: &Terms) -> u64 {
     u64::from(terms.permits.get()).saturating_mul(SCARCE_MS).checked_div(terms.window_ms).unwrap_or(0)
 }
 
-/// What is refilled in so many milliseconds is soon used up.
+/// Permits refilled within this time are soon used up.
 const SCARCE_MS: u64 = 50;
-/// So long there is taken to be too little. Shorter than the shortest retry-after that a client can be told, which is a second.
+/// How long permits count as short. Shorter than the shortest retry-after that a client can be told, which is one
+/// second.
 const LASTS: Span = Span::from_millis(500);
-/// So long after a short answer nothing is drawn for a request that may not come.
+/// How long after a short answer nothing is drawn for requests that may not come.
 const FELT: Span = Span::from_secs(2);
-/// Over such spans is counted what all draw: so long that windows which were filled early weigh little.
+/// The shortest span over which the permits drawn are counted: so long that windows which were used up early weigh
+/// little.
 const COUNTED: Span = Span::from_secs(1);
 const NEARLY_ALL_PERCENT: u128 = 90;
 const NANOS_PER_MILLI: u64 = 1_000_000;

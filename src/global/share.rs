@@ -1,26 +1,26 @@
-//! Which share of a key's demand is this instance's own.
+//! This instance's share of a key's demand.
 //!
-//! Both are summed as grants come, and older sums count less with each grant: what this instance drew, and what all did,
-//! which the authority's [`drawn`](crate::authority::Grant::drawn) tells. Where every instance takes its recent share of the
-//! quota while the store fails, all together take the quota. Before anything is known the policy's `local_share_percent`
-//! counts; then all together take that many percent times as many as there are.
+//! Two sums grow with every grant: what this instance drew, and what all instances drew, which the authority tells in
+//! [`drawn`](crate::authority::Grant::drawn). Older grants count less. If every instance takes its recent share of the
+//! quota while the store fails, together they take the quota. Before anything is known, the policy's
+//! `local_share_percent` applies to each; together they then take that percentage times the number of instances.
 
 use crate::units::{BasisPoints, Permits};
 
-/// What this instance and all have drawn of late.
+/// What this instance and all instances have drawn recently.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Share {
     own: u64,
     all: u64,
-    /// The authority's count when it last answered.
+    /// The authority's count in its last answer.
     drawn: Option<u64>,
 }
 
 impl Share {
-    /// Takes note of an answer.
+    /// Learns from an answer.
     pub(super) fn learn(&mut self, granted: Permits, drawn: u64) {
         let granted = u64::from(granted.get());
-        // An authority that counts less than before has begun anew.
+        // An authority that counts less than before has restarted its count.
         let grown = match self.drawn {
             Some(before) if drawn >= before => drawn.saturating_sub(before),
             _ => drawn,
@@ -31,7 +31,7 @@ impl Share {
         self.drawn = Some(drawn);
     }
 
-    /// The share; `None` where nothing is known.
+    /// The share; `None` before the first grant.
     pub(super) fn known(&self) -> Option<BasisPoints> {
         let whole = u64::from(BasisPoints::ALL.get());
         let share = self.own.saturating_mul(whole).checked_div(self.all)?;
@@ -39,9 +39,9 @@ impl Share {
     }
 }
 
-/// Each answer takes an eighth from what was before it.
+/// Each answer takes an eighth off the sums before it.
 const FADE_SHIFT: u32 = 3;
-/// So that small sums fade too.
+/// Permits are scaled up so that small sums fade too.
 const SCALE_SHIFT: u32 = 4;
 
 #[cfg(test)]

@@ -5,14 +5,14 @@ use super::entry::Entry;
 use crate::key::KeyHash;
 use crate::units::{Permits, Span, Timestamp};
 
-/// A fixed table of sets. A key that finds its set full takes the place of the one asked for longest ago that has no ask
-/// under way; there may be none.
+/// A fixed table of sets. A key whose set is full replaces the key that was requested longest ago and has no ask under
+/// way. If there is none, the new key gets no entry.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     sets: Vec<Vec<Entry>>,
     /// Whether any key may hold permits that could be given back.
     holds_permits: bool,
-    /// When the first permits expire, or earlier; and when that was last looked into.
+    /// When the first permits expire, or earlier; and when the entries were last checked for it.
     renewal: Option<Timestamp>,
     renewed_at: Timestamp,
 }
@@ -45,7 +45,7 @@ impl Table {
             }
         };
         let entry = set.get_mut(at)?;
-        // A policy may have changed what the key may have.
+        // The policy may have changed since.
         entry.of = *of;
         Some(entry)
     }
@@ -58,7 +58,7 @@ impl Table {
         self.holds_permits = true;
     }
 
-    /// The keys for which nobody asks any more, and that hold permits of their own.
+    /// The keys that hold permits of this worker's own and have no requests any more.
     pub(super) fn idle(&mut self, now: Timestamp) -> Vec<KeyHash> {
         let mut keys = Vec::new();
         if !self.holds_permits {
@@ -66,32 +66,32 @@ impl Table {
         }
         self.holds_permits = false;
         for entry in self.sets.iter_mut().flatten() {
-            if entry.own.until <= now {
-                entry.own.out = Permits::ZERO;
+            if entry.returnable.until <= now {
+                entry.returnable.permits = Permits::ZERO;
             }
-            if entry.own.out == Permits::ZERO {
+            if entry.returnable.permits == Permits::ZERO {
                 continue;
             }
             self.holds_permits = true;
-            if entry.asked.is_none() && entry.is_idle(now) && keys.len() < MOST_AT_ONCE {
+            if entry.pending.is_none() && entry.is_idle(now) && keys.len() < MOST_AT_ONCE {
                 keys.push(entry.of.key);
             }
         }
         keys
     }
 
-    /// Takes note that permits of this key expire, and others may have to be drawn.
+    /// Notes when permits of this key expire, because new ones may have to be drawn then.
     pub(super) fn note_renewal(&mut self, key: KeyHash) {
         let Some(at) = self.get(key).map(|entry| entry.renew_at).filter(|at| *at > Timestamp::EPOCH) else { return };
         self.renewal = Some(self.renewal.map_or(at, |renewal| renewal.min(at)));
     }
 
-    /// When the next permits expire.
+    /// When to look for permits that have expired.
     pub(super) fn next_renewal(&self) -> Option<Timestamp> {
         self.renewal.map(|at| at.max(self.renewed_at.after(RENEWAL_GAP)))
     }
 
-    /// The keys whose permits have expired, and that will need others.
+    /// The keys whose permits have expired and that will need new ones.
     pub(super) fn renewals(&mut self, now: Timestamp) -> Vec<KeyHash> {
         let mut keys = Vec::new();
         if self.next_renewal().is_none_or(|at| at > now) {
@@ -115,11 +115,11 @@ fn set_of(key: KeyHash) -> usize {
     key.get() as usize & (SETS - 1)
 }
 
-/// Asks that nobody waits for, sent in one go: the others go next time.
+/// Asks sent in one go that no request waits for; the others follow the next time.
 const MOST_AT_ONCE: usize = 64;
-/// A power of two. The table is about a mebibyte when full.
+/// A power of two. A full table takes about a mebibyte.
 const SETS: usize = 1_024;
 const WAYS: usize = 4;
 const _: () = assert!(SETS.is_power_of_two());
-/// All keys are looked at for those whose permits expire, so this is not done for each of them apart.
+/// The shortest time between two searches for expired permits: a search looks at all keys.
 const RENEWAL_GAP: Span = Span::from_millis(5);

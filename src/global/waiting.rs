@@ -3,10 +3,10 @@
 use crate::key::KeyHash;
 use crate::units::{Span, Timestamp};
 
-/// Those who wait, and those who are to be decided again.
+/// The requests that wait, and those that are to be decided again.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// In the order in which they came.
+    /// In the order of `enter`: a request that waits again stands behind later ones.
     waiting: Vec<Waiter>,
     ready: Vec<Wake>,
     count: u64,
@@ -17,7 +17,7 @@ pub(super) struct Waiting {
 pub struct Wake {
     /// Its number.
     pub id: u32,
-    /// Since when it has waited: see [`Plan::resume`](crate::engine::Plan::resume).
+    /// When it began to wait: see [`Plan::resume`](crate::engine::Plan::resume).
     pub since: Timestamp,
 }
 
@@ -29,7 +29,8 @@ struct Waiter {
 }
 
 impl Waiting {
-    /// Lets a request wait. One that waits for nothing, or for which there is no room, is as one that has waited for ever.
+    /// Makes a request wait. If it has no keys to wait for, or finds no room, it is ready at once and counts as having
+    /// waited too long.
     pub(super) fn enter(&mut self, wake: Wake, keys: Vec<KeyHash>, is_new: bool) {
         if keys.is_empty() || !self.has_room() {
             self.ready.push(Wake { since: Timestamp::EPOCH, ..wake });
@@ -55,7 +56,7 @@ impl Waiting {
         self.release(|waiter| waiter.keys.is_empty());
     }
 
-    /// Who has waited for `deadline` waits no more.
+    /// Releases the requests that have waited for `deadline`.
     pub(super) fn expire(&mut self, deadline: Span, now: Timestamp) {
         self.release(|waiter| waiter.wake.since.after(deadline) <= now);
     }
@@ -66,7 +67,7 @@ impl Waiting {
 
     /// The next one to be decided again.
     pub(super) fn ready(&mut self) -> Option<Wake> {
-        // Moving those behind it is nothing beside deciding on it, and there are not many.
+        // Moving the requests behind it costs little next to deciding on it, and there are not many.
         (!self.ready.is_empty()).then(|| self.ready.remove(0))
     }
 
@@ -75,9 +76,9 @@ impl Waiting {
         self.ready.retain(|wake| wake.id != id);
     }
 
-    /// Since when the one has waited that has waited longest.
+    /// When the request that has waited longest began to wait.
     pub(super) fn since(&self) -> Option<Timestamp> {
-        // One that was decided again stands behind those who came later.
+        // A request that was decided again stands behind later ones.
         self.waiting.iter().map(|waiter| waiter.wake.since).min()
     }
 
@@ -90,5 +91,5 @@ impl Waiting {
     }
 }
 
-/// More than these do not wait in one worker: what happens to them is the limit's `on_store_failure`.
+/// The most requests that wait in one worker. The limit's `on_store_failure` decides the others.
 const MOST_WAITING: usize = 1_024;

@@ -8,7 +8,7 @@ use super::{Fingerprint, Page, UpstreamsNow, counts, upstreams};
 use crate::breaker::State;
 use crate::decision::Reply;
 use crate::engine::Engine;
-use crate::global::{Global, Told};
+use crate::global::{Global, StoreCounts};
 use crate::health::Health;
 use crate::health::monitor::Monitor;
 use crate::health::orca::Load;
@@ -94,10 +94,12 @@ impl Sources<'_> {
             policy.limits.iter().for_each(|limit| json.item(|json| write_limit(json, limit, policy)));
         });
         if let Some(store) = self.store {
-            json.object("store", |json| write_store(json, store.tell(self.now), store.rules().deadline));
+            json.object("store", |json| write_store(json, store.state_and_counts(self.now), store.rules().deadline));
         }
         if let Some(service) = self.service {
-            json.object("rate_limit_service", |json| write_store(json, service.tell(self.now), service.deadline()));
+            json.object("rate_limit_service", |json| {
+                write_store(json, service.state_and_counts(self.now), service.deadline())
+            });
         }
         upstreams::write(json, policy, self.upstreams.as_ref(), self.now);
         if let Some(counters) = self.counters {
@@ -162,13 +164,13 @@ fn write_quota(json: &mut Json, quota: &Quota, algorithm: Algorithm) {
 }
 
 /// How a store is that others share: whether it is asked, how this worker's breaker around it stands, and what came of asking.
-fn write_store(json: &mut Json, (state, told): (State, Told), deadline: Span) {
+fn write_store(json: &mut Json, (state, counts): (State, StoreCounts), deadline: Span) {
     json.plain("answers", &(state != State::Open));
     json.text("breaker", state.as_str());
     json.number("deadline_ms", millis(deadline));
-    json.number("asks", told.asks);
-    json.number("failures", told.failures);
-    json.number("decided_without", told.without);
+    json.number("asks", counts.asks);
+    json.number("failures", counts.failures);
+    json.number("decided_without", counts.decided_without);
 }
 
 pub(super) fn millis(span: Span) -> u64 {

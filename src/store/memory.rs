@@ -5,7 +5,7 @@ use crate::table::{Page, pages_for};
 
 /// A key table in memory that nobody else changes: publishing always succeeds.
 ///
-/// The memory is taken when the first page is asked for, all at once, and never grows.
+/// All of the memory is taken when the first page is used, and it never grows.
 #[derive(Debug)]
 pub struct MemoryStore {
     count: u32,

@@ -1,24 +1,25 @@
 //! Redis as the authority of limits that many instances share: bytes out and bytes in, over HTTP.
 //!
-//! A proxy's plugin can speak HTTP and nothing else, and a Worker wants nothing else. So Redis stands behind one of two
-//! fronts, each with a [`Protocol`] of its own. Redis counts by a script for each algorithm ([`Script`]), which gives the
-//! answers of [`crate::authority`] by Redis' own clock. A script touches one key, which holds the account of one
-//! [`Ask::key`] and expires when that equals one that was never used.
+//! A proxy's plugin can only speak HTTP, and a Worker needs nothing else. So Redis stands behind one of two HTTP front
+//! ends, each with a [`Protocol`] of its own. A script for each algorithm ([`Script`]) counts in Redis. It gives the
+//! answers of [`crate::authority`], by Redis' own clock. A script touches one key, which holds the account of one
+//! [`Ask::key`] and expires when the account equals one that was never used.
 //!
 //! What an adapter does:
 //!
-//! 1. [`Redis::begin`] takes asks from a queue, as many as one request can carry, and says what to send.
-//! 2. Whatever comes of that, an answer or none, goes to [`Exchange::receive`]. When Redis did not know a script it answers
-//!    what to send next, which brings the script along; there is no third request.
+//! 1. [`Redis::begin`] takes asks from a queue, as many as one request can carry, and returns the request to send.
+//! 2. [`Exchange::receive`] takes the answer, or the news that there is none. If Redis did not know a script, it
+//!    returns a second request that brings the script along; there is no third request.
 //! 3. [`Exchange::outcomes`] has a grant or an error for each ask.
 //!
-//! Breakers that many instances share stand there too, with a script of their own: [`Redis::report`].
+//! Redis also keeps breakers that many instances share, with a script of their own: [`Redis::report`].
 //!
 //! An ask may be sent again at any time: the same sequence number is charged once.
 //!
-//! Tried with Redis 7.0. The oldest that has what the scripts use is 5, and 6.2 where more than 1,024 instances draw from one
-//! key. What Redis forgets is there to be drawn once more: after a restart without its data, a failover to a replica
-//! that had not heard of the last charges, or an eviction, which `maxmemory-policy noeviction` prevents.
+//! Tested with Redis 7.0. The scripts need at least Redis 5, and 6.2 where more than 1,024 instances draw from one key or
+//! more than 8,192 breakers are shared. Permits that Redis forgets can be drawn once more: after a restart without its
+//! data, after a failover to a replica that had not received the last charges, or after an eviction, which
+//! `maxmemory-policy noeviction` prevents.
 
 mod breakers;
 mod command;
@@ -52,9 +53,9 @@ pub struct Redis {
 /// An HTTP request to be sent by POST.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HttpRequest<'r> {
-    /// The path, with the store's own before it.
+    /// The path, which begins with the store's own.
     pub path: &'r str,
-    /// The value of the header `authorization`, if there is to be one. A secret.
+    /// The value of the header `authorization`, if the store needs one. A secret.
     pub authorization: Option<&'r str>,
     /// The value of the header `content-type`.
     pub content_type: &'static str,
@@ -62,7 +63,7 @@ pub struct HttpRequest<'r> {
     pub body: Vec<u8>,
 }
 
-/// Some asks on their way.
+/// The asks of one request, and what came of them.
 #[derive(Debug)]
 pub struct Exchange {
     asks: Vec<(Ask, Result<Grant, RedisError>)>,
@@ -72,20 +73,21 @@ pub struct Exchange {
 /// Which request is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// All asks, by the scripts' hashes.
+    /// All asks, by the hashes of their scripts.
     ByHash,
-    /// Those whose script Redis did not know, with the script.
-    Whole,
-    /// None.
+    /// The asks whose script Redis did not know, with the script.
+    WithScript,
+    /// None: the exchange is over.
     Done,
 }
 
 impl Redis {
-    /// The Redis behind the front at this path of its host: `/` or empty where the front has the host for itself. Upstash takes
-    /// the token as a bearer token; for Webdis it is `user:password`, if its access list asks for one.
+    /// The Redis behind the front end at this path of its host: `/` or empty if the front end has the host to itself.
+    /// For Upstash the token is sent as a bearer token. For Webdis it is `user:password`, if its access list requires
+    /// one.
     ///
     /// # Errors
-    /// [`BadToken`] when no header can carry the token.
+    /// [`BadToken`] if a header cannot carry the token.
     pub fn new(protocol: Protocol, path: &str, token: Option<&str>) -> Result<Self, BadToken> {
         let path = match protocol {
             Protocol::Upstash => [path.trim_end_matches('/'), upstash::PATH].concat(),
@@ -113,7 +115,7 @@ impl Redis {
         }
     }
 
-    /// The request that brings this command alone.
+    /// The request for this one command.
     fn request_of(&self, command: &impl Words) -> HttpRequest<'_> {
         self.request_with(match self.protocol {
             Protocol::Upstash => upstash::encode([command].into_iter()),
@@ -129,8 +131,8 @@ impl Redis {
         HttpRequest { path: &self.path, authorization: self.authorization.as_deref(), content_type, body }
     }
 
-    /// Takes the first asks from the queue, as many as one request can carry, and answers what to send. `None` when the
-    /// queue is empty.
+    /// Takes the first asks from the queue, as many as one request can carry, and returns the request to send. `None`
+    /// if the queue is empty.
     pub fn begin(&self, queue: &mut Vec<Ask>) -> Option<(Exchange, HttpRequest<'_>)> {
         if queue.is_empty() {
             return None;
@@ -143,14 +145,14 @@ impl Redis {
     }
 }
 
-/// Without its token.
+/// Leaves out the token.
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis").field("protocol", &self.protocol).field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-/// Without its token.
+/// Leaves out the token.
 impl fmt::Debug for HttpRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let body = self.body.escape_ascii().to_string();
@@ -159,8 +161,8 @@ impl fmt::Debug for HttpRequest<'_> {
 }
 
 impl Exchange {
-    /// Takes up what was answered: the status and the body, or `None` when there was no answer in time. Answers what is to be
-    /// sent next; `None` when all is known that will be.
+    /// Handles an answer: its status and body, or `None` if there was none in time. Returns the request to send next;
+    /// `None` when the exchange is over.
     pub fn receive<'r>(&mut self, redis: &'r Redis, answer: Option<(u16, &[u8])>) -> Option<HttpRequest<'r>> {
         let replies = self.decode(redis, answer);
         let under_way = self.under_way();
@@ -170,30 +172,30 @@ impl Exchange {
         }
         let forgotten = self.asks.iter().any(|(_, outcome)| *outcome == Err(RedisError::NoScript));
         self.progress = match self.progress {
-            Progress::ByHash if forgotten => Progress::Whole,
+            Progress::ByHash if forgotten => Progress::WithScript,
             _ => Progress::Done,
         };
-        (self.progress == Progress::Whole).then(|| self.request(redis))
+        (self.progress == Progress::WithScript).then(|| self.request(redis))
     }
 
-    /// What came of each ask; an error for those that are still under way.
+    /// What came of each ask. An error for asks that are still under way.
     pub fn outcomes(&self) -> impl Iterator<Item = (&Ask, Result<Grant, RedisError>)> {
         self.asks.iter().map(|(ask, outcome)| (ask, *outcome))
     }
 
-    /// Tells which asks the request under way is about, from what came of them so far.
+    /// A filter for the asks that the request under way is about, by what has come of them so far.
     fn under_way(&self) -> fn(&Result<Grant, RedisError>) -> bool {
         match self.progress {
             Progress::ByHash => |_| true,
-            Progress::Whole => |outcome| *outcome == Err(RedisError::NoScript),
+            Progress::WithScript => |outcome| *outcome == Err(RedisError::NoScript),
             Progress::Done => |_| false,
         }
     }
 
     fn commands(&self) -> impl Iterator<Item = Command<'_>> + Clone {
-        let (whole, under_way) = (self.progress == Progress::Whole, self.under_way());
+        let (with_script, under_way) = (self.progress == Progress::WithScript, self.under_way());
         let pending = self.asks.iter().filter(move |(_, outcome)| under_way(outcome));
-        pending.map(move |(ask, _)| Command { ask, whole })
+        pending.map(move |(ask, _)| Command { ask, with_script })
     }
 
     fn request<'r>(&self, redis: &'r Redis) -> HttpRequest<'r> {
@@ -203,7 +205,7 @@ impl Exchange {
         })
     }
 
-    /// What was answered to each of the commands under way.
+    /// The answer to each of the commands under way.
     fn decode(&self, redis: &Redis, answer: Option<(u16, &[u8])>) -> Vec<Result<reply::Reply, RedisError>> {
         let commands = self.commands();
         let (status, body) = answer.unwrap_or((NO_STATUS, &[]));
@@ -217,7 +219,7 @@ impl Exchange {
     }
 }
 
-/// A token that no HTTP header can carry.
+/// An HTTP header cannot carry the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadToken;
 
@@ -229,9 +231,9 @@ impl fmt::Display for BadToken {
 
 impl core::error::Error for BadToken {}
 
-/// With its script each is under 4 KB, so that a request stays far below what fronts take.
+/// A command with its script is under 4 KB, so 16 stay far below what front ends accept.
 const MAX_ASKS: usize = 16;
-/// What stands for an answer that never came.
+/// Stands for an answer that never came.
 const NO_STATUS: u16 = 0;
 
 #[cfg(test)]
@@ -252,7 +254,7 @@ mod tests {
         }
         let header = |protocol, token| Redis::new(protocol, "/", token).unwrap().authorization;
         assert_eq!(header(Protocol::Upstash, Some("user:password")).unwrap(), "Bearer user:password");
-        // The example of RFC 7617, section 2, with another password: that one has a blank.
+        // The example of RFC 7617, section 2, with another password, because that one contains a space.
         assert_eq!(header(Protocol::Webdis, Some("Aladdin:opensesame")).unwrap(), "Basic QWxhZGRpbjpvcGVuc2VzYW1l");
         assert_eq!(header(Protocol::Upstash, None), None);
     }

@@ -1,10 +1,12 @@
-//! Envoy's rate-limit service, `envoy.service.ratelimit.v3.RateLimitService`: what it is asked and what it answers, as the
-//! messages of its one call, `ShouldRateLimit`. Bytes in, bytes out: a host frames and sends them.
+//! Envoy's rate-limit service, `envoy.service.ratelimit.v3.RateLimitService`: the request and response messages of its
+//! only call, `ShouldRateLimit`. Bytes in, bytes out: a host frames and sends them.
 //!
-//! The service counts by descriptors, lists of keys and values. Each limit of the policy that a request meets is one:
-//! first [`NAME_KEY`] with the limit's name, then its key, part by part. An answer is for each of them, in the same order.
+//! The service counts by descriptors, which are lists of keys and values. Each limit of the policy that applies to a
+//! request is one descriptor: first [`NAME_KEY`] with the limit's name, then the limit's key, part by part. An answer
+//! has a status for each of them, in the same order.
 //!
-//! Source: the published definition of the API, `envoy/service/ratelimit/v3/rls.proto`, and Protocol Buffers' encoding.
+//! Source: the published definition of the API, `envoy/service/ratelimit/v3/rls.proto`, and the Protocol Buffers
+//! encoding.
 
 mod answer;
 mod message;
@@ -21,14 +23,15 @@ pub const SERVICE: &str = "envoy.service.ratelimit.v3.RateLimitService";
 /// The method.
 pub const METHOD: &str = "ShouldRateLimit";
 
-/// The key of a descriptor's first entry, whose value is the limit's name: that of Envoy's own action for fixed texts.
+/// The key of a descriptor's first entry, whose value is the limit's name. Envoy's own action for fixed texts uses the
+/// same.
 pub const NAME_KEY: &str = "generic_key";
 
-/// The key of an entry that holds the client's address: that of Envoy's own action for it.
+/// The key of an entry that holds the client's address. Envoy's own action for it uses the same.
 pub const ADDRESS_KEY: &str = "remote_address";
 
-/// Envoy's `GrpcService` for a cluster, as the host call of a proxy-wasm filter takes it. A bare name would do in most cases,
-/// but not where its letters happen to be such a message.
+/// Envoy's `GrpcService` message for a cluster, as a proxy-wasm filter passes it to the host. A bare name works in most
+/// cases, but not if its letters happen to be a valid message.
 #[must_use]
 pub fn envoy_service(cluster: &str) -> Vec<u8> {
     let (mut inner, mut outer) = (Vec::new(), Vec::new());
@@ -37,23 +40,23 @@ pub fn envoy_service(cluster: &str) -> Vec<u8> {
     outer
 }
 
-/// Why there is no answer of the service.
+/// Why the service gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RlsError {
-    /// The call ended with this gRPC status, which is none of success; 14 when the service cannot be reached.
+    /// The call ended with this gRPC status, which is not success; 14 if the service cannot be reached.
     Status(u32),
-    /// It was not answered within the deadline.
+    /// There was no answer within the deadline.
     Late,
-    /// The bytes are no answer of such a service.
+    /// The bytes are not an answer of such a service.
     Malformed,
-    /// The answer has more in it than any that is meant well.
+    /// The answer is larger than any honest one.
     TooLarge,
-    /// The service says that it does not know: code UNKNOWN, or none of those that there are.
+    /// The service does not know: code UNKNOWN, or a code that is not defined.
     Undecided,
 }
 
 impl RlsError {
-    /// A call that ended with this gRPC status.
+    /// The error for a call that ended with this gRPC status.
     #[must_use]
     pub const fn of_status(status: u32) -> Self {
         if status == DEADLINE_EXCEEDED { Self::Late } else { Self::Status(status) }
@@ -76,8 +79,8 @@ impl fmt::Display for RlsError {
 
 impl core::error::Error for RlsError {}
 
-/// gRPC's status for what cannot be reached.
+/// The gRPC status of a service that cannot be reached.
 pub const UNAVAILABLE: u32 = 14;
 
-/// gRPC's status for what has taken too long.
+/// The gRPC status of a call that took too long.
 const DEADLINE_EXCEEDED: u32 = 4;

@@ -10,7 +10,7 @@ use crate::{authority, rls, waiting};
 use std::rc::Rc;
 use tidegate::decision::{Decision, Refusal};
 use tidegate::fallback::Step;
-use tidegate::rls::{Heard, Words};
+use tidegate::rls::{Additions, ServiceOutcome};
 use tidegate::shed::Pressure;
 use tidegate::units::{Draw, Timestamp};
 
@@ -27,7 +27,7 @@ impl Filter {
     }
 
     /// Takes in what the rate-limit service says of the request that waits for it, and acts on it.
-    pub fn heard(&mut self, heard: Heard, words: Words) {
+    pub fn heard(&mut self, heard: ServiceOutcome, words: Additions) {
         (self.said, self.consults) = (Some(Box::new((heard, words))), false);
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
@@ -117,7 +117,7 @@ impl Filter {
                 self.began = None;
                 let mut reply = refusal.reply(&instance.engine, &Facts);
                 if let Some(said) = &self.said {
-                    said.1.speak(&refusal, &instance.engine, &mut reply);
+                    said.1.apply_body(&refusal, &instance.engine, &mut reply);
                 }
                 self.reply(&reply);
                 Next::Pause
@@ -134,7 +134,7 @@ impl Filter {
             return Next::Pause;
         }
         // Heard of now, it is not asked about again.
-        self.said = Some(Box::new((Heard::Failure, Words::default())));
+        self.said = Some(Box::new((ServiceOutcome::Failed, Additions::default())));
         self.plan_again(instance, work);
         self.decide(instance, work, now)
     }

@@ -1,10 +1,10 @@
--- The answer, whatever the algorithm: what is given back is credited, what can be had is charged, and both are remembered
--- for the instance, so that the same ask again changes nothing.
+-- The answer, whatever the algorithm: credits what is given back, charges what can be granted, and remembers both for
+-- the instance, so that a repeated ask changes nothing.
 local granted, lasts_until, granted_in = 0, 0, window
 local is_known = latest[1] ~= nil
 local counters = { unpack(account, 4) }
 if is_known and seq <= latest[1] then
-  -- What was granted to this very ask, whose answer may be lost.
+  -- The same ask again: its answer may have been lost.
   if seq == latest[1] and latest[4] > now then
     granted, lasts_until, granted_in = latest[2], latest[4], latest[3]
   end
@@ -34,12 +34,12 @@ end
 local left, reset, retry = balance(max(least, 1))
 local lives = account[3] - clock
 if stored[1] and (ended or lives <= 0) then
-  -- Whatever other instances were granted has ended with it.
+  -- What other instances were granted has ended with the account.
   redis.call('DEL', key)
 end
 if lives > 0 then
   if not is_known and redis.call('HLEN', key) > 1024 then
-    -- Of some of those remembered, the one whose grant ends first is forgotten: it can give nothing back.
+    -- Of some of the instances, the one whose grant ends first is forgotten: it can no longer give anything back.
     local first, first_ends
     for _, other in ipairs(redis.call('HRANDFIELD', key, 16)) do
       local other_ends = other ~= 'account' and read(redis.call('HGET', key, other))[4]

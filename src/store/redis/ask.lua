@@ -1,5 +1,6 @@
--- What is asked, and what is known of the key. One hash holds all of it: the field `account`, and one for each instance by
--- its number. Numbers are whole and below 2^53, which is why they are written with `%.0f`: Lua's own way is `1e+15`.
+-- The ask, and what is stored for the key. One hash holds all of it: the field `account`, and a field for each
+-- instance, named by its number. Numbers are integers below 2^53. They are written with `%.0f`, because Lua would write
+-- `1e+15`.
 local key = KEYS[1]
 local permits, length, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local instance, seq = ARGV[4], tonumber(ARGV[5])
@@ -22,8 +23,8 @@ local function write(numbers)
   return table.concat(numbers, ' ')
 end
 
--- While so much is left: what those get who wait, and what may be had ahead, a quarter of the rest at most, so that
--- other instances find some too.
+-- Splits what is granted while `left` permits are left: permits for waiting requests, and permits drawn ahead. The
+-- latter are at most a quarter of the rest, so that other instances find some too.
 local function parts(left)
   if least > left then
     return 0, 0
@@ -33,9 +34,10 @@ local function parts(left)
 end
 
 local stored = redis.call('HMGET', key, 'account', instance)
--- When it was last counted, all that was granted, when it ends; then what the algorithm counts.
+-- When it was last counted, all permits drawn, and when it ends; then what the algorithm counts.
 local account = read(stored[1])
--- Sequence number, what was granted to it; the last window in which something was, until when, and how much is out.
+-- The sequence number and its grant; the last window with a grant, when that ends, and how many permits can be given
+-- back.
 local latest = read(stored[2])
 
 -- A clock that steps back a little is taken to stand still until it has caught up.

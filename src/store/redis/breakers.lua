@@ -1,5 +1,5 @@
--- What stands of breakers that many instances share. One hash holds all of them, a field for each: generation, state, since when
--- and until when, how long it was open, how often it has opened, and who has made the transition.
+-- The state of breakers that many instances share. One hash holds all of them, a field for each: generation, state,
+-- since when and until when, how long it was open, how often it has opened, and which instance made the transition.
 local key, instance = KEYS[1], ARGV[1]
 local max, min = math.max, math.min
 local answers = {}
@@ -16,12 +16,13 @@ for at = 2, #ARGV, 7 do
   local open_for, opened, author = record[5] or '0', record[6] or '0', record[7]
   local changed = false
 
-  -- A clock that was set back is followed.
+  -- Follow a clock that was set back.
   if since > clock then
     since, ends, changed = clock, clock + max(ends - since, 0), true
   end
 
-  -- Whoever knows it closed and wants to probe has opened it since, and was not heard: that is over too.
+  -- An instance that knows of a later generation and wants to probe has opened the breaker without being heard. That
+  -- opening is over too.
   local knows, over = from >= generation, ends <= clock
   local next_state
   if says == 1 and knows then
@@ -41,7 +42,8 @@ for at = 2, #ARGV, 7 do
 
   if changed then
     if not stored and redis.call('HLEN', key) >= 8192 then
-      -- Of some of them, the one of the oldest transition is forgotten: who knows it tells it again.
+      -- Of some of the breakers, the one with the oldest transition is forgotten. Instances that know it report it
+      -- again.
       local oldest, oldest_generation
       for _, other in ipairs(redis.call('HRANDFIELD', key, 16)) do
         local other_generation = tonumber(string.match(redis.call('HGET', key, other), '%d+') or 0)
@@ -53,7 +55,7 @@ for at = 2, #ARGV, 7 do
     end
     redis.call('HSET', key, breaker,
       string.format('%.0f %.0f %.0f %.0f %s %s %s', generation, state, since, ends, open_for, opened, author or '0'))
-    -- After a month without any transition nothing need be known of them.
+    -- After a month without any transition, none of this is needed.
     redis.call('PEXPIRE', key, 2678400000)
   end
 

@@ -1,5 +1,5 @@
-//! Breakers that many instances share, as Redis keeps them: see [`crate::breaker::global`]. One script answers all reports of a
-//! round. All breakers are in one hash, so that it touches one key, on one node of a cluster.
+//! Breakers that many instances share, as Redis keeps them: see [`crate::breaker::global`]. One script answers all
+//! reports of a round. All breakers are in one hash, so the script touches one key, on one node of a cluster.
 
 use super::command::Words;
 use super::script::Script;
@@ -9,31 +9,31 @@ use crate::fallback::Round;
 use crate::key::KeyHash;
 use crate::policy::Protocol;
 
-/// A round of reports on its way.
+/// A round of reports, and its answer.
 #[derive(Debug)]
 pub struct BreakerExchange {
     round: Round,
-    /// The script goes along, since Redis did not know it.
-    whole: bool,
+    /// Whether the script is sent along, because Redis did not know it.
+    with_script: bool,
     standings: Result<Vec<Standing>, RedisError>,
 }
 
 impl Redis {
     /// Sends a round of reports.
     pub fn report(&self, round: Round) -> (BreakerExchange, HttpRequest<'_>) {
-        let exchange = BreakerExchange { round, whole: false, standings: Err(RedisError::Unavailable) };
+        let exchange = BreakerExchange { round, with_script: false, standings: Err(RedisError::Unavailable) };
         let request = exchange.request(self);
         (exchange, request)
     }
 }
 
 impl BreakerExchange {
-    /// Takes up what was answered: the status and the body, or `None` when there was no answer in time. Answers what is to be
-    /// sent next; `None` when all is known that will be.
+    /// Handles an answer: its status and body, or `None` if there was none in time. Returns the request to send next;
+    /// `None` when the exchange is over.
     pub fn receive<'r>(&mut self, redis: &'r Redis, answer: Option<(u16, &[u8])>) -> Option<HttpRequest<'r>> {
         self.standings = self.decode(redis, answer);
-        let forgotten = self.standings == Err(RedisError::NoScript) && !self.whole;
-        self.whole |= forgotten;
+        let forgotten = self.standings == Err(RedisError::NoScript) && !self.with_script;
+        self.with_script |= forgotten;
         forgotten.then(|| self.request(redis))
     }
 
@@ -43,16 +43,16 @@ impl BreakerExchange {
         &self.round
     }
 
-    /// What stands, for each report of the round.
+    /// The breakers' standings, one for each report of the round.
     ///
     /// # Errors
-    /// Why it is not known.
+    /// Why they are not known.
     pub fn standings(&self) -> Result<&[Standing], RedisError> {
         self.standings.as_deref().map_err(|error| *error)
     }
 
     fn command(&self) -> Command<'_> {
-        Command { asked: &self.round.asked, authority: self.round.authority, whole: self.whole }
+        Command { asked: &self.round.asked, authority: self.round.authority, with_script: self.with_script }
     }
 
     fn request<'r>(&self, redis: &'r Redis) -> HttpRequest<'r> {
@@ -75,22 +75,22 @@ impl BreakerExchange {
     }
 }
 
-/// The script to be run for a round.
+/// The command that runs the script for a round.
 struct Command<'a> {
     asked: &'a Asked,
     authority: KeyHash,
-    whole: bool,
+    with_script: bool,
 }
 
 impl Words for Command<'_> {
     fn verb(&self) -> &'static str {
-        if self.whole { "EVAL" } else { "EVALSHA" }
+        if self.with_script { "EVAL" } else { "EVALSHA" }
     }
 
     fn words(&self, word: &mut dyn FnMut(&str)) {
         let script = Script::of_breakers();
         word(self.verb());
-        if self.whole {
+        if self.with_script {
             word(&script.source())
         } else {
             word(script.sha1())
@@ -114,5 +114,5 @@ pub fn breakers_key(authority: KeyHash) -> String {
     format!("tg:{{{:016x}}}:{}", authority.get(), Script::of_breakers().suffix())
 }
 
-/// Doubles hold every whole number up to this.
+/// Doubles hold every integer up to this exactly.
 const MOST: u64 = (1 << 53) - 1;

@@ -1,4 +1,4 @@
-//! An ask as a command of Redis, and the grant in what its script answers.
+//! An ask as a Redis command, and the grant in its script's answer.
 
 use super::RedisError;
 use super::reply::Reply;
@@ -6,21 +6,21 @@ use super::script::Script;
 use crate::authority::{Ask, Grant, Shared};
 use crate::units::Permits;
 
-/// A script to be run for an ask.
+/// The command that runs an ask's script.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Command<'a> {
-    /// What is asked.
+    /// The ask.
     pub(super) ask: &'a Ask,
-    /// Whether the script goes along: Redis does not know it. It does from then on.
-    pub(super) whole: bool,
+    /// Whether the script is sent along, because Redis does not know it. Redis keeps it from then on.
+    pub(super) with_script: bool,
 }
 
-/// What is sent to Redis: a command, word by word.
+/// A Redis command, word by word.
 pub(super) trait Words {
-    /// The command's own word.
+    /// The command's name.
     fn verb(&self) -> &'static str;
 
-    /// Hands out the words of the command, one after the other.
+    /// Calls `word` with each word of the command, in order.
     fn words(&self, word: &mut dyn FnMut(&str));
 }
 
@@ -36,19 +36,19 @@ impl<W: Words> Words for &W {
 
 impl Words for Command<'_> {
     fn verb(&self) -> &'static str {
-        if self.whole { "EVAL" } else { "EVALSHA" }
+        if self.with_script { "EVAL" } else { "EVALSHA" }
     }
 
     fn words(&self, word: &mut dyn FnMut(&str)) {
         let (ask, terms) = (self.ask, &self.ask.terms);
         let script = Script::of(terms.algorithm);
         word(self.verb());
-        if self.whole {
+        if self.with_script {
             word(&script.source())
         } else {
             word(script.sha1())
         }
-        // The part in braces alone decides on which node of a cluster the key is.
+        // Only the part in braces decides which node of a cluster has the key.
         word("1");
         word(&key(ask));
         let permits = |permits: Permits| u64::from(permits.get());
@@ -78,8 +78,8 @@ pub fn key(ask: &Ask) -> String {
 /// The grant in a script's answer.
 ///
 /// # Errors
-/// [`RedisError::Garbled`] when it is none that could be given for this ask: what is wrong with it nobody knows, and so none of
-/// its permits may be used.
+/// [`RedisError::Garbled`] if it cannot be an answer to this ask. It is unknown what is wrong with it, so none of its
+/// permits may be used.
 pub(super) fn grant(ask: &Ask, reply: &Reply) -> Result<Grant, RedisError> {
     let (head, retry) = reply.split_first_chunk().ok_or(RedisError::Garbled)?;
     let [granted, left, lasts_ms, reset_ms, window, drawn] = *head;
@@ -101,7 +101,7 @@ pub(super) fn grant(ask: &Ask, reply: &Reply) -> Result<Grant, RedisError> {
         Shared::InFlight => granted <= ask.keeps().plus(most),
         _ => granted == Permits::ZERO || (ask.least.min(ask.need)..=most).contains(&granted),
     };
-    // Nothing lasts longer than what it was charged in; a bucket's permits last a second at most.
+    // No grant lasts longer than the window or lease that it is charged to. A bucket's permits last at most one second.
     let longest_ms = match ask.terms.algorithm {
         Shared::FixedWindow | Shared::SlidingWindow | Shared::InFlight => ask.terms.window_ms,
         Shared::TokenBucket => MAX_LEND_MS,
@@ -112,5 +112,5 @@ pub(super) fn grant(ask: &Ask, reply: &Reply) -> Result<Grant, RedisError> {
     Ok(Grant { granted, left, lasts_ms, retry_after_ms, reset_ms, window, drawn })
 }
 
-/// What [`crate::authority::bucket`] lends lasts so long at most.
+/// How long permits last at most that [`crate::authority::bucket`] lends.
 const MAX_LEND_MS: u64 = 1_000;

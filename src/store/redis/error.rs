@@ -1,26 +1,26 @@
-//! Why a command had no result, told from an HTTP answer or from the words of Redis.
+//! Why a command had no result, from the HTTP answer or from Redis' error text.
 
 use core::fmt;
 
 /// Why Redis did not answer an ask.
 ///
-/// After [`Unavailable`](Self::Unavailable) and [`Garbled`](Self::Garbled) nobody knows whether the ask was charged: the same
-/// sequence number may be asked again. All others say that nothing was charged.
+/// After [`Unavailable`](Self::Unavailable) and [`Garbled`](Self::Garbled) it is unknown whether the ask was charged:
+/// the same sequence number may be asked again. All other errors mean that nothing was charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedisError {
-    /// Redis, or what stands before it, cannot be reached, was too late, or says that it cannot work now.
+    /// Redis or its front end cannot be reached, answered too late, or says that it cannot work now.
     Unavailable,
     /// The credentials are missing or wrong, or do not allow the command.
     Unauthorized,
     /// Redis has forgotten the script, or never had it.
     NoScript,
-    /// Redis has no memory left that it may use, and evicts nothing.
+    /// Redis has reached its memory limit, and evicts nothing.
     OutOfMemory,
-    /// Something else than our state stands under the key.
+    /// The key holds something other than our state.
     WrongType,
-    /// Redis refused the command with another of its errors, which begins with this word.
+    /// Redis refused the command with another error, which begins with this word.
     Refused(&'static str),
-    /// The answer is none of this protocol: cut short, of another kind, or beyond all bounds.
+    /// The answer does not fit the protocol: it is cut short, of another kind, or out of range.
     Garbled,
 }
 
@@ -36,21 +36,21 @@ impl RedisError {
         Self::Garbled,
     ];
 
-    /// What the words of Redis mean. They begin with a code in capitals; but what fails within a script begins with `ERR` up
-    /// to Redis 6, and a proxy may say who it is first. So the code is looked for among the first words.
+    /// The meaning of an error text. It begins with a code in capitals. But up to Redis 6 an error within a script
+    /// begins with `ERR`, and a proxy may put its own name first. So the code is searched among the first words.
     #[must_use]
     pub fn from_words(words: &str) -> Self {
         let codes = words.split_ascii_whitespace().take(FIRST_WORDS);
         codes.map(|word| word.trim_start_matches('-')).find_map(Self::from_code).unwrap_or(Self::Refused(OTHER))
     }
 
-    /// What an HTTP status means before the body is looked at; `None` when the body tells.
+    /// The meaning of an HTTP status, before the body is looked at; `None` if the body has to tell.
     #[must_use]
     pub const fn from_status(status: u16) -> Option<Self> {
         match status {
             200 | 400 => None,
             401 | 403 | 407 => Some(Self::Unauthorized),
-            // Too many requests for the plan, or too slow: it may be better later.
+            // Too many requests for the plan, or too slow: it may work later.
             408 | 429 | 500.. | 0 => Some(Self::Unavailable),
             _ => Some(Self::Garbled),
         }
@@ -62,7 +62,8 @@ impl RedisError {
             "OOM" => Self::OutOfMemory,
             "WRONGTYPE" => Self::WrongType,
             "NOAUTH" | "WRONGPASS" | "NOPERM" | "Unauthorized" => Self::Unauthorized,
-            // It starts, is busy with another script, cannot save, or is the wrong one until another takes over.
+            // Redis is starting, is busy with another script, cannot save, or is the wrong node until another
+            // takes over.
             "LOADING" | "BUSY" | "MISCONF" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" => {
                 Self::Unavailable
             }
@@ -87,11 +88,11 @@ impl fmt::Display for RedisError {
 
 impl core::error::Error for RedisError {}
 
-/// Words of Redis that are worth naming: each has a cause that somebody can remove.
+/// Errors worth naming: each has a cause that somebody can remove.
 const REFUSALS: [&str; 3] = ["MOVED", "ASK", "CROSSSLOT"];
-/// The code that Redis gives to all that has no code of its own.
+/// The code of all errors that have no code of their own.
 const OTHER: &str = "ERR";
-/// Beyond so many words nothing is a code: the longest that come before one name a script and a line of it.
+/// How many words are searched for a code. The longest text before one names a script and a line of it.
 const FIRST_WORDS: usize = 12;
 
 #[cfg(test)]

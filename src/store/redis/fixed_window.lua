@@ -1,9 +1,9 @@
--- One counter per window: when that window ends, and what was used in it.
+-- One counter per window: when that window ends, and the permits used in it.
 local window = now - now % length
 local window_ends = window + length
 local ends, used = account[4] or 0, account[5] or 0
 
--- A count of a window that is over is none; one of a window to come is of a clock that has stepped back.
+-- The count of a past window is zero. The count of a future window was made before the clock stepped back.
 local is_now = floor(ends / length) * length == window_ends
 local function used_now()
   if is_now then

@@ -1,12 +1,12 @@
--- Permits of requests in flight, which are held. An instance has a field: the last ask, what it holds, until when, since when it
--- stands in line, and for how many permits. `back` is what it keeps of what it holds.
+-- Permits of requests in flight, which are held. Each instance has a field: its last ask, how many permits it holds, until
+-- when, since when it waits in line, and for how many permits. `back` is what it keeps of what it holds.
 local all = redis.call('HGETALL', key)
 local others, count, held_by_others, ends, mine = {}, 0, 0, 0, nil
 for place = 1, #all, 2 do
   local name, holder = all[place], read(all[place + 1])
   if name ~= 'account' then
     if holder[3] > now + length then
-      -- By a clock that has stepped back it would hold for too long.
+      -- After the clock has stepped back, the lease would last too long.
       holder[3] = now + length
       redis.call('HSET', key, name, write({ unpack(holder) }))
     end
@@ -24,7 +24,7 @@ for place = 1, #all, 2 do
   end
 end
 
--- Who lacks permits, and was heard of lately: its lease began when it was.
+-- Whether an instance lacks permits and has asked recently: its lease began with its last ask.
 local function is_in_line(holder)
   return holder[5] > 0 and holder[3] - length + 1500 > now
 end
@@ -35,17 +35,17 @@ end
 
 local held = 0
 if mine and seq < mine[1] then
-  -- An earlier ask says nothing of how things are.
+  -- An earlier ask says nothing about now.
   ends = max(ends, mine[3])
 elseif mine and seq == mine[1] then
   held, ends = mine[2], max(ends, mine[3])
 else
   local before = mine or { 0, 0, 0, 0, 0 }
-  -- What has expired meanwhile is in use all the same: it is had again as far as nobody else has it.
+  -- Permits whose lease has expired meanwhile are still in use: the instance gets them back, unless others have them.
   local there = max(permits - held_by_others, 0)
   local kept = min(back, max(before[2], there))
   local since = is_in_line(before) and before[4] or now
-  -- What comes free is kept for who has stood in line for longer.
+  -- Permits that come free are reserved for instances that have waited in line longer.
   local reserved = 0
   for _, other in ipairs(others) do
     local is_before = other[4] < since or other[4] == since and tonumber(other.name) < tonumber(instance)

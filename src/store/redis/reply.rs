@@ -1,4 +1,4 @@
-//! What a script answers: a few integers, as JSON has them.
+//! What a script answers: a few integers, in JSON.
 
 use super::RedisError;
 use crate::policy::json::Node;
@@ -6,7 +6,7 @@ use crate::policy::json::Node;
 /// The integers of an answer, each at most 2^53.
 pub(super) type Reply = Vec<u64>;
 
-/// The body as JSON; `None` when it is none, or too long to be an answer.
+/// The body as JSON; `None` if it is not JSON, or too long to be an answer.
 pub(super) fn read(body: &[u8]) -> Option<Node> {
     if body.len() > MAX_BODY_BYTES {
         return None;
@@ -26,5 +26,5 @@ pub(super) fn integers(answer: &Node) -> Result<Reply, RedisError> {
     }
 }
 
-/// Far above what the most asks of one request are answered with: under 200 bytes each, errors included.
+/// Far above the longest answer to one request: each ask is answered in under 200 bytes, errors included.
 const MAX_BODY_BYTES: usize = 16 * 1024;

@@ -1,11 +1,13 @@
-//! The scripts by which Redis is an authority: one for each algorithm and one for breakers, held equal to [`crate::authority`] by the tests.
+//! The scripts that make Redis an authority: one for each algorithm and one for breakers. Tests hold them equal to
+//! [`crate::authority`].
 //!
-//! A script that counts is made of four parts: the clock, what is asked and known, the algorithm, and the account that they make up.
-//! That of requests in flight has no account beside who holds what. Comments are for the reader, and neither compiled in nor sent.
+//! A script that counts is made of four parts: the clock, the ask and what is stored, the algorithm, and the account
+//! that joins them. The one for requests in flight stores only who holds what, and has no fourth part. Comments are for
+//! the reader; they are neither compiled in nor sent.
 
 use crate::authority::Shared;
 
-/// A script, which answers one ask, or a round of reports.
+/// A script that answers one ask, or a round of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Script {
     parts: [&'static str; 4],
@@ -39,27 +41,29 @@ impl Script {
         Self { parts: [CLOCK, BREAKERS, "", ""], sha1: "ae488bcd19e79b64a31e648f5d50629faf1e3df9", suffix: "b1" }
     }
 
-    /// The whole text, as Redis is to run it.
+    /// The whole text, as Redis runs it.
     #[must_use]
     pub fn source(&self) -> String {
         self.parts.concat()
     }
 
-    /// The SHA-1 of [`Script::source`], by which Redis knows a script that it has seen: 40 digits, lower case.
+    /// The SHA-1 of [`Script::source`], by which Redis finds a script that it has seen: 40 hexadecimal digits, lower
+    /// case.
     #[must_use]
     pub const fn sha1(&self) -> &'static str {
         self.sha1
     }
 
-    /// What ends the name of a key that this script writes: the algorithm, and the version of what it writes. While a limit
-    /// is changed from one algorithm to another, instances of either count apart and do not undo each other's counts.
+    /// The end of the name of a key that this script writes: the algorithm, and the version of what it stores. While a
+    /// limit changes from one algorithm to another, instances of either count apart and do not undo each other's
+    /// counts.
     #[must_use]
     pub const fn suffix(&self) -> &'static str {
         self.suffix
     }
 }
 
-/// The lines of a file that are code, without what they are indented by. All of it happens at build time.
+/// The lines of a file that are code, without their indentation, computed at build time.
 macro_rules! code {
     ($file:literal) => {{
         const TEXT: &[u8] = include_bytes!($file);
@@ -80,7 +84,7 @@ const IN_FLIGHT: &str = code!("in_flight.lua");
 const ACCOUNT: &str = code!("account.lua");
 const BREAKERS: &str = code!("breakers.lua");
 
-/// How much of the text is code.
+/// How many bytes of the text are code.
 const fn code_len(text: &[u8]) -> usize {
     code_into(text, &mut [0; MAX_CODE_BYTES])
 }
@@ -91,8 +95,8 @@ const fn code<const N: usize>(text: &[u8]) -> [u8; N] {
     code
 }
 
-/// Writes the code in `text` to `code`, and answers how long it is. A line is a comment if it begins as one; no string of
-/// the scripts goes over more than one line.
+/// Writes the code in `text` to `code`, and returns its length. A line is a comment if it begins like one; no string in
+/// the scripts spans several lines.
 #[expect(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -119,7 +123,7 @@ const fn code_into(text: &[u8], code: &mut [u8]) -> usize {
     len
 }
 
-/// More than the longest of the files.
+/// More than the longest file.
 const MAX_CODE_BYTES: usize = 8 * 1024;
 
 #[cfg(test)]
@@ -150,7 +154,7 @@ mod tests {
     fn a_script_is_plain_text_and_reads_no_other_clock() {
         for script in all() {
             let source = script.source();
-            // So that neither JSON nor a percent-encoded word needs more than a few escapes.
+            // So neither JSON nor percent-encoding needs more than a few escapes.
             assert!(source.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')), "{source}");
             assert!(source.starts_with(CLOCK) && source.matches("TIME").count() == 1, "{source}");
         }

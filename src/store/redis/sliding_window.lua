@@ -1,17 +1,17 @@
--- Two counters, the older weighted by how much of its window the sliding one still covers: when what was counted is all
--- over, which is two windows after the newer began, and both counts.
+-- Two counters, the older one weighted by how much of its window the sliding one still covers. Stored: when everything
+-- counted has expired, which is two windows after the newer one began, and both counts.
 local window = now - now % length
 local window_ends = window + length
 local fresh, current, previous = account[4] or 0, account[5] or 0, account[6] or 0
 local covered = window_ends - now
 
--- How many windows the counters are ahead of now; behind it, less than none.
+-- How many windows the counters are ahead of now; negative if they are behind.
 local function drift()
   return floor(fresh / length) - window_ends / length - 1
 end
 
--- The counters as they stand in the window of now. What was counted in a window to come, by a clock that has stepped
--- back since, counts as used in this one.
+-- The counters as of the current window. What was counted in a future window, before the clock stepped back, counts as
+-- used in this one.
 local function counts()
   local ahead_of_now = drift()
   if fresh == 0 or ahead_of_now < -1 then
@@ -58,12 +58,12 @@ local function balance(needed)
   if needed > permits then
     retry = nil
   else
-    -- From when on, what fades from then, and how much of it there may be.
+    -- When the fading count begins to fade, that count, and how much of it may remain.
     local from, fading, room
     if new + needed <= permits then
       from, fading, room = window, old, permits - new - needed
     else
-      -- Not within this window. In the next one its count is the older one.
+      -- Not within this window. In the next one, this window's count is the older one.
       from, fading, room = window_ends, new, permits - needed
     end
     if from == window_ends or fading * covered > room * length then

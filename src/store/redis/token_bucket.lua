@@ -1,5 +1,6 @@
--- A bucket that lends, its debt in ns, so that `debt >= what is lent` at any time. Permits are lent for an epoch, a quarter of
--- the time to fill; two counters of epochs hold what is lent, and the older is dropped when a new one begins.
+-- A bucket that lends. Its debt is in ns, and `debt >= what is lent` at any time. Permits are lent for an epoch, a
+-- quarter of the time that fills the bucket. Two counters, one per epoch, hold what is lent; the older is dropped when
+-- a new epoch begins.
 local interval = max(ceil(length * 1000000 / permits), 1)
 local capacity = interval * burst
 local epoch_length = min(max(floor(floor(capacity / 1000000) / 4), 1), 1000)
@@ -7,7 +8,7 @@ local window = now - now % epoch_length
 local at, debt, epoch = account[4] or 0, account[5] or 0, account[6] or 0
 local lent, lent_before = account[7] or 0, account[8] or 0
 
--- The bucket as it is now: each counter keeps the debt from falling below its permits until it is dropped.
+-- The bucket as of now. Until a counter is dropped, the debt stays at least that of the counter's permits.
 local function drained(from, to)
   return max(debt - min(max(to - from, 0), ceil(capacity / 1000000)) * 1000000, 0)
 end
@@ -21,7 +22,7 @@ if now >= epoch_after then
   debt = drained(second, now)
 end
 if window < epoch then
-  -- The clock has stepped back: what is out is out.
+  -- The clock has stepped back: all lent permits are still out.
   lent, lent_before = lent + lent_before, 0
 elseif now >= epoch_after then
   lent, lent_before = 0, 0
@@ -34,7 +35,7 @@ local function level()
   return floor(max(capacity - debt, 0) / interval)
 end
 
--- What is not lent is to be used soon, and never comes back.
+-- Permits that are not lent must be used soon, and cannot be given back.
 local function draw()
   local now_needed, drawn_ahead = parts(level())
   local lendable = epoch_length < 100 and 0 or max(floor(burst / 2) - lent - lent_before, 0)
@@ -65,7 +66,7 @@ local function give_back(count, charged_in)
   return true
 end
 
--- After so many ms the debt is down to `wanted`, given that it does not fall below what is lent.
+-- How many ms until the debt has fallen to `wanted`, given that it cannot fall below what is lent.
 local function down_to(wanted)
   local function after(epochs, count)
     local rest = max(count * interval - wanted, 0)

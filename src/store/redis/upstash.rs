@@ -1,18 +1,18 @@
 //! The REST protocol of Upstash: commands as JSON in the body of a POST, several in one request, a bearer token.
 //!
-//! Source: Upstash's documentation of its REST API. Requests go to `/pipeline`, also for a single command, so that there is
-//! one form of answer: a list with an object for each command, `{"result": ...}` or `{"error": "..."}`, in their order. What is
-//! wrong with the whole request is told by one such object with an error.
+//! Source: Upstash's documentation of its REST API. Requests go to `/pipeline`, even for a single command, so that
+//! answers have only one form: a list with an object for each command, `{"result": ...}` or `{"error": "..."}`, in the
+//! same order. An error of the whole request is a single such object.
 
 use super::RedisError;
 use super::command::Words;
 use super::reply::{self, Reply};
 use crate::policy::json::Node;
 
-/// Where requests go, under the store's own path.
+/// Where requests go, relative to the store's own path.
 pub(super) const PATH: &str = "/pipeline";
 
-/// The body that asks for these commands.
+/// The body of a request for these commands.
 pub(super) fn encode(commands: impl Iterator<Item = impl Words>) -> Vec<u8> {
     let mut body = String::from("[");
     for command in commands {
@@ -28,18 +28,18 @@ pub(super) fn encode(commands: impl Iterator<Item = impl Words>) -> Vec<u8> {
     body.into_bytes()
 }
 
-/// What the body answers to each of `count` commands.
+/// The result of each of `count` commands in a response's body.
 pub(super) fn decode(body: &[u8], count: usize) -> Vec<Result<Reply, RedisError>> {
     let answers = match reply::read(body) {
-        Some(Node::List(answers)) if answers.len() == count => answers.iter().map(one).collect(),
-        // A single error stands for all: nothing of the pipeline was done.
-        Some(node @ Node::Object(_)) => vec![one(&node).and(Err(RedisError::Garbled)); count],
+        Some(Node::List(answers)) if answers.len() == count => answers.iter().map(result).collect(),
+        // A single error applies to all commands: none was carried out.
+        Some(node @ Node::Object(_)) => vec![result(&node).and(Err(RedisError::Garbled)); count],
         _ => Vec::new(),
     };
     if answers.is_empty() { vec![Err(RedisError::Garbled); count] } else { answers }
 }
 
-fn one(answer: &Node) -> Result<Reply, RedisError> {
+fn result(answer: &Node) -> Result<Reply, RedisError> {
     match answer {
         Node::Object(fields) => match fields.as_slice() {
             [(name, Node::Text(words))] if name == "error" => Err(RedisError::from_words(words)),
@@ -56,7 +56,7 @@ fn separate(body: &mut String) {
     }
 }
 
-/// The word as a JSON text. Words are ours: ASCII, and of its control characters only line feeds.
+/// The word as a JSON string. All words are ours: ASCII, and of the control characters only line feeds.
 fn push_text(body: &mut String, word: &str) {
     body.push('"');
     for c in word.chars() {

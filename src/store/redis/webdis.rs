@@ -1,14 +1,15 @@
-//! Webdis: a command as words between slashes in the body of a POST, its answer as a JSON object.
+//! Webdis: a command as words between slashes in the body of a POST, and its answer as a JSON object.
 //!
-//! Tried with Webdis 0.1.9, the package of Debian 12. What it cannot do, and what follows from it:
-//! - There is one command in a request, so several asks take several requests.
-//! - Words are percent-encoded. A dot is too, since Webdis takes what follows the last one for the kind of answer to make.
-//! - Its JSON ends a text at the first zero byte and holds nothing that is not UTF-8. What our scripts answer are integers.
-//! - An answer is `{"EVALSHA": ...}`. An error of Redis comes with status 200, as `{"EVALSHA": [false, "..."]}`; one
-//!   of Webdis itself has no body: 403 when its access list refuses, 503 when Redis is away.
-//! - It reads 4 KiB at a time and never answers a request with `connection: close` that comes in more than one piece. So
-//!   connections must be kept open between requests, as Envoy and `fetch` do.
-//! - It knows no bearer tokens, but HTTP's basic authentication, by its access list.
+//! Tested with Webdis 0.1.9, the package of Debian 12. Its limits, and what follows from them:
+//! - A request holds one command, so several asks take several requests.
+//! - Words are percent-encoded. A dot is too, because Webdis takes what follows the last dot for the format of the
+//!   answer.
+//! - Its JSON ends a string at the first zero byte and holds only UTF-8. Our scripts answer with integers.
+//! - An answer is `{"EVALSHA": ...}`. An error of Redis comes with status 200, as `{"EVALSHA": [false, "..."]}`. An
+//!   error of Webdis itself has no body: 403 if its access list refuses, 503 if Redis is away.
+//! - It reads 4 KiB at a time, and never answers a request with `connection: close` that arrives in more than one
+//!   piece. So connections must be kept open between requests, as Envoy and `fetch` do.
+//! - It supports no bearer tokens, only HTTP basic authentication, through its access list.
 //! - It does not follow Redis Cluster from one node to another.
 
 use super::RedisError;
@@ -16,10 +17,10 @@ use super::command::Words;
 use super::reply::{self, Reply};
 use crate::policy::json::Node;
 
-/// Where requests go: a command in the body is only read at the root.
+/// Where requests go: Webdis reads a command in the body only at the root.
 pub(super) const PATH: &str = "/";
 
-/// The body that asks for this command.
+/// The body of a request for this command.
 pub(super) fn encode(command: &impl Words) -> Vec<u8> {
     let mut body = Vec::new();
     command.words(&mut |word| {
@@ -31,7 +32,7 @@ pub(super) fn encode(command: &impl Words) -> Vec<u8> {
     body
 }
 
-/// What the body answers to a command of this verb.
+/// The result of a command with this verb in a response's body.
 pub(super) fn decode(body: &[u8], verb: &str) -> Result<Reply, RedisError> {
     let Some(Node::Object(fields)) = reply::read(body) else { return Err(RedisError::Garbled) };
     let [(name, answer)] = fields.as_slice() else { return Err(RedisError::Garbled) };
@@ -46,7 +47,7 @@ pub(super) fn decode(body: &[u8], verb: &str) -> Result<Reply, RedisError> {
     reply::integers(answer)
 }
 
-/// The byte as it is when it means nothing in a URL, which leaves the dot out; else as an escape.
+/// Appends the byte as it is if it has no meaning in a URL or to Webdis, and otherwise as an escape. So a dot is escaped.
 fn push_encoded(body: &mut Vec<u8>, byte: u8) {
     if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~') {
         body.push(byte);

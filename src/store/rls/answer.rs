@@ -1,4 +1,4 @@
-//! What the service answers.
+//! The service's answer.
 
 use super::RlsError;
 use super::message::{Field, read};
@@ -9,23 +9,23 @@ use crate::units::Span;
 pub struct Answer {
     /// Whether the request is over any of its limits.
     pub over: bool,
-    /// One for each descriptor, in their order; a service may leave them out.
+    /// One for each descriptor, in the same order; a service may leave them out.
     pub statuses: Vec<Status>,
-    /// What the answer to the client is to say besides.
+    /// Header lines to add to the client's response.
     pub response_headers: Vec<Header>,
-    /// What the request is to say besides when it goes on.
+    /// Header lines to add to the request if it goes on.
     pub request_headers: Vec<Header>,
-    /// The body for a refused client; empty where the service has none to say.
+    /// The body for a refused client; empty if the service gives none.
     pub body: Vec<u8>,
 }
 
-/// How one descriptor stands: `DescriptorStatus`.
+/// The status of one descriptor: `DescriptorStatus`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Whether it is over its limit.
     pub code: Code,
-    /// After how long at most there are permits again, if the service says so: when its window ends, or the unit of
-    /// its limit, within which some window does.
+    /// The longest time until there are permits again, if the service tells: until its window ends, or else the unit of
+    /// its limit, within which a window ends.
     pub reset_after: Option<Span>,
 }
 
@@ -46,13 +46,14 @@ pub enum Code {
 pub struct Header {
     /// The name.
     pub name: String,
-    /// The value: no control character but the tab is in it.
+    /// The value, without control characters other than tabs.
     pub value: Vec<u8>,
 }
 
 /// Reads an answer.
 ///
-/// Header lines that frame a message, or say where it goes, are left out: no service may break an answer with them.
+/// Header lines that frame a message, or say where it goes, are left out, so that a service cannot break a message with
+/// them.
 ///
 /// # Errors
 /// [`RlsError::Malformed`], [`RlsError::TooLarge`] or [`RlsError::Undecided`].
@@ -69,7 +70,7 @@ pub fn answer(bytes: &[u8]) -> Result<Answer, RlsError> {
             (4, Field::Bytes(header)) => keep(&mut answer.request_headers, self::header(header)?)?,
             (5, Field::Bytes(body)) => answer.body = body.to_vec(),
             (1..=5, _) => return Err(RlsError::Malformed),
-            // What later versions have besides.
+            // Fields that later versions add.
             _ => {}
         }
         Ok(())
@@ -105,7 +106,7 @@ fn status(bytes: &[u8]) -> Result<Status, RlsError> {
     Ok(Status { code, reset_after: reset.or(unit) })
 }
 
-/// How long the unit of a limit is; `None` when nobody knows.
+/// How long the unit of a limit is; `None` if it is missing or unknown.
 fn unit(limit: &[u8]) -> Result<Option<Span>, RlsError> {
     let mut unit = None;
     read(limit, |number, field| {
@@ -122,7 +123,7 @@ fn unit(limit: &[u8]) -> Result<Option<Span>, RlsError> {
     Ok(unit)
 }
 
-/// `google.protobuf.Duration`; one of less than nothing is nothing.
+/// `google.protobuf.Duration`; a negative one counts as zero.
 fn duration(bytes: &[u8]) -> Result<Span, RlsError> {
     let (mut secs, mut nanos) = (0, 0);
     read(bytes, |number, field| {
@@ -142,7 +143,7 @@ fn duration(bytes: &[u8]) -> Result<Span, RlsError> {
     Ok(Span::from_nanos(whole.saturating_add(nanos.min(NANOS_PER_SEC))))
 }
 
-/// `None` for one that is not passed on.
+/// `None` for a header that is not passed on.
 fn header(bytes: &[u8]) -> Result<Option<Header>, RlsError> {
     let (mut name, mut value, mut raw): (&[u8], &[u8], &[u8]) = Default::default();
     read(bytes, |number, field| {
@@ -180,7 +181,8 @@ fn push<T>(items: &mut Vec<T>, item: T) -> Result<(), RlsError> {
     Ok(())
 }
 
-/// Names of units by their numbers: a second, a minute, an hour, a day, a month, a year, a week. The longest that these can be.
+/// Units by their numbers, in seconds: a second, a minute, an hour, a day, a month, a year, a week. The longest that
+/// each can be.
 const UNITS: [(u64, u64); 7] = [
     (1, 1),
     (2, 60),
@@ -198,7 +200,7 @@ const LONGEST_SECS: u64 = DAY.saturating_mul(366);
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
-/// Those of one hop, of the body's length and of the way that a request takes (RFC 9110 sections 7.2, 7.6 and 8.6).
+/// Header fields of one hop, of the body's length and of the request's route (RFC 9110 sections 7.2, 7.6 and 8.6).
 const NOT_PASSED_ON: [&str; 9] = [
     "connection",
     "content-length",
@@ -211,10 +213,10 @@ const NOT_PASSED_ON: [&str; 9] = [
     "x-tidegate-upstream",
 ];
 
-/// Of descriptors and of header lines, each.
+/// The most descriptors, and the most header lines of each kind.
 const MOST_ITEMS: usize = 64;
 
-/// The longest answer, in bytes: more than that a proxy would not take as a header. A host need not read a longer one.
+/// The longest answer, in bytes. A proxy would not accept more as a header. A host need not read a longer one.
 pub const LARGEST: usize = 64 * 1_024;
 
 #[cfg(test)]
@@ -232,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_an_error() {
-        // A code that is no number, a status of garbage, a header of a line break, a text for a list.
+        // A code that is not a number, a garbled status, a header with a line break, text in place of a list.
         for bytes in
             [[0x0a, 1, 1].as_slice(), &[0x08, 1, 0x12, 1, 8], &[0x08, 1, 0x1a, 6, 0x0a, 1, b'a', 0x12, 1, b'\n']]
         {

@@ -1,4 +1,4 @@
-//! Protocol Buffers' encoding, as far as these messages need it: fields of numbers and of bytes.
+//! The Protocol Buffers encoding, as far as these messages need it: fields of numbers and of bytes.
 
 use super::RlsError;
 use crate::varint;
@@ -10,11 +10,11 @@ pub(super) enum Field<'a> {
     Number(u64),
     /// A text, bytes or a message.
     Bytes(&'a [u8]),
-    /// A number of four or eight bytes, which none of these messages has.
+    /// A number of four or eight bytes, which these messages do not use.
     Fixed,
 }
 
-/// Appends a number; none where it is zero, which is what an absent one means.
+/// Appends a number. Zero is left out: an absent number means zero.
 pub(super) fn write_number(field: u32, number: u64, bytes: &mut Vec<u8>) {
     if number > 0 {
         varint::write(tag(field, NUMBER), bytes);
@@ -22,7 +22,7 @@ pub(super) fn write_number(field: u32, number: u64, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Appends bytes, also when there are none.
+/// Appends bytes, even if there are none.
 pub(super) fn write_bytes(field: u32, of: &[u8], bytes: &mut Vec<u8>) {
     varint::write(tag(field, BYTES), bytes);
     varint::write(of.len() as u64, bytes);
@@ -32,7 +32,7 @@ pub(super) fn write_bytes(field: u32, of: &[u8], bytes: &mut Vec<u8>) {
 /// Calls `take` with every field of a message, known or not, in the order in which they were sent.
 ///
 /// # Errors
-/// [`RlsError::Malformed`] when the bytes are no message, and what `take` answers.
+/// [`RlsError::Malformed`] if the bytes are not a message, and the errors that `take` returns.
 pub(super) fn read<'a>(
     mut bytes: &'a [u8],
     mut take: impl FnMut(u64, Field<'a>) -> Result<(), RlsError>,
@@ -47,7 +47,7 @@ pub(super) fn read<'a>(
                 Field::Bytes(cut(&mut bytes, size.ok_or(RlsError::Malformed)?)?)
             }
             FIXED_32 => cut(&mut bytes, 4).map(|_| Field::Fixed)?,
-            // Groups are of an older language than these messages.
+            // Groups belong to an older syntax than these messages use.
             _ => return Err(RlsError::Malformed),
         };
         match tag >> 3 {

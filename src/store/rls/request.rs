@@ -1,4 +1,4 @@
-//! What the service is asked.
+//! The request to the service.
 
 use super::message::{write_bytes, write_number};
 use crate::units::Permits;
@@ -6,7 +6,7 @@ use core::fmt::Write as _;
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 
-/// What is counted: one limit and who the client is to it.
+/// One counter of the service: a limit, and the client's key in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Descriptor {
     entries: Vec<u8>,
@@ -14,7 +14,7 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// One without entries, which charges so many permits.
+    /// A descriptor without entries that charges `cost` permits.
     #[must_use]
     pub fn new(cost: Permits) -> Self {
         Self { entries: Vec::new(), cost }
@@ -22,9 +22,9 @@ impl Descriptor {
 
     /// Adds an entry.
     ///
-    /// A value has to be UTF-8, or the service could not read the message at all, and it keeps each one for as long as it
-    /// counts by it. So what a client sends that is longer than 256 bytes, or is no UTF-8, is told by its hash,
-    /// `sha256:` and 64 hexadecimal digits: two clients are as little one by it as by the value.
+    /// A value has to be UTF-8, or the service could not read the message at all, and the service stores each value for
+    /// as long as it counts by it. So a value that is longer than 256 bytes or is not UTF-8 is replaced by its hash,
+    /// `sha256:` and 64 hexadecimal digits. In practice, different values never share a hash.
     pub fn push(&mut self, key: &str, value: &[u8]) {
         let mut entry = Vec::new();
         write_bytes(1, key.as_bytes(), &mut entry);
@@ -33,10 +33,10 @@ impl Descriptor {
     }
 }
 
-/// The message that asks for these, each of which charges its cost: `RateLimitRequest`.
+/// The message that asks about these descriptors, each of which charges its own cost: `RateLimitRequest`.
 ///
-/// One cost for all stands in the request. Where they differ each descriptor has its own, which an older service
-/// does not read: it charges the greatest to all.
+/// The request has one cost for all. If costs differ, each descriptor whose cost is not the greatest has its own. An
+/// older service does not read it, and charges the greatest to all.
 #[must_use]
 pub fn request(domain: &str, descriptors: &[Descriptor]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -69,7 +69,7 @@ fn text(value: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// A user's name, a path or a key is seldom longer.
+/// User names, paths and keys are seldom longer.
 const LONGEST: usize = 256;
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ fn a_quiet_client_leaves_nothing_in_an_instance() {
     let mut bench = Bench::new(&limited("sliding-window", 10_000, "1d"), MemoryStore::new(1_000));
     for at in 0..100 {
         assert_eq!(bench.send(&request(), at * 50), Ok(()));
-        assert!(!bench.leases.are_out());
+        assert!(!bench.leases.hold_permits());
     }
 }
 
@@ -113,10 +113,10 @@ fn a_lease_that_nobody_uses_is_given_back() {
     for _ in 0..5 {
         assert_eq!(bench.send(&request(), 0), Ok(()));
     }
-    assert!(bench.leases.are_out());
+    assert!(bench.leases.hold_permits());
     let mut tick = |at_ms, idle| {
         bench.engine.end_leases(&mut bench.leases, idle, &mut bench.store, &mut bench.counters, ms(at_ms));
-        (bench.leases.are_out(), bench.counters.take_total(Total::RefundsLost))
+        (bench.leases.hold_permits(), bench.counters.take_total(Total::RefundsLost))
     };
     assert_eq!(tick(199, LEASE_IDLE), (true, 0));
     assert_eq!(tick(200, LEASE_IDLE), (false, 0));
@@ -125,7 +125,7 @@ fn a_lease_that_nobody_uses_is_given_back() {
     for at in (300..1_250).step_by(10) {
         assert_eq!(bench.send(&request().with("x-cost", if at < 350 { "1" } else { "0" }), at), Ok(()));
     }
-    assert!(bench.leases.are_out());
+    assert!(bench.leases.hold_permits());
     bench.engine.end_leases(
         &mut bench.leases,
         Span::from_secs(60),
@@ -133,7 +133,7 @@ fn a_lease_that_nobody_uses_is_given_back() {
         &mut bench.counters,
         ms(340).after(LEASE_LASTS),
     );
-    assert!(!bench.leases.are_out());
+    assert!(!bench.leases.hold_permits());
     assert_eq!(bench.left(&request(), 0, 1_340), 10_000 - 10);
 }
 
@@ -176,7 +176,7 @@ fn a_limit_that_punishes_sees_every_request() {
         let mut bench = Bench::new(&policy, Counted { pages: MemoryStore::new(1_000), reads: 0 });
         for _ in 0..1_100 {
             let _ = bench.send(&request(), 0);
-            assert!(!bench.leases.are_out(), "{punishment}");
+            assert!(!bench.leases.hold_permits(), "{punishment}");
         }
         assert!(bench.store.reads >= 1_100, "{punishment}: {}", bench.store.reads);
     }

@@ -219,7 +219,7 @@ fn whatever_is_asked_and_whichever_answers_are_lost_all_together_hold_no_more_th
             let grant = account.answer(&ask, now);
             assert!(grant.granted.get() <= keeps + need + ahead, "round {round}: {ask:?} {grant:?}");
             assert!(grant.granted.get() >= keeps, "round {round}: {ask:?} {grant:?} takes away what is in use");
-            called += u64::from(grant.called() > Permits::ZERO);
+            called += u64::from(grant.called_back() > Permits::ZERO);
             if random.below(4) > 0 {
                 (uses.permits, uses.until) = (grant.granted.get(), now + grant.lasts_ms);
             }
