@@ -95,11 +95,7 @@ impl Serving {
             && draft.is_wanted(&mut SharedShelf, now) == Ok(true)
         {
             self.collect(instance, draft, false);
-            match self.push(instance, |collecting| collecting.push(body)) {
-                Some(true) => self.keep(instance),
-                Some(false) => self.end(instance),
-                None => {}
-            }
+            self.add(instance, true, &|collecting| collecting.push(body));
         }
         edits
     }
@@ -113,15 +109,10 @@ impl Serving {
 
     #[inline(never)]
     fn collect_piece(&mut self, instance: &Instance, size: usize, is_last: bool) {
-        let pushed = self.push(instance, |collecting| {
+        self.add(instance, is_last, &|collecting| {
             size == 0
                 || (collecting.has_room(size) && host::body_piece(size).is_ok_and(|piece| collecting.push(&piece)))
         });
-        match pushed {
-            Some(true) if is_last => self.keep(instance),
-            Some(false) => self.end(instance),
-            _ => {}
-        }
     }
 
     /// Ends the stream: an answer that did not come to its end is not kept.
@@ -133,38 +124,42 @@ impl Serving {
 
     fn collect(&mut self, instance: &Instance, draft: Draft, is_whole: bool) {
         let key = draft.key();
-        let mut is_missed = true;
         {
-            let Work { collected, last_collected, .. } = &mut *instance.work.borrow_mut();
+            let Work { collected, last_collected, counters, .. } = &mut *instance.work.borrow_mut();
             // One stream of this VM brings it; a thousand that ask for it at once would hold it a thousand times.
             if collected.iter().any(|(_, other)| other.key() == key) {
                 return;
             }
-            if let Some(collecting) = draft.collect(instance.kept.max_object) {
-                // Who came first has had the longest: answers that never end would have nothing kept any more.
-                is_missed = collected.len() >= MAX_COLLECTED;
-                if is_missed {
-                    collected.remove(0);
-                }
-                *last_collected = last_collected.wrapping_add(1);
-                collected.push((*last_collected, collecting));
-                self.collecting = Some(*last_collected);
+            let Some(collecting) = draft.collect(instance.kept.max_object) else {
+                return counters.add(Total::NotKept, 1);
+            };
+            // Who came first has had the longest: answers that never end would have nothing kept any more.
+            if collected.len() >= MAX_COLLECTED {
+                collected.remove(0);
+                counters.add(Total::NotKept, 1);
             }
+            *last_collected = last_collected.wrapping_add(1);
+            collected.push((*last_collected, collecting));
+            self.collecting = Some(*last_collected);
         }
-        if is_missed {
-            not_kept(instance);
-        }
-        if is_whole && self.collecting.is_some() {
+        if is_whole {
             self.keep(instance);
         }
     }
 
-    /// Adds to the answer that is being collected; `None` when none is, or it had to make room.
-    fn push(&self, instance: &Instance, add: impl FnOnce(&mut Collecting) -> bool) -> Option<bool> {
-        let number = self.collecting?;
-        let collected = &mut instance.work.borrow_mut().collected;
-        let (_, collecting) = collected.iter_mut().find(|(other, _)| *other == number)?;
-        Some(add(collecting))
+    /// Adds to the answer that is being collected, if it has not had to make room, and keeps it after the last of it.
+    fn add(&mut self, instance: &Instance, is_last: bool, add: &dyn Fn(&mut Collecting) -> bool) {
+        let added = {
+            let collected = &mut instance.work.borrow_mut().collected;
+            let found = collected.iter_mut().find(|(number, _)| Some(*number) == self.collecting);
+            let Some((_, collecting)) = found else { return };
+            add(collecting)
+        };
+        if !added {
+            self.end(instance);
+        } else if is_last {
+            self.keep(instance);
+        }
     }
 
     fn stop(&mut self, instance: &Instance) -> Option<Collecting> {

