@@ -20,12 +20,19 @@ pub fn answer<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
 
 /// Has no cache keep an answer to a request that says it speaks gRPC, where the host sends that in gRPC's own form: 200, whatever it
 /// was, and no body. Any client can say so when it asks for a page, and a cache in front would take what it gets for the page.
-pub fn keep_from_caches<'a>(lines: &mut Vec<(&'a [u8], &'a [u8])>, facts: &dyn RequestFacts) {
-    if grpc::is_spoken(facts) {
-        // Those for single caches too, `CDN-Cache-Control` (RFC 9213) and `Surrogate-Control`, which go before the one for all.
-        lines.retain(|(name, _)| !name.ends_with(b"-control"));
-        lines.push((b"cache-control", b"no-store"));
+/// Answers with what of the body may be gRPC's message, which is a line of the header: nothing of a page's.
+pub fn keep_from_caches<'a, 'b>(
+    lines: &mut Vec<(&'a [u8], &'a [u8])>,
+    body: &'b [u8],
+    facts: &dyn RequestFacts,
+) -> &'b [u8] {
+    if !grpc::is_spoken(facts) {
+        return body;
     }
+    // Those for single caches too, `CDN-Cache-Control` (RFC 9213) and `Surrogate-Control`, which go before the one for all.
+    lines.retain(|(name, _)| !name.ends_with(b"-control"));
+    lines.push((b"cache-control", b"no-store"));
+    if body.len() > LONGEST_MESSAGE { b"" } else { body }
 }
 
 /// How long an answer asks to be left alone by its `Retry-After`, in whole seconds or as a date (RFC 9110 section 10.2.3).
@@ -67,6 +74,9 @@ const NOT_SENT_AGAIN: [&str; 6] = [
     "x-envoy-upstream-rq-per-try-timeout-ms",
     "x-envoy-expected-rq-timeout-ms",
 ];
+
+/// In bytes. Escaped it is three times as long at most, and clients take headers of 8 KiB.
+const LONGEST_MESSAGE: usize = 2_048;
 
 const NOT_ANSWERED: [&str; 2] = [":status", "content-length"];
 
@@ -116,8 +126,12 @@ mod tests {
             [("text/html", &page[..]), ("application/grpc", &[page[3], (b"cache-control", b"no-store")])]
         {
             let (mut lines, facts) = (page.to_vec(), Recorded::get("/").with("content-type", kind));
-            keep_from_caches(&mut lines, &facts);
-            assert_eq!(lines, left, "{kind}");
+            for (len, at_grpc) in [(2_048, 2_048), (2_049, 0)] {
+                let body = vec![b'x'; len];
+                let said = keep_from_caches(&mut lines, &body, &facts);
+                assert_eq!(said.len(), if kind == "text/html" { len } else { at_grpc }, "{kind}");
+                assert_eq!(lines, left, "{kind}");
+            }
         }
     }
 

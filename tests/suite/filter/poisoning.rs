@@ -55,6 +55,7 @@ async fn no_cache_in_front_is_told_to_keep_what_a_page_becomes_for_a_client_that
     let change = |bootstrap: Bootstrap| {
         bootstrap.upstream(upstream.address).unwrap().with_cluster("other", other.address).unwrap()
     };
+    policy["routes"][0]["fallback"]["budget_percent"] = json!(100);
     let stage = Stage::with(&policy, change).await;
     let plain = Request::get("/");
     for what in ["of a further upstream", "kept"] {
@@ -68,5 +69,9 @@ async fn no_cache_in_front_is_told_to_keep_what_a_page_becomes_for_a_client_that
         assert_eq!((empty.text().as_str(), empty.header("cache-control").as_str()), ("", "no-store"), "{what}");
         other.set(Does::Answers(answer(503, "", "down")));
     }
+    // All of it would be in one line of the header.
+    other.set(good(vec![b'x'; 100_000]));
+    let empty = stage.ask(&Request::get("/large").with("content-type", "application/grpc")).await;
+    assert_eq!((empty.header("grpc-status").as_str(), empty.header("grpc-message").as_str()), ("14", ""));
     stage.end().await;
 }
