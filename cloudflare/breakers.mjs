@@ -1,40 +1,40 @@
-// What isolates and locations tell each other of their breakers, through KV: all of it under one key.
-import { hear, may_have_news, news, untold } from "./pkg/tidegate.js";
+// Breaker states that isolates and locations publish to each other through KV, all under one key.
+import { breakers_to_publish, has_breaker_changes, publishing_failed, receive_breakers } from "./pkg/tidegate.js";
 import { quietly } from "./instance.mjs";
 
-let toldAt = -Infinity;
+let publishedAt = -Infinity;
 
-/** Lets breakers learn what others have told. */
-export async function listen(env, guarded) {
+/** Reads the published breaker states and applies them. */
+export async function receive(env, guarded) {
   const text = await env.TIDEGATE.get(KEY);
-  if (text !== null) guarded(() => hear(text, Date.now()));
+  if (text !== null) guarded(() => receive_breakers(text, Date.now()));
 }
 
-/** Tells others when a breaker here has opened or closed, at most once a second. */
-export function spread(env, ctx, guarded) {
-  if (Math.abs(Date.now() - toldAt) < TOLD_EVERY_MS) return;
+/** Publishes breaker states if a breaker here has opened or closed, at most once a second. */
+export function publish(env, ctx, guarded) {
+  if (Math.abs(Date.now() - publishedAt) < PUBLISHED_EVERY_MS) return;
   quietly(() => {
-    if (!guarded(may_have_news)) return;
-    toldAt = Date.now();
-    ctx.waitUntil(tell(env, guarded));
+    if (!guarded(has_breaker_changes)) return;
+    publishedAt = Date.now();
+    ctx.waitUntil(write(env, guarded));
   });
 }
 
-async function tell(env, guarded) {
+async function write(env, guarded) {
   try {
-    // What others have told meanwhile stays.
-    await listen(env, guarded);
-    const text = guarded(() => news(Date.now()));
+    // Merge first: writing replaces the states that others have published meanwhile.
+    await receive(env, guarded);
+    const text = guarded(() => breakers_to_publish(Date.now()));
     if (text === undefined) return;
     await env.TIDEGATE.put(KEY, text);
-    guarded(() => hear(text, Date.now()));
+    guarded(() => receive_breakers(text, Date.now()));
   } catch (error) {
-    // KV takes one write a second for a key, and another location may have had it.
+    // KV accepts one write per second and key, and another location may have used it.
     console.warn(`tidegate: other locations are told of breakers later: ${error}`);
-    quietly(() => guarded(untold));
+    quietly(() => guarded(publishing_failed));
   }
 }
 
 const KEY = "breakers";
-/** As often as KV takes it. */
-const TOLD_EVERY_MS = 1_000;
+/** KV accepts one write per second and key. */
+const PUBLISHED_EVERY_MS = 1_000;

@@ -1,10 +1,10 @@
-// What takes time. The awaiting is done here and not in the instance, so that it goes on when that fails. `guarded` calls into the
-// instance, and throws if it has failed.
+// Awaits promises on behalf of the core. This happens in JavaScript, so that requests under way continue when the wasm
+// instance fails. `guarded` calls into the instance, and throws if the instance has failed.
 import { deadline_ms } from "./pkg/tidegate.js";
 import { quietly } from "./instance.mjs";
 
-/** The verdict on a request that has to wait, within its deadline. */
-export async function waited(wait, request, guarded) {
+/** Waits with a request until its verdict is ready, or throws at the deadline. */
+export async function awaitVerdict(wait, request, guarded) {
   const leave = () => quietly(() => guarded(() => wait.free()));
   request.signal.addEventListener("abort", leave);
   try {
@@ -23,30 +23,31 @@ export async function waited(wait, request, guarded) {
 }
 
 /**
- * The response that a task gives its client. What it does after that goes on beside it. `heed` is called now and then while it lasts,
- * and at its end: what it holds may have to be renewed or given back.
+ * Runs a task and resolves with the response for its client. The task may continue in the background after that.
+ * `flushAsks` is called at intervals while the request holds permits, and once at the end: permits may have to be
+ * renewed with the authority or returned to it.
  */
-export function driven(task, request, ctx, guarded, heed) {
-  return new Promise((resolve, reject) => ctx.waitUntil(drive(task, request, guarded, resolve, heed).catch(reject)));
+export function runTask(task, request, ctx, guarded, flushAsks) {
+  return new Promise((resolve, reject) => ctx.waitUntil(drive(task, request, guarded, resolve, flushAsks).catch(reject)));
 }
 
-async function drive(task, request, guarded, respond, heed) {
-  let over = false;
-  const end = () => {
-    if (over) return;
-    over = true;
+async function drive(task, request, guarded, respond, flushAsks) {
+  let ended = false;
+  const finish = () => {
+    if (ended) return;
+    ended = true;
     quietly(() => guarded(() => task.free()));
-    quietly(heed);
+    quietly(flushAsks);
   };
-  request.signal.addEventListener("abort", end);
-  let came;
+  request.signal.addEventListener("abort", finish);
+  let outcome;
   let failed = false;
   let awaited;
   try {
-    while (!over) {
-      const step = guarded(() => task.resume(came, failed));
+    while (!ended) {
+      const step = guarded(() => task.resume(outcome, failed));
       if (step === undefined) return;
-      came = undefined;
+      outcome = undefined;
       failed = false;
       if (step instanceof Response) {
         respond(step);
@@ -54,38 +55,38 @@ async function drive(task, request, guarded, respond, heed) {
       }
       awaited = Array.isArray(step) ? step[0] : step;
       try {
-        came = await (step === awaited ? step : Promise.race(step));
+        outcome = await (step === awaited ? step : Promise.race(step));
       } catch (error) {
-        came = error;
+        outcome = error;
         failed = true;
       }
-      if (step !== awaited) quietly(heed);
+      if (step !== awaited) quietly(flushAsks);
     }
-    // Nobody is there to see it.
+    // The client has gone and does not see this response.
     respond(new Response(null, { status: 499 }));
   } catch (error) {
-    // The instance has failed. The upstream that was being asked still answers the client.
+    // The instance has failed. The client still gets the response of the upstream that was being called.
     const answer = await Promise.resolve(awaited).catch(() => undefined);
     if (!(answer instanceof Response)) throw error;
     respond(answer);
   } finally {
-    request.signal.removeEventListener("abort", end);
-    end();
+    request.signal.removeEventListener("abort", finish);
+    finish();
   }
 }
 
-/** Sees a task through that has no client. */
-export async function alone(task, guarded) {
+/** Runs a task that answers no client. */
+export async function runInBackground(task, guarded) {
   try {
-    let came;
+    let outcome;
     let failed = false;
     for (;;) {
-      const step = guarded(() => task.resume(came, failed));
+      const step = guarded(() => task.resume(outcome, failed));
       if (step === undefined) return;
       try {
-        [came, failed] = [await step, false];
+        [outcome, failed] = [await step, false];
       } catch (error) {
-        [came, failed] = [error, true];
+        [outcome, failed] = [error, true];
       }
     }
   } finally {
@@ -93,36 +94,36 @@ export async function alone(task, guarded) {
   }
 }
 
-/** An answer, or what will be one, with what it says about limits: name and value by turns, a line each. */
-export function told(answer, lines) {
+/** Adds header fields to a response or to a promise of one. `lines` alternates names and values, one per line. */
+export function withFields(answer, lines) {
   if (lines === "") return answer;
-  return answer instanceof Response ? tell(answer, lines) : Promise.resolve(answer).then((answer) => tell(answer, lines));
+  return answer instanceof Response ? addFields(answer, lines) : Promise.resolve(answer).then((answer) => addFields(answer, lines));
 }
 
-function tell(answer, lines) {
+function addFields(answer, lines) {
   const fields = lines.split("\n");
   try {
-    // Without a body a handler can give the same one again, and it would grow.
+    // A handler may return the same response without a body again; fields would pile up on it.
     if (answer.body !== null) {
       append(answer.headers, fields);
       return answer;
     }
   } catch {
-    // What was fetched cannot be changed, and says so before anything has been.
+    // The headers of a fetched response are immutable: the first change throws, before any has been made.
   }
   try {
     const response = new Response(answer.body, answer);
     append(response.headers, fields);
     return response;
   } catch {
-    // None like it can be made: it has a status of 999, say. It goes as it came.
+    // The response cannot be copied, for example because its status is 999. It passes unchanged.
     return answer;
   }
 }
 
 function append(headers, fields) {
   for (let at = 0; at + 1 < fields.length; at += 2) {
-    // The structured fields are lists, to which an upstream with limits of its own may have contributed.
+    // Structured fields are lists: an upstream with limits of its own may have added members.
     if (fields[at].startsWith("x-")) headers.set(fields[at], fields[at + 1]);
     else headers.append(fields[at], fields[at + 1]);
   }

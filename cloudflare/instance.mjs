@@ -1,22 +1,25 @@
-// The instance of the core that is in use, and the guard over it. One that fails is done for: its memory is lost, and with it all that
-// was only there; whoever calls next meets a fresh one.
-// Names alone, and never the whole module as a value: what nobody uses of it is left out of what is deployed.
+// The current wasm instance of the core, and the guard around calls into it. When a call throws, the instance and its
+// memory are lost, and the next call gets a fresh instance.
+// Only named imports, never the module as a value: the bundler then leaves out what is unused.
 import module from "./pkg/tidegate_bg.wasm";
 import { __wbg_reset_state, initSync } from "./pkg/tidegate.js";
 
-/** How many instances there were before the one in use, and whether that is there yet. */
+/** The number of instances before the current one, and whether the current one is initialized. */
 let number = 0;
 let isUp = false;
 
-/** The instance in use, by its number. */
-export const current = () => number;
+/** The number of the current instance. */
+export const currentInstance = () => number;
 
-/** Calls into this instance, for those whom it knows. Throws what the call throws, and when the instance has failed before. */
-export function guard(mine = number) {
+/**
+ * Returns a function that calls into this instance. It rethrows what the call throws, and throws if the instance has
+ * failed before.
+ */
+export function guard(instance = number) {
   return (call) => {
-    if (mine !== number) throw new Error("the instance that knew the request has failed");
+    if (instance !== number) throw new Error("the instance that knew the request has failed");
     try {
-      // Not at global scope, where there is neither a clock nor a random source.
+      // Not at global scope, where a Worker has neither a clock nor a random source.
       if (!isUp) initSync({ module });
       isUp = true;
       return call();
@@ -29,17 +32,20 @@ export function guard(mine = number) {
   };
 }
 
-/** How to tell that an authority cannot be asked: not each time, since one that fails does so many times. */
-export function teller(what) {
-  let toldAt = -Infinity;
+/**
+ * Returns a function that logs that an authority cannot be asked. It logs at most once per 10 s: a failing authority
+ * would otherwise flood the log.
+ */
+export function failureLogger(what) {
+  let loggedAt = -Infinity;
   return (error) => {
-    if (Math.abs(Date.now() - toldAt) < TOLD_EVERY_MS) return;
-    toldAt = Date.now();
+    if (Math.abs(Date.now() - loggedAt) < LOGGED_EVERY_MS) return;
+    loggedAt = Date.now();
     console.error(`tidegate: the authority over shared ${what} cannot be asked: ${error}`);
   };
 }
 
-/** Takes a step that nobody can be helped with when it fails. */
+/** Runs a step whose failure can only be logged. */
 export function quietly(step) {
   try {
     step();
@@ -48,4 +54,4 @@ export function quietly(step) {
   }
 }
 
-const TOLD_EVERY_MS = 10_000;
+const LOGGED_EVERY_MS = 10_000;

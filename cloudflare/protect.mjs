@@ -1,25 +1,29 @@
-// A Worker behind Tidegate. It asks the core once for each request, and stands guard over it: whatever goes wrong in there, a visitor
-// gets what the policy's `on_failure` says, and the next request meets a fresh instance.
+// A Worker behind Tidegate. It calls the core once per request and guards that call: if the core fails, the visitor
+// gets what the policy's `on_failure` says, and the next request gets a fresh instance.
 import * as tidegate from "./pkg/tidegate.js";
-import { confer } from "./agreeing.mjs";
-import { listen, spread } from "./breakers.mjs";
-import { driven, told, waited } from "./flight.mjs";
-import { current, guard, quietly } from "./instance.mjs";
+import { sendReports } from "./shared-breakers.mjs";
+import { publish, receive } from "./breakers.mjs";
+import { awaitVerdict, runTask, withFields } from "./flight.mjs";
+import { currentInstance, guard, quietly } from "./instance.mjs";
 import * as settings from "./settings.mjs";
-import { asked, send } from "./sharing.mjs";
+import { awaitGrant, sendAsks } from "./shared-limits.mjs";
 
-/** The instance that has been told the policy. */
+/** The number of the instance that has the policy. */
 let configured;
 
-/** Puts in force what KV says by now. */
+/** Reads KV and applies what has changed. Never rejects: if the core fails, the next request gets a fresh instance. */
 async function refresh(env) {
-  if ((await settings.learn(env)) && configured === current()) guard()(() => settings.enforce(env, false));
-  if (env.TIDEGATE !== undefined && configured === current()) await listen(env, guard()).catch(console.error);
+  try {
+    if ((await settings.readKv(env)) && configured === currentInstance()) guard()(() => settings.apply(env, false));
+    if (env.TIDEGATE !== undefined && configured === currentInstance()) await receive(env, guard());
+  } catch (error) {
+    console.error(`tidegate: what KV says could not be applied: ${error}`);
+  }
 }
 
-function failed(error, request, pass) {
-  // A body that an upstream has had cannot be sent again.
-  const passes = settings.passes() && !request.bodyUsed;
+function answerFailure(error, request, pass) {
+  // A body that was already sent to an upstream cannot be sent again.
+  const passes = settings.passesOnFailure() && !request.bodyUsed;
   console.error(`tidegate: the request is ${passes ? "let pass" : "refused"}: ${error}`);
   if (passes) return pass();
   return new Response('{"error":"service unavailable","retryAfter":1}', {
@@ -28,44 +32,47 @@ function failed(error, request, pass) {
   });
 }
 
-/** Makes the instance in use ready for its first request, in that request. */
-function prepare(env, ctx, guarded, serves) {
+/** Configures the current instance, within its first request. */
+function prepare(env, ctx, guarded, checkedHandle) {
   guarded(() => {
-    settings.enforce(env, true);
-    if (serves !== undefined) tidegate.serve_by(serves);
+    settings.apply(env, true);
+    if (checkedHandle !== undefined) tidegate.set_handler(checkedHandle);
   });
-  configured = current();
-  if (env.TIDEGATE !== undefined) ctx.waitUntil(listen(env, guarded).catch(console.error));
+  configured = currentInstance();
+  if (env.TIDEGATE !== undefined) ctx.waitUntil(receive(env, guarded).catch(console.error));
 }
 
-/** What becomes of a request whose verdict may take time: see `decide` in the core. */
-async function judged(verdict, request, env, ctx, guarded) {
-  if (settings.shares()) {
-    const sent = send(env, ctx, guarded);
-    if (verdict instanceof tidegate.Asking) verdict = await asked(verdict, request, sent, env, ctx, guarded);
+/**
+ * Resolves a verdict that needs waiting: for an authority's answer, for a delay, or for an upstream's response. See
+ * `decide` in the core.
+ */
+async function resolve(verdict, request, env, ctx, guarded) {
+  if (settings.hasSharedLimits()) {
+    const sent = sendAsks(env, ctx, guarded);
+    if (verdict instanceof tidegate.GrantWait) verdict = await awaitGrant(verdict, request, sent, env, ctx, guarded);
   }
-  if (verdict instanceof tidegate.Wait) verdict = await waited(verdict, request, guarded);
+  if (verdict instanceof tidegate.Wait) verdict = await awaitVerdict(verdict, request, guarded);
   if (verdict instanceof tidegate.Task) {
-    const heed = () => settings.shares() && send(env, ctx, guarded);
-    verdict = await driven(verdict, request, ctx, guarded, heed);
-    if (env.TIDEGATE !== undefined) spread(env, ctx, guarded);
-    if (settings.agrees()) confer(env, ctx, guarded);
+    const flushAsks = () => settings.hasSharedLimits() && sendAsks(env, ctx, guarded);
+    verdict = await runTask(verdict, request, ctx, guarded, flushAsks);
+    if (env.TIDEGATE !== undefined) publish(env, ctx, guarded);
+    if (settings.hasSharedBreakers()) sendReports(env, ctx, guarded);
   }
   return verdict;
 }
 
-/** What a verdict comes to that is there. */
-function followed(verdict, pass, env) {
+/** The response for a final verdict. */
+function responseTo(verdict, pass, env) {
   if (verdict === undefined) return pass();
-  if (verdict instanceof tidegate.Change) return settings.obey(verdict, env);
-  if (typeof verdict === "string") return told(pass(), verdict);
+  if (verdict instanceof tidegate.Change) return settings.storeChange(verdict, env);
+  if (typeof verdict === "string") return withFields(pass(), verdict);
   return verdict;
 }
 
 /**
- * The request for a handler that parses its URL, which takes a backslash for a slash and drops control characters at the end: it comes to
- * the path that limits have matched. The core does the same for upstreams (`path::escaped_for_parsers`); here it is not asked, since
- * whatever simply passes comes by.
+ * The request as the handler gets it. A URL parser treats a backslash as a slash and drops trailing control characters;
+ * escaping them makes the handler see the path that the limits matched. The core does the same for upstreams
+ * (`path::escaped_for_parsers`), but is not called here because every passing request comes through.
  */
 function escaped(request) {
   const { url } = request;
@@ -75,17 +82,20 @@ function escaped(request) {
 const MISREAD = /[\\\0-\x20]/g;
 
 /**
- * The handlers of a Worker behind Tidegate. What passes, `handler(request, env, ctx)` answers in place of the zone's origin; a route
- * of the policy leads past it.
+ * The handlers of a Worker behind Tidegate. Requests that pass go to `handler(request, env, ctx)` instead of the zone's
+ * origin. Requests on a route of the policy go to its upstreams instead.
  */
 export function protect(handler) {
-  /** The bindings and the context that a request came with. */
-  const came = new WeakMap();
+  /** The bindings and the context of each request. */
+  const invocations = new WeakMap();
   const handle = handler ? (request, env, ctx) => handler(escaped(request), env, ctx) : (request) => fetch(request);
-  /** The same where the policy looks at the answer. What is none that can be sent would take the instance down that looks. */
-  const serves = handler && (async (request) => {
+  /**
+   * The handler, for requests whose response the policy inspects. An invalid response would crash the wasm instance
+   * that inspects it.
+   */
+  const checkedHandle = handler && (async (request) => {
     try {
-      const answer = await handle(request, ...(came.get(request) ?? []));
+      const answer = await handle(request, ...(invocations.get(request) ?? []));
       if (answer instanceof Response && answer.status !== 0 && !answer.bodyUsed && !answer.body?.locked) return answer;
       throw new TypeError("it gave no response that can be sent");
     } catch (error) {
@@ -93,33 +103,33 @@ export function protect(handler) {
       throw error;
     }
   });
-  /** The answer to a request. Most simply pass, and wait for nothing that the handler does not: not for a promise either. */
+  /** Answers a request. Most requests simply pass; they wait for nothing but the handler, not even for a promise. */
   const answer = (request, env, ctx) => {
     const pass = () => handle(request, env, ctx);
     let verdict;
-    const guarded = guard(current());
+    const guarded = guard(currentInstance());
     try {
-      if (configured !== current()) prepare(env, ctx, guarded, serves);
+      if (configured !== currentInstance()) prepare(env, ctx, guarded, checkedHandle);
       verdict = guarded(() => tidegate.decide(request, Date.now()));
     } catch (error) {
-      return failed(error, request, pass);
+      return answerFailure(error, request, pass);
     }
-    if (typeof verdict !== "object" && !settings.shares()) return followed(verdict, pass, env);
-    came.set(request, [env, ctx]);
-    const known = judged(verdict, request, env, ctx, guarded);
-    return known.then((verdict) => followed(verdict, pass, env), (error) => failed(error, request, pass));
+    if (typeof verdict !== "object" && !settings.hasSharedLimits()) return responseTo(verdict, pass, env);
+    invocations.set(request, [env, ctx]);
+    const resolved = resolve(verdict, request, env, ctx, guarded);
+    return resolved.then((verdict) => responseTo(verdict, pass, env), (error) => answerFailure(error, request, pass));
   };
   return {
     fetch(request, env, ctx) {
-      if (!settings.isKnown()) return refresh(env).then(() => answer(request, env, ctx));
-      if (settings.isDue(env)) ctx.waitUntil(refresh(env));
+      if (!settings.isLoaded()) return refresh(env).then(() => answer(request, env, ctx));
+      if (settings.isReadDue(env)) ctx.waitUntil(refresh(env));
       return answer(request, env, ctx);
     },
 
-    /** By a cron trigger: learns what KV says by now, and gives back what lies idle. */
+    /** Called by a cron trigger: reads KV, and returns idle permits to the authority. */
     async scheduled(_controller, env, ctx) {
       await refresh(env);
-      if (settings.shares() && configured === current()) quietly(() => send(env, ctx, guard()));
+      if (settings.hasSharedLimits() && configured === currentInstance()) quietly(() => sendAsks(env, ctx, guard()));
     },
   };
 }

@@ -1,4 +1,4 @@
-//! Lists of clients that meet no limits, or that are refused: by address, by API key and by the value of a header.
+//! Lists of clients, which meet no limits or are refused: by address, by API key and by the value of a header.
 
 use crate::api_key::ApiKeys;
 use crate::key::Client;
@@ -9,11 +9,8 @@ use crate::sorted::{find, sorted};
 /// A list of clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessList {
-    /// By address.
     pub(crate) addresses: Networks,
-    /// By API key.
     pub(crate) api_keys: ApiKeys,
-    /// By header.
     pub(crate) headers: Vec<HeaderValues>,
 }
 
@@ -26,7 +23,7 @@ pub struct HeaderValues {
     values: Vec<String>,
 }
 
-/// What of a request stands in a list.
+/// The part of a request that is on a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry<'l> {
     /// The client's address.
@@ -38,22 +35,22 @@ pub enum Entry<'l> {
 }
 
 impl AccessList {
-    /// Whether nobody stands here.
+    /// Whether the list is empty.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.addresses.is_empty() && self.api_keys.is_empty() && self.headers.is_empty()
     }
 
-    /// What of a client's request stands here, asking the host for no more than the list has.
+    /// Finds the part of a client's request that is on the list. Asks the host for nothing that the list does not need.
     ///
-    /// With `parts`, so does a header whose value is a list of which one item stands here: a value that is to be
-    /// refused must not pass by being sent along with another.
+    /// With `parts`, a header also counts if its value is a comma-separated list with one item on this list: a refused
+    /// value must not pass by being sent together with another.
     pub(crate) fn find<'a>(&'a self, client: &Client<'_, 'a>, parts: bool) -> Option<Entry<'a>> {
         if !self.addresses.is_empty() && client.ip().is_some_and(|address| self.addresses.contain(address)) {
             return Some(Entry::Address);
         }
         let of_client = || client.api_key().and_then(|key| self.api_keys.tier(key)).is_some();
-        let in_list = || parts && client.api_key_header().is_some_and(|value| self.api_keys.stand_in_list(value));
+        let in_list = || parts && client.api_key_header().is_some_and(|value| self.api_keys.contains_item_of(value));
         if !self.api_keys.is_empty() && (of_client() || in_list()) {
             return Some(Entry::ApiKey);
         }
@@ -112,7 +109,7 @@ mod tests {
         let found = |request: &Recorded, address: &str, parts| {
             let request = request.clone().from(address);
             let (request, rules) = (Lookup::new(&request), rules());
-            list.find(&Client::told_by(&request, &rules, &[]), parts).map(|entry| format!("{entry:?}"))
+            list.find(&Client::with_rules(&request, &rules, &[]), parts).map(|entry| format!("{entry:?}"))
         };
         let plain = Recorded::get("/");
         assert_eq!(found(&plain, "10.1.2.3", false).as_deref(), Some("Address"));
@@ -132,7 +129,7 @@ mod tests {
     fn an_empty_list_asks_for_nothing() {
         let request = Recorded::get("/");
         let (lookup, rules) = (Lookup::new(&request), rules());
-        assert_eq!(AccessList::default().find(&Client::told_by(&lookup, &rules, &[]), true), None);
+        assert_eq!(AccessList::default().find(&Client::with_rules(&lookup, &rules, &[]), true), None);
         assert_eq!(request.asked(), [""; 0]);
     }
 
@@ -146,7 +143,7 @@ mod tests {
         {
             let request = Recorded::get("/").with("x-api-key", value);
             let lookup = Lookup::new(&request);
-            let client = Client::told_by(&lookup, &rules, &[]);
+            let client = Client::with_rules(&lookup, &rules, &[]);
             assert_eq!(list.find(&client, false), Some(Entry::ApiKey).filter(|_| whole), "{value}");
             assert_eq!(list.find(&client, true), Some(Entry::ApiKey).filter(|_| parts), "{value}");
         }

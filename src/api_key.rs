@@ -1,5 +1,5 @@
-//! API keys, known by their hashes alone: a policy that leaks gives none away, and the keys of a table are compared in a
-//! time that says nothing of them.
+//! API keys, known only by their hashes: a leaked policy reveals none of them, and the time to compare the keys of a
+//! table reveals nothing about them.
 
 use core::fmt;
 
@@ -9,26 +9,26 @@ use crate::lookup::trim_blanks;
 use crate::policy::TierIndex;
 use crate::sorted::{find, sorted};
 
-/// The SHA-256 hash of an API key. In words, which are compared and moved in less code than bytes.
+/// The SHA-256 hash of an API key. Stored as words, because comparing and copying words takes less code than bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest([u64; 4]);
 
 impl Digest {
-    /// The hash of this key; `None` of an empty text or one longer than 4,096 bytes, which is no key.
+    /// The hash of this key; `None` if it is empty or longer than 4,096 bytes, which no key is.
     #[must_use]
     pub fn of(key: &[u8]) -> Option<Self> {
         (1..=KEY_MAX_LEN).contains(&key.len()).then(|| Self::from_bytes(&Sha256::digest(key)))
     }
 
-    /// Whether the two are equal, found in the same time wherever they differ.
+    /// Whether the two are equal, in constant time.
     #[must_use]
     pub fn equals(&self, other: &Self) -> bool {
         let difference = self.0.iter().zip(&other.0).fold(0, |difference, (one, other)| difference | (one ^ other));
-        // Without it a compiler may find that the first difference decides.
+        // Without this, the compiler may stop at the first difference.
         core::hint::black_box(difference) == 0
     }
 
-    /// The hash of these 64 digits, lower case.
+    /// The hash given by exactly 64 hexadecimal digits in lower case.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let digit = |byte: &u8| match byte {
@@ -60,7 +60,7 @@ impl fmt::Display for Digest {
     }
 }
 
-/// API keys by their hashes, in order, each with the tier of its clients. Lists of clients have no use for the tier.
+/// API keys by their hashes, sorted, each with the tier of its clients. Deny and allow lists ignore the tier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiKeys(Vec<(Digest, TierIndex)>);
 
@@ -76,27 +76,27 @@ impl ApiKeys {
         self.0.is_empty()
     }
 
-    /// The tier of this key; `None` when it is not one of these.
+    /// The tier of this key; `None` if it is not in the table.
     #[must_use]
     pub fn tier(&self, key: Digest) -> Option<TierIndex> {
         find(&self.0, &key, |(digest, _)| digest).map(|(_, tier)| *tier)
     }
 
-    /// Whether a value is a list of several items of which one is one of these keys: a key that is to be refused must not
-    /// pass by being sent along with others. More items than anybody has keys count as if one was.
+    /// Whether a value is a comma-separated list of several items, one of which is a key of this table: a refused key
+    /// must not pass by being sent together with others. A list of more than 16 items counts as if it had one.
     #[must_use]
-    pub fn stand_in_list(&self, value: &[u8]) -> bool {
+    pub fn contains_item_of(&self, value: &[u8]) -> bool {
         let is_known = |text: &[u8]| Digest::of(text).is_some_and(|digest| self.tier(digest).is_some());
         let items = || value.split(|&byte| byte == b',').map(trim_blanks);
-        // Hashing is work: a header full of commas would be thousands of hashes.
+        // Bounds the work: a header full of commas would cost thousands of hashes.
         items().nth(MAX_ITEMS).is_some() || (items().nth(1).is_some() && items().any(is_known))
     }
 }
 
-/// The longest text that is hashed: longer than any key, also one that is a token.
+/// The longest text that is hashed: longer than any key, even one that is a token.
 const KEY_MAX_LEN: usize = 4_096;
 
-/// How many items of a list are looked at.
+/// How many items of a list are checked.
 const MAX_ITEMS: usize = 16;
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
             ("a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p", false),
             ("a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q", true),
         ] {
-            assert_eq!(table.stand_in_list(value.as_bytes()), stands, "{value}");
+            assert_eq!(table.contains_item_of(value.as_bytes()), stands, "{value}");
         }
     }
 }

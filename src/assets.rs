@@ -145,7 +145,7 @@ impl Assets {
     }
 }
 
-/// By these services tell clients apart whatever the policy says; the latter is what Envoy tells them of a client's certificate.
+/// By these headers services tell clients apart whatever the policy says. Envoy sends the second for clients with a certificate.
 const PERSONAL: [&str; 2] = ["cookie", "x-forwarded-client-cert"];
 
 /// Whether the request allows that its answer is kept, and that it is served a kept one.

@@ -1,10 +1,10 @@
-//! Dates of HTTP, in whole seconds since the Unix epoch.
+//! HTTP dates, in whole seconds since the Unix epoch.
 
-/// The moment that the text writes, in the one form that is sent today (`Sun, 06 Nov 1994 08:49:37 GMT`, RFC 9110
-/// section 5.6.7). `None` for anything else: what depends on a date that cannot be read is left out.
+/// The moment that the text states, in the one form that is sent today (`Sun, 06 Nov 1994 08:49:37 GMT`, RFC 9110
+/// section 5.6.7). `None` for anything else: what depends on an unreadable date is left out.
 pub(crate) fn parse(text: &[u8]) -> Option<u64> {
     let text = str::from_utf8(text).ok()?;
-    // By a character and not by a text: a search for texts of any length is 4 KB that the core has no other use for.
+    // Splits by a character: the search for a string of any length is 4 KB of code that the core needs nowhere else.
     let (_, rest) = text.split_once(',')?;
     let mut parts = rest.strip_prefix(' ')?.split(' ');
     let (day, month, year, time, zone) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -25,9 +25,9 @@ pub(crate) fn parse(text: &[u8]) -> Option<u64> {
         .checked_add(second)
 }
 
-/// Days since the epoch of a day in a month from 0.
+/// Days since the epoch. `month` counts from 0, `day` from 1.
 fn days(year: u64, month: u64, day: u64) -> Option<u64> {
-    // A year that begins in March has its leap day at the end, so that months before it need no exception.
+    // If a year begins in March, its leap day is the last one, and the months before it need no exception.
     let (year, month) =
         if month < 2 { (year.checked_sub(1)?, month.checked_add(10)?) } else { (year, month.checked_sub(2)?) };
     let leap_days = (year / 4).checked_sub(year / 100)?.checked_add(year / 400)?;
@@ -43,7 +43,7 @@ fn number(text: &str) -> Option<u64> {
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// From the first of March of the year 0, less the one that the day of the month counts from, to the first of January 1970.
+/// The days from 1 March of the year 0 to 1 January 1970, plus one because days of the month count from 1.
 const DAYS_TO_EPOCH: u64 = 719_469;
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
-//! Where requests wait: for their turn at a token bucket, or because their client is slowed down.
+//! The waiting room: requests wait for their turn at a token bucket, or because their client is slowed down.
 //!
-//! Turns are promised by the limit's shared state, one after another, to whoever asks first. Who has which of them is
-//! settled here, among the requests that wait in this instance:
+//! The limit's shared state promises turns one after another, in the order of the requests. Which request gets which
+//! turn is settled here, among the requests that wait in this instance:
 //!
-//! - Requests of one client that cost the same share their turns. When a turn has come, the most important of them goes, and
-//!   of those as important the earliest.
-//! - A request that others have gone ahead of is refused when it has waited as long as it may. Whoever leaves, whichever
-//!   way, leaves the last of those turns behind, so that everybody after him moves up.
-//! - At most so many wait at one limit. When there is one more, somebody leaves: one of the least important, of these one
-//!   of the client that has the most of them here, and of these the latest. So nobody can keep others out by waiting often.
+//! - Requests of one client with the same cost share their turns. When a turn has come, the most important of them
+//!   goes; among equals, the earliest.
+//! - A request that others keep overtaking is refused when it has waited as long as it may. A request that leaves for
+//!   any reason leaves the last turn of its line behind, so that all requests after it move up.
+//! - The number of requests that wait at one limit is bounded. When there is one too many, one leaves: of the least
+//!   important requests, the latest one of the client that has the most of them here. So no client can keep others out
+//!   by sending many requests.
 //!
-//! Time goes by the host's clock, but never back: what waits has waited.
+//! Time follows the host's clock, but never goes back: time waited stays waited.
 
 mod queue;
 
@@ -21,26 +22,26 @@ use crate::limiter::State;
 use crate::policy::Priority;
 use crate::units::{Permits, Span, Timestamp};
 
-/// All that wait in one instance, each with what a host or an engine holds for it.
+/// All requests that wait in one instance, each with what the host or the engine keeps for it.
 #[derive(Debug)]
 pub struct WaitingRoom<T> {
-    /// Of the limits at which requests can wait, in their order.
+    /// One for each limit at which requests can wait, in the policy's order.
     queues: Vec<Queue<T>>,
-    /// Which queue is asked first the next time, so that none is always last.
+    /// The queue that is served first the next time, so that none is always last.
     first: usize,
-    /// Those that others have displaced, until their hosts are told.
-    displaced: Vec<Left<T>>,
-    /// Nanoseconds that have passed here, and the clock when they had.
+    /// Requests that others have displaced, until their hosts are told.
+    displaced: Vec<Departed<T>>,
+    /// The room's own time, which never goes back, and the host's clock when it was last advanced.
     time: Timestamp,
     seen: Timestamp,
-    /// When what is held was last renewed, by that time.
+    /// When the kept values were last renewed, in the room's own time.
     renewed: Timestamp,
 }
 
-/// Whose turns are each other's: requests of one client at one quota that cost the same.
+/// A group of requests that share their turns: requests of one client at one quota with the same cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The quota's place among those of its limit.
+    /// The quota's index among those of its limit.
     pub quota: u8,
     /// The client.
     pub key: KeyHash,
@@ -48,73 +49,73 @@ pub struct Line {
     pub cost: Permits,
 }
 
-/// A request that comes to wait.
+/// A request that starts to wait.
 #[derive(Debug)]
 pub struct Arrival<T> {
-    /// The host's number for it, unlike that of any other that waits.
+    /// The host's number for the request. No other waiting request may have it.
     pub id: u32,
     /// How important it is.
     pub priority: Priority,
     /// Where it waits.
     pub line: Line,
-    /// For what.
-    pub claim: Claim,
-    /// The shortest wait, whoever leaves: until what other limits have promised.
+    /// What it waits for.
+    pub waits_for: WaitsFor,
+    /// The shortest wait, even if others leave: until the turns that other limits have promised.
     pub at_least: Span,
     /// The longest wait.
     pub at_most: Span,
-    /// What is held for it.
+    /// What is kept for it.
     pub held: T,
 }
 
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// For a turn, that of its line which comes next after those promised before.
+pub enum WaitsFor {
+    /// A turn: the next one of its line after those already promised.
     Turn {
-        /// When it comes.
+        /// How long until it comes.
         wait: Span,
-        /// The state that says so.
+        /// The state that promised it.
         charged: State,
     },
-    /// For the turn of a less important request of its line, which goes in its stead.
+    /// The turn of a less important request of its line, which leaves.
     TakenOver,
-    /// For nothing but that time passes.
+    /// Only for time to pass.
     Slowed,
 }
 
-/// A request that waits no more.
+/// A request whose wait has ended.
 #[derive(Debug)]
-pub struct Left<T> {
-    /// The host's number for it.
+pub struct Departed<T> {
+    /// The host's number for the request.
     pub id: u32,
     /// The limit at which it waited, as an index into the policy's limits.
     pub limit: u32,
     /// Where it waited.
     pub line: Line,
-    /// Why it waits no more.
-    pub why: Why,
-    /// The state that had promised the turn it leaves behind, the last of its line.
-    pub spare: Option<State>,
-    /// What was held for it.
+    /// Why its wait ended.
+    pub reason: DepartureReason,
+    /// The state that promised the turn it leaves behind, the last one of its line.
+    pub freed_turn: Option<State>,
+    /// What was kept for it.
     pub held: T,
 }
 
-/// Why a request waits no more.
+/// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum DepartureReason {
     /// Its time has come.
     Released,
-    /// It has waited as long as it may.
+    /// It has waited as long as it may, in vain.
     Overdue,
-    /// Another one was to wait in its place.
+    /// Another request needed its place.
     Displaced,
     /// Its client is gone.
     Gone,
 }
 
 impl<T> WaitingRoom<T> {
-    /// An empty room for these limits, each with how many may wait there.
+    /// An empty room for these limits, each with the number of requests that may wait there.
     #[must_use]
     pub fn new(limits: impl Iterator<Item = (u32, usize)>) -> Self {
         let queue = |(limit, capacity)| Queue { limit, capacity, waiters: Vec::new(), turns: Vec::new() };
@@ -128,19 +129,20 @@ impl<T> WaitingRoom<T> {
         }
     }
 
-    /// How many are here.
+    /// How many requests wait.
     #[must_use]
     pub fn len(&self) -> usize {
         self.queues.iter().map(|queue| queue.waiters.len()).fold(self.displaced.len(), usize::saturating_add)
     }
 
-    /// Whether nobody is here.
+    /// Whether no request waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.displaced.is_empty() && self.queues.iter().all(|queue| queue.waiters.is_empty())
     }
 
-    /// Whether a request of this client and this importance may wait at the limit: there is room, or somebody else leaves.
+    /// Whether a request of this client and priority may wait at the limit, because there is room or because another
+    /// request would leave.
     #[must_use]
     pub fn has_room(&self, limit: u32, key: KeyHash, priority: Priority) -> bool {
         self.queue(limit).is_some_and(|queue| {
@@ -148,41 +150,41 @@ impl<T> WaitingRoom<T> {
         })
     }
 
-    /// How long it is until the next of those who wait at the limit goes, so that there is room again.
+    /// How long until the next request leaves the limit's queue, so that there is room again.
     #[must_use]
     pub fn next_leaves(&self, limit: u32, now: Timestamp) -> Span {
         let next = self.queue(limit).and_then(Queue::next_due);
         next.map_or(Span::ZERO, |at| at.since(self.time_at(now)))
     }
 
-    /// Whether somebody waits in the line who is less important, and when the last of its turns comes: a request that is
-    /// promised none can have that.
+    /// If a less important request waits in the line: how long until the last turn of the line. A request that was
+    /// promised no turn can take over that one.
     #[must_use]
-    pub fn to_take_over(&self, limit: u32, line: &Line, priority: Priority, now: Timestamp) -> Option<Span> {
+    pub fn turn_to_take_over(&self, limit: u32, line: &Line, priority: Priority, now: Timestamp) -> Option<Span> {
         let queue = self.queue(limit).filter(|_| self.may_displace())?;
         queue.last_of(line).filter(|last| last.priority > priority)?;
         queue.turns.iter().rfind(|turn| turn.line == *line).map(|turn| turn.at.since(self.time_at(now)))
     }
 
-    /// Lets a request wait. Answers who leaves for it: nobody if there was room; the request itself if nobody else had to.
-    /// Whoever it is [`tell_later`](Self::tell_later) gets him to his host.
-    pub fn enter(&mut self, limit: u32, arrival: Arrival<T>, now: Timestamp) -> Option<Left<T>> {
+    /// Lets a request wait. Returns the request that leaves for it: none if there was room; the new one itself if no
+    /// other had to leave. Pass the result to [`tell_later`](Self::tell_later), so that its host learns of it.
+    pub fn enter(&mut self, limit: u32, arrival: Arrival<T>, now: Timestamp) -> Option<Departed<T>> {
         self.time = self.time_at(now);
         self.seen = now;
         let time = self.time;
         let Some(queue) = self.queues.iter_mut().find(|queue| queue.limit == limit) else {
-            // No limit at which requests wait, and so no room for it.
-            let Arrival { id, line, claim, held, .. } = arrival;
-            let spare = if let Claim::Turn { charged, .. } = claim { Some(charged) } else { None };
-            return Some(Left { id, limit, line, why: Why::Displaced, spare, held });
+            // Requests cannot wait at this limit, so there is no room.
+            let Arrival { id, line, waits_for, held, .. } = arrival;
+            let freed_turn = if let WaitsFor::Turn { charged, .. } = waits_for { Some(charged) } else { None };
+            return Some(Departed { id, limit, line, reason: DepartureReason::Displaced, freed_turn, held });
         };
-        let taken_over = match arrival.claim {
-            Claim::TakenOver => queue.waiters.iter().rposition(|other| other.is_in(&arrival.line)),
+        let taken_over = match arrival.waits_for {
+            WaitsFor::TakenOver => queue.waiters.iter().rposition(|other| other.is_in(&arrival.line)),
             _ => None,
         };
-        // The turn stays.
-        let mut left = taken_over.map(|at| queue.remove(at, Why::Displaced, None));
-        if let Claim::Turn { wait, charged } = arrival.claim {
+        // The turn stays for the new request.
+        let mut left = taken_over.map(|at| queue.remove(at, DepartureReason::Displaced, None));
+        if let WaitsFor::Turn { wait, charged } = arrival.waits_for {
             let at = time.after(wait);
             let place = queue.turns.partition_point(|turn| turn.at <= at);
             queue.turns.insert(place, Turn { at, line: arrival.line, charged });
@@ -194,35 +196,35 @@ impl<T> WaitingRoom<T> {
                 id: arrival.id,
                 priority: arrival.priority,
                 line: arrival.line,
-                waits_for_turn: arrival.claim != Claim::Slowed,
+                waits_for_turn: arrival.waits_for != WaitsFor::Slowed,
                 not_before: time.after(arrival.at_least),
                 deadline: time.after(arrival.at_most),
                 held: arrival.held,
             },
         );
         if queue.waiters.len() > queue.capacity {
-            left = queue.to_leave().map(|at| queue.leave(at, Why::Displaced));
+            left = queue.to_leave().map(|at| queue.leave(at, DepartureReason::Displaced));
         }
         left
     }
 
-    /// Keeps somebody who had to leave until his host asks who has left.
-    pub fn tell_later(&mut self, left: Left<T>) {
+    /// Keeps a displaced request until its host asks which requests have left.
+    pub fn tell_later(&mut self, left: Departed<T>) {
         self.displaced.push(left);
     }
 
-    /// Lets a request go whose client is gone.
-    pub fn leave(&mut self, limit: u32, id: u32) -> Option<Left<T>> {
+    /// Removes a request whose client is gone.
+    pub fn leave(&mut self, limit: u32, id: u32) -> Option<Departed<T>> {
         if let Some(at) = self.displaced.iter().position(|left| left.id == id) {
-            return Some(Left { why: Why::Gone, ..self.displaced.swap_remove(at) });
+            return Some(Departed { reason: DepartureReason::Gone, ..self.displaced.swap_remove(at) });
         }
         let queue = self.queues.iter_mut().find(|queue| queue.limit == limit)?;
         let at = queue.waiters.iter().position(|waiter| waiter.id == id)?;
-        Some(queue.leave(at, Why::Gone))
+        Some(queue.leave(at, DepartureReason::Gone))
     }
 
-    /// Adds those who wait no more at `now` to `left`, until it holds `most`.
-    pub fn due(&mut self, now: Timestamp, most: usize, left: &mut Vec<Left<T>>) {
+    /// Adds the requests whose wait has ended at `now` to `left`, until it holds `most`.
+    pub fn due(&mut self, now: Timestamp, most: usize, left: &mut Vec<Departed<T>>) {
         self.time = self.time_at(now);
         self.seen = now;
         while left.len() < most
@@ -238,7 +240,7 @@ impl<T> WaitingRoom<T> {
         self.first = if first.saturating_add(1) < self.queues.len() { first.saturating_add(1) } else { 0 };
     }
 
-    /// Calls `renew` with what is held for each who waits; does nothing within a second of the last time.
+    /// Calls `renew` with what is kept for each waiting request; does nothing within a second of the last time.
     pub fn renew(&mut self, now: Timestamp, renew: &mut dyn FnMut(&mut T)) {
         let time = self.time_at(now);
         if time < self.renewed.after(RENEWED_EVERY) {
@@ -248,7 +250,7 @@ impl<T> WaitingRoom<T> {
         self.queues.iter_mut().flat_map(|queue| &mut queue.waiters).for_each(|waiter| renew(&mut waiter.held));
     }
 
-    /// How long nobody has to be told anything; `None` while nobody waits.
+    /// How long until the wait of a request may end; `None` while no request waits.
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Span> {
         if !self.displaced.is_empty() {
@@ -271,9 +273,10 @@ impl<T> WaitingRoom<T> {
     }
 }
 
-/// As many as may be displaced until a host asks who was. It does within milliseconds; beyond that newcomers are refused.
+/// How many displaced requests may await their host's question, which comes within milliseconds. Beyond that, new
+/// requests are refused.
 const MAX_DISPLACED: usize = 1_000;
 
-/// Often enough for the shortest lease of what is held, of which at least half is left when it is taken, and seldom enough to
-/// look at all who wait.
+/// Often enough for the shortest lease, of which at least half is left when permits are taken; seldom enough to visit
+/// all waiting requests.
 const RENEWED_EVERY: Span = Span::from_secs(1);

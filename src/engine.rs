@@ -1,19 +1,20 @@
-//! A request's way: plan, decide, observe. The one place where the order of the stages stands.
+//! The stages of a request: plan, decide, observe. This is the only place that fixes their order.
 //!
 //! ```text
-//! plan      the pages of status, maintenance, the lists deny      needs the request
-//!           and allow, which limits apply, which keys they
-//!           charge, and whether the request is shed
-//! consult   what a rate-limit service says of it                 only where one counts
-//! offer     whether there is room to wait                         needs those who wait; only where requests may
+//! plan      status pages, maintenance, deny and allow lists;      needs the request
+//!           which limits apply, which keys they charge, and
+//!           whether the request is shed
+//! consult   a rate-limit service's verdict on the request         only if one counts limits
+//! offer     whether there is room to wait                         needs the waiting room; only if a limit can delay
 //! decide    every quota is checked, then all or none is charged   needs state and the time
 //! (send)    the route's upstreams, one after another: fallback    needs breakers, and how the last call ended
-//! enter     the request waits, where decide says so               and then: see [`delaying`]
-//! observe   charge the limits that wait for the answer            needs the answer
-//! release   give back what a request in flight has held           needs its end
+//! enter     a delayed request starts to wait                      its end: see `delaying`
+//! observe   charges the limits that depend on the response        needs the response
+//! release   gives back what a request in flight has held          needs the end of its stream
 //! ```
 //!
-//! Nothing here waits, and nothing allocates once a [`Plan`] has served its first requests.
+//! Nothing here blocks. An ordinary request is planned and decided without allocating, once its [`Plan`] has served a
+//! few requests.
 
 mod agreeing;
 mod charging;
@@ -38,9 +39,9 @@ pub use sharing::Answer;
 pub(crate) use shedding::priority;
 
 use charging::Charging;
-use delaying::Chance;
-use plan::{Counted, Entry, Stage};
-use refusing::{Refusals, Sentence};
+use delaying::WaitOffer;
+use plan::{Counted, Precheck, Stage};
+use refusing::{BanStatus, Refusals};
 use sharing::Sharing;
 
 use crate::decision::{Cause, Decision, QuotaItem, Refusal};
@@ -50,7 +51,7 @@ use crate::limiter::Meter;
 use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::metrics::{Counters, Total};
-use crate::mode::{Door, Mode, UnknownMode};
+use crate::mode::{MaintenanceExemptions, Mode, UnknownMode};
 use crate::policy::{Cost, Limit, OnExceed, Policy, Quota};
 use crate::request::RequestFacts;
 use crate::rls::ServiceOutcome;
@@ -60,37 +61,38 @@ use crate::store::{MAX_ROUNDS, Store};
 use crate::table::page_of;
 use crate::units::{Permits, Span, Timestamp};
 
-/// A policy made ready to decide.
+/// A policy, prepared for deciding.
 #[derive(Debug)]
 pub struct Engine {
     policy: Policy,
     seed: Seed,
-    /// The seed of keys that all instances know.
+    /// The seed of the keys that all instances share.
     shared_seed: Seed,
     matcher: Matcher,
     routes: Matcher,
     limits: Vec<ReadyLimit>,
-    /// Under maintenance: who is let in.
-    door: Option<Door>,
-    /// A stage before the limits may have something to say.
-    asks_first: bool,
+    /// Under maintenance: which requests are let in.
+    exemptions: Option<MaintenanceExemptions>,
+    /// A stage before the limits may decide: status pages, maintenance, or the deny and allow lists.
+    has_prechecks: bool,
 }
 
 #[derive(Debug)]
 struct ReadyLimit {
-    /// One for each quota, as many as a tier has at most.
+    /// One for each quota of the tier that has the most.
     identities: Vec<u64>,
-    /// One for each quota, for each tier.
+    /// By tier, then by quota.
     meters: Vec<Vec<Meter>>,
-    /// The same, for clients.
+    /// What clients are told of each quota, in the same order.
     items: Vec<Vec<QuotaItem>>,
     refusals: Refusals,
-    /// For a limit that many instances share.
+    /// For a limit that instances share.
     sharing: Option<Sharing>,
 }
 
 impl Engine {
-    /// Makes a policy ready. `seed` must come from a random source: whoever knows it can choose keys that meet in one page.
+    /// Prepares a policy. `seed` must come from a random source: whoever knows it can choose keys that collide in one
+    /// page.
     #[must_use]
     pub fn new(mut policy: Policy, seed: Seed) -> Self {
         for quota in policy.limits.iter_mut().flat_map(|limit| &mut limit.quotas).flatten() {
@@ -99,14 +101,14 @@ impl Engine {
         for slow_down in policy.limits.iter_mut().filter_map(|limit| limit.delays.as_mut()?.slow_down.as_mut()) {
             slow_down.slow_after = policy.mode.share(slow_down.slow_after);
         }
-        let door = policy.mode.maintenance().map(Door::new);
+        let exemptions = policy.mode.maintenance().map(MaintenanceExemptions::new);
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
         let routes = Matcher::new(policy.routes().iter().map(|route| &route.matches));
         let limits = policy.limits.iter().map(|limit| ReadyLimit::new(limit, &policy.mode)).collect();
         let shared_seed = Seed::shared(policy.stores().secret());
         let lists = !policy.deny.is_empty() || !policy.allow.is_empty();
-        let asks_first = lists || door.is_some() || policy.status.is_some();
-        Self { policy, seed, shared_seed, matcher, routes, limits, door, asks_first }
+        let has_prechecks = lists || exemptions.is_some() || policy.status.is_some();
+        Self { policy, seed, shared_seed, matcher, routes, limits, exemptions, has_prechecks }
     }
 
     /// The policy in force.
@@ -121,7 +123,7 @@ impl Engine {
         self.seed
     }
 
-    /// Whether the request is let in at all; then which limits apply to it, and which keys they charge.
+    /// Finds out whether the request is let in at all; then which limits apply to it, and which keys they charge.
     pub fn plan(&self, facts: &dyn RequestFacts, plan: &mut Plan) {
         let lookup = Lookup::new(facts);
         let client = key::Client::new(&lookup, &self.policy);
@@ -129,16 +131,17 @@ impl Engine {
         plan.route = None;
         plan.may_wait = false;
         plan.since = None;
-        plan.heard = ServiceOutcome::NotAsked;
-        plan.entry = if self.asks_first { self.entry(&lookup, &client, &mut plan.found) } else { Entry::Limited };
-        let is_watched = matches!((&plan.entry, &self.policy.mode), (Entry::TurnedAway(_), Mode::Observe));
-        if !matches!(plan.entry, Entry::Limited | Entry::Allowed) && !is_watched {
+        plan.service_outcome = ServiceOutcome::NotAsked;
+        plan.precheck =
+            if self.has_prechecks { self.precheck(&lookup, &client, &mut plan.found) } else { Precheck::Limited };
+        let is_watched = matches!((&plan.precheck, &self.policy.mode), (Precheck::TurnedAway(_), Mode::Observe));
+        if !matches!(plan.precheck, Precheck::Limited | Precheck::Allowed) && !is_watched {
             return;
         }
-        // Also of a client that is denied where the policy only observes: he goes on, and so along his route.
+        // In observe mode, a request that the lists deny goes on, so it needs its route too.
         self.routes.find(&lookup, &mut plan.found);
         plan.route = plan.found.first().map(|route| *route as usize);
-        if plan.entry != Entry::Limited {
+        if plan.precheck != Precheck::Limited {
             return;
         }
         self.matcher.find(&lookup, &mut plan.found);
@@ -158,7 +161,7 @@ impl Engine {
             let cost = cost_of(&limit.cost, &lookup);
             plan.may_wait |= limit.delays.is_some();
             priority = [priority, limit.priority].into_iter().flatten().min();
-            // One quota, nearly always.
+            // Almost always one quota.
             let quotas = limit.quotas(plan.tier).len();
             for (quota, identity) in (0..).zip(&ready.identities).take(quotas) {
                 let sharing = ready.sharing.as_ref();
@@ -168,7 +171,8 @@ impl Engine {
                     limit: index,
                     quota,
                     key: match shared_key {
-                        // Where it lies in the table, strangers cannot know.
+                        // Hashed again with this instance's secret seed, so that outsiders cannot predict the key's
+                        // place in the table.
                         Some(key) => self.seed.rekey(key),
                         None => client.key(self.seed, *identity, &limit.key),
                     },
@@ -176,20 +180,20 @@ impl Engine {
                     cost,
                     awaits_answer: limit.awaits_answer(),
                     holds: limit.holds(),
-                    found: None,
+                    adaptive: None,
                     beyond: false,
-                    held: false,
-                    sentence: Sentence::Free,
+                    sibling_exceeded: false,
+                    ban_status: BanStatus::NotBanned,
                     stage: Stage::Open,
                     outcome: None,
                     charged_at: Timestamp::EPOCH,
                     probe: None,
-                    chance: Chance::at(limit),
+                    wait_offer: WaitOffer::of(limit),
                     before: None,
                     ahead: Permits::ZERO,
-                    counted: if limit.by_service { Counted::Elsewhere } else { Counted::Here },
+                    counted: if limit.by_service { Counted::ByService } else { Counted::Here },
                     shared_key,
-                    told: None,
+                    shared_standing: None,
                 });
             }
         }
@@ -198,8 +202,8 @@ impl Engine {
 
     /// Checks every limit of the plan, then charges all of them or none.
     ///
-    /// What `store` cannot give is decided by each limit's `on_store_failure`; `local` is this instance's own memory for
-    /// those that count on. While `leases` have permits for a key, its state is not asked for at all.
+    /// If `store` fails, each limit's `on_store_failure` decides; with `local`, the limit counts in `local`, this
+    /// instance's own memory. While `leases` hold permits for a key, its state is not read.
     pub fn decide<S: Store>(
         &self,
         plan: &mut Plan,
@@ -209,7 +213,7 @@ impl Engine {
         counters: &mut Counters,
         now: Timestamp,
     ) -> Decision {
-        if plan.entry != Entry::Limited {
+        if plan.precheck != Precheck::Limited {
             return self.decide_unlimited(plan, counters);
         }
         if leases.shares() {
@@ -220,16 +224,16 @@ impl Engine {
         (plan.refused, plan.now) = (false, now);
         let (tier, since) = (plan.tier, plan.since);
         let mut charging = Charging { engine: self, tier, store, local, leases, counters, now, since };
-        charging.consult(&mut plan.charges, &plan.heard);
-        if charging.recall(&mut plan.charges) {
-            // Apart from all the rest, which would stand between these few steps in the machine's code, too.
+        charging.consult(&mut plan.charges, &plan.service_outcome);
+        if charging.decide_by_leases(&mut plan.charges) {
+            // The rest is a function of its own, so that its machine code does not lie between these few steps.
             charging.spend(&plan.charges);
             return Decision::admit();
         }
         self.decide_by_state(plan, charging)
     }
 
-    /// Decides where permits drawn in advance do not.
+    /// Decides a request that leases alone do not admit.
     #[inline(never)]
     fn decide_by_state<S: Store>(&self, plan: &mut Plan, mut charging: Charging<'_, S>) -> Decision {
         for charge in &mut plan.charges {
@@ -253,7 +257,7 @@ impl Engine {
         }
         plan.refused = refused;
         if awaits.is_some() {
-            // It is counted when it is decided.
+            // The request is counted once it is decided.
             return Decision { awaits, ..Decision::admit() };
         }
         if consults {
@@ -261,7 +265,7 @@ impl Engine {
         }
         let counters = charging.counters;
         if refused {
-            if plan.charges.iter().any(|charge| charge.chance.crowded) {
+            if plan.charges.iter().any(|charge| charge.wait_offer.no_room) {
                 counters.add(Total::RoomFull, 1);
             }
             self.count(plan, counters, refused);
@@ -269,30 +273,30 @@ impl Engine {
         }
         let delay = self.delay(plan);
         if delay.is_none() {
-            // One that waits is counted when it is known what becomes of it.
+            // A delayed request is counted when its wait ends.
             self.count(plan, counters, refused);
         }
         let observed = self.refusal_by(&plan.charges, plan.tier, Charge::exceeds);
         Decision { delay, observed, ..Decision::admit() }
     }
 
-    /// Decides where the stages before the limits have.
+    /// Decides a request that a stage before the limits has settled.
     #[cold]
     #[inline(never)]
     fn decide_unlimited(&self, plan: &Plan, counters: &mut Counters) -> Decision {
-        match plan.entry {
-            Entry::Limited | Entry::Answered(_) => Decision::admit(),
-            Entry::Allowed => {
+        match plan.precheck {
+            Precheck::Limited | Precheck::Answered(_) => Decision::admit(),
+            Precheck::Allowed => {
                 counters.add(Total::Allowed, 1);
                 Decision::admit()
             }
-            Entry::TurnedAway(cause) => self.turn_away(cause, counters),
-            Entry::Shed(priority) => self.shed(priority, plan.draw, counters),
+            Precheck::TurnedAway(cause) => self.turn_away(cause, counters),
+            Precheck::Shed(priority) => self.shed(priority, plan.draw, counters),
         }
     }
 
-    /// What the request orders to be changed, for hosts that can: asked before anything is planned, since whoever may order is
-    /// limited by nothing.
+    /// The change that the request orders, for hosts that support it; `None` if it orders none or may not. Ask before
+    /// planning: no limit applies to such a request.
     #[must_use]
     pub fn order(&self, facts: &dyn RequestFacts) -> Option<Result<Order, UnknownMode>> {
         self.policy.status.as_ref()?.order(&Lookup::new(facts))
@@ -300,22 +304,22 @@ impl Engine {
 
     /// The stages before the limits.
     #[inline(never)]
-    fn entry<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Entry {
+    fn precheck<'a>(&'a self, request: &Lookup<'a>, client: &key::Client<'_, 'a>, found: &mut Vec<u32>) -> Precheck {
         let address = || client.ip();
         if let Some(page) = self.policy.status.as_ref().and_then(|status| status.page(request, address)) {
-            return Entry::Answered(page);
+            return Precheck::Answered(page);
         }
-        if self.door.as_ref().is_some_and(|door| !door.lets_in(request, found, address)) {
-            return Entry::TurnedAway(Cause::Maintenance);
+        if self.exemptions.as_ref().is_some_and(|exemptions| !exemptions.exempt(request, found, address)) {
+            return Precheck::TurnedAway(Cause::Maintenance);
         }
-        // To allow somebody is to free him of limits, and not of a ban: deny comes first.
+        // The deny list comes first: the allow list exempts a client from limits, but not from being denied.
         if self.policy.deny.find(client, true).is_some() {
-            return Entry::TurnedAway(Cause::Denied);
+            return Precheck::TurnedAway(Cause::Denied);
         }
         if self.policy.allow.find(client, false).is_some() {
-            return Entry::Allowed;
+            return Precheck::Allowed;
         }
-        Entry::Limited
+        Precheck::Limited
     }
 
     fn turn_away(&self, cause: Cause, counters: &mut Counters) -> Decision {
@@ -354,7 +358,7 @@ impl ReadyLimit {
     }
 }
 
-/// What the request needs room for.
+/// The permits that the request must find available.
 fn cost_of<'a>(cost: &'a Cost, request: &Lookup<'a>) -> Permits {
     match cost {
         Cost::Request(header) => header.read(request.header(&header.name)),

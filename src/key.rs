@@ -1,12 +1,13 @@
-//! Who the client is: what tells one client of a limit from another, as a hash.
+//! The client's identity: a hash that distinguishes the clients of a limit.
 //!
-//! No string of a client is kept anywhere, only [`KeyHash`]es: SipHash-1-3 under a secret [`Seed`] over the identity of
-//! the limit and the parts of its key. Parts are tagged and carry their length, so that no two lists of parts
-//! have the same bytes: `("ab", "c")` is not `("a", "bc")`, and an address is not a header that spells one.
+//! No string of a client is kept, only [`KeyHash`]es: SipHash-1-3 under a secret [`Seed`], over the identity of the
+//! limit and the parts of its key. Each part is hashed with its tag and its length, so that two different lists of
+//! parts never have the same bytes: `("ab", "c")` is not `("a", "bc")`, and an address is not a header with the same
+//! text.
 //!
-//! A part that the request does not have, or has in a way that cannot be told apart (a cookie that stands twice), makes
-//! the **whole key fall back to the client's address**, in a domain of its own: never to one counter that strangers
-//! share, and never to none.
+//! If the request lacks a part, or the part is ambiguous (a cookie that is sent twice), the **whole key falls back to
+//! the client's address**, in a hash domain of its own. So it never falls back to a counter that strangers share, and
+//! never to none.
 
 mod address;
 mod claim;
@@ -30,7 +31,7 @@ use crate::lookup::Lookup;
 use crate::policy::{self, Algorithm, KeyPart, Limit, Name, Policy, TierIndex, TierSource};
 use crate::request::Locality;
 
-/// A client of one limit, known only by this.
+/// The hash that stands for one client of one limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHash(u64);
 
@@ -47,34 +48,34 @@ impl KeyHash {
         self.0
     }
 
-    /// The key of what is kept beside the client's account: on the same page, where the search for it begins at the same
-    /// slot, and known by another tag.
+    /// The key of an entry kept beside the client's account: on the same page, with the search beginning in the same
+    /// group, but with another tag.
     #[must_use]
     pub const fn companion(self, of: Companion) -> Self {
         Self(self.0 ^ (of as u32 as u64))
     }
 }
 
-/// What may be kept of a client beside its account. The numbers change the tag of a key, its 32 lowest bits; like every
-/// tag, such a one is another client's by a chance of one in four thousand million.
+/// The entries that may be kept beside a client's account. The numbers change the tag of a key, its 32 lowest bits.
+/// Like any tag, the result equals another client's with a chance of one in 2^32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Companion {
-    /// How often it was refused, or how long it is banned.
+    /// The number of its refusals, or the end of its ban.
     Ban = 0x9e37_79b9,
-    /// What it was charged for refused requests.
+    /// The permits that it was charged for refused requests.
     Penalty = 0x85eb_ca6b,
-    /// What was found out about how many requests may be in flight.
+    /// An adaptive limit's estimate of how many requests may be in flight.
     Estimate = 0xc2b2_ae35,
-    /// What the next such estimate is made from.
+    /// The samples for the next estimate.
     Samples = 0x27d4_eb2f,
-    /// The same of requests that began among few, where the limit only observes.
+    /// The samples of requests that began while few were in flight, if the limit only observes.
     Quiet = 0x1656_67b1,
-    /// The requests in flight that a limit would have refused that only observes.
+    /// The requests in flight that a limit would have refused, but only observes.
     Beyond = 0xd3a2_646d,
 }
 
-/// What the hashes are keyed with, from the system's random source. Whoever knows it can choose keys that meet.
+/// The secret key of the hashes, from the system's random source. Whoever knows it can choose keys that collide.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Seed([u64; 2]);
 
@@ -92,9 +93,9 @@ impl Seed {
         Self([bits as u64, (bits >> 64) as u64])
     }
 
-    /// The seed of keys that many instances share, so that all of them know a client by the same key: made from what they
-    /// share already and strangers do not know, such as the token of their store. Of no secret it is always the same;
-    /// whoever reads this can then choose keys that meet at one place of the store, and nothing else.
+    /// The seed of the keys that instances share, so that all of them know a client by the same key. It is derived from
+    /// a secret that they already share and outsiders do not know, such as the token of their store. Without a secret
+    /// it is always the same; anyone who reads this can then choose keys that collide in the store, and nothing else.
     #[must_use]
     pub fn shared(secret: &[u8]) -> Self {
         let digest = Sha256::new().chain_update(b"tidegate: the seed of shared keys\0").chain_update(secret).finalize();
@@ -103,12 +104,12 @@ impl Seed {
         Self::from_bytes(bytes)
     }
 
-    /// The key under which an instance of this seed keeps what it knows of a key that many instances share.
+    /// The key under which this instance keeps what it knows of a shared key.
     pub(crate) fn rekey(self, shared: KeyHash) -> KeyHash {
         KeyHash(self.hasher_of(DOMAIN_SHARED, shared.0).finish())
     }
 
-    /// The key of the breaker of this identity, and of what all of them are kept under for the empty one.
+    /// The key of the breaker with this identity. An empty identity gives the key under which all of them are kept.
     pub(crate) fn breaker(self, identity: &str) -> KeyHash {
         let mut hasher = self.hasher(DOMAIN_BREAKER);
         hasher.write(identity.as_bytes());
@@ -121,7 +122,8 @@ impl Seed {
         hasher
     }
 
-    /// The hash of a key that is an address and nothing else, as most are: the same bytes as in several pieces, which is slower.
+    /// The hash of a key that is only an address, the most common kind. It hashes the same bytes as [`Client::hash`]
+    /// does piece by piece, but faster.
     fn hash_v4(self, domain: u8, identity: u64, address: Ipv4Addr) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
         let ([a, b, c, d, e, f, g, h], [i, j, k, l]) = (identity.to_le_bytes(), address.octets());
@@ -129,7 +131,7 @@ impl Seed {
         hasher.finish()
     }
 
-    /// A hasher that has been given the domain and a number, in one piece, which is quicker than in two.
+    /// A hasher that has been given the domain and a number. One piece is faster than two.
     fn hasher_of(self, domain: u8, number: u64) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
         let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
@@ -138,19 +140,20 @@ impl Seed {
     }
 }
 
-/// Without its bits, which are a secret.
+/// Hides the bits, which are secret.
 impl fmt::Debug for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Seed(..)")
     }
 }
 
-/// What makes a limit the same limit in another policy: a hash of its name, key and algorithm and of nothing else, so
-/// that a new policy keeps the counts of the limits in which these did not change. Of several quotas each has an identity
-/// by its `place`, from 0; the first has that of a limit with one quota.
+/// Identifies a limit across policies: a hash of its name, key and algorithm, and for a concurrency limit of its lease.
+/// A new policy keeps the counts of limits for which these are unchanged. Each quota of a limit has an identity of its
+/// own, by its `place` from 0; the first quota's is that of a limit with one quota.
 #[must_use]
 pub fn identity(limit: &Limit, place: u8) -> u64 {
-    // Not keyed: it has to be the same in every instance, and a policy's author has nothing to gain by a collision.
+    // Not keyed: it must be the same in every instance, and the author of a policy has nothing to gain from a
+    // collision.
     let mut hasher = Seed([0, 0]).hasher(DOMAIN_IDENTITY);
     write(&mut hasher, 0, limit.name.as_str().as_bytes());
     let algorithm = match limit.algorithm {
@@ -160,7 +163,7 @@ pub fn identity(limit: &Limit, place: u8) -> u64 {
         Algorithm::Concurrency => 4,
     };
     hasher.write(&[algorithm]);
-    // What is taken is counted in epochs of half a lease: of another lease they mean other times.
+    // Permits are counted in epochs of half a lease. With another lease, the same epochs would mean other times.
     if let (Algorithm::Concurrency, Some(quota)) = (limit.algorithm, limit.quotas.iter().flatten().next()) {
         hasher.write(&quota.window.as_nanos().to_le_bytes());
     }
@@ -185,8 +188,8 @@ pub fn identity(limit: &Limit, place: u8) -> u64 {
     hasher.finish()
 }
 
-/// The key under which a limit of this `identity` counts all requests together, or all of the tier of this name: that of
-/// any client under an empty key, or under the key `tier`.
+/// The key under which a limit of this `identity` counts all requests together, or all of the tier with this name. It
+/// equals any client's key for the empty key, or for the key `tier`.
 #[must_use]
 pub(crate) fn of_all(seed: Seed, identity: u64, tier: Option<&str>) -> KeyHash {
     let mut hasher = seed.hasher(DOMAIN_KEY);
@@ -197,14 +200,14 @@ pub(crate) fn of_all(seed: Seed, identity: u64, tier: Option<&str>) -> KeyHash {
     KeyHash(hasher.finish())
 }
 
-/// What a client may be told of its key (`pk` of the `RateLimit` field): the same for the same key, and nothing from
-/// which the key's hash or its place in a table could be found.
+/// The partition key that a client sees (`pk` of the `RateLimit` field). It is the same for the same key, and reveals
+/// neither the key's hash nor its place in a table.
 #[must_use]
 pub fn partition(seed: Seed, key: KeyHash) -> [u8; 8] {
     seed.hasher_of(DOMAIN_PARTITION, key.0).finish().to_be_bytes()
 }
 
-/// The client of one request, whose address and tier are found once, and when they are first needed.
+/// The client of one request. Its address, tier and claims are determined once, when they are first needed.
 pub struct Client<'r, 'a> {
     request: &'r Lookup<'a>,
     rules: &'a policy::Client,
@@ -220,18 +223,18 @@ pub struct Client<'r, 'a> {
 pub(crate) enum Value<'v> {
     /// The client's address.
     Address,
-    /// Anything else: a tag that tells apart what could have the same text, and the text.
+    /// Anything else: a tag that distinguishes kinds of parts with the same text, and the text.
     Text(u8, Cow<'v, [u8]>),
 }
 
 impl<'r, 'a> Client<'r, 'a> {
-    /// The client of `request`, as `policy` tells clients from each other.
+    /// The client of `request`, by the rules of `policy`.
     #[must_use]
     pub fn new(request: &'r Lookup<'a>, policy: &'a Policy) -> Self {
-        Self::told_by(request, &policy.client, &policy.tiers)
+        Self::with_rules(request, &policy.client, &policy.tiers)
     }
 
-    pub(crate) fn told_by(request: &'r Lookup<'a>, rules: &'a policy::Client, tiers: &'a [Name]) -> Self {
+    pub(crate) fn with_rules(request: &'r Lookup<'a>, rules: &'a policy::Client, tiers: &'a [Name]) -> Self {
         let (address, tier, claims) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
         Self { request, rules, tiers, address, tier, claims, api_key: OnceCell::new() }
     }
@@ -259,7 +262,7 @@ impl<'r, 'a> Client<'r, 'a> {
         *self.address.get_or_init(|| address::find(self.request, &self.rules.address))
     }
 
-    /// The header in which API keys stand, as it is.
+    /// The unparsed value of the header that carries the API key.
     #[must_use]
     pub fn api_key_header(&self) -> Option<&'r [u8]> {
         self.request.header(self.rules.api_key_header.as_ref()?)
@@ -271,29 +274,29 @@ impl<'r, 'a> Client<'r, 'a> {
         *self.api_key.get_or_init(|| Digest::of(self.api_key_header()?))
     }
 
-    /// The client's tier: the one that its header or claim names or that its API key has, or the policy's default when that
-    /// is none.
+    /// The client's tier: named by a header or claim, or assigned to its API key. The policy's default if there is no
+    /// such tier.
     #[must_use]
     pub fn tier(&self) -> TierIndex {
         *self.tier.get_or_init(|| self.named_tier().unwrap_or(self.rules.default_tier))
     }
 
-    /// The key under which a limit of this `identity` (see [`identity`]) and key counts the client.
+    /// The client's key at a limit with this `identity` (see [`identity`]) and these key parts.
     #[must_use]
     pub fn key(&self, seed: Seed, identity: u64, parts: &'a [KeyPart]) -> KeyHash {
         let whole = self.hash(seed, DOMAIN_KEY, identity, parts);
         let hash = whole.or_else(|| self.hash(seed, DOMAIN_FALLBACK, identity, &[KeyPart::Address]));
-        // There is always a hash: an address is never absent, if only as the one for unknown addresses.
+        // There is always a hash, because an address is never absent: an unknown address has a hash too.
         KeyHash(hash.unwrap_or(identity))
     }
 
-    /// The first of `parts` that the request does not have, for want of which the key falls back to the address.
+    /// The first of `parts` that the request lacks, which makes the key fall back to the address.
     #[must_use]
     pub fn missing(&self, parts: &'a [KeyPart]) -> Option<&'a KeyPart> {
         parts.iter().find(|part| self.value(part).is_none())
     }
 
-    /// The value of one part; `None` when the request does not have it.
+    /// The value of one part; `None` if the request lacks it.
     pub(crate) fn value(&self, part: &'a KeyPart) -> Option<Value<'_>> {
         let (tag, text) = match part {
             KeyPart::Address => return Some(Value::Address),
@@ -307,11 +310,11 @@ impl<'r, 'a> Client<'r, 'a> {
             KeyPart::Path => (TAG_PATH, Cow::Borrowed(self.request.path())),
             KeyPart::Method => (TAG_METHOD, Cow::Borrowed(self.request.method())),
             KeyPart::Host => (TAG_HOST, Cow::Borrowed(self.request.host())),
-            // The name and not the index, so that a new order of the tiers keeps the counts.
+            // The name, not the index, so that the counts survive a reordering of the tiers.
             KeyPart::Tier => return Some(Value::Text(TAG_TIER, Cow::Borrowed(self.tier_name()))),
             KeyPart::Locality(kind) => (tag_of(*kind), Cow::Borrowed(self.request.locality(*kind)?)),
         };
-        // An empty value tells nobody apart: it is as good as none.
+        // An empty value distinguishes no client, so it counts as absent.
         (!text.is_empty()).then_some(Value::Text(tag, text))
     }
 
@@ -338,7 +341,7 @@ impl<'r, 'a> Client<'r, 'a> {
         }
     }
 
-    /// The claim of this name, if it is a text.
+    /// The claim with this name, if it is a string.
     pub(crate) fn claim_text(&self, name: &str) -> Option<String> {
         match claim::find(self.claims()?, name)? {
             claim::Scalar::Text(text) => Some(text),
@@ -368,12 +371,12 @@ impl<'r, 'a> Client<'r, 'a> {
     }
 }
 
-/// The decoded value of the parameter `name` of a query; `None` when it is absent, empty or stands twice.
+/// The decoded value of the parameter `name` of a query; `None` if it is absent, empty or given twice.
 pub(crate) fn query_value<'q>(query: &'q [u8], name: &str) -> Option<Cow<'q, [u8]>> {
     query::find(query, name)
 }
 
-/// One part of what is hashed: its tag, its length and its bytes.
+/// Hashes one part: its tag, its length and its bytes.
 pub(crate) fn write(hasher: &mut SipHasher13, tag: u8, bytes: &[u8]) {
     let [b0, b1, b2, b3, b4, b5, b6, b7] = (bytes.len() as u64).to_le_bytes();
     hasher.write(&[tag, b0, b1, b2, b3, b4, b5, b6, b7]);
@@ -388,16 +391,16 @@ const fn tag_of(locality: Locality) -> u8 {
     }
 }
 
-/// What a hash is for, the first byte that is hashed.
+/// The purpose of a hash: the first byte that is hashed.
 const DOMAIN_IDENTITY: u8 = 1;
 const DOMAIN_KEY: u8 = 2;
 const DOMAIN_FALLBACK: u8 = 3;
 const DOMAIN_PARTITION: u8 = 4;
 const DOMAIN_SHARED: u8 = 5;
 const DOMAIN_BREAKER: u8 = 6;
-// 20 to 22 are those of `stale`.
+// 20 to 22 belong to `stale`.
 
-/// What a part is. These numbers are in every key that is counted: a new kind gets a new number.
+/// The kind of a part. These numbers enter every key that is counted: a new kind needs a new number.
 const TAG_ADDRESS: u8 = 1;
 const TAG_PEER: u8 = 2;
 const TAG_UNKNOWN: u8 = 3;

@@ -1,10 +1,10 @@
-//! Tidegate keeps a service standing through a traffic spike, from in front of it.
+//! Tidegate protects a service from overload. It runs in front of the service.
 //!
-//! This crate is the core: every decision and every byte of state, and nothing of a host. It has no
-//! clock, no random generator, no log and no I/O; an adapter hands it the time, a random draw and a
-//! view of the request, and does what the answer says.
+//! This crate is the core: every decision and every byte of state, and no host code. It has no clock, no random
+//! generator, no log and no I/O. An adapter passes in the time, a random draw and a view of the request, and acts on
+//! the decision.
 //!
-//! A request goes `plan` → `decide` → `observe`, all three in [`engine`]. A whole host:
+//! A request goes through `plan` → `decide` → `observe`, all three in [`engine`]. A minimal host:
 //!
 //! ```
 //! use std::borrow::Cow;

@@ -1,12 +1,12 @@
 //! One client against one quota: pure functions of state, quota, cost and time.
 //!
-//! Every algorithm answers the same three questions from the same small [`State`]: may this request pass,
-//! what would the state be once it is charged, and after how long would a refused one pass. Nothing is
-//! charged here; the engine writes the state when every limit of a request has agreed.
+//! Every algorithm answers the same three questions from the same small [`State`]: may this request pass, what is the
+//! state once it is charged, and after how long would a refused request pass. Nothing is charged here; the engine
+//! writes the state once every limit of a request agrees.
 //!
-//! A clock that steps back neither admits more nor locks anyone out: what was used stays used, moved to
-//! where the clock now stands ([`Outcome::moved`]). Only a step of more than 140 days may forget it. A clock that
-//! steps forward is time that has passed.
+//! A clock that steps back neither admits more nor locks anyone out: what was used stays used, and is moved to the
+//! clock's new time ([`Outcome::moved`]). Only a step of more than 140 days may forget it. A clock that steps forward
+//! counts as time that has passed.
 
 pub mod adaptive;
 pub mod ban;
@@ -19,10 +19,10 @@ pub mod token_bucket;
 use crate::policy::{Algorithm, Quota};
 use crate::units::{Permits, Span, Timestamp};
 
-/// What one client has used of one limit, in 12 bytes.
+/// What one client has used of one limit. The key table stores it in 12 bytes.
 ///
-/// The time after which it equals a fresh state and the share of the quota in use are the same for every
-/// algorithm, so that the key table can tell what an entry is worth without knowing its limit.
+/// The time at which it equals a fresh state, and the share of the quota in use, are the same for every algorithm. So
+/// the key table can rank an entry without knowing its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     fresh_at_ticks: u64,
@@ -44,13 +44,13 @@ impl State {
         Self { fresh_at_ticks, used, payload: payload & Self::PAYLOAD_MASK }
     }
 
-    /// From when on this state equals a fresh one: a whole tick.
+    /// The whole tick from which on this state equals a fresh one.
     #[must_use]
     pub const fn fresh_at(&self) -> Timestamp {
         Self::from_ticks(self.fresh_at_ticks)
     }
 
-    /// The same in ticks since the Unix epoch.
+    /// The same, in ticks since the Unix epoch.
     #[must_use]
     pub const fn fresh_at_ticks(&self) -> u64 {
         self.fresh_at_ticks
@@ -80,13 +80,13 @@ impl State {
         at.as_nanos().div_ceil(1 << Self::RESOLUTION_BITS)
     }
 
-    /// How much of [`Self::ticks_after`] is rounding.
+    /// How much [`Self::ticks_after`] adds by rounding.
     #[must_use]
     pub const fn rounding(at: Timestamp) -> Span {
         Span::from_nanos(at.as_nanos().wrapping_neg() & ((1 << Self::RESOLUTION_BITS) - 1))
     }
 
-    /// The first tick not before `at`.
+    /// The first tick at or after `at`.
     #[must_use]
     pub const fn tick_after(at: Timestamp) -> Timestamp {
         Self::from_ticks(Self::ticks_after(at))
@@ -98,14 +98,14 @@ impl State {
         Timestamp::from_nanos(ticks.saturating_mul(1 << Self::RESOLUTION_BITS))
     }
 
-    /// `fresh_at` is kept in ticks of 2^23 ns, about 8.4 ms: below the shortest window (10 ms), so that a window's index
-    /// can be told from it.
+    /// `fresh_at` is kept in ticks of 2^23 ns, about 8.4 ms. That is below the shortest window (10 ms), so a window's
+    /// index follows from it.
     pub(crate) const RESOLUTION_BITS: u32 = 23;
 
     const PAYLOAD_MASK: u64 = (1 << 56) - 1;
 }
 
-/// How much of a quota is in use, in 255ths, rounded up, so that anything in use is at least one.
+/// How much of a quota is in use, in 255ths, rounded up: anything in use is at least one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UsedShare(u8);
 
@@ -123,20 +123,20 @@ impl UsedShare {
     }
 }
 
-/// Makes [`UsedShare`]s of one quota, without dividing.
+/// Computes the [`UsedShare`] for one quota, without dividing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShareScale {
     quota: u64,
-    /// 255 quotas' worth of what one unit is, in fixed point.
+    /// 255 divided by the quota, in fixed point.
     factor: u64,
 }
 
 impl ShareScale {
-    /// The scale of `quota`, in whatever unit use is told in; at least one.
+    /// The scale for `quota`, in the unit that `of` is called with; at least one.
     #[must_use]
     pub const fn new(quota: u64) -> Self {
         let quota = if quota == 0 { 1 } else { quota };
-        // `255 << 55` is the most that `of` can come to: it fits.
+        // Fits, and so does the product in `of`: it is at most `255 << 55`.
         let factor = match (255_u64 << Self::POINT).checked_div(quota) {
             Some(factor) => factor,
             None => 0,
@@ -144,13 +144,14 @@ impl ShareScale {
         Self { quota, factor }
     }
 
-    /// What share `used` is; all of it when it is more.
+    /// The share that `used` is of the quota; the whole if it is more.
     #[must_use]
     pub const fn of(&self, used: u64) -> UsedShare {
         if used >= self.quota {
             return UsedShare(u8::MAX);
         }
-        // Stays within 64 bits, since less than the quota is used; so the share is 254 at most before it is rounded up.
+        // Stays within 64 bits, because less than the quota is used. So the share is at most 254 before it is rounded
+        // up.
         let share = used.wrapping_mul(self.factor) >> Self::POINT;
         UsedShare((share as u8).wrapping_add((used != 0) as u8))
     }
@@ -163,29 +164,29 @@ impl ShareScale {
 pub enum Verdict {
     /// It may.
     Admit,
-    /// It may, once it has waited.
+    /// It may, after a delay.
     Delay {
-        /// For so long.
+        /// How long.
         wait: Span,
     },
     /// It may not.
     Refuse {
-        /// After this time the same request would pass, or wait for its turn, and not a nanosecond sooner, if nothing else
-        /// were charged meanwhile. `None` when it costs more than the whole quota and never passes. For requests in flight
-        /// a time to try again: nobody knows when one of them ends.
+        /// After this time, and not a nanosecond sooner, the same request would pass or get a turn to wait for, if
+        /// nothing else were charged meanwhile. `None` if it costs more than the whole quota and never passes. For
+        /// requests in flight, a time to try again, because it is unknown when one of them ends.
         retry_after: Option<Span>,
     },
 }
 
-/// What one limit says of one request.
+/// One limit's result for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Whether it may pass.
+    /// Whether the request may pass.
     pub verdict: Verdict,
-    /// The state to write: charged when it may pass, otherwise as it was.
+    /// The state to write: charged if the request may pass, otherwise as it was.
     pub state: State,
-    /// The clock had stepped back and the state was moved to where it now stands; to be written even when
-    /// the request is refused, since the wait counts from there.
+    /// The clock had stepped back and the state was moved to the clock's new time. It must be written even if the
+    /// request is refused, because the wait counts from there.
     pub moved: bool,
 }
 
@@ -194,11 +195,11 @@ pub struct Outcome {
 pub struct Standing {
     /// Permits left.
     pub remaining: Permits,
-    /// When the quota is next renewed: the end of the window, or when the bucket is full again.
+    /// How long until the quota is next renewed: the end of the window, or when the bucket is full again.
     pub reset_after: Span,
 }
 
-/// A quota made ready for its algorithm.
+/// A quota, prepared for its algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meter {
     /// See [`sliding_window`].
@@ -209,7 +210,7 @@ pub enum Meter {
     FixedWindow(fixed_window::Window),
     /// See [`concurrency`].
     Concurrency(concurrency::Slots),
-    /// What was drawn from the authority of a shared limit: see [`drawn`].
+    /// Permits drawn from the authority of a shared limit: see [`drawn`].
     Drawn(drawn::Drawn),
 }
 
@@ -225,7 +226,7 @@ impl Meter {
         }
     }
 
-    /// The same meter, promising permits up to `ahead` before they are there. Only a token bucket can.
+    /// The same meter, promising permits up to `ahead` before they are refilled. Only a token bucket can.
     #[must_use]
     pub fn running_ahead(self, ahead: Span) -> Self {
         match self {
@@ -234,7 +235,7 @@ impl Meter {
         }
     }
 
-    /// The same meter; `observes`: of a limit that holds nobody back, from which [`adaptive`] has to learn otherwise.
+    /// The same meter; `observes`: for a limit that only observes, from which [`adaptive`] has to learn differently.
     #[must_use]
     pub fn observing(self, observes: bool) -> Self {
         match self {
@@ -243,7 +244,7 @@ impl Meter {
         }
     }
 
-    /// What this quota says of a request of `cost` at `now`, given the client's `state` (`None` when fresh).
+    /// This quota's result for a request of `cost` at `now`, given the client's `state` (`None` if fresh).
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
         match self {
@@ -255,8 +256,8 @@ impl Meter {
         }
     }
 
-    /// The state with `cost` charged whether or not there is room for it: what has happened has happened. A token bucket
-    /// is then empty at most; a window's count may exceed its quota, and passes with it.
+    /// The state with `cost` charged whether or not there is room for it, as for a charge after the fact. A token
+    /// bucket is then at most empty. A window's count may exceed its quota, until the window has passed.
     #[must_use]
     pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
         match self {
@@ -268,7 +269,7 @@ impl Meter {
         }
     }
 
-    /// How a client of this `state` (`None` when fresh) stands at `now`.
+    /// How a client with this `state` (`None` if fresh) stands at `now`.
     #[must_use]
     pub fn standing(&self, state: Option<State>, now: Timestamp) -> Standing {
         match self {
@@ -280,8 +281,8 @@ impl Meter {
         }
     }
 
-    /// Until when, exclusive, a permit charged at `now` may be used as if it was charged then: the end of the window. `None`
-    /// when there is no such time, see [`lease`](crate::lease).
+    /// Until when, exclusive, a permit charged at `now` may be used as if it had been used at once: the end of the
+    /// window. `None` if there is no such time, see [`lease`](crate::lease).
     #[must_use]
     pub fn charge_lasts_until(&self, now: Timestamp) -> Option<Timestamp> {
         match self {
@@ -300,12 +301,12 @@ impl Meter {
             Self::TokenBucket(bucket) => bucket.refund(state, cost),
             Self::FixedWindow(window) => window.refund(state, cost, charged_at),
             Self::Concurrency(slots) => slots.refund(state, cost, charged_at),
-            // Nobody can tell here how long they last.
+            // How long these permits last is not known here.
             Self::Drawn(_) => state,
         }
     }
 
-    /// What counts requests in flight; `None` for all other algorithms.
+    /// The counter of requests in flight; `None` for all other algorithms.
     #[must_use]
     pub fn slots(&self) -> Option<&concurrency::Slots> {
         match self {
@@ -314,16 +315,16 @@ impl Meter {
         }
     }
 
-    /// The same meter of requests in flight with so many permits; any other as it is.
+    /// The same counter of requests in flight, with this many permits; any other meter unchanged.
     #[must_use]
-    pub fn within(self, permits: Permits) -> Self {
+    pub fn with_permits(self, permits: Permits) -> Self {
         match self {
-            Self::Concurrency(slots) => Self::Concurrency(slots.within(permits)),
+            Self::Concurrency(slots) => Self::Concurrency(slots.with_permits(permits)),
             meter => meter,
         }
     }
 
-    /// How many permits a client of this state has used at `now`, at most the whole quota.
+    /// How many permits a client with this state has used at `now`, at most the whole quota.
     #[must_use]
     pub fn used(&self, state: State, now: Timestamp) -> Permits {
         let remaining = self.standing(Some(state), now).remaining;
@@ -336,8 +337,8 @@ impl Meter {
         }
     }
 
-    /// The state at `now` with a charge taken back, as by [`Meter::refund`], that had led to the state `charged`. `None` when
-    /// it cannot be: see [`token_bucket::Bucket::give_back`].
+    /// The state at `now` with a charge taken back, as by [`Meter::refund`], that led to the state `charged`. `None` if
+    /// that is impossible: see [`token_bucket::Bucket::give_back`].
     #[must_use]
     pub fn give_back(
         &self,

@@ -1,4 +1,4 @@
-//! One request, each thing of it asked of the host at most once.
+//! The facts of one request, each asked of the host at most once.
 
 use core::cell::OnceCell;
 use std::borrow::Cow;
@@ -6,23 +6,24 @@ use std::borrow::Cow;
 use crate::path::{self, Form};
 use crate::request::{Locality, RequestFacts};
 
-/// A request's facts, kept once they have been asked for.
+/// A request's facts, kept once they were asked for.
 ///
-/// In Envoy each question is a call into the host of about half a microsecond, and several rules ask for the same:
-/// all that looks at a request goes through here. `'a` is the life of the request and of the policy's names.
+/// In Envoy each question is a call into the host of about half a microsecond, and several rules ask for the same fact.
+/// So all code that reads a request goes through this type. `'a` is the lifetime of the request and of the policy's
+/// names.
 pub struct Lookup<'a> {
     facts: &'a dyn RequestFacts,
     target: OnceCell<Target<'a>>,
     method: OnceCell<Cow<'a, [u8]>>,
     host: OnceCell<Cow<'a, [u8]>>,
     peer: OnceCell<Option<Cow<'a, [u8]>>>,
-    /// By kind.
+    /// Indexed by [`Locality`].
     localities: [OnceCell<Option<Cow<'a, [u8]>>>; 3],
     headers: Headers<'a>,
 }
 
 impl<'a> Lookup<'a> {
-    /// A request of which nothing has been asked yet.
+    /// A request of which no fact has been asked yet.
     #[must_use]
     pub fn new(facts: &'a dyn RequestFacts) -> Self {
         Self {
@@ -58,8 +59,8 @@ impl<'a> Lookup<'a> {
         self.method.get_or_init(|| self.facts.method())
     }
 
-    /// The host that the request names: lower case, without its port and without the dot that ends a full name, since
-    /// `example.com.` is `example.com`. Empty when it names none.
+    /// The host that the request names: lower case, without its port, and without a trailing dot, because
+    /// `example.com.` is `example.com`. Empty if the request names none.
     #[must_use]
     pub fn host(&self) -> &[u8] {
         self.host.get_or_init(|| host_of(self.facts.authority()))
@@ -71,14 +72,14 @@ impl<'a> Lookup<'a> {
         self.peer.get_or_init(|| self.facts.peer()).as_deref()
     }
 
-    /// Where the request comes from or came in; `None` when unknown or empty.
+    /// The place that the request comes from or arrived at; `None` if it is unknown or empty.
     #[must_use]
     pub fn locality(&self, kind: Locality) -> Option<&[u8]> {
         let place = self.localities.get(kind as usize)?.get_or_init(|| self.facts.locality(kind)).as_deref();
         place.filter(|place| !place.is_empty())
     }
 
-    /// The value of the header `name` (lower case) without surrounding blanks; `None` when it is absent.
+    /// The value of the header `name` (lower case) without surrounding blanks; `None` if it is absent.
     #[must_use]
     pub fn header(&self, name: &'a str) -> Option<&[u8]> {
         self.headers.get(name, self.facts).map(trim_blanks)
@@ -93,13 +94,13 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// The path as received, and how its normal form is had from it.
+/// The path as received, and how to get its normal form.
 struct Target<'a> {
     raw: Cow<'a, [u8]>,
     form: Form,
 }
 
-/// The headers asked for so far, in the order of the asking. Their number is bounded by the names in the policy.
+/// The headers asked for so far, in that order. Their number is bounded by the names in the policy.
 #[derive(Default)]
 struct Headers<'a> {
     first: [OnceCell<Header<'a>>; HEADERS_INLINE],
@@ -126,7 +127,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// `text` without the blanks (space and tab, RFC 9110 section 5.6.3) around it.
+/// `text` without surrounding blanks (space and tab, RFC 9110 section 5.6.3).
 pub(crate) fn trim_blanks(text: &[u8]) -> &[u8] {
     let mut text = text;
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
@@ -149,11 +150,11 @@ fn host_of(authority: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     }
 }
 
-/// How much of `authority` is the host.
+/// The length of the host within `authority`.
 fn host_len(authority: &[u8]) -> usize {
     let colon = authority.iter().rposition(|byte| !byte.is_ascii_digit());
-    // The last byte that is no digit is the colon of a port, or part of the name. In `[::1]:80` it is the colon behind
-    // the bracket; `::1` is no valid authority and is cut here, which harms nobody.
+    // The last byte that is no digit is a port's colon, or part of the name. In `[::1]:80` it is the colon after the
+    // bracket. `::1` is no valid authority and is cut here, which does no harm.
     let named = match colon.and_then(|colon| authority.get(..colon.saturating_add(1))) {
         Some([name @ .., b':']) => name,
         _ => authority,
@@ -161,7 +162,8 @@ fn host_len(authority: &[u8]) -> usize {
     named.strip_suffix(b".").unwrap_or(named).len()
 }
 
-/// How many headers are kept without allocating. Policies look at one to three; more only cost an allocation.
+/// How many headers are kept without allocating. Policies read one to three; each further block of four costs an
+/// allocation.
 const HEADERS_INLINE: usize = 4;
 
 #[cfg(test)]

@@ -1,19 +1,21 @@
-//! Which rules a request meets.
+//! Finds the rules that match a request.
 //!
-//! Rules are compiled once into two tries, so that a request is looked up and never tried against rule after rule:
+//! Rules are compiled once into two tries, so that a request is looked up instead of tested against one rule after
+//! another:
 //!
-//! 1. A trie over the segments of the path ([`Matcher`]). Each node has its children by literal segment (a hash
-//!    table) and by glob (a look-up for each shape of glob that stands there, see `values`), and points to the rules
-//!    that end there and to those that end there in `**`.
-//! 2. From there a trie over conditions (`conditions`): host, then method, then headers, exact values first. Rules of
-//!    a node differ in a *value*, and the request's value is looked up among theirs: a thousand rules that
-//!    differ in one header's value cost one question to the host and one look-up.
+//! 1. A trie over the segments of the path ([`Matcher`]). Each node finds its children by literal segment (a hash
+//!    table) and by glob (one lookup for each shape of glob, see `values`). It points to the rules that end there, and
+//!    to those that end there in `**`.
+//! 2. From there, a trie over conditions (`conditions`): host, then method, then headers, exact values first. The rules
+//!    of a node differ in a *value*, and the request's value is looked up among theirs. So a thousand rules that differ
+//!    in one header's value cost one call to the host and one lookup.
 //!
-//! What is searched is asked of the host only when a rule still standing needs it, and once per request ([`Lookup`]).
+//! The host is asked for something only if a rule that may still match needs it, and only once per request
+//! ([`Lookup`]).
 //!
-//! Bounds: each node is visited at most once per request, and only the depth of the deepest rule is ever looked at, so
-//! 8 KB of slashes or segments cost no more than a short path. What cannot be looked up is *which* headers a request
-//! has: rules that differ in the names of their headers cost one question for each name.
+//! Bounds: each node is visited at most once per request, and the search goes no deeper than the deepest rule, so 8 KB
+//! of slashes or segments cost no more than a short path. The *names* of headers cannot be looked up: rules that differ
+//! in the name of a header cost one call for each name.
 
 mod conditions;
 mod mismatch;
@@ -29,23 +31,23 @@ use crate::policy::{Match, PathGlob, SegmentGlob};
 /// A list of [`Match`]es, compiled.
 #[derive(Debug, Default)]
 pub struct Matcher {
-    /// The trie over paths; its root is the first.
+    /// The trie over paths. Its root is the first node.
     nodes: Vec<PathNode>,
     conditions: Conditions,
 }
 
-/// A place in the trie over paths: what may follow, and the conditions of the rules that end here.
+/// A node of the trie over paths: the possible next segments, and the conditions of the rules that end here.
 #[derive(Debug, Default)]
 struct PathNode {
     children: Values,
-    /// Rules whose glob ends here.
+    /// The root of the conditions for rules whose glob ends here.
     here: Option<u32>,
-    /// Rules whose glob ends here in `**`.
+    /// The same for rules whose glob ends here in `**`.
     deep: Option<u32>,
 }
 
 impl Matcher {
-    /// Compiles `matches`; a rule is afterwards known by its place in them.
+    /// Compiles `matches`. A rule's number is its index in them.
     pub fn new<'m>(matches: impl IntoIterator<Item = &'m Match>) -> Self {
         let mut matcher = Self { nodes: vec![PathNode::default()], conditions: Conditions::default() };
         for (rule, matches) in (0..).zip(matches) {
@@ -55,19 +57,19 @@ impl Matcher {
         matcher
     }
 
-    /// Puts into `found` the rules that the request meets, ascending, in place of what it held.
+    /// Replaces the content of `found` with the numbers of the rules that match the request, in ascending order.
     pub fn find<'a>(&'a self, request: &Lookup<'a>, found: &mut Vec<u32>) {
         found.clear();
         let Some(root) = self.nodes.first() else { return };
         if root.children.is_empty() && root.here.is_none() {
-            // No rule has a condition on the path: it need not be asked for.
+            // No rule has a condition on the path, so it need not be asked for.
             self.conditions.collect(root.deep, request, found);
         } else {
             self.walk(root, segments(request.path()), request, found);
         }
     }
 
-    /// Follows `rest` of the path from `node` as far as there are rules.
+    /// Follows the path's `rest` from `node` while there are rules.
     fn walk<'a>(&'a self, node: &'a PathNode, rest: Option<&[u8]>, request: &Lookup<'a>, found: &mut Vec<u32>) {
         let (mut node, mut rest) = (node, rest);
         loop {
@@ -79,8 +81,8 @@ impl Matcher {
                 return;
             }
             let (segment, after) = split_segment(path);
-            // The last child that fits is followed by this loop and only the others by recursion, whose depth is
-            // thereby at most the number of globs in one rule.
+            // This loop follows the last child that matches, and recursion the others. So the recursion is at most as
+            // deep as one rule has globs.
             let mut last: Option<&PathNode> = None;
             let mut follow = |child: u32| {
                 let Some(child) = self.nodes.get(child as usize) else {
@@ -90,7 +92,7 @@ impl Matcher {
                     self.walk(other, after, request, found);
                 }
             };
-            // An empty segment is what follows a slash at the end, and no glob is for it.
+            // An empty segment follows a trailing slash. No glob matches it.
             if segment.is_empty() {
                 node.children.exact(segment).into_iter().for_each(follow);
             } else {
@@ -101,7 +103,7 @@ impl Matcher {
         }
     }
 
-    /// The root of the conditions for rules with this path, made when there is none yet.
+    /// The root of the conditions for rules with this path. Created if it does not exist.
     fn place(&mut self, path: Option<&PathGlob>) -> u32 {
         let mut at = 0;
         for segment in path.map_or(&[][..], significant) {
@@ -130,12 +132,12 @@ impl Matcher {
     }
 }
 
-/// What of a normalised path is to be matched segment by segment: `None` for `/`, which has none.
+/// The part of a normalised path that is matched by segment: `None` for `/`, which has no segments.
 fn segments(path: &[u8]) -> Option<&[u8]> {
     path.strip_prefix(b"/").filter(|rest| !rest.is_empty())
 }
 
-/// The first segment, and what follows its slash.
+/// The first segment, and the rest after its slash.
 fn split_segment(path: &[u8]) -> (&[u8], Option<&[u8]>) {
     match path.iter().position(|&byte| byte == b'/') {
         Some(slash) => (path.get(..slash).unwrap_or(path), path.get(slash.saturating_add(1)..)),
@@ -143,7 +145,7 @@ fn split_segment(path: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// The segments of a glob as they stand in the trie: the glob `/` has none, as the path `/` has none.
+/// The segments of a glob in the trie: none for the glob `/`, like the path `/`.
 fn significant(glob: &PathGlob) -> &[SegmentGlob] {
     match glob.segments.as_slice() {
         [SegmentGlob::Literal(text)] if text.is_empty() => &[],
@@ -151,7 +153,7 @@ fn significant(glob: &PathGlob) -> &[SegmentGlob] {
     }
 }
 
-/// The id of the node that will be the `len`-th. A policy never has so many that it would not fit.
+/// The id of the node that is added at index `len`. No policy has so many nodes that it would not fit.
 fn id(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! How a policy acts as a whole: as it says, by watching only, more strictly, or closed for maintenance.
+//! The mode of a policy as a whole: enforce, observe only, stricter quotas, or closed for maintenance.
 
 use core::fmt;
 use core::net::IpAddr;
@@ -10,21 +10,21 @@ use crate::network::Networks;
 use crate::policy::{Limit, Match, Policy, Quota};
 use crate::units::{Permits, Span};
 
-/// How a policy acts.
+/// How a policy acts as a whole.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Mode {
-    /// As it says.
+    /// As the policy says.
     #[default]
     Enforce,
-    /// Everything is decided and counted as it would be, and every request goes on.
+    /// Everything is decided and counted as if enforced, but every request goes on.
     Observe,
-    /// Every quota is this share of what the policy says, in percent, `1..=100`.
+    /// Every quota is reduced to this percentage of the policy's, `1..=100`.
     Strict(u8),
-    /// Nobody goes on but those let in.
+    /// Every request is refused, except those let in.
     Maintenance(Maintenance),
 }
 
-/// The word for a mode, as in a policy or from whoever sets it while the policy stays.
+/// The name of a mode, as in a policy or in an operator's request to change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModeWord {
     /// See [`Mode::Enforce`].
@@ -37,27 +37,27 @@ pub enum ModeWord {
     Maintenance,
 }
 
-/// A word that is no mode.
+/// A word that names no mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownMode(String);
 
-/// What everybody gets during maintenance, and who does not.
+/// The response to every request during maintenance, and the exceptions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Maintenance {
     /// The status, `200..=599`.
     pub(crate) status: u16,
-    /// When to come back.
+    /// When clients may retry.
     pub(crate) retry_after: Span,
-    /// The page's media type and the page; `None` for an error as limits send it.
+    /// The page's media type and the page; `None` for an error in the form that limits send.
     pub(crate) page: Option<(String, String)>,
-    /// Requests that are let in, any of these.
+    /// Requests that are let in: those that any of these matches.
     pub(crate) allow_paths: Vec<Match>,
     /// Clients that are let in.
     pub(crate) allow_addresses: Networks,
 }
 
 impl Mode {
-    /// The word for it in the policy.
+    /// The mode's name in the policy.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -68,14 +68,14 @@ impl Mode {
         }
     }
 
-    /// The quota that is in force for one that the policy says: permits and burst rounded down, but at least one.
+    /// The quota in force in place of the policy's `quota`: permits and burst rounded down, but at least one.
     pub(crate) fn in_force(&self, quota: Quota) -> Quota {
         if !matches!(self, Self::Strict(_)) {
             return quota;
         }
         let permits = self.share(quota.permits).get();
-        // Permits that are rounded down fill the bucket more slowly than its share would take, and what no bucket may
-        // take to fill is more than its state can hold.
+        // Rounding the permits down slows the refill. So the burst is bounded: the bucket has to fill within
+        // `MAX_FILL`, or its state could not hold it.
         let most = u128::from(MAX_FILL.as_nanos())
             .saturating_mul(permits.into())
             .checked_div(quota.window.as_nanos().into())
@@ -88,14 +88,14 @@ impl Mode {
         }
     }
 
-    /// How many are in force of so many permits that the policy says.
+    /// The number of permits in force in place of the policy's.
     pub(crate) fn share(&self, permits: Permits) -> Permits {
         let Self::Strict(percent) = *self else { return permits };
         let share = u64::from(permits.get()).saturating_mul(percent.into()).checked_div(100).unwrap_or(0);
         Permits::new(u32::try_from(share.max(1)).unwrap_or(u32::MAX))
     }
 
-    /// The maintenance in force.
+    /// The rules of the maintenance in force; `None` in other modes.
     pub(crate) fn maintenance(&self) -> Option<&Maintenance> {
         match self {
             Self::Maintenance(maintenance) => Some(maintenance),
@@ -105,8 +105,9 @@ impl Mode {
 }
 
 impl Policy {
-    /// The limits that the mode `strict` would let no request pass, since each costs more than a quota would then have: the
-    /// limit, the cost, and that quota. No error, for in an emergency a policy is not to be refused.
+    /// The limits that would let no request pass in the mode `strict`, because each request costs more than a quota
+    /// then has: the limit, the cost, and that quota. This is no error, because a policy must not be rejected in an
+    /// emergency.
     pub fn shut_when_strict(&self) -> impl Iterator<Item = (&Limit, Permits, Permits)> {
         let strict = Mode::Strict(self.strict);
         self.limits.iter().filter_map(move |limit| {
@@ -136,14 +137,14 @@ impl ModeWord {
 impl FromStr for ModeWord {
     type Err = UnknownMode;
 
-    /// The mode of this word, with nothing around it.
+    /// The mode with exactly this name.
     fn from_str(word: &str) -> Result<Self, UnknownMode> {
         let known = ALL.into_iter().find(|mode| mode.as_str() == word);
         known.ok_or_else(|| UnknownMode(word.chars().filter(|c| !c.is_control()).take(LONGEST_SHOWN).collect()))
     }
 }
 
-/// What is wrong, and what would be right.
+/// States the error and the valid names.
 impl fmt::Display for UnknownMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = ALL.map(ModeWord::as_str).join("\", \"");
@@ -153,21 +154,21 @@ impl fmt::Display for UnknownMode {
 
 impl core::error::Error for UnknownMode {}
 
-/// Whom maintenance lets in, made ready to be asked.
+/// The requests that maintenance lets in, prepared for deciding.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct MaintenanceExemptions {
     paths: Matcher,
     addresses: Networks,
 }
 
-impl Door {
-    /// The door of this maintenance.
+impl MaintenanceExemptions {
+    /// The exceptions of this maintenance.
     pub(crate) fn new(maintenance: &Maintenance) -> Self {
         Self { paths: Matcher::new(&maintenance.allow_paths), addresses: maintenance.allow_addresses.clone() }
     }
 
-    /// Whether a request is let in. `found` is room for the search; `address` is asked for only when there are networks.
-    pub(crate) fn lets_in<'a>(
+    /// Whether a request is let in. `found` is scratch space; `address` is called only if there are networks.
+    pub(crate) fn exempt<'a>(
         &'a self,
         request: &Lookup<'a>,
         found: &mut Vec<u32>,
@@ -181,10 +182,10 @@ impl Door {
 
 const ALL: [ModeWord; 4] = [ModeWord::Enforce, ModeWord::Observe, ModeWord::Strict, ModeWord::Maintenance];
 
-/// What is shown of a word that is wrong: more is nobody's slip.
+/// How much of a wrong word is shown: longer words are no typing errors.
 const LONGEST_SHOWN: usize = 64;
 
-/// Filling a bucket takes at most as long as the longest window.
+/// A bucket fills in at most this time, the longest window.
 const MAX_FILL: Span = Span::from_secs(31 * 86_400);
 
 #[cfg(test)]

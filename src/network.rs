@@ -1,4 +1,4 @@
-//! Networks of addresses, and tables of them that are searched in a few comparisons.
+//! Networks of addresses, and tables of them that a few comparisons search.
 
 use core::cmp::Reverse;
 use core::fmt;
@@ -8,26 +8,26 @@ use std::collections::BinaryHeap;
 /// An address, or all addresses that begin with the same bits (CIDR, RFC 4632).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// The first address. The bits behind the prefix are zero.
+    /// The first address. The bits after the prefix are zero.
     address: IpAddr,
     /// How many leading bits are shared: at most 32 for IPv4, 128 for IPv6.
     prefix: u8,
 }
 
-/// Why a text is no network.
+/// Why a text is not a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotANetwork {
     /// It does not begin with an address.
     Address,
-    /// Its prefix length is none, or longer than its address; this is the longest.
+    /// Its prefix length is invalid, or longer than its address. This is the longest.
     Prefix(u8),
-    /// Bits behind the prefix are set: this network holds the address.
+    /// Bits after the prefix are set. This network contains the address.
     HostBits(Network),
 }
 
 impl Network {
-    /// Reads `192.0.2.7`, `10.0.0.0/8` or `2001:db8::/32`. An IPv4 network written as an IPv6 one (`::ffff:10.0.0.0/104`)
-    /// is that IPv4 network, as such addresses are everywhere.
+    /// Parses `192.0.2.7`, `10.0.0.0/8` or `2001:db8::/32`. An IPv4 network in IPv6 notation (`::ffff:10.0.0.0/104`)
+    /// becomes that IPv4 network, as such addresses do everywhere.
     ///
     /// # Errors
     /// What is wrong with the text.
@@ -51,7 +51,7 @@ impl Network {
         if network.address == address { Ok(network.canonical()) } else { Err(NotANetwork::HostBits(network)) }
     }
 
-    /// The IPv4 network for an IPv6 one whose addresses are all written-out IPv4 addresses.
+    /// The IPv4 network for an IPv6 network that contains only IPv4-mapped addresses.
     fn canonical(self) -> Self {
         match (self.address.to_canonical(), self.prefix.checked_sub(MAPPED_BITS)) {
             (address @ IpAddr::V4(_), Some(prefix)) if self.address.is_ipv6() => Self { address, prefix },
@@ -59,7 +59,7 @@ impl Network {
         }
     }
 
-    /// Whether the address is in the network. IPv4 addresses are in no IPv6 network.
+    /// Whether the address is in the network. No IPv6 network contains IPv4 addresses.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -73,8 +73,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// Many networks: sorted ranges, no two of which meet, so that an address is found in sixteen comparisons among
-/// ten thousand.
+/// Many networks, as sorted and disjoint ranges. Finding an address among ten thousand takes sixteen comparisons.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks {
     v4: Vec<(u32, u32)>,
@@ -82,9 +81,9 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// The table of these networks, in any order; they may lie within one another.
+    /// The table of these networks, in any order. They may contain one another.
     pub fn new(networks: impl IntoIterator<Item = Network>) -> Self {
-        // Sorted as IPv6 addresses of both kinds: a second sort for the shorter ones would be a third of all this code.
+        // Both kinds are sorted as 128-bit numbers: a second sort for the 32-bit ones would be a third of this code.
         let (mut v4, mut v6) = (BinaryHeap::new(), BinaryHeap::new());
         for network in networks {
             match network.address {
@@ -117,9 +116,9 @@ impl Networks {
     }
 }
 
-/// Sorts the ranges and makes one of those that meet. Networks either lie within one another or do not meet at all.
+/// Sorts the ranges and merges those that overlap. Networks either contain one another or are disjoint.
 fn merged(ranges: BinaryHeap<(u128, Reverse<u128>)>) -> Vec<(u128, u128)> {
-    // Of two with the same beginning the longer comes first, and takes the shorter in.
+    // Of two ranges with the same beginning, the longer comes first and absorbs the shorter.
     let mut ranges: Vec<_> = ranges.into_sorted_vec().into_iter().map(|(first, Reverse(last))| (first, last)).collect();
     ranges.dedup_by(|next, kept| next.0 <= kept.1);
     ranges.shrink_to_fit();
@@ -150,7 +149,7 @@ fn host_bits_v6(prefix: u8) -> u128 {
     u128::MAX.checked_shr(prefix.into()).unwrap_or(0)
 }
 
-/// An IPv4 address within IPv6 stands behind so many bits (RFC 4291 section 2.5.5.2).
+/// The bits before an IPv4 address that is mapped into IPv6 (RFC 4291 section 2.5.5.2).
 const MAPPED_BITS: u8 = 96;
 
 #[cfg(test)]
@@ -195,12 +194,13 @@ mod tests {
         let ranges: Vec<_> = (0..10_000).map(|range| (Counted(range * 4), Counted(range * 4 + 2))).collect();
         for address in 0..40_000 {
             let count = comparisons(|| assert_eq!(covers(&ranges, Counted(address)), address % 4 < 3, "{address}"));
-            // Fifteen to find the last that begins before it, and one to see whether it ends before.
+            // Fifteen to find the last range that begins at or before the address, and one to compare its end.
             assert!(count <= 16, "{count} for {address}");
         }
     }
 
-    /// Addresses and prefixes near one another, so that networks lie within one another and addresses at their ends.
+    /// Addresses and prefixes close to one another, so that networks contain one another and addresses lie at their
+    /// ends.
     fn near() -> impl Strategy<Value = (IpAddr, u8)> {
         let v4 = (0_u32..64, 24_u8..=32).prop_map(|(low, prefix)| {
             (IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 | low.rotate_right(low % 3 * 8))), prefix)

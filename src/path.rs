@@ -4,17 +4,18 @@ use std::borrow::Cow;
 
 /// The path of a request target in its normal form: without query and fragment, each byte spelt in one way.
 ///
-/// - What may stand plain in a segment (RFC 3986 section 3.3: letters, digits, `-._~`, `!$&'()*+,;=`, `:` and `@`)
-///   stands plain: `%61` is `a`. RFC 3986 section 6.2.2.2 decodes only the first three; but services hardly ever tell
-///   `/%40me` from `/@me`, and a rule that does is a rule that is evaded.
-/// - All else stands as an escape with upper-case digits, raw bytes outside ASCII too; a percent sign that begins no
-///   escape is `%25`. `%2F` stays `%2F`: a service that takes it for a slash and one that does not are both common.
-/// - Repeated slashes are one; then dot segments are removed, `%2e%2e` as well. A slash at the end is kept: `/a` and
+/// - A byte that may stand unescaped in a segment (RFC 3986 section 3.3: letters, digits, `-._~`, `!$&'()*+,;=`, `:`
+///   and `@`) is unescaped: `%61` is `a`. RFC 3986 section 6.2.2.2 decodes only the first three groups. But services
+///   hardly ever distinguish `/%40me` from `/@me`, and a rule that does can be evaded.
+/// - Every other byte is an escape with upper-case digits, including raw bytes outside ASCII. A percent sign that
+///   begins no escape is `%25`. `%2F` stays `%2F`, because some services read it as a slash and others do not.
+/// - Repeated slashes are one. Then dot segments are removed, including `%2e%2e`. A trailing slash is kept: `/a` and
 ///   `/a/` are two paths. Case is kept.
-/// - What is empty or begins otherwise (`*`, the target of `CONNECT`) gets a slash in front, so that `/**` matches all.
+/// - A path that is empty or does not begin with a slash (`*`, the target of `CONNECT`) gets a slash in front, so that
+///   `/**` matches every path.
 ///
-/// Borrowed when `raw` is normal up to its query; at most one byte and twice its escapes longer than `raw`; never an
-/// error. Normalising twice is normalising once.
+/// Borrowed if `raw` is normal up to its query. At most one byte, and two for each byte that is escaped, longer than
+/// `raw`. Never an error. Normalising twice is the same as normalising once.
 #[must_use]
 pub fn normalise(raw: &[u8]) -> Cow<'_, [u8]> {
     match form(raw) {
@@ -23,10 +24,10 @@ pub fn normalise(raw: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// How the normal form of a target is had.
+/// How to get the normal form of a target.
 #[derive(Debug)]
 pub(crate) enum Form {
-    /// It is the first so many bytes of the target.
+    /// It is this many bytes at the start of the target.
     Prefix(usize),
     /// It is another text.
     Rewritten(Vec<u8>),
@@ -40,9 +41,9 @@ pub(crate) fn form(raw: &[u8]) -> Form {
     }
 }
 
-/// A URL, or its target, for one that is to be read by the rules of browsers (<https://url.spec.whatwg.org>): they take a backslash for a
-/// slash, and drop control characters and blanks at the end, by which the request would come to another path than the one that rules have
-/// matched. Here these stand as escapes, as in the normal form.
+/// A URL or its target, made safe for parsers that follow the rules of browsers (<https://url.spec.whatwg.org>). These
+/// read a backslash as a slash, and drop control characters and trailing blanks, so the request would reach a different
+/// path from the one that rules have matched. Here such characters are escaped, as in the normal form.
 #[must_use]
 pub fn escaped_for_parsers(url: &str) -> Cow<'_, str> {
     let is_misread = |byte: u8| byte == b'\\' || byte <= b' ';
@@ -59,14 +60,14 @@ pub fn escaped_for_parsers(url: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The query of a request target, without its `?`; `None` when it has none.
+/// The query of a request target, without its `?`; `None` if it has none.
 pub(crate) fn query(raw: &[u8]) -> Option<&[u8]> {
     let target = raw.split(|&byte| byte == b'#').next()?;
     let start = target.iter().position(|&byte| byte == b'?')?;
     target.get(start.saturating_add(1)..)
 }
 
-/// What stands within one segment of a path or of a path's glob, each byte spelt in the one normal way.
+/// The text of one segment of a path or of a path's glob, each byte in its normal spelling.
 pub(crate) fn normalise_segment(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -76,7 +77,7 @@ pub(crate) fn normalise_segment(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The length of the path in `raw` when it is normal as it stands.
+/// The length of the path in `raw`, if it is normal already.
 fn normal_prefix(raw: &[u8]) -> Option<usize> {
     let mut before = 0;
     let mut rest = raw;
@@ -101,15 +102,15 @@ fn begins_with_dot_segment(rest: &[u8]) -> bool {
     after.is_some_and(|after| matches!(after.first(), None | Some(b'/' | b'?' | b'#')))
 }
 
-/// Whether the escape whose digits `after` begins with is normal as it is written.
+/// Whether `after` begins with the digits of an escape in its normal spelling.
 fn is_normal_escape(after: &[u8]) -> bool {
-    escaped(after).is_some_and(|byte| !is_plain(byte)) && !after.iter().take(2).any(u8::is_ascii_lowercase)
+    escaped_byte(after).is_some_and(|byte| !is_plain(byte)) && !after.iter().take(2).any(u8::is_ascii_lowercase)
 }
 
 fn rewrite(raw: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len().saturating_add(1));
     out.push(b'/');
-    // Where the segment that is being written begins in `out`; the byte before it is always a slash.
+    // Where the segment being written begins in `out`. The byte before it is always a slash.
     let mut segment = 1;
     let mut rest = raw;
     while let Some((&byte, after)) = rest.split_first() {
@@ -126,7 +127,7 @@ fn rewrite(raw: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Ends the segment that begins at `segment` with `end`, and answers where the next one begins.
+/// Ends the segment that begins at `segment` with `end`, and returns where the next one begins.
 fn close_segment(out: &mut Vec<u8>, segment: usize, end: &[u8]) -> usize {
     match out.get(segment..) {
         Some(b"") => {}
@@ -141,9 +142,9 @@ fn close_segment(out: &mut Vec<u8>, segment: usize, end: &[u8]) -> usize {
     out.len()
 }
 
-/// Writes `byte`, or the byte that it begins the escape of, and answers what follows it.
+/// Writes `byte`, or the byte of the escape that it begins, and returns the rest.
 fn push_next<'t>(out: &mut Vec<u8>, byte: u8, after: &'t [u8]) -> &'t [u8] {
-    let (value, after) = match escaped(after).filter(|_| byte == b'%') {
+    let (value, after) = match escaped_byte(after).filter(|_| byte == b'%') {
         Some(value) => (value, after.get(2..).unwrap_or_default()),
         None => (byte, after),
     };
@@ -159,14 +160,14 @@ fn hex_digit(nibble: u8) -> u8 {
     char::from_digit(u32::from(nibble), 16).map_or(b'0', |digit| digit.to_ascii_uppercase() as u8)
 }
 
-/// The byte whose two hexadecimal digits `after` begins with.
-pub(crate) fn escaped(after: &[u8]) -> Option<u8> {
+/// The byte for the two hexadecimal digits that `after` begins with.
+pub(crate) fn escaped_byte(after: &[u8]) -> Option<u8> {
     let (&[high, low], _) = after.split_first_chunk()?;
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     Some((digit(high)? << 4) | digit(low)?)
 }
 
-/// Whether a segment may hold this byte as it is: `pchar` of RFC 3986 section 3.3, without escapes.
+/// Whether this byte may stand unescaped in a segment: `pchar` of RFC 3986 section 3.3, without escapes.
 fn is_plain(byte: u8) -> bool {
     let unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
     // The range is `& ' ( ) * + ,`.

@@ -1,13 +1,13 @@
-//! What the core may ask of a request and of its answer.
+//! What the core may ask about a request and its response.
 
 use std::borrow::Cow;
 
 use crate::units::Span;
 
-/// A borrowed view of one request, answered by the host.
+/// A borrowed view of one request, provided by the host.
 ///
-/// Everything is bytes: what a client sends need not be UTF-8. The core asks only for what the policy
-/// needs, and for each thing at most a few times, so an adapter can answer straight from its host.
+/// Everything is bytes, because what a client sends need not be UTF-8. The core asks only for what the policy needs,
+/// and for each fact at most a few times, so an adapter can pass each question on to its host.
 pub trait RequestFacts {
     /// The method, as in `GET`.
     fn method(&self) -> Cow<'_, [u8]>;
@@ -25,20 +25,20 @@ pub trait RequestFacts {
     /// The value of the header `name` (lower case); the values of a repeated header joined by `,`.
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
 
-    /// Where the request comes from or came in, as far as the host knows it.
+    /// The place that the request comes from or arrived at, if the host knows it.
     fn locality(&self, _kind: Locality) -> Option<Cow<'_, [u8]>> {
         None
     }
 }
 
-/// A place that a host may know of a request.
+/// A kind of place that a host may know about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locality {
     /// The client's country as two letters (ISO 3166-1), as in `US`.
     Country,
     /// The client's region within its country (ISO 3166-2), as in `US-TX`.
     Region,
-    /// The location of the host's network in which the request came in, as in `HEL`.
+    /// The location of the host's network at which the request arrived, as in `HEL`.
     Colo,
 }
 
@@ -54,22 +54,22 @@ impl Locality {
     }
 }
 
-/// A borrowed view of what came of one request, answered by the host.
+/// A borrowed view of a request's response, provided by the host.
 pub trait ResponseFacts {
-    /// The answer's status; `None` when there is no answer, since the client went away or the upstream did.
+    /// The response's status; `None` if there is no response, because the client or the upstream went away.
     fn status(&self) -> Option<u16>;
 
-    /// The value of the answer's header `name` (lower case); the values of a repeated header joined by `,`.
+    /// The value of the response's header `name` (lower case); the values of a repeated header joined by `,`.
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
 
-    /// How long the upstream took from when it had the whole request to when its answer began, where the host knows.
+    /// How long the upstream took from receiving the whole request to starting its response, if the host knows.
     fn upstream_time(&self) -> Option<Span> {
         None
     }
 }
 
-/// Whether a status is an error of the service: one of 5xx, but not that a method is not implemented (501, RFC 9110 section
-/// 15.6.2), which any client can bring about, for all others, by a method of its choice.
+/// Whether a status is an error of the service: 500 and above, except 501 (not implemented, RFC 9110 section 15.6.2).
+/// Any client could cause that one by a method of its choice, at the expense of all others.
 #[must_use]
 pub fn is_error(status: u16) -> bool {
     status >= 500 && status != 501

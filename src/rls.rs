@@ -9,11 +9,12 @@
 //! ```text
 //! decide     answers with Decision::consults
 //! ask        whether the breaker lets a call pass; then keep the request, and send Engine::question
-//! complete   the call has ended, with or without an answer; then plan again, call Plan::hear, and decide again
+//! complete   the call has ended, with or without an answer; then plan again, call Plan::set_service_outcome, and
+//!            decide again
 //! leave      the client has gone, and the call is to be cancelled
 //! ```
 //!
-//! If no call can be made, call `Plan::hear` with [`ServiceOutcome::Failed`] and decide again at once.
+//! If no call can be made, call `Plan::set_service_outcome` with [`ServiceOutcome::Failed`] and decide again at once.
 
 use crate::breaker::{State, Ticket};
 use crate::decision::{Cause, Refusal, Reply};

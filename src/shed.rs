@@ -1,35 +1,37 @@
-//! Load shedding: of what share of which requests a service that is not well is spared.
+//! Load shedding: which share of which requests is refused while the service is degraded.
 //!
-//! One number, the pressure, says how much is shed: up to one it is the share of `low` requests, from one to two that of
-//! `medium` on top of all `low` ones, from two to three that of `high`. So nothing is shed while something less important
-//! is let through, and `critical` requests never are. While the service is degraded or critical, and has been of late, the
-//! pressure rises evenly to what the policy says for that state; when it has been calm of late it falls, slowly at first
-//! and then ever faster. A step would take away the load that had made the state, and bring it back with the next one, for
-//! ever; a slow beginning finds the load that the service can just bear without going far beyond it.
+//! One number, the pressure, says how much is shed: up to one, it is the share of `low` requests; from one to two, that
+//! of `medium` on top of all `low` ones; from two to three, that of `high`. So nothing is shed while something less
+//! important is let through, and `critical` requests never are. While the service is degraded or critical and its
+//! latest readings are still bad, the pressure rises linearly to the policy's bound for that state. Once the latest
+//! readings are good, it falls, slowly at first and then ever faster. Sudden steps would oscillate: one step removes
+//! the load that caused the state, and the next one brings it back. A slow start finds the load that the service can
+//! just bear, without going far beyond it.
 //!
-//! Which requests of a priority are shed is left to chance, by one draw for each, so that no client is singled out.
+//! Which requests of a priority are shed is left to chance, with one draw for each request, so that no client is
+//! singled out.
 
 use crate::health::Health;
 use crate::policy::Priority;
 use crate::units::{Draw, Span, Timestamp};
 
-/// What is shed when.
+/// How much is shed, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rules {
-    /// Up to where the pressure rises while the service is degraded.
+    /// The bound of the pressure while the service is degraded.
     pub(crate) degraded: Share,
-    /// Up to where it rises while the service is critical.
+    /// The bound while it is critical.
     pub(crate) critical: Share,
     /// How long the pressure takes to rise by one.
     pub(crate) rise: Span,
-    /// How long it takes to fall by one, of which the first half of that time takes a quarter.
+    /// How long it takes to fall by one. The first half of this time covers a quarter of the fall.
     pub(crate) fall: Span,
-    /// About when a client that was shed may come again.
+    /// After about how long a client that was shed may retry.
     pub(crate) retry_after: Span,
 }
 
 impl Rules {
-    /// Where the pressure tends to in a state.
+    /// The bound of the pressure in a state.
     fn goal(&self, health: Health) -> Share {
         match health {
             Health::Healthy => Share::NONE,
@@ -38,14 +40,14 @@ impl Rules {
         }
     }
 
-    /// The pressure at most in a state.
+    /// The highest pressure in a state.
     #[must_use]
     pub fn at_most(&self, health: Health) -> Pressure {
         Pressure { level: self.goal(health), ..Pressure::default() }
     }
 
-    /// When a client that was shed may come again: from half of what the policy says to half as much again, by chance, so
-    /// that those who were shed together do not come back together.
+    /// When a client that was shed may retry: at random between half and one and a half times what the policy says, so
+    /// that clients that were shed together do not return together.
     #[must_use]
     pub fn retry_after(&self, draw: Draw) -> Span {
         let base = self.retry_after.as_nanos();
@@ -54,19 +56,19 @@ impl Rules {
     }
 }
 
-/// A share of requests, or several on top of each other: `0` to three times [`Share::ALL`].
+/// A share of requests, or a sum of several shares: `0` to three times [`Share::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Share(u32);
 
 impl Share {
     /// None.
     pub const NONE: Self = Self(0);
-    /// All of one kind.
+    /// All requests of one priority.
     pub const ALL: Self = Self(1 << SHARE_BITS);
-    /// All of every kind that can be shed.
+    /// All requests of every priority that can be shed.
     pub const MAX: Self = Self(3 << SHARE_BITS);
 
-    /// So many hundredths of a percent, at most [`Share::MAX`].
+    /// A share of this many hundredths of a percent, at most [`Share::MAX`].
     #[must_use]
     pub fn from_basis_points(points: u32) -> Self {
         let share = u64::from(points).saturating_mul(Self::ALL.0.into()) / 10_000;
@@ -79,40 +81,40 @@ impl Share {
         u32::try_from((u64::from(self.0).saturating_mul(10_000)) >> SHARE_BITS).unwrap_or(u32::MAX)
     }
 
-    /// The number by which it is written.
+    /// The share as a number, for storage and messages.
     pub(crate) const fn bits(self) -> u32 {
         self.0
     }
 
-    /// The share of this number, if it is one.
+    /// The share with this number; `None` if it is above [`Share::MAX`].
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         u32::try_from(bits).ok().map(Self).filter(|share| *share <= Self::MAX)
     }
 }
 
-/// How hard the service is pressed.
+/// The pressure on the service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pressure {
     pub(crate) level: Share,
-    /// As of when.
+    /// The time that `level` is valid for.
     pub(crate) at: Timestamp,
-    /// Since when it falls; not later than `at`.
+    /// When the pressure began to fall; not later than `at`.
     pub(crate) falls_since: Timestamp,
 }
 
-/// Where the pressure is to move.
+/// The direction in which the pressure moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trend {
-    /// Up, if it is below what the policy says for the state.
+    /// Up to the bound for the service's state.
     Rise,
-    /// Nowhere: it is enough by now, or nearly, and to let it fall would be too early.
+    /// Neither up nor down: it is high enough, or nearly, but it is too early to let it fall.
     Hold,
     /// Down.
     Fall,
 }
 
 impl Pressure {
-    /// The pressure at `now`, when the service is in this state and the pressure has had this trend since it was last asked.
+    /// The pressure at `now`, given the service's state and the trend since `at`.
     #[must_use]
     pub fn after(self, health: Health, trend: Trend, rules: &Rules, now: Timestamp) -> Self {
         let (at, goal) = (self.at.min(now), rules.goal(health));
@@ -125,7 +127,7 @@ impl Pressure {
             Trend::Rise | Trend::Hold => level,
             Trend::Fall => {
                 falls_since = falls_since.min(at);
-                // By the square of the time, so by the difference of two squares since it was last asked.
+                // The fall grows with the square of the time, so this is the difference of two squares since `at`.
                 let fallen = |until: Timestamp| {
                     let time = fraction(until.since(falls_since), rules.fall);
                     time.saturating_mul(time) >> SHARE_BITS
@@ -146,7 +148,7 @@ impl Pressure {
         self.level == Share::NONE
     }
 
-    /// What share of requests of a priority is shed.
+    /// The share of requests of this priority that is shed.
     #[must_use]
     pub fn share(&self, priority: Priority) -> Share {
         let below = match priority {
@@ -158,22 +160,23 @@ impl Pressure {
         Share(self.level.0.saturating_sub(Share::ALL.0.saturating_mul(below))).min(Share::ALL)
     }
 
-    /// Whether a request of a priority is shed that drew this.
+    /// Whether a request with this priority and this draw is shed.
     #[must_use]
     pub fn sheds(&self, priority: Priority, draw: Draw) -> bool {
-        // The upper bits; the wait is taken from the lower ones.
+        // The upper bits; `retry_after` uses the lower ones.
         draw.0 >> 36 < u64::from(self.share(priority).0)
     }
 }
 
-/// What fraction of a time has passed, in parts of [`Share::ALL`], at most 2^32 of them, which is sixteen times all.
+/// The fraction of a time that has passed, in units where [`Share::ALL`] is the whole, at most 2^32, which is sixteen
+/// times the whole.
 fn fraction(passed: Span, of: Span) -> u64 {
     let passed = u128::from(passed.as_nanos()) << SHARE_BITS;
     let fraction = passed.checked_div(of.as_nanos().into()).unwrap_or(u128::MAX);
     u64::try_from(fraction).unwrap_or(u64::MAX).min(u64::from(u32::MAX))
 }
 
-/// Into how many parts all of one kind is divided: 2 to this.
+/// The number of bits of a share: the whole is 2 to this power.
 const SHARE_BITS: u32 = 28;
 
 #[cfg(test)]
@@ -208,12 +211,12 @@ mod tests {
             (9, Health::Degraded, Trend::Hold, 5_000, 0),
             (6, Health::Critical, Trend::Rise, 10_000, 1_000),
             (60, Health::Critical, Trend::Rise, 10_000, 5_000),
-            // It is never let fall while things are bad, also where less would do for a better state.
+            // The pressure does not fall while readings are bad, even if it is above the bound of a better state.
             (9, Health::Degraded, Trend::Rise, 10_000, 5_000),
-            // A quarter in half the time, wherever it is asked on the way.
+            // A quarter in half the time, no matter how often it is computed on the way.
             (10, Health::Degraded, Trend::Fall, 10_000, 4_722),
             (20, Health::Healthy, Trend::Fall, 10_000, 2_500),
-            // What is held begins to fall anew, slowly.
+            // After a hold, it falls slowly at first again.
             (1, Health::Healthy, Trend::Hold, 10_000, 2_500),
             (30, Health::Healthy, Trend::Fall, 10_000, 0),
             (30, Health::Healthy, Trend::Fall, 2_500, 0),
@@ -272,7 +275,7 @@ mod tests {
                 prop_assert!(shed.abs_diff(expected) <= 2, "{priority:?}: {shed} for {expected}");
             }
             prop_assert!(draws().all(|draw| !pressure.sheds(Priority::Critical, draw)));
-            // In order: nothing is shed of what is more important than something that is not all shed.
+            // Nothing is shed of a priority while a less important one is not shed completely.
             let shares = shares(pressure);
             prop_assert!(shares.windows(2).all(|pair| pair[1] == 0 || pair[0] == 10_000), "{shares:?}");
         }

@@ -96,7 +96,7 @@ impl AnswerKey {
     }
 }
 
-/// Headers that many services take for the host, the target or the method, though any client may send them, and that no answer's `Vary`
-/// names: a redirect to the host of one client would come back to all.
+/// Headers that many services read in place of the host, the target or the method. Any client may send them, and responses do not name
+/// them in `Vary`: a redirect to one client's host would come back to all.
 const IN_PLACE: [&str; 5] =
     ["x-forwarded-host", "x-forwarded-prefix", "x-original-url", "x-rewrite-url", "x-http-method-override"];

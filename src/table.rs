@@ -1,18 +1,19 @@
 //! The key table: what every client has used, in memory that never grows.
 //!
-//! The table is set-associative. A key's hash chooses one [`Page`], and in it the group of eight slots
-//! where the search begins; a slot holds 32 more bits of the hash and the client's [`State`], 16 bytes in all. A search
-//! ends at the key, at a group with a slot that was never used, or when it has seen the whole page. Nearly always it ends
-//! in the first group, which is two cache lines.
+//! The table is set-associative. A key's hash chooses one [`Page`], and in it the group of eight slots where the search
+//! begins. A slot holds 32 more bits of the hash and the client's [`State`], 16 bytes in all. A search ends at the key,
+//! at a group with a slot that was never used, or after the whole page. It almost always ends in the first group, which
+//! is two cache lines.
 //!
-//! When a new key finds no slot that was never used, one is taken, in this order:
+//! A new key takes a slot of its page in this order:
 //!
-//! 1. an entry that equals a fresh one by now (its window has passed, its bucket is full): nothing is lost;
-//! 2. the live entry with the smallest used share of its quota, of those the one that would be fresh first.
+//! 1. the first free one: never used, or with an entry that by now equals a fresh one (its window has passed, its
+//!    bucket is full), so nothing is lost;
+//! 2. the live entry with the smallest used share of its quota; among equals, the one that would be fresh first.
 //!
-//! So heavy clients are the last to go: whoever wants his own count forgotten must bring all other keys of his page
-//! nearer to their quotas than he is to his, without knowing (the hash is keyed) which keys those are. The new key
-//! starts fresh. Evictions of live entries, and what share of a quota each forgave, are counted.
+//! So heavy clients are evicted last. A client that wants its own count forgotten must bring all other keys of its page
+//! nearer to their quotas than it is to its own, without knowing which keys those are (the hash is keyed). The new key
+//! starts fresh. Evictions of live entries are counted, and so is the share of a quota that each one forgave.
 
 mod group;
 mod survey;
@@ -27,22 +28,23 @@ use group::Group;
 /// Slots of one [`Page`].
 pub const SLOTS: usize = Page::SLOTS;
 
-/// The version of a page's bytes, the first of them.
+/// The version of the page format: the first byte of a page.
 pub const VERSION: u8 = 2;
 
-/// How many pages hold `max_keys` live keys. At nine tenths full on average some pages overflow and forget those who have
-/// used the least: `tests/bench/flood.rs` shows how many, for this size of page and others.
+/// How many pages hold `max_keys` live keys. They are nine tenths full on average. Some pages then overflow and evict
+/// the clients that have used the least: `tests/bench/flood.rs` shows how many, for this page size and others.
 #[must_use]
 pub fn pages_for(max_keys: u32) -> u32 {
     let slots = u64::from(max_keys).saturating_mul(10).div_ceil(9);
     u32::try_from(slots.div_ceil(SLOTS as u64)).unwrap_or(u32::MAX).max(1)
 }
 
-/// Which page of how many a key lives on.
+/// The page, out of `pages`, that a key lives on.
 #[must_use]
 #[inline]
 pub fn page_of(key: KeyHash, pages: u32) -> u32 {
-    // The topmost bits, scaled; the tag takes the lowest and the first group those between.
+    // The topmost bits of the hash, scaled. The tag takes the lowest bits, and the choice of the first group those in
+    // between.
     let scaled = (key.get() >> PAGE_SHIFT).saturating_mul(u64::from(pages)) >> (u64::BITS - PAGE_SHIFT);
     u32::try_from(scaled).unwrap_or(0)
 }
@@ -50,7 +52,7 @@ pub fn page_of(key: KeyHash, pages: u32) -> u32 {
 /// A fixed number of slots, read and written as one value.
 pub type Page = PageOf<GROUPS>;
 
-/// A page of `G` groups, a power of two: [`Page`] is the one that the stores keep, benchmarks compare it with others.
+/// A page of `G` groups, a power of two. Stores keep [`Page`]; benchmarks compare it with other sizes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(align(128))]
 pub struct PageOf<const G: usize> {
@@ -74,7 +76,7 @@ impl Probe {
         self.state
     }
 
-    /// What writing to this place does to the entry that is there.
+    /// What writing to this slot does to the entry that is there.
     #[must_use]
     #[inline]
     pub fn displaces(&self) -> Displaces {
@@ -85,11 +87,11 @@ impl Probe {
 /// What a write displaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Displaces {
-    /// Nothing: the key's own entry, or a slot never used.
+    /// Nothing: the slot is the key's own, or was never used.
     Nothing,
     /// An entry that equals a fresh one.
     Fresh,
-    /// A live entry, with the share of its quota that is forgiven.
+    /// A live entry. This is the share of its quota that is forgiven.
     Live(UsedShare),
 }
 
@@ -102,10 +104,10 @@ impl<const G: usize> PageOf<G> {
 
     /// Slots of the page.
     pub const SLOTS: usize = group::SLOTS.saturating_mul(G);
-    /// What keeps a group's number within the page.
+    /// Keeps a group's number within the page.
     const MASK: usize = G.saturating_sub(1);
 
-    /// Looks `key` up at `now`, and finds where it would go if it is not there.
+    /// Looks `key` up at `now`; if it is not there, finds the slot where it would go.
     #[must_use]
     #[inline]
     pub fn probe(&self, key: KeyHash, now: Timestamp) -> Probe {
@@ -117,7 +119,7 @@ impl<const G: usize> PageOf<G> {
         }
     }
 
-    /// Writes `key`'s state where `probe` found its place.
+    /// Writes `key`'s state to the slot that `probe` found.
     #[inline]
     pub fn write(&mut self, probe: &Probe, key: KeyHash, state: State) {
         if let Some(group) = self.groups.get_mut(probe.group) {
@@ -162,14 +164,15 @@ impl<const G: usize> PageOf<G> {
         Some(Probe { group, slot, state: Some(state), displaces: Displaces::Nothing })
     }
 
-    /// Finds a key that is not in its first group, or the place for one that is not there at all.
+    /// Finds a key that is not in its first group, or the slot for a key that is not on the page.
     #[inline(never)]
     fn search(&self, key: KeyHash, now: u64) -> Probe {
         for at in search_order::<G>(key) {
             if let Some(probe) = self.found(at, tag(key), now) {
                 return probe;
             }
-            // Keys go to the first free slot: none that begins here has gone on beyond a slot never used.
+            // A key goes to the first free slot of its search, so no key that begins here lies beyond a slot that was
+            // never used.
             if self.group(at).is_some_and(Group::has_never_used) {
                 break;
             }
@@ -177,8 +180,7 @@ impl<const G: usize> PageOf<G> {
         self.place(key, now)
     }
 
-    /// Where a key goes that the page does not have: to the first free slot, or in place of the live entry that matters
-    /// least.
+    /// The slot for a key that the page does not have: the first free one, or that of the live entry that ranks lowest.
     fn place(&self, key: KeyHash, now: u64) -> Probe {
         let mut probe = Probe { group: 0, slot: 0, state: None, displaces: Displaces::Nothing };
         let mut least = u64::MAX;
@@ -196,7 +198,7 @@ impl<const G: usize> PageOf<G> {
     }
 }
 
-/// The groups of a page in the order in which `key` is searched for: all of them, from the key's own first one.
+/// The groups of a page in the order of the search for `key`: all of them, beginning with the key's own.
 fn search_order<const G: usize>(key: KeyHash) -> impl Iterator<Item = usize> {
     let first = home(key);
     (0..G).map(move |step| first.wrapping_add(step) & PageOf::<G>::MASK)
@@ -207,15 +209,15 @@ fn home(key: KeyHash) -> usize {
     (key.get() >> TAG_BITS) as usize
 }
 
-/// Zero is the tag of a slot never used: the keys that would have it share another's.
+/// Zero marks a slot that was never used, so a key with that tag gets the tag one instead.
 fn tag(key: KeyHash) -> u32 {
     (key.get() as u32).max(1)
 }
 
-/// Groups of one page: 128 slots, two KiB. Larger pages forget less at the same fill, as `tests/bench/flood.rs` shows, and
-/// Envoy copies two KiB as fast as half a KiB, to within what can be measured.
+/// Groups of one page: 128 slots, two KiB. At the same fill, larger pages forget less, as `tests/bench/flood.rs` shows.
+/// Envoy copies two KiB as fast as half a KiB, within the accuracy of measurement.
 const GROUPS: usize = 16;
 const MAX_GROUPS: usize = 32;
 const TAG_BITS: u32 = 32;
-/// The tag's 32 bits and the first group's 5 lie below those that choose the page.
+/// The bits that choose the page lie above the 32 bits of the tag and the 5 bits of the first group.
 const PAGE_SHIFT: u32 = TAG_BITS + MAX_GROUPS.trailing_zeros();

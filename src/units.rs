@@ -1,8 +1,8 @@
-//! The quantities of the core, each a type of its own, so that milliseconds are never taken for permits.
+//! The quantities of the core, each with a type of its own, so that milliseconds are never mistaken for permits.
 
 use core::fmt;
 
-/// A moment, in nanoseconds since the Unix epoch. Good until the year 2554.
+/// A moment, in nanoseconds since the Unix epoch. Valid until the year 2554.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -28,7 +28,7 @@ impl Timestamp {
         self.0
     }
 
-    /// The span from `earlier` to this moment; nothing when `earlier` is not earlier.
+    /// The span from `earlier` to this moment; zero if `earlier` is not earlier.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Span {
         Span(self.0.saturating_sub(earlier.0))
@@ -73,7 +73,7 @@ impl Span {
         Self(s.saturating_mul(NANOS_PER_SEC))
     }
 
-    /// The span less another, at least nothing.
+    /// The span less another, at least zero.
     #[must_use]
     pub const fn minus(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
@@ -91,7 +91,7 @@ impl Span {
         self.0 / NANOS_PER_SEC
     }
 
-    /// Both spans one after the other, at most the longest that fits.
+    /// The sum of both spans, at most the longest that fits.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
@@ -104,7 +104,7 @@ impl Span {
     }
 }
 
-/// As the policy document writes it: the largest unit that divides the span, as in `90s` or `1500ms`.
+/// In the policy's notation: the largest unit that divides the span, as in `90s` or `1500ms`.
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, ns) in SPAN_UNITS.iter().rev() {

@@ -1,13 +1,13 @@
-//! Numbers as bytes, eight each, the lowest first: what records and messages are made of.
+//! Numbers as bytes: eight each, the lowest first. Records and messages consist of them.
 
-/// Appends the numbers.
+/// Appends the numbers to `bytes`.
 pub(crate) fn append(bytes: &mut Vec<u8>, numbers: &[u64]) {
     for number in numbers {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
 }
 
-/// The numbers in a record of this length.
+/// The numbers as a record of this length; bytes beyond them are zero.
 pub(crate) fn array<const BYTES: usize>(numbers: &[u64]) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     let (places, _) = bytes.as_chunks_mut();

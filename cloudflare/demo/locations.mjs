@@ -1,5 +1,6 @@
-// Two locations of the Worker in miniflare, with a KV namespace that they share: `node locations.mjs DIRECTORY POLICY`, with the Worker
-// as `make build` leaves it and a policy's file. Says on a line, as a JSON list, where they are, and ends when its standard input does.
+// Two locations of the Worker in miniflare, with a shared KV namespace: `node locations.mjs DIRECTORY POLICY`.
+// DIRECTORY is a Worker built by `make build`, POLICY a policy file. Prints their addresses as a JSON list on one line,
+// and exits when standard input closes.
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Miniflare } from "miniflare";
@@ -8,7 +9,7 @@ const [directory, policy] = process.argv.slice(2);
 const beside = readdirSync(directory).filter((name) => name.endsWith(".mjs") && name !== "entry.mjs");
 const module = (type, path, file = join(directory, path)) => ({ type, path, contents: readFileSync(file) });
 const modules = [
-  // The first is where the Worker begins.
+  // The first module is the entry point.
   ...["entry.mjs", ...beside, "pkg/tidegate.js"].map((path) => module("ESModule", path)),
   module("CompiledWasm", "pkg/tidegate_bg.wasm"),
   { type: "ESModule", path: "policy.json", contents: `export default ${readFileSync(policy)}` },
@@ -16,7 +17,7 @@ const modules = [
 
 const names = ["hel", "rkv"];
 const miniflare = new Miniflare({
-  // Nobody reads the standard output behind its first line.
+  // Nothing reads standard output after its first line.
   handleRuntimeStdio: (...streams) => streams.forEach((stream) => stream.pipe(process.stderr)),
   workers: names.map((name) => ({
     name,
@@ -24,7 +25,7 @@ const miniflare = new Miniflare({
     compatibilityDate: "2026-04-01",
     compatibilityFlags: ["enable_request_signal"],
     kvNamespaces: { TIDEGATE: "shared" },
-    // Clients reach each by itself, and it reaches the servers of this machine.
+    // Each location has its own socket, and can reach servers on this machine.
     unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
   })),
 });

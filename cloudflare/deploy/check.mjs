@@ -1,11 +1,12 @@
-// Reads policy.json as the Worker will, before it is deployed: a bad policy ends the build, and not the protection. Wrangler runs it by
-// the name in wrangler.toml.
+// Parses policy.json as the Worker does, before a deployment: a bad policy fails the build. Wrangler runs this file, as
+// wrangler.toml says.
 import { readFileSync } from "node:fs";
 import { configure, initSync } from "../pkg/tidegate.js";
 
 const beside = (path) => new URL(`../${path}`, import.meta.url);
 initSync({ module: readFileSync(beside("pkg/tidegate_bg.wasm")) });
-// Which bindings and secrets the Worker has is not known here, and so not who will count.
+// The Worker's bindings and secrets are unknown here, so assume that each of them exists. Hide the log line about where
+// limits are counted, which would be wrong.
 const env = new Proxy({}, { get: () => "some" });
 console.log = () => {};
 try {

@@ -1,7 +1,8 @@
-//! Kept answers in Cloudflare's cache, which the isolates of a location share.
+//! Kept responses in Cloudflare's cache, which the isolates of a location share.
 //!
-//! A cache of a name of its own, so that no client can have a record by asking for its address. Records stand in it as bytes that
-//! only the core can read: Cloudflare's cache knows nothing of stale answers, of ranges of them, or of what they vary by.
+//! They have a cache name of their own, so that a client cannot read a record by requesting its URL. Records are bytes
+//! that only the core can read: Cloudflare's cache has no notion of stale responses, of ranges of them, or of what they
+//! vary by.
 
 use crate::host::{self, Cache, Response};
 use crate::reply;
@@ -13,7 +14,7 @@ use tidegate::stale::{AnswerKey, Collecting};
 use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::{JsCast, JsValue};
 
-/// The record under this key, as bytes that may be anything; `None` when there is none, or it cannot be had in time.
+/// The record under this key, as unverified bytes; `None` if there is none, or if the cache does not answer in time.
 pub async fn find(origin: &str, key: AnswerKey) -> Option<Vec<u8>> {
     let cache = open().await?;
     let found = in_time(cache.find(&url(origin, key)).ok()?).await?;
@@ -21,11 +22,11 @@ pub async fn find(origin: &str, key: AnswerKey) -> Option<Vec<u8>> {
     Some(Uint8Array::new(&bytes).to_vec())
 }
 
-/// Keeps a whole answer. `false` when it could not be.
+/// Stores a complete response. Returns `false` if that failed.
 pub async fn keep(origin: &str, collecting: Collecting, now: Timestamp) -> bool {
     let Some(collected) = collecting.finish(SEED) else { return false };
     let Some(cache) = open().await else { return false };
-    // Until it may not be served any more, and no longer.
+    // Cached no longer than the record may be served.
     let lifetime = format!("max-age={}", collected.until.since(now).as_secs_ceil().max(1));
     let lines = [("content-type", "application/octet-stream"), ("cache-control", lifetime.as_str())];
     let body = Uint8Array::from(collected.bytes.as_slice());
@@ -37,39 +38,40 @@ pub async fn keep(origin: &str, collecting: Collecting, now: Timestamp) -> bool 
 }
 
 async fn open() -> Option<Cache> {
-    let name = CACHE.with_borrow(|purge| [NAME, purge].concat());
+    let name = SUFFIX.with_borrow(|purge| [NAME, purge].concat());
     in_time(host::open_cache(&name)).await.map(JsCast::unchecked_into)
 }
 
-/// Has answers kept in another cache: what is in the one before is not found any more, and goes in time.
-pub fn keep_under(purge: &str) {
-    CACHE.with_borrow_mut(|name| purge.clone_into(name));
+/// Switches to the cache with this suffix. Records in the previous cache are no longer found, and expire there.
+pub fn set_cache_suffix(purge: &str) {
+    SUFFIX.with_borrow_mut(|name| purge.clone_into(name));
 }
 
 thread_local! {
-    /// What distinguishes the cache in use from those before.
-    static CACHE: RefCell<String> = const { RefCell::new(String::new()) };
+    /// The suffix that distinguishes the current cache from earlier ones.
+    static SUFFIX: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// The promise's value. A cache that does not answer is as good as an empty one.
+/// The promise's value. A cache that does not answer in time counts as empty.
 async fn in_time(promise: Promise) -> Option<JsValue> {
     let either = Promise::race(&Array::of2(&listed(&promise), &host::after(LOOKUP)));
     let came = settled(either).await.ok()?;
     Some(came.dyn_into::<Array>().ok()?.get(0))
 }
 
-/// Where the record of a key stands. Below the host that was asked: the cache is that of its zone.
+/// The URL of a key's record. It is on the requested host, because the cache belongs to the host's zone.
 fn url(origin: &str, key: AnswerKey) -> String {
     let number = u128::from_le_bytes(key.to_bytes());
     format!("{origin}/.tidegate/kept/{number:032x}")
 }
 
-/// What the cache's name begins with.
+/// The prefix of the cache's name.
 const NAME: &str = "tidegate";
 
-/// How long the cache has for a step. The client is waiting, and whoever asks has nothing better.
+/// The timeout of each step: the client waits meanwhile, and there is no better answer to give.
 const LOOKUP: Span = Span::from_secs(1);
 
-/// Under which records are sealed. All isolates have to read them, now and after a deployment, and have no secret in common: the
-/// seal shows damage here and is no proof of who wrote it. The zone's own Workers alone can write to its caches.
+/// The seed of the records' checksums. All isolates must be able to read records, also after a deployment, and share no
+/// secret. The checksum therefore detects damage and does not prove who wrote a record. Only the zone's own Workers can
+/// write to its caches.
 pub const SEED: Seed = Seed::new([0, 0]);

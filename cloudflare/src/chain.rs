@@ -1,4 +1,4 @@
-//! A request's way to its upstreams: the core says who is asked next, and here it is done.
+//! Forwards a request to its upstreams: the core says which upstream is next, and this module calls it.
 
 use crate::facts::Facts;
 use crate::gate::{Gate, draw};
@@ -15,32 +15,33 @@ use tidegate::stale::serve::Why;
 use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::JsCast;
 
-/// What this isolate knows of the upstreams.
+/// What this isolate knows about the upstreams.
 pub struct Known {
     upstreams: Upstreams,
-    /// Where breakers publish. They outlive the policy, and a new one's breakers go on from there.
+    /// Where breakers publish their state. The ledgers outlive the policy, so a new policy's breakers continue from
+    /// them.
     ledgers: Rc<RefCell<MemoryLedgers>>,
     ticked: Timestamp,
 }
 
-/// How far a request has come on its way. Dropped while an upstream is being asked, it tells the breaker so.
+/// A request's progress along its upstreams. If it is dropped during a call, the breaker learns that the call was
+/// abandoned.
 pub struct Chain {
     gate: Rc<Gate>,
     way: Way,
 }
 
 impl Known {
-    /// All upstreams are well, but for what is published.
+    /// All upstreams start as healthy, except where the ledgers say otherwise.
     pub fn new(upstreams: Upstreams, ledgers: &Rc<RefCell<MemoryLedgers>>) -> Self {
         Self { upstreams, ledgers: Rc::clone(ledgers), ticked: Timestamp::EPOCH }
     }
 
-    /// The upstreams.
     pub fn upstreams(&self) -> &Upstreams {
         &self.upstreams
     }
 
-    /// Has the upstreams do something, after what was due by the time: there is nobody else to see to that.
+    /// Runs `act` on the upstreams, after the tick if that is due: a Worker has no timer of its own for it.
     pub fn act<T>(
         &mut self,
         now: Timestamp,
@@ -56,22 +57,22 @@ impl Known {
 }
 
 impl Chain {
-    /// Begins the way of a request along a route.
+    /// Starts a request along a route.
     pub fn begin<'p>(gate: &Rc<Gate>, policy: &'p Policy, route: usize, request: &Request) -> (Self, Step<'p>) {
-        // A body can be read once.
+        // A body can be read only once, so a request with a body is not retried.
         let method = request.body().is_null().then(|| request.method());
         let method = method.as_ref().map(String::as_bytes);
         let known = &mut gate.work().known;
-        // Nor is seen here when its client has sent all of it.
+        // Nor does a Worker see when the client has sent all of the body.
         let sent = method.is_some();
         let (way, step) = known.act(now(), |upstreams, around| upstreams.begin(policy, route, method, sent, around));
         (Self { gate: Rc::clone(gate), way }, step)
     }
 
-    /// Asks an upstream for what the request asks for, or its route in place of that, after a wait.
+    /// Waits for `wait`, then calls an upstream. The target is the request's own, unless the route replaces it.
     ///
     /// # Errors
-    /// How the call ended, if there is no answer.
+    /// How the call ended, if there was no response.
     pub async fn ask(
         &self,
         request: &Request,
@@ -83,36 +84,36 @@ impl Chain {
         }
         let base = self.gate.engine.policy().upstreams().get(upstream).and_then(|upstream| upstream.url());
         let aimed = aim(request, base, serving.target()).map_err(|_| CallEnd::NotConnected)?;
-        let call = Call::new(aimed.as_ref().unwrap_or(request), timeout, serving.wishes());
+        let call = Call::new(aimed.as_ref().unwrap_or(request), timeout, serving.cf_options());
         match settled(call.answer.clone()).await {
             Ok(answer) => Ok(answer.unchecked_into()),
-            Err(_) if call.took_too_long() => Err(CallEnd::TimedOut),
+            Err(_) if call.timed_out() => Err(CallEnd::TimedOut),
             Err(_) => Err(CallEnd::Unanswered),
         }
     }
 
-    /// Takes in how the call at hand ended.
+    /// Handles the end of the current call.
     pub fn ended<'p>(&mut self, policy: &'p Policy, ended: Ended) -> Step<'p> {
         let way = &mut self.way;
         self.gate.work().known.act(now(), |upstreams, around| upstreams.ended(policy, way, ended, around))
     }
 
-    /// Why the client is to get what was kept.
+    /// Why the client gets a kept response.
     pub fn why(&self) -> Why {
         self.way.why()
     }
 
-    /// Notes that the client gets what was kept.
+    /// Records that the client gets a kept response.
     pub fn kept(&mut self) {
         self.gate.work().known.upstreams.kept(&mut self.way);
     }
 
-    /// What a client gets for whom nothing was kept.
+    /// The next step if nothing was kept for the request.
     pub fn last<'p>(&mut self, policy: &'p Policy) -> Step<'p> {
         self.gate.work().known.upstreams.last(policy, &mut self.way)
     }
 
-    /// How the client is served, in words.
+    /// Describes how the client is served, for the `x-tidegate` field.
     pub fn describe(&self, policy: &Policy) -> String {
         self.gate.work().known.upstreams.describe(policy, &self.way, now())
     }
@@ -127,7 +128,7 @@ impl Drop for Chain {
     }
 }
 
-/// The request as it goes to the upstream with this base URL; `None` when that is where it goes anyhow. An upstream without a
+/// The request for the upstream with this base URL; `None` if it goes to its own URL unchanged. An upstream without a
 /// URL is the zone's own origin.
 fn aim(request: &Request, base: Option<&str>, target: Option<&[u8]>) -> Result<Option<Request>, wasm_bindgen::JsValue> {
     let facts = Facts::new(request);
@@ -136,10 +137,11 @@ fn aim(request: &Request, base: Option<&str>, target: Option<&[u8]>) -> Result<O
     }
     let base = base.map_or_else(|| facts.origin(), |base| base.trim_end_matches('/'));
     let target = target.map_or(facts.target().into(), String::from_utf8_lossy);
-    // Read before it stands behind the base: the parser takes `%2e%2e` for `..`, by which a client would leave the base's path.
+    // Parsed before it is appended to the base: the parser takes `%2e%2e` for `..`, by which a client could leave the
+    // base's path.
     let url = Url::parsed(&["http://a", &escaped_for_parsers(&target)].concat())?;
     Request::aimed(&[base, &url.pathname(), &url.search()].concat(), request).map(Some)
 }
 
-/// What workerd's clock cannot tell is not waited for.
+/// workerd's clock cannot measure less.
 const SHORTEST_WAIT: Span = Span::from_millis(1);

@@ -1,8 +1,8 @@
-//! For the tests alone: the time, and what is left to chance, are what the last request said. Not in what is shipped.
+//! For tests only, and not in the shipped build: each request sets the time and the random draw.
 //!
-//! The clock stands between requests, so that a scenario comes out the same however slow the machine is. A request that asks
-//! for it is answered here, with how many others there were and how many are under way: by that the tests know that the
-//! Worker has come as far as it has.
+//! The clock does not move between requests, so a scenario does not depend on the speed of the machine. A request with
+//! `x-tidegate-test-asks` is answered here, with the number of other requests seen and of those under way. By that the
+//! tests know when the Worker has caught up.
 
 use crate::host::{Request, Response};
 use core::cell::Cell;
@@ -15,7 +15,7 @@ use wasm_bindgen::JsValue;
 struct Clock {
     now_ms: u64,
     draw: u64,
-    /// How many requests have come.
+    /// The number of requests seen.
     seen: u64,
 }
 
@@ -24,11 +24,11 @@ thread_local! {
     static UNDER_WAY: Cell<u32> = const { Cell::new(0) };
 }
 
-/// A request that waits or is on its way.
+/// A request that waits or is under way.
 pub struct UnderWay;
 
 impl UnderWay {
-    /// One more.
+    /// Counts one more.
     pub fn new() -> Self {
         UNDER_WAY.set(UNDER_WAY.get().saturating_add(1));
         Self
@@ -41,7 +41,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// Sets the clock as the request says. Answers the request if it wanted no more than that.
+/// Sets the clock as the request says. Returns a response if the request only asked for the counts.
 pub fn set(request: &Request) -> Option<Response> {
     let number = |name| request.headers().get(name)?.parse::<u64>().ok();
     let mut clock = CLOCK.get();
@@ -59,31 +59,31 @@ pub fn set(request: &Request) -> Option<Response> {
             &line("x-tidegate-test-under-way", UNDER_WAY.get().to_string()),
         );
         let init = Object::new();
-        // To set a field of a plain object cannot fail.
+        // Setting a field of a plain object cannot fail.
         let _ = Reflect::set(&init, &"headers".into(), &lines);
         Response::new(&JsValue::from_str(""), &init)
     })
 }
 
-/// The time in milliseconds, whatever the host says.
+/// The test time in ms, in place of the host's.
 pub fn instead_of(_now_ms: f64) -> f64 {
     CLOCK.get().now_ms as f64
 }
 
-/// What is left to chance, whatever was drawn.
+/// The test draw, in place of the random one.
 pub fn instead_of_draw(_draw: Draw) -> Draw {
     Draw(CLOCK.get().draw)
 }
 
-/// How long a request may wait by the host's clock, while this one stands.
+/// How long a request may wait by the host's clock, while the test clock stands still.
 pub fn instead_of_deadline(_deadline: Span) -> Span {
     Span::from_secs(600)
 }
 
-/// The seed of every key's hash, whatever was drawn.
+/// A fixed seed for key hashes, in place of the random one.
 pub fn instead_of_seed(_seed: Seed) -> Seed {
     Seed::from_bytes(*b"tidegate-scenari")
 }
 
-/// When scenarios begin.
+/// The time at which scenarios start.
 const START_MS: u64 = 1_800_014_400_000;

@@ -1,4 +1,4 @@
-//! What workerd knows of a request and of its answer, in the core's terms.
+//! A request and its response as workerd gives them, in the core's terms.
 
 use crate::host::{Request, Response, put};
 use js_sys::Object;
@@ -7,25 +7,25 @@ use std::cell::OnceCell;
 use tidegate::request::{Locality, RequestFacts, ResponseFacts};
 use wasm_bindgen::JsValue;
 
-/// The request at hand. Each fact is asked for when the policy needs it.
+/// The request at hand. Each fact is read only when the policy needs it.
 pub struct Facts<'a> {
     request: &'a Request,
     url: OnceCell<String>,
 }
 
 impl<'a> Facts<'a> {
-    /// Nothing has been asked of the request yet.
+    /// Wraps a request. Nothing is read yet.
     pub fn new(request: &'a Request) -> Self {
         Self { request, url: OnceCell::new() }
     }
 
-    /// The URL behind its scheme: workerd makes every request's URL absolute, and its path percent-encoded.
+    /// The URL after its scheme. workerd makes every request's URL absolute and percent-encodes its path.
     fn url(&self) -> &str {
         let url = self.url.get_or_init(|| self.request.url());
         url.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//")).unwrap_or_default()
     }
 
-    /// The path and the query, as they stand in the URL.
+    /// The path and the query, as in the URL.
     pub fn target(&self) -> &str {
         self.url().get(self.path_start()..).unwrap_or("/")
     }
@@ -69,7 +69,7 @@ impl RequestFacts for Facts<'_> {
         let cf = self.request.cf()?;
         match kind {
             Locality::Country => cf.country(),
-            // A code without its country would be that of several.
+            // A region code alone may exist in several countries.
             Locality::Region => Some([cf.country()?, cf.region_code()?].join("-")),
             Locality::Colo => cf.colo(),
         }
@@ -77,7 +77,7 @@ impl RequestFacts for Facts<'_> {
     }
 }
 
-/// The answer to a request.
+/// The response to a request.
 pub struct Answer<'a>(pub &'a Response);
 
 impl ResponseFacts for Answer<'_> {
@@ -90,7 +90,7 @@ impl ResponseFacts for Answer<'_> {
     }
 }
 
-/// An answer of our own, of which the status says all; none when the client or the upstream went away before.
+/// A response of which only the status matters; `None` if the client or the upstream went away before there was one.
 pub struct Status(pub Option<u16>);
 
 impl ResponseFacts for Status {
@@ -103,8 +103,9 @@ impl ResponseFacts for Status {
     }
 }
 
-/// The request, without a body that is empty: workerd has one where the length says 0, and what has a body is sent once alone.
-pub fn without_nothing(request: &Request) -> Request {
+/// The request with an empty body removed: workerd gives it a body if its length says 0, and a request with a body is
+/// sent only once.
+pub fn without_empty_body(request: &Request) -> Request {
     let is_empty = request.headers().get("content-length").as_deref() == Some("0");
     let bare = is_empty.then(|| {
         let fields = Object::new();

@@ -1,4 +1,4 @@
-//! A request under way: it is sent along its route, or its answer matters to the policy.
+//! A request under way: it takes a route, or its response matters to the policy.
 
 use crate::chain::Chain;
 use crate::ends;
@@ -19,38 +19,38 @@ use tidegate::request::ResponseFacts;
 use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::{JsCast, JsValue};
 
-/// A request under way. Dropped before its end, as when the client goes away, it gives back what it holds.
+/// A request under way. If dropped early, for example because the client goes away, it returns what it holds.
 pub struct Flight {
     pub gate: Rc<Gate>,
     pub request: Request,
-    /// Whether its client may still have to send of it, which is not seen here.
+    /// Whether the client may still be sending the body, which a Worker cannot see.
     pub has_body: bool,
-    /// The route that it takes; without one it goes where it was going.
+    /// The route that it takes; without one it goes to the origin.
     pub route: Option<usize>,
-    /// What the answer may still change.
+    /// What the response may still charge or return.
     pub ticket: Option<Ticket>,
-    /// When it went on, while an answer to it will tell of the service's health.
+    /// When it was forwarded, if its response is to count for the service's health.
     pub began: Option<Timestamp>,
-    /// Whether a call has ended without an answer that may be its client's doing.
+    /// Whether a call ended without a response, possibly because of the client.
     pub lost: bool,
-    /// What the client is told of limits: name and value by turns, a line each.
+    /// The response fields about limits: names and values alternating, one per line.
     pub fields: String,
 }
 
-/// What a way ends in.
+/// How forwarding ends.
 enum End {
-    /// An upstream's answer, and what its route says of it.
+    /// An upstream's response, and the response rules of its route.
     Answer(Response, Option<Serving>),
-    /// An answer in its place.
+    /// A response in its place.
     Own(Response),
 }
 
 impl Flight {
-    /// Goes all the way.
-    pub async fn fly(mut self) {
+    /// Forwards the request and responds to the client.
+    pub async fn run(mut self) {
         let end = match self.route {
-            Some(route) => self.along(route).await,
-            None => self.straight().await,
+            Some(route) => self.follow_route(route).await,
+            None => self.ask_origin().await,
         };
         match end {
             End::Answer(answer, serving) => {
@@ -60,16 +60,16 @@ impl Flight {
             End::Own(answer) => {
                 let status = answer.status();
                 self.learn(&Status((!self.lost).then_some(status)));
-                // Nothing of it is the upstream's: it ends here.
-                let told = reply::told(answer, &[], &core::mem::take(&mut self.fields));
+                // Nothing of this response comes from the upstream, so the request ends here.
+                let answer = reply::with_fields(answer, &[], &core::mem::take(&mut self.fields));
                 drop(self);
-                respond(told).await;
+                respond(answer).await;
             }
         }
     }
 
-    /// Goes where the request was going.
-    async fn straight(&mut self) -> End {
+    /// Forwards the request to the origin.
+    async fn ask_origin(&mut self) -> End {
         match self.hold(origin::ask(&self.request)).await {
             Ok(answer) => End::Answer(answer.unchecked_into(), None),
             Err(_) => {
@@ -79,18 +79,18 @@ impl Flight {
         }
     }
 
-    /// Goes along the route.
-    async fn along(&mut self, route: usize) -> End {
+    /// Forwards the request along its route.
+    async fn follow_route(&mut self, route: usize) -> End {
         let gate = Rc::clone(&self.gate);
         let policy = gate.engine.policy();
         let serving = Serving::new(&gate, &self.request);
         let (mut chain, mut step) = Chain::begin(&gate, policy, route, &self.request);
         if !matches!(step, Step::Send { .. }) {
-            // No upstream is asked: this tells nothing of how it is.
+            // No upstream is called, so this says nothing about the service's health.
             self.began = None;
         }
         let mut last: Option<Response> = None;
-        // Each upstream of the route is asked once at most.
+        // Bounded: each upstream of the route is called at most once.
         let end = loop {
             step = match step {
                 Step::Send { upstream, timeout, wait } => {
@@ -140,12 +140,13 @@ impl Flight {
         End::Own(reply::response(&refusal.reply(&self.gate.engine, &Facts::new(&self.request)), ""))
     }
 
-    /// Answers the client with an upstream's answer, keeps it if it may be, and holds what it holds until the last byte has gone.
+    /// Sends an upstream's response to the client, stores it if the route keeps it, and holds the request's permits
+    /// until the last byte is sent.
     async fn deliver(mut self, answer: Response, serving: Option<Serving>) {
         let fields = core::mem::take(&mut self.fields);
         let (edits, kept) = serving.map(|serving| serving.answered(&answer)).unwrap_or_default();
         if (kept.is_some() || self.holds()) && Response::like(&JsValue::NULL, &answer).is_err() {
-            // Before its body is with another: it goes as it came.
+            // Checked before the body is moved to a copy, which would fail: the response passes unchanged.
             drop(self);
             return respond(answer).await;
         }
@@ -158,16 +159,16 @@ impl Flight {
         let watched = body.as_ref().filter(|_| self.holds());
         let watched = watched.and_then(|body| body.watched(answer_length(&answer), &self.request.signal()));
         let (body, gone) = watched.map_or((body, None), |(body, gone)| (Some(body), Some(gone)));
-        let told = if copy.is_some() || gone.is_some() {
+        let answer = if copy.is_some() || gone.is_some() {
             Response::new(&body.map_or(JsValue::NULL, JsValue::from), &answer)
         } else {
             answer
         };
-        let told = reply::told(told, &edits, &fields);
+        let answer = reply::with_fields(answer, &edits, &fields);
         if gone.is_none() {
             self.give_back();
         }
-        respond(told).await;
+        respond(answer).await;
         if let Some(kept) = kept {
             self.collect(kept, copy).await;
         }
@@ -176,7 +177,7 @@ impl Flight {
         }
     }
 
-    /// Collects an answer, and keeps it if all of it comes.
+    /// Collects a response, and stores it if it arrives completely.
     async fn collect(&mut self, mut kept: Kept, copy: Option<Body>) {
         if let Some(reader) = copy.map(|copy| copy.reader()) {
             loop {
@@ -195,7 +196,7 @@ impl Flight {
         self.ticket.as_ref().is_some_and(Ticket::holds)
     }
 
-    /// Awaits a promise, and keeps what the request holds from expiring meanwhile.
+    /// Awaits a promise, and meanwhile renews what the request holds.
     async fn hold(&mut self, promise: Promise) -> Result<JsValue, JsValue> {
         if !self.holds() {
             return settled(promise).await;
@@ -215,13 +216,13 @@ impl Flight {
         self.gate.engine.release(ticket, store, local, leases, counters, now());
     }
 
-    /// Lets the limits that await the answer learn from it, and whoever asks how the service is.
+    /// Passes the response to the limits that charge by it, and to the service's health.
     fn learn(&mut self, answer: &dyn ResponseFacts) {
         let (now, work) = (now(), &mut *self.gate.work());
         if let Some(mut ticket) = self.ticket.take() {
             let (store, local) = (&mut work.store, &mut work.local);
             self.gate.engine.observe(&mut ticket, answer, store, local, &mut work.counters, now);
-            // What a request in flight holds is given back when all of the answer has gone, and not when it begins.
+            // A request in flight keeps its permits until the response has ended, not only begun.
             self.ticket = Some(ticket).filter(Ticket::holds);
         }
         if let (Some(began), Some(health)) = (self.began.take(), &mut work.health) {
@@ -243,7 +244,8 @@ impl Drop for Flight {
     }
 }
 
-/// How long the body is, as it goes through here: what was encoded is decoded on the way.
+/// The length of the body as it is sent on; `None` if unknown. An encoded body is decoded on the way, so its length
+/// changes.
 fn answer_length(answer: &Response) -> Option<f64> {
     let headers = answer.answer_headers();
     if headers.get("content-encoding").is_some() {

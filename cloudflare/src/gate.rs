@@ -1,7 +1,7 @@
-//! A policy in force in an isolate, and one request's way through it.
+//! A policy in force in an isolate, and the way of one request through it.
 
 use crate::chain::Known;
-use crate::facts::{Facts, without_nothing};
+use crate::facts::{Facts, without_empty_body};
 use crate::flight::Flight;
 use crate::host::{self, Request};
 use crate::memory::{Memory, Working};
@@ -9,7 +9,7 @@ use crate::now;
 use crate::order;
 use crate::redis;
 use crate::reply;
-use crate::sharing::{self, Asking};
+use crate::shared_limits::{self, GrantWait};
 use crate::task::Task;
 use crate::verdict::Verdict;
 use crate::wait::{self, Ended, Wait};
@@ -17,8 +17,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use tidegate::assets::Assets;
 use tidegate::decision::Fields;
-use tidegate::delay::Left;
-use tidegate::engine::delaying::{Held, Room};
+use tidegate::delay::Departed;
+use tidegate::engine::delaying::{Room, WaitingRequest};
 use tidegate::engine::{Engine, Plan, Ticket};
 use tidegate::fallback::Upstreams;
 use tidegate::health::monitor::Monitor;
@@ -35,47 +35,47 @@ use tidegate::table::Survey;
 use tidegate::units::{Draw, Span, Timestamp};
 use wasm_bindgen::JsValue;
 
-/// A policy in force, and the memory that its decisions work in.
+/// A policy in force, and the memory that its decisions use.
 pub struct Gate {
     pub engine: Engine,
     pub assets: Assets,
     fingerprint: Fingerprint,
     pub memory: Rc<Memory>,
-    /// The authority over shared limits, where it is not Durable Objects.
+    /// The authority over shared limits, if that is Redis.
     pub redis: Option<Rc<redis::Store>>,
     work: RefCell<Work>,
 }
 
-/// What a decision works with. No borrow outlives a call, and what is called of workerd meanwhile does not call back.
+/// The state that a decision uses. No borrow outlives a call, and calls into workerd do not call back.
 pub struct Work {
-    /// What limits of the scope `instance` count: this isolate is the instance. Lent by [`Memory`] for each call, as is `local`.
+    /// The counts of limits of the scope `instance`: this isolate is the instance. Lent by [`Memory`] for each call, as
+    /// is `local`.
     pub store: MemoryStore,
     pub local: MemoryStore,
-    /// What is drawn of limits that others share.
+    /// The permits leased from shared limits.
     pub leases: Leases,
-    /// Those who have waited for the authority and do not know yet, and since when they have.
+    /// The requests whose wait for the authority is over but who have not polled since, and when each began to wait.
     pub woken: SortedMap<u32, Timestamp>,
     pub counters: Counters,
     pub plan: Plan,
     fields: Fields,
     pub room: Room,
-    /// Room for those who leave it.
-    pub left: Vec<Left<Held>>,
-    /// Those who have left it and do not know yet.
+    /// Spare memory for the list of requests that leave the room.
+    pub left: Vec<Departed<WaitingRequest>>,
+    /// The requests that have left the room but have not polled since.
     pub ended: SortedMap<u32, Ended>,
-    /// The number of the last request that came to wait.
+    /// The number of the last request that began to wait.
     pub last_id: u32,
-    /// Where the policy asks how the service is.
+    /// Present if the policy uses the service's health.
     pub health: Option<Health>,
-    /// The upstreams.
     pub known: Known,
-    /// Which answers were kept lately, and how many are being collected.
+    /// The responses kept recently, and how many are being collected.
     pub recent: Recent,
     pub collected: u32,
     survey: Survey,
 }
 
-/// What this isolate knows of the service's health, brought up to date once a second.
+/// The service's health as seen by this isolate, updated once a second.
 pub struct Health {
     pub monitor: Monitor,
     known: Vec<u8>,
@@ -84,11 +84,10 @@ pub struct Health {
 }
 
 impl Gate {
-    /// Puts a policy in force, in a mode that stands in place of its own where there is one. It goes on from what was counted under
-    /// the policy before.
+    /// Puts a policy in force. `mode` overrides the policy's own mode. Counts continue from the policy before.
     ///
     /// # Errors
-    /// Everything that is wrong with the document, a line each.
+    /// All problems of the policy, one per line.
     pub fn new(text: &str, mode: Option<ModeWord>, env: &JsValue, before: Option<&Self>) -> Result<Self, String> {
         let policy = mode.map_or_else(|| Policy::parse(text), |mode| Policy::parse_in(mode, text));
         let policy = policy.map_err(|problems| {
@@ -104,18 +103,18 @@ impl Gate {
         let (redis, secret) = redis::Store::of(&policy, env)?.unzip();
         let mut engine = Engine::new(policy, memory.seed);
         if let Some(secret) = secret.flatten() {
-            engine.share_by(secret.as_bytes());
+            engine.set_shared_secret(secret.as_bytes());
         }
         let has_objects = host::has(env, "TIDEGATE_AUTHORITY");
-        let leases = sharing::leases(&engine, has_objects || redis.is_some())?;
+        let leases = shared_limits::leases(&engine, has_objects || redis.is_some())?;
         let mut upstreams = Upstreams::new(engine.policy());
         if has_objects || redis.is_some() {
-            engine.agree(&mut upstreams, memory.instance);
+            engine.share_breakers(&mut upstreams, memory.instance);
         }
-        // They agree by themselves, and what they publish is in nobody else's generations.
+        // Shared breakers agree through their authority, so they are left out of what is published to other locations.
         memory.broadcast.borrow_mut().leave_out(upstreams.agreed().map(str::to_owned));
         let known = Known::new(upstreams, &memory.ledgers);
-        tell(engine.policy(), redis.is_some(), has_objects);
+        log_counting_places(engine.policy(), redis.is_some(), has_objects);
         let room = engine.waiting_room();
         Ok(Self {
             engine,
@@ -144,26 +143,27 @@ impl Gate {
         })
     }
 
-    /// What decisions work with. Only one call at a time does.
+    /// The state for a decision. Only one call at a time may borrow it.
     pub fn work(&self) -> Working<'_> {
         Working::new(self.work.borrow_mut(), &self.memory)
     }
 
     /// Decides on a request.
     pub fn decide(self: &Rc<Self>, request: &Request, now: Timestamp) -> Verdict {
-        match order::ordered(self, &Facts::new(request)) {
+        match order::verdict(self, &Facts::new(request)) {
             Some(verdict) => verdict,
             None => self.judge(request, None, now),
         }
     }
 
-    /// The same for a request that may have waited for the authority, under this number and since this time.
+    /// Decides on a request that may have waited for the authority: `resumed` is its number and the time since which it
+    /// waited.
     pub fn judge(self: &Rc<Self>, request: &Request, resumed: Option<(u32, Timestamp)>, now: Timestamp) -> Verdict {
         let facts = Facts::new(request);
         let work = &mut *self.work();
         if let Some(health) = &mut work.health {
             health.update(now);
-            work.plan.press(health.monitor.pressure(), draw());
+            work.plan.set_pressure(health.monitor.pressure(), draw());
         }
         self.engine.plan(&facts, &mut work.plan);
         if work.plan.is_clear() {
@@ -173,26 +173,27 @@ impl Gate {
             return self.page(work, page, now);
         }
         if work.plan.may_wait() {
-            // Nobody else need have looked since the last one's time came.
+            // Waits may have ended without any other request polling.
             self.finish_due_before(work, &facts, now);
             self.engine.offer(&mut work.plan, &work.room, now);
         }
         if let Some((_, since)) = resumed {
             work.plan.resume(since);
         }
-        // A Worker cannot call gRPC: such limits are as those of a service that is down. Not before all planning is done, which forgets it.
-        work.plan.hear(ServiceOutcome::Failed);
+        // A Worker cannot call gRPC, so limits of a rate-limit service act as if it were down. This comes after all
+        // planning, which would reset it.
+        work.plan.set_service_outcome(ServiceOutcome::Failed);
         let Work { store, local, leases, counters, plan, .. } = work;
         let decision = self.engine.decide(plan, store, local, leases, counters, now);
         if decision.awaits.is_some() {
-            return Asking::enter(self, work, resumed.map(|(id, _)| id));
+            return GrantWait::enter(self, work, resumed.map(|(id, _)| id));
         }
         if let Some(wait) = decision.delay.and_then(|delay| Wait::enter(self, work, request, delay)) {
             return Verdict::Waits(wait);
         }
         let fields = work.fields(&self.engine);
         match decision.refusal {
-            Some(refusal) => Verdict::Answered(reply::response(&refusal.reply(&self.engine, &facts), &fields)),
+            Some(refusal) => Verdict::Responds(reply::response(&refusal.reply(&self.engine, &facts), &fields)),
             None => {
                 let (route, ticket) = (work.plan.route(), work.plan.ticket());
                 self.admit(work, request, route, ticket, fields)
@@ -200,7 +201,7 @@ impl Gate {
         }
     }
 
-    /// Answers with a page of status: of this isolate, since nobody exports what it counts.
+    /// Responds with a status page. It shows the counts of this isolate, because a Worker exports none.
     fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> Verdict {
         let live_keys = work.live_keys(now);
         let (known, counters) = (&mut work.known, &mut work.counters);
@@ -215,10 +216,10 @@ impl Gate {
         let (store, counters) = (work.leases.global_ref(), Some(&work.counters));
         let sources =
             Sources { engine, fingerprint, monitor, upstreams, store, service: None, counters, live_keys, now };
-        Verdict::Answered(reply::response(&sources.reply(page), ""))
+        Verdict::Responds(reply::response(&sources.reply(page), ""))
     }
 
-    /// Ends the waits that are due, which takes the plan, and plans anew.
+    /// Ends the waits that are due. That overwrites the plan, so this plans again.
     fn finish_due_before(&self, work: &mut Work, facts: &Facts<'_>, now: Timestamp) {
         if work.room.next_due(now) == Some(Span::ZERO) {
             wait::finish_due(&self.engine, work, now);
@@ -226,7 +227,7 @@ impl Gate {
         }
     }
 
-    /// Sends a request on its way.
+    /// Forwards an admitted request: unchanged if nothing depends on its response, else as a task.
     pub fn admit(
         self: &Rc<Self>,
         work: &Work,
@@ -236,9 +237,9 @@ impl Gate {
         fields: String,
     ) -> Verdict {
         if ticket.is_none() && route.is_none() && work.health.is_none() {
-            return if fields.is_empty() { Verdict::Passes } else { Verdict::Told(fields) };
+            return if fields.is_empty() { Verdict::Passes } else { Verdict::PassesWithFields(fields) };
         }
-        let request = without_nothing(request);
+        let request = without_empty_body(request);
         let has_body = !request.body().is_null();
         if let Some(ticket) = &mut ticket
             && has_body
@@ -247,12 +248,12 @@ impl Gate {
         }
         let began = work.health.as_ref().map(|_| now());
         let flight = Flight { gate: Rc::clone(self), request, has_body, route, ticket, began, lost: false, fields };
-        Verdict::Sent(Task::new(flight.fly()))
+        Verdict::Runs(Task::new(flight.run()))
     }
 }
 
 impl Work {
-    /// What the answer says of the plan's limits: name and value by turns, a line each.
+    /// The response fields for the plan's limits: names and values alternating, one per line.
     pub fn fields(&mut self, engine: &Engine) -> String {
         self.fields.clear();
         self.fields.tell(engine, &self.plan);
@@ -268,7 +269,7 @@ impl Work {
         lines
     }
 
-    /// A number unlike that of any other request that waits: there are never as many.
+    /// A number that no other waiting request has: fewer than 2^32 wait at one time.
     pub fn next_id(&mut self) -> u32 {
         self.last_id = self.last_id.wrapping_add(1);
         self.last_id
@@ -285,7 +286,7 @@ impl Health {
     }
 
     fn update(&mut self, now: Timestamp) {
-        // A clock that has stepped back would be waited for.
+        // If the clock has stepped back, update now instead of waiting for it to catch up.
         if now >= self.merged_at && now.since(self.merged_at) < UPDATES_APART {
             return;
         }
@@ -298,8 +299,8 @@ impl Health {
     }
 }
 
-/// Tells the log who counts what is shared, and what a policy may lead one to expect of a Worker in vain.
-fn tell(policy: &Policy, has_redis: bool, has_objects: bool) {
+/// Logs where shared limits and breakers are counted, and what a policy asks for that a Worker cannot do.
+fn log_counting_places(policy: &Policy, has_redis: bool, has_objects: bool) {
     if policy.shared_limits().next().is_some() {
         let host = policy.stores().redis().and_then(|redis| redis.host()).unwrap_or_default();
         match (has_redis, has_objects) {
@@ -327,7 +328,7 @@ fn tell(policy: &Policy, has_redis: bool, has_objects: bool) {
     }
 }
 
-/// A draw decides who is shed, and is no secret: 53 random bits, the upper ones of 64.
+/// A random draw, such as for shedding: 53 random bits, the upper ones of 64. It need not be secret.
 pub fn draw() -> Draw {
     let draw = Draw(((js_sys::Math::random() * TWO_TO_53) as u64) << 11);
     #[cfg(feature = "test-clock")]
@@ -337,8 +338,8 @@ pub fn draw() -> Draw {
 
 const TWO_TO_53: f64 = 9_007_199_254_740_992.0;
 
-/// What the fields of a limit take: grown to that step by step, they would be copied four times.
+/// Enough for the fields of one limit. Without it, the string would be reallocated and copied four times.
 const ROOM_FOR_FIELDS: usize = 128;
 
-/// How often what was seen is brought together, as in Envoy.
+/// How often counts are merged, as in Envoy.
 const UPDATES_APART: Span = Span::from_secs(1);

@@ -1,7 +1,8 @@
-//! What is called of workerd, declared here and not taken from `web-sys` or the `worker` crate, whose conversions and tables cost
-//! more than the decision.
+//! The calls into workerd. They are declared here instead of taken from `web-sys` or the `worker` crate, whose
+//! conversions and tables cost more than a decision.
 //!
-//! What is to happen whatever becomes of the instance, as the end of a try that takes too long, is left to functions of workerd's own.
+//! What must happen even if the instance fails, such as ending a call at its timeout, is left to workerd's own
+//! functions.
 
 use crate::names;
 use js_sys::{Array, Function, JsString, Object, Promise, Reflect, Uint8Array};
@@ -11,15 +12,15 @@ use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen]
 extern "C" {
-    /// The request as workerd hands it over.
+    /// The request as workerd passes it.
     #[derive(Clone)]
     pub type Request;
 
-    /// The request as it is, for another URL. Throws when that is none.
+    /// The same request for another URL. Throws if the URL is invalid.
     #[wasm_bindgen(constructor, catch)]
     pub fn aimed(url: &str, request: &Request) -> Result<Request, JsValue>;
 
-    /// The request with what these fields say in place of its own.
+    /// The request with these fields replaced.
     #[wasm_bindgen(constructor, catch)]
     pub fn with(request: &Request, fields: &Object) -> Result<Request, JsValue>;
 
@@ -36,19 +37,19 @@ extern "C" {
     #[wasm_bindgen(method, getter, structural)]
     pub fn headers(this: &Request) -> Headers;
 
-    /// `null` when there is none.
+    /// `null` if there is none.
     #[wasm_bindgen(method, getter, structural)]
     pub fn body(this: &Request) -> JsValue;
 
-    /// What Cloudflare knows of the connection; absent outside of its network.
+    /// Cloudflare's data about the connection; absent outside of its network.
     #[wasm_bindgen(method, getter, structural)]
     pub fn cf(this: &Request) -> Option<Cf>;
 
-    /// A URL as workerd's parser reads it.
+    /// A URL as workerd parses it.
     #[wasm_bindgen(js_name = URL)]
     pub type Url;
 
-    /// Throws when it is none.
+    /// Throws if the URL is invalid.
     #[wasm_bindgen(constructor, js_class = "URL", catch)]
     pub fn parsed(url: &str) -> Result<Url, JsValue>;
 
@@ -63,11 +64,11 @@ extern "C" {
     #[wasm_bindgen(method, structural, js_name = get)]
     fn value(this: &Headers, name: &JsString) -> Option<String>;
 
-    /// Values that are there stay.
+    /// Keeps existing values.
     #[wasm_bindgen(method, structural, catch)]
     pub fn append(this: &Headers, name: &str, value: &str) -> Result<(), JsValue>;
 
-    /// The value is the only one of its name.
+    /// Replaces existing values.
     #[wasm_bindgen(method, structural, catch)]
     pub fn set(this: &Headers, name: &str, value: &str) -> Result<(), JsValue>;
 
@@ -76,22 +77,23 @@ extern "C" {
     #[wasm_bindgen(method, getter, structural)]
     pub fn country(this: &Cf) -> Option<String>;
 
-    /// ISO 3166-2 without the country.
+    /// The ISO 3166-2 code without the country.
     #[wasm_bindgen(method, getter, structural, js_name = regionCode)]
     pub fn region_code(this: &Cf) -> Option<String>;
 
     #[wasm_bindgen(method, getter, structural)]
     pub fn colo(this: &Cf) -> Option<String>;
 
-    /// An answer, the upstream's or one of our own.
+    /// A response, the upstream's or our own.
     #[derive(Clone)]
     pub type Response;
 
     #[wasm_bindgen(constructor)]
     pub fn new(body: &JsValue, init: &JsValue) -> Response;
 
-    /// One like an upstream's, with this body. Throws, and leaves the body alone, where that has a status below 200 or above 599, or
-    /// control characters beside it: upstreams may, and no response can be made with them.
+    /// A copy of an upstream's response with this body. Throws, and leaves the body untouched, if the status is below
+    /// 200 or above 599, or if there are control characters next to it: an upstream may send these, but a response
+    /// cannot be made with them.
     #[wasm_bindgen(constructor, catch)]
     pub fn like(body: &JsValue, other: &Response) -> Result<Response, JsValue>;
 
@@ -107,7 +109,7 @@ extern "C" {
     #[wasm_bindgen(js_namespace = caches, js_name = open)]
     pub fn open_cache(name: &str) -> Promise;
 
-    /// The response that stands under this URL; `undefined` when none does.
+    /// The response stored under this URL; `undefined` if there is none.
     #[wasm_bindgen(method, structural, catch, js_name = "match")]
     pub fn find(this: &Cache, url: &str) -> Result<Promise, JsValue>;
 
@@ -129,7 +131,7 @@ extern "C" {
 
     pub type Reader;
 
-    /// An object with the next piece as its `value`, which has none at the end.
+    /// Resolves to an object with the next chunk as its `value`; at the end it has none.
     #[wasm_bindgen(method, structural)]
     pub fn read(this: &Reader) -> Promise;
 
@@ -139,13 +141,13 @@ extern "C" {
     #[wasm_bindgen(method, structural, catch, js_name = pipeTo)]
     fn pipe_to(this: &Body, writable: &JsValue, options: &Object) -> Result<Promise, JsValue>;
 
-    /// Hands on the bytes that are written to it, of which it does not know the number.
+    /// Passes on the bytes written to it, whose number is unknown.
     type IdentityTransformStream;
 
     #[wasm_bindgen(constructor)]
     fn new() -> IdentityTransformStream;
 
-    /// Hands on as many bytes.
+    /// Passes on exactly this many bytes.
     type FixedLengthStream;
 
     #[wasm_bindgen(constructor)]
@@ -161,11 +163,11 @@ extern "C" {
 
     pub type AbortSignal;
 
-    /// Aborts when any of them does.
+    /// Aborts when any of the signals does.
     #[wasm_bindgen(static_method_of = AbortSignal)]
     fn any(signals: &Array) -> AbortSignal;
 
-    /// Aborts after so many milliseconds.
+    /// Aborts after this time.
     #[wasm_bindgen(static_method_of = AbortSignal)]
     fn timeout(millis: f64) -> AbortSignal;
 
@@ -184,14 +186,14 @@ extern "C" {
     #[wasm_bindgen(thread_local_v2, js_name = clearTimeout)]
     static CLEAR_TIMEOUT: Function;
 
-    /// A promise, to which what comes next is a function of workerd's.
+    /// A promise that continues with a function of workerd's.
     type Settling;
 
-    /// The same promise, after this was called.
+    /// The same promise; `then` is called when it settles.
     #[wasm_bindgen(method, structural)]
     fn finally(this: &Settling, then: &Function) -> Promise;
 
-    /// After so long.
+    /// Resolves after this time.
     #[wasm_bindgen(js_namespace = scheduler, js_name = wait)]
     fn wait(millis: f64) -> Promise;
 
@@ -211,27 +213,29 @@ extern "C" {
     pub fn log_warning(text: &str);
 }
 
-/// A call to an upstream: its answer, and what tells that it took too long.
+/// A call to an upstream: its response, and whether it timed out.
 pub struct Call {
     pub answer: Promise,
     timeout: AbortSignal,
 }
 
 impl Call {
-    /// Asks for what the request says, and Cloudflare for what it is to do with the answer. It is given up when its client goes away, or the answer has not begun after `timeout`.
-    pub fn new(request: &Request, timeout: Option<Span>, wishes: Option<Object>) -> Self {
+    /// Sends the request, with Cloudflare's options for its response. The call is aborted if the client goes away, or
+    /// if the response has not begun within `timeout`.
+    pub fn new(request: &Request, timeout: Option<Span>, cf_options: Option<Object>) -> Self {
         let controller = AbortController::new();
         let signal = controller.own_signal();
         let init = Object::new();
         put(&init, "signal", &AbortSignal::any(&Array::of2(&signal, &request.signal())));
-        if let Some(wishes) = wishes {
-            put(&init, "cf", &wishes);
+        if let Some(cf_options) = cf_options {
+            put(&init, "cf", &cf_options);
         }
         let mut answer = fetch_with(request, &init);
         if let Some(timeout) = timeout
             && let Ok(abort) = Reflect::get(&controller, &"abort".into()).and_then(JsCast::dyn_into::<Function>)
         {
-            // Not by the instance, which may have failed by then: an answer that has begun in time is not to be cut.
+            // The timer is cleared by workerd and not by the instance, which may have failed by then: a response that
+            // began in time must not be cut off.
             let timer = set_timeout(&abort.bind0(&controller), millis(timeout));
             let clear = CLEAR_TIMEOUT.with(|clear| clear.bind1(&JsValue::UNDEFINED, &timer));
             answer = answer.unchecked_into::<Settling>().finally(clear.unchecked_ref());
@@ -239,21 +243,22 @@ impl Call {
         Self { answer, timeout: signal }
     }
 
-    /// Whether it was given up since the answer had not begun in time.
-    pub fn took_too_long(&self) -> bool {
+    /// Whether the call was aborted because the response had not begun in time.
+    pub fn timed_out(&self) -> bool {
         self.timeout.aborted()
     }
 }
 
 impl Headers {
-    /// The values of a repeated header joined by `, `.
+    /// The values of a repeated header, joined by `, `.
     pub fn get(&self, name: &str) -> Option<String> {
         names::with(name, |name| self.value(name))
     }
 }
 
 impl Body {
-    /// The same bytes, and when the last of them has gone, or nobody takes them any more. `length` is how many there are.
+    /// The same bytes, and a promise that settles when the last one is sent or the client is gone. `length` is their
+    /// number, if known.
     pub fn watched(&self, length: Option<f64>, gone: &JsValue) -> Option<(Body, Promise)> {
         let between: JsValue = match length {
             Some(length) => FixedLengthStream::new(length).into(),
@@ -267,26 +272,26 @@ impl Body {
         Some((readable.unchecked_into(), ended))
     }
 
-    /// The same bytes twice. What one has read and the other not is kept in memory.
+    /// The same bytes twice. Bytes that only one reader has read so far are held in memory.
     pub fn twice(&self) -> Option<(Body, Body)> {
         let both = self.tee().ok()?;
         Some((both.get(0).unchecked_into(), both.get(1).unchecked_into()))
     }
 
-    /// Says that nobody will read it, so that the connection is free for others.
+    /// Cancels the body, which frees the connection for other requests.
     pub fn discard(&self) {
-        // One that somebody is reading stays as it is.
+        // A body that is being read stays untouched.
         let _ = self.cancel();
     }
 }
 
-/// The piece that a reader has read; `None` at the end.
+/// The chunk that a reader has read; `None` at the end.
 pub fn piece(read: &JsValue) -> Option<Uint8Array> {
     Reflect::get(read, &"value".into()).ok()?.dyn_into().ok()
 }
 
 impl Response {
-    /// Its header, line by line, names in lower case.
+    /// The header lines, with names in lower case.
     pub fn lines(&self) -> Vec<(String, String)> {
         let text = |line: &Array, at| line.get(at).as_string().unwrap_or_default();
         let lines = Array::from(&self.answer_headers());
@@ -294,7 +299,7 @@ impl Response {
     }
 }
 
-/// Sends a request to a store: all of its answer has to be there in time.
+/// Sends a request to a store. The whole answer must arrive within `timeout`.
 pub fn post(url: &str, request: &HttpRequest<'_>, timeout: Span) -> Promise {
     let headers = Object::new();
     put(&headers, "content-type", &request.content_type.into());
@@ -305,18 +310,18 @@ pub fn post(url: &str, request: &HttpRequest<'_>, timeout: Span) -> Promise {
     put(&init, "method", &"POST".into());
     put(&init, "headers", &headers);
     put(&init, "body", &Uint8Array::from(request.body.as_slice()));
-    // Whoever else it leads to is not to have the token.
+    // A redirect must not receive the token.
     put(&init, "redirect", &"manual".into());
     put(&init, "signal", &AbortSignal::timeout(millis(timeout)));
     fetch_from(url, &init)
 }
 
-/// Whether an object has a field of this name, with a value.
+/// Whether an object has a field of this name that is not `undefined`.
 pub fn has(object: &JsValue, name: &str) -> bool {
     Reflect::get(object, &name.into()).is_ok_and(|value| !value.is_undefined())
 }
 
-/// When so much time has passed.
+/// Resolves after this time.
 pub fn after(span: Span) -> Promise {
     wait(millis(span))
 }
@@ -326,7 +331,7 @@ pub fn put(object: &Object, name: &str, value: &JsValue) {
     let _ = Reflect::set(object, &name.into(), value);
 }
 
-/// Up, and at least one: workerd's clock has no less.
+/// Rounded up to whole milliseconds, at least one: workerd's clock has no less.
 fn millis(span: Span) -> f64 {
     span.as_nanos().div_ceil(1_000_000).max(1) as f64
 }

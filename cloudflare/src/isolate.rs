@@ -1,10 +1,11 @@
-//! What an isolate goes by: the policy in force there, and what it is asked and told. An isolate has one thread.
+//! The policy in force in an isolate, and the calls that JavaScript or the library makes to it. An isolate has one
+//! thread.
 
-use crate::agreeing::{self, Conference};
 use crate::gate::Gate;
 use crate::host::Request;
 use crate::redis;
-use crate::sharing::{self, Asks};
+use crate::shared_breakers::{self, ReportRound};
+use crate::shared_limits::{self, Asks};
 use crate::verdict::Verdict;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,15 +15,15 @@ use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::JsValue;
 
 thread_local! {
-    /// The policy in force in this isolate, and what it has counted.
+    /// The policy in force in this isolate, with its counts.
     static GATE: RefCell<Option<Rc<Gate>>> = const { RefCell::new(None) };
 }
 
-/// Puts a policy in force, in the mode of this word or, where that is empty, in its own; and answers what is to be done with requests
-/// that cannot be decided. What was counted before goes on counting. `env` are the Worker's bindings.
+/// Puts a policy in force. A non-empty `mode` overrides the policy's own. Counts continue from the previous policy.
+/// `env` are the Worker's bindings. Returns what to do with requests that cannot be decided.
 ///
 /// # Errors
-/// Everything that is wrong with the document or the word, a line each. What was in force stays.
+/// All problems of the policy or the mode, one per line. The previous policy then stays in force.
 pub fn configure(policy: &str, mode: &str, env: &JsValue) -> Result<OnFailure, String> {
     let before = GATE.with_borrow(Option::clone);
     let gate = Gate::new(policy, mode_of(mode)?, env, before.as_deref())?;
@@ -31,10 +32,10 @@ pub fn configure(policy: &str, mode: &str, env: &JsValue) -> Result<OnFailure, S
     Ok(on_failure)
 }
 
-/// The mode of a word; `None` of an empty one, which is the policy's own.
+/// Parses a mode. An empty string is `None`: the policy's own mode.
 ///
 /// # Errors
-/// What is wrong with the word.
+/// What is wrong with the mode.
 pub fn mode_of(word: &str) -> Result<Option<ModeWord>, String> {
     match word.trim() {
         "" => Ok(None),
@@ -42,10 +43,10 @@ pub fn mode_of(word: &str) -> Result<Option<ModeWord>, String> {
     }
 }
 
-/// Within how many milliseconds a request that waits must have its verdict.
+/// The time in ms within which a waiting request must have its verdict.
 pub fn deadline_ms() -> u32 {
     let longest = GATE.with_borrow(|gate| gate.as_ref().map_or(Span::ZERO, |gate| gate.engine.policy().longest_wait()));
-    // A second more than the policy allows: by then something has gone wrong.
+    // One second more than the policy allows: by then something has gone wrong.
     let deadline = longest.plus(Span::from_secs(1));
     #[cfg(feature = "test-clock")]
     let deadline = crate::clock::instead_of_deadline(deadline);
@@ -55,75 +56,75 @@ pub fn deadline_ms() -> u32 {
 /// Decides on a request.
 pub fn decide(request: &Request, now: Timestamp) -> Verdict {
     #[cfg(feature = "panic-on-header")]
-    crate::trap::spring(request);
+    crate::trap::panic_if_asked(request);
     #[cfg(feature = "test-clock")]
     if let Some(answer) = crate::clock::set(request) {
-        return Verdict::Answered(answer);
+        return Verdict::Responds(answer);
     }
     let gate = GATE.with_borrow(Option::clone);
     gate.map_or(Verdict::Passes, |gate| gate.decide(request, now))
 }
 
-/// Whether there are limits to be shared, and an authority over them.
-pub fn shares() -> bool {
+/// Whether there are shared limits, and an authority for them.
+pub fn has_shared_limits() -> bool {
     GATE.with_borrow(|gate| gate.as_ref().is_some_and(|gate| gate.work().leases.global_ref().is_some()))
 }
 
-/// What is to be sent to the authority over shared limits: to be asked after each step that may have come to that.
-pub fn asks(now: Timestamp) -> Asks {
+/// The asks to send now to the authority over shared limits. To be called after each step that may have made asks.
+pub fn asks_to_send(now: Timestamp) -> Asks {
     let Some(gate) = GATE.with_borrow(Option::clone) else { return Asks::Objects(Vec::new()) };
     match &gate.redis {
         Some(redis) => Asks::Redis(redis::calls(&gate, redis, now)),
-        None => Asks::Objects(sharing::errands(&gate, now)),
+        None => Asks::Objects(shared_limits::object_asks(&gate, now)),
     }
 }
 
-/// Does what is due for limits that are shared, as giving back what is idle. Answers with after how many milliseconds to call
-/// again; `None` while there is nothing to be done.
+/// Does what is due for shared limits, such as returning idle permits. Returns in how many ms to call again; `None`
+/// while nothing is pending.
 pub fn tend(now: Timestamp) -> Option<u32> {
     let gate = GATE.with_borrow(Option::clone)?;
     let work = &mut *gate.work();
-    sharing::tend(&gate.engine, work, now)
+    shared_limits::tend(&gate.engine, work, now)
 }
 
-/// Whether there are breakers to be shared, and an authority over them.
-pub fn agrees() -> bool {
+/// Whether there are shared breakers, and an authority for them.
+pub fn has_shared_breakers() -> bool {
     GATE.with_borrow(|gate| gate.as_ref().is_some_and(|gate| gate.work().known.upstreams().alone().is_some()))
 }
 
-/// A round of reports for the authority over shared breakers, if it is time for one: to be asked now and then.
-pub fn confer(now: Timestamp) -> Option<Conference> {
-    agreeing::conference(&GATE.with_borrow(Option::clone)?, now)
+/// The round of reports to send now to the authority over shared breakers, if one is due. To be polled.
+pub fn due_round(now: Timestamp) -> Option<ReportRound> {
+    shared_breakers::due_round(&GATE.with_borrow(Option::clone)?, now)
 }
 
-/// Whether something is to be told to that authority.
-pub fn tells(now: Timestamp) -> bool {
+/// Whether there are reports for that authority.
+pub fn has_reports(now: Timestamp) -> bool {
     GATE.with_borrow(|gate| gate.as_ref().is_some_and(|gate| gate.work().known.upstreams().tells(now)))
 }
 
-/// Whether breakers may have something to tell other locations.
-pub fn may_have_news() -> bool {
+/// Whether breakers may have changes to publish to other locations.
+pub fn has_breaker_changes() -> bool {
     let gate = GATE.with_borrow(Option::clone);
     gate.is_some_and(|gate| gate.memory.broadcast.borrow().may_have_news(&gate.memory.ledgers.borrow()))
 }
 
-/// Lets breakers learn what other locations have told of theirs.
-pub fn hear(text: &str, now: Timestamp) {
+/// Applies the breaker states that other locations have published.
+pub fn receive_breakers(text: &str, now: Timestamp) {
     if let Some(gate) = GATE.with_borrow(Option::clone) {
         let mut ledgers = gate.memory.ledgers.borrow_mut();
         gate.memory.broadcast.borrow_mut().hear(text, &mut ledgers, now);
     }
 }
 
-/// What other locations are to be told, all of it; `None` when they know.
-pub fn news(now: Timestamp) -> Option<String> {
+/// The text to publish to other locations, with all states; `None` if there is nothing new.
+pub fn breakers_to_publish(now: Timestamp) -> Option<String> {
     let gate = GATE.with_borrow(Option::clone)?;
     let mut ledgers = gate.memory.ledgers.borrow_mut();
     gate.memory.broadcast.borrow_mut().tell(&mut ledgers, now)
 }
 
-/// Says that they could not be told.
-pub fn untold() {
+/// Notes that publishing failed, so that it is tried again.
+pub fn publishing_failed() {
     if let Some(gate) = GATE.with_borrow(Option::clone) {
         gate.memory.broadcast.borrow_mut().untold();
     }

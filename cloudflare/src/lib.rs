@@ -1,15 +1,16 @@
 //! Tidegate on Cloudflare: a thin adapter between workerd and the core.
 //!
-//! As a Worker of its own (feature `entry`): `entry.mjs` calls one synchronous function for each request, [`decide`]. Most
-//! requests simply pass, and cost what they would in JavaScript. One whose answer matters to the policy, or that goes along a route
-//! of it, comes back as a [`Task`], and one that has to wait as a [`Wait`]. JavaScript drives both, and awaits for them: all that
-//! enters the instance is guarded, and an instance that dies takes no request along that is under way.
+//! As a complete Worker (feature `entry`): `entry.mjs` calls one synchronous function per request, [`decide`]. Most
+//! requests simply pass, and cost what they would in JavaScript. A request that takes a route, or whose response
+//! matters to the policy, comes back as a [`Task`]; a request that has to wait comes back as a [`Wait`] or a
+//! [`GrantWait`]. JavaScript drives these and awaits their promises. Each call into the instance is guarded, and a
+//! failing instance does not take other requests under way down with it.
 //!
-//! In a Worker in Rust (feature `library`): [`protect`] stands before its handler, and does in Rust what JavaScript does there.
+//! In a Worker written in Rust (feature `library`): [`protect`] wraps its handler, and does in Rust what JavaScript
+//! does above.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-mod agreeing;
 mod authority;
 mod cache;
 mod chain;
@@ -32,7 +33,8 @@ mod origin;
 mod redis;
 mod reply;
 mod serving;
-mod sharing;
+mod shared_breakers;
+mod shared_limits;
 mod task;
 #[cfg(feature = "panic-on-header")]
 mod trap;
@@ -47,14 +49,14 @@ pub use library::TidegateAuthority;
 pub use library::protect;
 use tidegate::units::Timestamp;
 
-/// The clock is a whole number of milliseconds, and in production moves only when the isolate waits for something.
+/// workerd's clock has whole milliseconds. In production it moves only when the isolate awaits something.
 fn timestamp(now_ms: f64) -> Timestamp {
     #[cfg(feature = "test-clock")]
     let now_ms = clock::instead_of(now_ms);
     Timestamp::from_millis(now_ms as u64)
 }
 
-/// The time of a step that was not told it.
+/// The time, for a step that did not get it as an argument.
 fn now() -> Timestamp {
     timestamp(js_sys::Date::now())
 }

@@ -1,17 +1,18 @@
-//! Tidegate before the handler of a Worker that is written in Rust.
+//! Tidegate in front of the handler of a Worker written in Rust.
 //!
-//! What awaits and stands guard in JavaScript for the Worker that `entry.mjs` deploys is done here in Rust: the decisions, and
-//! a request's way along a route, are the same. What is not here is the guard over the instance. A Worker in Rust is one instance,
-//! its handler and Tidegate in it: whichever of them panics, the requests that are in it then get no answer of theirs, what was
-//! counted in the isolate is lost, and whoever binds the wasm has to see to a fresh instance; README says how.
+//! The decisions and the way along a route are the same as in the Worker that `entry.mjs` deploys. The waiting that
+//! JavaScript does there is done here in Rust. Only the guard over the instance is missing. A Worker in Rust is one
+//! instance, with the handler and Tidegate in it. If either panics, the requests in that instance get no proper
+//! response, and the isolate's counts are lost. Whoever binds the wasm must provide for a fresh instance; the README
+//! says how.
 
-mod agreeing;
 mod authority;
 mod bindings;
 mod breakers;
 mod driving;
 mod settings;
-mod sharing;
+mod shared_breakers;
+mod shared_limits;
 
 pub use authority::TidegateAuthority;
 
@@ -33,21 +34,22 @@ use worker::wasm_bindgen_futures::future_to_promise;
 use worker::web_sys;
 use worker::{Context, Env, FromRequest, IntoResponse, Request, Result};
 
-/// Answers a request as the policy says: what passes, by the handler, in place of the zone's origin. A route of the policy leads past
-/// it. What is over a limit never reaches it.
+/// Answers a request as the policy says. Requests that pass go to the handler instead of the zone's origin. Requests on
+/// a route of the policy go to its upstreams instead. Requests over a limit never reach the handler.
 ///
-/// `policy` is the text of a policy; with a KV namespace bound as `TIDEGATE`, the one that it holds stands in its place. With a
-/// namespace of Durable Objects bound as `TIDEGATE_AUTHORITY`, whose class is [`TidegateAuthority`], limits of the scope `global`
-/// are counted there, and breakers of that scope agree there, unless the policy has the URL of a Redis. All calls of a Worker give the same text: the first one's counts.
+/// `policy` is the text of a policy. If a KV namespace is bound as `TIDEGATE` and has a policy, that one is used
+/// instead. If a namespace of Durable Objects with the class [`TidegateAuthority`] is bound as `TIDEGATE_AUTHORITY`,
+/// limits and breakers of the scope `global` are counted there, unless the policy has the URL of a Redis. All calls of
+/// a Worker must pass the same text: the first one is used.
 ///
-/// A policy that is bad is told in the log with all its errors, and every request passes.
+/// If the policy is bad, all its errors are logged, and every request passes.
 ///
-/// The handler takes and gives what a function under `#[event(fetch)]` may. What waits for its answer, as a limit of requests in
-/// flight does, waits until the last byte of it has gone. The handler is not run to its end if the client goes away meanwhile.
+/// The handler takes and returns what a function under `#[event(fetch)]` may. A limit of requests in flight holds its
+/// permits until the last byte of the response is sent. The handler is dropped if the client goes away.
 ///
 /// # Errors
-/// Those of the handler, for a request that simply passes. Where its answer matters to the policy, an error of it is written to the log,
-/// and the client gets a 503 as for an upstream that does not answer.
+/// The handler's error, for a request that simply passes. If the policy inspects the response, the error is logged
+/// instead, and the client gets a 503, as for an upstream that does not answer.
 pub async fn protect<Q, H, F, R, A>(policy: &str, request: Request, env: Env, ctx: Context, handler: H) -> Result<A>
 where
     Q: FromRequest + 'static,
@@ -59,22 +61,22 @@ where
     let asked: host::Request = request.inner().unchecked_ref::<host::Request>().clone();
     let bindings = Bindings::of(&env);
     settings::prepare(policy, &bindings, &ctx).await;
-    // Called once at most: by the task that sends the request on its way, or below.
+    // Called at most once: by the task that forwards the request, or below.
     let handle = Rc::new(Cell::new(Some((handler, env, bindings::same(&ctx)))));
-    let serves: Handler = {
+    let handles: Handler = {
         let handle = Rc::clone(&handle);
         Rc::new(move |request| match handle.take() {
             Some((handler, env, ctx)) => promised(serve(handler, raw(request), env, ctx)),
             None => Promise::reject(&"the handler has answered already".into()),
         })
     };
-    let (handle, fields) = match judged(&asked, &bindings, &ctx, serves).await {
-        Ok(Verdict::Answered(answer)) => return Ok(made(answer)),
-        Ok(Verdict::Orders(change)) => return Ok(made(settings::obey(&change, &bindings).await)),
-        Ok(Verdict::Told(fields)) => (handle.take(), fields),
+    let (handle, fields) = match resolve(&asked, &bindings, &ctx, handles).await {
+        Ok(Verdict::Responds(answer)) => return Ok(converted(answer)),
+        Ok(Verdict::Changes(change)) => return Ok(converted(settings::store_change(&change, &bindings).await)),
+        Ok(Verdict::PassesWithFields(fields)) => (handle.take(), fields),
         Ok(_) => (handle.take(), String::new()),
         Err(problem) => {
-            // A body that an upstream has had cannot be sent again.
+            // A body that was already sent to an upstream cannot be sent again.
             let passes = settings::on_failure() == OnFailure::Pass && !request.inner().body_used();
             let handle = handle.take().filter(|_| passes);
             let becomes = if handle.is_some() { "let pass" } else { "refused" };
@@ -82,41 +84,41 @@ where
             (handle, String::new())
         }
     };
-    let Some((handler, env, ctx)) = handle else { return Ok(made(refused())) };
+    let Some((handler, env, ctx)) = handle else { return Ok(converted(unavailable())) };
     let answer = serve(handler, raw(&asked), env, ctx).await?;
-    Ok(made(reply::told(answer.unchecked_into(), &[], &fields)))
+    Ok(converted(reply::with_fields(answer.unchecked_into(), &[], &fields)))
 }
 
-/// What becomes of a request, after all waiting.
-async fn judged(
+/// The verdict on a request, after all waiting.
+async fn resolve(
     request: &host::Request,
     bindings: &Bindings,
     ctx: &Context,
-    serves: Handler,
+    handles: Handler,
 ) -> core::result::Result<Verdict, JsValue> {
     let mut verdict = isolate::decide(request, now());
-    if isolate::shares() {
-        let sent = sharing::send(bindings, ctx);
-        if let Verdict::Asks(asking) = verdict {
-            verdict = sharing::asked(asking, request, sent, bindings, ctx).await?;
+    if isolate::has_shared_limits() {
+        let sent = shared_limits::send_asks(bindings, ctx);
+        if let Verdict::AwaitsGrant(wait) = verdict {
+            verdict = shared_limits::await_grant(wait, request, sent, bindings, ctx).await?;
         }
     }
     if let Verdict::Waits(wait) = verdict {
-        verdict = driving::waited(wait, request).await?;
+        verdict = driving::await_verdict(wait, request).await?;
     }
-    if let Verdict::Sent(task) = verdict {
-        verdict = Verdict::Answered(driving::driven(task, request, ctx, serves).await?);
+    if let Verdict::Runs(task) = verdict {
+        verdict = Verdict::Responds(driving::run_task(task, request, ctx, handles).await?);
         if let Some(kv) = &bindings.kv {
-            breakers::spread(kv, ctx);
+            breakers::publish(kv, ctx);
         }
-        if isolate::agrees() {
-            agreeing::confer(bindings, ctx);
+        if isolate::has_shared_breakers() {
+            shared_breakers::send_reports(bindings, ctx);
         }
     }
     Ok(verdict)
 }
 
-/// The handler's answer.
+/// The handler's response.
 async fn serve<Q, H, F, R>(handler: H, request: web_sys::Request, env: Env, ctx: Context) -> Result<web_sys::Response>
 where
     Q: FromRequest,
@@ -129,7 +131,7 @@ where
     answer.into_raw().map_err(|error| worker::Error::from(error.into().to_string()))
 }
 
-/// The same as a promise; the log tells its error.
+/// The same as a promise; an error is logged.
 fn promised(serving: impl Future<Output = Result<web_sys::Response>> + 'static) -> Promise {
     let promise = future_to_promise(async move {
         serving.await.map(JsValue::from).map_err(|error| {
@@ -140,24 +142,26 @@ fn promised(serving: impl Future<Output = Result<web_sys::Response>> + 'static) 
     promise.unchecked_into()
 }
 
-/// Whether it is less than so long since then. A clock that has stepped back would be waited for.
+/// Whether less than `span` lies between then and now. After a larger step back of the clock this is `false`, so that
+/// nothing waits for the clock to catch up.
 fn is_lately(since: Timestamp, span: Span) -> bool {
     let now = now();
     now.since(since) < span && since.since(now) < span
 }
 
-/// What a client gets whose request can neither be decided nor pass.
-fn refused() -> Response {
+/// The response to a request that can neither be decided nor pass.
+fn unavailable() -> Response {
     let lines = [("content-type", "application/json"), ("cache-control", "no-store"), ("retry-after", "1")];
     let body = JsValue::from_str(r#"{"error":"service unavailable","retryAfter":1}"#);
     reply::answer(503, "", lines.into_iter(), &body)
 }
 
-fn made<A: From<web_sys::Response>>(answer: Response) -> A {
+fn converted<A: From<web_sys::Response>>(answer: Response) -> A {
     answer.unchecked_into::<web_sys::Response>().into()
 }
 
-/// The request as the handler gets it: to one that parses its URL it is the path that limits have matched.
+/// The request as the handler gets it: escaped, so that a handler that parses the URL sees the path that the limits
+/// matched.
 fn raw(request: &host::Request) -> web_sys::Request {
     let request = match escaped_for_parsers(&request.url()) {
         Cow::Borrowed(_) => request.clone(),

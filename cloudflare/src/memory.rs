@@ -1,7 +1,7 @@
-//! What limits have counted and breakers published, which outlives the policy under which that was.
+//! The counts of limits and the published state of breakers. They outlive the policy under which they were made.
 //!
-//! A new policy takes it over, and requests that came under the one before go on counting in it: they give back there what they
-//! hold. A policy's own [`Work`] has it only while a call works with it.
+//! A new policy takes this memory over. Requests admitted under the previous policy continue to use it, and return
+//! there what they hold. A policy's own [`Work`] has the tables only during a call.
 
 use crate::gate::Work;
 use std::cell::{RefCell, RefMut};
@@ -12,15 +12,15 @@ use tidegate::fallback::{Broadcast, MemoryLedgers};
 use tidegate::key::Seed;
 use tidegate::store::memory::MemoryStore;
 
-/// What this isolate keeps.
+/// The memory of this isolate.
 pub struct Memory {
     pub seed: Seed,
     pub max_keys: u32,
-    /// The number of this isolate, for as long as what it publishes of breakers.
+    /// The number of this isolate. It lives as long as the breaker state published under it.
     pub instance: Instance,
-    /// What breakers publish.
+    /// The published state of breakers.
     pub ledgers: Rc<RefCell<MemoryLedgers>>,
-    /// What other locations know of it.
+    /// What other locations know of that state.
     pub broadcast: RefCell<Broadcast>,
     tables: RefCell<Tables>,
 }
@@ -31,10 +31,10 @@ struct Tables {
 }
 
 impl Memory {
-    /// Nothing is counted yet.
+    /// Empty memory.
     ///
     /// # Errors
-    /// There is no random source, as at global scope: the entry configures within the first request.
+    /// There is no random source, as at global scope. The entry therefore configures within the first request.
     pub fn new(max_keys: u32) -> Result<Rc<Self>, String> {
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(|error| format!("tidegate: no random source: {error}"))?;
@@ -56,14 +56,14 @@ impl Memory {
     }
 }
 
-/// A policy's work together with the tables, for the length of a call.
+/// A policy's work with the tables swapped in, for the duration of a call.
 pub struct Working<'g> {
     work: RefMut<'g, Work>,
     memory: &'g Memory,
 }
 
 impl<'g> Working<'g> {
-    /// Brings them together.
+    /// Swaps the tables in.
     pub fn new(work: RefMut<'g, Work>, memory: &'g Memory) -> Self {
         let mut working = Self { work, memory };
         working.exchange();

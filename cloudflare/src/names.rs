@@ -1,5 +1,4 @@
-//! The names of headers as JavaScript has them, which a request need not be kept waiting for: to make a text of bytes costs more than
-//! to look for the header.
+//! Header names as cached JavaScript strings: converting a name costs more than looking up the header.
 
 use js_sys::JsString;
 use std::cell::RefCell;
@@ -8,7 +7,7 @@ thread_local! {
     static KNOWN: RefCell<Vec<(Box<str>, JsString)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What comes of a call that takes this name, and does not ask for another one meanwhile.
+/// Calls `call` with this name as a JavaScript string. `call` must not use this function.
 pub fn with<T>(name: &str, call: impl FnOnce(&JsString) -> T) -> T {
     KNOWN.with_borrow_mut(|known| {
         if let Some((_, text)) = known.iter().find(|(known, _)| **known == *name) {
@@ -23,5 +22,5 @@ pub fn with<T>(name: &str, call: impl FnOnce(&JsString) -> T) -> T {
     })
 }
 
-/// Names come from policies, one after the other: so many are more than one has, and quickly looked through.
+/// Names come from policies. This is more than a policy has, and still quick to search.
 const MOST: usize = 64;

@@ -1,4 +1,4 @@
-//! What an operator has changed, on its way to KV.
+//! A change that an operator has ordered, to be written to KV.
 
 use crate::facts::Facts;
 use crate::gate::Gate;
@@ -10,7 +10,7 @@ use tidegate::decision::Reply;
 use tidegate::status::Order;
 use tidegate::units::Timestamp;
 
-/// A value to be set in KV.
+/// A value to be written to KV.
 pub struct Change {
     order: Order,
 }
@@ -24,7 +24,7 @@ impl Change {
         }
     }
 
-    /// The value, which for a purge is a new one each time; `None` to delete the key.
+    /// The value, `None` to delete the key. Each purge has a new value.
     pub fn value(&self, now: Timestamp) -> Option<String> {
         match self.order {
             Order::SetMode(mode) => Some(mode.as_str().to_owned()),
@@ -34,16 +34,17 @@ impl Change {
     }
 }
 
-/// What the request orders, or what is wrong with that; `None` when it orders nothing that it may.
-pub fn ordered(gate: &Gate, facts: &Facts<'_>) -> Option<Verdict> {
+/// The verdict on an operator's request: the change, or a response with what is wrong with it. `None` if the request
+/// orders nothing, or is not authorised.
+pub fn verdict(gate: &Gate, facts: &Facts<'_>) -> Option<Verdict> {
     Some(match gate.engine.order(facts)? {
-        Ok(order) => Verdict::Orders(Change { order }),
-        Err(unknown) => Verdict::Answered(error(400, &unknown.to_string())),
+        Ok(order) => Verdict::Changes(Change { order }),
+        Err(unknown) => Verdict::Responds(error(400, &unknown.to_string())),
     })
 }
 
-/// The answer to whoever has ordered a change: that it is kept, or why it could not be.
-pub fn obeyed(problem: Option<&str>) -> Response {
+/// The response to the operator: that the change is stored, or why it could not be.
+pub fn change_response(problem: Option<&str>) -> Response {
     match problem {
         None => answer(202, "{\"in_force_within_s\":60}\n".to_owned()),
         Some(problem) => error(503, problem),
@@ -51,7 +52,7 @@ pub fn obeyed(problem: Option<&str>) -> Response {
 }
 
 fn error(status: u16, problem: &str) -> Response {
-    // A text can always be written as JSON.
+    // A string can always be written as JSON.
     let problem = JSON::stringify(&problem.into()).map(String::from).unwrap_or_default();
     answer(status, ["{\"error\":", &problem, "}\n"].concat())
 }

@@ -1,14 +1,14 @@
-//! Redis as the authority over limits and breakers that isolates share, where the policy has its URL.
+//! Redis as the authority over shared limits and breakers, if the policy has its URL.
 //!
-//! Asks go out as soon as a decision has made them. While all calls are taken they queue up, to go several in one. A call belongs to
-//! the request that makes it, as all that takes time does in workerd, whoever's asks it carries; a request that ends too early takes
-//! its calls along. So a call counts as under way only for as long as it may last: those who wait for it have the deadline, and the
-//! next one asks anew.
+//! Asks are sent as soon as a decision has made them. While all calls are in use, asks queue up, and then several go in
+//! one call. As with all waiting in workerd, a call belongs to the request that makes it, whichever requests its asks
+//! come from. If that request ends early, its calls end with it. Therefore a call counts as under way only up to its
+//! timeout: requests that wait for it have their own deadline, and the next request sends a new ask.
 
 use crate::gate::{Gate, Work};
 use crate::host::{self, Response};
 use crate::now;
-use crate::sharing::DEADLINE;
+use crate::shared_limits::DEADLINE;
 use crate::task::{Task, settled};
 use js_sys::{Reflect, Uint8Array};
 use std::cell::{Cell, RefCell};
@@ -20,23 +20,23 @@ use tidegate::store::redis::{Exchange, HttpRequest, Redis, RedisError};
 use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::{JsCast, JsValue};
 
-/// A Redis to be called, and the calls to it.
+/// The Redis of a policy, and the calls to it.
 pub struct Store {
     pub redis: Redis,
-    /// Scheme and host of its URL.
+    /// The scheme and host of its URL.
     origin: String,
     patience: Span,
     /// Asks for which no call is free yet.
     queue: RefCell<Vec<Ask>>,
-    /// Until when each call under way may last, by its number.
+    /// The calls under way: number and timeout of each.
     calls: RefCell<Vec<(u32, Timestamp)>>,
     last_call: Cell<u32>,
     last_error: Cell<Option<(RedisError, Timestamp)>>,
 }
 
 impl Store {
-    /// The Redis that a policy shares its limits by, and the secret that their keys are made from, where the policy does not have it
-    /// itself. `None` where there is nothing to share, or the policy has no URL of it.
+    /// The Redis of a policy, and the secret that its keys are derived from unless the policy itself contains that.
+    /// `None` if nothing is shared, or the policy has no URL of a Redis.
     ///
     /// # Errors
     /// What is wrong, where, and what would be right.
@@ -64,7 +64,7 @@ impl Store {
         Ok(Some((store, secret)))
     }
 
-    /// Takes a place among the calls under way; `None` while there is none.
+    /// Reserves one of the calls; `None` if all are in use.
     fn enter(&self, now: Timestamp) -> Option<u32> {
         let mut calls = self.calls.borrow_mut();
         calls.retain(|(_, until)| *until > now);
@@ -77,7 +77,7 @@ impl Store {
         Some(call)
     }
 
-    /// Sends the request and awaits the answer, at most until then: its status and its body.
+    /// Sends the request, and awaits the status and body of the answer until `until`.
     pub async fn post(&self, request: &HttpRequest<'_>, until: Timestamp) -> Option<(u16, Vec<u8>)> {
         let url = [&self.origin, request.path].concat();
         let answer = host::post(&url, request, until.since(now()));
@@ -85,9 +85,9 @@ impl Store {
         Some((answer.status(), body(&answer).await?))
     }
 
-    /// Logs an error, if it was not the last one or that was a while ago.
-    pub fn complain(&self, error: RedisError, now: Timestamp) {
-        let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(COMPLAIN_AGAIN);
+    /// Logs an error, unless the same error was the last one logged, less than 10 s ago.
+    pub fn log_error(&self, error: RedisError, now: Timestamp) {
+        let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(LOG_AGAIN);
         if !self.last_error.get().is_some_and(is_known) {
             self.last_error.set(Some((error, now)));
             host::log_warning(&format!("tidegate: the store of shared limits, {}: {error}", self.origin));
@@ -95,13 +95,13 @@ impl Store {
     }
 }
 
-/// The calls that are to be made now.
+/// The calls to make now.
 pub fn calls(gate: &Rc<Gate>, store: &Rc<Store>, now: Timestamp) -> Vec<Task> {
     let mut queue = store.queue.borrow_mut();
     if let Some(global) = gate.work().leases.global() {
         global.asks(now, &mut queue);
     }
-    // Those who have waited for the first of them have long been answered otherwise.
+    // The oldest asks: the requests that waited for them have long been decided without an answer.
     let over = queue.len().saturating_sub(MOST_QUEUED);
     queue.drain(..over);
     let carried = queue.len().div_ceil(store.redis.max_asks());
@@ -109,7 +109,7 @@ pub fn calls(gate: &Rc<Gate>, store: &Rc<Store>, now: Timestamp) -> Vec<Task> {
     entered.map(|number| Task::new(run(Rc::clone(gate), Call { store: Rc::clone(store), number }))).collect()
 }
 
-/// A call's place among those under way.
+/// A reserved call; dropping it frees the place.
 struct Call {
     store: Rc<Store>,
     number: u32,
@@ -121,7 +121,8 @@ impl Drop for Call {
     }
 }
 
-/// Asks what stands first in the queue, and a second time where Redis has to be sent a script. It has as long as it says.
+/// Sends the first asks of the queue. Sends them again if Redis first needs the script. Both together have the call's
+/// timeout.
 async fn run(gate: Rc<Gate>, call: Call) {
     let store = &call.store;
     let until = now().after(store.patience);
@@ -134,19 +135,19 @@ async fn run(gate: Rc<Gate>, call: Call) {
     take_in(&gate, store, &exchange);
 }
 
-/// Hands to the core what came of each ask.
+/// Hands the outcome of each ask to the core.
 fn take_in(gate: &Gate, store: &Store, exchange: &Exchange) {
     let now = now();
     let Work { store: accounts, leases, counters, .. } = &mut *gate.work();
     for (ask, outcome) in exchange.outcomes() {
         if let Err(error) = outcome {
-            store.complain(error, now);
+            store.log_error(error, now);
         }
         gate.engine.granted(&Answer::to(ask, outcome.ok()), leases, accounts, counters, now);
     }
 }
 
-/// The whole body; `None` when it does not come to its end, or is longer than any answer of a script.
+/// The whole body; `None` if it ends early, or is longer than any answer of a script.
 async fn body(answer: &Response) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let Some(body) = answer.answer_body() else { return Some(bytes) };
@@ -161,7 +162,7 @@ async fn body(answer: &Response) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What the Worker has under this name.
+/// The Worker's secret or variable of this name.
 fn secret(env: &JsValue, name: &str) -> Result<String, String> {
     let value = Reflect::get(env, &JsValue::from_str(name)).ok().and_then(|value| value.as_string());
     value.ok_or_else(|| {
@@ -172,12 +173,12 @@ fn secret(env: &JsValue, name: &str) -> Result<String, String> {
     })
 }
 
-/// A call may last so many deadlines: what is granted late is charged all the same, and of use to those who come next.
+/// A call may last this many deadlines: a late grant is charged all the same, and serves later requests.
 const PATIENCE: u64 = 4;
-/// So many calls are under way at one time. Beyond that asks queue up.
+/// The calls under way at one time. Beyond that, asks queue up.
 const MOST_CALLS: usize = 16;
-/// Four times what all calls can carry. Of more, the oldest are as good as lost.
+/// Four times what all calls can carry. Beyond that, the oldest asks are dropped.
 const MOST_QUEUED: usize = 1_024;
-/// An answer to sixteen asks has some 2 KB.
+/// An answer to sixteen asks has about 2 KB.
 const MOST_BYTES: usize = 64 * 1_024;
-const COMPLAIN_AGAIN: Span = Span::from_secs(10);
+const LOG_AGAIN: Span = Span::from_secs(10);

@@ -1,4 +1,4 @@
-//! Answers as workerd sends them.
+//! The responses that the Worker makes or changes.
 
 use crate::host::{Response, log_warning, put};
 use js_sys::{Array, Object};
@@ -7,11 +7,11 @@ use tidegate::decision::Reply;
 use tidegate::policy::Fixed;
 use wasm_bindgen::JsValue;
 
-/// The response of this reply, with `fields` beside its own: name and value by turns, a line each.
+/// The response for this reply. `fields` are added: names and values alternating, one per line.
 pub fn response(reply: &Reply, fields: &str) -> Response {
     let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
     let trailers = reply.trailers_only();
-    // What is not there has no type.
+    // A response without a body has no content type.
     let has_type = trailers.is_none() && !reply.body.is_empty();
     let own = [
         ("content-type", has_type.then_some(reply.content_type.as_ref())),
@@ -24,18 +24,18 @@ pub fn response(reply: &Reply, fields: &str) -> Response {
     answer(status, &reply.details, of_grpc.chain(own).chain(pairs(fields)), &body)
 }
 
-/// The response of a policy's own words.
+/// The response for a policy's static answer.
 pub fn fixed(fixed: &Fixed) -> Response {
     let lines = fixed.lines.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     answer(fixed.status, "tidegate_static", lines, &text(&fixed.body))
 }
 
-/// A body of this text. None where it is empty: workerd would give it a type.
+/// A body with this text. `null` if it is empty: workerd would otherwise set a content type.
 fn text(text: &str) -> JsValue {
     if text.is_empty() { JsValue::NULL } else { JsValue::from_str(text) }
 }
 
-/// A response of these parts. Why it is given Envoy's access log says; here the tests alone are told.
+/// A response of these parts. `details` is the reason, which Envoy's access log has too; here only test builds show it.
 pub fn answer<'a>(
     status: u16,
     details: &str,
@@ -53,21 +53,21 @@ pub fn answer<'a>(
     let init = Object::new();
     put(&init, "status", &status.into());
     put(&init, "headers", &headers);
-    // These go without a body, and workerd throws where there is one.
+    // These statuses have no body; workerd throws if there is one.
     let body = if matches!(status, 204 | 205 | 304) { &JsValue::NULL } else { body };
     Response::new(body, &init)
 }
 
-/// The answer with its header changed so, and with these fields as well; as it came, where none like it can be made.
-pub fn told(answer: Response, edits: &[Edit], fields: &str) -> Response {
+/// Applies `edits` to the response's headers and adds `fields`. Returns the response unchanged if it cannot be copied.
+pub fn with_fields(answer: Response, edits: &[Edit], fields: &str) -> Response {
     if edits.is_empty() && fields.is_empty() {
         return answer;
     }
     let body = answer.answer_body().map_or(JsValue::NULL, JsValue::from);
-    let Ok(told) = Response::like(&body, &answer) else { return answer };
-    let headers = told.answer_headers();
+    let Ok(changed) = Response::like(&body, &answer) else { return answer };
+    let headers = changed.answer_headers();
     let edits = edits.iter().map(|edit| (edit.name, edit.value.as_str(), edit.replaces));
-    // The structured fields are lists, to which an upstream with limits of its own may have contributed.
+    // Structured fields are lists: an upstream with limits of its own may have added members.
     let fields = pairs(fields).map(|(name, value)| (name, value, name.starts_with("x-")));
     for (name, value, replaces) in edits.chain(fields) {
         let sent = if replaces { headers.set(name, value) } else { headers.append(name, value) };
@@ -75,7 +75,7 @@ pub fn told(answer: Response, edits: &[Edit], fields: &str) -> Response {
             log_warning(&["tidegate: cannot send ", name].concat());
         }
     }
-    told
+    changed
 }
 
 fn pairs(fields: &str) -> impl Iterator<Item = (&str, &str)> {

@@ -1,4 +1,4 @@
-//! What routes say of their answers, done to one request.
+//! Applies a route's response rules to one request.
 
 use crate::cache;
 use crate::facts::Facts;
@@ -15,13 +15,13 @@ use tidegate::stale::serve::{Why, serve};
 use tidegate::stale::{Collecting, undo_coding};
 use wasm_bindgen::JsValue;
 
-/// What is still to be done for a request.
+/// The response rules still to be applied to a request.
 pub struct Serving {
     gate: Rc<Gate>,
     request: Option<AssetRequest>,
 }
 
-/// An answer that is being collected, of which no more than 64 are at one time in an isolate.
+/// A response that is being collected. An isolate collects at most 64 at one time.
 pub struct Kept {
     gate: Rc<Gate>,
     collecting: Option<Collecting>,
@@ -29,21 +29,21 @@ pub struct Kept {
 }
 
 impl Serving {
-    /// Looks at a request that goes along a route.
+    /// Finds the rules for a request on a route.
     pub fn new(gate: &Rc<Gate>, request: &Request) -> Self {
         let whole = request.body().is_null();
         let request = if gate.assets.is_empty() { None } else { gate.assets.plan(&Facts::new(request), whole) };
         Self { gate: Rc::clone(gate), request }
     }
 
-    /// What the upstream is to be asked for in place of what the client asks for.
+    /// The target to request from the upstream, if it differs from the client's.
     pub fn target(&self) -> Option<&[u8]> {
         let request = self.request.as_ref()?;
         request.image.as_ref().map(|image| &image.source).or(request.target.as_ref()).map(Vec::as_slice)
     }
 
-    /// What Cloudflare is asked to make of the answer: `cf` of a fetch.
-    pub fn wishes(&self) -> Option<Object> {
+    /// The image transformation to request from Cloudflare: the `cf` object of a fetch.
+    pub fn cf_options(&self) -> Option<Object> {
         let Image { format, width, .. } = self.request.as_ref()?.image.as_ref()?;
         let image = Object::new();
         if let Some(format) = format {
@@ -52,14 +52,14 @@ impl Serving {
         if let Some(width) = width {
             put(&image, "width", &JsValue::from(*width));
         }
-        // As the path has it: an image is never made larger than it is.
+        // As with transformation by path: never enlarge an image.
         put(&image, "fit", &JsValue::from_str("scale-down"));
-        let wishes = Object::new();
-        put(&wishes, "image", &image);
-        Some(wishes)
+        let options = Object::new();
+        put(&options, "image", &image);
+        Some(options)
     }
 
-    /// How the header of an upstream's answer is to be changed, and what is to be kept of it.
+    /// The header edits for an upstream's response, and the collector if the response is to be kept.
     pub fn answered(&self, answer: &Response) -> (Vec<Edit>, Option<Kept>) {
         let Some(request) = &self.request else { return (Vec::new(), None) };
         let mut lines = answer.lines();
@@ -82,7 +82,7 @@ impl Serving {
         (edits, kept)
     }
 
-    /// What was kept for the request, as its client gets it; `None` when nothing was.
+    /// The kept response for the request; `None` if there is none.
     pub async fn find(&self, request: &Request, why: Why) -> Option<Response> {
         let key = self.request.as_ref()?.key?;
         let facts = Facts::new(request);
@@ -100,7 +100,7 @@ impl Serving {
 }
 
 impl Kept {
-    /// Takes the next piece. `false` when the answer turns out to be too large.
+    /// Adds the next chunk. Returns `false` if the response is too large.
     pub fn push(&mut self, piece: &Uint8Array) -> bool {
         let size = usize::try_from(piece.length()).unwrap_or(usize::MAX);
         let fits = |collecting: &mut Collecting| collecting.has_room(size) && collecting.push(&piece.to_vec());
@@ -111,7 +111,7 @@ impl Kept {
         pushed
     }
 
-    /// Keeps the answer, whose stream has ended as it should.
+    /// Stores the response. Its stream has ended properly.
     pub async fn keep(mut self, request: &Request) {
         if let Some(collecting) = self.collecting.take() {
             self.is_kept = cache::keep(Facts::new(request).origin(), collecting, now()).await;
@@ -125,19 +125,19 @@ impl Drop for Kept {
         work.collected = work.collected.saturating_sub(1);
         work.counters.add(if self.is_kept { Total::Kept } else { Total::NotKept }, 1);
         if let Some(collecting) = &self.collecting {
-            // It did not come to its end, which says nothing of the next.
+            // It was not stored; that says nothing about the next response.
             work.recent.forget(collecting.key());
         }
     }
 }
 
-/// An answer as the core looks at it.
+/// A response as the core reads it.
 fn show<'a>(answer: &Response, lines: &'a [(String, String)]) -> Answer<'a> {
     Answer::new(answer.status(), lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
 }
 
-/// The codings that workerd undoes for whoever reads a body.
+/// The content codings that workerd decodes when a body is read.
 const UNDONE: [&str; 2] = ["gzip", "br"];
 
-/// How many answers are collected at one time, so that a slow upstream does not fill the isolate's memory.
+/// The responses collected at one time. Bounded, so that a slow upstream does not fill the isolate's memory.
 const MAX_COLLECTED: u32 = 64;

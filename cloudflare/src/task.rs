@@ -1,9 +1,9 @@
-//! What takes time, as an asynchronous function that JavaScript drives.
+//! An asynchronous function that JavaScript drives.
 //!
-//! It runs until it awaits a promise of workerd's, which [`Task::resume`] hands to JavaScript; JavaScript awaits it and comes back
-//! with what came of it. So all that enters the instance is a call that `protect.mjs` guards, and a request that awaits its
-//! upstream while the instance fails for another one still has its promise. Nothing else wakes a task: there is no executor.
-//! A task that is freed is dropped where it stands, and gives back what it holds.
+//! It runs until it awaits a promise of workerd's. [`Task::resume`] hands that promise to JavaScript, which awaits it
+//! and calls again with the outcome. So `protect.mjs` can guard each call into the instance, and if the instance fails
+//! because of one request, another request that awaits its upstream still has its promise. Nothing else wakes a task:
+//! there is no executor. A task that is freed is dropped where it stands, and returns what its request holds.
 
 use js_sys::{Array, Promise};
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ use wasm_bindgen::JsValue;
 
 use crate::host::{self, Response};
 
-/// A function under way.
+/// A running function.
 pub struct Task {
     way: Pin<Box<dyn Future<Output = ()>>>,
     #[cfg(feature = "test-clock")]
@@ -22,18 +22,19 @@ pub struct Task {
 }
 
 thread_local! {
-    /// What the task that is running hands out, and gets. Only one runs at a time, and it awaits one thing at a time.
+    /// What the running task hands out, and what it gets back. Only one task runs at a time, and it awaits one thing at
+    /// a time.
     static EXCHANGE: RefCell<Exchange> = const { RefCell::new(Exchange::Nothing) };
 }
 
 enum Exchange {
     Nothing,
-    Asks(JsValue),
-    Comes(Result<JsValue, JsValue>),
+    Awaits(JsValue),
+    Settled(Result<JsValue, JsValue>),
 }
 
 impl Task {
-    /// A function that has not begun.
+    /// Wraps a function. It does not start yet.
     pub fn new(way: impl Future<Output = ()> + 'static) -> Self {
         Self {
             way: Box::pin(way),
@@ -42,13 +43,13 @@ impl Task {
         }
     }
 
-    /// Goes on with what came of that which was handed out last. Answers with the next promise to await, alone or in a list with one
-    /// that says by when to come back anyhow; with the response that the client gets; or with `None` when it is over.
-    pub fn resume(&mut self, came: Result<JsValue, JsValue>) -> Option<JsValue> {
-        EXCHANGE.set(Exchange::Comes(came));
+    /// Continues with the outcome of the last promise. Returns the next promise to await; or a list of that promise and
+    /// one that says when to resume at the latest; or the response for the client; or `None` when the task has ended.
+    pub fn resume(&mut self, outcome: Result<JsValue, JsValue>) -> Option<JsValue> {
+        EXCHANGE.set(Exchange::Settled(outcome));
         let polled = self.way.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         match (polled, EXCHANGE.replace(Exchange::Nothing)) {
-            (Poll::Pending, Exchange::Asks(asked)) => Some(asked),
+            (Poll::Pending, Exchange::Awaits(awaited)) => Some(awaited),
             _ => None,
         }
     }
@@ -59,52 +60,52 @@ impl Task {
 /// # Errors
 /// What it was rejected with.
 pub async fn settled(promise: Promise) -> Result<JsValue, JsValue> {
-    Handing(Some(promise.into())).await
+    HandOver(Some(promise.into())).await
 }
 
-/// Answers the client. What comes after that takes nobody's time.
+/// Sends the response to the client. The client does not wait for what the task does after that.
 pub async fn respond(response: Response) {
-    let _ = Handing(Some(response.into())).await;
+    let _ = HandOver(Some(response.into())).await;
 }
 
-/// Waits.
+/// Waits for this long.
 pub async fn pause(span: Span) {
     let _ = settled(host::after(span)).await;
 }
 
-/// Awaits a promise that has a value, and calls `beat` each time that so much time has passed.
+/// Awaits a promise whose value is not `undefined`, and calls `beat` each time `every` has passed.
 ///
 /// # Errors
 /// What it was rejected with.
 pub async fn beating(promise: &Promise, every: Span, mut beat: impl FnMut()) -> Result<JsValue, JsValue> {
     loop {
-        let came = Handing(Some(Array::of2(promise, &host::after(every)).into())).await?;
-        if !came.is_undefined() {
-            return Ok(came);
+        let outcome = HandOver(Some(Array::of2(promise, &host::after(every)).into())).await?;
+        if !outcome.is_undefined() {
+            return Ok(outcome);
         }
         beat();
     }
 }
 
-/// The promise, with its value in a list: one that has none by itself has one then, and a response in there is not taken for
-/// the client's.
+/// The promise with its value in a list. A value of `undefined` can then be told from no value, and a response is not
+/// taken for the one to send to the client.
 pub fn listed(promise: &Promise) -> Promise {
     Promise::all(&Array::of1(promise))
 }
 
-/// Hands one thing out, and is ready with what comes of it.
-struct Handing(Option<JsValue>);
+/// Hands out one value, and resolves to what JavaScript passes back for it.
+struct HandOver(Option<JsValue>);
 
-impl Future for Handing {
+impl Future for HandOver {
     type Output = Result<JsValue, JsValue>;
 
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(asked) = self.0.take() {
-            EXCHANGE.set(Exchange::Asks(asked));
+        if let Some(awaited) = self.0.take() {
+            EXCHANGE.set(Exchange::Awaits(awaited));
             return Poll::Pending;
         }
         match EXCHANGE.replace(Exchange::Nothing) {
-            Exchange::Comes(came) => Poll::Ready(came),
+            Exchange::Settled(outcome) => Poll::Ready(outcome),
             _ => Poll::Pending,
         }
     }

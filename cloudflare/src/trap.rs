@@ -1,24 +1,24 @@
-//! For the tests alone: takes the instance down, to show what outlives it. Not in what is shipped.
+//! For tests only, and not in the shipped build: crashes the instance, to show what survives.
 
 use crate::host::Request;
 
-/// Panics if the request asks for it.
+/// Panics if the request has the header `x-tidegate-panic`.
 #[allow(clippy::panic, reason = "this is what it is for")]
-pub fn spring(request: &Request) {
+pub fn panic_if_asked(request: &Request) {
     if request.headers().get("x-tidegate-panic").is_some() {
         panic!("as the request asked");
     }
 }
 
-/// Panics if the ask is for the key of which all bits are set.
+/// Panics if all bits of the ask's key are set.
 #[allow(clippy::panic, reason = "this is what it is for")]
-pub fn spring_for(ask: &tidegate::authority::Ask) {
+pub fn panic_if_ask_says(ask: &tidegate::authority::Ask) {
     if ask.key.get() == u64::MAX {
         panic!("as the ask asked");
     }
 }
 
-/// Whether the request asks that its wait never end.
+/// Whether the request asks for a wait that never ends.
 pub fn hangs(request: &Request) -> bool {
     request.headers().get("x-tidegate-hang").is_some()
 }

@@ -1,27 +1,27 @@
-//! What becomes of a request.
+//! The verdict on a request.
 
 use crate::host::Response;
 use crate::order::Change;
-use crate::sharing::Asking;
+use crate::shared_limits::GrantWait;
 use crate::task::Task;
 use crate::wait::Wait;
 
-/// What becomes of a request, as far as that can be said at once.
+/// The verdict on a request, as far as it is known at once.
 pub enum Verdict {
-    /// It passes as it is.
+    /// It passes unchanged.
     Passes,
-    /// It passes, and its answer says this of limits: name and value by turns, a line each.
-    Told(String),
-    /// Its client gets this.
-    Answered(Response),
-    /// It goes on its way, at whose end its client gets an answer.
-    Sent(Task),
+    /// It passes, and its response gets these fields about limits: names and values alternating, one per line.
+    PassesWithFields(String),
+    /// The client gets this response.
+    Responds(Response),
+    /// This task forwards it, and ends in a response for the client.
+    Runs(Task),
     /// It waits for its turn.
     Waits(Wait),
-    /// It waits for the authority over limits that are shared.
-    Asks(Asking),
-    /// It is an operator's, and this is to be done.
-    Orders(Change),
-    /// What it has waited for has not come yet.
-    NotYet,
+    /// It waits for the authority over shared limits.
+    AwaitsGrant(GrantWait),
+    /// It is an operator's request, which makes this change.
+    Changes(Change),
+    /// It still has to wait.
+    Pending,
 }

@@ -1,7 +1,8 @@
 //! A request that waits for its turn, or because its client is slowed down.
 //!
-//! A timer of workerd belongs to one request and ends with it, so that none can wake the others. Each request looks for itself,
-//! when its time should have come and now and then before, and does for the others what is due by then.
+//! A timer of workerd belongs to one request and ends with it, so no request can wake another. Each request polls: when
+//! its own time should have come, and at intervals before. Whichever request polls also ends the waits of others that
+//! are due.
 
 use crate::facts::Facts;
 use crate::gate::{Gate, Work};
@@ -14,20 +15,20 @@ use tidegate::engine::delaying::Books;
 use tidegate::engine::{Engine, Ticket};
 use tidegate::units::{Span, Timestamp};
 
-/// A request that waits. It is dropped if its client goes away.
+/// A waiting request. Dropped if its client goes away.
 pub struct Wait {
     gate: Rc<Gate>,
     id: u32,
     limit: u32,
     route: Option<usize>,
     pause: Span,
-    /// For the tests: it never ends.
+    /// For tests: the wait never ends.
     hangs: bool,
     #[cfg(feature = "test-clock")]
     _under_way: crate::clock::UnderWay,
 }
 
-/// What became of a request that waits no more.
+/// The outcome of a wait.
 pub struct Ended {
     refusal: Option<Refusal>,
     ticket: Option<Ticket>,
@@ -35,7 +36,7 @@ pub struct Ended {
 }
 
 impl Wait {
-    /// Lets the request of the decided plan wait; `None` when it cannot.
+    /// Lets the request of the decided plan wait; `None` if it cannot.
     pub fn enter(gate: &Rc<Gate>, work: &mut Work, request: &Request, delay: Span) -> Option<Self> {
         let id = work.next_id();
         let Work { store, local, leases, counters, room, plan, .. } = work;
@@ -57,13 +58,13 @@ impl Wait {
         })
     }
 
-    /// After how many milliseconds to ask for the verdict.
+    /// In how many ms to ask for the verdict.
     pub fn pause_ms(&self) -> u32 {
-        // Up, and at least one: before the time there would be nothing to do.
+        // Rounded up, and at least one: earlier there would be nothing to do.
         u32::try_from(self.pause.as_nanos().div_ceil(NANOS_PER_MILLI)).unwrap_or(u32::MAX).max(1)
     }
 
-    /// What becomes of the request.
+    /// The verdict, [`Verdict::Pending`] while the request has to wait.
     pub fn verdict(&mut self, request: &Request, now: Timestamp) -> Verdict {
         let gate = Rc::clone(&self.gate);
         let work = &mut *gate.work();
@@ -71,14 +72,14 @@ impl Wait {
         let ended = if self.hangs { None } else { work.ended.remove(&self.id) };
         let Some(Ended { refusal, mut ticket, fields }) = ended else {
             self.pause = work.room.next_due(now).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
-            return Verdict::NotYet;
+            return Verdict::Pending;
         };
         let facts = Facts::new(request);
         if let Some(refusal) = refusal {
-            return Verdict::Answered(reply::response(&refusal.reply(&gate.engine, &facts), &fields));
+            return Verdict::Responds(reply::response(&refusal.reply(&gate.engine, &facts), &fields));
         }
         if let Some(ticket) = &mut ticket {
-            // What it holds may have expired while it waited.
+            // What the request holds may have expired while it waited.
             let Work { store, local, leases, counters, .. } = work;
             gate.engine.renew(ticket, store, local, leases, counters, now);
         }
@@ -98,7 +99,7 @@ impl Drop for Wait {
     }
 }
 
-/// Ends the wait of every request whose time has come.
+/// Ends the wait of every request that is due.
 pub fn finish_due(engine: &Engine, work: &mut Work, now: Timestamp) {
     if work.room.is_empty() {
         return;
@@ -118,7 +119,7 @@ pub fn finish_due(engine: &Engine, work: &mut Work, now: Timestamp) {
     work.left = left;
 }
 
-/// How late a request may learn that it has got an earlier turn, or none, since others came and went.
+/// The longest delay until a request learns that its turn has changed because others came or left.
 const LONGEST_PAUSE: Span = Span::from_millis(100);
 
 const NANOS_PER_MILLI: u64 = 1_000_000;

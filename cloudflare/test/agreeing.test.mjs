@@ -4,11 +4,11 @@ import { Redis } from "./redis.mjs";
 import { listen, locations, until, urlOf, worker } from "./worker.mjs";
 
 const PROBES = 2;
-/** The object of the Worker in Rust does not do what a test says. */
+/** The Durable Object of the Worker in Rust cannot be made to fail by a test. */
 const ofJavaScript = { skip: process.env.TIDEGATE_WORKER === "rust" };
 const TOKEN = "user:a-token-nobody-may-read";
 
-/** A policy with one upstream, whose breaker all locations have together. */
+/** A policy with one upstream, whose breaker all locations share. */
 const policy = (breaker, more) => ({
   version: 1,
   breakers: {
@@ -39,7 +39,7 @@ const fickle = () => {
   return origin;
 };
 
-/** How the breaker stands in a location, as it says with the next answer. */
+/** The state of the breaker in a location, as the next response shows it. */
 const stateOf = (get) => async (at) => {
   const answer = await get(at, "/");
   await answer.body?.cancel();
@@ -53,7 +53,7 @@ const fail = async (state, at) => {
   await until(async () => (await state(at)) === "open");
 };
 
-/** A breaker opens in one location, and so in all, and one set of probes closes it in all. */
+/** A breaker that opens in one location opens in all, and one set of probes closes it in all. */
 const together = async (origin, { get, kv }) => {
   const state = stateOf(get);
   for (const at of [0, 1, 2]) assert.equal(await state(at), "closed");
@@ -61,7 +61,7 @@ const together = async (origin, { get, kv }) => {
   await fail(state, 0);
   assert.equal(origin.seen, 6);
   origin.well = true;
-  // These two have seen no failure. What they ask until they have heard of it passes.
+  // These two have seen no failure. Their requests pass until they learn of it.
   for (const at of [1, 2]) await until(async () => (await state(at)) !== "closed");
   const before = origin.seen;
   const closed = [false, false, false];
@@ -115,7 +115,7 @@ test("an object that is evicted, or has forgotten all, changes nothing", ofJavaS
     .leave()
     .catch(() => {});
   const object = named("breakers");
-  // A location that comes then learns of it from what the object has stored.
+  // A location that starts now learns of it from the object's storage.
   await until(async () => (await state(2)) === "open");
   await object.forget();
   const learnt = (await statusOf(get, 0)).totals.breaker_rounds;

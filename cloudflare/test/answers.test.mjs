@@ -6,7 +6,9 @@ import { clocked, until, worker } from "./worker.mjs";
 
 const only = (limit, more = {}) => ({ version: 1, limits: [{ name: "one", algorithm: "fixed-window", ...limit }], ...more });
 
-/** A client that can reset its connection: workerd takes one that is merely closed for half-open until it writes to it. */
+/**
+ * A client that can reset its connection. workerd treats one that is merely closed as half-open until it writes to it.
+ */
 const raw = (base, path) => {
   const socket = connect(base.port, base.hostname);
   socket.on("error", () => {});
@@ -85,7 +87,7 @@ test("answers keep what they are: encoded, without a body, with many cookies", a
     }
     response.setHeader("content-encoding", "gzip").end(gzipSync(text));
   });
-  // The next request may come before the end of the last has come through.
+  // The next request may arrive before workerd has noticed the end of the last one.
   const ask = async (path, init) => {
     let answer;
     await until(async () => {
@@ -154,7 +156,7 @@ test("a client that waits and goes away leaves its place", async (t) => {
   const began = Date.now();
   assert.equal(await status(fetch(base, { signal: long })), 200);
   const took = Date.now() - began;
-  // The turn that the other one has left, and not the one after it.
+  // The turn that the other request has left, and not the one after it.
   assert.ok(took > 2_000 && took < 5_500, `${took} ms`);
   assert.equal(server.seen, 2);
 });

@@ -8,7 +8,7 @@ import { direct, listen, raw, until, urlOf, worker } from "./worker.mjs";
 
 const text = "the tide comes in ".repeat(100);
 
-/** A policy with one route, whose good answers are kept. */
+/** A policy with one route, whose good responses are kept. */
 const keeps = (origin, route = {}, more = {}) => ({
   version: 1,
   upstreams: { origin: { url: typeof origin === "string" ? origin : urlOf(origin), timeout: "300ms" } },
@@ -17,7 +17,7 @@ const keeps = (origin, route = {}, more = {}) => ({
   ...more,
 });
 
-/** An origin that can be taken down, and that counts its answers. */
+/** An origin that can be taken down, and that counts its responses. */
 async function origin(t, answer = (_, response) => response.end(text)) {
   const server = await listen(t, (request, response) => {
     if (server.down) return response.writeHead(500).end("down");
@@ -28,7 +28,10 @@ async function origin(t, answer = (_, response) => response.end(text)) {
 
 const isStale = (answer) => answer.headers.get("x-tidegate")?.includes("step=stale");
 
-/** Asks until the kept answer comes, and answers with that: the cache is filled beside the answer to the client. */
+/**
+ * Repeats the request until the kept response comes, and returns it. Storing it is not awaited before the client is
+ * answered.
+ */
 async function stale(get, path, init) {
   let answer;
   await until(async () => {
@@ -39,10 +42,13 @@ async function stale(get, path, init) {
   return answer;
 }
 
-/** Asks twice with a good origin, so that what could be kept is, and answers with what comes when it is down. */
+/**
+ * Sends the request to a good origin so that its response can be kept, then returns the response while the origin is
+ * down.
+ */
 async function afterwards(get, server, path, good = {}, bad = good) {
   assert.ok((await get(path, good)).status < 400);
-  // Something that is certainly kept, and later than the other.
+  // This response is certainly kept, and later than the other.
   assert.equal((await get("/marker")).status, 200);
   server.down = true;
   await (await stale(get, "/marker")).text();
@@ -56,7 +62,7 @@ test("when all upstreams fail, the last good answer is served, with its age and 
     response.setHeader("cache-control", "max-age=60").setHeader("etag", '"v1"').setHeader("x-own", "1");
     response.setHeader("content-length", text.length).end(text);
   });
-  // Whoever asks for a part says that it is not to be encoded, and would have another answer.
+  // A request for a range asks for no encoding. If responses varied by that, it would get another one.
   const { get } = await direct(t, keeps(server, { cache: { vary: [] } }));
   assert.equal(await (await get("/a?b=c")).text(), text);
   server.down = true;
@@ -78,7 +84,7 @@ test("when all upstreams fail, the last good answer is served, with its age and 
   const unchanged = await get("/a?b=c", { headers: { "if-none-match": 'W/"v1"' } });
   assert.equal(unchanged.status, 304);
   assert.equal(unchanged.headers.get("etag"), '"v1"');
-  // Another target, another method: there is nothing.
+  // Nothing is kept for another target or another method.
   assert.equal((await get("/a?b=d")).status, 500);
   assert.equal((await get("/a?b=c", { method: "POST" })).status, 500);
   server.closeAllConnections();
@@ -127,7 +133,7 @@ test("what is one client's own is not kept, nor what the answer or the request f
     assert.equal(answer.status, 500, name);
   }
   assert.ok(isStale(await afterwards(get, server, "/kept")));
-  // Whoever may be told more than others gets nothing of what was kept for others.
+  // A client that may see more than others gets no response that was kept for others.
   server.down = true;
   assert.equal((await get("/kept", { headers: { authorization: "Bearer x" } })).status, 500);
 });
@@ -160,7 +166,7 @@ test("kept answers are apart by what the route varies by, outlive the isolate, a
   server.down = true;
   for (const market of ["de", "fr"]) assert.equal(await (await stale(get, "/a", of(market))).text(), `for ${market}`);
   assert.equal((await get("/a", of("it"))).status, 500);
-  // Other isolates and later deployments find it: it is not under a secret of the one that has kept it.
+  // Other isolates and later deployments can read it: it is not sealed with a secret of one isolate.
   await deploy(under("1", { limits: [{ name: "more", quota: { permits: 1_000, window: "1h" } }] }));
   assert.ok(isStale(await get("/a", of("de"))));
   await deploy(under("2"));

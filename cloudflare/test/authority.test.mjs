@@ -4,7 +4,7 @@ import { until, worker } from "./worker.mjs";
 
 const objects = { TIDEGATE_AUTHORITY: { className: "TidegateAuthority", useSQLite: true } };
 
-/** The object of this name in a Worker that is shipped, and what it answers to an ask. */
+/** The Durable Object of this name in a shipped Worker, and its answers to asks. */
 const authority = async (t, options = {}) => {
   const it = await worker(t, { version: 1 }, undefined, { world: "(env) => env", durableObjects: objects, ...options });
   let namespace = await it.miniflare.getDurableObjectNamespace("TIDEGATE_AUTHORITY");
@@ -21,7 +21,7 @@ const FIXED_WINDOW = 0;
 const LONGEST_MS = 31 * 86_400_000;
 const of = { key: 7n, algorithm: FIXED_WINDOW, permits: 10, window_ms: LONGEST_MS, burst: 10, instance: 1, seq: 1 };
 
-/** An ask as the core writes it. */
+/** An ask as the core encodes it. */
 const bytes = (more) => {
   const ask = { need: 1, least: 1, want: 1, back: 0, back_of: 0, ...of, ...more };
   const fields = [ask.key, ask.algorithm, ask.permits, ask.window_ms, ask.burst, ask.instance, ask.seq];

@@ -1,4 +1,4 @@
-// What wrangler makes of the Worker, to be sent: one script without blanks and long names, the module, and the policy in them.
+// What wrangler builds to upload: one minified script, the wasm module, and the policy inside the script.
 import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
 import { test } from "node:test";
@@ -16,7 +16,7 @@ test("what is sent limits as the files do of which it is made", async (t) => {
     ],
     durableObjects: { TIDEGATE_AUTHORITY: { className: "TidegateAuthority", useSQLite: true } },
   });
-  // By the policy of this package.
+  // As the policy of this package says.
   const statuses = [];
   for (let left = 101; left > 0; left -= 1) {
     const answer = await get("/a");

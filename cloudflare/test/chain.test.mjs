@@ -5,7 +5,7 @@ import { asSent, direct, listen, raw, until, urlOf, worker } from "./worker.mjs"
 
 const on = ["connect", "timeout", "reset", "5xx", "429"];
 
-/** A policy that leads along these URLs. */
+/** A policy with a route along these URLs. */
 const along = (urls, route = {}, more = {}) => ({
   version: 1,
   upstreams: Object.fromEntries(Object.entries(urls).map(([name, it]) => [name, typeof it === "string" ? { url: it } : it])),
@@ -63,7 +63,7 @@ test("an upstream is asked for the path that limits have matched, however it is 
   const answers = async (target) => (await asSent(base, target)).split("\r\n\r\n").at(-1);
   assert.equal(await answers("/api"), "origin GET /api");
   for (const target of ["/api", "/x/../api", "/%61pi#x", "//api?y"]) assert.match(await answers(target), /rate limit exceeded/, target);
-  // What a URL parser would take for `/api` as well, and the rules of HTTP do not.
+  // A URL parser would treat these as `/api` too; the rules of HTTP do not.
   assert.equal(await answers("/x\\..\\api"), "origin GET /x%5C..%5Capi");
   assert.equal(await answers("/api\u0001"), "origin GET /api%01");
 });
@@ -90,7 +90,7 @@ test("the last failure is the answer, whole, when nothing is left; and 503 when 
   assert.equal(refused.status, 503);
   assert.equal(refused.headers.get("content-type"), "application/problem+json");
   assert.equal(refused.headers.get("x-tidegate"), "step=unavailable");
-  // Nothing is to be done when the route says nothing of failures either.
+  // The same if the route says nothing about failures.
   const alone = along({ one: nowhere });
   delete alone.routes[0].fallback;
   assert.equal((await (await direct(t, alone)).get("/")).status, 503);
@@ -177,7 +177,7 @@ test("further tries have a budget", async (t) => {
   const { get } = await direct(t, along({ cdn: urlOf(cdn), origin: urlOf(origin) }, { budget_percent: 0 }));
   const began = Date.now();
   await Promise.all(Array.from({ length: 40 }, async () => (await get("/")).text()));
-  // Three in a second, whatever the budget.
+  // Three per second are allowed, whatever the budget.
   const most = 3 * (Math.ceil((Date.now() - began) / 1_000) + 1);
   assert.equal(cdn.seen, 40);
   assert.ok(origin.seen >= 3 && origin.seen <= most, `${origin.seen}, at most ${most}`);
@@ -203,7 +203,7 @@ test("tries are apart by a backoff", async (t) => {
     assert.equal((await get("/")).status, 200);
     took.push(Date.now() - began);
   }
-  // Chance takes a part of each, and of eight hardly all of all.
+  // Each wait is shortened by a random part. It is unlikely that all eight are short.
   assert.ok(Math.max(...took) > 100, `${took}`);
 });
 
@@ -241,7 +241,7 @@ test("a client that goes away has its try given up, and its permit and its probe
   socket.resetAndDestroy();
   await until(() => closed === 1);
   hangs = false;
-  // Its place as a probe is free at once: this one is the probe, fails, and opens the breaker again.
+  // Its place as a probe is free at once: this request is the probe, fails, and opens the breaker again.
   await until(async () => (await get("/")).status !== 429);
   assert.equal(cdn.seen, 5);
 });

@@ -22,7 +22,7 @@ test("wrangler deploys a policy that can be read, and tells the errors of one th
       );
     });
   const limits = [{ name: "api", quota: { permits: 1, window: "60s" }, scope: "global" }];
-  // Nobody knows the secrets of a Worker before it runs.
+  // The secrets of a Worker are unknown before it runs.
   const stores = { redis: { url: "https://redis.example.com", token_env: "REDIS_TOKEN" } };
   const good = await deploy(JSON.stringify({ version: 1, limits, stores }));
   assert.ok(!good.failed && good.said.includes("--dry-run: exiting now") && !good.said.includes("count in"), good.said);

@@ -1,5 +1,5 @@
-// The header fields by which scenarios are compared, from the list that the suite of the core reads too: those of answers, byte for
-// byte, and those of requests that upstreams tell of.
+// The header fields to compare in scenarios, from a list that the core's suite reads too: fields of responses, byte for
+// byte, and fields of requests as upstreams report them.
 import { readFileSync } from "node:fs";
 
 const lists = new URL("../../tests/suite/scenarios/fields.json", import.meta.url);

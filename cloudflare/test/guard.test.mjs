@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { until, worker } from "./worker.mjs";
 
-/** A build whose instance a request can take down. */
+/** A build whose instance a request can crash. */
 const dist = new URL("../../target/cloudflare-panics/", import.meta.url);
 
 const policy = (more) => ({
@@ -97,7 +97,7 @@ test("under a bad policy every request passes, and the log has every error, once
   const errors = () => log.filter((line) => line.includes("tidegate: policy error"));
   await until(() => errors().length > 0);
   assert.equal(errors().length, 2, log.join("\n"));
-  // The texts of what would be right are left to the command line: the Worker must be small.
+  // Hints are left to the command line, because the Worker must be small.
   const [name, permits] = errors();
   assert.ok(name.endsWith('/limits/0/name: "A" is not a name; `tidegate check` says what would be right'), name);
   assert.ok(permits.endsWith("/limits/0/quota/permits: 0 is out of range; `tidegate check` says what would be right"), permits);

@@ -1,4 +1,4 @@
-// What one client can do to others: nothing.
+// What a hostile client can do to others: nothing.
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { test } from "node:test";
@@ -26,7 +26,7 @@ test("what was kept for one client is served to nobody who asks otherwise", asyn
   await sent(base, `${plain("/tier")}\r\nx-plan: premium`);
   await sent(base, `${plain("/forwarded")}\r\nx-forwarded-host: other.example`);
   await sent(base, "GET /host HTTP/1.1\r\nHost: other.example");
-  // Asked for last, so that what was to be kept is when it comes.
+  // Sent last: when its response is kept, the others would be too.
   await sent(base, `${plain("/plain")}\r\nx-other: 1`);
   server.down = true;
   await until(async () => (await get("/plain")).status === 200);
@@ -48,7 +48,7 @@ test("clients that do not send their bodies, or do it slowly, open no breaker an
     health: { latency: { degraded: "100ms", critical: "200ms" }, error_rate_percent: { degraded: 10, critical: 20 }, min_calls: 5 },
     shedding: { critical: { low_percent: 100, medium_percent: 100 }, rise: "100ms" },
   });
-  // They leave, send the rest late, or so late that the call is over.
+  // The clients leave, send the rest late, or send it after the call has timed out.
   for (const [timeout, rest] of [["10s", ""], ["10s", "123456789"], ["200ms", "123456789"]]) {
     const { base, get } = await direct(t, impatient(timeout));
     assert.equal((await get("/")).status, 200);
@@ -57,14 +57,14 @@ test("clients that do not send their bodies, or do it slowly, open no breaker an
     const seen = server.seen;
     for (const socket of slow) socket.write("POST / HTTP/1.1\r\nHost: a.example\r\ncontent-length: 10\r\n\r\n0");
     await until(() => server.seen === seen + slow.length);
-    // Not a wait for a state: this is how long they take, longer than anybody may.
+    // This does not wait for a state. It is the time that these clients take, longer than the policy allows.
     await new Promise((resolve) => setTimeout(resolve, 400));
     const answers = slow.map((socket) => new Promise((resolve) => socket.once("data", resolve).once("close", resolve)));
     for (const socket of slow) rest === "" ? socket.destroy() : socket.write(rest);
     await Promise.all(answers);
     for (const socket of slow) socket.destroy();
     for (let asked = 0; asked < 30; asked += 1) {
-      // What was counted is brought together once a second.
+      // Counts are merged once a second.
       await new Promise((resolve) => setTimeout(resolve, 50));
       assert.equal((await get("/")).status, 200, `${timeout} ${rest}`);
     }
@@ -98,11 +98,11 @@ test("a breaker closes though clients that do not send their bodies come before 
     clearInterval(crowd);
     for (const socket of held) socket.destroy();
   });
-  // A single one may pass as a probe.
+  // A single one may have passed as a probe.
   let passed = 0;
   await until(async () => (passed = (await get("/")).status === 200 ? passed + 1 : 0) === 10);
   clearInterval(crowd);
-  // Where nobody sends anything but bodies, the answers to those close it.
+  // If all requests have bodies, their responses close the breaker.
   const post = async () => (await get("/", { method: "POST", body: "x" })).status;
   server.down = true;
   await until(async () => (await post()) === 503);

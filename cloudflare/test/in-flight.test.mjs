@@ -17,7 +17,7 @@ const policy = (limit, more) => ({
   ...more,
 });
 
-/** An origin that takes its time, and counts how many requests it has at once. */
+/** A slow origin, which counts the requests that it has at once. */
 const slow = (ms) => {
   const seen = { now: 0, most: 0 };
   const origin = (request, response) => {

@@ -1,4 +1,5 @@
-// What is a Worker's in Rust alone. That it does what the deployed one does, the same tests say of it with TIDEGATE_WORKER=rust.
+// What is specific to a Worker in Rust. Everything that it has in common with the deployed Worker is tested by the same
+// files, with TIDEGATE_WORKER=rust.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { request } from "node:http";
@@ -7,7 +8,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { asSent, direct, locations, passing, raw, rust, status, until, urlOf, worker } from "./worker.mjs";
 
-/** The example under a policy in KV, or under its own. */
+/** The example, with a policy in KV or with its own. */
 const example = (t, policy, origin, options) =>
   worker(t, policy, origin, { dist: rust.shipped, bindings: { GREETING: "hei" }, ...options });
 
@@ -110,7 +111,7 @@ for (const sharing of ["lease", "exact"]) {
     const { get } = await locations(t, policy, { dist: rust.shipped });
     let passed = await passing(get, 120);
     assert.ok(passed <= 50 && passed >= 30, `${passed}`);
-    // What one location has drawn ahead and does not use goes back, and serves the others.
+    // Permits that one location has drawn and does not use are returned and serve the others.
     await until(async () => (passed += await passing(get, 3)) >= 50);
     assert.equal(passed + (await passing(get, 30)), 50);
   });

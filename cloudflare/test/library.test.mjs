@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { asSent, direct, raw, until, urlOf, worker } from "./worker.mjs";
 
-/** The example as it stands in the repository, with the Worker that is shipped where it imports that from. */
+/** The example of the repository, with the shipped Worker at the path that it imports. */
 const example = (t, policy) => {
   const path = "examples/javascript/worker.mjs";
   const main = { type: "ESModule", path, contents: readFileSync(new URL(`../${path}`, import.meta.url)) };

@@ -23,7 +23,7 @@ test("a request goes to the upstream of its route, whole", async (t) => {
     undefined,
     { outboundService: undefined, unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }] },
   );
-  // The address of miniflare itself drops the length.
+  // miniflare's own address drops the content length.
   const base = await miniflare.unsafeGetDirectURL();
   const answer = await fetch(new URL("/assets/a%2fb?c=d&e", base), { method: "POST", body: "+body" });
   assert.equal(answer.headers.get("content-length"), "32");

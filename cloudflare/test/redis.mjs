@@ -1,4 +1,4 @@
-// A real redis-server of the test's own, and what stands before it: a real Webdis, or a front that speaks Upstash's REST protocol.
+// A real redis-server for one test, and a front for it: a real Webdis, or a server with Upstash's REST protocol.
 import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer as createSocketServer } from "node:net";
@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { createServer as createTlsServer } from "node:tls";
 import { listen, until, urlOf } from "./worker.mjs";
 
-/** A Redis that keeps nothing on disk. It and what stands before it end with the test. */
+/** A Redis without persistence. It and its fronts end with the test. */
 export class Redis {
   #server;
 
@@ -20,7 +20,7 @@ export class Redis {
     return redis;
   }
 
-  /** Starts it again at the same place: empty. */
+  /** Restarts it at the same port, empty. */
   async restart() {
     this.stop();
     const options = ["--port", this.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
@@ -31,13 +31,13 @@ export class Redis {
     this.#server?.kill("SIGKILL");
   }
 
-  /** Stands still until the answer is called. */
+  /** Pauses it until the returned function is called. */
   pause() {
     this.#server.kill("SIGSTOP");
     return () => this.#server.kill("SIGCONT");
   }
 
-  /** What Redis answers to each command, on a connection of their own. */
+  /** Redis's answers to these commands, on a new connection. */
   async ask(...commands) {
     const socket = connect(this.port, "127.0.0.1");
     const words = commands.map((command) => [`*${command.length}\r\n`, ...command.map(bulk)].join(""));
@@ -57,7 +57,7 @@ export class Redis {
     throw new Error("Redis has closed the connection");
   }
 
-  /** The URL of a Webdis before it, which lets in whoever knows `password`, if that is given. */
+  /** The URL of a Webdis in front of it. If `password` is given, it is required. */
   async webdis(password) {
     const port = await freePort();
     const directory = mkdtempSync(join(tmpdir(), "tidegate-webdis-"));
@@ -82,8 +82,8 @@ export class Redis {
   }
 
   /**
-   * An Upstash before it, for those who know the token. `pipelines` are the commands that came, request by request; `act`, where it
-   * is set, answers in its place, with what it does so by itself at hand.
+   * An Upstash front, which requires the token. `pipelines` are the commands of each request. If `act` is set, it
+   * answers instead, and can call the regular answer.
    */
   async upstash(token) {
     const front = { pipelines: [], act: undefined };
@@ -110,7 +110,7 @@ export class Redis {
   }
 }
 
-/** The same server by https at `localhost`: where it is, and its certificate, which says that it is `name`. */
+/** The same server by https at `localhost`: its URL, and a certificate for `name`. */
 export async function encrypted(test, url, name = "localhost") {
   const directory = mkdtempSync(join(tmpdir(), "tidegate-tls-"));
   test.after(() => rmSync(directory, { recursive: true }));
@@ -135,7 +135,7 @@ export async function encrypted(test, url, name = "localhost") {
   return { url: `https://localhost:${server.address().port}`, certificate: readFileSync(cert, "utf8") };
 }
 
-/** The process of a program, once it takes connections. */
+/** Starts a program, and waits until it accepts connections. */
 async function started(program, options, port) {
   const said = [];
   const child = spawn(program, options, { stdio: ["ignore", "pipe", "pipe"] });
@@ -149,7 +149,7 @@ async function started(program, options, port) {
   return child;
 }
 
-/** Ends with the test's process, however that ends by itself. */
+/** These processes end with the test's process, however that ends. */
 const running = new Set();
 process.once("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 
@@ -171,7 +171,9 @@ function freePort() {
 
 const bulk = (word) => `$${Buffer.byteLength(String(word))}\r\n${word}\r\n`;
 
-/** The answer that begins there, of the protocol of Redis (RESP2), and where the next one does; nothing while it is not whole. */
+/**
+ * Parses the RESP2 answer that starts at `at`. Returns it and the start of the next one; nothing if it is incomplete.
+ */
 function parsed(text, at) {
   const ends = text.indexOf("\r\n", at);
   if (ends < 0) return [];

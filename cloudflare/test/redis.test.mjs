@@ -5,7 +5,7 @@ import { listen, locations, passing, raw, shareFifty, status, until, urlOf } fro
 
 const TOKEN = "user:a-token-nobody-may-read";
 
-/** Three locations whose `fetch` reaches the servers of this machine itself, with limits that this Redis counts. */
+/** Three locations whose `fetch` reaches servers of this machine directly, with limits that this Redis counts. */
 const counted = async (t, redis, limit, { stores, more, bindings = { REDIS_TOKEN: TOKEN }, ...options } = {}) => {
   const origin = await listen(t, (request, response) => response.end("ok"));
   const api = { name: "api", algorithm: "fixed-window", quota: { permits: 50, window: "31d" }, scope: "global", on_store_failure: "deny" };
@@ -43,7 +43,7 @@ for (const protocol of ["webdis", "upstash"]) {
   }
 }
 
-/** What the Worker's `fetch` reaches, and whose certificates it trusts. */
+/** The networks that the Worker's `fetch` can reach, and the certificates that it trusts. */
 const trusting = (...trustedCertificates) => ({
   outboundService: { network: { allow: ["private"], tlsOptions: { trustedCertificates } } },
 });
@@ -80,7 +80,7 @@ test("requests that wait for the same client are asked for together, and a scrip
   const redis = await Redis.start(t);
   const front = await redis.upstash(TOKEN);
   const { get, log } = await counted(t, { url: front.url }, {});
-  // The answer to the first ask takes so long that all have come by then.
+  // The answer to the first ask takes so long that all requests have arrived by then.
   front.act = async (request, response, answer) => {
     await new Promise((resolve) => setTimeout(resolve, 300));
     await answer();
@@ -186,7 +186,7 @@ test("a Redis that is slow, or answers what is no answer, costs a request the de
       assert.equal(await status(get(0, "/")), 503, name);
       took.push(Date.now() - began);
     }
-    // A call itself may last four times the deadline.
+    // A call may last four times the deadline.
     assert.ok(took.every((ms) => ms < 3_000), `${name}: ${took}`);
     await said(log, "the store of shared limits");
     assert.ok(front.seen > 0, name);

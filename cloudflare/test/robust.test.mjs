@@ -6,11 +6,11 @@ import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { direct, listen, raw, until, urlOf, worker } from "./worker.mjs";
 
-/** A build whose instance a request can take down. */
+/** A build whose instance a request can crash. */
 const dist = new URL("../../target/cloudflare-panics/", import.meta.url);
 const panics = { headers: { "x-tidegate-panic": "1" } };
 
-/** A policy with all that stands between a request and its answer. */
+/** A policy with everything that can stand between a request and its response. */
 const all = (urls, more = {}) => ({
   version: 1,
   upstreams: Object.fromEntries(Object.entries(urls).map(([name, url]) => [name, { url, timeout: "1s", breaker: "b" }])),
@@ -58,7 +58,7 @@ test("300 MB stream through in flat memory, by the first upstream and by another
   });
   for (const urls of [{ first: urlOf(server) }, { cdn: "http://127.0.0.1:1", origin: urlOf(server) }]) {
     const { get } = await direct(t, all(urls));
-    // Each of the ways in which an answer tells its end.
+    // Each way to mark the end of a response.
     const path = "first" in urls ? "/known" : "/chunked";
     const answer = await get(path);
     assert.equal(answer.headers.get("content-length"), path === "/known" ? `${size}` : null);
@@ -115,7 +115,7 @@ test("answers keep what they are along a route: without a body, encoded, with ma
 });
 
 test("an answer that no response can be made like goes as it came, and the instance goes on with its counts", async (t) => {
-  // RFC 9110 knows no such status, and no control character in a reason.
+  // RFC 9110 allows neither such a status nor a control character in the reason phrase.
   const heads = ["999 Odd", "600 Odd", "200 \x01"];
   const odd = await raw(t, (socket) => {
     socket.end(`HTTP/1.1 ${heads[(odd.seen - 1) % heads.length]}\r\nconnection: close\r\ncontent-length: 3\r\n\r\nodd`, "latin1");
@@ -167,7 +167,7 @@ test("clients that leave in the middle of an answer give back what they hold", a
   for (let left = 10; left > 0; left -= 1) await until(async () => (await get("/quick")).status === 200);
 });
 
-/** Servers of which one can be asked and does not answer until it is told to. */
+/** A server that holds its response until told to send it. */
 async function held(t) {
   let go;
   const server = await listen(t, async (request, response) => {
@@ -179,7 +179,10 @@ async function held(t) {
   return { server, isAsked: () => go !== undefined, go: () => go() };
 }
 
-/** Whoever takes the instance down is refused: to let it pass would be to fetch the Worker itself, which stands for its zone here. */
+/**
+ * A request that crashes the instance is refused here. Letting it pass would fetch the Worker itself, which is its own
+ * zone's origin in this test.
+ */
 const refuses = { on_failure: "refuse" };
 
 const limited = { limits: [{ name: "api", algorithm: "fixed-window", match: { path: "/quick" }, quota: { permits: 2, window: "31d" } }] };
@@ -259,7 +262,7 @@ test("an answer that streams when the instance fails streams on", async (t) => {
   const { get } = await direct(t, all({ origin: urlOf(server) }, refuses), { dist });
   const answer = await get("/slow");
   assert.equal((await get("/quick", panics)).status, 503);
-  // Past the upstream's timeout, which is until the answer begins.
+  // Longer than the upstream's timeout, which ends when the response begins.
   await new Promise((resolve) => setTimeout(resolve, 1_200));
   end();
   assert.equal(await answer.text(), "first last");

@@ -1,5 +1,5 @@
-// One scenario: what its file says, and how what came of a request differs from it. The suite of the core describes the format and
-// holds every file to it (tests/suite/scenarios/document.rs).
+// One scenario: its file, and how the outcome of a request differs from what the file expects. The core's suite
+// describes the format and checks every file (tests/suite/scenarios/document.rs).
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -10,22 +10,22 @@ import { answerOf } from "./upstreams.mjs";
 const written = new URL("../../tests/scenarios/", import.meta.url);
 const made = (of) => new URL(`../../target/random-scenarios/${of}/`, import.meta.url);
 
-/** What makes random scenarios. */
+/** The command that writes random scenarios. */
 export const MAKES = "cargo test --quiet --features cli --test suite -- random_scenarios_are_written".split(" ");
 
-/** When every scenario begins, in milliseconds since 1970. */
+/** The time at which scenarios start, in ms since the Unix epoch. */
 export const START_MS = 1_800_014_400_000;
 
-/** Every scenario there is. */
+/** All scenarios. */
 export const all = () => read(written);
 
-/** The random scenarios, which the suite of the core makes. */
+/** The random scenarios, written by the core's suite. */
 export function random() {
   if (!existsSync(made("worker"))) throw new Error(`there are no random scenarios: make them by \`${MAKES.join(" ")}\``);
   return read(made("worker"));
 }
 
-/** What is left of a random scenario when a part is taken out of it, those first that lack the most. */
+/** Variants of a random scenario, each with a part removed, smallest first. */
 export function smaller(scenario) {
   const file = fileURLToPath(new URL(`${scenario.name}.json`, made("failed")));
   mkdirSync(made("failed"), { recursive: true });
@@ -36,7 +36,7 @@ export function smaller(scenario) {
   return read(made("smaller")).sort((one, other) => number(one) - number(other));
 }
 
-/** By which number a smaller scenario was made. */
+/** The number of a smaller variant. */
 const number = ({ name }) => Number(name.split("--")[1]);
 
 function read(directory) {
@@ -47,13 +47,13 @@ function read(directory) {
   }));
 }
 
-/** A time in milliseconds: `"90s"`, `"250ms"`. */
+/** Parses a time into ms: `"90s"`, `"250ms"`. */
 export function millis(text) {
   const [, number, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(text);
   return Number(number) * { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }[unit];
 }
 
-/** What is expected of a step (from 1) here. */
+/** What a step (from 1) is expected to give on workerd. */
 export function expectation(scenario, number) {
   return scenario.differs?.workerd?.steps?.[number] ?? scenario.steps[number - 1].expect;
 }
@@ -65,7 +65,7 @@ function decision({ reason, afterMs }) {
   return ANSWERS.includes(reason) ? "answered" : "refused";
 }
 
-/** What differs between what is expected and what came, a line each. */
+/** The differences between the expected and the actual outcome, one per line. */
 export function differences(scenario, expected, does, seen) {
   const lines = [];
   const compare = (what, expected, got) => {
@@ -84,10 +84,10 @@ export function differences(scenario, expected, does, seen) {
   compare("reason", expected.reason, seen.reason);
   compare("after", `${expected.after === undefined ? 0 : millis(expected.after)} ms`, `${seen.afterMs} ms`);
   compare("asked", asked, seen.asked);
-  // The other members of what a page says are each host's own.
+  // The other members of a status page are specific to each host.
   for (const [member, value] of Object.entries(expected.says ?? {})) {
     const other = said(seen.body)[member];
-    // Whatever the order of their own members.
+    // Ignores the order of members.
     if (!isDeepStrictEqual(value, other)) compare(member, value, other);
   }
   if (expected.says === undefined) compare("body", expected.body ?? answer.body, seen.body);
@@ -95,7 +95,7 @@ export function differences(scenario, expected, does, seen) {
   return lines;
 }
 
-/** The object that a body is; one without members when it is none. */
+/** Parses a body as JSON; an empty object if it is none. */
 function said(body) {
   try {
     return JSON.parse(body);
@@ -104,7 +104,7 @@ function said(body) {
   }
 }
 
-/** How one of the first times of a step differs from how the last one is expected to be decided. */
+/** How an earlier repetition of a step differs from the decision expected for the last one. */
 export function earlyDifferences(expected, seen) {
   if (expected.decision === decision(seen) && expected.status === seen.status) return [];
   return [`before its last time: expected ${expected.decision} ${expected.status}, got ${decision(seen)} ${seen.status}`];

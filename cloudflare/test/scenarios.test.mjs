@@ -1,5 +1,5 @@
-// The scenarios of tests/scenarios/ in the real workerd: every scenario has a Worker of its own, built with a clock that each request
-// sets.
+// Plays the scenarios of tests/scenarios/ in the real workerd. Each scenario has a Worker of its own, built with a
+// clock that requests set.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { request as send } from "node:http";
@@ -11,12 +11,12 @@ import { Upstreams } from "./upstreams.mjs";
 import { clocked, instruct, modules, shipped, until, withKv } from "./worker.mjs";
 
 /**
- * How many Workers one workerd gets: to start a hundred takes thirty times as long as to start twenty. They share its cache, so that
- * scenarios which keep answers ask for paths of their own.
+ * The Workers per workerd: starting a hundred takes thirty times as long as starting twenty. They share its cache, so
+ * scenarios with kept responses use paths of their own.
  */
 const AT_ONCE = 20;
 
-/** So often a part is taken out of a scenario that fails at most. */
+/** The most parts that are removed from a failing scenario. */
 const MOST_ROUNDS = 40;
 
 test("scenarios come out as they say in the real workerd", async (t) => {
@@ -36,7 +36,7 @@ test("random scenarios come out in the real workerd as in the core", async (t) =
   assert.fail(`${complaints.size} differ: ${[...complaints.keys()]}\nwhat is left of the first: ${file}\nthe first again: ${again}`);
 });
 
-/** Takes out of a scenario that fails what need not be there, and answers with the file of what is left. */
+/** Reduces a failing scenario, and returns the file of what is left. */
 async function shrink(failed, upstreams) {
   let small = failed;
   for (let left = MOST_ROUNDS; left > 0; left -= 1) {
@@ -56,7 +56,7 @@ async function upstreamsFor(t) {
   return { upstreams, outboundService: { external: { address: await upstreams.start(), http: {} } } };
 }
 
-/** Plays these scenarios, and answers with the complaints about those that differ, by their names. */
+/** Plays these scenarios. Returns the complaints about those that differ, by name. */
 async function play(scenarios, { upstreams, outboundService }) {
   const complaints = new Map();
   for (let begin = 0; begin < scenarios.length; begin += AT_ONCE) {
@@ -74,10 +74,10 @@ test("what is shipped has the clock of its host, whatever a request says", () =>
   assert.ok(!wasm(shipped).includes("x-tidegate-test"));
 });
 
-/** Until who waits has looked, which is every 100 ms, whatever the clock of the scenario says. */
+/** Waits until waiting requests have polled, which they do every 100 ms of real time. */
 const looks = () => new Promise((resolve) => setTimeout(resolve, 250));
 
-/** Plays these scenarios in one workerd, and answers with the complaints about each. */
+/** Plays these scenarios in one workerd. Returns the complaints about each. */
 async function playAll(scenarios, outboundService, upstreams) {
   const log = [];
   const miniflare = new Miniflare({
@@ -91,7 +91,7 @@ async function playAll(scenarios, outboundService, upstreams) {
       outboundService,
       unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
     })),
-    // Each Worker says what its policy has that it does not do.
+    // Each Worker logs what its policy asks for that it cannot do.
     handleRuntimeStdio: (...streams) => streams.forEach((stream) => stream.on("data", (data) => log.push(String(data)))),
   });
   try {
@@ -104,7 +104,7 @@ async function playAll(scenarios, outboundService, upstreams) {
         return stage.complaint();
       }),
     );
-    // Each isolate that counts alone comes to the same.
+    // An isolate that counts alone would come to the same decisions, so check the log too.
     assert.ok(!log.join("").includes("there is no Durable Object"), log.join(""));
     return complaints;
   } finally {
@@ -133,7 +133,7 @@ class Stage {
       if (step.ends !== undefined) {
         this.upstreams.end(this.scenario.name, step.ends);
         await this.#take(now, ({ holds }) => holds === step.ends);
-        // What a request has held comes back a moment after its answer has gone.
+        // A request's permits are returned a moment after its response has ended.
         await this.#ask(now, { underWay: this.#flights.length });
       }
       for (let left = step.send === undefined ? 0 : (step.times ?? 1); left > 0; left -= 1) {
@@ -152,7 +152,7 @@ class Stage {
     return `\n  tests/scenarios/${this.scenario.name}.json: workerd is said to differ, and comes through all of it: take that out`;
   }
 
-  /** Moves the clock, and takes the answers that become due on the way. */
+  /** Moves the clock, and takes the responses that become due on the way. */
   async #advance(to) {
     for (;;) {
       const isDue = ({ due, isRefused }) => due < to || (due === to && !isRefused);
@@ -160,7 +160,7 @@ class Stage {
       if (next === undefined || next.due === Infinity) break;
       const { due, draw } = next;
       await this.#ask(due - 1, { draw });
-      // Time for an answer that comes too early.
+      // Leaves time for a response that comes too early.
       await looks();
       await this.#take(due - 1, (flight) => flight.answered);
       await this.#ask(due, { draw });
@@ -168,14 +168,14 @@ class Stage {
     }
     if (to === Infinity) return;
     await this.#ask(to);
-    // Time to renew what it holds.
+    // Leaves time to renew what requests hold.
     if (this.#flights.some(({ due }) => due > to && due < Infinity)) await looks();
     await this.#take(to, (flight) => flight.answered);
   }
 
   /**
-   * Sets the clock and what is left to chance, and waits until the Worker has taken in all that was sent; for a second at most, also
-   * until no more than these are under way, as a policy may be held by what is no request.
+   * Sets the clock and the random draw, and waits until the Worker has seen all that was sent. Then waits, for a second
+   * at most, until no more than `underWay` requests and tasks are under way.
    */
   async #ask(now, { draw = "0", underWay: most = Infinity } = {}) {
     const settled = Date.now() + 1_000;
@@ -204,7 +204,7 @@ class Stage {
       ...(step.body === undefined ? {} : { "content-length": Buffer.byteLength(step.body) }),
     };
     const { after, decision } = expectation(this.scenario, number);
-    // Who waits and is refused makes room for a request that comes just then.
+    // A refused waiting request makes room for a request that arrives at the same time.
     const isRefused = decision === "refused";
     const due = after === undefined ? Infinity : now + millis(after);
     const flight = { number, id, isLast, isRefused, now, due, draw, holds: step.holds, answered: false };
@@ -234,7 +234,7 @@ class Stage {
       const { status, headers, body } = await answer;
       const reason = headers["x-tidegate-test-reason"];
       const fields = Object.fromEntries(Object.entries(headers).filter(([name]) => FIELDS.includes(name)));
-      // What an upstream holds back is no wait of the Worker's.
+      // Time that an upstream takes is not a wait of the Worker's.
       const afterMs = due === Infinity ? 0 : now - sent;
       const seen = { status, reason, afterMs, asked: this.upstreams.asked(id), body, fields };
       found = isLast ? differences(this.scenario, expected, this.#does, seen) : earlyDifferences(expected, seen);
@@ -248,7 +248,7 @@ class Stage {
   }
 }
 
-/** One request, as it is written here, and its answer. */
+/** Sends one request exactly as given, and returns the response. */
 function exchange(base, options, body) {
   return new Promise((resolve, reject) => {
     const request = send({ host: base.hostname, port: base.port, agent: false, timeout: 10_000, ...options }, (answer) => {

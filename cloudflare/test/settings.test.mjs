@@ -8,7 +8,7 @@ const policy = (permits, more) => ({
   ...more,
 });
 
-/** A Worker with a KV namespace in which these values stand when it starts, and a clock that `later` moves past the next reading. */
+/** A Worker with these values in its KV namespace when it starts. `later` moves its clock past the next read of KV. */
 const withKv = async (t, values, { origin, ...options } = {}) => {
   const it = await worker(t, policy(2), origin, { world: "(env) => env", kvNamespaces: ["TIDEGATE"], ...options });
   const kv = await it.miniflare.getKVNamespace("TIDEGATE");
@@ -138,7 +138,7 @@ test("a mode is in force though the policy beside it is bad, from the start or l
   await until(async () => (await later.status()) === 503);
   await later.kv.delete("mode");
   later.later();
-  // Still that of KV before, and not that of the deployment.
+  // Still KV's earlier policy, and not the deployed one.
   await until(async () => (await later.status()) === 429);
   assert.equal(later.log.filter((line) => line.includes("policy error")).length, 1, later.log.join("\n"));
   const start = await withKv(t, { policy: "{", mode: "maintenance" });
@@ -191,21 +191,21 @@ test("a breaker that opens in one location is open in the others when KV shows i
   const later = { headers: { "x-test-ahead-ms": "31000" } };
   await until(async () => (await code(get(1, "/", later))) === 503);
   assert.ok(server.seen <= seen + 1, "the other location had one failure to go");
-  // One that starts later knows at once, or nearly so.
+  // A location that starts later knows at once, or nearly so.
   await until(async () => (await code(get(2, "/"))) === 503);
 });
 
 test("a location that sees KV as it was a minute ago takes no breaker for open that is not", async (t) => {
   let well = false;
   const origin = (_, response) => response.writeHead(well ? 200 : 500).end();
-  // The third location sees what the test says that it sees.
+  // The third location sees the values that the test puts under `seen/`.
   const world = `(env) => ({ ...env, TIDEGATE: { get: (key) => env.TIDEGATE.get("seen/" + key), put: () => {} } })`;
   const { get, kv, server } = await locations(t, along, { origin, worlds: [undefined, undefined, world] });
   await until(async () => (await code(get(0, "/"))) === 503);
   await until(async () => (await kv.get("breakers")) !== null);
   await kv.put("seen/breakers", await kv.get("breakers"));
   well = true;
-  // By then it has been over for a minute.
+  // By then the open state has been over for a minute.
   const later = { headers: { "x-test-ahead-ms": "360000" } };
   for (let left = 3; left > 0; left -= 1) {
     assert.equal(await code(get(2, "/", later)), 200);

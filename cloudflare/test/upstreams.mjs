@@ -1,10 +1,10 @@
-// The upstreams of all scenarios: one server, that does with a request what its scenario says just then. Workers reach it as the
-// proxy of all hosts. A request tells by `x-scenario: NAME/NUMBER` where it belongs, and by `x-scenario-holds` that its answer is
-// held back.
+// The upstreams of all scenarios: one server that treats a request as its scenario currently says. Workers reach it as
+// the proxy for all hosts. A request names its scenario in `x-scenario: NAME/NUMBER`; `x-scenario-holds` asks to hold
+// its response.
 import { createServer } from "node:http";
 import { TOLD } from "./fields.mjs";
 
-/** The hosts by which policies of scenarios know their upstreams; the zone's own host is `origin`. */
+/** The hosts of upstreams in the scenarios' policies; the zone's own host is `origin`. */
 const HOSTS = Object.fromEntries(["origin", "cdn", "spare", "nowhere"].map((name) => [`${name}.example.net`, name]));
 
 export class Upstreams {
@@ -15,7 +15,7 @@ export class Upstreams {
   #server = createServer((request, response) => this.#serve(request, response));
 
   async start() {
-    // A connection that is closed for being idle, just as the Worker uses it, would be an upstream that fails.
+    // An idle connection that is closed just as the Worker uses it would look like a failing upstream.
     this.#server.keepAliveTimeout = 0;
     await new Promise((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
     return `127.0.0.1:${this.#server.address().port}`;
@@ -26,22 +26,22 @@ export class Upstreams {
     this.#server.close();
   }
 
-  /** From now on the upstreams of a scenario do this. */
+  /** Sets what the upstreams of a scenario do from now on. */
   set(scenario, does) {
     this.#does.set(scenario, does);
   }
 
-  /** Which upstreams were asked for this request. */
+  /** The upstreams that this request has reached. */
   asked(id) {
     return this.#asked.get(id) ?? [];
   }
 
-  /** Whether the answer to this request is held back. */
+  /** Whether the response to this request is held. */
   holds(id) {
     return this.#held.get(id)?.id === id;
   }
 
-  /** Lets go what a scenario holds under this name. */
+  /** Releases the responses that a scenario holds under this name. */
   end(scenario, name) {
     this.#ended.add(`${scenario}/${name}`);
     for (const [id, { of, go }] of this.#held) {
@@ -55,7 +55,7 @@ export class Upstreams {
     request.resume();
     const { "x-scenario": id = "", "x-scenario-holds": holds, host } = request.headers;
     const cluster = HOSTS[host] ?? "origin";
-    // Where nobody listens, nobody is asked.
+    // This host stands for an upstream that accepts no connection.
     if (cluster === "nowhere") return request.socket.destroy();
     const scenario = id.split("/")[0];
     this.#asked.set(id, [...this.asked(id), cluster]);
@@ -66,7 +66,7 @@ export class Upstreams {
       const body = says.tells ? told : says.echoes ? request.url : says.body;
       if (fails === "reset") request.socket.destroy();
       if (fails !== undefined) return;
-      // What Node would add is of another time than the scenario's.
+      // Node's `Date` would not be the scenario's time.
       response.sendDate = false;
       response.writeHead(status, { ...headers, "content-length": Buffer.byteLength(body) });
       response.end(request.method === "HEAD" ? undefined : body);
@@ -76,7 +76,7 @@ export class Upstreams {
   }
 }
 
-/** What the upstream of this cluster answers. */
+/** The response of this upstream. */
 export function answerOf(cluster, does) {
   const { status = 200, headers = {}, body = cluster, echoes = false, tells = false, fails } = does[cluster] ?? {};
   return { status, headers: { "content-type": "text/plain", ...headers }, body, echoes, tells, fails };

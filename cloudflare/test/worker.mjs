@@ -1,4 +1,4 @@
-// The Worker as it is shipped, in the real workerd, with servers of this machine behind it.
+// The shipped Worker in the real workerd, with servers of this machine behind it.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -6,15 +6,20 @@ import { connect, createServer as createSocketServer } from "node:net";
 import { Miniflare } from "miniflare";
 
 const built = (directory) => new URL(`../../${directory}/`, import.meta.url);
-/** The Worker in Rust that has Tidegate as a library, as it is and with a clock and a trap. Its handler asks the origin. */
+/**
+ * The Worker in Rust that uses Tidegate as a library: as shipped, and with a test clock and a trap. Its handler fetches
+ * from the origin.
+ */
 export const rust = { shipped: built("target/cloudflare-rust"), clocked: built("target/cloudflare-rust-tests") };
-/** What is tested: the Worker that is deployed or, with TIDEGATE_WORKER=rust, the one in Rust. */
+/** The Worker under test: the deployed one or, with TIDEGATE_WORKER=rust, the one in Rust. */
 export const { shipped, clocked } =
   process.env.TIDEGATE_WORKER === "rust"
     ? rust
     : { shipped: built("dist/cloudflare"), clocked: built("target/cloudflare-scenarios") };
 
-/** Starts the Worker with this policy, in front of `origin`; both end with the test. `log` is what the Worker says. */
+/**
+ * Starts the Worker with this policy in front of `origin`; both end with the test. `log` has the Worker's log lines.
+ */
 export async function worker(test, policy, origin = hello, { dist = shipped, world, main, ...options } = {}) {
   const server = await listen(test, origin);
   const log = [];
@@ -32,7 +37,7 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
   test.after(() => miniflare.dispose());
   const base = await miniflare.ready;
   if (policy !== undefined) await instruct(miniflare, dist, policy);
-  /** Sends a request as a client of this address. */
+  /** Sends a request from a client with this address. */
   const get = (path, { address = "192.0.2.1", headers = {}, ...init } = {}) =>
     miniflare.dispatchFetch(`http://example.com${path}`, {
       ...init,
@@ -47,8 +52,8 @@ export async function worker(test, policy, origin = hello, { dist = shipped, wor
 }
 
 /**
- * Three locations of a Worker with this policy, that share one KV namespace and the Durable Objects. Answers with how to ask each,
- * and with its object of a shard.
+ * Three locations of a Worker with this policy, which share one KV namespace and the Durable Objects. Returns how to
+ * send requests to each, and the object of each shard.
  */
 export async function locations(test, policy, { origin = hello, dist = shipped, worlds = [], ...options } = {}) {
   const server = await listen(test, origin);
@@ -82,18 +87,18 @@ export async function locations(test, policy, { origin = hello, dist = shipped, 
   return { get, object, shards, kv, server, log };
 }
 
-/** Whether a Worker has its policy built in, so that another one comes from KV. */
+/** Whether this is a Worker in Rust. Its policy is built in, so tests override it through KV. */
 const isInRust = (dist) => Object.values(rust).some(({ href }) => href === dist.href);
 
-/** What binds to a Worker of this name the KV namespace that it needs for its policy, if it does. */
+/** The options that bind a KV namespace, if the Worker needs one for its policy. */
 export const withKv = (dist, name = "policy") => (isInRust(dist) ? { kvNamespaces: { TIDEGATE: name } } : {});
 
-/** Puts the policy there, before the first request. */
+/** Puts the policy into KV, before the first request. */
 export async function instruct(miniflare, dist, policy, name) {
   if (isInRust(dist)) await (await miniflare.getKVNamespace("TIDEGATE", name)).put("policy", JSON.stringify(policy));
 }
 
-/** All of the answer, as text, to a request that is sent as it stands, which no client library would do. */
+/** The whole response as text, to a request that is sent verbatim, which client libraries do not do. */
 export const sent = (base, head, body = "") =>
   new Promise((resolve, reject) => {
     const { hostname, port } = new URL(base);
@@ -102,21 +107,21 @@ export const sent = (base, head, body = "") =>
       .on("data", (data) => (answer += data))
       .on("close", () => resolve(answer))
       .on("error", reject)
-      // Ended, since workerd keeps a connection for 5 s more, whatever its client says of that.
+      // Closed by the client, because workerd keeps connections for 5 s more, even with `Connection: close`.
       .end(`${head}\r\n${body && `content-length: ${body.length}\r\n`}\r\n${body}`);
   });
 
-/** The same for a GET whose target is sent as it stands. */
+/** The same for a GET with this target, verbatim. */
 export const asSent = (base, target) => sent(base, `GET ${target} HTTP/1.1\r\nHost: ${new URL(base).host}`);
 
-/** The status of an answer, whose body nobody wants. */
+/** The status of a response. Discards the body. */
 export const status = async (answer) => {
   const { status, body } = await answer;
   await body?.cancel();
   return status;
 };
 
-/** How many of so many requests pass that come to all three locations, some at a time. */
+/** Sends `count` requests to the three locations, some at a time. Returns the number that pass. */
 export const passing = async (get, count, init) => {
   let passed = 0;
   for (let sent = 0; sent < count; sent += 12) {
@@ -126,11 +131,12 @@ export const passing = async (get, count, init) => {
   return passed;
 };
 
-/** Fails unless the three locations have fifty permits together for a client, and others for another. */
+/** Fails unless the three locations together have fifty permits for a client, and others for another client. */
 export async function shareFifty(get, algorithm) {
   let passed = await passing(get, 120);
   assert.ok(passed <= 50 && passed >= 30, `${passed}`);
-  // What one location has drawn ahead and does not use goes back, and serves the others. A bucket's permits expire meanwhile.
+  // Permits that one location has drawn and does not use are returned and serve the others. Those of a token bucket
+  // expire meanwhile.
   const least = algorithm === "token-bucket" ? 40 : 50;
   await until(async () => (passed += await passing(get, 3)) >= least);
   passed += await passing(get, 30);
@@ -138,7 +144,7 @@ export async function shareFifty(get, algorithm) {
   assert.equal(await passing(get, 9, { address: "192.0.2.2" }), 9);
 }
 
-/** The modules of the Worker that was built here, with this policy. */
+/** The modules of the built Worker, with this policy. */
 export function modules(policy, dist, world) {
   const scripts = readdirSync(new URL("pkg/", dist), { recursive: true }).filter((name) => name.endsWith(".js"));
   const file = (name) => readFileSync(new URL(name, dist));
@@ -154,8 +160,8 @@ export function modules(policy, dist, world) {
 }
 
 /**
- * The Worker in a world of its own: each request can move the clock, to so many milliseconds after the real one, and `world`, a
- * function as text, makes its bindings of the real ones. Its Durable Object can be evicted, and tells what it keeps.
+ * The Worker with a test wrapper: each request can move the clock to a number of ms ahead of the real one, and `world`,
+ * a function as text, replaces its bindings. Its Durable Object can be evicted, and shows what it keeps.
  */
 const worldly = (world) => `
   const now = Date.now;
@@ -216,7 +222,7 @@ const worldly = (world) => `
   };
 `;
 
-/** Waits until `holds` does, and fails if that takes too long. */
+/** Waits until `holds` returns true. Fails after 10 s. */
 export async function until(holds) {
   for (let left = 200; left > 0; left -= 1) {
     if (await holds()) return;
@@ -225,7 +231,7 @@ export async function until(holds) {
   throw new Error(`it has not come to this in 10 s: ${holds}`);
 }
 
-/** A server on a port of its own; `server.seen` counts its requests. */
+/** A server on a free port; `server.seen` counts its requests. */
 export async function listen(test, handler) {
   const server = createServer((request, response) => {
     server.seen += 1;
@@ -240,11 +246,11 @@ export async function listen(test, handler) {
   return server;
 }
 
-/** The Worker with this policy, whose `fetch` reaches the servers of this machine itself. */
+/** The Worker with this policy, whose `fetch` reaches servers of this machine directly. */
 export async function direct(test, policy, options) {
   const sockets = { outboundService: undefined, unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }] };
   const all = await worker(test, policy, undefined, { ...sockets, ...options });
-  // The address of miniflare itself drops the length of answers.
+  // miniflare's own address drops the content length.
   let base = await all.miniflare.unsafeGetDirectURL();
   const deploy = async (policy) => {
     await all.deploy(policy);
@@ -256,7 +262,7 @@ export async function direct(test, policy, options) {
 /** The URL of a server. */
 export const urlOf = (server) => `http://127.0.0.1:${server.address().port}`;
 
-/** A server that answers whatever it is asked with these bytes, or does with its socket as `act` does. */
+/** A server that answers every connection with these bytes, or calls `act` with its socket. */
 export async function raw(test, act) {
   const sockets = new Set();
   const server = createSocketServer((socket) => {
@@ -277,7 +283,7 @@ export async function raw(test, act) {
   return server;
 }
 
-/** What the Worker fetches from `request`'s host, this server answers; `x-asked` tells the host. */
+/** Answers the Worker's fetches through this server; `x-asked` has the requested host. */
 function forward(request, server) {
   const { pathname, search, host } = new URL(request.url);
   const headers = new Headers(request.headers);

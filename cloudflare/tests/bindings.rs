@@ -1,7 +1,7 @@
-//! What JavaScript calls, in wasm, with the requests of the engine that runs it.
+//! The functions that JavaScript calls, in wasm, with the `Request` class of the engine that runs it.
 
 use js_sys::{Function, Reflect};
-use tidegate_cloudflare::{configure, decide, mode_problem, settle};
+use tidegate_cloudflare::{answer_ask, configure, decide, mode_problem};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_test::wasm_bindgen_test;
 
@@ -54,6 +54,6 @@ fn a_mode_stands_in_place_of_the_policys() {
 
 #[wasm_bindgen_test]
 fn what_is_no_ask_is_not_answered() {
-    assert!(settle(&[1, 2, 3], None, NOW_MS).is_none());
-    assert!(settle(&[0; 104], Some([].into()), NOW_MS).is_none());
+    assert!(answer_ask(&[1, 2, 3], None, NOW_MS).is_none());
+    assert!(answer_ask(&[0; 104], Some([].into()), NOW_MS).is_none());
 }

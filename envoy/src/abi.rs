@@ -1,7 +1,7 @@
-//! What Envoy calls: the exports of proxy-wasm ABI 0.2.1 that the filter needs, and no others.
+//! The functions that Envoy calls: only those exports of proxy-wasm ABI 0.2.1 that the filter needs.
 //!
-//! Written out here, and not taken from the SDK, because each export that a module has costs every request a call into
-//! the VM, and the SDK exports them all; and because its dispatcher panics on what it does not expect.
+//! They are written out here instead of taken from the SDK, because each export costs every request a call into the VM,
+//! and the SDK exports them all. The SDK's dispatcher also panics on anything unexpected.
 
 #![allow(unsafe_code, reason = "an export's name must be exempt from mangling")]
 
@@ -12,11 +12,11 @@ use crate::streams::Streams;
 use core::cell::RefCell;
 use tidegate::store::rls::RlsError;
 
-/// Everything in this VM, by the numbers that Envoy gives. Envoy calls from one thread, one call at a time: a host call
-/// never calls back into anything here but [`proxy_on_memory_allocate`]. What a tick asks of a stream, to go on or to be
-/// answered, Envoy does after the tick.
+/// Everything in this VM, by the ids that Envoy assigns. Envoy calls from one thread, one call at a time, and a host
+/// call never calls back into anything here except [`proxy_on_memory_allocate`]. If a tick resumes or answers a stream,
+/// Envoy does so after the tick has returned.
 struct Vm {
-    /// As many as there are plugins of this `vm_id`, two while one of them gets a new configuration: a few.
+    /// One per plugin with this `vm_id`, and two while a plugin gets a new configuration: a few.
     roots: Vec<(u32, Root)>,
     streams: Streams,
 }
@@ -31,7 +31,7 @@ impl Vm {
     }
 }
 
-/// Says which ABI this is, by its name alone.
+/// Declares the ABI version, by its name alone.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_abi_version_0_2_1() {}
 
@@ -40,18 +40,18 @@ extern "C" fn _initialize() {
     unsafe extern "C" {
         fn __wasm_call_ctors();
     }
-    // Made by the linker; to be called once, before anything else.
+    // The linker provides this; it must be called once, before anything else.
     unsafe { __wasm_call_ctors() }
 }
 
-/// Memory for what the host is about to hand over: `host` takes it as a boxed slice of this size.
+/// Allocates memory that the host writes to. [`crate::host`] takes it over as a boxed slice of this size.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
-    // The host writes all of it before anything here reads it.
+    // The host fills it before anything here reads it.
     Box::into_raw(Box::<[u8]>::new_uninit_slice(size)).cast()
 }
 
-/// A root when it has no parent, a stream of that root otherwise.
+/// Creates a root if there is no parent, else a stream of that root.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_context_create(id: u32, parent: u32) {
     VM.with_borrow_mut(|vm| {
@@ -77,7 +77,7 @@ extern "C" fn proxy_on_configure(root: u32, _size: usize) -> u32 {
 extern "C" fn proxy_on_tick(root: u32) {
     VM.with_borrow_mut(|vm| {
         let worst = vm.roots.iter().filter_map(|(_, root)| root.in_force()?.health()).max();
-        // Envoy counts its numbers up.
+        // Envoy assigns increasing ids.
         let newer = vm.roots.iter().filter(|(other, _)| *other > root).filter_map(|(_, it)| it.in_force()).collect();
         let root = vm.roots.iter_mut().find(|(other, _)| *other == root);
         if let Some((_, root)) = root {
@@ -100,7 +100,7 @@ extern "C" fn proxy_on_request_body(stream: u32, _size: usize, end: u32) -> u32 
     })
 }
 
-/// Brings the answer to a call that was made for a stream of this root.
+/// Passes on the response to an HTTP call that this root made.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_http_call_response(root: u32, token: u32, lines: u32, size: usize, _trailers: u32) {
     VM.with_borrow_mut(|vm| {
@@ -111,13 +111,13 @@ extern "C" fn proxy_on_http_call_response(root: u32, token: u32, lines: u32, siz
     });
 }
 
-/// Brings the message that answers a gRPC call of this root.
+/// Passes on the message that answers a gRPC call of this root.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_grpc_receive(root: u32, token: u32, size: usize) {
     grpc_answered(root, token, Ok(size));
 }
 
-/// Tells that a gRPC call of this root has failed. One that was answered ends without this.
+/// A gRPC call of this root has failed. Not called for an answered one.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_grpc_close(root: u32, token: u32, status: u32) {
     grpc_answered(root, token, Err(RlsError::of_status(status)));
@@ -146,18 +146,18 @@ extern "C" fn proxy_on_response_body(stream: u32, size: usize, end: u32) -> u32 
     })
 }
 
-/// Ends an answer that has trailers, as those of gRPC have.
+/// Ends a response with trailers, as those of gRPC.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_response_trailers(stream: u32, _count: u32) -> u32 {
     VM.with_borrow_mut(|vm| {
         if let Some(filter) = vm.streams.get_mut(stream) {
-            filter.answer_passed();
+            filter.response_ended();
         }
     });
     Next::Continue as u32
 }
 
-/// Ends a stream, or forgets a root after it has put its affairs in order.
+/// Ends a stream; or ends a root, after it has returned its leases and cleared its gauges.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(id: u32) {
     VM.with_borrow_mut(|vm| {

@@ -1,9 +1,10 @@
-//! The authority of limits and breakers that many instances share, as Envoy reaches it: a Redis behind HTTP that is one of its clusters.
+//! The authority over shared limits and breakers, as Envoy reaches it: a Redis behind HTTP that is one of Envoy's
+//! clusters.
 //!
-//! Asks go out as soon as a decision has made them, several in one call when all calls are taken. Answers come with the
-//! root's number, whatever stream was at work; then those who waited are decided again. What they wait at most is the
-//! store's deadline, which a tick ends. The call itself goes on a little longer, since what is granted late is charged all the
-//! same, and of use to those who come next.
+//! Asks are sent as soon as a decision has made them; if all calls are in use, several later go in one call. Answers
+//! arrive at the root, not at a stream. The requests that waited are then decided again. A request waits at most for
+//! the store's deadline, which a tick enforces. The call itself goes on longer, because a late grant is charged all the
+//! same and serves later requests.
 
 use crate::ends::CallAnswer;
 use crate::host::{self, Level};
@@ -16,28 +17,28 @@ use tidegate::request::ResponseFacts as _;
 use tidegate::store::redis::{Exchange, HttpRequest, Redis, RedisError};
 use tidegate::units::{Span, Timestamp};
 
-/// The calls to the store of a policy.
+/// The store of a policy, and the calls to it.
 pub struct Authority {
     redis: Redis,
     cluster: String,
     host: String,
     patience: Span,
-    /// Asks for which no call is free yet. At most one for each key that the core keeps in mind.
+    /// Asks for which no call is free. At most one per key that the core tracks.
     queue: Vec<Ask>,
     calls: Vec<Call>,
     last_error: Option<(RedisError, Timestamp)>,
 }
 
-/// A call that is under way.
+/// A call under way.
 struct Call {
     token: u32,
     exchange: Exchange,
-    /// Until when it may last, a second request included.
+    /// When it times out, including a second request.
     until: Timestamp,
 }
 
-/// The authority that a policy names, and the secret that its keys are made from, where the policy does not have it itself.
-/// `None` where the policy shares nothing.
+/// The authority that a policy names, and the secret that its keys are derived from unless the policy itself contains
+/// that. `None` if the policy shares nothing.
 ///
 /// # Errors
 /// What is wrong, where, and what would be right.
@@ -51,7 +52,7 @@ pub fn of(policy: &Policy) -> Result<Option<(Authority, Option<String>)>, String
     };
     let store = policy.stores().redis();
     let Some((store, cluster)) = store.and_then(|store| Some((store, store.cluster()?))) else {
-        // Without one each Envoy would have the whole quota.
+        // Without a store, each Envoy would admit the whole quota.
         return Err(format!(
             "{path}: Envoys share a {what} through a store, and the policy names no cluster for one; \
              write \"stores\": {{ \"redis\": {{ \"cluster\": ... }} }}, or \"scope\": \"instance\""
@@ -82,7 +83,7 @@ fn secret(variable: &str) -> Result<String, String> {
     })
 }
 
-/// Sends what is to be asked now.
+/// Sends the pending asks.
 pub fn send(instance: &Instance, work: &mut Work, now: Timestamp) {
     let Work { authority: Some(authority), leases, .. } = work else { return };
     let Some(global) = leases.global() else { return };
@@ -104,7 +105,7 @@ pub fn send(instance: &Instance, work: &mut Work, now: Timestamp) {
     work.alarm.set(work.next_due(now), false, now);
 }
 
-/// Takes in the answer to a call, if it was one of these.
+/// Handles the response to a call. Returns `false` if the call is not one of these.
 pub fn call_answered(instance: &Instance, streams: &mut Streams, token: u32, lines: u32, size: usize) -> bool {
     let now = Timestamp::from_nanos(host::now_ns());
     {
@@ -132,7 +133,7 @@ pub fn call_answered(instance: &Instance, streams: &mut Streams, token: u32, lin
     true
 }
 
-/// Gives up what has taken too long, gives back what nobody uses, and lets go of those who have waited long enough.
+/// Ends overdue asks, returns unused permits, and decides the requests that have waited long enough.
 pub fn tend(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     {
         let work = &mut *instance.work.borrow_mut();
@@ -151,13 +152,14 @@ pub fn leave(work: &mut Work, stream: u32) {
     }
 }
 
-/// Decides those again about whom more is known, some of them if there are many, and then asks for what all of them lack.
+/// Decides again the requests for which there is news, up to a bound, and then sends the asks that these decisions
+/// made.
 fn wake(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     for _ in 0..MOST_AT_ONCE {
         let ready = instance.work.borrow_mut().leases.global().and_then(tidegate::global::Global::ready);
         let Some(wake) = ready else { break };
         if let Some(filter) = streams.get_mut(wake.id)
-            && host::work_on(wake.id).is_ok()
+            && host::set_stream(wake.id).is_ok()
         {
             filter.decide_again(wake.since);
         }
@@ -165,31 +167,30 @@ fn wake(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     send(instance, &mut instance.work.borrow_mut(), now);
 }
 
-/// Hands to the core what came of each ask.
+/// Hands the outcome of each ask to the core.
 fn take_in(instance: &Instance, work: &mut Work, exchange: &Exchange, now: Timestamp) {
     let Work { authority: Some(authority), leases, store, counters, .. } = work else { return };
     for (ask, outcome) in exchange.outcomes() {
         if let Err(error) = outcome {
-            authority.complain(error, now);
+            authority.log_error(error, now);
         }
         instance.engine.granted(&Answer::to(ask, outcome.ok()), leases, store, counters, now);
     }
 }
 
 impl Authority {
-    /// The Redis.
     pub fn redis(&self) -> &Redis {
         &self.redis
     }
 
-    /// Makes a call to it. Answers the call's number.
+    /// Makes a call to Redis. Returns the call's token.
     pub fn post(&self, request: &HttpRequest<'_>, timeout: Span) -> Result<u32, ()> {
         post(&self.cluster, &self.host, request, timeout)
     }
 
-    /// Logs an error, if it was not the last one or that was a while ago.
-    pub fn complain(&mut self, error: RedisError, now: Timestamp) {
-        let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(COMPLAIN_AGAIN);
+    /// Logs an error, unless the same error was the last one logged, less than 10 s ago.
+    pub fn log_error(&mut self, error: RedisError, now: Timestamp) {
+        let is_known = |(last, at): (RedisError, Timestamp)| last == error && now < at.after(LOG_AGAIN);
         if !self.last_error.is_some_and(is_known) {
             self.last_error = Some((error, now));
             host::log(Level::Warn, format_args!("the store of shared limits, cluster {}: {error}", self.cluster));
@@ -205,31 +206,32 @@ fn post(cluster: &str, host: &str, request: &HttpRequest<'_>, timeout: Span) -> 
         (b"content-type", request.content_type.as_bytes()),
     ];
     lines.extend(request.authorization.map(|value| (b"authorization".as_slice(), value.as_bytes())));
-    // At least one millisecond: none would be for ever.
+    // At least 1 ms: zero would mean no timeout.
     let timeout_ms = u32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1);
     host::call(cluster, &lines, &request.body, timeout_ms).map_err(|_| ())
 }
 
-/// The status and the body of the answer at hand, if there is one. What is longer than any answer of a script is cut, and so
-/// none.
+/// The status and body of the current response, if there is one. A body longer than any answer of a script is cut, and
+/// is then unreadable.
 pub fn answer(lines: u32, size: usize) -> Option<(u16, Vec<u8>)> {
     let status = CallAnswer.status().filter(|_| lines > 0)?;
     Some((status, host::call_body(size.min(MOST_BYTES)).ok()?))
 }
 
-/// How long an answer is awaited where the policy does not say.
+/// How long an answer is awaited if the policy does not say.
 pub const DEADLINE: Span = Span::from_millis(20);
 
-/// A call may last so many deadlines.
+/// The deadlines that a call may last.
 const PATIENCE: u64 = 4;
 
-/// What calls under way can carry: eight calls, or by Webdis one for each. Beyond that asks queue up, to go together.
+/// The asks that calls under way may carry: eight calls, or with Webdis one call per ask. Beyond that, asks queue up to
+/// go together.
 const MOST_ASKS: usize = 128;
 
-/// Streams that go on are worked on one inside the other: some hundreds overflow the stack.
+/// Envoy resumes streams one inside the other: some hundreds overflow the stack.
 const MOST_AT_ONCE: usize = 64;
 
-/// An answer to sixteen asks has some 2 KB.
+/// An answer to sixteen asks has about 2 KB.
 const MOST_BYTES: usize = 64 * 1_024;
 
-const COMPLAIN_AGAIN: Span = Span::from_secs(10);
+const LOG_AGAIN: Span = Span::from_secs(10);

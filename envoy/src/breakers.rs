@@ -1,5 +1,5 @@
-//! Breakers that many instances share: a tick asks the store what stands, in one call for all, and its answer goes to where the
-//! workers of this Envoy find what they know of each other's.
+//! Shared breakers: a tick sends reports to the store, in one call for all breakers. The answer goes to where the
+//! workers of this Envoy share their breaker state.
 
 use crate::authority::{self, Authority};
 use crate::host::{self, HostError};
@@ -8,14 +8,14 @@ use tidegate::authority::Instance as Number;
 use tidegate::store::redis::{BreakerExchange, HttpRequest};
 use tidegate::units::{Span, Timestamp};
 
-/// A round that is under way. A worker has one at a time, but for one that is late.
+/// A round under way. A worker has one at a time, apart from a late one.
 pub struct Round {
     token: u32,
     exchange: BreakerExchange,
 }
 
-/// Asks what stands, if it is time to.
-pub fn confer(work: &mut Work, now: Timestamp) {
+/// Sends a round of reports, if one is due.
+pub fn send_round(work: &mut Work, now: Timestamp) {
     if work.authority.is_none() {
         return;
     }
@@ -29,7 +29,7 @@ pub fn confer(work: &mut Work, now: Timestamp) {
     }
 }
 
-/// Takes in the answer to a call, if it was one of these.
+/// Handles the response to a call. Returns `false` if the call is not one of these.
 pub fn call_answered(instance: &Instance, token: u32, lines: u32, size: usize) -> bool {
     let now = Timestamp::from_nanos(host::now_ns());
     let work = &mut *instance.work.borrow_mut();
@@ -47,7 +47,7 @@ pub fn call_answered(instance: &Instance, token: u32, lines: u32, size: usize) -
         next = round.exchange.receive(authority.redis(), None);
     }
     if let Err(error) = round.exchange.standings() {
-        authority.complain(error, now);
+        authority.log_error(error, now);
     }
     work.upstreams_around(now, |upstreams, around| {
         upstreams.heard(round.exchange.round(), round.exchange.standings().ok(), around);
@@ -55,8 +55,9 @@ pub fn call_answered(instance: &Instance, token: u32, lines: u32, size: usize) -
     true
 }
 
-/// The number of this Envoy among all that share the store: drawn by the first VM, and there as long as its breakers are.
-pub fn number(drawn: u64) -> Number {
+/// The number of this Envoy among all that share the store. The first VM draws it and stores it in shared data, where
+/// it lives as long as the breakers.
+pub fn instance_number(drawn: u64) -> Number {
     const KEY: &[u8] = b"tg/instance";
     let stored = || {
         let bytes = host::shared(KEY).ok().flatten()?.bytes;
@@ -74,5 +75,5 @@ fn post(authority: &Authority, request: &HttpRequest<'_>) -> Result<u32, ()> {
     authority.post(request, PATIENCE)
 }
 
-/// No request waits for the answer, and what is later than this is asked anew.
+/// No request waits for the answer. A round without an answer by then is repeated by the next one.
 const PATIENCE: Span = Span::from_secs(1);

@@ -1,5 +1,5 @@
-//! One request's way to its upstreams, as Envoy goes it: the first is asked by Envoy's own router, which a header tells the
-//! cluster, and further ones by calls of the filter, while Envoy holds the failure of the first.
+//! Forwards a request to its upstreams. Envoy's router calls the first one, whose cluster a header names. The filter
+//! itself calls further ones, while Envoy holds the failure of the first.
 
 use crate::host::{self, HostError, Level, Map};
 use crate::instance::Work;
@@ -10,7 +10,7 @@ use tidegate::request::RequestFacts;
 use tidegate::stale::serve::Why;
 use tidegate::units::{Span, Timestamp};
 
-/// How far a request has come on its way.
+/// A request's progress along its upstreams.
 #[derive(Default)]
 pub struct Chain {
     way: Option<Way>,
@@ -18,18 +18,18 @@ pub struct Chain {
     further: Further,
 }
 
-/// What is under way beyond the first upstream.
+/// The state of the call to a further upstream.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Further {
     #[default]
     Nothing,
-    /// The next is asked after a wait.
+    /// The next upstream is called after a wait.
     Waits(Call),
-    /// The answer to this call is awaited.
+    /// The response to this call is awaited.
     Asks(u32),
 }
 
-/// A call to be made.
+/// A call to make.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Call {
     pub upstream: usize,
@@ -37,8 +37,8 @@ pub struct Call {
 }
 
 impl Chain {
-    /// Begins the way of a request along a route, and tells Envoy's router the first upstream if there is one to ask. The
-    /// request may be whole, with nothing after its header.
+    /// Starts a request along a route, and names the first upstream to Envoy's router if there is one to call.
+    /// `is_whole`: the request has no body.
     pub fn begin<'p>(
         &mut self,
         policy: &'p Policy,
@@ -56,7 +56,7 @@ impl Chain {
         });
         self.way = Some(way);
         if let Step::Send { upstream, timeout, .. } = step {
-            tell_router(policy, Call { upstream, timeout });
+            name_upstream(policy, Call { upstream, timeout });
         }
         if work.upstreams.woken() {
             work.alarm.set(work.next_due(now), false, now);
@@ -64,46 +64,46 @@ impl Chain {
         step
     }
 
-    /// The request as it was sent, where it may be needed again.
+    /// The request as it was sent, if it may be needed again.
     pub fn saved(&self) -> Option<&Saved> {
         self.saved.as_ref()
     }
 
-    /// The upstream whose answer is awaited.
+    /// The upstream whose response is awaited.
     pub fn upstream(&self) -> Option<usize> {
         self.way.as_ref().and_then(Way::upstream)
     }
 
-    /// Whether the answer of an upstream is awaited.
+    /// Whether the response of an upstream is awaited.
     pub fn awaits_answer(&self) -> bool {
         self.upstream().is_some()
     }
 
-    /// Whether anybody was asked at all.
+    /// The request's way along its route, if it takes one.
     pub fn way(&mut self) -> Option<&mut Way> {
         self.way.as_mut()
     }
 
-    /// Why the client is to get what was kept; `None` for a request that takes no route.
+    /// Why the client gets a kept response; `None` for a request without a route.
     pub fn why(&self) -> Option<Why> {
         self.way.as_ref().map(Way::why)
     }
 
-    /// Takes in that all of the request has passed.
+    /// Notes that the whole request has been sent.
     pub fn sent(&mut self, now: Timestamp) {
         if let Some(way) = &mut self.way {
             way.sent(now);
         }
     }
 
-    /// Takes in how the call at hand ended.
+    /// Handles the end of the current call.
     pub fn ended<'p>(&mut self, policy: &'p Policy, work: &mut Work, ended: Ended, now: Timestamp) -> Step<'p> {
         self.further = Further::Nothing;
         let Some(way) = &mut self.way else { return Step::Deliver };
         work.upstreams_around(now, |upstreams, around| upstreams.ended(policy, way, ended, around))
     }
 
-    /// Asks a further upstream.
+    /// Calls a further upstream.
     ///
     /// # Errors
     /// How the call ended, if it could not even begin.
@@ -122,19 +122,19 @@ impl Chain {
         Ok(())
     }
 
-    /// Has a further upstream asked later.
-    pub fn wait(&mut self, call: Call) {
+    /// Delays a call to a further upstream.
+    pub fn delay(&mut self, call: Call) {
         self.further = Further::Waits(call);
     }
 
-    /// The call that was to wait.
-    pub fn waited(&mut self) -> Option<Call> {
+    /// Takes the delayed call.
+    pub fn take_delayed(&mut self) -> Option<Call> {
         let Further::Waits(call) = self.further else { return None };
         self.further = Further::Nothing;
         Some(call)
     }
 
-    /// Ends the way of a request whose stream has ended.
+    /// Ends the forwarding of a request whose stream has ended.
     pub fn end(&mut self, work: &mut Work, stream: u32, now: Timestamp) {
         match self.further {
             Further::Nothing => {}
@@ -147,28 +147,28 @@ impl Chain {
     }
 }
 
-fn tell_router(policy: &Policy, call: Call) {
+fn name_upstream(policy: &Policy, call: Call) {
     let cluster = policy.upstreams().get(call.upstream).and_then(|upstream| upstream.cluster()).unwrap_or_default();
-    let told = host::replace_header(Map::Request, UPSTREAM_HEADER, cluster).and_then(|()| match call.timeout {
-        // The time until the answer begins: a long body is not cut.
+    let named = host::replace_header(Map::Request, UPSTREAM_HEADER, cluster).and_then(|()| match call.timeout {
+        // This is the time until the response begins, so a long body is not cut off.
         Some(timeout) => host::replace_header(Map::Request, TIMEOUT_HEADER, millis(timeout).to_string()),
         None => Ok(()),
     });
-    if let Err(error) = told {
+    if let Err(error) = named {
         host::log(Level::Error, format_args!("cannot choose an upstream: {error}"));
     }
 }
 
-/// At least one: none would be for ever.
+/// At least 1 ms: zero would mean no timeout.
 fn millis(span: Span) -> u32 {
     u32::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1)
 }
 
-/// The header by which the filter tells Envoy's routes the upstream.
+/// The header that names the upstream to Envoy's routes.
 pub const UPSTREAM_HEADER: &str = "x-tidegate-upstream";
 
-/// The header by which Envoy's router is told how long a try may take until its answer begins.
+/// The header that tells Envoy's router how long a try may take until its response begins.
 const TIMEOUT_HEADER: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
-/// How long a call may take where the policy does not say: as long as Envoy's routes let a request take.
+/// The timeout of a call in ms if the policy does not say: the default of Envoy's routes.
 const CALL_TIMEOUT_MS: u32 = 15_000;

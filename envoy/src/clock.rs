@@ -1,8 +1,8 @@
-//! For the suite alone: the time, and what is left to chance, are what the last request said. Not in what is shipped.
+//! For the test suite only, and not in the shipped build: each request sets the time and the random draw.
 //!
-//! The clock stands between requests, so that a scenario comes out the same however slow the machine is. A request that asks
-//! for it is answered here, with how many others there were and for which time the root was last called: by that the suite
-//! knows that the filter has come as far as it has.
+//! The clock does not move between requests, so a scenario does not depend on the speed of the machine. A request with
+//! `x-tidegate-test-asks` is answered here, with the number of other requests seen and the time of the last tick. By
+//! that the suite knows when the filter has caught up.
 
 use crate::host::{self, Map};
 use core::cell::Cell;
@@ -13,18 +13,19 @@ use tidegate::units::{Draw, Span, Timestamp};
 struct Clock {
     now_ns: u64,
     draw: u64,
-    /// How many requests have come.
+    /// The number of requests seen.
     seen: u64,
-    /// For which time the root was last called.
+    /// The test time of the root's last tick.
     ticked_ns: u64,
 }
 
 thread_local! {
-    /// Every scenario has VMs of its own. That of Envoy's main thread sees no requests, and stands at the beginning.
+    /// Every scenario has VMs of its own. The VM of Envoy's main thread sees no requests, so its clock stays at the
+    /// start.
     static CLOCK: Cell<Clock> = const { Cell::new(Clock { now_ns: START_NS, draw: 0, seen: 0, ticked_ns: 0 }) };
 }
 
-/// Sets the clock as the request says. `true` when the request wanted no more than that, and was answered.
+/// Sets the clock as the request says. Returns `true` if the request only asked for the counts, and was answered.
 pub fn set() -> bool {
     let number = |name| {
         let value = host::header(Map::Request, name).ok().flatten()?;
@@ -47,30 +48,30 @@ pub fn set() -> bool {
     asks
 }
 
-/// The time in nanoseconds, whatever the host says.
+/// The test time in ns, in place of the host's.
 pub fn instead_of(_now_ns: u64) -> u64 {
     CLOCK.get().now_ns
 }
 
-/// What is left to chance, whatever was drawn.
+/// The test draw, in place of the random one.
 pub fn instead_of_draw(_draw: Draw) -> Draw {
     Draw(CLOCK.get().draw)
 }
 
-/// The root has done what was due by this time.
+/// Notes that the root has done what was due by this time.
 pub fn ticked(now: Timestamp) {
     CLOCK.set(Clock { ticked_ns: now.as_nanos(), ..CLOCK.get() });
 }
 
-/// How often the root is called, where it wanted to be called that often: nobody knows when the clock will be set.
+/// The tick period: at most 20 ms, because the filter cannot know when the clock will be set.
 pub fn period(period: Span) -> Span {
     period.min(Span::from_millis(20))
 }
 
-/// The seed of every key's hash, whatever was drawn.
+/// A fixed seed for key hashes, in place of the random one.
 pub fn instead_of_seed(_seed: Seed) -> Seed {
     Seed::from_bytes(*b"tidegate-scenari")
 }
 
-/// When scenarios begin.
+/// The time at which scenarios start.
 const START_NS: u64 = 1_800_014_400_000_000_000;

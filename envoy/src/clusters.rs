@@ -1,12 +1,12 @@
-//! What the log says of Envoy's clusters and routes where they do not fit the policy, since no answer tells of it: a cluster that
-//! Envoy does not have looks like an upstream that is down, and routes that do not read the filter's header send every
-//! request somewhere. Each worker says it once for each upstream of a policy.
+//! Logs where Envoy's clusters and routes do not fit the policy, because no response shows it: a missing cluster looks
+//! like an upstream that is down, and routes that ignore the filter's header send requests to another cluster. Each
+//! worker logs each problem once per upstream of a policy.
 
 use crate::chain::UPSTREAM_HEADER;
 use crate::host::{self, Level};
 use tidegate::policy::Policy;
 
-/// For each upstream of the policy, whether it was told of, or there is nothing to tell.
+/// For each upstream of the policy, whether the problem was already looked for.
 #[derive(Default)]
 pub struct Clusters {
     missed: Vec<bool>,
@@ -14,7 +14,7 @@ pub struct Clusters {
 }
 
 impl Clusters {
-    /// Tells that Envoy has no cluster for this upstream.
+    /// Logs that Envoy has no cluster for this upstream.
     pub fn missing(&mut self, policy: &Policy, upstream: usize) {
         if let Some((name, cluster)) = first(&mut self.missed, policy, upstream) {
             let problem = format_args!(
@@ -25,7 +25,7 @@ impl Clusters {
         }
     }
 
-    /// Looks whether the stream that Envoy is working on went to the cluster of this upstream, as it was to.
+    /// Checks that the current stream went to the cluster of this upstream.
     pub fn look_at(&mut self, policy: &Policy, upstream: usize) {
         if let Some((name, cluster)) = first(&mut self.looked_at, policy, upstream)
             && let Some(taken) = host::cluster().ok().flatten()

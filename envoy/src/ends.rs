@@ -1,4 +1,5 @@
-//! How a call ended, told from what Envoy makes of it: for an upstream that gives no answer Envoy writes one itself.
+//! How a call ended, derived from Envoy's response: for an upstream that does not answer, Envoy writes a response
+//! itself.
 
 use crate::facts::upstream_time;
 use crate::host::{self, Map};
@@ -7,25 +8,25 @@ use tidegate::policy::CallEnd;
 use tidegate::request::ResponseFacts;
 use tidegate::units::{Span, Timestamp};
 
-/// How the call of the stream that Envoy is working on ended, now that there is an answer. `is_whole`: it has no body.
+/// How the call of the current stream ended, now that there is a response. `is_whole`: it has no body.
 pub fn of_stream(answer: &dyn ResponseFacts, is_whole: bool, now: Timestamp) -> Ended {
     let Some(status) = answer.status() else { return CallEnd::Reset.into() };
-    // To a gRPC client Envoy's own answers have the status 200 too, and nothing behind the header.
+    // To a gRPC client, Envoy's own responses also have the status 200, and nothing after the headers.
     let may_be_routers = status >= 500 || (status == 200 && is_whole && answer.header("grpc-status").is_some());
     let end = if may_be_routers { by_flags(host::response_flags().unwrap_or(0)) } else { None };
-    // Filters behind this one have refusals of their own.
+    // Later filters may refuse a request themselves.
     let may_be_filters = end.is_none() && (may_be_routers || status >= 400);
     let end = if may_be_filters && !host::answered_by_upstream() { Some(CallEnd::NotMade) } else { end };
     end.map_or_else(|| Ended::answered(answer, status, now), Ended::from)
 }
 
-/// How a call ended that the filter made, with this answer and body. `None` when it has no header: the call broke in its
-/// body, or that was larger than Envoy takes.
-pub fn of_call(answer: &dyn ResponseFacts, is_real: bool, body: &[u8]) -> Option<Ended> {
+/// How a call by the filter ended, given its response and body. `None` if there are no headers: the call broke in its
+/// body, or the body was larger than Envoy accepts.
+pub fn of_call(answer: &dyn ResponseFacts, is_from_upstream: bool, body: &[u8]) -> Option<Ended> {
     let status = answer.status()?;
     Some(match status {
-        // Envoy tells of it when all of it has come.
-        _ if is_real => Ended { took: answer.upstream_time(), ..Ended::answered(answer, status, now()) },
+        // Envoy passes on the response only when it is complete, so the upstream's own time counts.
+        _ if is_from_upstream => Ended { took: answer.upstream_time(), ..Ended::answered(answer, status, now()) },
         504 => CallEnd::TimedOut.into(),
         _ if NOT_CONNECTED.iter().any(|words| body.windows(words.len()).any(|part| part == *words)) => {
             CallEnd::NotConnected.into()
@@ -34,8 +35,9 @@ pub fn of_call(answer: &dyn ResponseFacts, is_real: bool, body: &[u8]) -> Option
     })
 }
 
-/// Whether an upstream gave the answer to a call that the filter made: Envoy says how long it took, and does not for its own.
-pub fn is_real(answer: &dyn ResponseFacts) -> bool {
+/// Whether the response to a call by the filter came from an upstream. Envoy adds the time that the upstream took, but
+/// not to its own responses.
+pub fn is_from_upstream(answer: &dyn ResponseFacts) -> bool {
     answer.header("x-envoy-upstream-service-time").is_some()
 }
 
@@ -43,7 +45,7 @@ fn now() -> Timestamp {
     Timestamp::from_nanos(host::now_ns())
 }
 
-/// Whether the stream that Envoy is working on had no answer because there is no cluster of the upstream's name.
+/// Whether the current stream had no response because there is no cluster of the upstream's name.
 pub fn had_no_cluster() -> bool {
     host::response_flags().is_ok_and(|flags| flags & NO_CLUSTER_FLAG != 0)
 }
@@ -54,7 +56,7 @@ fn by_flags(flags: u64) -> Option<CallEnd> {
         .find_map(|(any, end)| (flags & any != 0).then_some(end))
 }
 
-/// The answer to a call that the filter made.
+/// The response to a call by the filter.
 pub struct CallAnswer;
 
 impl ResponseFacts for CallAnswer {
@@ -71,18 +73,18 @@ impl ResponseFacts for CallAnswer {
     }
 }
 
-/// No healthy host (UH), no connection (UF), no such cluster (NC), no address (DF), too many at once (UO), a share that the
-/// cluster drops (DO, UDO).
+/// No healthy host (UH), no connection (UF), no such cluster (NC), no address (DF), too many requests at once (UO), a
+/// share that the cluster drops (DO, UDO).
 const NOT_CONNECTED_FLAGS: u64 = 0x2 | 0x20 | 0x80 | NO_CLUSTER_FLAG | 0x400_0000 | 0x800_0000 | 0x2000_0000;
 
 /// No such cluster (NC).
 const NO_CLUSTER_FLAG: u64 = 0x100_0000;
 
-/// The request timeout (UT), no sign of life (SI), lasting too long (UMSDR, DT).
+/// The request timeout (UT), the idle timeout (SI), the maximum duration (UMSDR, DT).
 const TIMED_OUT_FLAGS: u64 = 0x4 | 0x1_0000 | 0x8_0000 | 0x40_0000;
 
-/// Reset here (LR) or there (UR), the connection cut (UC), no HTTP (UPE).
+/// Local reset (LR), remote reset (UR), connection cut (UC), protocol error (UPE).
 const RESET_FLAGS: u64 = 0x8 | 0x10 | 0x40 | 0x80_0000;
 
-/// What Envoy writes into the body of its own answer.
+/// What Envoy writes into the body of its own response.
 const NOT_CONNECTED: [&[u8]; 3] = [b"connection failure", b"no healthy upstream", b"connection timeout"];

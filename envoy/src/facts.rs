@@ -1,11 +1,11 @@
-//! What Envoy knows of a request and of its answer, in the core's terms.
+//! A request and its response as Envoy gives them, in the core's terms.
 
 use crate::host::{self, Map};
 use std::borrow::Cow;
 use tidegate::request::{RequestFacts, ResponseFacts};
 use tidegate::units::Span;
 
-/// The request of the stream that Envoy is working on. A fact that Envoy cannot give counts as absent.
+/// The request of the current stream. A fact that Envoy cannot give counts as absent.
 pub struct Facts;
 
 impl RequestFacts for Facts {
@@ -26,8 +26,8 @@ impl RequestFacts for Facts {
     }
 
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        // Asked for in the cheaper way, Envoy gives the first line of a header alone, which is the client's where a proxy
-        // has added one behind it.
+        // The cheaper call returns only the first line of a header. If a proxy has appended a line, the first one is
+        // the client's.
         if !ONE_LINE.contains(&name) {
             return host::request_header(name).ok().flatten().map(Cow::Owned);
         }
@@ -35,7 +35,7 @@ impl RequestFacts for Facts {
     }
 }
 
-/// The answer of the stream that Envoy is working on.
+/// The response of the current stream.
 pub struct Answer;
 
 impl ResponseFacts for Answer {
@@ -52,15 +52,15 @@ impl ResponseFacts for Answer {
     }
 }
 
-/// How long an upstream took to answer: Envoy's own, from the end of the request to the beginning of the answer, and only when
-/// they came in this order.
+/// How long an upstream took to respond, as Envoy measures it: from the end of the request to the beginning of the
+/// response, and only if they came in this order.
 pub fn upstream_time(answer: &dyn ResponseFacts) -> Option<Span> {
     let ms: u64 = str::from_utf8(&answer.header("x-envoy-upstream-service-time")?).ok()?.parse().ok()?;
-    // It rounds down to whole milliseconds: half of one is what it leaves out on average.
+    // Envoy rounds down to whole milliseconds, by half of one on average.
     Some(Span::from_nanos(ms.saturating_mul(1_000_000).saturating_add(500_000)))
 }
 
-/// What a stream has in place of an answer when its client went away before.
+/// Stands for the response of a stream whose client went away before there was one.
 pub struct NoAnswer;
 
 impl ResponseFacts for NoAnswer {
@@ -73,7 +73,7 @@ impl ResponseFacts for NoAnswer {
     }
 }
 
-/// An answer of which the status alone is of interest.
+/// A response of which only the status matters.
 pub struct Status(pub u16);
 
 impl ResponseFacts for Status {
@@ -86,5 +86,5 @@ impl ResponseFacts for Status {
     }
 }
 
-/// Headers of which Envoy keeps one line: it joins those of a repeated `x-forwarded-for` itself.
+/// Headers that Envoy keeps in one line: it joins the lines of a repeated `x-forwarded-for` itself.
 const ONE_LINE: [&str; 4] = [":method", ":path", ":authority", "x-forwarded-for"];

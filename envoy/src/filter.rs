@@ -1,12 +1,12 @@
-//! One request through the core: what a stream knows of itself, how it begins, and how it ends.
+//! One stream: its state, how it begins, and how it ends.
 
 mod answering;
 mod deciding;
 mod responding;
 
-pub use answering::{call_answered, try_due};
+pub use answering::{call_answered, make_due_calls};
 
-use answering::Called;
+use answering::CallResponse;
 
 use crate::authority;
 use crate::chain::Chain;
@@ -23,7 +23,7 @@ use tidegate::rls::{Additions, ServiceOutcome};
 use tidegate::status::Page;
 use tidegate::units::Timestamp;
 
-/// Whether Envoy goes on with a stream. The numbers are the ABI's.
+/// Whether Envoy continues with a stream. The numbers are the ABI's.
 #[derive(Clone, Copy)]
 pub enum Next {
     Continue = 0,
@@ -34,45 +34,46 @@ pub enum Next {
 pub struct Filter {
     instance: Rc<Instance>,
     id: u32,
-    /// The limit at which the request waits.
+    /// The limit whose room the request waits in.
     waits_at: Option<u32>,
-    /// The request waits for the store of shared limits.
+    /// Whether the request waits for the store of shared limits.
     awaits_grant: bool,
-    /// What a rate-limit service has said of the request, and to whom else it spoke; `None` where none was asked.
-    said: Option<Box<(ServiceOutcome, Additions)>>,
-    /// The request waits for the service.
-    consults: bool,
-    /// The request has no body, or none that is still to come.
+    /// The rate-limit service's answer, and the headers and texts that came with it; `None` if the service was not
+    /// asked.
+    service_answer: Option<Box<(ServiceOutcome, Additions)>>,
+    /// Whether the request waits for that service.
+    awaits_service: bool,
+    /// Whether the request has no body, or none still to come.
     is_whole: bool,
-    /// All of the request has passed.
+    /// Whether the whole request has been sent on.
     is_sent: bool,
-    /// What the answer says about limits, until it is sent.
+    /// The response fields about limits, until they are sent.
     fields: Option<Box<Fields>>,
-    /// What the answer may still change.
+    /// What the response may still charge or return.
     ticket: Option<Box<Ticket>>,
-    /// When the request came, while an answer to it will tell of the service's health.
+    /// When the request came, if its response is to count for the service's health.
     began: Option<Timestamp>,
-    /// What the route says of the answer.
+    /// The route's response rules.
     serving: Serving,
-    /// The route, while the request waits.
+    /// The route of the request.
     route: Option<usize>,
     chain: Chain,
-    /// The last failure that came by a call, while another upstream may do better.
-    called: Option<Box<Called>>,
-    /// Whether the answer that Envoy has ends with its header.
+    /// The last failure that a call of the filter returned, while another upstream may do better.
+    last_failure: Option<Box<CallResponse>>,
+    /// Whether the response that Envoy has is without a body.
     is_answer_whole: bool,
 }
 
 impl Filter {
-    /// A stream under this policy.
+    /// A new stream under this policy.
     pub fn new(instance: Rc<Instance>, id: u32) -> Self {
         Self {
             instance,
             id,
             waits_at: None,
             awaits_grant: false,
-            said: None,
-            consults: false,
+            service_answer: None,
+            awaits_service: false,
             is_whole: true,
             is_sent: true,
             fields: None,
@@ -81,15 +82,15 @@ impl Filter {
             serving: Serving::default(),
             route: None,
             chain: Chain::default(),
-            called: None,
+            last_failure: None,
             is_answer_whole: false,
         }
     }
 
-    /// Decides on the request. `is_whole`: it has no body, or none that is still to come.
+    /// Decides on the request. `is_whole`: it has no body, or none still to come.
     pub fn request_headers(&mut self, is_whole: bool) -> Next {
         #[cfg(feature = "panic-on-header")]
-        crate::trap::spring();
+        crate::trap::panic_if_asked();
         #[cfg(feature = "test-clock")]
         if crate::clock::set() {
             return Next::Pause;
@@ -98,7 +99,7 @@ impl Filter {
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         if work.monitor.is_some() {
-            self.press(work);
+            self.apply_pressure(work);
         }
         instance.engine.plan(&Facts, &mut work.plan);
         self.route = work.plan.route();
@@ -117,12 +118,12 @@ impl Filter {
         next
     }
 
-    /// Asks how the service is.
+    /// Applies load shedding, by the service's health.
     #[inline(never)]
-    fn press(&mut self, work: &mut Work) {
+    fn apply_pressure(&mut self, work: &mut Work) {
         if let Some(monitor) = &work.monitor {
             self.began = Some(now());
-            work.plan.press(monitor.pressure(), work.random.draw());
+            work.plan.set_pressure(monitor.pressure(), work.random.draw());
         }
     }
 
@@ -134,7 +135,7 @@ impl Filter {
         Next::Pause
     }
 
-    /// Sees a piece of the request's body pass: how long a client takes to send it is not how long its upstream takes.
+    /// Notes a chunk of the request's body. The time that a client takes to send it is not its upstream's.
     pub fn request_body(&mut self, is_last: bool) -> Next {
         self.is_sent = is_last;
         if is_last && (self.began.is_some() || self.chain.awaits_answer()) {
@@ -145,7 +146,7 @@ impl Filter {
         Next::Continue
     }
 
-    /// Keeps what the stream holds from expiring. Does nothing for a stream that holds nothing, or nothing old.
+    /// Renews what the stream holds, if that is old enough to need it.
     pub fn renew(&mut self) {
         let instance = Rc::clone(&self.instance);
         self.renew_in(&mut instance.work.borrow_mut());
@@ -157,8 +158,8 @@ impl Filter {
         self.instance.engine.renew(ticket, store, local, leases, counters, now());
     }
 
-    /// Ends the stream, however it came to its end, and gives back what it holds. One that had no answer, since its
-    /// client went away, is told to the limits and the breaker that await it.
+    /// Ends the stream, for whatever reason, and returns what it holds. If there was no response because the client
+    /// went away, the limits and the breaker that await it are told.
     pub fn end(&mut self) {
         let instance = Rc::clone(&self.instance);
         {
@@ -173,7 +174,7 @@ impl Filter {
         if self.awaits_grant {
             authority::leave(&mut instance.work.borrow_mut(), self.id);
         }
-        if self.consults {
+        if self.awaits_service {
             rls::leave(&mut instance.work.borrow_mut(), self.id);
         }
         if let Some(limit) = self.waits_at {
@@ -185,7 +186,7 @@ impl Filter {
         self.serving.end(&instance);
     }
 
-    /// Tells the limits that no answer will come, and gives back what the request has held.
+    /// Tells the limits that no response will come, and returns what the request has held.
     #[inline(never)]
     fn end_ticket(&mut self, instance: &Instance, work: &mut Work) {
         self.learn(instance, work, &NoAnswer);

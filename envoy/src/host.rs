@@ -1,7 +1,7 @@
-//! Every call into Envoy, bytes in and bytes out, none of which can panic.
+//! All calls into Envoy, with bytes in and bytes out. None of them can panic.
 //!
-//! The wrappers of the proxy-wasm SDK unwrap what the host answers and turn header values into strings: one value that
-//! is not UTF-8, or one missing buffer, takes the whole VM down. Here each call returns what the host said.
+//! The wrappers of the proxy-wasm SDK unwrap the host's statuses and convert header values to strings: one value that
+//! is not UTF-8, or one missing buffer, crashes the whole VM. Here each call returns the host's status.
 
 #![allow(unsafe_code, reason = "the ABI is raw pointers; this is the one file that handles them")]
 
@@ -15,9 +15,9 @@ pub struct HostError(u32);
 
 impl HostError {
     const NOT_FOUND: Self = Self(1);
-    /// What a call is made to is not there.
+    /// The target of a call does not exist.
     pub const BAD_ARGUMENT: Self = Self(2);
-    /// Somebody else has changed the shared value since it was read.
+    /// The shared value has changed since it was read.
     pub const CAS_MISMATCH: Self = Self(8);
 }
 
@@ -27,7 +27,7 @@ impl fmt::Display for HostError {
     }
 }
 
-/// Which headers.
+/// Selects a set of headers.
 #[derive(Clone, Copy)]
 pub enum Map {
     Request = 0,
@@ -35,7 +35,7 @@ pub enum Map {
     CallResponse = 6,
 }
 
-/// How loud a log line is.
+/// The level of a log line.
 #[derive(Clone, Copy)]
 pub enum Level {
     Debug = 1,
@@ -44,7 +44,7 @@ pub enum Level {
     Error = 4,
 }
 
-/// What a metric counts.
+/// The kind of a metric.
 #[derive(Clone, Copy)]
 pub enum MetricKind {
     Counter = 0,
@@ -55,7 +55,7 @@ pub enum MetricKind {
 #[derive(Clone, Copy)]
 pub struct MetricId(u32);
 
-/// A shared value, and the token that a change of it must present.
+/// A shared value, and the token that a compare-and-swap must present.
 pub struct SharedValue {
     pub bytes: Vec<u8>,
     pub cas: u32,
@@ -83,19 +83,19 @@ pub fn configuration() -> Result<Option<Vec<u8>>, HostError> {
     received(|data, size| unsafe { proxy_get_buffer_bytes(PLUGIN_CONFIGURATION, 0, usize::MAX, data, size) })
 }
 
-/// The value of a request header; several of the same name joined by `,`. `None` when it is absent or empty.
+/// The value of a request header; repeated lines are joined by `,`. `None` if it is absent or empty.
 pub fn request_header(name: &str) -> Result<Option<Vec<u8>>, HostError> {
     const PREFIX: &[u8] = b"request\0headers\0";
     let path = [PREFIX, name.as_bytes()].concat();
     received(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
 }
 
-/// The first value of a header. `None` when it is absent or empty.
+/// The first value of a header. `None` if it is absent or empty.
 pub fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>, HostError> {
     received(|data, size| unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) })
 }
 
-/// Whether there is such a header, be it empty; also if the host cannot tell.
+/// Whether there is such a header, even if empty. Also `true` if the host cannot tell.
 pub fn may_have_header(map: Map, name: &str) -> bool {
     let mut absent = false;
     let _ = received(|data, size| {
@@ -106,19 +106,19 @@ pub fn may_have_header(map: Map, name: &str) -> bool {
     !absent
 }
 
-/// Adds a header beside those of the same name.
+/// Adds a header, and keeps those of the same name.
 pub fn add_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Result<(), HostError> {
     let value = value.as_ref();
-    done(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+    check(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
-/// Every header line, as bytes that [`lines`] reads.
+/// All header lines, as bytes for [`lines`].
 pub fn header_lines(map: Map) -> Result<Vec<u8>, HostError> {
     let bytes = received(|data, size| unsafe { proxy_get_header_map_pairs(map as u32, data, size) })?;
     Ok(bytes.unwrap_or_default())
 }
 
-/// The names and values of header lines as the ABI has them, see [`pairs`]. What the host cut short ends there.
+/// The names and values in the ABI's encoding of header lines, see [`pairs`]. Stops where the bytes are cut short.
 pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     fn word(bytes: &[u8], at: usize) -> Option<usize> {
         let (word, _) = bytes.get(at..)?.split_first_chunk::<4>()?;
@@ -137,38 +137,38 @@ pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// The piece of the answer's body that has just come, of so many bytes.
+/// The chunk of the response's body that has just arrived. `size` is in bytes.
 pub fn body_piece(size: usize) -> Result<Vec<u8>, HostError> {
     const RESPONSE_BODY: u32 = 1;
     let bytes = received(|data, got| unsafe { proxy_get_buffer_bytes(RESPONSE_BODY, 0, size, data, got) })?;
     Ok(bytes.unwrap_or_default())
 }
 
-/// Sets all header lines in place of those that are there.
+/// Replaces all header lines.
 pub fn set_header_lines(map: Map, lines: &[(&[u8], &[u8])]) -> Result<(), HostError> {
     let bytes = pairs(lines);
-    done(unsafe { proxy_set_header_map_pairs(map as u32, bytes.as_ptr(), bytes.len()) })
+    check(unsafe { proxy_set_header_map_pairs(map as u32, bytes.as_ptr(), bytes.len()) })
 }
 
-/// Sets a header in place of those of the same name.
+/// Sets a header, and replaces those of the same name.
 pub fn replace_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Result<(), HostError> {
     let value = value.as_ref();
-    done(unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+    check(unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
-/// Removes all headers of a name, if there are any.
+/// Removes all headers of a name, if any.
 pub fn remove_header(map: Map, name: &str) -> Result<(), HostError> {
-    done(unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) })
+    check(unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) })
 }
 
 /// The address of the connection, with its port.
 pub fn source_address() -> Result<Option<Vec<u8>>, HostError> {
-    // The path of a property is its parts, with a zero between them.
+    // The parts of a property's path are separated by a zero byte.
     const PATH: &[u8] = b"source\0address";
     received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) })
 }
 
-/// A value shared by all workers; `None` when nobody has set it.
+/// A value shared by all workers; `None` if it was never set.
 pub fn shared(key: &[u8]) -> Result<Option<SharedValue>, HostError> {
     let mut cas = 0;
     let bytes =
@@ -176,74 +176,76 @@ pub fn shared(key: &[u8]) -> Result<Option<SharedValue>, HostError> {
     Ok(bytes.map(|bytes| SharedValue { bytes, cas }))
 }
 
-/// Sets a value shared by all workers if it is still the one that `cas` came with; `None` if nobody has set it yet.
+/// Sets a value shared by all workers if it is unchanged since it was read with the token `cas`. `None`: if it was
+/// never set.
 ///
 /// # Errors
-/// [`HostError::CAS_MISMATCH`] when somebody else was first.
+/// [`HostError::CAS_MISMATCH`] if another worker has changed it.
 pub fn set_shared(key: &[u8], value: &[u8], cas: Option<u32>) -> Result<(), HostError> {
-    // The host takes any token for an absent key, and no value ever carries this one; zero would mean "whatever is there".
+    // The host accepts any token for an absent key, and no value ever has this one. Zero would mean an unconditional
+    // write.
     let cas = cas.unwrap_or(u32::MAX);
-    done(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) })
+    check(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) })
 }
 
-/// Calls `on_tick` every so often; zero for never.
+/// Sets the period of `proxy_on_tick`; zero for never.
 pub fn set_tick_period(period: Span) -> Result<(), HostError> {
     #[cfg(feature = "test-clock")]
     let period = crate::clock::period(period);
     let period_ms = u32::try_from(period.as_nanos() / 1_000_000).unwrap_or(u32::MAX);
-    done(unsafe { proxy_set_tick_period_milliseconds(period_ms) })
+    check(unsafe { proxy_set_tick_period_milliseconds(period_ms) })
 }
 
-/// Has the calls that follow act on this stream, where they are not made for one.
+/// Makes the calls that follow act on this stream, outside of the stream's own callbacks.
 ///
 /// # Errors
-/// When Envoy has no such stream any more.
-pub fn work_on(stream: u32) -> Result<(), HostError> {
-    done(unsafe { proxy_set_effective_context(stream) })
+/// Envoy no longer has the stream.
+pub fn set_stream(stream: u32) -> Result<(), HostError> {
+    check(unsafe { proxy_set_effective_context(stream) })
 }
 
-/// Lets a request go on that was paused in its headers.
+/// Resumes a request that was paused at its headers.
 pub fn resume_request() -> Result<(), HostError> {
     const REQUEST: u32 = 0;
-    done(unsafe { proxy_continue_stream(REQUEST) })
+    check(unsafe { proxy_continue_stream(REQUEST) })
 }
 
-/// Lets an answer go on that was paused in its header.
+/// Resumes a response that was paused at its headers.
 pub fn resume_response() -> Result<(), HostError> {
     const RESPONSE: u32 = 1;
-    done(unsafe { proxy_continue_stream(RESPONSE) })
+    check(unsafe { proxy_continue_stream(RESPONSE) })
 }
 
-/// What Envoy notes of how the stream went, a bit for each thing: `response.flags`.
+/// Envoy's flags about what happened to the stream, one bit each: `response.flags`.
 pub fn response_flags() -> Result<u64, HostError> {
     const PATH: &[u8] = b"response\0flags";
     let bytes = received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) })?;
     Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
 }
 
-/// The cluster to which Envoy's router has sent the request of the stream at work: `xds.cluster_name`.
+/// The cluster to which Envoy's router has sent the current stream: `xds.cluster_name`.
 pub fn cluster() -> Result<Option<Vec<u8>>, HostError> {
     const PATH: &[u8] = b"xds\0cluster_name";
     received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) })
 }
 
-/// Whether the answer came from an upstream, and not from a filter or Envoy itself: `response.code_details`. Also if Envoy
-/// cannot tell.
+/// Whether the response came from an upstream, and not from a filter or from Envoy: `response.code_details`. Also
+/// `true` if Envoy cannot tell.
 pub fn answered_by_upstream() -> bool {
     const PATH: &[u8] = b"response\0code_details";
     let bytes = received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) });
     bytes.ok().flatten().is_none_or(|details| details == b"via_upstream")
 }
 
-/// Sends a request to a cluster, for the root of the stream at work, or the root at work. Answers the number under which the
-/// answer comes.
+/// Sends a request to a cluster, for the current root or the current stream's root. Returns the token that its response
+/// will carry.
 ///
 /// # Errors
-/// When there is no such cluster, or the call could not even begin.
+/// There is no such cluster, or the call could not even start.
 pub fn call(cluster: &str, lines: &[(&[u8], &[u8])], body: &[u8], timeout_ms: u32) -> Result<u32, HostError> {
     let (headers, trailers) = (pairs(lines), pairs(&[]));
     let mut token = 0;
-    done(unsafe {
+    check(unsafe {
         proxy_http_call(
             cluster.as_ptr(),
             cluster.len(),
@@ -260,7 +262,7 @@ pub fn call(cluster: &str, lines: &[(&[u8], &[u8])], body: &[u8], timeout_ms: u3
     Ok(token)
 }
 
-/// The body of the answer to a call, of so many bytes.
+/// The body of the response to a call. `size` is in bytes.
 pub fn call_body(size: usize) -> Result<Vec<u8>, HostError> {
     const CALL_RESPONSE_BODY: u32 = 4;
     if size == 0 {
@@ -270,17 +272,17 @@ pub fn call_body(size: usize) -> Result<Vec<u8>, HostError> {
     Ok(bytes.unwrap_or_default())
 }
 
-/// Makes a gRPC call of one message to an Envoy `GrpcService`, for the root of the stream at work. Answers the number under
-/// which the answer comes.
+/// Makes a gRPC call with one message to an Envoy `GrpcService`, for the current stream's root. Returns the token that
+/// its answer will carry.
 ///
 /// # Errors
-/// When there is no such service, or the call could not even begin.
+/// There is no such service, or the call could not even start.
 pub fn call_grpc(service: &[u8], name: &str, method: &str, message: &[u8], timeout: Span) -> Result<u32, HostError> {
     let metadata = pairs(&[]);
-    // At least one millisecond: none would be for ever.
+    // At least 1 ms: zero would mean no timeout.
     let timeout_ms = u32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1);
     let mut token = 0;
-    done(unsafe {
+    check(unsafe {
         proxy_grpc_call(
             service.as_ptr(),
             service.len(),
@@ -299,15 +301,15 @@ pub fn call_grpc(service: &[u8], name: &str, method: &str, message: &[u8], timeo
     Ok(token)
 }
 
-/// Ends a gRPC call, of which nothing will be heard then.
+/// Cancels a gRPC call. No callback follows.
 ///
 /// # Errors
-/// When there is no such call any more.
+/// The call has ended already.
 pub fn cancel_grpc(token: u32) -> Result<(), HostError> {
-    done(unsafe { proxy_grpc_cancel(token) })
+    check(unsafe { proxy_grpc_cancel(token) })
 }
 
-/// The message that answers a gRPC call, of so many bytes.
+/// The message that answers a gRPC call. `size` is in bytes.
 pub fn grpc_message(size: usize) -> Result<Vec<u8>, HostError> {
     const GRPC_RECEIVE: u32 = 5;
     if size == 0 {
@@ -317,43 +319,44 @@ pub fn grpc_message(size: usize) -> Result<Vec<u8>, HostError> {
     Ok(bytes.unwrap_or_default())
 }
 
-/// Defines a metric, or finds it when it is there already.
+/// Defines a metric, or returns the existing one.
 pub fn define_metric(kind: MetricKind, name: &str) -> Result<MetricId, HostError> {
     let mut id = 0;
-    done(unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) })?;
+    check(unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) })?;
     Ok(MetricId(id))
 }
 
-/// Adds to a counter, or to a gauge also less than nothing.
+/// Adds to a counter; or to a gauge, where `by` may be negative.
 pub fn increment(metric: MetricId, by: i64) -> Result<(), HostError> {
-    done(unsafe { proxy_increment_metric(metric.0, by) })
+    check(unsafe { proxy_increment_metric(metric.0, by) })
 }
 
 /// Sets a gauge.
 pub fn record(metric: MetricId, value: u64) -> Result<(), HostError> {
-    done(unsafe { proxy_record_metric(metric.0, value) })
+    check(unsafe { proxy_record_metric(metric.0, value) })
 }
 
-/// What a counter or gauge has come to, over all workers.
+/// The value of a counter or gauge, over all workers.
 pub fn metric(metric: MetricId) -> Result<u64, HostError> {
     let mut value = 0;
-    done(unsafe { proxy_get_metric(metric.0, &raw mut value) })?;
+    check(unsafe { proxy_get_metric(metric.0, &raw mut value) })?;
     Ok(value)
 }
 
-/// Whether [`respond`] can say as much, with some lines of the filter's own beside it. Of more than 1,024 lines, or more than a mebibyte,
-/// Envoy sends none, and says nothing.
-pub fn can_answer_with<'l>(lines: impl Iterator<Item = (&'l [u8], &'l [u8])>) -> bool {
+/// Whether [`respond`] can send these lines and some of the filter's own. Envoy silently drops a response of more than
+/// 1,024 lines or 1 MiB.
+pub fn fits_response<'l>(lines: impl Iterator<Item = (&'l [u8], &'l [u8])>) -> bool {
     const MOST_LINES: usize = 1_024 - 64;
     const MOST_BYTES: usize = 1_024 * 1_024 - 64 * 1_024;
-    // The sizes of a line's texts and their ends are ten bytes.
+    // Each line also has two sizes of four bytes and two terminators.
     let sizes = lines.map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(10));
     let (count, bytes) =
         sizes.fold((0_usize, 0_usize), |(count, sum), size| (count.saturating_add(1), sum.saturating_add(size)));
     count <= MOST_LINES && bytes <= MOST_BYTES
 }
 
-/// Answers the request in the upstream's place. gRPC clients get `grpc_status`, others the HTTP status and the body.
+/// Responds to the request in place of the upstream. gRPC clients get `grpc_status`, others the HTTP status and the
+/// body.
 pub fn respond(
     status: u16,
     grpc_status: u8,
@@ -362,7 +365,7 @@ pub fn respond(
     body: &[u8],
 ) -> Result<(), HostError> {
     let headers = pairs(headers);
-    done(unsafe {
+    check(unsafe {
         proxy_send_local_response(
             u32::from(status),
             details.as_ptr(),
@@ -376,7 +379,8 @@ pub fn respond(
     })
 }
 
-/// Headers as the ABI wants them: their number, the sizes of each name and value, then each name and value and a zero.
+/// Headers in the ABI's encoding: their number, the sizes of each name and value, then each name and value followed by
+/// a zero byte.
 fn pairs(headers: &[(&[u8], &[u8])]) -> Vec<u8> {
     let word = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
     let mut bytes = Vec::with_capacity(256);
@@ -392,21 +396,21 @@ fn pairs(headers: &[(&[u8], &[u8])]) -> Vec<u8> {
     bytes
 }
 
-/// What the host answers by allocating in this VM: `None` when it has nothing, or nothing but an empty value.
+/// Takes over the value that the host has allocated in this VM: `None` if there is none, or if it is empty.
 fn received(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Option<Vec<u8>>, HostError> {
     let mut data = ptr::null_mut();
     let mut size = 0;
-    match done(call(&raw mut data, &raw mut size)) {
+    match check(call(&raw mut data, &raw mut size)) {
         Err(HostError::NOT_FOUND) => Ok(None),
         Err(error) => Err(error),
         Ok(()) if data.is_null() => Ok(None),
-        // The host took the memory from `proxy_on_memory_allocate`, a boxed slice of just this size, and gave
-        // it away with this call.
+        // The host got the memory from `proxy_on_memory_allocate`, as a boxed slice of exactly this size, and this call
+        // hands over its ownership.
         Ok(()) => Ok(Some(unsafe { Vec::from_raw_parts(data, size, size) })),
     }
 }
 
-fn done(status: u32) -> Result<(), HostError> {
+fn check(status: u32) -> Result<(), HostError> {
     if status == 0 { Ok(()) } else { Err(HostError(status)) }
 }
 

@@ -1,4 +1,4 @@
-//! One policy in force in one VM: what its streams share.
+//! One policy in force in one VM: the state that its streams share.
 
 use crate::authority::{Authority, DEADLINE};
 use crate::breakers::{self, Round};
@@ -17,8 +17,8 @@ use std::rc::Rc;
 use tidegate::assets::Assets;
 use tidegate::authority;
 use tidegate::decision::{Fields, Reply};
-use tidegate::delay::Left;
-use tidegate::engine::delaying::{Held, Room};
+use tidegate::delay::Departed;
+use tidegate::engine::delaying::{Room, WaitingRequest};
 use tidegate::engine::{Engine, Plan};
 use tidegate::fallback::{Around, Pause, TICK, Upstreams};
 use tidegate::health::Health;
@@ -33,7 +33,7 @@ use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
 use tidegate::units::{Span, Timestamp};
 
-/// A policy in force, and the memory that its decisions work in.
+/// A policy in force, and the memory that its decisions use.
 pub struct Instance {
     pub engine: Engine,
     pub fingerprint: Fingerprint,
@@ -42,22 +42,22 @@ pub struct Instance {
     pub work: RefCell<Work>,
 }
 
-/// The other policies of the VM. Where several would set one gauge to and fro, one of them does.
+/// The other policies of the VM. If several would set the same gauge, only one does.
 pub struct Others {
-    /// How the service is by the policy that finds it worst.
+    /// The service's health by the policy that finds it worst.
     pub worst: Option<Health>,
-    /// Those that came later, of which one may be in this one's place: the streams of this one go on.
+    /// The policies that were configured later. One may replace this one, whose streams still run.
     pub newer: Vec<Rc<Instance>>,
 }
 
 impl Others {
-    /// Whether one of those that came later has a limit of this name.
+    /// Whether a later policy has a limit of this name.
     fn have(&self, limit: &str) -> bool {
         self.newer.iter().flat_map(|other| other.engine.policy().limits()).any(|other| other.name().as_str() == limit)
     }
 }
 
-/// What a decision works with. Envoy calls a VM from one thread, one call at a time, and no borrow outlives a call.
+/// The state that a decision uses. Envoy calls a VM from one thread, one call at a time, and no borrow outlives a call.
 pub struct Work {
     pub store: SharedStore,
     pub local: MemoryStore,
@@ -68,41 +68,41 @@ pub struct Work {
     pub survey: Survey,
     pub plan: Plan,
     pub room: Room,
-    /// Room for those who leave it.
-    pub left: Vec<Left<Held>>,
+    /// Spare memory for the list of requests that leave the room.
+    pub left: Vec<Departed<WaitingRequest>>,
     pub alarm: Alarm,
     pub random: Random,
-    /// Where the policy has limits that many instances share: who counts them.
+    /// Present if the policy has shared limits or breakers: their store.
     pub authority: Option<Authority>,
-    /// Where the policy has limits that a rate-limit service counts.
+    /// Present if the policy has limits that a rate-limit service counts.
     pub rate_limits: Option<RateLimits>,
-    /// The rounds in which the store is asked for breakers, while they are under way.
+    /// The rounds of breaker reports under way.
     pub rounds: Vec<Round>,
     pub upstreams: Upstreams,
     pub clusters: Clusters,
     ledgers: SharedLedgers,
     /// When breakers were last ticked.
     ticked: Timestamp,
-    /// The streams that wait to ask a further upstream.
+    /// The streams that wait to call a further upstream.
     pub retries: Vec<(Pause, u32)>,
-    /// The calls that are under way, by their number, and for which stream.
+    /// The calls under way: token, and stream.
     pub calls: Vec<(u32, u32)>,
-    /// Fields that were sent, for their memory.
+    /// Emptied field lists, kept for their memory.
     #[expect(clippy::vec_box, reason = "a stream takes the box as it is")]
     pub spare: Vec<Box<Fields>>,
-    /// Where the policy asks how the service is.
+    /// Present if the policy uses the service's health.
     pub monitor: Option<Monitor>,
     pub bytes: Vec<u8>,
     /// How many keys the table held when it was last counted.
     pub live_keys: u64,
-    /// The answers that streams of this VM are collecting, by numbers of their own, in the order in which they began.
+    /// The responses that streams of this VM are collecting, each with a number of its own, the oldest first.
     pub collected: Vec<(u32, Collecting)>,
     /// The number of the last of them.
     pub last_collected: u32,
 }
 
 impl Work {
-    /// Keeps the memory of fields that were sent for other streams.
+    /// Keeps the memory of sent fields for other streams.
     pub fn spare(&mut self, mut fields: Box<Fields>) {
         if self.spare.len() < SPARE {
             fields.clear();
@@ -114,13 +114,14 @@ impl Work {
 impl Instance {
     /// Puts a policy in force.
     ///
-    /// `authority`: who counts its shared limits, and the secret that their keys are made from, if the policy does not have it.
+    /// `authority`: the store of its shared limits, and the secret that their keys are derived from unless the policy
+    /// itself contains that.
     pub fn new(policy: Policy, fingerprint: Fingerprint, authority: Option<(Authority, Option<String>)>) -> Self {
         let max_keys = policy.max_keys();
         let (limits, tiers) = (policy.limits().len(), policy.tiers().len());
         let (mut monitor, mut bytes) = (Monitor::new(&policy), Vec::new());
         if let Some(monitor) = &mut monitor {
-            // A policy that is put in force in the middle of an outage knows of it from the first request.
+            // A policy that starts in the middle of an outage knows of it from the first request.
             health::share(monitor, &mut bytes);
         }
         let (kept, seed) = (policy.kept(), shared_seed());
@@ -128,13 +129,13 @@ impl Instance {
         let seed = crate::clock::instead_of_seed(seed);
         let assets = Assets::new(&policy, seed);
         if assets.keeps() {
-            // Should it fail, the next answer that is kept makes its page fit.
+            // If this fails, the next response that is kept trims its page.
             let _ = shelf::trim(&mut SharedShelf, kept.max_bytes, Timestamp::from_nanos(host::now_ns()));
         }
         let mut engine = Engine::new(policy, seed);
         let (authority, secret) = authority.unzip();
         if let Some(secret) = secret.flatten() {
-            engine.share_by(secret.as_bytes());
+            engine.set_shared_secret(secret.as_bytes());
         }
         let mut leases = Leases::new();
         let mut random = Random::new();
@@ -145,7 +146,7 @@ impl Instance {
         let room = engine.waiting_room();
         let mut upstreams = Upstreams::new(engine.policy());
         if authority.is_some() {
-            engine.agree(&mut upstreams, breakers::number(random.draw().0));
+            engine.share_breakers(&mut upstreams, breakers::instance_number(random.draw().0));
         }
         let upstream_metrics = UpstreamMetrics::new(engine.policy());
         Self {
@@ -185,12 +186,12 @@ impl Instance {
         }
     }
 
-    /// The answer to a request for a page.
+    /// The response to a request for a status page.
     pub fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> Reply {
         let policy = self.engine.policy();
         if page == Page::Status {
             work.upstreams_around(now, |upstreams, around| upstreams.refresh(around));
-            // What this worker has counted; what others have since their last export comes with their next.
+            // Exports this worker's counts first. Those of the others since their last export follow with their next.
             work.upstream_metrics.export(policy, &mut work.upstreams, now);
         }
         let Work { monitor, live_keys, leases, rate_limits, upstreams, upstream_metrics: metrics, .. } = work;
@@ -209,7 +210,7 @@ impl Instance {
         .reply(page)
     }
 
-    /// Gives leases back of which nobody has asked for `idle`, and answers whether others are still out.
+    /// Returns leases that were not used for `idle`. Returns whether others are still out.
     pub fn end_leases(&self, idle: Span, now: Timestamp) -> bool {
         let work = &mut *self.work.borrow_mut();
         if work.leases.hold_permits() {
@@ -218,12 +219,12 @@ impl Instance {
         work.leases.hold_permits()
     }
 
-    /// How the service is by this policy, if that asks for it.
+    /// The service's health by this policy, if the policy uses it.
     pub fn health(&self) -> Option<Health> {
         self.work.borrow().monitor.as_ref().map(|monitor| monitor.standing().health)
     }
 
-    /// Adds what was counted since the last time to Envoy's statistics.
+    /// Adds the counts since the last export to Envoy's statistics.
     pub fn export(&self, others: &Others, now: Timestamp) {
         let work = &mut *self.work.borrow_mut();
         work.upstreams.count_rounds(&mut work.counters);
@@ -258,7 +259,7 @@ impl Instance {
 }
 
 impl Work {
-    /// Does something with the upstreams.
+    /// Runs `act` on the upstreams.
     pub fn upstreams_around<T>(
         &mut self,
         now: Timestamp,
@@ -268,7 +269,7 @@ impl Work {
         act(&mut self.upstreams, &mut around)
     }
 
-    /// Ticks the breakers, if it is time to.
+    /// Ticks the breakers, if that is due.
     pub fn tick_breakers(&mut self, now: Timestamp) {
         let due = now < self.ticked || now >= self.ticked.after(TICK);
         if due && self.upstreams.ticks(now) {
@@ -277,7 +278,8 @@ impl Work {
         }
     }
 
-    /// After how long the root has to be called, for whoever waits and for the breakers.
+    /// The time until the next tick is needed, for waiting requests, breakers and the store; `None` if nothing is
+    /// pending.
     pub fn next_due(&self, now: Timestamp) -> Option<Span> {
         let retries = self.retries.iter().map(|(pause, _)| pause.left(now)).min();
         let tick = self.upstreams.ticks(now).then(|| self.ticked.after(TICK).since(now).min(TICK));
@@ -286,7 +288,7 @@ impl Work {
     }
 }
 
-/// The seed of every key's hash: drawn by the first VM, shared by all, since they must find the same pages.
+/// The seed of every key's hash. The first VM draws it and all share it, because they must find the same pages.
 fn shared_seed() -> Seed {
     const KEY: &[u8] = b"tg/seed";
     let stored =
@@ -296,7 +298,7 @@ fn shared_seed() -> Seed {
     }
     let mut bytes = [0; 16];
     if getrandom::fill(&mut bytes).is_err() {
-        // The clock is a poor secret, but still none that a client knows to the nanosecond.
+        // The clock is a poor secret, but a client does not know it to the nanosecond.
         bytes = (u128::from(host::now_ns()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)).to_le_bytes();
         host::log(host::Level::Warn, format_args!("no random source: keys are hashed with a seed from the clock"));
     }
@@ -307,5 +309,5 @@ fn shared_seed() -> Seed {
     }
 }
 
-/// Streams that await their answers hold the fields; what is spare is for the next few.
+/// The spare field lists to keep. Streams under way hold their own.
 const SPARE: usize = 64;

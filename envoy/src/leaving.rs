@@ -1,13 +1,13 @@
-//! What becomes of gauges when a policy goes: Envoy goes on showing each as it was last set, so that a breaker that was open
-//! when its upstream was removed would be open for ever.
+//! Clears gauges when a policy goes. Envoy keeps showing each gauge as it was last set, so a breaker that was open when
+//! its upstream was removed would show as open forever.
 //!
-//! Where another worker still has streams under the policy, that one sets its gauges again, and clears them at its own end.
+//! Another worker may still have streams under the policy. It sets its gauges again, and clears them at its own end.
 
 use crate::instance::Instance;
 use crate::metrics::Gauge;
 use std::rc::Rc;
 
-/// Takes back what this worker has added to gauges, and sets to nothing what none of the `others` has.
+/// Subtracts what this worker has added to gauges, and zeroes the gauges that none of the `others` has.
 pub fn clear_gauges(instance: &Instance, others: &[Rc<Instance>]) {
     let work = &mut *instance.work.borrow_mut();
     for gauge in [Gauge::Waiting, Gauge::StoreBreakers] {

@@ -1,12 +1,12 @@
-//! What all workers know of a breaker, in Envoy's shared data: two values for each breaker of the policy. Their names come
-//! from the policy alone, of which a breaker's is known to be short, and there are at most some thousands of breakers.
+//! The state of breakers that all workers share, in Envoy's shared data: two values per breaker. Their keys come from
+//! the policy alone. A breaker's identity is short, and there are at most some thousands of breakers.
 
 use crate::host::{self, HostError};
 use tidegate::breaker::{Ledger, Part};
 use tidegate::fallback::Ledgers;
 use tidegate::store::StoreError;
 
-/// Shared data as ledgers, one at a time.
+/// Shared data as ledgers, one ledger at a time.
 #[derive(Default)]
 pub struct SharedLedgers(SharedLedger);
 
@@ -15,7 +15,7 @@ pub struct SharedLedgers(SharedLedger);
 pub struct SharedLedger {
     name: Vec<u8>,
     value: Vec<u8>,
-    /// For each part the token that it was last read with; `None` when there was nothing.
+    /// The token that each part was last read with; `None` if it was absent.
     tokens: [Option<u32>; 2],
 }
 
@@ -48,7 +48,7 @@ impl Ledger for SharedLedger {
         let place = self.turn_to(part);
         let read = host::shared(&self.name);
         let token = self.tokens.get_mut(place).ok_or(StoreError::Unavailable)?;
-        // What could not be read is published only where nothing is.
+        // If reading fails, publishing succeeds only where nothing is stored.
         *token = None;
         let Some(value) = read.map_err(|_| StoreError::Unavailable)? else { return Ok(None) };
         *token = Some(value.cas);

@@ -1,12 +1,19 @@
 //! Tidegate as an Envoy filter: a thin adapter between the proxy-wasm ABI and the core.
 //!
-//! `abi` is what Envoy calls, `host` what is called of Envoy. `root` reads the policy (`structure` where it is YAML) and
-//! exports what was counted, `filter` takes one request through the core, `waiting` lets it wait, `chain` goes its way to the
-//! upstreams with it (`saved` is the request that is sent again, `ends` how a call ended), `serving` does to its answer what its
-//! route says, `authority` asks the store of limits that many Envoys share, `breakers` the same store for theirs, `rls` a rate-limit
-//! service, `streams` finds the filter of a stream. In Envoy's shared data,
-//! `store` keeps the key table, `shelf` good answers, `ledger` what all workers know of breakers, and `health` of the service.
-//! `leaving` clears the gauges of a policy that goes, and `clusters` tells where Envoy's do not fit it.
+//! Calls between Envoy and the filter: `abi` has the functions that Envoy calls, `host` the calls into Envoy.
+//!
+//! The policy: `root` reads it (`structure` if it is YAML) and exports metrics; `leaving` clears the gauges of a policy
+//! that is replaced; `clusters` logs where Envoy's clusters do not fit it.
+//!
+//! One request: `filter` takes it through the core, `waiting` delays it, `chain` forwards it to upstreams (`saved` is
+//! the request to send again, `ends` tells how a call ended), `serving` applies its route's response rules, `streams`
+//! finds the filter of a stream.
+//!
+//! Other services: `authority` asks the store of shared limits, `breakers` asks it for shared breakers, `rls` asks a
+//! rate-limit service.
+//!
+//! Envoy's shared data: `store` has the key table, `shelf` kept responses, `ledger` the state of breakers, `health`
+//! that of the service.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

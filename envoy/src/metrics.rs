@@ -1,7 +1,7 @@
-//! What was counted, exported to Envoy's statistics.
+//! Exports counts to Envoy's statistics.
 //!
-//! Envoy shows a metric as `wasmcustom.NAME`. Labels are written into the name as `.label=value`, from where the
-//! `stats_tags` of the shipped bootstrap take them.
+//! Envoy shows a metric as `wasmcustom.NAME`. Labels are written into the name as `.label=value`; the `stats_tags` of
+//! the shipped `envoy.yaml` extract them.
 
 mod upstreams;
 
@@ -12,40 +12,40 @@ use tidegate::engine::Load;
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::{Policy, TierIndex};
 
-/// The metrics of one policy, defined as they are first needed.
+/// The metrics of one policy, defined when first needed.
 #[derive(Default)]
 pub struct Metrics {
-    /// By place: the totals, then the gauges, then the requests by limit, tier and fate.
+    /// Metric ids by place: the totals, then the gauges, then the requests by limit, tier and fate.
     ids: Vec<Option<MetricId>>,
-    /// Those of requests in flight, by limit and tier.
-    loads: Vec<OfLoad>,
-    /// By gauge: what this worker has added to those to which every worker adds its own.
+    /// The gauges of requests in flight, by limit and tier.
+    loads: Vec<LoadGauges>,
+    /// What this worker has added to each gauge that sums over workers.
     added: [u64; Gauge::COUNT],
 }
 
-/// The gauges of a limit and, where each has a count of its own, a tier.
-struct OfLoad {
+/// The gauges of a limit, or of one tier of it if tiers are counted apart.
+struct LoadGauges {
     place: (usize, Option<TierIndex>),
     in_flight: Option<MetricId>,
     permits: Option<MetricId>,
-    /// What this worker has added, where every worker adds its own.
+    /// What this worker has added, if the gauge sums over workers.
     added: u64,
 }
 
-/// A number that goes up and down.
+/// The gauges of the whole policy.
 #[derive(Clone, Copy)]
 pub enum Gauge {
-    /// How many keys are live in the table.
+    /// The live keys in the table.
     LiveKeys = 0,
-    /// How many keys the policy lets the table hold.
+    /// The keys that the table may hold.
     MaxKeys = 1,
-    /// How many requests wait.
+    /// The waiting requests.
     Waiting = 2,
-    /// How the service is: healthy (0), degraded (1) or critical (2).
+    /// The service's health: healthy (0), degraded (1) or critical (2).
     Health = 3,
-    /// How many breakers of workers around what counts shared limits are open: the store, and the rate-limit service.
+    /// The open breakers, over all workers, around the store of shared limits and the rate-limit service.
     StoreBreakers = 4,
-    /// How many breakers that are shared go on by themselves.
+    /// The shared breakers that currently decide without their authority.
     BreakersAlone = 5,
 }
 
@@ -54,7 +54,7 @@ impl Gauge {
 }
 
 impl Metrics {
-    /// Adds what was counted since the last time to Envoy's counters.
+    /// Adds the counts since the last export to Envoy's counters.
     pub fn export(&mut self, policy: &Policy, counters: &mut Counters) {
         let tiers = policy.tiers().len().max(1);
         let mut place = FIRST_REQUESTS;
@@ -82,12 +82,13 @@ impl Metrics {
     pub fn record(&mut self, gauge: Gauge, value: u64) {
         let place = FIRST_GAUGE.saturating_add(gauge as usize);
         if let Some(id) = self.id(place, MetricKind::Gauge, || gauge_name(gauge).to_owned()) {
-            // A metric that was defined is there; there is nobody to tell otherwise.
+            // Setting a defined metric cannot fail, and an error could not be reported.
             let _ = host::record(id, value);
         }
     }
 
-    /// Sets the gauges of requests in flight, but for how many there may be where a newer policy says that of the limit.
+    /// Sets the gauges of requests in flight. The gauge of permitted requests is left to a newer policy with a limit of
+    /// the same name (`is_replaced`).
     pub fn record_load(&mut self, policy: &Policy, load: Load, is_replaced: impl Fn(&str) -> bool) {
         let place = (load.limit, load.tier);
         let limit = policy.limits().get(load.limit).map_or("", |limit| limit.name().as_str());
@@ -96,10 +97,10 @@ impl Metrics {
             let tier = tier.map(|tier| format!(".tier={}", tier.as_str())).unwrap_or_default();
             let define = |name| host::define_metric(MetricKind::Gauge, &format!("{name}.limit={limit}{tier}")).ok();
             let [in_flight, permits] = ["tidegate_concurrency_in_flight", "tidegate_concurrency_limit"].map(define);
-            self.loads.push(OfLoad { place, in_flight, permits, added: 0 });
+            self.loads.push(LoadGauges { place, in_flight, permits, added: 0 });
         }
         let Some(known) = self.loads.iter_mut().find(|known| known.place == place) else { return };
-        // As above: a metric that was defined is there.
+        // As above, setting a defined metric cannot fail.
         let permits = known.permits.filter(|_| !is_replaced(limit));
         let _ = permits.map(|id| host::record(id, u64::from(load.permits.get())));
         let in_flight = u64::from(load.in_flight.get());
@@ -110,7 +111,7 @@ impl Metrics {
         }
     }
 
-    /// Brings a gauge up to date to which every worker adds its own.
+    /// Updates this worker's part of a gauge that sums over workers.
     pub fn record_own(&mut self, gauge: Gauge, value: u64) {
         let place = FIRST_GAUGE.saturating_add(gauge as usize);
         let id = self.id(place, MetricKind::Gauge, || gauge_name(gauge).to_owned());
@@ -119,23 +120,24 @@ impl Metrics {
         }
     }
 
-    /// Takes back what this worker has added to a gauge.
+    /// Subtracts what this worker has added to a gauge.
     pub fn take_back(&mut self, gauge: Gauge) {
         if self.added.get(gauge as usize).is_some_and(|added| *added > 0) {
             self.record_own(gauge, 0);
         }
     }
 
-    /// Sets a gauge to nothing, if it was ever set.
+    /// Zeroes a gauge, if it was ever set.
     pub fn clear(&mut self, gauge: Gauge) {
         if let Some(Some(id)) = self.ids.get(FIRST_GAUGE.saturating_add(gauge as usize)) {
             let _ = host::record(*id, 0);
         }
     }
 
-    /// Takes back what this worker has added to the gauges of requests in flight, and sets those to nothing whose limit does not stay.
+    /// Subtracts what this worker has added to the gauges of requests in flight, and zeroes those whose limit does not
+    /// stay.
     pub fn clear_loads(&mut self, policy: &Policy, stays: impl Fn(&str) -> bool) {
-        for OfLoad { place, in_flight, permits, added } in &mut self.loads {
+        for LoadGauges { place, in_flight, permits, added } in &mut self.loads {
             if let Some(id) = in_flight.filter(|_| *added > 0) {
                 add_own(id, 0, added);
             }
@@ -147,9 +149,8 @@ impl Metrics {
         }
     }
 
-    /// A total is defined even while it is zero, so that it can be watched.
+    /// Adds to a counter. A total is defined even while it is zero, so that it can be watched.
     fn add(&mut self, place: usize, count: u64, name: impl FnOnce() -> String) {
-        // A total is defined even while it is zero, so that it can be watched.
         add(self.id(place, MetricKind::Counter, name), count);
     }
 
@@ -158,7 +159,7 @@ impl Metrics {
     }
 }
 
-/// Brings this worker's part of a gauge up to date.
+/// Updates this worker's part of a gauge.
 fn add_own(id: MetricId, value: u64, added: &mut u64) {
     let change = value.cast_signed().saturating_sub(added.cast_signed());
     if change != 0 && host::increment(id, change).is_ok() {
@@ -174,7 +175,7 @@ fn add(id: Option<MetricId>, count: u64) {
     }
 }
 
-/// The metric at this place, defined if it is not yet.
+/// The metric at this place, defined if it is not yet defined.
 fn id(
     ids: &mut Vec<Option<MetricId>>,
     place: usize,

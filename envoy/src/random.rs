@@ -1,13 +1,14 @@
-//! Random numbers for draws, made in the VM's own memory: asking the host for each would cost half a microsecond.
+//! Random draws, generated in the VM's own memory: asking the host for each would cost half a microsecond.
 
 use crate::host;
 use tidegate::units::Draw;
 
-/// SplitMix64 (Steele, Lea, Flood 2014). Its numbers decide who is shed and who waits how long, and are no secret.
+/// SplitMix64 (Steele, Lea, Flood 2014). Its numbers decide which requests are shed and how long some wait. They need
+/// not be secret.
 pub struct Random(u64);
 
 impl Random {
-    /// A generator that begins where the host's random source says, so that no two workers draw alike.
+    /// A generator seeded from the host's random source, so that no two workers draw alike.
     pub fn new() -> Self {
         let mut seed = [0; 8];
         if getrandom::fill(&mut seed).is_err() {

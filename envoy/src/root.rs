@@ -1,4 +1,4 @@
-//! The plugin: reads the policy, makes the streams, exports on a tick.
+//! The plugin: reads the policy, creates the streams, and exports metrics on a tick.
 
 use crate::filter;
 use crate::host::{self, Level};
@@ -12,15 +12,15 @@ use tidegate::status::Fingerprint;
 use tidegate::store::rls::RlsError;
 use tidegate::units::{Span, Timestamp};
 
-/// One configuration of the plugin in one VM. A new policy comes as a new root; the old one goes on with the old
-/// policy until its streams have ended.
+/// One configuration of the plugin in one VM. A new policy arrives as a new root. The old root keeps the old policy
+/// until its streams have ended.
 #[derive(Default)]
 pub struct Root {
     instance: Option<Rc<Instance>>,
 }
 
 impl Root {
-    /// Reads the policy and puts it in force. Answers whether it is good; what is bad about it has been logged.
+    /// Reads the policy and puts it in force. Returns whether it is valid; its errors have been logged.
     pub fn configure(&mut self) -> bool {
         match read_policy() {
             Ok(instance) => {
@@ -45,16 +45,16 @@ impl Root {
         self.instance.clone()
     }
 
-    /// Ends the waits and the leases that are due, lets workers learn of each other's breakers, and once a second exports what
-    /// was counted and renews what streams hold.
+    /// Ends the waits and leases that are due and exchanges breaker states with other workers and instances. Once a
+    /// second, also exports metrics and renews what streams hold.
     pub fn tick(&mut self, streams: &mut Streams, others: &Others) {
         let Some(instance) = self.instance.clone() else { return };
         let now = Timestamp::from_nanos(host::now_ns());
         waiting::finish_due(&instance, streams, now);
-        filter::try_due(&instance, streams, now);
+        filter::make_due_calls(&instance, streams, now);
         authority::tend(&instance, streams, now);
         instance.work.borrow_mut().tick_breakers(now);
-        breakers::confer(&mut instance.work.borrow_mut(), now);
+        breakers::send_round(&mut instance.work.borrow_mut(), now);
         let leases_are_out = instance.end_leases(LEASE_IDLE, now);
         if instance.work.borrow_mut().alarm.exports(now) {
             instance.export(others, now);
@@ -67,7 +67,8 @@ impl Root {
         crate::clock::ticked(now);
     }
 
-    /// Hands the answer to a call to whoever has made it: the store of shared limits was asked, or an upstream for a stream.
+    /// Passes the response to a call to its caller: the store of shared limits or breakers, or a stream that called an
+    /// upstream.
     pub fn call_answered(&mut self, streams: &mut Streams, token: u32, lines: u32, size: usize) {
         if let Some(instance) = &self.instance
             && !authority::call_answered(instance, streams, token, lines, size)
@@ -77,14 +78,14 @@ impl Root {
         }
     }
 
-    /// Hands the answer of the rate-limit service to the stream that waits for it.
+    /// Passes the answer of the rate-limit service to the stream that waits for it.
     pub fn grpc_answered(&mut self, streams: &mut Streams, token: u32, end: Result<usize, RlsError>) {
         if let Some(instance) = &self.instance {
             rls::answered(instance, streams, token, end);
         }
     }
 
-    /// Gives back what is held, and exports what was counted last. `others` go on in this VM.
+    /// Returns the leases, exports the last counts, and clears gauges. `others` are the policies that stay in this VM.
     pub fn end(&mut self, others: impl Iterator<Item = Rc<Instance>>) {
         let Some(instance) = &self.instance else { return };
         let (others, now) = (others.collect::<Vec<_>>(), Timestamp::from_nanos(host::now_ns()));
@@ -103,8 +104,8 @@ fn read_policy() -> Result<Instance, Vec<String>> {
         }
         Err(error) => return Err(vec![format!("cannot be read: {error}")]),
     };
-    // A JSON text is never a Struct too: after the line break that both may begin with, a Struct's bytes have a control
-    // character that JSON does not bear.
+    // A JSON text is never also a Struct: both may begin with a line break, but a Struct then has a control character
+    // that JSON does not allow.
     let text = match structure::to_json(&bytes) {
         Some(json) => json,
         None => String::from_utf8(bytes)

@@ -1,5 +1,5 @@
-//! A request as it was when it went to its upstream. Envoy shows its header in the request's own phase alone, and what is
-//! to be sent again, or answered from what was kept, needs it later.
+//! A request as it was sent to its upstream. Envoy shows a request's headers only during the request phase, but sending
+//! it again or answering it with a kept response needs them later.
 
 use crate::host::{self, HostError, Map};
 use std::borrow::Cow;
@@ -10,12 +10,12 @@ use tidegate::request::RequestFacts;
 pub struct Saved(Vec<u8>);
 
 impl Saved {
-    /// Saves the request of the stream that Envoy is working on.
+    /// Saves the request of the current stream.
     pub fn new() -> Result<Self, HostError> {
         host::header_lines(Map::Request).map(Self)
     }
 
-    /// The lines as a further upstream gets them.
+    /// The lines to send to a further upstream.
     pub fn to_send(&self) -> Vec<(&[u8], &[u8])> {
         forwarding::request(&host::lines(&self.0).collect::<Vec<_>>())
     }
@@ -39,7 +39,7 @@ impl RequestFacts for Saved {
     }
 
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        // Envoy has names in lower case.
+        // Envoy's header names are in lower case.
         let mut values = host::lines(&self.0).filter(|(other, _)| *other == name.as_bytes()).map(|(_, value)| value);
         let first = values.next()?;
         let rest: Vec<&[u8]> = values.collect();

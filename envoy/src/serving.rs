@@ -1,4 +1,4 @@
-//! What routes say of their answers, done to one stream.
+//! Applies a route's response rules to one stream.
 
 use crate::facts::Facts;
 use crate::host::{self, Level, Map};
@@ -10,30 +10,30 @@ use tidegate::stale::shelf::Kept;
 use tidegate::stale::{AnswerKey, Collecting, Draft};
 use tidegate::units::Timestamp;
 
-/// What is still to be done to the answer of a stream.
+/// The response rules still to be applied to a stream.
 #[derive(Default)]
 pub struct Serving {
     request: Option<Box<AssetRequest>>,
-    /// The number of the answer among those that are being collected.
+    /// The number of the response that is being collected.
     collecting: Option<u32>,
 }
 
 impl Serving {
-    /// Looks at a request that goes on, and asks for another target where the route says so. `is_whole`: it has no body.
+    /// Finds the rules for a request, and replaces its target if the route says so. `is_whole`: it has no body.
     #[inline(never)]
     pub fn request(&mut self, instance: &Instance, is_whole: bool) {
         let Some(request) = instance.assets.plan(&Facts, is_whole) else { return };
         if let Some(target) = &request.target
             && let Err(error) = host::replace_header(Map::Request, ":path", target)
         {
-            // The answer would be kept as that of another target.
+            // Otherwise the response would be kept under another target.
             host::log(Level::Warn, format_args!("cannot ask for a variant: {error}"));
             return;
         }
         self.request = Some(Box::new(request));
     }
 
-    /// Edits the header of the answer, and begins to collect it if it may be kept.
+    /// Edits the response's headers, and begins to collect the response if it may be kept.
     pub fn answer(&mut self, instance: &Instance, is_whole: bool) {
         if let Some(request) = self.request.take() {
             self.edit(&request, instance, is_whole);
@@ -72,18 +72,24 @@ impl Serving {
         }
     }
 
-    /// The key of kept answers to this request; `None` where nothing is kept.
+    /// The key of the kept response to this request; `None` if nothing is kept.
     pub fn key(&self) -> Option<AnswerKey> {
         self.request.as_ref()?.key
     }
 
-    /// Does nothing more for this stream: the answer to come is the filter's own.
+    /// Drops the rules: the response will be the filter's own.
     pub fn forget(&mut self) {
         self.request = None;
     }
 
-    /// Answers how an answer is to be edited that came by a call, and keeps it if it may be.
-    pub fn called(&mut self, instance: &Instance, status: u16, lines: &[(&[u8], &[u8])], body: &[u8]) -> Vec<Edit> {
+    /// Returns the header edits for a response to a call by the filter, and stores the response if it may be kept.
+    pub fn call_response(
+        &mut self,
+        instance: &Instance,
+        status: u16,
+        lines: &[(&[u8], &[u8])],
+        body: &[u8],
+    ) -> Vec<Edit> {
         let Some(request) = self.request.take() else { return Vec::new() };
         let length = body.len().to_string();
         let measured = [(b"content-length".as_slice(), length.as_bytes())];
@@ -100,7 +106,7 @@ impl Serving {
         edits
     }
 
-    /// Takes the next piece of the answer's body, which goes on to the client whatever comes of it here.
+    /// Collects the next chunk of the response's body. The client gets the chunk in any case.
     pub fn body(&mut self, instance: &Instance, size: usize, is_last: bool) {
         if self.collecting.is_some() {
             self.collect_piece(instance, size, is_last);
@@ -115,7 +121,7 @@ impl Serving {
         });
     }
 
-    /// Ends the stream: an answer that did not come to its end is not kept.
+    /// Ends the stream. An incomplete response is not kept.
     pub fn end(&mut self, instance: &Instance) {
         if self.collecting.is_some() && self.stop(instance).is_some() {
             not_kept(instance);
@@ -126,14 +132,15 @@ impl Serving {
         let key = draft.key();
         {
             let Work { collected, last_collected, counters, .. } = &mut *instance.work.borrow_mut();
-            // One stream of this VM brings it; a thousand that ask for it at once would hold it a thousand times.
+            // Only one stream of this VM collects a response: a thousand requests for it at once would otherwise hold
+            // it a thousand times.
             if collected.iter().any(|(_, other)| other.key() == key) {
                 return;
             }
             let Some(collecting) = draft.collect(instance.kept.max_object) else {
                 return counters.add(Total::NotKept, 1);
             };
-            // Who came first has had the longest: answers that never end would have nothing kept any more.
+            // The oldest makes room: otherwise 64 responses that never end would stop all keeping.
             if collected.len() >= MAX_COLLECTED {
                 collected.remove(0);
                 counters.add(Total::NotKept, 1);
@@ -147,7 +154,7 @@ impl Serving {
         }
     }
 
-    /// Adds to the answer that is being collected, if it has not had to make room, and keeps it after the last of it.
+    /// Adds to the response that is being collected, if it has not had to make room, and keeps it when it is complete.
     fn add(&mut self, instance: &Instance, is_last: bool, add: &dyn Fn(&mut Collecting) -> bool) {
         let added = {
             let collected = &mut instance.work.borrow_mut().collected;
@@ -180,7 +187,7 @@ impl Serving {
                 counters.add(Total::Kept, 1);
                 counters.add(Total::KeptEvictions, u64::from(evicted));
             }
-            // Another worker has just kept the same.
+            // Another worker has just kept the same response.
             Ok(Kept::Busy) => {}
             Ok(Kept::NoRoom) | Err(_) => counters.add(Total::NotKept, 1),
         }
@@ -191,5 +198,5 @@ fn not_kept(instance: &Instance) {
     instance.work.borrow_mut().counters.add(Total::NotKept, 1);
 }
 
-/// How many answers a VM collects at one time, so that a slow upstream does not fill its memory.
+/// The responses that a VM collects at one time. Bounded, so that a slow upstream does not fill its memory.
 const MAX_COLLECTED: usize = 64;

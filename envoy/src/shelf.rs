@@ -1,11 +1,11 @@
-//! Kept answers in Envoy's shared data, which all workers share and which outlives a VM.
+//! Kept responses in Envoy's shared data, which all workers share and which outlives a VM.
 
 use crate::host::{self, HostError};
 use tidegate::stale::Shelf;
 use tidegate::stale::shelf::{Place, Read};
 use tidegate::store::StoreError;
 
-/// Shared data as a shelf. Envoy never frees a name, which is why there is a fixed number of places.
+/// Shared data as a shelf. Envoy never frees a key, so the number of places is fixed.
 pub struct SharedShelf;
 
 impl Shelf for SharedShelf {
@@ -25,7 +25,7 @@ impl Shelf for SharedShelf {
     }
 }
 
-/// The name of a place in shared data.
+/// The key of a place in shared data.
 fn key(place: Place) -> [u8; 12] {
     let (kind, page, slot) = match place {
         Place::Page(page) => (b'i', page, 0),

@@ -1,13 +1,13 @@
-//! The key table in Envoy's shared data: one value a page, so that all workers count together.
+//! The key table in Envoy's shared data, one value per page, so that all workers count together.
 //!
-//! Shared data outlives a VM and a policy; it is gone when the last VM of its `vm_id` goes. Envoy never frees a key,
-//! which is why pages are fixed and few.
+//! Shared data outlives a VM and a policy, and is gone when the last VM of its `vm_id` ends. Envoy never frees a key,
+//! so pages are fixed and few.
 
 use crate::host::{self, HostError};
 use tidegate::store::{Store, StoreError};
 use tidegate::table::{Page, VERSION, pages_for};
 
-/// The pages that the decision at hand has read.
+/// The pages that the current decision has read.
 pub struct SharedStore {
     count: u32,
     read: Vec<ReadPage>,
@@ -17,7 +17,7 @@ pub struct SharedStore {
 struct ReadPage {
     number: u32,
     page: Page,
-    /// The token it came with; `None` when nobody had published it.
+    /// The token that the page was read with; `None` if it was never published.
     cas: Option<u32>,
     published: Option<Result<(), StoreError>>,
 }
@@ -83,8 +83,8 @@ impl ReadPage {
     }
 }
 
-/// The name of a page in shared data. Shared data outlives the filter's code: pages as another version writes them have
-/// other names, so that a new one begins anew instead of finding nothing but damage.
+/// The key of a page in shared data. Shared data outlives the filter's code. The format version is part of the key, so
+/// a new version starts with an empty table instead of unreadable pages.
 fn key(page: u32) -> [u8; 8] {
     let [a, b, c, d] = page.to_le_bytes();
     [b't', b'g', b'p', VERSION, a, b, c, d]

@@ -1,4 +1,4 @@
-//! The streams of a VM, by the numbers that Envoy gives them.
+//! The streams of a VM, by the ids that Envoy assigns.
 
 use crate::filter::Filter;
 use crate::instance::Instance;
@@ -8,16 +8,16 @@ use tidegate::engine::Engine;
 
 /// Every open stream.
 ///
-/// Who came last into a place is the next to leave it: the few streams that are open at once keep to a few places, which are
-/// in the processor's caches, however many have come and gone. Envoy counts its numbers up, so that they spread evenly over chains by the low
-/// bits: with ten thousand open at once a chain has ten. A request allocates nothing here once the VM has warmed up.
+/// Places are reused in last-in, first-out order, so the few streams that are open at once stay in a few places, which
+/// are in the processor's caches. Envoy assigns increasing ids, so the low bits spread streams evenly over chains: with
+/// ten thousand open at once, a chain has ten. A request allocates nothing here once the VM has warmed up.
 pub struct Streams {
     /// The first place of each chain.
     chains: Vec<Option<u32>>,
     places: Vec<Place>,
-    /// The places that hold nobody.
+    /// The free places.
     free: Vec<u32>,
-    /// The place at which [`Streams::renew`] goes on.
+    /// The place where [`Streams::renew`] continues.
     next: usize,
 }
 
@@ -40,7 +40,7 @@ impl Streams {
             self.chains.resize(CHAINS, None);
         }
         let Some(first) = self.chains.get_mut(id as usize % CHAINS) else { return };
-        // One that is free, or a new one.
+        // A free place, or a new one.
         if let Some((at, free)) = self.free.pop().and_then(|at| Some((at, self.places.get_mut(at as usize)?))) {
             (free.id, free.next) = (id, first.replace(at));
             free.filter = Some(Filter::new(instance, id));
@@ -49,7 +49,7 @@ impl Streams {
         }
     }
 
-    /// The stream of this number.
+    /// The stream of this id.
     pub fn get_mut(&mut self, id: u32) -> Option<&mut Filter> {
         let mut at = *self.chains.get(id as usize % CHAINS)?;
         while let Some(place) = at {
@@ -62,7 +62,7 @@ impl Streams {
         self.places.get_mut(at? as usize)?.filter.as_mut()
     }
 
-    /// Ends a stream where it stands, and frees its place. `false` when there is none of this number.
+    /// Ends a stream and frees its place. Returns `false` if there is none of this id.
     pub fn end(&mut self, id: u32) -> bool {
         let Some(place) = self.unlink(id) else { return false };
         if let Some(filter) = &mut place.filter {
@@ -92,10 +92,10 @@ impl Streams {
         self.places.get_mut(at as usize)
     }
 
-    /// Renews what a share of the streams hold, so that all have had their turn well within what the core asks for. To be
-    /// called once in an export period.
+    /// Renews what a part of the streams hold, so that all are renewed well within the time that the core requires. To
+    /// be called once per export period.
     pub fn renew(&mut self) {
-        // Rounded up, so that so many ticks suffice, and one more where they began in the middle.
+        // Rounded up, so that `TICKS` ticks cover all places, and one more if they began in the middle.
         let end = self.next.saturating_add(self.places.len().div_ceil(TICKS)).min(self.places.len());
         let places = self.places.get_mut(self.next..end).unwrap_or_default();
         places.iter_mut().filter_map(|place| place.filter.as_mut()).for_each(Filter::renew);
@@ -106,7 +106,6 @@ impl Streams {
 /// A power of two. Empty chains take 8 KB.
 const CHAINS: usize = 1_024;
 
-/// In how many ticks every stream has its turn to renew what it holds. A tick more in the same time leaves room for one
-/// that comes late.
+/// The ticks within which every stream is renewed. The core's time has room for one more tick, which may come late.
 const TICKS: usize = 3;
 const _: () = assert!((TICKS as u64 + 1) * EXPORT_PERIOD.as_nanos() <= Engine::RENEWED_WITHIN_MS as u64 * 1_000_000);

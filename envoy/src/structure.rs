@@ -1,11 +1,12 @@
-//! A `google.protobuf.Struct`, by which YAML in Envoy's configuration can be the policy itself and not a text in it.
+//! Reads a `google.protobuf.Struct`, which allows the policy to be YAML in Envoy's configuration instead of text in a
+//! string.
 //!
-//! Envoy's documentation says that a plugin is handed a Struct as JSON; what 1.40 hands over are its bytes on the wire.
-//! They are read here with every length checked; whatever is not a Struct to its last byte is none.
+//! Envoy's documentation says that a plugin gets a Struct as JSON, but Envoy 1.40 passes its protobuf encoding. It is
+//! decoded here with every length checked; anything other than a Struct up to the last byte is rejected.
 
 use tidegate::number::Number;
 
-/// The JSON text of these bytes; `None` when they are no Struct.
+/// The JSON text of these bytes; `None` if they are no Struct.
 pub fn to_json(bytes: &[u8]) -> Option<String> {
     let mut json = String::new();
     fields(bytes, MAX_DEPTH, &mut json)?;
@@ -56,7 +57,7 @@ fn items(bytes: &[u8], depth: u32, json: &mut String) -> Option<()> {
     Some(())
 }
 
-/// Value: one of null, number, text, truth, Struct and list.
+/// Value: one of null, number, string, boolean, Struct and list.
 fn value(bytes: &[u8], depth: u32, json: &mut String) -> Option<()> {
     let depth = depth.checked_sub(1)?;
     let mut rest = bytes;
@@ -101,7 +102,7 @@ fn field<'b>(rest: &mut &'b [u8]) -> Option<(u64, Field<'b>)> {
 
 fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
-    // Ten bytes of seven bits hold any 64.
+    // Ten bytes of seven bits hold any 64-bit number.
     for shift in (0..70).step_by(7) {
         let (byte, after) = rest.split_first()?;
         *rest = after;

@@ -1,7 +1,7 @@
-//! Requests that wait: Envoy holds their streams, and a tick of the root lets them go.
+//! Waiting requests: Envoy holds their streams, and a tick of the root resumes them.
 //!
-//! A root ticks to export its counts, and while somebody waits as soon as he is due. What a tick does to a stream, Envoy
-//! does when the tick has returned: nothing calls back in here meanwhile.
+//! A root ticks to export metrics, and as soon as a waiting request is due. Envoy acts on what a tick does to a stream
+//! only after the tick has returned, so nothing calls back in here meanwhile.
 
 use crate::host;
 use crate::instance::{Instance, Work};
@@ -9,25 +9,25 @@ use crate::streams::Streams;
 use tidegate::engine::delaying::Books;
 use tidegate::units::{Span, Timestamp};
 
-/// When the root is called the next time.
+/// When the root ticks next.
 #[derive(Default)]
 pub struct Alarm {
-    /// The period that Envoy was told last.
+    /// The tick period that Envoy has.
     period_ms: u32,
     next: Timestamp,
     exported: Timestamp,
 }
 
 impl Alarm {
-    /// Has the root called for the first time.
+    /// Starts the ticks.
     pub fn start(&mut self, now: Timestamp) {
         self.exported = now;
         self.set(None, false, now);
     }
 
-    /// Whether it is time to export what was counted.
+    /// Whether an export is due.
     pub fn exports(&mut self, now: Timestamp) -> bool {
-        // A clock that has stepped back would be waited for.
+        // If the clock has stepped back, export now instead of waiting for it to catch up.
         let due = now < self.exported || now >= self.exported.after(EXPORT_PERIOD);
         if due {
             self.exported = now;
@@ -35,12 +35,12 @@ impl Alarm {
         due
     }
 
-    /// Has the root called when it is next needed: for whoever waits, and for the export. `called`: it has just been, and
-    /// Envoy begins its period anew.
+    /// Sets the next tick: for waiting requests, or for the export. `called`: the root has just ticked, and Envoy's
+    /// period starts again.
     pub fn set(&mut self, due: Option<Span>, called: bool, now: Timestamp) {
         let export = self.exported.after(EXPORT_PERIOD).since(now).min(EXPORT_PERIOD);
         let wait = due.map_or(export, |due| due.min(export));
-        // Up: a tick before the time would find nothing to do. At least one, as none is never.
+        // Rounded up: an earlier tick would find nothing to do. At least one, because zero means never.
         let period_ms = u32::try_from(wait.as_nanos().div_ceil(NANOS_PER_MILLI)).unwrap_or(u32::MAX).max(1);
         let next = now.after(Span::from_millis(period_ms.into()));
         if !called && self.next <= next && now <= self.next {
@@ -56,7 +56,7 @@ impl Alarm {
     }
 }
 
-/// Lets the request of the decided plan wait; `None` when it cannot. Answers the limit at which it does.
+/// Lets the request of the decided plan wait. Returns the limit that it waits at; `None` if it cannot wait.
 pub fn enter(instance: &Instance, work: &mut Work, stream: u32, now: Timestamp) -> Option<u32> {
     let Work { store, local, leases, counters, .. } = work;
     let mut books = Books { store, local, leases, counters };
@@ -74,7 +74,7 @@ pub fn leave(instance: &Instance, limit: u32, stream: u32) {
     instance.engine.leave(limit, stream, &mut work.room, &mut books, now);
 }
 
-/// Ends the wait of every stream whose time has come, of some if there are many.
+/// Ends the wait of the streams that are due, up to a bound.
 pub fn finish_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     let work = &mut *instance.work.borrow_mut();
     if work.room.is_empty() {
@@ -89,21 +89,21 @@ pub fn finish_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
         let Work { store, local, leases, counters, .. } = work;
         let mut books = Books { store, local, leases, counters };
         let decision = instance.engine.finish(left, &mut work.plan, &mut books, now);
-        // A stream that is gone has left the room; if there is one all the same, what it was charged stays charged.
+        // A stream that has ended has left the room. If one is still listed here, its charges stay.
         if let Some(filter) = streams.get_mut(stream)
-            && host::work_on(stream).is_ok()
+            && host::set_stream(stream).is_ok()
         {
-            filter.go_on(instance, work, decision.refusal.as_ref());
+            filter.finish_wait(instance, work, decision.refusal.as_ref());
         }
     }
     work.left = left;
 }
 
-/// Envoy does what a tick asked of it after the tick, and where streams are answered at once, by a refusal or without an
-/// upstream, one inside the other: some hundreds overflow the stack.
+/// Envoy acts on streams after the tick. Streams that are answered at once, by a refusal or without an upstream, are
+/// handled one inside the other: some hundreds overflow the stack.
 const MOST_AT_ONCE: usize = 64;
 
-/// How often counters reach Envoy's statistics.
+/// How often counts are exported to Envoy's statistics.
 pub const EXPORT_PERIOD: Span = Span::from_secs(1);
 
 const NANOS_PER_MILLI: u64 = 1_000_000;

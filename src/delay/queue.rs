@@ -1,23 +1,23 @@
-//! Those who wait at one limit: whose turn it is, and who leaves when there are too many.
+//! The requests that wait at one limit: whose turn it is, and which one leaves when there are too many.
 
-use super::{Left, Line, Why};
+use super::{Departed, DepartureReason, Line};
 use crate::key::KeyHash;
 use crate::limiter::State;
 use crate::policy::Priority;
 use crate::units::Timestamp;
 
-/// Those who wait at one limit, and the turns that they wait for.
+/// The requests that wait at one limit, and the turns that they wait for.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     pub(super) limit: u32,
     pub(super) capacity: usize,
-    /// The most important first, of those as important the earliest.
+    /// The most important first; among equals, the earliest first.
     pub(super) waiters: Vec<Waiter<T>>,
-    /// The turns of the waiters, the earliest first: as many of a line as waiters there wait for one.
+    /// The turns of the waiters, the earliest first. A line has as many turns as waiters that wait for one.
     pub(super) turns: Vec<Turn>,
 }
 
-/// One who waits.
+/// A waiting request.
 #[derive(Debug)]
 pub(super) struct Waiter<T> {
     pub(super) id: u32,
@@ -38,15 +38,15 @@ pub(super) struct Turn {
 }
 
 impl<T> Queue<T> {
-    /// Takes out whom it is time for, in their order.
-    pub(super) fn due(&mut self, time: Timestamp, most: usize, left: &mut Vec<Left<T>>) {
+    /// Removes the requests whose wait has ended, in their order.
+    pub(super) fn due(&mut self, time: Timestamp, most: usize, left: &mut Vec<Departed<T>>) {
         let mut at = 0;
         while let Some(waiter) = self.waiters.get(at).filter(|_| left.len() < most) {
             let turn = if waiter.waits_for_turn { self.turn_of(&waiter.line, time) } else { None };
             if waiter.not_before <= time && (turn.is_some() || !waiter.waits_for_turn) {
-                left.push(self.remove(at, Why::Released, turn));
+                left.push(self.remove(at, DepartureReason::Released, turn));
             } else if waiter.deadline <= time {
-                left.push(self.leave(at, Why::Overdue));
+                left.push(self.leave(at, DepartureReason::Overdue));
             } else {
                 at = at.saturating_add(1);
             }
@@ -61,34 +61,34 @@ impl<T> Queue<T> {
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         let turn = self.turns.first().map(|turn| turn.at);
         let next = |waiter: &Waiter<T>| match turn.filter(|_| waiter.waits_for_turn) {
-            // No earlier than this; that another line's turn is first makes it a look too many.
+            // A lower bound: if the first turn belongs to another line, the queue is looked at once too often.
             Some(turn) => waiter.deadline.min(turn.max(waiter.not_before)),
             None => waiter.not_before,
         };
         self.waiters.iter().map(next).min()
     }
 
-    /// The last to go of a line.
+    /// The waiter of a line that would go last.
     pub(super) fn last_of(&self, line: &Line) -> Option<&Waiter<T>> {
         self.waiters.iter().rfind(|waiter| waiter.is_in(line))
     }
 
-    /// Takes out a waiter together with the last turn of his line.
-    pub(super) fn leave(&mut self, at: usize, why: Why) -> Left<T> {
+    /// Removes a waiter together with the last turn of its line.
+    pub(super) fn leave(&mut self, at: usize, reason: DepartureReason) -> Departed<T> {
         let line = self.waiters.get(at).filter(|waiter| waiter.waits_for_turn).map(|waiter| waiter.line);
         let turn = line.and_then(|line| self.turns.iter().rposition(|turn| turn.line == line));
-        self.remove(at, why, turn)
+        self.remove(at, reason, turn)
     }
 
-    /// Takes out a waiter, who must be there, and this turn.
-    pub(super) fn remove(&mut self, at: usize, why: Why, turn: Option<usize>) -> Left<T> {
+    /// Removes this waiter, which must exist, and this turn.
+    pub(super) fn remove(&mut self, at: usize, reason: DepartureReason, turn: Option<usize>) -> Departed<T> {
         let turn = turn.map(|turn| self.turns.remove(turn));
         let Waiter { id, line, held, .. } = self.waiters.remove(at);
-        let spare = turn.filter(|_| why != Why::Released).map(|turn| turn.charged);
-        Left { id, limit: self.limit, line, why, spare, held }
+        let freed_turn = turn.filter(|_| reason != DepartureReason::Released).map(|turn| turn.charged);
+        Departed { id, limit: self.limit, line, reason, freed_turn, held }
     }
 
-    /// Whether a request of this client and this importance would have to leave a full queue as soon as it came.
+    /// Whether a request of this client and priority would have to leave a full queue immediately.
     pub(super) fn would_leave(&self, key: KeyHash, priority: Priority) -> bool {
         let Some(least) = self.waiters.last().map(|waiter| waiter.priority) else { return true };
         match priority.cmp(&least) {
@@ -101,7 +101,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Who has to leave.
+    /// The waiter that has to leave.
     pub(super) fn to_leave(&self) -> Option<usize> {
         let least = self.waiters.last()?.priority;
         let crowd = Crowd::new(self.of_priority(least));
@@ -115,14 +115,14 @@ impl<T> Queue<T> {
 }
 
 impl<T> Waiter<T> {
-    /// Whether it waits for a turn of the line.
+    /// Whether it waits for a turn of this line.
     pub(super) fn is_in(&self, line: &Line) -> bool {
         self.waits_for_turn && self.line == *line
     }
 }
 
-/// How often each client is there, told by some bits of his key: two that meet in them count as one, which is seldom and
-/// harms nobody for long, and nobody can choose with whom he meets.
+/// How many waiting requests each client has. Clients are told apart by some bits of their keys. Two clients that share
+/// these bits count as one: this is rare and does little harm, and no client can choose whom it collides with.
 struct Crowd([u16; Self::SIZE]);
 
 impl Crowd {
@@ -148,6 +148,6 @@ impl Crowd {
         key.get() as usize % Self::SIZE
     }
 
-    /// As many as may wait at a limit, and a power of two.
+    /// At least as many as may wait at one limit (1,000), and a power of two.
     const SIZE: usize = 1_024;
 }

@@ -1,14 +1,14 @@
-//! Breakers that many instances share: see [`crate::breaker::global`].
+//! Breakers that instances share: see [`crate::breaker::global`].
 
 use super::Engine;
 use crate::authority::Instance;
 use crate::fallback::Upstreams;
 
 impl Engine {
-    /// Has those breakers of the policy that many instances share ask their authority. To be called where there is one, after
-    /// [`Engine::share_by`]. `instance` has to be a random number, the same for all workers that publish their breakers at one
-    /// place, and drawn anew whenever that place begins empty.
-    pub fn agree(&self, upstreams: &mut Upstreams, instance: Instance) {
+    /// Makes the policy's shared breakers ask their authority. Call it after [`Engine::set_shared_secret`], on hosts
+    /// that have an authority. `instance` must be a random number, the same for all workers that publish their breakers
+    /// in one place, and drawn again whenever that place starts empty.
+    pub fn share_breakers(&self, upstreams: &mut Upstreams, instance: Instance) {
         upstreams.agree_by(self.shared_seed, instance);
     }
 }

@@ -1,7 +1,7 @@
-//! How the charges of one decision are made: all or none, whatever the store does meanwhile.
+//! How one decision charges its quotas: all or none, whatever the store does meanwhile.
 
 use super::plan::Counted;
-use super::refusing::Sentence;
+use super::refusing::BanStatus;
 use super::{Charge, Engine, Stage};
 use crate::key::KeyHash;
 use crate::lease::{Account, Lease, Leases};
@@ -13,7 +13,7 @@ use crate::store::{MAX_ROUNDS, Store, StoreError};
 use crate::table::{Page, page_of};
 use crate::units::{Permits, Timestamp};
 
-/// What the charges of one decision are checked and made with.
+/// Everything that one decision needs to check and charge its quotas.
 pub(super) struct Charging<'a, S> {
     pub(super) engine: &'a Engine,
     pub(super) tier: TierIndex,
@@ -27,22 +27,23 @@ pub(super) struct Charging<'a, S> {
 }
 
 impl<S: Store> Charging<'_, S> {
-    /// Begins a round: what others have published meanwhile is seen from here on.
+    /// Begins a round: later reads see what other workers have published.
     pub(super) fn begin(&mut self) {
         self.store.begin();
     }
 
-    /// Counts a round that has to be decided anew.
+    /// Counts a round that has to be repeated.
     pub(super) fn conflict(&mut self) {
         self.counters.add(Total::Conflicts, 1);
     }
 
-    /// Asks every quota that is still open.
+    /// Checks every quota that is still open.
     pub(super) fn check(&mut self, charges: &mut [Charge]) {
         let mut banned = false;
         for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
             if banned && charge.counted != Counted::Here {
-                // Others need not be asked. What is at hand is, since the client is told when all limits have room again.
+                // The ban refuses the request, so no authority or service needs to be asked. The quotas counted here
+                // are still checked, because the client is told when all limits have room again.
                 continue;
             }
             match self.store.read(charge.page) {
@@ -57,16 +58,16 @@ impl<S: Store> Charging<'_, S> {
             banned |= charge.is_banned() && !self.engine.observes(charge);
         }
         one_takes_over(charges);
-        hold(charges);
+        mark_exceeded_siblings(charges);
     }
 
-    /// Charges every quota that is still open, page by page, and answers whether none is left open. A page that somebody
-    /// else published first stays open, as do all charges on it.
+    /// Charges every open quota, page by page, and returns whether none is left open. All charges on a page that
+    /// another worker has published first stay open.
     pub(super) fn charge(&mut self, charges: &mut [Charge]) -> bool {
         let alone = charges.len() == 1;
         let writes = |charge: &&Charge| charge.stage == Stage::Open && charge.pays() && charge.counted != Counted::Held;
         for charge in charges.iter().filter(writes) {
-            // An earlier charge on the same page may have taken the place that was found.
+            // An earlier charge on the same page may have taken the slot that the probe found.
             let again = if alone { charge.probe } else { None };
             let (Some(outcome), Ok(page)) = (charge.outcome, self.store.write(charge.page)) else { continue };
             let probe = again.unwrap_or_else(|| page.probe(charge.key, self.now));
@@ -84,7 +85,8 @@ impl<S: Store> Charging<'_, S> {
                 continue;
             }
             if charge.counted == Counted::Held {
-                // Taken when all of them are: until then nobody else can.
+                // `settle` takes the permits once every limit has agreed. Nobody else can take them before, because
+                // only this worker knows of them.
                 charge.stage = Stage::Known;
                 continue;
             }
@@ -100,8 +102,8 @@ impl<S: Store> Charging<'_, S> {
         settled
     }
 
-    /// Ends the decision: charges what this instance counts itself, or takes back what was already charged. Answers
-    /// whether the request is refused.
+    /// Ends the decision: makes the charges that are counted in local memory, or takes back those already made. Returns
+    /// whether the limits refuse the request, or whether it has to wait for an authority or a service.
     pub(super) fn settle(&mut self, charges: &mut [Charge]) -> bool {
         let awaits = self.awaits(charges);
         if !awaits && !self.engine.refuses(charges) {
@@ -109,14 +111,15 @@ impl<S: Store> Charging<'_, S> {
                 self.fall_back(charge);
             }
         }
-        hold(charges);
-        // What waits for the authority is charged nothing meanwhile, no more than what is refused.
+        mark_exceeded_siblings(charges);
+        // A request that waits is charged nothing meanwhile, like a refused one.
         let refused = awaits || self.engine.refuses(charges);
         if refused {
             charges.iter_mut().for_each(Charge::decline_turn);
         }
         for charge in charges.iter().filter(|charge| charge.outcome.is_some()) {
-            // A ban refuses what the quota would admit; the state is that of a charged request then.
+            // Only if the quota itself refuses. If a ban refuses what the quota would admit, the outcome's state
+            // includes the charge.
             let moved = charge
                 .outcome
                 .is_some_and(|outcome| outcome.moved && matches!(outcome.verdict, Verdict::Refuse { .. }));
@@ -127,7 +130,7 @@ impl<S: Store> Charging<'_, S> {
             }
         }
         for charge in charges.iter() {
-            if charge.stage == Stage::Charged && (refused || charge.held) {
+            if charge.stage == Stage::Charged && (refused || charge.sibling_exceeded) {
                 let permits = charge.cost.plus(charge.ahead);
                 if let (Some(meter), Some(outcome)) = (self.engine.meter(charge, self.tier), charge.outcome) {
                     let of = (charge.key, permits);
@@ -144,10 +147,10 @@ impl<S: Store> Charging<'_, S> {
         refused
     }
 
-    /// The store failed this charge: the policy says what then.
+    /// Applies the policy's `on_store_failure` to a charge whose store failed.
     pub(super) fn fall_back(&mut self, charge: &mut Charge) {
         self.counters.add(Total::StoreFailures, 1);
-        (charge.outcome, charge.sentence, charge.ahead) = (None, Sentence::Free, Permits::ZERO);
+        (charge.outcome, charge.ban_status, charge.ahead) = (None, BanStatus::NotBanned, Permits::ZERO);
         let limit = self.engine.policy.limits.get(charge.limit());
         if charge.counted == Counted::Held && limit.is_some_and(|it| it.on_store_failure == OnStoreFailure::Local) {
             self.hold_alone(charge);
@@ -176,13 +179,12 @@ impl<S: Store> Charging<'_, S> {
         self.owe(charge);
     }
 
-    /// Writes the state of a refused client that was moved to where the clock has stepped back to. If somebody else
-    /// publishes first, the client's next request does it.
+    /// Writes a refused client's state after a backward step of the clock has moved it. If another worker publishes
+    /// first, the older state stays: it refuses too, and the client's next request moves it.
     fn move_with_clock(&mut self, charge: &Charge) {
         if let (Some(outcome), Ok(page)) = (charge.outcome, self.store.write(charge.page)) {
             let probe = page.probe(charge.key, self.now);
             page.write(&probe, charge.key, outcome.state);
-            // A conflict leaves the older state: still refused, and moved again next time.
             if self.store.publish(charge.page).is_ok() {
                 self.leases.settle(charge.key);
             }
@@ -190,8 +192,9 @@ impl<S: Store> Charging<'_, S> {
     }
 }
 
-/// Takes so many permits of a key back whose charge had led to the state `charged`, as often as others publish the page
-/// first. The times are when they were charged, and now.
+/// Takes back `permits` of a key whose charge led to the state `charged`, and retries when another worker publishes the
+/// page first, up to [`MAX_ROUNDS`] times. A refund that fails is lost, and counted. The times are when the permits
+/// were charged, and now.
 pub(super) fn take_back<S: Store>(
     store: &mut S,
     counters: &mut Counters,
@@ -205,9 +208,9 @@ pub(super) fn take_back<S: Store>(
         store.begin();
         let Ok(page) = store.write(number) else { break };
         let probe = page.probe(key, now);
-        // Without an entry the charge is already forgotten.
+        // Without an entry, the charge is already forgotten.
         let Some(state) = probe.state() else { return };
-        // Others were promised what comes later.
+        // Other requests were promised later permits since.
         let Some(state) = meter.give_back(state, permits, charged, charged_at, now) else { break };
         page.write(&probe, key, state);
         match store.publish(number) {
@@ -220,45 +223,46 @@ pub(super) fn take_back<S: Store>(
 }
 
 impl Engine {
-    /// Asks the charge's quota, and whether the client is banned. What is left of a lease that did not serve the request
-    /// counts as not charged: charging by the state that is asked takes it back.
+    /// Checks the charge's quota, and whether the client is banned. Permits left in a lease that did not serve the
+    /// request count as not charged: the state that this check returns no longer includes them.
     fn ask(&self, charge: &mut Charge, page: &Page, lease: Option<(Account, Lease)>, tier: TierIndex, now: Timestamp) {
         let probe = page.probe(charge.key, now);
         charge.before = probe.state().map(|state| self.without_lease(state, lease));
-        charge.found = self.found(charge, page, tier, now);
+        charge.adaptive = self.adaptive_limit(charge, page, tier, now);
         charge.outcome = self.meter(charge, tier).map(|meter| {
             let outcome = meter.check(charge.before, charge.cost, now);
             self.with_room(charge, &meter, outcome, now)
         });
         charge.probe = Some(probe);
         let refusals = self.limits.get(charge.limit()).map(|limit| &limit.refusals);
-        charge.sentence = refusals.map_or(Sentence::Free, |refusals| refusals.sentence(charge, page, now));
+        charge.ban_status = refusals.map_or(BanStatus::NotBanned, |refusals| refusals.ban_status(charge, page, now));
     }
 }
 
-/// Holds back what would be charged to a limit of which another quota is exceeded. Where the request is refused for that,
-/// nothing is charged anyway; a limit that only observes counts as if it was.
-fn hold(charges: &mut [Charge]) {
+/// Marks the charges to skip because another quota of their limit is exceeded. If that refuses the request, nothing is
+/// charged anyway; a limit that only observes counts in the same way.
+fn mark_exceeded_siblings(charges: &mut [Charge]) {
     if charges.len() == 1 {
         return;
     }
     for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
         let exceeded = charges.iter().any(Charge::exceeds);
         for charge in charges {
-            charge.held = exceeded && !charge.exceeds();
+            charge.sibling_exceeded = exceeded && !charge.exceeds();
         }
     }
 }
 
-/// A request takes over one turn at most, so that one other leaves for it: where two quotas have none, it is refused.
+/// A request takes over at most one turn, so that only one other request has to leave. If two quotas have no turn for
+/// it, it is refused.
 fn one_takes_over(charges: &mut [Charge]) {
-    let taking = |charge: &&mut Charge| charge.chance.taken_over;
+    let taking = |charge: &&mut Charge| charge.wait_offer.taken_over;
     for charge in charges.iter_mut().filter(taking).skip(1) {
         charge.decline_turn();
     }
 }
 
-/// The state to publish: that of the charge, and what is drawn beside it.
+/// The state to publish: with the charge, and with the permits drawn for a lease.
 fn with_lease(meter: Option<&Meter>, outcome: &Outcome, ahead: Permits, now: Timestamp) -> State {
     match meter {
         Some(meter) if ahead > Permits::ZERO => meter.charge(Some(outcome.state), ahead, now),

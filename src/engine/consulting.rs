@@ -14,8 +14,8 @@ use crate::store::rls::{Descriptor, NAME_KEY, request};
 use crate::units::{Permits, Span};
 
 impl Engine {
-    /// What a worker has to know of the rate-limit service; `None` where the policy has none ask it. `seed` is to be random;
-    /// the deadline is the host's, where the policy says none.
+    /// What a worker needs to ask the rate-limit service; `None` if no limit of the policy uses one. `seed` must be
+    /// random. `deadline` is the host's, for a policy that sets none.
     #[must_use]
     pub fn service(&self, seed: u64, deadline: Span) -> Option<Service> {
         self.policy.limits_by_service().next()?;
@@ -23,7 +23,7 @@ impl Engine {
         Some(Service::new(seed, service.deadline().unwrap_or(deadline)))
     }
 
-    /// What the service is to be asked of the request of a decided plan: see [`crate::store::rls`].
+    /// The message that asks the service about the request of a decided plan: see [`crate::store::rls`].
     #[must_use]
     pub fn question(&self, plan: &Plan, facts: &dyn RequestFacts) -> Vec<u8> {
         let lookup = Lookup::new(facts);
@@ -44,20 +44,20 @@ impl Engine {
 }
 
 impl<S: Store> Charging<'_, S> {
-    /// Takes over what the service has said of the limits that it counts, or notes that it is to be asked. It is not asked
-    /// about what is free.
-    pub(super) fn consult(&mut self, charges: &mut [Charge], heard: &ServiceOutcome) {
-        if charges.iter().any(|charge| charge.counted == Counted::Elsewhere) {
-            self.consult_each(charges, heard);
+    /// Applies the service's answer to the limits that it counts, or marks them to be asked. The service is not asked
+    /// about a request that costs nothing.
+    pub(super) fn consult(&mut self, charges: &mut [Charge], service_outcome: &ServiceOutcome) {
+        if charges.iter().any(|charge| charge.counted == Counted::ByService) {
+            self.consult_each(charges, service_outcome);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn consult_each(&mut self, charges: &mut [Charge], heard: &ServiceOutcome) {
+    fn consult_each(&mut self, charges: &mut [Charge], service_outcome: &ServiceOutcome) {
         let mut descriptor = 0_usize;
         for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
-            if !charges.first().is_some_and(|charge| charge.counted == Counted::Elsewhere) {
+            if !charges.first().is_some_and(|charge| charge.counted == Counted::ByService) {
                 continue;
             }
             if charges.first().is_some_and(|charge| charge.cost == Permits::ZERO) {
@@ -65,7 +65,7 @@ impl<S: Store> Charging<'_, S> {
                 continue;
             }
             for charge in charges {
-                charge.stage = match heard {
+                charge.stage = match service_outcome {
                     ServiceOutcome::NotAsked => Stage::Consulting,
                     ServiceOutcome::Decided(verdict) => match verdict.over(descriptor) {
                         Some(retry_after) => Stage::Over { retry_after },
@@ -78,7 +78,8 @@ impl<S: Store> Charging<'_, S> {
         }
     }
 
-    /// The service has failed: this instance counts its own quota, among all its workers, or the policy says what else.
+    /// The service has failed. By default this instance counts the quota itself, across all its workers; the policy's
+    /// `on_store_failure` may say otherwise.
     fn count_here(&mut self, charge: &mut Charge) -> Stage {
         self.counters.add(Total::StoreFailures, 1);
         let limit = self.engine.policy.limits.get(charge.limit());

@@ -1,20 +1,20 @@
-//! Requests that wait: which charges make one wait, how it comes to wait, and how that ends.
+//! Delayed requests: which charges delay one, how its wait begins, and how it ends.
 //!
 //! ```text
 //! offer     whether there is room for it to wait     before decide, once the plan is there
-//! enter     it waits                                  after decide, when the decision has a delay
-//! finish    its time has come, or it is refused       when the room says so
+//! enter     it starts to wait                         after decide, if the decision has a delay
+//! finish    its time has come, or it is refused       when the waiting room says so
 //! leave     its client is gone
 //! ```
 //!
-//! What a request is charged is charged when it begins to wait, and taken back if it is not released.
+//! A request is charged when it begins to wait. If it is not released in the end, the charge is taken back.
 
 use super::charging::take_back;
 use super::lending::release;
 use super::plan::Counted;
 use super::{Charge, Engine, Plan, Stage};
 use crate::decision::{Cause, Decision, Refusal};
-use crate::delay::{Arrival, Claim, Left, Line, WaitingRoom, Why};
+use crate::delay::{Arrival, Departed, DepartureReason, Line, WaitingRoom, WaitsFor};
 use crate::lease::Leases;
 use crate::limiter::{Meter, Outcome, Verdict};
 use crate::metrics::{Counters, Total};
@@ -26,41 +26,41 @@ use crate::table::page_of;
 use crate::units::{Span, Timestamp};
 
 /// Where the requests of one engine wait.
-pub type Room = WaitingRoom<Held>;
+pub type Room = WaitingRoom<WaitingRequest>;
 
-/// What is kept of a request that waits.
+/// What is kept for a waiting request.
 #[derive(Debug)]
-pub struct Held {
+pub struct WaitingRequest {
     pub(super) tier: TierIndex,
     pub(super) charges: Vec<Charge>,
 }
 
-/// What the waiting room has for one charge.
+/// What the waiting room offers to one charge.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Chance {
-    /// Requests can wait at the limit at all. Kept here, so that others need not be looked up.
-    waits: bool,
-    /// Nobody more may wait, before so long.
-    full: Option<Span>,
-    /// A less important request's turn is to be had, and when it comes.
-    take_over: Option<Span>,
-    /// That turn was taken: nothing has to be charged.
+pub(super) struct WaitOffer {
+    /// Whether requests can wait at the limit at all. Kept here to avoid a lookup for other limits.
+    can_wait: bool,
+    /// There is no room to wait. There may be after this long.
+    room_after: Option<Span>,
+    /// The wait for a less important request's turn, if one can be taken over.
+    take_over_after: Option<Span>,
+    /// That turn was taken over, so nothing has to be charged.
     pub(super) taken_over: bool,
-    /// When the client would be promised a turn of his own, where he has taken over another's.
-    own: Option<Span>,
-    /// Only the want of room refuses the request.
-    pub(super) crowded: bool,
+    /// For a request that takes over a turn: the `retry_after` of the refusal that it would have got otherwise.
+    own_retry_after: Option<Span>,
+    /// The quota would delay the request, but there is no room to wait.
+    pub(super) no_room: bool,
 }
 
-/// The state that a request which comes to wait or waits no more is decided with.
+/// The state that is used when a request begins or ends its wait.
 pub struct Books<'a, S> {
     /// The shared state.
     pub store: &'a mut S,
     /// This instance's own memory.
     pub local: &'a mut MemoryStore,
-    /// What is known of permits that instances share.
+    /// The leases, and what is known of shared limits.
     pub leases: &'a mut Leases,
-    /// What is counted.
+    /// The metrics.
     pub counters: &'a mut Counters,
 }
 
@@ -73,47 +73,48 @@ impl Plan {
 }
 
 impl Engine {
-    /// An empty room for those who wait under this policy.
+    /// An empty waiting room for this policy.
     #[must_use]
     pub fn waiting_room(&self) -> Room {
         let limits = (0..).zip(&self.policy.limits);
         WaitingRoom::new(limits.filter_map(|(index, limit)| Some((index, usize::from(limit.delays?.max_waiting)))))
     }
 
-    /// Tells a plan that [may wait](Plan::may_wait) whether there is room. Without this there always is.
+    /// Tells a plan that [may wait](Plan::may_wait) whether there is room to wait. Without this call, there always is.
     pub fn offer(&self, plan: &mut Plan, room: &Room, now: Timestamp) {
         for charge in &mut plan.charges {
             let Some(delays) = self.delays(charge) else { continue };
             let full = !room.has_room(charge.limit, charge.key, plan.priority);
-            charge.chance.full = full.then(|| room.next_leaves(charge.limit, now));
+            charge.wait_offer.room_after = full.then(|| room.next_leaves(charge.limit, now));
             if delays.slow_down.is_none() {
-                charge.chance.take_over = room.to_take_over(charge.limit, &charge.line(), plan.priority, now);
+                charge.wait_offer.take_over_after =
+                    room.turn_to_take_over(charge.limit, &charge.line(), plan.priority, now);
             }
         }
     }
 
-    /// Lets the request of a decided plan wait under this number, unlike that of any other that waits. Answers the limit at
-    /// which it waits; `None` when the plan was not delayed.
+    /// Lets the request of a decided plan wait under the number `id`, which no other waiting request may have. Returns
+    /// the limit at which it waits; `None` if the plan was not delayed.
     pub fn enter<S: Store>(&self, plan: &Plan, id: u32, room: &mut Room, books: &mut Books<'_, S>) -> Option<u32> {
         let deciding = plan.deciding()?;
         let wait = deciding.wait()?;
         let delays = self.delays(deciding)?;
-        let claim = match (delays.slow_down, deciding.chance.taken_over, deciding.outcome) {
-            (Some(_), ..) => Claim::Slowed,
-            (None, false, Some(outcome)) => Claim::Turn { wait, charged: outcome.state },
-            (None, ..) => Claim::TakenOver,
+        let waits_for = match (delays.slow_down, deciding.wait_offer.taken_over, deciding.outcome) {
+            (Some(_), ..) => WaitsFor::Slowed,
+            (None, false, Some(outcome)) => WaitsFor::Turn { wait, charged: outcome.state },
+            (None, ..) => WaitsFor::TakenOver,
         };
         let others = plan.charges.iter().filter(|charge| !core::ptr::eq(*charge, deciding));
         let others = others.filter_map(Charge::wait).max().unwrap_or(Span::ZERO);
-        let slowed = claim == Claim::Slowed;
+        let slowed = waits_for == WaitsFor::Slowed;
         let arrival = Arrival {
             id,
             priority: plan.priority,
             line: deciding.line(),
-            claim,
+            waits_for,
             at_least: if slowed { wait } else { others },
             at_most: if slowed { wait } else { delays.max_delay },
-            held: Held { tier: plan.tier, charges: plan.charges.clone() },
+            held: WaitingRequest { tier: plan.tier, charges: plan.charges.clone() },
         };
         if let Some(mut left) = room.enter(deciding.limit, arrival, plan.now) {
             self.take_all_back(&mut left, books, plan.now);
@@ -130,17 +131,20 @@ impl Engine {
         }
     }
 
-    /// Decides on a request that waits no more. The plan is then the request's own, as its client stands by now.
+    /// Decides a request whose wait has ended. The plan is overwritten with the request's own, updated to the client's
+    /// present state.
     pub fn finish<S: Store>(
         &self,
-        mut left: Left<Held>,
+        mut left: Departed<WaitingRequest>,
         plan: &mut Plan,
         books: &mut Books<'_, S>,
         now: Timestamp,
     ) -> Decision {
-        let released = left.why == Why::Released;
+        let released = left.reason == DepartureReason::Released;
         if !released {
-            books.counters.add(if left.why == Why::Overdue { Total::Overdue } else { Total::Displaced }, 1);
+            books
+                .counters
+                .add(if left.reason == DepartureReason::Overdue { Total::Overdue } else { Total::Displaced }, 1);
             self.take_all_back(&mut left, books, now);
         }
         plan.charges.clone_from(&left.held.charges);
@@ -154,14 +158,15 @@ impl Engine {
         if released { Decision::admit() } else { self.turned_away(&left, plan) }
     }
 
-    /// How a plan's request waits: as long as the limit that keeps it longest. `None` when it does not, or is only observed.
+    /// How long a plan's request waits: the longest wait of its limits. `None` if it does not wait, or if the policy
+    /// only observes.
     pub(super) fn delay(&self, plan: &Plan) -> Option<Span> {
         let waits = || plan.deciding().and_then(Charge::wait);
         if self.policy.mode == Mode::Observe { None } else { waits() }
     }
 
-    /// What a quota's answer comes to where requests can wait: within a limit that slows down some wait, and where there is
-    /// no room to wait they are refused.
+    /// Applies waiting to a quota's outcome: an admitted request may be slowed down, and a delayed one is refused if
+    /// there is no room to wait.
     pub(super) fn with_room(
         &self,
         charge: &mut Charge,
@@ -169,10 +174,10 @@ impl Engine {
         mut outcome: Outcome,
         now: Timestamp,
     ) -> Outcome {
-        if !charge.chance.waits {
+        if !charge.wait_offer.can_wait {
             return outcome;
         }
-        (charge.chance.taken_over, charge.chance.crowded) = (false, false);
+        (charge.wait_offer.taken_over, charge.wait_offer.no_room) = (false, false);
         let Some(delays) = self.delays(charge) else { return outcome };
         if let (Some(slow_down), Verdict::Admit) = (delays.slow_down, outcome.verdict) {
             let wait = slowed(meter, &outcome, slow_down, now).min(delays.max_delay);
@@ -180,14 +185,14 @@ impl Engine {
                 outcome.verdict = Verdict::Delay { wait };
             }
         }
-        match (outcome.verdict, charge.chance.take_over, charge.chance.full) {
+        match (outcome.verdict, charge.wait_offer.take_over_after, charge.wait_offer.room_after) {
             (Verdict::Refuse { retry_after }, Some(wait), _) => {
-                (charge.chance.taken_over, charge.chance.own) = (true, retry_after);
+                (charge.wait_offer.taken_over, charge.wait_offer.own_retry_after) = (true, retry_after);
                 outcome.verdict = Verdict::Delay { wait };
             }
             (Verdict::Delay { wait }, _, Some(full)) => {
-                charge.chance.crowded = true;
-                // Others than this client may wait for longer.
+                charge.wait_offer.no_room = true;
+                // The room may be full of other clients' requests, which may wait for longer than this one would.
                 outcome.verdict = Verdict::Refuse { retry_after: Some(wait.max(full)) };
                 outcome.state = meter.refund(outcome.state, charge.cost, now);
             }
@@ -200,10 +205,10 @@ impl Engine {
         self.policy.limits.get(charge.limit())?.delays.as_ref()
     }
 
-    /// Takes back what a request was charged that is not released: the turn that it leaves behind, and all else. What was
-    /// taken back once is not again.
-    fn take_all_back<S: Store>(&self, left: &mut Left<Held>, books: &mut Books<'_, S>, now: Timestamp) {
-        let Held { tier, charges } = &mut left.held;
+    /// Takes back every charge of a request that is not released, including the turn that it leaves behind. Each charge
+    /// is taken back once only.
+    fn take_all_back<S: Store>(&self, left: &mut Departed<WaitingRequest>, books: &mut Books<'_, S>, now: Timestamp) {
+        let WaitingRequest { tier, charges } = &mut left.held;
         for charge in charges {
             if charge.counted == Counted::Held {
                 release(charge, books.leases, now);
@@ -212,13 +217,13 @@ impl Engine {
             let waited_here = charge.limit == left.limit && charge.line() == left.line;
             let turn = waited_here && self.delays(charge).is_some_and(|delays| delays.slow_down.is_none());
             let charged = match (turn, charge.outcome) {
-                (true, _) => left.spare.take(),
+                (true, _) => left.freed_turn.take(),
                 (false, Some(outcome)) if charge.pays() => Some(outcome.state),
                 _ => None,
             };
             let local = charge.stage == Stage::Local;
             let was_charged =
-                local || matches!(charge.stage, Stage::Charged | Stage::Known) || charge.chance.taken_over;
+                local || matches!(charge.stage, Stage::Charged | Stage::Known) || charge.wait_offer.taken_over;
             if let (Some(charged), Some(meter), true) = (charged, self.meter(charge, *tier), was_charged) {
                 let permits = (charge.key, charge.cost);
                 let at = (charge.charged_at, now);
@@ -232,7 +237,7 @@ impl Engine {
         }
     }
 
-    /// Brings a charge up to date: the client is told how he stands when he is answered.
+    /// Updates a charge to the client's present state, which the response reports.
     fn restate<S: Store>(
         &self,
         charge: &mut Charge,
@@ -265,11 +270,11 @@ impl Engine {
         (charge.before, charge.probe) = (probe.state(), Some(probe));
     }
 
-    fn turned_away(&self, left: &Left<Held>, plan: &Plan) -> Decision {
+    fn turned_away(&self, left: &Departed<WaitingRequest>, plan: &Plan) -> Decision {
         let deciding = plan.charges.iter().find(|charge| charge.limit == left.limit && charge.line() == left.line);
         let retry_after = match deciding.and_then(|charge| charge.outcome).map(|outcome| outcome.verdict) {
             Some(Verdict::Refuse { retry_after }) => retry_after,
-            // Its state could not be had.
+            // The state was not available.
             _ => Some(Span::ZERO),
         };
         let window = deciding.and_then(|charge| self.window(charge, plan.tier));
@@ -279,17 +284,17 @@ impl Engine {
 }
 
 impl Plan {
-    /// The charge that keeps the request waiting: the one whose turn was taken over, or else the longest.
+    /// The charge that determines the wait: the one that took over a turn, or else the one with the longest wait.
     fn deciding(&self) -> Option<&Charge> {
         let waiting = self.charges.iter().filter(|charge| charge.wait().is_some());
-        waiting.max_by_key(|charge| (charge.chance.taken_over, charge.wait()))
+        waiting.max_by_key(|charge| (charge.wait_offer.taken_over, charge.wait()))
     }
 }
 
-impl Chance {
-    /// That of a charge of this limit, as if there was room.
-    pub(super) fn at(limit: &Limit) -> Self {
-        Self { waits: limit.delays.is_some(), ..Self::default() }
+impl WaitOffer {
+    /// For a charge of this limit, as if there were room.
+    pub(super) fn of(limit: &Limit) -> Self {
+        Self { can_wait: limit.delays.is_some(), ..Self::default() }
     }
 }
 
@@ -298,15 +303,15 @@ impl Charge {
         Line { quota: self.quota, key: self.key, cost: self.cost }
     }
 
-    /// Refuses instead of taking over a turn.
+    /// Refuses the request if it would take over a turn.
     pub(super) fn decline_turn(&mut self) {
-        if let Some(outcome) = self.outcome.as_mut().filter(|_| self.chance.taken_over) {
-            outcome.verdict = Verdict::Refuse { retry_after: self.chance.own };
+        if let Some(outcome) = self.outcome.as_mut().filter(|_| self.wait_offer.taken_over) {
+            outcome.verdict = Verdict::Refuse { retry_after: self.wait_offer.own_retry_after };
         }
-        self.chance.taken_over = false;
+        self.wait_offer.taken_over = false;
     }
 
-    /// How long it makes the request wait, if at all.
+    /// How long this charge delays the request, if at all.
     pub(super) fn wait(&self) -> Option<Span> {
         match self.outcome?.verdict {
             Verdict::Delay { wait } => Some(wait),
@@ -315,7 +320,7 @@ impl Charge {
     }
 }
 
-/// How long a request waits by which its client comes to this state.
+/// How long a client with this state is slowed down.
 fn slowed(meter: &Meter, outcome: &Outcome, slow_down: SlowDown, now: Timestamp) -> Span {
     let steps = meter.used(outcome.state, now).minus(slow_down.slow_after);
     Span::from_nanos(slow_down.step.as_nanos().saturating_mul(steps.get().into()))

@@ -1,7 +1,7 @@
-//! What requests in flight hold: given back when they end, taken anew while they last.
+//! The permits that requests in flight hold: given back when a request ends, renewed while it lasts.
 //!
-//! Both change the key's state by compare-and-swap, as charges do. What cannot be given back is free again when its lease
-//! ends, and counted.
+//! Both change the key's state by compare-and-swap, as charges do. Permits that could not be given back become free
+//! when their lease ends; each such case is counted.
 
 use super::charging::Charging;
 use super::delaying::{Books, Room};
@@ -23,7 +23,7 @@ use crate::units::{Permits, Timestamp};
 
 /// Permits that a request holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
+pub(super) struct HeldPermits {
     limit: u32,
     quota: u8,
     key: KeyHash,
@@ -32,16 +32,16 @@ pub(super) struct Held {
     place: Place,
     /// The limit would have refused the request.
     beyond: bool,
-    /// How many permits there are is found out, from requests such as this one.
-    found: Option<Found>,
+    /// For an adaptive limit, which learns from this request.
+    adaptive: Option<AdaptiveLimit>,
 }
 
-/// What was found out about a limit, and how it stood when a request came.
+/// An adaptive limit as it was when a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    /// How many permits there are.
+pub(super) struct AdaptiveLimit {
+    /// How many permits the limit had.
     pub(super) permits: Permits,
-    /// How many were in flight with the request itself, also beyond the limit.
+    /// How many permits were in flight, including this request's own and those beyond the limit.
     in_flight: Permits,
 }
 
@@ -50,14 +50,14 @@ pub(super) struct Found {
 enum Place {
     /// In the store that an instance's workers share.
     Store,
-    /// In this instance's own memory, since the store had failed.
+    /// In this instance's own memory, because the store had failed.
     Local,
-    /// Of what this worker holds of the authority, which knows the key by another name.
+    /// Taken from the permits that this worker holds from the authority, which uses this key.
     Global(KeyHash),
 }
 
-impl Held {
-    /// What the charge of an admitted request holds; `None` when it was not charged, or holds nothing.
+impl HeldPermits {
+    /// What the charge of an admitted request holds; `None` if it was not charged, or holds nothing.
     pub(super) fn by(charge: &Charge) -> Option<Self> {
         let place = match (charge.stage, charge.counted, charge.shared_key) {
             (Stage::Known, Counted::Held, Some(key)) => Some(Place::Global(key)),
@@ -74,12 +74,12 @@ impl Held {
             taken_at: charge.charged_at,
             place: place.unwrap_or(Place::Store),
             beyond: charge.beyond,
-            found: charge.found,
+            adaptive: charge.adaptive,
         })
     }
 
     pub(super) fn learns(&self) -> bool {
-        self.found.is_some()
+        self.adaptive.is_some()
     }
 
     /// Where the permits are counted.
@@ -88,33 +88,33 @@ impl Held {
     }
 }
 
-/// How many requests are in flight at a limit whose key is the same for all, and how many may be.
+/// How many requests are in flight at a limit whose key does not depend on the client, and how many may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
     /// The limit, as an index into the policy's limits.
     pub limit: usize,
-    /// The tier, where each has a count of its own.
+    /// The tier, if the limit counts each tier separately.
     pub tier: Option<TierIndex>,
     /// Permits held now.
     pub in_flight: Permits,
-    /// Permits that there are: what the policy says, or what was found out.
+    /// How many permits there are: the policy's number, or the one that an adaptive limit has found.
     pub permits: Permits,
-    /// What is in flight is so in this worker alone, each of which has its own: instances share the limit.
+    /// Whether `in_flight` counts this worker's requests alone, as it does if instances share the limit.
     pub of_worker: bool,
 }
 
 impl<S: Store> Charging<'_, S> {
-    /// Counts a request that goes on though a limit that is found out would have refused it, or all of whose charges were
-    /// taken back: the upstream works on it, whoever would have.
+    /// Counts a request that goes on although an adaptive limit would have refused it, or whose charges were all taken
+    /// back: either way, the upstream works on it.
     pub(super) fn hold_beyond(&mut self, charges: &mut [Charge], refused: bool) {
-        for charge in charges.iter_mut().filter(|charge| charge.found.is_some() && !charge.awaits_answer) {
+        for charge in charges.iter_mut().filter(|charge| charge.adaptive.is_some() && !charge.awaits_answer) {
             let local = match charge.stage {
                 Stage::Charged | Stage::Open | Stage::Settled => false,
                 Stage::Local => true,
                 _ => continue,
             };
             let engine = self.engine;
-            let slots = engine.said_meter(charge.limit, self.tier, charge.quota).and_then(Meter::slots);
+            let slots = engine.policy_meter(charge.limit, self.tier, charge.quota).and_then(Meter::slots);
             let Some(slots) = slots.filter(|_| (refused || !charge.pays()) && charge.cost > Permits::ZERO) else {
                 continue;
             };
@@ -130,16 +130,22 @@ impl<S: Store> Charging<'_, S> {
 }
 
 impl Engine {
-    /// How many permits the charge's key has, if that is found out.
-    pub(super) fn found(&self, charge: &Charge, page: &Page, tier: TierIndex, now: Timestamp) -> Option<Found> {
-        let slots = self.said_meter(charge.limit, tier, charge.quota).filter(|_| charge.holds)?.slots()?;
+    /// How many permits the charge's key has, if the limit is adaptive.
+    pub(super) fn adaptive_limit(
+        &self,
+        charge: &Charge,
+        page: &Page,
+        tier: TierIndex,
+        now: Timestamp,
+    ) -> Option<AdaptiveLimit> {
+        let slots = self.policy_meter(charge.limit, tier, charge.quota).filter(|_| charge.holds)?.slots()?;
         let adaptive = slots.adaptive()?;
         let permits = adaptive.permits(page.probe(charge.key.companion(Companion::Estimate), now).state());
-        Some(Found { permits, in_flight: in_flight(slots, page, charge.key, now).plus(charge.cost) })
+        Some(AdaptiveLimit { permits, in_flight: in_flight(slots, page, charge.key, now).plus(charge.cost) })
     }
 
-    /// Gives back what an ended request has held, and learns from how its upstream took it. Where instances share permits there
-    /// may be [asks](crate::global::Global::asks) to send afterwards.
+    /// Gives back what an ended request has held, and lets adaptive limits learn from the upstream's response. If
+    /// instances share permits, there may be [asks](crate::global::Global::asks) to send afterwards.
     pub fn release<S: Store>(
         &self,
         ticket: Ticket,
@@ -168,8 +174,8 @@ impl Engine {
         }
     }
 
-    /// Takes anew what a request has held for so long that it will soon expire; to be called for every request in flight
-    /// at least once in [`RENEWED_WITHIN_MS`](Self::RENEWED_WITHIN_MS) milliseconds.
+    /// Renews what a request has held for so long that it will soon expire. Call it for every request in flight at
+    /// least once in [`RENEWED_WITHIN_MS`](Self::RENEWED_WITHIN_MS) milliseconds.
     pub fn renew<S: Store>(
         &self,
         ticket: &mut Ticket,
@@ -185,11 +191,11 @@ impl Engine {
         }
     }
 
-    /// The same for all that wait; to be called as often while somebody does.
+    /// The same for all waiting requests. Call it as often, while requests wait.
     pub fn renew_waiting<S: Store>(&self, room: &mut Room, books: &mut Books<'_, S>, now: Timestamp) {
         room.renew(now, &mut |waiting| {
             for charge in &mut waiting.charges {
-                if let Some(mut held) = Held::by(charge) {
+                if let Some(mut held) = HeldPermits::by(charge) {
                     self.renew_held(&mut held, waiting.tier, books, now);
                     charge.charged_at = held.taken_at;
                 }
@@ -197,7 +203,7 @@ impl Engine {
         });
     }
 
-    fn renew_held<S: Store>(&self, held: &mut Held, tier: TierIndex, books: &mut Books<'_, S>, now: Timestamp) {
+    fn renew_held<S: Store>(&self, held: &mut HeldPermits, tier: TierIndex, books: &mut Books<'_, S>, now: Timestamp) {
         let Some(slots) = self.slots(held, tier).filter(|slots| !slots.is_current(held.taken_at, now)) else { return };
         let store: &mut dyn Store = match held.place {
             Place::Store => books.store,
@@ -216,7 +222,7 @@ impl Engine {
             page.write(&probe, held.account(), slots.charge(left, held.permits, now));
         };
         let changed = change_page(store, held.key, books.counters, &mut change);
-        // If it failed, the next call tries again, before the permits have expired if it can.
+        // After a failure the next call tries again, if possible before the permits have expired.
         if changed.is_ok() {
             held.taken_at = now;
         }
@@ -225,8 +231,8 @@ impl Engine {
     /// Less than the shortest epoch, which is half of the shortest lease.
     pub const RENEWED_WITHIN_MS: u32 = 4_000;
 
-    /// Calls `each` with the load of every limit on requests in flight whose key has no part of a client. Loads that
-    /// cannot be read are left out.
+    /// Calls `each` with the load of every concurrency limit whose key does not depend on the client. Skips loads that
+    /// cannot be read.
     pub fn loads<S: Store>(&self, store: &mut S, leases: &Leases, now: Timestamp, each: &mut dyn FnMut(Load)) {
         store.begin();
         for (index, (limit, ready)) in self.policy.limits.iter().zip(&self.limits).enumerate() {
@@ -257,18 +263,19 @@ impl Engine {
         }
     }
 
-    fn slots(&self, held: &Held, tier: TierIndex) -> Option<&Slots> {
-        self.said_meter(held.limit, tier, held.quota)?.slots()
+    fn slots(&self, held: &HeldPermits, tier: TierIndex) -> Option<&Slots> {
+        self.policy_meter(held.limit, tier, held.quota)?.slots()
     }
 }
 
-fn give_back(page: &mut Page, held: &Held, slots: &Slots, ticket: &Ticket, now: Timestamp) {
+fn give_back(page: &mut Page, held: &HeldPermits, slots: &Slots, ticket: &Ticket, now: Timestamp) {
     let probe = page.probe(held.account(), now);
-    // Without an entry what was taken is already forgotten.
+    // Without an entry, the permits are already forgotten.
     if let Some(state) = probe.state() {
         page.write(&probe, held.account(), slots.refund(state, held.permits, held.taken_at));
     }
-    let (Some(adaptive), Some(found), Some(Reply { latency, failed })) = (slots.adaptive(), held.found, ticket.reply)
+    let (Some(adaptive), Some(found), Some(Reply { latency, failed })) =
+        (slots.adaptive(), held.adaptive, ticket.reply)
     else {
         return;
     };
@@ -286,7 +293,7 @@ fn give_back(page: &mut Page, held: &Held, slots: &Slots, ticket: &Ticket, now: 
     }
 }
 
-/// How many requests are in flight, also beyond a limit that only observes.
+/// How many permits are in flight, including those beyond a limit that only observes.
 fn in_flight(slots: &Slots, page: &Page, key: KeyHash, now: Timestamp) -> Permits {
     let within = slots.in_flight(page.probe(key, now).state(), now);
     if !slots.adaptive().is_some_and(Adaptive::observes) {
@@ -299,7 +306,8 @@ fn account(key: KeyHash, beyond: bool) -> KeyHash {
     if beyond { key.companion(Companion::Beyond) } else { key }
 }
 
-/// Changes the page of `key` and publishes it, as often as others publish it first.
+/// Changes the page of `key` and publishes it. Retries when another worker publishes it first, up to [`MAX_ROUNDS`]
+/// times.
 fn change_page(
     store: &mut dyn Store,
     key: KeyHash,

@@ -1,4 +1,4 @@
-//! What the charges of a plan come to together: whether they refuse the request, by which refusal, and how it is counted.
+//! The combined result of a plan's charges: whether they refuse the request, with which refusal, and how it is counted.
 
 use super::plan::Stage;
 use super::{Charge, Engine, Plan};
@@ -28,8 +28,8 @@ impl Engine {
         refusal.map_or(Decision::admit(), |refusal| self.refuse(refusal))
     }
 
-    /// The refusal by those of the charges that refuse: a ban, or else the quota that keeps the client waiting longest. The longest
-    /// wait is told in any case, so that it suffices for every one of them.
+    /// The refusal by the charges for which `refuses` is true: a ban, or else the quota with the longest wait. The
+    /// client is always told the longest wait of all, because waiting must suffice for every limit.
     pub(super) fn refusal_by(
         &self,
         charges: &[Charge],
@@ -51,14 +51,14 @@ impl Engine {
             };
             Refusal { limit: Some(charge.limit()), window: self.window(charge, tier), cause, retry_after }
         });
-        // `None` is for ever, the longest wait of all.
+        // `None` means never, the longest wait of all.
         let wait = |refusal: &Refusal| refusal.retry_after.map_or(u64::MAX, Span::as_nanos);
         let longest = refusals.clone().max_by_key(wait)?;
         let said = refusals.max_by_key(|refusal| (refusal.cause == Cause::Banned, wait(refusal)))?;
         Some(Refusal { retry_after: longest.retry_after, ..said })
     }
 
-    /// Counts the request once at each limit, however many quotas it has.
+    /// Counts the request once at each limit, even if the limit has several quotas.
     pub(super) fn count(&self, plan: &Plan, counters: &mut Counters, refused: bool) {
         let is_banned = |charge: &Charge| charge.is_banned() && self.declines(charge);
         let banned = plan.charges.iter().any(is_banned);
@@ -68,7 +68,7 @@ impl Engine {
                 Fate::Observed
             } else if banned {
                 if !charges.iter().any(is_banned) {
-                    // Another limit has banned the client: what this one would say is of no account.
+                    // Another limit has banned the client, so this limit's verdict does not matter.
                     continue;
                 }
                 Fate::Banned
@@ -89,5 +89,5 @@ impl Engine {
     }
 }
 
-/// How soon a client refused for want of state may come again.
+/// How soon a client may retry if it was refused because the state was unavailable.
 const STORE_RETRY: Span = Span::from_secs(1);

@@ -1,7 +1,8 @@
-//! What an instance knows without asking the store, and how it comes to know it: see [`crate::lease`].
+//! Decisions that need no store, because a lease or a remembered refusal suffices, and how these come about: see
+//! [`crate::lease`].
 //!
-//! Alone, an instance decides with leases exactly as without them. What is left of a lease that does not serve a
-//! request is taken back in the very state that the request is checked against.
+//! A single instance decides with leases exactly as without them: when a lease does not serve a request, the state that
+//! the request is checked against no longer includes what is left of the lease.
 
 use super::charging::{Charging, take_back};
 use super::plan::Counted;
@@ -14,8 +15,8 @@ use crate::store::Store;
 use crate::units::{Permits, Span, Timestamp};
 
 impl Engine {
-    /// Gives back every lease that has ended, or of which nobody has asked for `idle`; all of them when that is no time.
-    /// To be called every [`LEASE_IDLE`](crate::lease::LEASE_IDLE) or so while leases are out.
+    /// Gives back every lease that has ended, or whose key had no request for `idle`; all leases if `idle` is zero.
+    /// Call it about every [`LEASE_IDLE`](crate::lease::LEASE_IDLE) while leases are out.
     pub fn end_leases<S: Store>(
         &self,
         leases: &mut Leases,
@@ -25,7 +26,7 @@ impl Engine {
         now: Timestamp,
     ) {
         for (account, lease) in leases.take_ended(idle, now) {
-            if let Some(meter) = self.said_meter(account.limit, account.tier, account.quota)
+            if let Some(meter) = self.policy_meter(account.limit, account.tier, account.quota)
                 && lease.left > Permits::ZERO
             {
                 take_back(store, counters, meter, (account.key, lease.left), lease.state, (lease.drawn_at, now));
@@ -38,12 +39,13 @@ impl Engine {
     /// A key's state without what is left of this lease.
     pub(super) fn without_lease(&self, state: State, lease: Option<(Account, Lease)>) -> State {
         let Some((account, lease)) = lease else { return state };
-        let meter = self.said_meter(account.limit, account.tier, account.quota);
+        let meter = self.policy_meter(account.limit, account.tier, account.quota);
         meter.map_or(state, |meter| meter.refund(state, lease.left, lease.drawn_at))
     }
 
-    /// Whether the charge may be decided without the store. What awaits the answer charges nothing now, what is free is
-    /// charged nothing at all, and a limit that punishes, makes wait, or is of requests in flight has to see every request.
+    /// Whether the charge may be decided without the store. A charge that awaits the response charges nothing now, and
+    /// a request without cost is never charged. Limits with a ban, a penalty or delays, and concurrency limits, have to
+    /// see every request.
     fn is_leasable(&self, charge: &Charge) -> bool {
         let limit = self.policy.limits.get(charge.limit());
         let asks =
@@ -54,8 +56,9 @@ impl Engine {
 }
 
 impl<S: Store> Charging<'_, S> {
-    /// Decides the charges of which this instance knows enough. Answers whether that admits the request: by leases alone.
-    pub(super) fn recall(&mut self, charges: &mut [Charge]) -> bool {
+    /// Decides the charges that leases and remembered refusals suffice for. Returns whether leases alone admit the
+    /// request.
+    pub(super) fn decide_by_leases(&mut self, charges: &mut [Charge]) -> bool {
         let mut admitted = true;
         for charge in charges {
             if self.engine.is_leasable(charge) && self.knows(charge) {
@@ -66,7 +69,7 @@ impl<S: Store> Charging<'_, S> {
         admitted
     }
 
-    /// Takes the permits of a request that leases admit, and counts it once at each limit.
+    /// Takes the permits of a request that leases admit, and counts the request once at each limit.
     pub(super) fn spend(&mut self, charges: &[Charge]) {
         let mut last = None;
         for charge in charges {
@@ -84,8 +87,8 @@ impl<S: Store> Charging<'_, S> {
         match self.leases.ask(account(charge, self.tier), charge.cost, self.now) {
             Some(Known::Refused(outcome)) => charge.outcome = Some(outcome),
             Some(Known::Lease(lease)) => {
-                // What is leasable has the meter that the policy says.
-                let meter = self.engine.said_meter(charge.limit, self.tier, charge.quota);
+                // A charge that may use leases always has the policy's meter.
+                let meter = self.engine.policy_meter(charge.limit, self.tier, charge.quota);
                 let outcome = meter.map(|meter| meter.check(Some(lease.state), charge.cost, self.now));
                 let admitted = outcome.filter(|outcome| outcome.verdict == Verdict::Admit && !outcome.moved);
                 if admitted.is_none() {
@@ -99,7 +102,7 @@ impl<S: Store> Charging<'_, S> {
         true
     }
 
-    /// How many permits to charge ahead with a request that the store has admitted.
+    /// How many permits to charge ahead, in addition to those of a request that the store has admitted.
     pub(super) fn worth_drawing(&self, charge: &Charge) -> Permits {
         let (true, Some(outcome), Some(meter)) = (charge.pays(), charge.outcome, self.engine.meter(charge, self.tier))
         else {
@@ -113,7 +116,7 @@ impl<S: Store> Charging<'_, S> {
         self.leases.worth_drawing(account.key, charge.cost, remaining)
     }
 
-    /// Remembers what a decided charge has shown: a lease, what was spent of one, or that there is no room.
+    /// Records what a decided charge has shown: a new lease, permits spent of one, or that there is no room.
     pub(super) fn learn(&mut self, charge: &Charge, refused: bool) {
         let Some(outcome) = charge.outcome else { return };
         match charge.stage {

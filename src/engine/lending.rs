@@ -1,7 +1,7 @@
-//! Requests in flight whose permits many instances share: see [`crate::global::flights`].
+//! Requests in flight at shared limits: see `crate::global::flights`.
 //!
-//! What is held of the authority is known to this worker alone, so nothing is published and nobody can be in the way: it is looked
-//! up when the limits are checked, and taken when all of them agree.
+//! Only this worker knows the permits that it holds from the authority, so nothing is published and no conflict is
+//! possible. They are looked up when the limits are checked, and taken once all limits agree.
 
 use super::charging::Charging;
 use super::holding::Load;
@@ -17,7 +17,7 @@ use crate::store::Store;
 use crate::units::{Span, Timestamp};
 
 impl<S: Store> Charging<'_, S> {
-    /// Looks up whether a request may be in flight by what is held here.
+    /// Looks up whether the permits held here leave room for the request.
     pub(super) fn look_up_held(&mut self, charge: &mut Charge) {
         let (true, Some(of), Some(global)) = (
             charge.counted == Counted::Held && charge.stage == Stage::Open,
@@ -29,14 +29,14 @@ impl<S: Store> Charging<'_, S> {
         match global.room(&of, charge.cost, self.since, self.now) {
             Ok(()) => charge.outcome = Some(outcome(Verdict::Admit)),
             Err(Missing::Refused { retry_after }) => charge.outcome = Some(refused(retry_after)),
-            // Who is banned need not ask.
+            // A banned client is refused anyway: no need to ask the authority.
             Err(_) if charge.is_banned() => charge.outcome = Some(refused(Some(RETRY_AFTER))),
             Err(Missing::Unknown) => (charge.stage, charge.outcome) = (Stage::Awaiting, None),
             Err(Missing::Failed) => self.fall_back(charge),
         }
     }
 
-    /// The authority has failed: this instance lends its own share of the permits.
+    /// The authority has failed: this instance uses its own share of the permits.
     pub(super) fn hold_alone(&mut self, charge: &mut Charge) {
         let of = self.engine.shared(charge, self.tier);
         if let (Some(of), Some(global)) = (of, self.leases.global()) {
@@ -46,7 +46,7 @@ impl<S: Store> Charging<'_, S> {
         charge.stage = Stage::Known;
     }
 
-    /// Tells what is known of a shared key what became of the request.
+    /// Records the decision on the request for its shared key.
     pub(super) fn settle_held(&mut self, charge: &mut Charge, awaits: bool, refused: bool) {
         let (Some(of), Some(global)) = (self.engine.shared(charge, self.tier), self.leases.global()) else { return };
         match charge.stage {
@@ -54,11 +54,11 @@ impl<S: Store> Charging<'_, S> {
             Stage::Known if charge.pays() && !refused => global.hold(&of, charge.cost, self.now),
             _ => {}
         }
-        charge.told = global.standing_in_flight(of.key, self.now);
+        charge.shared_standing = global.standing_in_flight(of.key, self.now);
     }
 }
 
-/// Gives back what a charge has held, and is not to hold after all. What was given back once is not again.
+/// Gives back what a charge holds for a request that does not go on. A second call does nothing.
 pub(super) fn release(charge: &mut Charge, leases: &mut Leases, now: Timestamp) {
     if let (Stage::Known, true, Some(key), Some(global)) =
         (charge.stage, charge.pays(), charge.shared_key, leases.global())
@@ -69,7 +69,7 @@ pub(super) fn release(charge: &mut Charge, leases: &mut Leases, now: Timestamp) 
 }
 
 impl Engine {
-    /// The load of a shared limit whose key has no part of a client: what this worker has in flight of it.
+    /// The load of a shared limit whose key does not depend on the client: what this worker has in flight.
     pub(super) fn shared_load(
         &self,
         limit: usize,
@@ -89,7 +89,7 @@ impl Engine {
     }
 }
 
-/// Nothing is written for it.
+/// No state is written for these permits.
 fn outcome(verdict: Verdict) -> Outcome {
     Outcome { verdict, state: State::default(), moved: false }
 }

@@ -1,7 +1,7 @@
-//! What a request's outcome changes: limits that count only certain answers, or whose cost the answer says, are charged
-//! when it comes.
+//! Charges that depend on the response: limits that count only certain responses, or whose cost the response
+//! determines, are charged when it arrives.
 
-use super::holding::Held;
+use super::holding::HeldPermits;
 use super::{Charge, Engine, Plan};
 use crate::key::KeyHash;
 use crate::limiter::Meter;
@@ -13,20 +13,20 @@ use crate::store::{MAX_ROUNDS, Store, StoreError};
 use crate::table::page_of;
 use crate::units::{Permits, Span, Timestamp};
 
-/// What is still open about an admitted request: what its answer charges, until it comes or it is known that none will,
-/// and what the request holds until it has ended.
+/// What an admitted request leaves open: the charges that depend on its response, until that arrives or is known not to
+/// come, and the permits that it holds until it ends.
 #[derive(Debug)]
 pub struct Ticket {
     pub(super) tier: TierIndex,
     charges: Vec<Open>,
-    pub(super) held: Vec<Held>,
+    pub(super) held: Vec<HeldPermits>,
     pub(super) admitted_at: Timestamp,
-    /// How the upstream took it, once its answer has come; `None` when that says nothing about it.
+    /// The upstream's response, once it has arrived; `None` if it says nothing about the upstream's capacity.
     pub(super) reply: Option<Reply>,
     timed: bool,
 }
 
-/// How the upstream took a request.
+/// How the upstream responded to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) latency: Span,
@@ -34,11 +34,11 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// How the upstream took the request of `ticket`; `None` when it cannot be told.
+    /// How the upstream responded to the request of `ticket`; `None` if that is unknown.
     fn of(ticket: &Ticket, answer: &dyn ResponseFacts, now: Timestamp) -> Option<Self> {
         let failed = is_error(answer.status()?);
         let latency = if ticket.timed { Some(now.since(ticket.admitted_at)) } else { answer.upstream_time() };
-        // Of a failure the latency does not matter.
+        // The latency of a failure does not matter.
         let latency = latency.or(failed.then_some(Span::ZERO))?;
         Some(Self { latency, failed })
     }
@@ -51,20 +51,20 @@ impl Ticket {
         !self.held.is_empty()
     }
 
-    /// Says that the time from here to the answer is not the upstream's alone: the request's body is still to come, and a
-    /// client sends it as slowly as it likes. Then only [`ResponseFacts::upstream_time`] counts.
+    /// Excludes the time from here to the response from latencies: the request's body is still to come, and clients may
+    /// send it slowly. Only [`ResponseFacts::upstream_time`] then counts.
     pub fn leave_untimed(&mut self) {
         self.timed = false;
     }
 }
 
-/// A charge that awaits the answer.
+/// A charge that awaits the response.
 #[derive(Clone, Copy, Debug)]
 struct Open {
     limit: u32,
     quota: u8,
     key: KeyHash,
-    /// What the request costs, if the answer does not say.
+    /// What the request costs, if the response does not say.
     cost: Permits,
 }
 
@@ -75,7 +75,7 @@ impl From<&Charge> for Open {
 }
 
 impl Plan {
-    /// What an admitted request leaves open; `None`, as for nearly all, when its answer changes nothing.
+    /// What an admitted request leaves open; `None` if its response changes nothing, which is the usual case.
     #[must_use]
     pub fn ticket(&self) -> Option<Ticket> {
         let leaves_open = self.charges.iter().any(|charge| charge.awaits_answer || charge.holds);
@@ -89,7 +89,7 @@ impl Plan {
         let ticket = Ticket {
             tier: self.tier,
             charges: admitted().filter(awaits).map(Open::from).collect(),
-            held: admitted().filter_map(Held::by).collect(),
+            held: admitted().filter_map(HeldPermits::by).collect(),
             admitted_at: self.now,
             reply: None,
             timed: true,
@@ -99,13 +99,14 @@ impl Plan {
 }
 
 impl Engine {
-    /// Charges each limit that counts such an answer, by what it costs. What has happened is charged though the client is
-    /// over the limit by now, as it may be by as many requests as it had under way at once; see [`Meter::charge`].
+    /// Charges each limit that counts this response, with the cost that it states. The charge is made even if the
+    /// client is over the limit by now. It can exceed the limit by as many requests as it had under way at once; see
+    /// [`Meter::charge`].
     ///
-    /// Without an answer nothing is charged to a limit of certain answers (`only_on`), and the default to one whose cost
-    /// the answer would have said: going away early is not free.
+    /// Without a response, a limit of certain responses (`only_on`) charges nothing, and a limit whose cost the
+    /// response would have stated charges the default: leaving early is not free.
     ///
-    /// What is charged is charged once: of a second answer, or of its absence after it came, nothing is made.
+    /// Each request is charged once. A second call, with or without a response, changes nothing.
     pub fn observe<S: Store>(
         &self,
         ticket: &mut Ticket,
@@ -121,7 +122,7 @@ impl Engine {
         }
         for open in ticket.charges.drain(..) {
             let Some(limit) = self.policy.limits.get(open.limit as usize) else { continue };
-            let meter = self.said_meter(open.limit, ticket.tier, open.quota);
+            let meter = self.policy_meter(open.limit, ticket.tier, open.quota);
             let (true, Some(meter)) = (counts(limit, status), meter) else { continue };
             let cost = match &limit.cost {
                 Cost::Response(header) => header.read(answer.header(&header.name).as_deref()),
@@ -133,7 +134,7 @@ impl Engine {
             if charge(meter, open.key, cost, store, counters, now).is_err() {
                 counters.add(Total::StoreFailures, 1);
                 if limit.on_store_failure == OnStoreFailure::Local {
-                    // Memory does not fail.
+                    // Memory never fails.
                     let _ = charge(meter, open.key, cost, local, counters, now);
                 }
             }
@@ -141,7 +142,7 @@ impl Engine {
     }
 }
 
-/// Whether the limit charges a request that came to this.
+/// Whether the limit charges a request that ended with this status.
 fn counts(limit: &Limit, status: Option<u16>) -> bool {
     let counted = |status| limit.only_on.iter().any(|answers| answers.contains(status));
     limit.only_on.is_empty() || status.is_some_and(counted)

@@ -1,8 +1,8 @@
-//! What one request is about to be charged, quota by quota, and how far that has come.
+//! The plan of one request: which quotas it charges, and how far each charge has come.
 
-use super::delaying::Chance;
-use super::holding::Found;
-use super::refusing::Sentence;
+use super::delaying::WaitOffer;
+use super::holding::AdaptiveLimit;
+use super::refusing::BanStatus;
 use crate::decision::Cause;
 use crate::key::KeyHash;
 use crate::limiter::{Outcome, Standing, State, Verdict};
@@ -13,116 +13,117 @@ use crate::status::Page;
 use crate::table::Probe;
 use crate::units::{BasisPoints, Draw, Permits, Span, Timestamp};
 
-/// What one request is about to be charged, and what came of it. Kept and used again for the next request.
+/// What one request charges, and with which result. Reused for the next request.
 #[derive(Debug, Default)]
 pub struct Plan {
     pub(super) found: Vec<u32>,
     pub(super) tier: TierIndex,
     pub(super) priority: Priority,
     pub(super) charges: Vec<Charge>,
-    pub(super) entry: Entry,
+    pub(super) precheck: Precheck,
     pub(super) route: Option<usize>,
     pub(super) may_wait: bool,
     pub(super) refused: bool,
     pub(super) now: Timestamp,
     pub(super) pressure: Pressure,
     pub(super) draw: Draw,
-    /// Since when the request has waited for the authority of shared limits, if it has.
+    /// When the request began to wait for the authority of shared limits, if it has waited.
     pub(super) since: Option<Timestamp>,
-    /// What a rate-limit service has said of the request.
-    pub(super) heard: ServiceOutcome,
+    /// What the rate-limit service has answered about the request.
+    pub(super) service_outcome: ServiceOutcome,
 }
 
-/// What the stages before the limits say.
+/// What the stages before the limits have decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum Precheck {
     /// The limits decide.
     #[default]
     Limited,
-    /// The request meets no limits.
+    /// The client is on the allow list: no limits apply.
     Allowed,
     /// The request is refused, whatever the limits say.
     TurnedAway(Cause),
-    /// The request is shed, being of this priority.
+    /// The request is shed. Its priority is this.
     Shed(Priority),
-    /// The request is answered with a page of status.
+    /// A status page answers the request.
     Answered(Page),
 }
 
-/// One quota's part in a request. Those of one limit stand side by side.
+/// One quota's charge for a request. The charges of one limit are adjacent.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge {
     pub(super) limit: u32,
-    /// The quota's place among those of the limit.
+    /// The quota's index among those of the limit.
     pub(super) quota: u8,
     pub(super) key: KeyHash,
     pub(super) page: u32,
     pub(super) cost: Permits,
-    /// The limit charges when the answer comes, if at all: see [`Ticket`].
+    /// The limit charges when the response arrives, if at all: see [`Ticket`](super::Ticket).
     pub(super) awaits_answer: bool,
-    /// The request holds what it is charged until it has ended: see [`Ticket`].
+    /// The request holds its permits until it ends: see [`Ticket`](super::Ticket).
     pub(super) holds: bool,
-    /// How many permits there are, where that is found out.
-    pub(super) found: Option<Found>,
-    /// The request goes on though the limit would have refused it, and is counted apart.
+    /// For an adaptive limit: how many permits it has now.
+    pub(super) adaptive: Option<AdaptiveLimit>,
+    /// The request goes on although the limit would have refused it, and is counted separately.
     pub(super) beyond: bool,
-    /// Another quota of the limit is exceeded: this one is not charged, also when the limit only observes.
-    pub(super) held: bool,
-    pub(super) sentence: Sentence,
+    /// Another quota of the limit is exceeded, so this one is not charged, even if the limit only observes.
+    pub(super) sibling_exceeded: bool,
+    pub(super) ban_status: BanStatus,
     pub(super) stage: Stage,
     pub(super) outcome: Option<Outcome>,
-    /// When it was charged, or what it holds was last taken anew: for a request that has waited before the plan's `now`.
+    /// When the charge was made, or when the permits held were last renewed. For a request that has waited, this is
+    /// before the plan's `now`.
     pub(super) charged_at: Timestamp,
     pub(super) probe: Option<Probe>,
-    pub(super) chance: Chance,
-    /// The state that was asked: the key's own, without what is left of a lease.
+    pub(super) wait_offer: WaitOffer,
+    /// The key's state that was checked, without what is left of a lease.
     pub(super) before: Option<State>,
-    /// Permits charged beside the cost, for a lease.
+    /// Permits charged for a lease, in addition to the cost.
     pub(super) ahead: Permits,
-    /// By what the charge is counted.
+    /// What counts the charge.
     pub(super) counted: Counted,
-    /// For a shared limit: the key by which all instances know the client.
+    /// For a shared limit: the key that all instances use for the client.
     pub(super) shared_key: Option<KeyHash>,
-    /// For a shared limit: how the client stands with the authority.
-    pub(super) told: Option<Standing>,
+    /// For a shared limit: the client's standing, including the permits left with the authority.
+    pub(super) shared_standing: Option<Standing>,
 }
 
-/// By what a charge is counted.
+/// What counts a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
-    /// The quota, by this instance.
+    /// This instance counts the quota.
     Here,
-    /// Permits that were drawn from the authority.
+    /// Permits that this instance has drawn from the authority.
     Drawn,
-    /// Permits that are held of the authority while the request is in flight.
+    /// Permits that this worker holds from the authority while requests are in flight.
     Held,
-    /// This instance's share of the quota, by itself, since the authority cannot be asked.
+    /// This instance counts its own share of the quota, because the authority cannot be asked.
     Share(BasisPoints),
     /// A rate-limit service.
-    Elsewhere,
+    ByService,
 }
 
 /// How far a charge has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Still to be settled with the store.
+    /// Not yet settled with the store.
     Open,
-    /// Published.
+    /// Published to the store.
     Charged,
-    /// Left as it was: there was no room, or nothing to be charged now.
+    /// Not charged: there was no room, or there is nothing to charge now.
     Settled,
-    /// Decided by what this instance knows without asking the store: see [`crate::lease`].
+    /// Decided without the store, by what this instance knows: see [`crate::lease`].
     Known,
-    /// The authority of the shared limit is to be asked first.
+    /// The authority of the shared limit must be asked first.
     Awaiting,
-    /// The rate-limit service is to be asked first.
+    /// The rate-limit service must be asked first.
     Consulting,
-    /// The rate-limit service has said that the client is over the limit.
+    /// The rate-limit service has answered that the client is over the limit.
     Over {
-        /// After so long there are permits again; `None` when it did not say.
+        /// How long until there are permits again; `None` if the service did not say.
         retry_after: Option<Span>,
     },
-    /// The store failed, and this instance's own memory counts.
+    /// The store failed, and this instance's own memory counts the charge.
     Local,
     /// The store failed, and the policy lets the request pass uncounted.
     Waived,
@@ -143,7 +144,7 @@ impl Charge {
         usize::from(self.quota)
     }
 
-    /// How many permits the request needs. One when its answer is yet to say what it costs.
+    /// How many permits the request needs. One if the response determines its cost.
     #[must_use]
     pub fn cost(&self) -> Permits {
         self.cost
@@ -155,26 +156,30 @@ impl Charge {
         self.key
     }
 
-    /// What the limit said; `None` when no state could be had.
+    /// The limit's verdict; `None` if its state was not available.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()
     }
 
-    /// What is left of the ban that the limit has put on the client, if it has.
+    /// How much of the limit's ban on the client is left; `None` if the client is not banned.
     #[must_use]
     pub fn ban(&self) -> Option<Span> {
-        self.sentence.rest()
+        self.ban_status.rest()
     }
 
     pub(super) fn admits(&self) -> bool {
         let refuses = |outcome: Outcome| matches!(outcome.verdict, Verdict::Refuse { .. });
-        self.sentence == Sentence::Free && self.outcome.is_some_and(|outcome| !refuses(outcome))
+        self.ban_status == BanStatus::NotBanned && self.outcome.is_some_and(|outcome| !refuses(outcome))
     }
 
-    /// Whether the limit lets the request pass and charges it for that. What is free touches no state.
+    /// Whether the limit admits the request and charges it now. A request that costs nothing changes no state.
     pub(super) fn pays(&self) -> bool {
-        self.admits() && !self.awaits_answer && !self.held && !self.chance.taken_over && self.cost > Permits::ZERO
+        self.admits()
+            && !self.awaits_answer
+            && !self.sibling_exceeded
+            && !self.wait_offer.taken_over
+            && self.cost > Permits::ZERO
     }
 
     pub(super) fn exceeds(&self) -> bool {
@@ -183,12 +188,12 @@ impl Charge {
 
     /// Whether the client was banned before this request.
     pub(super) fn is_banned(&self) -> bool {
-        matches!(self.sentence, Sentence::Serving(_))
+        matches!(self.ban_status, BanStatus::Banned(_))
     }
 }
 
 impl Plan {
-    /// A plan that has not served yet.
+    /// An empty plan.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -206,36 +211,36 @@ impl Plan {
         self.priority
     }
 
-    /// Says how hard the service is pressed when the next request is planned, and what that request drew.
-    pub fn press(&mut self, pressure: Pressure, draw: Draw) {
+    /// Sets the pressure on the service for the next request to be planned, and that request's draw.
+    pub fn set_pressure(&mut self, pressure: Pressure, draw: Draw) {
         (self.pressure, self.draw) = (pressure, draw);
     }
 
-    /// Says that the request of this plan has waited for the authority since then, so that it does not wait again for what
-    /// is known to have failed, nor for longer than the deadline. To be called between plan and decide.
+    /// Records that this plan's request has waited for the authority since `since`. It then neither waits again for an
+    /// authority that is known to have failed, nor longer than the deadline. Call it between `plan` and `decide`.
     pub fn resume(&mut self, since: Timestamp) {
         self.since = Some(since);
     }
 
-    /// Says what the rate-limit service has said of the request of this plan, so that it is not asked again. To be called between
-    /// plan and decide.
-    pub fn hear(&mut self, heard: ServiceOutcome) {
-        self.heard = heard;
+    /// Records the rate-limit service's answer about this plan's request, so that the service is not asked again. Call
+    /// it between `plan` and `decide`.
+    pub fn set_service_outcome(&mut self, service_outcome: ServiceOutcome) {
+        self.service_outcome = service_outcome;
     }
 
-    /// The page of status that the request is answered with; there is nothing to decide then.
+    /// The status page that answers the request; there is then nothing to decide.
     #[must_use]
     pub fn page(&self) -> Option<Page> {
-        match self.entry {
-            Entry::Answered(page) => Some(page),
+        match self.precheck {
+            Precheck::Answered(page) => Some(page),
             _ => None,
         }
     }
 
-    /// Whether the request goes on, and nothing has to be decided.
+    /// Whether the request goes on without a decision.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        self.charges.is_empty() && self.entry == Entry::Limited && self.route.is_none()
+        self.charges.is_empty() && self.precheck == Precheck::Limited && self.route.is_none()
     }
 
     /// The route that the request takes if it is admitted, as an index into the policy's; `None` where the host chooses.
@@ -244,7 +249,7 @@ impl Plan {
         self.route
     }
 
-    /// What is charged: the quotas of the limits that apply, in the policy's order.
+    /// The charges: one for each quota of the limits that apply, in the policy's order.
     #[must_use]
     pub fn charges(&self) -> &[Charge] {
         &self.charges

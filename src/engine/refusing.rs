@@ -1,11 +1,12 @@
-//! What a refusal brings: a penalty, and in the end a ban.
+//! The consequences of a refusal: a penalty, and after many of them a ban.
 //!
-//! Both are kept beside the account of the client, on the same page, so that to ask for them costs no further read, and
-//! a refusal is noted in one write.
+//! Both are kept beside the client's account, on the same page. So reading them costs no further read, and a refusal is
+//! noted in one write.
 //!
-//! **Nobody is locked out for ever.** What may be charged as a penalty is itself a quota, of `max` permits in the same
-//! window, counted by the same algorithm. Used is then at most what was admitted and what such a quota admits, so
-//! whatever would pass a quota of `permits - max` by its own admitted requests passes, however often it was refused.
+//! **A client is never locked out forever.** The penalties are limited by a quota of their own: `max` permits in the
+//! same window, counted by the same algorithm. The permits used are then at most those of the admitted requests plus
+//! those of this quota. So requests that would pass a quota of `permits - max` always pass, however often the client
+//! was refused.
 
 use super::charging::Charging;
 use super::{Charge, Stage};
@@ -19,44 +20,44 @@ use crate::store::{MAX_ROUNDS, Store, StoreError};
 use crate::table::{Displaces, Page};
 use crate::units::{Permits, Span, Timestamp};
 
-/// What refusals by one limit bring, made ready.
+/// The consequences of refusals by one limit, prepared for deciding.
 #[derive(Debug)]
 pub(super) struct Refusals {
     ban: Option<Ban>,
-    /// What each refused request is charged, zero for nothing.
+    /// The penalty for each refused request, zero for none.
     cost: Permits,
-    /// One for each quota, for each tier: what may be charged so.
+    /// By tier, then by quota: the quota that limits the penalties.
     penalties: Vec<Vec<Option<Meter>>>,
 }
 
-/// How a client stands with a limit's ban.
+/// Whether a limit has banned a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sentence {
-    /// It has none.
-    Free,
-    /// It has had one since before this request.
-    Serving(Rest),
-    /// It has one for so long to come, which began with the refusal of this request.
+pub(super) enum BanStatus {
+    /// It is not banned.
+    NotBanned,
+    /// It was banned before this request.
+    Banned(Rest),
+    /// The refusal of this request has banned it, for this long.
     Begun(Span),
 }
 
-impl Sentence {
+impl BanStatus {
     /// What is left of the ban.
     pub(super) fn rest(self) -> Option<Span> {
         match self {
-            Self::Free => None,
-            Self::Serving(rest) => Some(rest.span),
+            Self::NotBanned => None,
+            Self::Banned(rest) => Some(rest.span),
             Self::Begun(rest) => Some(rest),
         }
     }
 }
 
 impl Refusals {
-    /// What refusals by this limit bring, its quotas being those in force.
+    /// The consequences of refusals by this limit, whose quotas are those in force.
     pub(super) fn new(limit: &Limit, mode: &Mode) -> Self {
         let (cost, most) = limit.penalty.map_or_else(Default::default, |penalty| (penalty.cost, penalty.max));
         let penalty = |quota: &Quota| {
-            // Lowered as the quota is, and at least as far that a request has room beside it.
+            // Lowered like the quota, and at least so far that the quota always has room for one request as well.
             let max = mode.in_force(Quota { permits: most, burst: most, ..*quota }).permits;
             let max = max.min(quota.permits.min(quota.burst).minus(limit.cost.least()));
             let meter = || Meter::new(limit.algorithm, &Quota { permits: max, burst: max, ..*quota });
@@ -69,31 +70,31 @@ impl Refusals {
         }
     }
 
-    /// How the client stands with the ban, which is kept beside the account of its first quota.
-    pub(super) fn sentence(&self, charge: &Charge, page: &Page, now: Timestamp) -> Sentence {
-        let Some(ban) = self.ban.filter(|_| charge.quota == 0) else { return Sentence::Free };
+    /// Whether the client is banned. The ban is kept beside the account of the limit's first quota.
+    pub(super) fn ban_status(&self, charge: &Charge, page: &Page, now: Timestamp) -> BanStatus {
+        let Some(ban) = self.ban.filter(|_| charge.quota == 0) else { return BanStatus::NotBanned };
         let state = page.probe(charge.key.companion(Companion::Ban), now).state();
-        ban.rest(state, now).map_or(Sentence::Free, Sentence::Serving)
+        ban.rest(state, now).map_or(BanStatus::NotBanned, BanStatus::Banned)
     }
 }
 
 impl<S: Store> Charging<'_, S> {
-    /// Notes what these charges refuse, or would if their limits did more than observe. A ban that is served is all that
-    /// there is: nothing is noted beside it.
+    /// Notes the refusals by these charges, including those by limits that only observe. While a client is banned,
+    /// nothing else is noted.
     pub(super) fn note_refusals(&mut self, charges: &mut [Charge]) {
         let banned = charges.iter().any(|charge| charge.is_banned() && !self.engine.observes(charge));
-        // What was published in this round is to be read again before it is written again.
+        // A page that this round has published must be read again before it is written again.
         let published =
             |charge: &Charge| charge.stage == Stage::Charged || charge.outcome.is_some_and(|outcome| outcome.moved);
         let mut again = charges.iter().any(published);
         for charges in charges.chunk_by_mut(|one, other| one.limit == other.limit) {
-            // Those who find no room to wait are refused for the sake of others.
-            let over = |charge: &Charge| charge.exceeds() && !charge.chance.crowded;
+            // A refusal for lack of room to wait is not the client's fault.
+            let over = |charge: &Charge| charge.exceeds() && !charge.wait_offer.no_room;
             let exceeded = charges.iter().any(over);
             let served = charges.iter().any(Charge::is_banned);
             for charge in charges.iter_mut().filter(|charge| exceeded && charge.outcome.is_some()) {
-                let note = match charge.sentence {
-                    Sentence::Serving(Rest { moved, .. }) => self.note(charge, moved, false),
+                let note = match charge.ban_status {
+                    BanStatus::Banned(Rest { moved, .. }) => self.note(charge, moved, false),
                     _ => self.note(charge, !served && !banned, !served && !banned && over(charge)),
                 };
                 if let Some(note) = note {
@@ -104,7 +105,7 @@ impl<S: Store> Charging<'_, S> {
         }
     }
 
-    /// What is to be noted of this charge, if anything is.
+    /// What to note for this charge, if anything.
     fn note(&self, charge: &Charge, counts: bool, penalises: bool) -> Option<Note> {
         let refusals = self.refusals(charge)?;
         let penalty = refusals.penalties.get(self.tier.get()).and_then(|quotas| *quotas.get(charge.quota())?);
@@ -113,8 +114,8 @@ impl<S: Store> Charging<'_, S> {
         (ban.is_some() || penalty.is_some()).then_some(Note { meter, ban, penalty, cost: refusals.cost, now: self.now })
     }
 
-    /// Publishes the note where the charge was counted, as often as others publish the page first. A note that cannot be
-    /// published is lost, in favour of the client.
+    /// Publishes the note where the charge was counted, and retries when another worker publishes the page first, up to
+    /// [`MAX_ROUNDS`] times. A note that cannot be published is lost, in the client's favour.
     fn write_note(&mut self, charge: &mut Charge, note: &Note, again: bool) {
         for round in 0..MAX_ROUNDS {
             let local = charge.stage == Stage::Local;
@@ -134,7 +135,7 @@ impl<S: Store> Charging<'_, S> {
                     self.counters.add(Total::Bans, u64::from(noted.began));
                     self.counters.add(Total::PenaltyPermits, u64::from(noted.penalty.get()));
                     charge.outcome = noted.outcome.or(charge.outcome);
-                    charge.sentence = noted.rest.map_or(charge.sentence, Sentence::Begun);
+                    charge.ban_status = noted.rest.map_or(charge.ban_status, BanStatus::Begun);
                     return;
                 }
                 Err(StoreError::Conflict) => self.conflict(),
@@ -151,26 +152,26 @@ impl<S: Store> Charging<'_, S> {
 /// What one refusal changes.
 struct Note {
     meter: Meter,
-    /// Counts the refusal, or is written anew where the clock has stepped back.
+    /// The ban, if it counts this refusal or has to be rewritten after a backward step of the clock.
     ban: Option<Ban>,
-    /// What may be charged for refusals.
+    /// The quota that limits the penalties.
     penalty: Option<Meter>,
-    /// What this one is to be charged.
+    /// The penalty for this refusal.
     cost: Permits,
     now: Timestamp,
 }
 
-/// What came of it.
+/// The result of a note.
 struct Noted {
-    /// The page is to be published.
+    /// Whether the page must be published.
     changed: bool,
     displaced: [Displaces; 3],
     penalty: Permits,
-    /// What the quota says of the request now that the penalty is charged: its wait is longer.
+    /// The quota's verdict with the penalty charged: a longer wait.
     outcome: Option<Outcome>,
-    /// A ban began here.
+    /// Whether a ban began here.
     began: bool,
-    /// The ban that the client has now, also one that began elsewhere meanwhile.
+    /// How much of the client's ban is left, if it has one. The ban may have begun elsewhere in the meantime.
     rest: Option<Span>,
 }
 
@@ -199,15 +200,15 @@ impl Note {
         let Some(allowed) = self.penalty.map(|penalty| penalty.check(probe.state(), self.cost, self.now)) else {
             return;
         };
-        // A penalty that could not be remembered would have no bound: none is charged where that would make a client
-        // be forgotten who has used up all.
+        // Penalties stay bounded only if they are remembered. So none is charged if its entry would evict a client that
+        // has used up all of its quota.
         if allowed.verdict != Verdict::Admit || forgets_the_heaviest(probe.displaces()) {
             return;
         }
         let own = page.probe(charge.key, self.now);
         let state = self.meter.charge(own.state(), self.cost, self.now);
         page.write(&own, charge.key, state);
-        // The client's own entry may have taken the place that was found.
+        // Writing the client's own entry may have taken the slot that the first probe found.
         let probe = page.probe(account, self.now);
         page.write(&probe, account, State::new(allowed.state.fresh_at(), KEPT_LONGEST, allowed.state.payload()));
         let [first, second, _] = &mut noted.displaced;

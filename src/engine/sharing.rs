@@ -1,4 +1,4 @@
-//! Charges of limits that many instances share: see [`crate::global`].
+//! Charges of limits that instances share: see [`crate::global`].
 
 use super::charging::Charging;
 use super::plan::{Counted, Plan, Stage};
@@ -15,10 +15,10 @@ use crate::store::{MAX_ROUNDS, Store, StoreError};
 use crate::table::{Page, page_of};
 use crate::units::{BasisPoints, Permits, Span, Timestamp};
 
-/// A shared limit made ready.
+/// A shared limit, prepared for deciding.
 #[derive(Debug)]
 pub(super) struct Sharing {
-    /// One for each quota, for each tier.
+    /// By tier, then by quota.
     terms: Vec<Vec<Terms>>,
     exact: bool,
 }
@@ -31,21 +31,22 @@ impl Sharing {
         Some(Self { terms: terms.collect::<Option<_>>()?, exact })
     }
 
-    /// What a quota is known by to all instances: what another window has counted cannot be counted on with this one.
+    /// The identity of a quota among all instances. It depends on the window, because counts of one window cannot be
+    /// continued with another.
     pub(super) fn identity(&self, identity: u64, tier: TierIndex, quota: u8) -> u64 {
         let terms = self.terms.get(tier.get()).and_then(|terms| terms.get(usize::from(quota)));
         identity ^ terms.map_or(0, |terms| terms.window_ms)
     }
 }
 
-/// An answer to an [`Ask`], as the host has it.
+/// The authority's answer to an [`Ask`], as the host passes it on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// [`Ask::key`].
     pub key: KeyHash,
     /// [`Ask::seq`].
     pub seq: u64,
-    /// What was granted; `None` when the store has failed.
+    /// What was granted; `None` if the store has failed.
     pub grant: Option<Grant>,
 }
 
@@ -58,8 +59,8 @@ impl Answer {
 }
 
 impl Engine {
-    /// What a worker has to know of shared limits, to be given to its [`Leases`]; `None` where the policy has none.
-    /// `instance` is to be random; the deadline is the host's, where the policy says none.
+    /// What a worker needs for shared limits, to be given to its [`Leases`]; `None` if the policy shares no limit.
+    /// `instance` must be random. `deadline` is the host's, for a policy that sets none.
     #[must_use]
     pub fn sharing(&self, instance: Instance, deadline: Span) -> Option<Global> {
         self.policy.limits.iter().find(|limit| limit.sharing.is_some())?;
@@ -68,13 +69,14 @@ impl Engine {
         Some(Global::new(instance, rules))
     }
 
-    /// Makes the keys that all instances know from this secret, where the policy names it and the host has it (`token_env`).
-    /// To be called before the first request.
-    pub fn share_by(&mut self, secret: &[u8]) {
+    /// Derives the keys that all instances share from this secret, if the policy names one and the host has it
+    /// (`token_env`). Call it before the first request.
+    pub fn set_shared_secret(&mut self, secret: &[u8]) {
         self.shared_seed = Seed::shared(secret);
     }
 
-    /// Lets the request of a decided plan wait for the authority, under a number unlike that of any other that waits so.
+    /// Lets the request of a decided plan wait for the authority, under the number `id`, which no other request waiting
+    /// for it may have.
     pub fn await_grant(&self, plan: &Plan, id: u32, leases: &mut Leases) {
         let awaiting = plan.charges.iter().filter(|charge| charge.stage == Stage::Awaiting);
         let keys: Vec<_> = awaiting.filter_map(|charge| charge.shared_key).collect();
@@ -83,7 +85,7 @@ impl Engine {
         }
     }
 
-    /// Takes in an answer of the authority: what it granted goes where requests spend it.
+    /// Processes an answer of the authority: stores the granted permits where requests spend them.
     pub fn granted<S: Store>(
         &self,
         answer: &Answer,
@@ -101,14 +103,14 @@ impl Engine {
             true
         };
         if change(arrived.account.key, store, counters, add).is_err() {
-            // They count as used.
+            // Lost permits count as used.
             counters.add(Total::GrantsLost, 1);
         }
     }
 
-    /// Gives up asks whose deadline has passed, lets go of those who have waited as long, and gives back what is idle. To be
-    /// called when [`Global::next_due`] says so. Afterwards there may be [asks](Global::asks) to send and requests
-    /// [ready](Global::ready).
+    /// Gives up asks whose deadline has passed, releases the requests that have waited as long, and gives back idle
+    /// permits. Call it when [`Global::next_due`] says so. Afterwards there may be [asks](Global::asks) to send and
+    /// requests [ready](Global::ready).
     pub fn tend<S: Store>(&self, leases: &mut Leases, store: &mut S, counters: &mut Counters, now: Timestamp) {
         let Some(global) = leases.global() else { return };
         global.expire(now);
@@ -132,16 +134,16 @@ impl Engine {
         counters.add(Total::Awaited, report.waited);
     }
 
-    /// What a shared charge is counted with.
+    /// The meter of a shared charge.
     pub(super) fn shared_meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
         let share = match charge.counted {
             Counted::Share(share) => share,
-            Counted::Elsewhere => return None,
+            Counted::ByService => return None,
             Counted::Drawn | Counted::Held | Counted::Here => return Some(Meter::Drawn(Drawn)),
         };
         let limit = self.policy.limits.get(charge.limit())?;
         let quota = limit.quotas(tier).get(charge.quota())?;
-        // At least one permit, or a small quota would be none.
+        // At least one permit, because a small quota would otherwise round down to none.
         let whole = u64::from(BasisPoints::ALL.get());
         let of = |permits: Permits| {
             let part = u64::from(permits.get()).saturating_mul(u64::from(share.get())).checked_div(whole);
@@ -160,7 +162,7 @@ impl Engine {
 }
 
 impl<S: Store> Charging<'_, S> {
-    /// Looks up what is known of a shared key that has too few permits here.
+    /// Finds out what is known of a shared key that has too few permits here.
     pub(super) fn look_up(&mut self, charge: &mut Charge) {
         let lacks = charge.counted == Counted::Drawn && charge.exceeds() && charge.ban().is_none();
         let (true, Some(of), Some(global)) = (lacks, self.engine.shared(charge, self.tier), self.leases.global())
@@ -180,19 +182,19 @@ impl<S: Store> Charging<'_, S> {
         }
     }
 
-    /// Whether the request has to wait for an authority or a service, and nothing refuses it already.
+    /// Whether the request has to wait for an authority or a service. It does not if another charge already refuses it.
     pub(super) fn awaits(&self, charges: &[Charge]) -> bool {
         charges.iter().any(|charge| matches!(charge.stage, Stage::Awaiting | Stage::Consulting))
             && !self.engine.refuses(charges)
     }
 
-    /// The longest that the request has to wait for its authorities, if it has to.
+    /// How long the request waits for its authorities at most, if it has to wait.
     pub(super) fn awaited(&mut self, charges: &[Charge]) -> Option<Span> {
         let awaits = self.awaits(charges) && charges.iter().any(|charge| charge.stage == Stage::Awaiting);
         self.leases.global().filter(|_| awaits).map(|global| global.rules().deadline)
     }
 
-    /// Tells what is known of shared keys what became of the request.
+    /// Records the decision on the request for its shared keys.
     pub(super) fn settle_shared(&mut self, charges: &mut [Charge], awaits: bool, refused: bool) {
         for charge in charges {
             if charge.counted == Counted::Held {
@@ -210,14 +212,14 @@ impl<S: Store> Charging<'_, S> {
                 }
                 continue;
             }
-            // As for limits of this instance alone: what was not charged is still there.
-            let uncharged = charge.admits() && (refused || charge.held);
+            // As with limits of this instance alone: permits that were not charged are still available.
+            let uncharged = charge.admits() && (refused || charge.sibling_exceeded);
             let state = if uncharged { charge.before } else { charge.outcome.map(|outcome| outcome.state) };
             let here = Drawn.standing(state, self.now).remaining;
             if charge.stage == Stage::Charged && !refused {
                 global.used(&of, charge.cost, here, self.since.is_some(), self.now);
             }
-            charge.told = global
+            charge.shared_standing = global
                 .standing(of.key, self.now)
                 .map(|(left, reset_after)| Standing { remaining: left.plus(here), reset_after });
         }
@@ -232,7 +234,7 @@ impl<S: Store> Charging<'_, S> {
         }
     }
 
-    /// What was charged to a share is owed to the authority.
+    /// Records what was charged to a share as owed to the authority.
     pub(super) fn owe(&mut self, charge: &Charge) {
         if matches!(charge.counted, Counted::Share(_))
             && charge.pays()
@@ -243,7 +245,8 @@ impl<S: Store> Charging<'_, S> {
     }
 }
 
-/// Changes the page of a key and publishes it if `change` says so, as often as others publish it first.
+/// Changes the page of a key, and publishes it if `change` returns true. Retries when another worker publishes it
+/// first, up to [`MAX_ROUNDS`] times.
 fn change<S: Store>(
     key: KeyHash,
     store: &mut S,

@@ -1,6 +1,6 @@
 //! Whether a request is shed, before any limit is asked.
 
-use super::{Engine, Entry, Plan};
+use super::{Engine, Plan, Precheck};
 use crate::decision::{Cause, Decision, Refusal};
 use crate::key;
 use crate::metrics::{Counters, Total};
@@ -8,8 +8,8 @@ use crate::policy::{Limit, Policy, Priority, TierIndex};
 use crate::units::Draw;
 
 impl Engine {
-    /// Sheds the request of a plan whose limits are found, if the pressure and its draw say so. While there is no pressure
-    /// the host is asked for nothing.
+    /// Sheds a request whose matching limits are found, if the pressure and the request's draw say so. Without
+    /// pressure, this asks nothing of the host.
     pub(super) fn sheds(&self, plan: &mut Plan, client: &key::Client<'_, '_>) -> bool {
         if plan.pressure.is_none() {
             return false;
@@ -18,7 +18,7 @@ impl Engine {
         let priority = priority(&self.policy, limits, || client.tier());
         let sheds = plan.pressure.sheds(priority, plan.draw);
         if sheds {
-            plan.entry = Entry::Shed(priority);
+            plan.precheck = Precheck::Shed(priority);
         }
         sheds
     }
@@ -31,8 +31,8 @@ impl Engine {
     }
 }
 
-/// How important a request is: as the most important of the limits it meets and of its client's tier, of those for which
-/// the policy says it.
+/// The priority of a request: the most important of those that the policy gives to the matching limits and to the
+/// client's tier.
 pub(crate) fn priority<'p>(
     policy: &Policy,
     limits: impl Iterator<Item = &'p Limit>,
@@ -40,6 +40,6 @@ pub(crate) fn priority<'p>(
 ) -> Priority {
     let of_tier = || policy.priorities.get(tier().get()).copied().flatten();
     let of_tier = if policy.priorities.iter().any(Option::is_some) { of_tier() } else { None };
-    // In the order of importance, the most important is the least.
+    // Priorities are ordered from the most to the least important, so the minimum is the most important.
     limits.filter_map(|limit| limit.priority).chain(of_tier).min().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! How a client stands with the quotas of a plan, and by which meter each is read.
+//! How a client stands with the quotas of a plan, and which meter reads each of them.
 
 use super::plan::Counted;
 use super::{Charge, Engine, Plan};
@@ -8,19 +8,21 @@ use crate::policy::TierIndex;
 use crate::units::{Permits, Span};
 
 impl Engine {
-    /// How the client of a decided plan stands with one of its quotas; `None` when its state could not be had.
+    /// How the client of a decided plan stands with one of its quotas; `None` if the state was not available.
     #[must_use]
     pub fn standing(&self, plan: &Plan, charge: &Charge) -> Option<Standing> {
-        if charge.told.is_some() {
-            return charge.told;
+        if charge.shared_standing.is_some() {
+            return charge.shared_standing;
         }
         let outcome = charge.outcome?;
-        // A quota with room stands as before if another one had none, or if it awaits the answer.
-        let uncharged = charge.admits() && (plan.refused || charge.held || charge.awaits_answer);
+        // A quota with room was not charged if another one refused the request, or if it charges by the response.
+        let uncharged = charge.admits() && (plan.refused || charge.sibling_exceeded || charge.awaits_answer);
         let state = if uncharged { charge.before } else { Some(outcome.state) };
-        let standing = match (charge.counted, charge.found) {
-            // Nearly always; a meter of its own would have to be made first.
-            (Counted::Here, None) => self.said_meter(charge.limit, plan.tier, charge.quota)?.standing(state, plan.now),
+        let standing = match (charge.counted, charge.adaptive) {
+            // The usual case, without making a meter for this charge.
+            (Counted::Here, None) => {
+                self.policy_meter(charge.limit, plan.tier, charge.quota)?.standing(state, plan.now)
+            }
             _ => self.meter(charge, plan.tier)?.standing(state, plan.now),
         };
         Some(match charge.ban() {
@@ -29,26 +31,26 @@ impl Engine {
         })
     }
 
-    /// The quota as clients are told of it.
+    /// The quota as it is described to clients.
     pub(crate) fn quota_item(&self, charge: &Charge, tier: TierIndex) -> Option<&QuotaItem> {
         self.limits.get(charge.limit())?.items.get(tier.get())?.get(charge.quota())
     }
 
-    /// The meter of a charge, as it stood when the charge was checked.
+    /// The meter of a charge, as it was when the charge was checked.
     pub(super) fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
         if charge.counted != Counted::Here {
             return self.shared_meter(charge, tier);
         }
-        let meter = *self.said_meter(charge.limit, tier, charge.quota)?;
-        Some(charge.found.map_or(meter, |found| meter.within(found.permits)))
+        let meter = *self.policy_meter(charge.limit, tier, charge.quota)?;
+        Some(charge.adaptive.map_or(meter, |adaptive| meter.with_permits(adaptive.permits)))
     }
 
-    /// The meter of a quota, as the policy says it.
-    pub(super) fn said_meter(&self, limit: u32, tier: TierIndex, quota: u8) -> Option<&Meter> {
+    /// The meter of a quota as the policy defines it.
+    pub(super) fn policy_meter(&self, limit: u32, tier: TierIndex, quota: u8) -> Option<&Meter> {
         self.limits.get(limit as usize)?.meters.get(tier.get())?.get(usize::from(quota))
     }
 
-    /// The window by which the client knows the quota, where the limit has several.
+    /// The window that tells clients which quota it is, if the limit has several.
     pub(crate) fn window(&self, charge: &Charge, tier: TierIndex) -> Option<Span> {
         match self.policy.limits.get(charge.limit())?.quotas(tier) {
             [_] => None,

@@ -18,9 +18,9 @@ pub fn answer<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
     kept(lines, &NOT_ANSWERED)
 }
 
-/// Has no cache keep an answer to a request that says it speaks gRPC, where the host sends that in gRPC's own form: 200, whatever it
-/// was, and no body. Any client can say so when it asks for a page, and a cache in front would take what it gets for the page.
-/// Answers with what of the body may be gRPC's message, which is a line of the header: nothing of a page's.
+/// Tells caches not to keep the response to a request that claims to speak gRPC, where the host sends it in gRPC's own form: with status
+/// 200 and without a body. Any client can claim so when it requests a page, and a shared cache would then serve nothing as the page.
+/// Returns the body that may become gRPC's message, which is a header line: empty if it is too long for one.
 pub fn keep_from_caches<'a, 'b>(
     lines: &mut Vec<(&'a [u8], &'a [u8])>,
     body: &'b [u8],
@@ -29,7 +29,7 @@ pub fn keep_from_caches<'a, 'b>(
     if !grpc::is_spoken(facts) {
         return body;
     }
-    // Those for single caches too, `CDN-Cache-Control` (RFC 9213) and `Surrogate-Control`, which go before the one for all.
+    // `CDN-Cache-Control` (RFC 9213) and `Surrogate-Control` too, which take precedence over `Cache-Control`.
     lines.retain(|(name, _)| !name.ends_with(b"-control"));
     lines.push((b"cache-control", b"no-store"));
     if body.len() > LONGEST_MESSAGE { b"" } else { body }
@@ -75,7 +75,7 @@ const NOT_SENT_AGAIN: [&str; 6] = [
     "x-envoy-expected-rq-timeout-ms",
 ];
 
-/// In bytes. Escaped it is three times as long at most, and clients take headers of 8 KiB.
+/// In bytes. Escaping makes it at most three times as long, and clients commonly accept 8 KiB of headers.
 const LONGEST_MESSAGE: usize = 2_048;
 
 const NOT_ANSWERED: [&str; 2] = [":status", "content-length"];

@@ -6,16 +6,16 @@ use core::str;
 use crate::lookup::{Lookup, trim_blanks};
 use crate::policy::AddressSource;
 
-/// Who a client is by its address.
+/// A client's identity by its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// An IPv4 address, also one that was written as an IPv6 address (`::ffff:192.0.2.7`).
+    /// An IPv4 address, or one written as an IPv6 address (`::ffff:192.0.2.7`).
     V4(Ipv4Addr),
-    /// The leading bits of an IPv6 address, as many as the policy says; the rest is zero.
+    /// The leading bits of an IPv6 address, as many as the policy says. The other bits are zero.
     V6(Ipv6Addr),
-    /// The connection has a name that is no IP address, as a Unix socket has: that name.
+    /// The connection has a name that is no IP address, such as a Unix socket's. That name identifies the client.
     Peer,
-    /// The host knows no address. All such clients are one.
+    /// The host knows no address. All such clients count as one.
     Unknown,
 }
 
@@ -28,18 +28,19 @@ pub enum AddressFrom {
     Connection,
     /// It is the connection's: the header is absent.
     NoHeader,
-    /// It is the connection's: the header's list is shorter than the number of trusted proxies, so that the request did
-    /// not come through all of them.
+    /// It is the connection's: the header's list is shorter than the number of trusted proxies, so the request did not
+    /// pass through all of them.
     ShortList,
-    /// It is the connection's: what stands at the trusted place of the list is no address.
+    /// It is the connection's: the list entry at the trusted position is no address.
     NoAddress,
 }
 
 /// The address of the client of `request`.
 ///
-/// In the header's list each proxy appends whom it was called by, so only entries counted from the right, by as many
-/// as there are trusted proxies, were not written by the client. Whatever a client puts in front changes nothing.
-/// Empty entries count: no trusted proxy writes one, and skipping them would move the count into the client's part.
+/// Each proxy appends its caller's address to the header's list. Counted from the right, as many entries as there are
+/// trusted proxies come from these proxies, and the client wrote the others. So nothing that a client puts in front has
+/// an effect. Empty entries count: no trusted proxy writes one, and skipping them would move the count into the
+/// client's part.
 pub(super) fn find<'a>(request: &Lookup<'a>, source: &'a AddressSource) -> (Option<IpAddr>, AddressFrom) {
     let from = match &source.header {
         None => AddressFrom::Connection,
@@ -55,7 +56,7 @@ pub(super) fn find<'a>(request: &Lookup<'a>, source: &'a AddressSource) -> (Opti
     (request.peer().and_then(parse), from)
 }
 
-/// Who the client at this address is.
+/// The client's identity, given its address.
 pub(super) fn client(address: Option<IpAddr>, request: &Lookup<'_>, ipv6_prefix: u8) -> Address {
     match address {
         Some(address) => grouped(address, ipv6_prefix),
@@ -87,13 +88,13 @@ fn parse(text: &[u8]) -> Option<IpAddr> {
     parse_v6(text)
 }
 
-/// Whether `text` is a colon and a port. `:` alone is not; `::1` is an address and not the port of nothing.
+/// Whether `text` is a colon and a port number. `:` alone is not; `::1` is an address.
 fn is_port(text: &[u8]) -> bool {
     text.strip_prefix(b":").is_some_and(|port| matches!(port.len(), 1..=5) && port.iter().all(u8::is_ascii_digit))
 }
 
-/// The IPv4 address that `text` begins with, and what follows. Nearly every request has one, and the standard library would
-/// want it checked as UTF-8 first.
+/// The IPv4 address that `text` begins with, and the rest. Almost every request has one; the standard library's parser
+/// would first need a check for UTF-8.
 fn leading_v4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
     let mut octets = [0; 4];
     let (first, mut rest) = leading_octet(text)?;
@@ -105,7 +106,8 @@ fn leading_v4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
     Some((Ipv4Addr::from(octets), rest))
 }
 
-/// The number up to 255 that `text` begins with, and what follows: one with a leading zero is octal to some, and nothing here.
+/// The number up to 255 that `text` begins with, and the rest. A number with a leading zero is invalid, because some
+/// parsers read it as octal.
 fn leading_octet(text: &[u8]) -> Option<(u8, &[u8])> {
     let [first @ b'0'..=b'9', rest @ ..] = text else { return None };
     let (mut octet, mut rest) = (first & 15, rest);
@@ -138,7 +140,7 @@ fn grouped(address: IpAddr, ipv6_prefix: u8) -> Address {
     }
 }
 
-/// The longest spelling of an IPv6 address: eight groups of four digits, the last two as an IPv4 address.
+/// The longest IPv6 address in text: eight groups of four digits, the last two groups as an IPv4 address.
 const V6_MAX_LEN: usize = 45;
 
 #[cfg(test)]
@@ -271,7 +273,7 @@ mod tests {
 
         #[test]
         fn nor_does_a_foreign_byte_pass(address in any::<u32>(), at in 0_usize..16, byte in any::<u8>()) {
-            // But what may be a port.
+            // A colon may begin a port.
             prop_assume!(byte != b':');
             let mut text = Ipv4Addr::from_bits(address).to_string().into_bytes();
             text.insert(at.min(text.len()), byte);

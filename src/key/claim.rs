@@ -12,11 +12,11 @@ use crate::number::Number;
 pub(super) enum Scalar {
     /// A string.
     Text(String),
-    /// A number or a boolean, as JSON writes it.
+    /// A number or a boolean, in its JSON form.
     Other(String),
 }
 
-/// The JSON in `header`, with or without padding; `None` when it is none, or longer than 16 KiB.
+/// The payload in `header`, with or without padding; `None` if the header is no base64url or longer than 16 KiB.
 pub(super) fn decode(header: &[u8]) -> Option<Vec<u8>> {
     if header.len() > HEADER_MAX_LEN {
         return None;
@@ -25,13 +25,13 @@ pub(super) fn decode(header: &[u8]) -> Option<Vec<u8>> {
     Base64UrlUnpadded::decode_vec(header.trim_end_matches('=')).ok()
 }
 
-/// The claim `name` of `payload`: the one of this very name, or else the one that `name` leads to as a path of names
-/// with dots between them. The former comes first, since names of claims are often URLs.
+/// The claim `name` of `payload`: the member with exactly this name, or else the one that `name` leads to as a path of
+/// names separated by dots. The exact name comes first, because claim names are often URLs.
 ///
-/// `None` when there is none, or one that is empty or neither string, number nor boolean, when a name on the way
-/// stands twice (RFC 7519 section 4 leaves open which one counts), or when `payload` is not JSON. A number too large
-/// for a 64-bit integer, or of more than six decimals, counts as none: it would be rounded, and two clients could be
-/// the same number.
+/// `None` if there is no such claim, if it is empty, or neither a string, a number nor a boolean, if a name on its path
+/// is duplicated (RFC 7519 section 4 leaves open which one counts), or if `payload` is not JSON. A number that is too
+/// large for a 64-bit integer, or has more than six decimals, counts as absent: it would be rounded, and two clients
+/// could get the same number.
 pub(super) fn find(payload: &[u8], name: &str) -> Option<Scalar> {
     let mut json = serde_json::Deserializer::from_slice(payload);
     let found = Claim { whole: Some(name), path: Some(name) }.deserialize(&mut json).ok()?;
@@ -43,12 +43,12 @@ pub(super) fn find(payload: &[u8], name: &str) -> Option<Scalar> {
     }
 }
 
-/// What there is to find in a JSON value.
+/// What to look for in a JSON value.
 #[derive(Clone, Copy)]
 struct Claim<'n> {
     /// In an object, the member of this name.
     whole: Option<&'n str>,
-    /// In an object, what this path leads to; the value itself when there is no path.
+    /// In an object, the member at this path; the value itself if there is no path.
     path: Option<&'n str>,
 }
 
@@ -59,7 +59,7 @@ enum Found {
 }
 
 impl Claim<'_> {
-    /// The value itself, when it is the end of the way.
+    /// The value itself, if the path ends here.
     fn scalar(self, scalar: impl FnOnce() -> Scalar) -> Found {
         if self.path.is_none() { Found::One(scalar()) } else { Found::None }
     }
@@ -113,7 +113,7 @@ impl<'de> Visitor<'de> for Claim<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Found, A::Error> {
         let (first, rest) = match self.path.map(|path| path.split_once('.')) {
             Some(Some((first, rest))) => (Some(first), Some(rest)),
-            // A path of one name: at the top that is the whole name, which is looked for anyway.
+            // A path of one name. At the top level that is the whole name, which is looked for anyway.
             Some(None) if self.whole.is_none() => (self.path, None),
             _ => (None, None),
         };
@@ -133,7 +133,7 @@ impl<'de> Visitor<'de> for Claim<'_> {
     }
 }
 
-/// The longest header that is read: far above any token that a proxy would carry in a header, and a bound on the work.
+/// The longest header that is read. It is far above any token that proxies carry in a header, and bounds the work.
 const HEADER_MAX_LEN: usize = 16 * 1024;
 
 #[cfg(test)]
@@ -198,7 +198,7 @@ mod tests {
     fn deep_nesting_is_no_danger() {
         for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
             let payload = format!(r#"{{"x":{}1{},"sub":"u"}}"#, open.repeat(3_000), close.repeat(3_000));
-            // Whether a parser takes it is its own affair; it must come back.
+            // Whether the parser accepts this does not matter; it must return.
             let _ = find(payload.as_bytes(), "sub");
             let _ = find(payload.as_bytes(), &format!("x{}", ".a".repeat(3_000)));
         }

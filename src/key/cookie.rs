@@ -2,12 +2,12 @@
 
 use crate::lookup::trim_blanks;
 
-/// The value of the cookie `name`, without blanks and quotes around it; `None` when it is absent, empty or ambiguous.
+/// The value of the cookie `name`, without surrounding blanks and quotes; `None` if it is absent, empty or ambiguous.
 ///
-/// Ambiguous is a cookie that stands twice: services differ in which one they look at, so a client could show us one
-/// and the service another, and be somebody else to us with each request. Several `Cookie` headers come joined
-/// by commas, which RFC 6265 allows in no value, so a comma ends a cookie as a semicolon does; whether the comma behind
-/// the wanted value is a joint or part of the value cannot be told, and is ambiguous too.
+/// A cookie that is sent twice is ambiguous: services differ in which one they read, so a client could show one to the
+/// filter and the other to the service, and appear as a new client with each request. Several `Cookie` headers arrive
+/// joined by commas, which RFC 6265 does not allow in values. So a comma ends a cookie like a semicolon. A comma right
+/// after the wanted value may be such a joint or part of the value, so that is ambiguous too.
 pub(super) fn find<'h>(header: &'h [u8], name: &str) -> Option<&'h [u8]> {
     let mut found = None;
     let mut rest = header;
@@ -36,7 +36,7 @@ fn value_of<'h>(pair: &'h [u8], name: &str) -> Option<&'h [u8]> {
         return None;
     }
     let value = trim_blanks(value.strip_prefix(b"=")?);
-    // `a="b"` and `a=b` are one value to most services; were they two to us, each client would be two.
+    // Most services treat `a="b"` and `a=b` as one value. If they were two here, each client could count as two.
     let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
     Some(quoted.unwrap_or(value))
 }

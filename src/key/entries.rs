@@ -1,4 +1,4 @@
-//! A key in words, for those who count by them: rate-limit services.
+//! A key as text, for rate-limit services.
 
 use super::{Address, Client, Value};
 use crate::policy::KeyPart;
@@ -7,8 +7,8 @@ use crate::store::rls::{ADDRESS_KEY, Descriptor};
 use std::borrow::Cow;
 
 impl<'a> Client<'_, 'a> {
-    /// Adds an entry for each part of a limit's key, under the part's name in the policy; the address alone when the request
-    /// does not have them all, as everywhere.
+    /// Adds an entry for each part of a limit's key, under the part's name in the policy. If the request lacks a part,
+    /// adds only the address, which is the general fallback.
     pub(crate) fn describe(&self, parts: &'a [KeyPart], descriptor: &mut Descriptor) {
         let parts = if self.missing(parts).is_some() { &[KeyPart::Address] } else { parts };
         for part in parts {

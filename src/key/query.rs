@@ -1,14 +1,14 @@
-//! One parameter of the query, as forms write it (`application/x-www-form-urlencoded`).
+//! One parameter of the query, in the encoding of forms (`application/x-www-form-urlencoded`).
 
 use std::borrow::Cow;
 
-use crate::path::escaped;
+use crate::path::escaped_byte;
 
-/// The decoded value of the parameter `name`; `None` when it is absent, empty or stands twice.
+/// The decoded value of the parameter `name`; `None` if it is absent, empty or given twice.
 ///
-/// Names and values are compared decoded, with `+` as a blank; an escape that is none stays as it is. A parameter that
-/// stands twice is ambiguous: services differ in which one they look at, so a client could show us one and the
-/// service another, and be somebody else to us with each request.
+/// Names and values are compared decoded, with `+` as a blank; an invalid escape stays as it is. A parameter that is
+/// given twice is ambiguous: services differ in which one they read, so a client could show one to the filter and the
+/// other to the service, and appear as a new client with each request.
 pub(super) fn find<'q>(query: &'q [u8], name: &str) -> Option<Cow<'q, [u8]>> {
     let mut found = None;
     for pair in query.split(|&byte| byte == b'&') {
@@ -33,7 +33,7 @@ fn decode(text: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The bytes that a text decodes to, one by one.
+/// The decoded bytes of a text, one by one.
 struct Decoded<'t>(&'t [u8]);
 
 impl Iterator for Decoded<'_> {
@@ -44,7 +44,7 @@ impl Iterator for Decoded<'_> {
         self.0 = after;
         match byte {
             b'+' => Some(b' '),
-            b'%' => match escaped(after) {
+            b'%' => match escaped_byte(after) {
                 Some(value) => {
                     self.0 = after.get(2..).unwrap_or_default();
                     Some(value)

@@ -58,7 +58,7 @@ fn an_absent_part_makes_the_key_fall_back_to_the_address() {
         let list = parts.map(part_of);
         assert_eq!(client(&lookup, &rules).missing(&list), list.get(1));
     }
-    // Strangers, each with an empty or ambiguous part, stay strangers.
+    // Clients that each have an empty or ambiguous part do not share a counter.
     for (name, value) in [("x", " "), ("cookie", "c=1;c=2")] {
         let part = if name == "x" { "header:x" } else { "cookie:c" };
         let (one, two) = (none().with(name, value), none().with(name, value).from("192.0.2.8"));
@@ -74,7 +74,7 @@ fn an_address_that_a_key_falls_back_to_is_no_value_that_spells_it() {
         let socket = Recorded { peer: Some(spelling.to_vec()), ..absent.clone() };
         assert_eq!(key(&absent, &["address"]) == key(&socket, &["address"]), spelling.len() > 4);
     }
-    // Nor is it the key of a limit by address.
+    // The fallback key differs from the key of a limit by address.
     let identity = 7;
     let rules = rules();
     let lookup = Lookup::new(&absent);
@@ -180,7 +180,7 @@ fn a_limit_is_the_same_as_long_as_its_name_key_and_algorithm_are() {
     ];
     assert!(same.iter().all(|same| identity(same, 0) == identity(&limit(), 0)));
     assert!(others.iter().all(|other| identity(other, 0) != identity(&limit(), 0)));
-    // Counts in a shared store outlive an upgrade only as long as this number stays.
+    // Counts in a shared store survive an upgrade only if this number does not change.
     assert_eq!(identity(&limit(), 0), 11_179_654_023_555_695_583, "the identity of limits has changed");
     let places: std::collections::BTreeSet<_> = (0..4).map(|place| identity(&limit(), place)).collect();
     assert_eq!(places.len(), 4, "quotas of a limit are counted apart");
@@ -270,7 +270,7 @@ fn key(facts: &Recorded, parts: &[&str]) -> KeyHash {
 }
 
 fn client<'r, 'a>(lookup: &'r Lookup<'a>, rules: &'a (policy::Client, Vec<Name>)) -> Client<'r, 'a> {
-    Client::told_by(lookup, &rules.0, &rules.1)
+    Client::with_rules(lookup, &rules.0, &rules.1)
 }
 
 fn rules() -> (policy::Client, Vec<Name>) {

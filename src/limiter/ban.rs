@@ -1,14 +1,14 @@
-//! The ban: a client that keeps being refused is refused for a time, whatever it does meanwhile.
+//! The ban: a client that is refused too often is refused for a time, whatever it does meanwhile.
 //!
-//! Refusals are counted in runs: a run begins with a refusal and takes the span in which so many of them are too many.
-//! So a client is never banned for fewer refusals than the policy says within that span, and always for twice as many,
-//! less one. A ban ends when it ends: what is sent during a ban is not counted and does not prolong it.
+//! Refusals are counted in runs: a run begins with a refusal and lasts for the span that the policy counts in. So a
+//! client is never banned for fewer refusals than the policy says within that span, and always for twice as many, less
+//! one. Requests during a ban are not counted and do not prolong it.
 
 use super::{State, UsedShare};
 use crate::policy;
 use crate::units::{Span, Timestamp};
 
-/// A limit's ban, made ready.
+/// A limit's ban, prepared for deciding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ban {
     after: u64,
@@ -19,21 +19,22 @@ pub struct Ban {
 /// What is left of a ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rest {
-    /// How long it goes on.
+    /// How long it lasts from now.
     pub span: Span,
-    /// The clock had stepped back, or the policy made bans shorter, and the ban ends as if it began now: to be written,
-    /// since its end counts from here.
+    /// The clock had stepped back, or the policy has shortened bans, so the ban ends as if it began now. It must be
+    /// written, because its end counts from here.
     pub moved: bool,
 }
 
 impl Ban {
-    /// The ban that the policy says.
+    /// The ban that the policy describes.
     #[must_use]
     pub fn new(ban: &policy::Ban) -> Self {
         Self { after: u64::from(ban.after), within: ban.within, lasts: ban.lasts }
     }
 
-    /// What is left of the ban of a client of this state (`None` when it was never refused); `None` when it has none.
+    /// What is left of the ban, given the client's state (`None` if it was never refused); `None` if the client is not
+    /// banned.
     #[must_use]
     pub fn rest(&self, state: Option<State>, now: Timestamp) -> Option<Rest> {
         let until = state.filter(|state| state.payload() & BANNED != 0)?.fresh_at();
@@ -41,11 +42,11 @@ impl Ban {
         (until > now).then(|| Rest { span: until.min(latest).since(now), moved: until > latest })
     }
 
-    /// The state with one more refusal at `now`, of a client that is not banned, and how long the ban takes that begins
-    /// with it, if one does.
+    /// The state after one more refusal at `now`, for a client that is not banned; and the length of the ban that
+    /// begins with this refusal, if one does.
     #[must_use]
     pub fn refused(&self, state: Option<State>, now: Timestamp) -> (State, Option<Span>) {
-        // A run that would end later than one that begins now is from before the clock stepped back.
+        // A run that ends later than one that begins now dates from before the clock stepped back.
         let latest = State::tick_after(now.after(self.within));
         let run = state.filter(|state| state.payload() & BANNED == 0 && state.fresh_at() > now);
         let (count, end) = run.map_or((0, latest), |run| (run.payload() & COUNT, run.fresh_at().min(latest)));
@@ -63,7 +64,8 @@ impl Ban {
         State::new(self.end(now), KEPT_LONGEST, BANNED)
     }
 
-    /// When a ban ends that begins at `now`: a whole tick, and not after it, or clients would be told a second too many.
+    /// When a ban ends that begins at `now`: a whole tick, rounded down. Rounding up would tell clients a second too
+    /// many.
     fn end(&self, now: Timestamp) -> Timestamp {
         State::from_ticks(State::ticks(now.after(self.lasts)))
     }
@@ -72,11 +74,11 @@ impl Ban {
 const BANNED: u64 = 1 << 55;
 const COUNT: u64 = (1 << 32) - 1;
 
-/// Only clients that have used up all of their quota are kept longer than one that was refused: to forget a count is good
-/// for nobody but whom it counts.
+/// Evicted before clients that have used up their whole quota, and after all others: only the refused client would gain
+/// from forgetting its count.
 const KEPT_LONG: UsedShare = UsedShare::from_byte(254);
 
-/// Of those that are kept longest the one goes first that is fresh soonest, which is mostly not one with a ban.
+/// Evicted last. Among such entries, the one that is fresh first goes first, and that is rarely a ban.
 pub(crate) const KEPT_LONGEST: UsedShare = UsedShare::from_byte(255);
 
 #[cfg(test)]
@@ -101,7 +103,7 @@ mod tests {
         let rest = ban.rest(Some(state), at(0)).unwrap();
         assert!(rest.moved && rest.span.as_secs_ceil() == 60, "{rest:?}");
         assert!(!ban.rest(Some(ban.begun(at(0))), at(0)).unwrap().moved);
-        // A count that was made later than now still counts, but no longer than a run takes.
+        // A count made at a later time than now still counts, but no longer than a run lasts.
         let counting = Ban { after: 3, ..ban };
         let (state, _) = counting.refused(None, at(500_000));
         let (state, _) = counting.refused(Some(state), at(0));
@@ -124,7 +126,7 @@ mod tests {
             for step in steps {
                 now += step;
                 let rest = ban.rest(state, at(now));
-                // To a tick of 8.4 ms, and never longer.
+                // Exact to a tick of 8.4 ms, and never longer.
                 let in_ban = now + 9 < until;
                 prop_assert!(!in_ban || rest.is_some(), "at {}", now);
                 prop_assert!(rest.is_none() || now < until, "at {}", now);

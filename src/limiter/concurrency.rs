@@ -1,19 +1,19 @@
 //! Requests in flight: a permit is taken when a request is admitted and given back when its stream has ended.
 //!
-//! Whoever holds a permit may vanish without giving it back: a VM that is reloaded forgets its streams. So a permit is
-//! lent for a lease. Time is cut into epochs of half a lease; a permit taken in one epoch counts until the next one has
-//! ended, which is at least half a lease and at most a whole one. Whoever still needs it by then takes it anew, see
-//! [`Slots::is_current`]. A permit is given back to the epoch in which it was taken, so that giving back late what has
-//! already expired takes nothing from anybody else.
+//! A holder may vanish without giving its permit back: a VM that is reloaded forgets its streams. So permits are lent
+//! for a lease. Time is divided into epochs of half a lease; a permit taken in one epoch counts until the next one has
+//! ended, which is at least half a lease and at most a whole one. A request that lasts longer renews its permits, see
+//! [`Slots::is_current`]. A permit is given back to the epoch in which it was taken, so that giving back an expired
+//! permit late takes nothing from anybody else.
 //!
-//! A quota may leave it to [`super::adaptive`] how many permits there are.
+//! A quota may leave the number of permits to [`super::adaptive`].
 
 use super::adaptive::Adaptive;
 use super::{Outcome, ShareScale, Standing, State, Verdict};
 use crate::policy::Quota;
 use crate::units::{Permits, Span, Timestamp};
 
-/// A quota of requests in flight made ready.
+/// A quota of requests in flight, prepared for deciding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slots {
     permits: Permits,
@@ -22,7 +22,7 @@ pub struct Slots {
     adaptive: Option<Adaptive>,
 }
 
-/// How many permits are taken: those of the epoch before, and those of the one numbered `epoch`.
+/// How many permits are taken: in the epoch numbered `epoch`, and in the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Taken {
     epoch: u64,
@@ -42,13 +42,13 @@ impl Slots {
         }
     }
 
-    /// The same with so many permits.
+    /// The same slots with this many permits.
     #[must_use]
-    pub fn within(self, permits: Permits) -> Self {
+    pub fn with_permits(self, permits: Permits) -> Self {
         Self { permits, shares: ShareScale::new(u64::from(permits.get())), ..self }
     }
 
-    /// The same; `observes`: they hold nobody back.
+    /// The same; `observes`: for a limit that only observes.
     #[must_use]
     pub fn observing(self, observes: bool) -> Self {
         Self { adaptive: self.adaptive.map(|adaptive| adaptive.observing(observes)), ..self }
@@ -60,17 +60,17 @@ impl Slots {
         self.permits
     }
 
-    /// What finds out how many permits there are; `None` when the quota says so.
+    /// What determines the number of permits; `None` if the quota fixes it.
     #[must_use]
     pub fn adaptive(&self) -> Option<&Adaptive> {
         self.adaptive.as_ref()
     }
 
-    /// What this quota says of a request of `cost` at `now`.
+    /// This quota's result for a request of `cost` at `now`.
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
         let (taken, moved) = self.taken_at(state, now);
-        // Each is 28 bits: their sum cannot overflow.
+        // Each count has 28 bits: the sum cannot overflow.
         let wanted = taken.sum().saturating_add(cost.get());
         let (verdict, taken) = if wanted <= self.permits.get() {
             (Verdict::Admit, Taken { now: taken.now.plus(cost), ..taken })
@@ -80,14 +80,14 @@ impl Slots {
         Outcome { verdict, state: self.state(taken), moved }
     }
 
-    /// The state with permits taken, room or not.
+    /// The state with the permits taken, whether or not there is room.
     #[must_use]
     pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
         let (taken, _) = self.taken_at(state, now);
         self.state(Taken { now: taken.now.plus(cost), ..taken })
     }
 
-    /// How a client of this `state` stands at `now`.
+    /// How a client with this `state` stands at `now`.
     #[must_use]
     pub fn standing(&self, state: Option<State>, now: Timestamp) -> Standing {
         Standing { remaining: self.permits.minus(self.in_flight(state, now)), reset_after: RETRY_AFTER }
@@ -99,15 +99,15 @@ impl Slots {
         Permits::new(self.taken_at(state, now).0.sum())
     }
 
-    /// The state with permits that were taken at `taken_at` given back. Those that have expired since are not given back
-    /// again.
+    /// The state with permits that were taken at `taken_at` given back. Permits that have expired since are not given
+    /// back again.
     #[must_use]
     pub fn refund(&self, state: State, cost: Permits, taken_at: Timestamp) -> State {
         let mut taken = self.stored(state);
         let epoch = self.epoch(taken_at);
         if epoch >= taken.epoch {
-            // What is missing here was moved into the epoch before by a clock that stepped back and forth, as that of two
-            // threads does at the turn of an epoch.
+            // The missing ones were moved into the previous epoch by a clock that stepped back and forth, as the clocks
+            // of two threads do at the turn of an epoch.
             let rest = cost.minus(taken.now);
             taken.now = taken.now.minus(cost);
             taken.before = taken.before.minus(rest);
@@ -117,14 +117,14 @@ impl Slots {
         self.state(taken)
     }
 
-    /// Whether permits taken at `taken_at` are of the epoch of `now`. If not, whoever needs them longer takes them anew:
-    /// they last for one more epoch at most.
+    /// Whether permits taken at `taken_at` belong to the epoch of `now`. If not, they last for one more epoch at most,
+    /// and a request that needs them longer has to renew them.
     #[must_use]
     pub fn is_current(&self, taken_at: Timestamp, now: Timestamp) -> bool {
         self.epoch(taken_at) == self.epoch(now)
     }
 
-    /// What is taken as seen at `now`, and whether the clock had stepped back behind the state's epoch.
+    /// The permits taken as of `now`, and whether the clock had stepped back behind the state's epoch.
     fn taken_at(&self, state: Option<State>, now: Timestamp) -> (Taken, bool) {
         let epoch = self.epoch(now);
         let none = Taken { epoch, before: Permits::ZERO, now: Permits::ZERO };
@@ -147,7 +147,7 @@ impl Slots {
         Taken { epoch, before: permits(state.payload() >> COUNT_BITS), now: permits(state.payload()) }
     }
 
-    /// A state that is fresh as soon as nothing of it counts any more, so that the table can use its slot.
+    /// A state that is fresh as soon as none of its permits count, so that the table can reuse its slot.
     fn state(&self, taken: Taken) -> State {
         let Taken { epoch, before, now } = match (taken.before, taken.now) {
             (Permits::ZERO, Permits::ZERO) => Taken { epoch: taken.epoch.saturating_sub(2), ..taken },
@@ -172,11 +172,11 @@ impl Taken {
     }
 }
 
-/// How long a refused client is asked to wait. Nobody knows when a request in flight will end: this is the least that
-/// `Retry-After` can say.
+/// How long a refused client is asked to wait. It is unknown when a request in flight will end: this is the least that
+/// `Retry-After` can express.
 pub const RETRY_AFTER: Span = Span::from_secs(1);
 
-/// What [`Permits`] has.
+/// The bits of [`Permits`].
 const COUNT_BITS: u32 = 28;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -1,21 +1,22 @@
-//! Permits drawn from the authority of a limit that many instances share, as an instance keeps them in its key table.
+//! Permits that an instance has drawn from the authority of a shared limit, as its key table keeps them.
 //!
-//! What the [authority](crate::authority) has charged is here to be used: so many permits, until they expire. Two leases are
-//! kept, since the next one is drawn before the last is used up; what expires first is spent first. A third is added to
-//! one of the two with the shorter life of both, so that no permit ever lasts longer than it was granted for.
+//! The [authority](crate::authority) has already charged these permits, so they can be used here until they expire. Two
+//! leases are kept, because the next one is drawn before the last is used up; the one that expires first is spent
+//! first. A third lease is merged into one of the two and gets the earlier expiry of both, so no permit ever outlives
+//! its grant.
 //!
-//! In 56 bits: 20 for the permits of each lease, 13 for how much earlier the first of them expires than the second, and 3
-//! for how much earlier that one expires than the tick at which the state is fresh, both in steps of an eighth of a tick,
-//! which is about a millisecond. Expiry is rounded down to a step.
+//! The payload has 56 bits: 20 for the permits of each lease, 13 for how much earlier the first lease expires than the
+//! second, and 3 for how much earlier the second expires than the tick at which the state is fresh. Both differences
+//! are in steps of an eighth of a tick, about a millisecond. Expiry is rounded down to a step.
 
 use super::{Outcome, Standing, State, UsedShare, Verdict};
 use crate::units::{Permits, Span, Timestamp};
 
-/// Permits that were drawn: how they are spent and kept.
+/// The meter of permits that were drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drawn;
 
-/// What a state says: the leases that are live, the one that expires first being the first.
+/// The live leases of a state. The first one expires first.
 #[derive(Clone, Copy, Default)]
 struct Leases {
     first: Lease,
@@ -25,7 +26,7 @@ struct Leases {
 #[derive(Clone, Copy, Default)]
 struct Lease {
     left: u32,
-    /// The step at which it has expired.
+    /// The step at which the lease expires.
     until: u64,
 }
 
@@ -33,8 +34,8 @@ impl Drawn {
     /// The most permits that a lease can hold.
     pub const MOST: Permits = Permits::new(LEFT_MASK as u32);
 
-    /// Whether a request of `cost` has its permits here, and the state without them. The wait of a refusal means nothing:
-    /// only the authority knows.
+    /// Whether a request of `cost` finds its permits here, and the state without them. The `retry_after` of a refusal
+    /// has no meaning: only the authority knows it.
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
         let mut leases = Leases::of(state, now);
@@ -47,7 +48,7 @@ impl Drawn {
         Outcome { verdict, state: leases.state(), moved: false }
     }
 
-    /// The state without these permits, or without any if there are fewer.
+    /// The state without these permits; empty if there are fewer.
     #[must_use]
     pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
         let mut leases = Leases::of(state, now);
@@ -55,7 +56,7 @@ impl Drawn {
         leases.state()
     }
 
-    /// The permits that are here, and when the last of them expire.
+    /// The permits left here, and when the last of them expire.
     #[must_use]
     pub fn standing(&self, state: Option<State>, now: Timestamp) -> Standing {
         let leases = Leases::of(state, now);
@@ -71,8 +72,8 @@ impl Drawn {
         leases.state()
     }
 
-    /// The state with permits that are not used after all. They were spent in what led to the state `charged`, and last as
-    /// long as the first lease of that one.
+    /// The state with permits that a request did not use after all. Spending them led to the state `charged`, and they
+    /// last as long as the first lease of that state.
     #[must_use]
     pub fn give_back(&self, state: State, permits: Permits, charged: State, now: Timestamp) -> State {
         let (first, _) = Leases::stored(charged);
@@ -89,7 +90,7 @@ impl Leases {
         let (first, second) = Self::stored(state);
         let live = |lease: Lease| if lease.until > now { lease } else { Lease { left: 0, ..lease } };
         let (mut first, mut second) = (live(first), live(second));
-        // An empty lease is none, and expires with the other one.
+        // An empty lease does not count, and takes the other one's expiry.
         if first.left == 0 {
             first.until = second.until;
         } else if second.left == 0 {
@@ -126,7 +127,7 @@ impl Leases {
             (0, _) => [new, self.second],
             (_, 0) => [self.first, new],
             _ => {
-                // No permit may come to last longer: the lease that expires before the new one takes it in.
+                // No permit may outlive its grant: the lease that expires before the new one absorbs it.
                 let into = if new.until >= self.second.until { &mut self.second } else { &mut self.first };
                 into.left = into.left.saturating_add(new.left);
                 into.until = into.until.min(new.until);
@@ -137,7 +138,7 @@ impl Leases {
     }
 
     fn state(&self) -> State {
-        // A gap that is too long to be told makes the second lease shorter, never the first one longer.
+        // A gap that is too long to store shortens the second lease; it never lengthens the first.
         let until = self.second.until.min(self.first.until.saturating_add(GAP_MASK));
         let gap = until.saturating_sub(self.first.until);
         let fresh_at = until.div_ceil(STEPS);
@@ -154,15 +155,15 @@ fn steps(at: Timestamp) -> u64 {
     at.as_nanos() >> (State::RESOLUTION_BITS - STEP_BITS)
 }
 
-/// Steps of a tick.
+/// Steps per tick.
 const STEPS: u64 = 1 << STEP_BITS;
 const STEP_BITS: u32 = 3;
 const LEFT_BITS: u32 = 20;
 const LEFT_MASK: u64 = (1 << LEFT_BITS) - 1;
 const GAP_MASK: u64 = (1 << 13) - 1;
-/// What is forgotten first when room is wanted: an account with nothing in it is as good as none.
+/// The share of an empty account, which the table evicts first: it is worth no more than no account.
 const USED_UP: u8 = 1;
-/// Permits that are forgotten are lost to all instances until they expire.
+/// The share of an account with permits. Evicted permits are lost to all instances until they expire.
 const HELD: u8 = 128;
 
 #[cfg(test)]

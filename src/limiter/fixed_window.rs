@@ -1,14 +1,14 @@
 //! The fixed window: one counter per window, windows aligned to the Unix epoch.
 //!
-//! Cheap and familiar, and exact within a window; across a boundary a client may have up to twice the quota within
-//! one window's length, which is what the sliding window is for.
+//! Cheap and familiar, and exact within a window. Across a boundary, a client may get up to twice the quota within one
+//! window's length; the sliding window avoids that.
 
 use super::{Outcome, ShareScale, Standing, State, Verdict};
 use crate::policy::Quota;
 use crate::units::{Permits, Span, Timestamp};
 use core::hint::select_unpredictable;
 
-/// A quota made ready for the fixed window.
+/// A quota, prepared for the fixed window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     permits: Permits,
@@ -17,7 +17,7 @@ pub struct Window {
     shares: ShareScale,
 }
 
-/// The window that a moment is in.
+/// The window that a moment lies in.
 struct Moment {
     ends: Timestamp,
     /// The tick at which a state of this window is fresh.
@@ -41,7 +41,7 @@ impl Window {
         self.permits
     }
 
-    /// What this quota says of a request of `cost` at `now`.
+    /// This quota's result for a request of `cost` at `now`.
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
         let moment = self.moment(now);
@@ -56,7 +56,7 @@ impl Window {
         Outcome { verdict, state: self.state(moment.ends_tick, used), moved }
     }
 
-    /// The state with `cost` charged, room or not.
+    /// The state with `cost` charged, whether or not there is room.
     #[must_use]
     pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
         let moment = self.moment(now);
@@ -64,7 +64,7 @@ impl Window {
         self.state(moment.ends_tick, used.plus(cost))
     }
 
-    /// How a client of this `state` stands at `now`.
+    /// How a client with this `state` stands at `now`.
     #[must_use]
     pub fn standing(&self, state: Option<State>, now: Timestamp) -> Standing {
         let moment = self.moment(now);
@@ -81,7 +81,7 @@ impl Window {
     /// The state with a charge of `cost` made at `charged_at` taken back.
     #[must_use]
     pub fn refund(&self, state: State, cost: Permits, charged_at: Timestamp) -> State {
-        // The charge of another window is gone with it.
+        // A charge of another window has expired with it.
         if state.fresh_at_ticks() == self.moment(charged_at).ends_tick {
             self.state(state.fresh_at_ticks(), used_of(state).minus(cost))
         } else {
@@ -92,8 +92,8 @@ impl Window {
     /// What was used in the window of `moment`, and whether the clock had stepped back behind it.
     fn used_at(&self, state: Option<State>, moment: &Moment) -> (Permits, bool) {
         let Some(state) = state else { return (Permits::ZERO, false) };
-        // Windows are longer than ticks, so that no two end in the same one. Chosen and not branched on: whether a client
-        // comes back within its window is nothing that a processor foresees.
+        // Windows are longer than ticks, so no two windows end in the same tick. Selected without a branch, because a
+        // processor cannot predict whether a client returns within its window.
         let (ends_tick, used) = (state.fresh_at_ticks(), used_of(state));
         let moved = ends_tick > moment.ends_tick;
         let counted = select_unpredictable(moved, used.min(self.permits), used);
@@ -107,7 +107,7 @@ impl Window {
 
     fn moment(&self, at: Timestamp) -> Moment {
         let index = at.as_nanos().checked_div(self.length_ns).unwrap_or(0);
-        // What the division has rounded down does not overflow.
+        // Does not overflow: at most `at`, because the division rounds down.
         let ends = Timestamp::from_nanos(index.wrapping_mul(self.length_ns)).after(Span::from_nanos(self.length_ns));
         Moment { ends, ends_tick: State::ticks_after(ends) }
     }

@@ -1,22 +1,22 @@
 //! The sliding window: a two-bucket weighted counter.
 //!
-//! Windows of the quota's length are aligned to the Unix epoch. What counts now is all of the current window and
-//! the previous one weighted by how much of it the sliding window still covers, on whole milliseconds, rounded so
-//! that nothing is admitted early:
+//! Windows of the quota's length are aligned to the Unix epoch. The permits used now are all of the current window,
+//! plus those of the previous one weighted by how much of it the sliding window still covers. The weight is computed in
+//! whole milliseconds, rounded so that nothing is admitted early:
 //!
 //! ```text
 //! used = current + previous * (window - elapsed) / window
 //! ```
 //!
-//! A request passes when `used + cost <= permits`. The counter is the one that Cloudflare describes in "How we built
-//! rate limiting capable of scaling to millions of domains" (2017); there 0.003% of decisions differed from an exact log.
+//! A request passes if `used + cost <= permits`. Cloudflare describes this counter in "How we built rate limiting
+//! capable of scaling to millions of domains" (2017); there 0.003% of decisions differed from an exact log.
 
 use super::{Outcome, ShareScale, Standing, State, Verdict};
 use crate::policy::Quota;
 use crate::units::{Permits, Span, Timestamp};
 use core::hint::select_unpredictable;
 
-/// A quota made ready for the sliding window.
+/// A quota, prepared for the sliding window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     permits: u64,
@@ -28,32 +28,33 @@ pub struct Window {
     shares: ShareScale,
 }
 
-/// What one client used, in which window.
+/// What one client has used, and in which window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counts {
     /// The window's number since the Unix epoch.
     index: u64,
-    /// The tick from which on nothing of it counts.
+    /// The tick at which nothing of it counts any more.
     fresh_at: u64,
     current: u64,
     previous: u64,
 }
 
-/// Where `now` stands.
+/// The window that a moment lies in.
 #[derive(Clone, Copy)]
 struct Moment {
-    /// The number of the window it is in.
+    /// The window's number since the Unix epoch.
     index: u64,
-    /// The tick from which on nothing counts that is used in this window.
+    /// The tick at which permits used in this window no longer count.
     fresh_at: u64,
-    /// The same of the window before.
+    /// The same for the window before.
     last_fresh_at: u64,
-    /// Milliseconds left of that window, rounded up: at least one, at most the whole window.
+    /// Milliseconds left of the window, rounded up: at least one, at most the whole window.
     left_ms: u64,
 }
 
 impl Window {
-    /// The window of `quota`; its length is cut to between 1 and 2^32 - 1 milliseconds. A policy asks for 31 days at most.
+    /// The window of `quota`. Its length is clamped to between 1 and 2^32 - 1 milliseconds; a policy asks for 31 days
+    /// at most.
     #[must_use]
     pub fn new(quota: &Quota) -> Self {
         let permits = u64::from(quota.permits.get());
@@ -69,7 +70,7 @@ impl Window {
         Permits::new(u32::try_from(self.permits).unwrap_or(u32::MAX))
     }
 
-    /// What this quota says of a request of `cost` at `now`.
+    /// This quota's result for a request of `cost` at `now`.
     #[must_use]
     pub fn check(&self, state: Option<State>, cost: Permits, now: Timestamp) -> Outcome {
         let moment = self.moment(now);
@@ -83,7 +84,7 @@ impl Window {
         Outcome { verdict, state: self.state(&counts, used), moved }
     }
 
-    /// The state with `cost` charged, room or not.
+    /// The state with `cost` charged, whether or not there is room.
     #[must_use]
     pub fn charge(&self, state: Option<State>, cost: Permits, now: Timestamp) -> State {
         let moment = self.moment(now);
@@ -93,7 +94,7 @@ impl Window {
         self.state(&counts, used)
     }
 
-    /// How a client of this `state` stands at `now`.
+    /// How a client with this `state` stands at `now`.
     #[must_use]
     pub fn standing(&self, state: Option<State>, now: Timestamp) -> Standing {
         let moment = self.moment(now);
@@ -117,7 +118,7 @@ impl Window {
         match counts.index.checked_sub(self.moment(charged_at).index) {
             Some(0) => counts.current = counts.current.saturating_sub(cost),
             Some(1) => counts.previous = counts.previous.saturating_sub(cost),
-            // The window of the charge is gone, and the charge with it.
+            // The charge has expired with its window.
             _ => return state,
         }
         self.state(&counts, counts.current.saturating_add(counts.previous))
@@ -136,27 +137,28 @@ impl Window {
             }
             (self.boundary(counts.index, 0), counts.previous, room)
         } else {
-            // Not within this window. In the next one its count is the previous one, and fades.
+            // It cannot pass within this window. In the next one, this window's count becomes the previous one, and
+            // fades.
             (self.boundary(counts.index, 1), counts.current, self.permits.saturating_sub(cost))
         };
-        // The most milliseconds that may be left of the window for `bucket` to have faded into `room`: floor, since
-        // with one more it would not yet have.
+        // The most milliseconds that may be left of the window for `bucket` to have faded to `room`. Floor, because one
+        // more would be too early.
         let may_be_left = room.saturating_mul(self.length_ms).checked_div(bucket).unwrap_or(self.length_ms);
         let fade_ms = self.length_ms.saturating_sub(may_be_left);
         Verdict::Refuse { retry_after: Some(base.after(Span::from_millis(fade_ms)).since(now)) }
     }
 
-    /// The counts as they stand in the window of `moment`, and whether the clock had stepped back behind them.
+    /// The counts as of the window of `moment`, and whether the clock had stepped back behind them.
     fn counts_at(&self, state: Option<State>, moment: &Moment) -> (Counts, bool) {
         let Moment { index, fresh_at, .. } = *moment;
         let Some(state) = state else { return (Counts { index, fresh_at, current: 0, previous: 0 }, false) };
         let (current, previous) = counts_of(state);
         if state.fresh_at_ticks() > fresh_at {
-            // All that counted counts as used in the window where the clock now stands, at most the whole quota.
+            // All that counted moves to the clock's new window, at most the whole quota.
             let current = current.saturating_add(previous).min(self.permits);
             return (Counts { index, fresh_at, current, previous: 0 }, true);
         }
-        // Chosen and not branched on: whether a client comes back within its window is nothing that a processor foresees.
+        // Selected without a branch, because a processor cannot predict whether a client returns within its window.
         let (is_this, is_last) = (state.fresh_at_ticks() == fresh_at, state.fresh_at_ticks() == moment.last_fresh_at);
         let previous = select_unpredictable(is_this, previous, select_unpredictable(is_last, current, 0));
         (Counts { index, fresh_at, current: select_unpredictable(is_this, current, 0), previous }, false)
@@ -167,8 +169,8 @@ impl Window {
         Counts { index: self.index(state), fresh_at: state.fresh_at_ticks(), current, previous }
     }
 
-    /// The number of the window that a state was written in: it is fresh two windows after that began, and the rounding
-    /// of `fresh_at` is shorter than a window.
+    /// The number of the window that a state was written in. The state is fresh two windows after that one began, and
+    /// the rounding of `fresh_at` is shorter than a window.
     fn index(&self, state: State) -> u64 {
         self.moment(state.fresh_at()).index.saturating_sub(2)
     }
@@ -178,7 +180,7 @@ impl Window {
         State::at_ticks(counts.fresh_at, self.shares.of(used), payload)
     }
 
-    /// What `previous` still weighs with `left_ms` of the window to come, rounded up.
+    /// The weighted count of the previous window with `left_ms` of the current one to come, rounded up.
     fn weighted(&self, previous: u64, left_ms: u64) -> u64 {
         if previous == 0 {
             return 0;
@@ -186,7 +188,7 @@ impl Window {
         previous.saturating_mul(left_ms).div_ceil(self.length_ms)
     }
 
-    /// The same to within one permit, without dividing: good enough to rank entries by.
+    /// The same to within one permit, without dividing: exact enough to rank entries by.
     fn roughly_weighted(&self, previous: u64, left_ms: u64) -> u64 {
         // `left_ms / length_ms` in 32 bits of fraction: a window has at most 32 bits of milliseconds.
         let weight = (u128::from(left_ms << 32).saturating_mul(u128::from(self.reciprocal)) >> 64) as u64;
@@ -196,7 +198,7 @@ impl Window {
     fn moment(&self, at: Timestamp) -> Moment {
         let ns = at.as_nanos();
         let index = ns.checked_div(self.length_ns).unwrap_or(0);
-        // Not above `ns`, since the division rounds down.
+        // At most `ns`, because the division rounds down.
         let begins_ns = index.wrapping_mul(self.length_ns);
         let elapsed_ms = ns.wrapping_sub(begins_ns) / NANOS_PER_MILLI;
         let ends_ns = begins_ns.saturating_add(self.length_ns);
@@ -208,7 +210,7 @@ impl Window {
         }
     }
 
-    /// When the window `ahead` windows after the one numbered `index` begins.
+    /// When the window begins that is `ahead` windows after the one numbered `index`.
     fn boundary(&self, index: u64, ahead: u64) -> Timestamp {
         Timestamp::from_nanos(index.saturating_add(ahead).saturating_mul(self.length_ns))
     }

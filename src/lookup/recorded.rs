@@ -1,11 +1,11 @@
-//! A request made up for a test, which records what it is asked.
+//! A fake request for tests, which records what it is asked for.
 
 use core::cell::RefCell;
 use std::borrow::Cow;
 
 use crate::request::{Locality, RequestFacts};
 
-/// A made-up request.
+/// A fake request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recorded {
     pub(crate) method: Vec<u8>,
@@ -37,7 +37,7 @@ impl Recorded {
         self
     }
 
-    /// What has been asked so far, in its order.
+    /// What has been asked for so far, in that order.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.borrow().clone()
     }

@@ -1,35 +1,35 @@
-//! The conditions on host, method and headers, as a trie that asks for as little as it can.
+//! The conditions on host, method and headers, as a trie that asks the host for as little as possible.
 
 use super::id;
 use super::values::Values;
 use crate::lookup::Lookup;
 use crate::policy::{HeaderCondition, HostGlob, Match};
 
-/// Tries over conditions; each path glob's rules have a root here.
+/// Tries over conditions. The rules of each path glob have a root of their own.
 #[derive(Debug, Default)]
 pub(super) struct Conditions {
     nodes: Vec<Node>,
 }
 
-/// What stands when all conditions on the way here hold.
+/// What applies if all conditions on the path to this node hold.
 #[derive(Debug, Default)]
 struct Node {
-    /// Rules that have no further condition.
+    /// Rules without further conditions.
     rules: Vec<u32>,
-    /// What the other rules look at next, each thing once.
+    /// What the other rules test next, one entry for each subject.
     tests: Vec<Test>,
 }
 
-/// All that rules of one node want of one thing.
+/// All values of one subject that the rules of one node ask for.
 #[derive(Debug)]
 struct Test {
     subject: Subject,
     values: Values,
-    /// Where it goes on when the thing is absent.
+    /// The node to continue from if the subject is absent.
     absent: Option<u32>,
 }
 
-/// A thing to look at.
+/// A part of the request that rules test.
 #[derive(Debug, PartialEq, Eq)]
 enum Subject {
     Host,
@@ -37,7 +37,7 @@ enum Subject {
     Header(String),
 }
 
-/// What one rule wants of one thing.
+/// What one rule requires of a subject.
 #[derive(Clone, Copy)]
 enum Wanted<'m> {
     Text(&'m [u8]),
@@ -46,14 +46,15 @@ enum Wanted<'m> {
 }
 
 impl Conditions {
-    /// A new root, without rules.
+    /// Adds a root without rules.
     pub(super) fn add(&mut self) -> u32 {
         let new = id(self.nodes.len());
         self.nodes.push(Node::default());
         new
     }
 
-    /// Puts `rule` where the conditions of `matches` lead from `root`, once for each of its hosts and methods.
+    /// Inserts `rule` at the nodes that the conditions of `matches` lead to from `root`, once for each of its hosts and
+    /// methods.
     pub(super) fn insert(&mut self, root: u32, rule: u32, matches: &Match) {
         let headers = header_conditions(matches);
         for host in each_or_none(&matches.hosts) {
@@ -71,7 +72,7 @@ impl Conditions {
         }
     }
 
-    /// Adds the rules whose conditions hold from `root` on, so that `found` stays ascending, each rule once.
+    /// Adds the rules whose conditions hold from `root` on. Keeps `found` ascending, with each rule once.
     pub(super) fn collect<'a>(&'a self, root: Option<u32>, request: &Lookup<'a>, found: &mut Vec<u32>) {
         let Some(node) = root.and_then(|root| self.nodes.get(root as usize)) else {
             return;
@@ -100,7 +101,7 @@ impl Conditions {
         }
     }
 
-    /// Where it goes on from `at` when `subject` is as `wanted`, made when there is no such place yet.
+    /// The node to continue from `at` if `subject` is as `wanted`. Created if it does not exist.
     fn child(&mut self, at: u32, subject: Subject, wanted: Wanted<'_>) -> u32 {
         let new = id(self.nodes.len());
         let Some(node) = self.nodes.get_mut(at as usize) else {
@@ -133,8 +134,8 @@ impl Conditions {
     }
 }
 
-/// Adds a rule to those that were found, ascending, unless it is among them: a rule of several hosts can be met by more
-/// than one of them. Nearly always it comes last.
+/// Inserts a rule into the ascending list of those found, unless it is there already: several hosts of one rule can
+/// match. It almost always belongs at the end.
 fn add_in_order(rule: u32, found: &mut Vec<u32>) {
     if found.last().is_none_or(|last| *last < rule) {
         found.push(rule);
@@ -143,18 +144,18 @@ fn add_in_order(rule: u32, found: &mut Vec<u32>) {
     }
 }
 
-/// Each of `all`, or one `None` when there is nothing to choose from.
+/// Each of `all`, or a single `None` if `all` is empty.
 fn each_or_none<T>(all: &[T]) -> impl Iterator<Item = Option<&T>> {
     all.iter().map(Some).chain(all.is_empty().then_some(None))
 }
 
-/// The header conditions in the order in which they are looked at: those that leave the fewest rules come first, which
-/// is exact values, then globs, then absence. By name within these, so that rules share their way.
+/// The header conditions in the order in which they are tested. Those that leave the fewest rules come first: exact
+/// values, then globs, then absence. Each kind is ordered by name, so that rules share nodes.
 fn header_conditions(matches: &Match) -> Vec<(&str, Wanted<'_>)> {
     let mut conditions: Vec<(&str, Wanted<'_>)> = Vec::with_capacity(matches.headers.len());
     for (name, condition) in &matches.headers {
         let new = (name.as_str(), wanted(condition));
-        // A rule has 32 of them at most: not worth the code of a sort.
+        // A rule has at most 32 of them: a sort is not worth its code size.
         let place = conditions.partition_point(|other| rank(other) < rank(&new));
         conditions.insert(place, new);
     }

@@ -1,4 +1,5 @@
-//! Why a request does not meet one rule: to explain it, and as the plain model that compiled rules are tested against.
+//! Why a request does not match one rule: for `explain`, and as the simple model that compiled rules are tested
+//! against.
 
 use super::{segments, significant, split_segment};
 use crate::lookup::Lookup;
@@ -7,17 +8,17 @@ use crate::policy::{HeaderCondition, HostGlob, Match, PathGlob, SegmentGlob};
 /// The first condition of a rule that does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch<'m> {
-    /// The path is another.
+    /// The path does not match.
     Path,
-    /// The host is another.
+    /// The host does not match.
     Host,
-    /// The method is another.
+    /// The method does not match.
     Method,
-    /// The header of this name is not as it should be.
+    /// The header with this name does not match.
     Header(&'m str),
 }
 
-/// The first condition of `rule` that `request` does not meet; `None` when it meets all.
+/// The first condition of `rule` that `request` does not meet; `None` if it meets all.
 #[must_use]
 pub fn mismatch<'a>(rule: &'a Match, request: &Lookup<'a>) -> Option<Mismatch<'a>> {
     if rule.path.as_ref().is_some_and(|glob| !path_fits(glob, request.path())) {

@@ -161,7 +161,7 @@ fn find(matcher: &Matcher, request: &Recorded) -> Vec<u32> {
     found
 }
 
-/// A rule with this path alone, written as the policy writes it.
+/// A rule with only this path, in the policy's syntax.
 fn rule(path: &str) -> Match {
     let (path, deep) = path.strip_suffix("/**").map_or((path, false), |path| (path, true));
     let segments = path.split('/').skip(1).map(segment_glob).collect();

@@ -1,17 +1,17 @@
-//! Texts and globs, looked up by a value instead of tried one by one.
+//! Texts and globs that are looked up by a value, instead of tested one by one.
 
 /// A map from texts and globs of the form `prefix*suffix` to ids.
 ///
-/// Globs are grouped by shape, which is how long their two ends are: of one shape, the ends that a value would have to have
-/// are known, and those are looked up. So a value is looked up once for the texts and once for each *shape*, of which a policy
-/// has few, however many globs it has.
+/// Globs are grouped by shape, which is the lengths of prefix and suffix. A shape determines which bytes of a value are
+/// its prefix and suffix, and these are looked up. So a value is looked up once among the texts and once for each
+/// *shape*. A policy has few shapes, even if it has many globs.
 #[derive(Debug, Default)]
 pub(super) struct Values {
     texts: Table,
     shapes: Vec<Shape>,
 }
 
-/// The globs whose ends are so long.
+/// The globs with these lengths of prefix and suffix.
 #[derive(Debug)]
 struct Shape {
     prefix_len: usize,
@@ -21,25 +21,25 @@ struct Shape {
 
 /// Keys of two parts, and their ids: a hash table with linear probing, at most half full.
 ///
-/// A value that no rule names ends nearly always at an empty slot, and never touches a key. The hash is not keyed: the keys
-/// are the policy's and never grow, so that no client can make a run of slots longer than the policy has made it.
+/// For a value that no rule names, the search almost always ends at an empty slot, and never reads a key. The hash is
+/// not keyed: all keys come from the policy and their number is fixed, so no client can lengthen a run of slots.
 #[derive(Debug, Default)]
 struct Table {
-    /// A power of two, or none.
+    /// A power of two in length, or empty.
     slots: Vec<Slot>,
-    /// The first part of each key with the second behind it, and the id.
+    /// Both parts of each key, concatenated, and its id.
     keys: Vec<(Box<[u8]>, u32)>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     hash: u32,
-    /// The place of its key; [`EMPTY`] when there is none.
+    /// The index of its key; [`EMPTY`] if there is none.
     key: u32,
 }
 
 impl Values {
-    /// Whether there is nothing to find.
+    /// Whether it holds no text and no glob.
     pub(super) fn is_empty(&self) -> bool {
         self.texts.keys.is_empty() && self.shapes.is_empty()
     }
@@ -49,7 +49,7 @@ impl Values {
         self.texts.find(text, b"")
     }
 
-    /// Calls `found` with the id of `value` and of each glob that it fits, each once.
+    /// Calls `found` with the ids of the text `value` and of each glob that matches it, each once.
     pub(super) fn each(&self, value: &[u8], mut found: impl FnMut(u32)) {
         if let Some(id) = self.exact(value) {
             found(id);
@@ -61,12 +61,12 @@ impl Values {
         }
     }
 
-    /// The id of `text`, `new` when it had none.
+    /// The id of `text`, which becomes `new` if it had none.
     pub(super) fn exact_or_insert(&mut self, text: &[u8], new: u32) -> u32 {
         self.texts.find_or_insert(text, b"", new)
     }
 
-    /// The id of the glob `prefix*suffix`, `new` when it had none.
+    /// The id of the glob `prefix*suffix`, which becomes `new` if it had none.
     pub(super) fn glob_or_insert(&mut self, prefix: &[u8], suffix: &[u8], new: u32) -> u32 {
         let (prefix_len, suffix_len) = (prefix.len(), suffix.len());
         let same = |shape: &&mut Shape| (shape.prefix_len, shape.suffix_len) == (prefix_len, suffix_len);
@@ -81,7 +81,7 @@ impl Values {
 }
 
 impl Shape {
-    /// The id of the glob that `value` fits; two globs of one shape never fit the same value.
+    /// The id of the glob that matches `value`. Two globs of one shape never match the same value.
     fn find(&self, value: &[u8]) -> Option<u32> {
         let suffix_start = value.len().checked_sub(self.suffix_len)?;
         if suffix_start < self.prefix_len {
@@ -97,7 +97,7 @@ impl Table {
         let mask = self.slots.len().checked_sub(1)?;
         let hash = hash(first, second);
         let mut at = hash as usize & mask;
-        // One slot in two is empty: the search ends long before it has seen all.
+        // At least half of the slots are empty, so the search ends long before it has visited all of them.
         for _ in 0..=mask {
             let slot = self.slots.get(at)?;
             if slot.key == EMPTY {
@@ -130,7 +130,7 @@ impl Table {
         new
     }
 
-    /// Puts a slot into the first empty place for its hash.
+    /// Puts a slot at the first empty position for its hash.
     fn fill(&mut self, slot: Slot) {
         let mask = self.slots.len().saturating_sub(1);
         let mut at = slot.hash as usize & mask;
@@ -144,7 +144,7 @@ impl Table {
     }
 }
 
-/// Eight bytes at a time, each word multiplied and folded: quick, and good enough for keys that nobody hostile has chosen.
+/// Eight bytes at a time, each word multiplied and folded: fast, and good enough because no attacker chooses the keys.
 #[inline]
 fn hash(first: &[u8], second: &[u8]) -> u32 {
     let hash = fold(first.len() as u64, first);
@@ -160,12 +160,12 @@ fn fold(hash: u64, part: &[u8]) -> u64 {
 
 #[inline]
 fn mix(hash: u64, word: u64) -> u64 {
-    // An odd number without a pattern: 2^64 by the golden ratio.
+    // 2^64 divided by the golden ratio: odd and without a pattern.
     let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     product ^ (product >> 32)
 }
 
-/// No key has this place: a policy never has so many.
+/// No key has this index: no policy has so many.
 const EMPTY: u32 = u32::MAX;
 
 #[cfg(test)]
@@ -205,7 +205,7 @@ mod tests {
             assert_eq!(values.exact_or_insert(&text(n), 9), n);
             let mut found = Vec::new();
             values.each(&[text(n), b"?!".to_vec()].concat(), |id| found.push(id));
-            // A glob fits longer values too: `segment-1*!` fits what begins with `segment-12`.
+            // A glob matches longer values too: `segment-1*!` matches what begins with `segment-12`.
             assert!(found.contains(&(5_000 + n)) && found.iter().all(|id| *id >= 5_000), "{n}: {found:?}");
         }
         assert!((5_000..50_000).all(|n| values.exact(&text(n)).is_none()));

@@ -4,7 +4,7 @@ use super::hint::hint;
 use super::shapes::Text;
 use super::value::Value;
 use super::{PathGlob, SegmentGlob};
-use crate::path::{escaped, normalise_segment};
+use crate::path::{escaped_byte, normalise_segment};
 
 impl Text for PathGlob {
     const WHAT: &str = "a path pattern";
@@ -64,7 +64,7 @@ fn normalised(text: &str) -> Result<Vec<u8>, Option<String>> {
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
         match byte {
-            b'%' if escaped(after).is_none() => return Err(percent_hint()),
+            b'%' if escaped_byte(after).is_none() => return Err(percent_hint()),
             0..=b' ' | 127 => return Err(hint(|| "write spaces and control characters as %20 and so on".to_owned())),
             _ => rest = after,
         }

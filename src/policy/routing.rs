@@ -149,7 +149,7 @@ pub(super) fn routing(document: Of<'_, Document>, problems: &mut Problems) -> Op
 }
 
 impl Routing {
-    /// Keeps answers apart by a header for which services may answer otherwise without saying so.
+    /// Keeps responses apart by a header by which services may respond differently without saying so in `Vary`.
     pub(super) fn vary_by(&mut self, header: &str) {
         for route in &mut self.routes {
             let vary = &mut route.serving.vary;

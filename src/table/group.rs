@@ -1,10 +1,10 @@
-//! Eight slots of a page side by side: what a lookup touches.
+//! Eight adjacent slots of a page: what a lookup touches.
 //!
-//! The tags of all eight and the times at which they are fresh again fill one cache line, the rest of their states the
-//! next one. All tags are compared at once and without a branch: whichever slot a key is in, a processor foresees the way
-//! through, and begins with the next decision while this one still waits for memory.
+//! The tags of all eight, and the times at which they are fresh again, fill one cache line; the rest of their states
+//! fills the next one. All tags are compared at once and without a branch. So the processor predicts the path whichever
+//! slot holds the key, and starts the next decision while this one still waits for memory.
 //!
-//! A group is kept as the bytes that are published, so that a page is read and published by copying it, whatever its size.
+//! A group is kept as the bytes that are published, so a page of any size is read and published by copying it.
 
 use super::Displaces;
 use crate::limiter::{State, UsedShare};
@@ -13,15 +13,15 @@ use core::hint::black_box;
 /// Slots of one group: as many tags and times as fill a cache line of 64 bytes.
 pub(super) const SLOTS: usize = 8;
 
-/// Eight tags, then eight times, then eight rests, all little-endian. A slot was never used when its tag is zero. A time
-/// is when the entry is fresh, in ticks modulo 2^32, which is unambiguous within 208 days either way; a rest is the used
-/// share in its topmost byte, and below that the payload.
+/// Eight tags, then eight times, then eight rests, all little-endian. A tag of zero marks a slot that was never used. A
+/// time is when the entry is fresh, in ticks modulo 2^32, which is unambiguous within 208 days either way. A rest is
+/// the used share in its topmost byte, and the payload below it.
 pub(super) type Bytes = [u8; SLOTS * 16];
 
 /// A group that was never used.
 pub(super) const NEVER_USED: Bytes = [0; SLOTS * 16];
 
-/// A group to look into.
+/// A read-only view of a group.
 #[derive(Clone, Copy)]
 pub(super) struct Group<'a> {
     tags: &'a [[u8; 4]],
@@ -37,39 +37,40 @@ impl<'a> Group<'a> {
         Self { tags: tags.as_chunks().0, fresh_at: fresh_at.as_chunks().0, rest: rest.as_chunks().0 }
     }
 
-    /// The slot of this tag, and its state.
+    /// The slot with this tag, and its state.
     #[inline]
     pub(super) fn find(self, tag: u32, now: u64) -> Option<(usize, State)> {
-        // The rests' cache line is on its way while the tags are compared: its address would be known only after that.
+        // Starts to load the cache line of the rests while the tags are compared. Otherwise the load would wait for the
+        // slot.
         black_box(self.rest.first().copied().unwrap_or_default());
         let mut same = [0; SLOTS];
         for ((same, other), bit) in same.iter_mut().zip(self.tags).zip(BITS) {
             *same = if u32::from_le_bytes(*other) == tag { bit } else { 0 };
         }
         let same = same.into_iter().fold(0_u32, |all, one| all | one);
-        // Where no tag is the same, this is beyond the last slot.
+        // If no tag matches, this is beyond the last slot.
         let slot = (same.trailing_zeros() as usize).wrapping_sub(1);
         let fresh_at = u32::from_le_bytes(*self.fresh_at.get(slot)?);
         let rest = u64::from_le_bytes(*self.rest.get(slot)?);
-        // No sum of these leaves 64 bits: a time has 41 bits of ticks.
+        // Cannot overflow: a time has 41 bits of ticks.
         let fresh_at = now.cast_signed().wrapping_add(i64::from(ticks_to_fresh(fresh_at, now))).max(0);
         Some((slot, State::at_ticks(fresh_at.cast_unsigned(), used(rest), rest)))
     }
 
-    /// Whether a slot was never used, beyond which no key has gone that begins in this group.
+    /// Whether a slot was never used. No key that begins in this group lies beyond such a slot.
     pub(super) fn has_never_used(self) -> bool {
         self.slots().any(|(tag, _, _)| tag == NO_TAG)
     }
 
-    /// The first slot that holds nothing any more, or never did.
+    /// The first slot that was never used, or whose entry equals a fresh one.
     pub(super) fn free(self, now: u64) -> Option<(usize, Displaces)> {
         let mut slots = self.slots().enumerate();
         let (slot, (tag, _, _)) = slots.find(|(_, (tag, fresh_at, _))| !is_live(*tag, *fresh_at, now))?;
         Some((slot, if tag == NO_TAG { Displaces::Nothing } else { Displaces::Fresh }))
     }
 
-    /// Of slots that are all live, the one that matters least, as its rank, itself and what it would forgive. The lowest
-    /// rank has the smallest used share, and of those the one that will be fresh first.
+    /// The lowest-ranked of slots that are all live: its rank, the slot, and the share that it would forgive. A rank is
+    /// lower for a smaller used share, and for an equal share if the entry is fresh earlier.
     pub(super) fn least(self, now: u64) -> Option<(u64, usize, UsedShare)> {
         let ranks = self.slots().enumerate().map(|(slot, (_, fresh_at, rest))| {
             let ahead = u64::from(fresh_at.wrapping_sub(now as u32));
@@ -108,7 +109,7 @@ fn is_live(tag: u32, fresh_at: u32, now: u64) -> bool {
     tag != NO_TAG && ticks_to_fresh(fresh_at, now) > 0
 }
 
-/// Ticks from `now` until an entry equals a fresh one; nothing or less when it already does.
+/// Ticks from `now` until an entry equals a fresh one; zero or negative if it already does.
 fn ticks_to_fresh(fresh_at: u32, now: u64) -> i32 {
     fresh_at.wrapping_sub(now as u32).cast_signed()
 }
@@ -121,5 +122,6 @@ fn used(rest: u64) -> UsedShare {
 const NO_TAG: u32 = 0;
 const TAGS_END: usize = SLOTS * 4;
 const PAYLOAD_BITS: u32 = 56;
-/// A bit for each slot. The lowest is left out: with it, the first slot would be unlike the others, and be compared by itself.
+/// A bit for each slot. Bit 0 is left out: with it, the compiler would treat the first slot unlike the others, and
+/// compare it separately.
 const BITS: [u32; SLOTS] = [2, 4, 8, 16, 32, 64, 128, 256];

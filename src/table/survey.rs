@@ -4,19 +4,20 @@ use super::{Page, SLOTS};
 use crate::store::Store;
 use crate::units::Timestamp;
 
-/// A walk over the table, [`STEP`] pages a step, so that knowing how full it is costs next to nothing.
+/// Walks over the table, `STEP` pages a step, so that counting its live keys costs almost nothing.
 ///
-/// Each stretch of pages counts as it was when the walk last came by. Until it has been everywhere once, the rest is
-/// taken to be like what has been seen.
+/// Each stretch of pages counts as it was when the walk last visited it. During the first walk, unvisited pages are
+/// assumed to be like the visited ones.
 #[derive(Debug, Default)]
 pub struct Survey {
     next: usize,
-    /// Live keys of each stretch walked so far, in the table's order: four bytes for every 4,096 slots.
+    /// Live keys of each visited stretch, in the table's order: four bytes for every 4,096 slots.
     live: Vec<u32>,
 }
 
 impl Survey {
-    /// Walks on, and answers how many live keys the table holds. Pages that cannot be read count as empty.
+    /// Takes one step, and returns the estimated number of live keys in the table. Pages that cannot be read count as
+    /// empty.
     pub fn step<S: Store>(&mut self, store: &mut S, now: Timestamp) -> u64 {
         let pages = store.pages();
         let first = u32::try_from(self.next).unwrap_or(0).saturating_mul(STEP);

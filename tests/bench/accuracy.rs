@@ -1,19 +1,19 @@
-//! How often the sliding window decides otherwise than an exact log of the requests would.
+//! How often the sliding window decides differently from an exact log of the requests.
 //!
-//! The trace is made like the one of Cloudflare's article ("How we built rate limiting capable of scaling to millions of
-//! domains", 2017): 270,000 sources whose rates are heavy-tailed (Pareto), with as many requests each as there, of which a
-//! quarter of a day is run. Sources are independent, so that each is simulated alone: Poisson arrivals, all day or in sessions
-//! with silence between them. The limit stands
+//! The trace follows Cloudflare's article ("How we built rate limiting capable of scaling to millions of domains",
+//! 2017): 270,000 sources with heavy-tailed (Pareto) rates and the article's number of requests per source, of which a
+//! quarter of a day is run. Sources are independent, so each is simulated alone: Poisson arrivals, all day or in
+//! sessions separated by silence. The limit is one of:
 //!
-//! - `apart`, as one would choose it: at three times the rate of the busiest ordinary source, and ten sources beside
-//!   those send two to twenty times the limit;
-//! - `among` the sources, so that ten or a hundred of them exceed it, and is exactly what another one sends.
+//! - `apart`, as an operator would choose it: three times the rate of the busiest ordinary source, with ten further
+//!   sources that send two to twenty times the limit;
+//! - `among` the sources: ten or a hundred of them exceed it, and another one sends exactly that much.
 //!
-//! As in the article a limit is a threshold of what a source sends: every request counts, refused or not. Beside it stands
-//! what Tidegate admits, which charges what it admits alone: how much in all, against an exact log of its own admissions,
-//! and at most within any one window.
+//! As in the article, a limit is a threshold of what a source sends: every request counts, refused or not. The figures
+//! also compare Tidegate, which charges only what it admits, with an exact log of its own admissions: in total, and the
+//! most in any one window.
 //!
-//! `cargo bench --bench accuracy` runs it. Nothing here is measured in time, and every run prints the same figures.
+//! `cargo bench --bench accuracy` runs it. No times are measured, and every run prints the same figures.
 
 #![allow(missing_docs, reason = "a program, not a library")]
 
@@ -51,7 +51,7 @@ fn main() {
     }
 }
 
-/// Requests a second of each source: Pareto, scaled to the article's number of requests for each source, busiest first.
+/// Requests per second of each source: Pareto, scaled to the article's requests per source, busiest first.
 fn rates(sources: usize) -> Vec<f64> {
     let mut random = Random(1);
     let mut rates: Vec<f64> = (0..sources).map(|_| random.pareto(1.0, SHAPE)).collect();
@@ -61,7 +61,7 @@ fn rates(sources: usize) -> Vec<f64> {
     rates
 }
 
-/// Where the limit stands among the sources' rates.
+/// The limit in relation to the sources' rates.
 #[derive(Clone, Copy)]
 enum Limit {
     Apart,
@@ -72,7 +72,7 @@ enum Limit {
 enum Arrivals {
     /// Poisson, all day.
     Steady,
-    /// Poisson for five minutes on average, then nothing for fifteen: four times the rate for a quarter of the time.
+    /// Poisson for five minutes on average, then silence for fifteen: four times the rate for a quarter of the time.
     Sessions,
 }
 
@@ -82,7 +82,7 @@ struct Trace {
     permits: u32,
 }
 
-/// How many requests there were, and what was decided.
+/// The number of requests, and the decisions on them.
 #[derive(Default)]
 struct Told {
     permits: u32,
@@ -90,10 +90,10 @@ struct Told {
     refused: u64,
     wrongly_refused: u64,
     wrongly_admitted: u64,
-    /// By Tidegate, and by a limiter with an exact log: of the sources that could be refused.
+    /// Admitted by Tidegate, and by a limiter with an exact log. Counts only sources that could be refused.
     admitted: u64,
     exactly: u64,
-    /// Within any one window.
+    /// The most within any one window.
     most: usize,
 }
 
@@ -103,7 +103,7 @@ impl Trace {
         let threshold = match limit {
             Limit::Among(above) => rates[above],
             Limit::Apart => {
-                // The tail is cut where a source would be no ordinary one any more.
+                // The tail is cut, because busier sources would not be ordinary ones.
                 let busiest = rates[sources / 10_000];
                 rates.iter_mut().for_each(|rate| *rate = rate.min(busiest));
                 3.0 * busiest
@@ -124,7 +124,7 @@ impl Trace {
         for rate in &self.rates {
             self.arrive(*rate, &mut random, &mut times);
             told.requests += times.len() as u64;
-            // Nobody refuses a source that sends less all day than it may in a window.
+            // A source that sends less in the whole trace than in a window may is never refused.
             if times.len() > self.permits as usize {
                 told.count_all(&meter, &times);
                 told.count_admitted(&meter, &times);
@@ -145,7 +145,7 @@ impl Trace {
         loop {
             at += random.exponential(mean_s);
             while at > ends && ends < LENGTH_S {
-                // The process has no memory: what would have come after the session comes as long into the next one.
+                // A Poisson process has no memory: the time left after the session carries over to the next one.
                 let silence = random.exponential(3.0 * on_s);
                 at += silence;
                 ends += silence + random.exponential(on_s);
@@ -159,7 +159,7 @@ impl Trace {
 }
 
 impl Told {
-    /// Every request counts, whether it was refused or not.
+    /// Counts every request, refused or not.
     fn count_all(&mut self, meter: &Meter, times: &[u64]) {
         let mut state: Option<State> = None;
         let mut log = VecDeque::new();
@@ -174,7 +174,7 @@ impl Told {
         }
     }
 
-    /// What was admitted counts, here and in the exact log of another limiter.
+    /// Counts what was admitted, here and in the exact log of another limiter.
     fn count_admitted(&mut self, meter: &Meter, times: &[u64]) {
         let mut state: Option<State> = None;
         let (mut log, mut exact) = (VecDeque::new(), VecDeque::new());
@@ -214,7 +214,7 @@ impl Told {
     }
 }
 
-/// Forgets what is a whole window ago; answers how many are left.
+/// Drops entries that are a whole window old. Returns the number left.
 fn expire(log: &mut VecDeque<u64>, now: u64) -> usize {
     while log.front().is_some_and(|at| at + (WINDOW_S * 1e9) as u64 <= now) {
         log.pop_front();
@@ -237,7 +237,7 @@ fn meter(permits: u32) -> Meter {
 const SOURCES: usize = 270_000;
 /// 400 million requests in a day.
 const RATE: f64 = 400e6 / SOURCES as f64 / 86_400.0;
-/// Between what is told of web clients: the busiest tenth of the sources sends two thirds of the requests.
+/// Between the figures published for web clients: the busiest tenth of the sources sends two thirds of the requests.
 const SHAPE: f64 = 1.2;
 const WINDOW_S: f64 = 60.0;
 const LENGTH_S: f64 = 21_600.0;

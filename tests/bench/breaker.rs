@@ -1,7 +1,7 @@
-//! One call through a closed breaker, admitted and its outcome counted, against the least that anyone could do: one
-//! counter for calls and one for failures.
+//! One call through a closed breaker, admitted and counted, compared with the least possible work: one counter for
+//! calls and one for failures.
 //!
-//! `make bench` runs it. With the name of one contender and a number of calls it runs that one alone, for callgrind.
+//! `make bench` runs it. Given the name of one contender and a number of calls, it runs that one alone, for callgrind.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -12,7 +12,7 @@ use tidegate::breaker::{Admission, Local, Outcome};
 use tidegate::policy::Policy;
 use tidegate::units::{Draw, Span, Timestamp};
 
-/// One call at a time, one of a hundred of which fails.
+/// One call at a time. One in a hundred fails.
 trait Contender {
     fn call(&mut self, number: u64, outcome: Outcome);
 }
@@ -45,7 +45,7 @@ impl Breaker {
 
 impl Contender for Breaker {
     fn call(&mut self, number: u64, outcome: Outcome) {
-        // Ten thousand calls a second.
+        // Ten thousand calls per second.
         let now = Timestamp::from_nanos(START_NS + number * 100_000);
         let Some(Admission::Pass(ticket)) = self.0.judge(Draw(number), now) else { panic!("not closed") };
         assert!(!self.0.record(black_box(ticket), outcome, Span::from_millis(1), now));
@@ -73,7 +73,7 @@ fn main() {
         let (_, make) = CONTENDERS.iter().find(|(known, _)| known == name).expect("a contender's name");
         return run(&mut *make(), 0, calls.parse().expect("a number of calls"));
     }
-    // `cargo test --benches` asks for one short run that everything still works.
+    // `cargo test --benches` only checks in one short run that everything still works.
     let smoke = !std::env::args().any(|argument| argument == "--bench");
     let (rounds, calls) = if smoke { (1, 20_000) } else { (15, 1_000_000) };
     let mut contenders: Vec<_> = CONTENDERS.iter().map(|(name, make)| (name, make(), Vec::new())).collect();

@@ -1,8 +1,8 @@
-//! How long a request takes whose first upstream fails, against the sum of what its attempts take alone.
+//! How long a request takes if its first upstream fails, compared with the sum of its attempts alone.
 //!
-//! `make bench` runs it. One Envoy, one request at a time, in turn: to the upstream that fails, to the one that serves, and along
-//! the route that has both, without a wait between. What is told are medians and 99th percentiles, and the ratio of
-//! the way along the route to the sum of the other two.
+//! `make bench` runs it. One Envoy serves one request at a time, alternating: to the upstream that fails, to the one
+//! that serves, and along the route that has both, without a wait between attempts. It prints medians and 99th
+//! percentiles, and the ratio of the route to the sum of the other two.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -20,7 +20,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Three routes: to each upstream alone, and along both.
+/// Three routes: one to each upstream alone, and one along both.
 const POLICY: &str = r#"{
     "version": 1,
     "upstreams": { "fails": { "cluster": "fails" }, "serves": { "cluster": "serves" } },

@@ -1,4 +1,4 @@
-//! A table in the terminal and a drawing of it, readable on light and on dark ground.
+//! Prints a table in the terminal, and draws it for light and dark backgrounds.
 
 use std::fmt::Write;
 
@@ -22,7 +22,7 @@ impl Panel {
         Self { title, unit, labels, series }
     }
 
-    /// Prints the table, and goes on to be drawn.
+    /// Prints the table, and returns it to be drawn.
     pub fn print(self) -> Self {
         println!("{}: {}", self.title, self.unit);
         print!("{:<20}", "");
@@ -67,7 +67,7 @@ impl Panel {
     }
 }
 
-/// All panels as SVG, so many beside each other.
+/// All panels as SVG, with this many side by side.
 pub fn draw(panels: &[Panel], columns: usize) -> String {
     let (width, height) = (columns as f64 * STEP, panels.len().div_ceil(columns) as f64 * ROW);
     let mut svg = format!(

@@ -1,10 +1,10 @@
-//! One decision of the core against what a Rust program would pick instead: a million keys in random order, one thread,
-//! virtual time.
+//! One decision of the core, compared with what a Rust program would use instead: a million keys in random order, one
+//! thread, virtual time.
 //!
-//! `cargo bench --bench core` runs it. Everything is measured in turn, in the same process, and reported as a median of rounds
-//! and its ratio to governor's keyed limiter. The row `touch` is what is left when a limiter decides nothing: it hashes the
-//! key, and reads and writes one place of a table as large as Tidegate's. Then the instructions of one decision, as valgrind
-//! counts them; with a contender's name and a number of decisions the program runs that one alone, for valgrind.
+//! `cargo bench --bench core` runs it. All contenders alternate in one process. Each is reported as a median of rounds
+//! and as a ratio to governor's keyed limiter. The row `touch` is a limiter that decides nothing: it hashes the key,
+//! and reads and writes one place of a table as large as Tidegate's. Then come the instructions per decision, counted
+//! by valgrind. Given a contender's name and a number of decisions, the program runs that one alone, for valgrind.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -30,13 +30,13 @@ use tidegate::store::memory::MemoryStore;
 use tidegate::table::page_of;
 use tidegate::units::{Permits, Timestamp};
 
-/// One decision for a key; time moves by [`Limiter::advance`].
+/// Decides on one request for a key. Time moves by [`Limiter::advance`].
 trait Limiter {
     fn decide(&mut self, key: u64) -> bool;
     fn advance(&mut self, by: Duration);
 }
 
-/// What the engine does for one limit: hash the key, find its page and slot, check, and write the charge.
+/// The engine's work for one limit: hash the key, find its page and slot, check, and write the charge.
 struct Ours {
     meter: Meter,
     store: MemoryStore,
@@ -77,7 +77,7 @@ impl Limiter for Ours {
     }
 }
 
-/// No limiter at all: what a table costs that is found by a keyed hash.
+/// No limiter: the cost of a table that is indexed by a keyed hash.
 struct Touch(Vec<[u64; 2]>);
 
 impl Limiter for Touch {
@@ -118,7 +118,7 @@ impl<S: KeyedStateStore<u64>> Limiter for Governor<S> {
     }
 }
 
-/// An estimate of the rate by a count-min sketch; it has its own, real clock.
+/// A rate estimate by a count-min sketch. It uses its own, real clock.
 struct Pingora(Rate);
 
 impl Limiter for Pingora {
@@ -141,10 +141,10 @@ const CONTENDERS: [(&str, Make); 7] = [
     ("pingora-rate", || Box::new(Pingora(Rate::new(Duration::from_secs(WINDOW_S))))),
 ];
 
-/// The contender that ratios are to: what a program gets that asks governor for a keyed limiter.
+/// The contender that ratios refer to: what a program gets when it asks governor for a keyed limiter.
 const PEER: usize = 3;
 
-/// Decides for keys in a random order that is the same for everyone; answers how many were admitted.
+/// Decides for keys in a random order that is the same for all contenders. Returns the number of admitted requests.
 fn run(limiter: &mut dyn Limiter, decisions: u64, keys: u64, random: &mut u64) -> u64 {
     let mut admitted = 0;
     for step in 0..decisions {
@@ -166,11 +166,11 @@ fn main() {
     if let [name, decisions] = &arguments[..] {
         let (_, make) = CONTENDERS.iter().find(|(known, _)| known == name).expect("a contender's name");
         let mut limiter = make();
-        // As many keys as are soon all known, so that what is counted beyond the first decisions is decisions alone.
+        // Few enough keys that all are soon known: further decisions then cost nothing else.
         run(&mut *limiter, decisions.parse().expect("a number of decisions"), COUNTED_KEYS, &mut 1);
         return;
     }
-    // `cargo test --benches` asks for one short run that everything still works.
+    // `cargo test --benches` only checks in one short run that everything still works.
     let smoke = !std::env::args().any(|argument| argument == "--bench");
     let (rounds, decisions) = if smoke { (1, 20_000) } else { (ROUNDS, KEYS) };
     let mut contenders = Vec::new();
@@ -213,7 +213,7 @@ fn main() {
     print_instructions(if smoke { 1_000 } else { 200_000 });
 }
 
-/// The instructions of one decision, the generation of its key and the loop included: what a long run takes beyond a short one.
+/// The instructions per decision, including key generation and loop: the difference between a long run and a short one.
 fn print_instructions(decisions: u64) {
     let mut peer = None;
     println!("\nInstructions of one decision, {COUNTED_KEYS} keys, counted by valgrind; ratios to governor-dashmap");
@@ -232,7 +232,7 @@ fn print_instructions(decisions: u64) {
     }
 }
 
-/// What valgrind counts of this program as it runs one contender alone.
+/// Valgrind's count of this program when it runs one contender alone.
 fn instructions(name: &str, decisions: u64) -> Option<u64> {
     let program = std::env::current_exe().ok()?;
     let mut valgrind = Command::new("valgrind");
@@ -243,7 +243,7 @@ fn instructions(name: &str, decisions: u64) -> Option<u64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
-/// Counts what is allocated, so that bytes per key are measured.
+/// Counts allocations, to measure bytes per key.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -264,7 +264,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const KEYS: u64 = 1_000_000;
-/// Enough that nearly nobody is refused in the long run: who refuses decides something else than who admits.
+/// Enough that almost no request is refused in the long run: refusing and admitting are different work.
 const PERMITS: u32 = 25;
 const WINDOW_S: u64 = 10;
 const ROUNDS: u64 = 15;

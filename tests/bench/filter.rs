@@ -1,12 +1,13 @@
-//! What a request costs Envoy's CPU with the filter, over plain Envoy: beside a wasm filter that does nothing, one that makes
-//! Tidegate's calls to the host and nothing else, and Envoy's own per-client limit in C++.
+//! The CPU time that the filter adds to a request in plain Envoy, compared with a wasm filter that does nothing, one
+//! that makes only Tidegate's calls to the host, and Envoy's own per-client limit in C++.
 //!
-//! `make bench` runs it. Each contender is an Envoy of its own with one worker; they are measured in turn, in many short rounds,
-//! and what is told is the median over the rounds, and the decile of those that were disturbed the least. CPU is the process's own,
-//! as the kernel counts it, so that load and upstream do not count; still, run it on a machine that does little else.
+//! `make bench` runs it. Each contender is an Envoy of its own with one worker. They alternate in many short rounds.
+//! The results are the median over the rounds, and the decile of those that were disturbed the least. CPU time is that
+//! of the process, as the kernel counts it, without load generator and upstream. Still, run it on a machine that does
+//! little else.
 //!
-//! `cargo bench --features cli --bench filter -- route` measures only those that have one of these words in their names, beside
-//! the first two.
+//! `cargo bench --features cli --bench filter -- route` measures only contenders with one of these words in their
+//! names, and the first two.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -25,10 +26,10 @@ use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
-/// Limits each client address; so high that nobody is refused, so that all contenders carry the same requests.
+/// A limit per client address, too high to refuse anything, so that all contenders carry the same requests.
 const POLICY: &str = r#"{"version":1,"limits":[{"name":"api","quota":{"permits":100000000,"window":"60s"}}]}"#;
 
-/// A route for everything, along an upstream with a breaker, and another one.
+/// A route for all requests along an upstream with a breaker, and another route.
 const ROUTED: &str = concat!(
     r#""breakers":{"default":{"window":{"time":"10s"}}},"#,
     r#""upstreams":{"origin":{"cluster":"origin","breaker":"default"},"other":{"cluster":"origin"}},"#,
@@ -38,7 +39,7 @@ const ROUTED: &str = concat!(
 fn contenders(upstream: SocketAddr) -> Result<Vec<(&'static str, Bootstrap)>, Box<dyn std::error::Error>> {
     let shipped = Bootstrap::shipped()?.upstream(upstream)?.set(ACCESS_LOG, json!([]))?;
     let ours = shipped.clone().wasm(Path::new("dist/envoy/tidegate.wasm"))?.policy(POLICY)?;
-    // Every request names another address there, which the policies without this never look at.
+    // Every request has another address in this header. The other policies never read it.
     let many = POLICY.replacen('{', r#"{"client":{"address":{"header":"x-forwarded-for","trusted_hops":2}},"#, 1);
     let routed = |route: &str| POLICY.replacen('{', &format!("{{{}", ROUTED.replace("$ROUTE", route)), 1);
     let (route, again) = (routed(""), routed(r#","fallback":{"on":["connect","timeout","reset","5xx"]}"#));
@@ -62,7 +63,7 @@ fn contenders(upstream: SocketAddr) -> Result<Vec<(&'static str, Bootstrap)>, Bo
     ])
 }
 
-/// Envoy's own limit in C++, one token bucket for each client address, made on demand.
+/// Envoy's own limit in C++: one token bucket per client address, created on demand.
 fn local_ratelimit() -> Value {
     let bucket = json!({ "max_tokens": 100_000_000, "tokens_per_fill": 100_000_000, "fill_interval": "60s" });
     let all = json!({ "numerator": 100, "denominator": "HUNDRED" });
@@ -97,7 +98,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     for _ in 0..rounds {
         for (_, envoy, load, costs) in &mut running {
-            // Its memory is in the processor's caches again before anything is measured.
+            // Brings its memory back into the processor's caches before measuring.
             load.run(requests / 4)?;
             let before = cpu_us(envoy.pid())?;
             load.run(requests)?;
@@ -118,7 +119,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// A server that answers every request with the same bytes, as cheaply as can be.
+/// A server that answers every request with the same bytes, as cheaply as possible.
 fn upstream() -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -142,6 +143,6 @@ const FILTER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/ty
 const ACCESS_LOG: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/access_log";
 const NOTHING: &str = "target/bench/nothing.wasm";
 const CALLS: &str = "target/bench/calls.wasm";
-/// Many and short, so that what else the machine does falls on all contenders alike.
+/// Many short rounds spread disturbances over all contenders alike.
 const ROUNDS: usize = 60;
 const REQUESTS: usize = 2_000;

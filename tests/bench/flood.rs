@@ -1,10 +1,11 @@
-//! What a flood of addresses does to the key table, for several sizes of page: the real page, of another size.
+//! The effect of a flood of addresses on the key table, for several page sizes, with the page code that is shipped.
 //!
-//! Three tables. How many keys are forgotten when as many live as were planned for, by how full pages are planned. Then one
-//! minute in which honest clients and greedy ones share a table of 100,000 keys with an attack of ten million requests: every
-//! decision is compared with that of the same limiter in unbounded memory. Then what it costs to have one key forgotten.
+//! Three tables. First: how many live keys are forgotten when as many live as planned for, by how full pages are
+//! planned. Second: one minute in which honest and greedy clients share a table of 100,000 keys with an attack of ten
+//! million requests; each decision is compared with that of the same limiter in unbounded memory. Third: what it costs
+//! an attacker to have one known key forgotten.
 //!
-//! `cargo bench --bench flood` runs it. Nothing here is measured in time, and every run prints the same figures.
+//! `cargo bench --bench flood` runs it. No times are measured, and every run prints the same figures.
 
 #![allow(missing_docs, reason = "a program, not a library")]
 
@@ -61,7 +62,7 @@ fn main() {
     forgotten::<32>(&meter, trials);
 }
 
-/// A key table of pages of `G` groups, used as the engine uses its own.
+/// A key table of pages of `G` groups, used in the same way as the engine uses its own.
 struct Table<const G: usize> {
     pages: Vec<PageOf<G>>,
 }
@@ -72,7 +73,7 @@ impl<const G: usize> Table<G> {
         Self { pages: vec![PageOf::EMPTY; pages] }
     }
 
-    /// Whether a request is admitted; it is charged if so. Also what it displaced.
+    /// Whether a request is admitted, and what it displaced. An admitted request is charged.
     fn decide(&mut self, meter: &Meter, key: KeyHash, cost: u32, now: Timestamp) -> (bool, Displaces) {
         let page = page_of(key, self.pages.len() as u32);
         let page = &mut self.pages[page as usize];
@@ -91,7 +92,7 @@ impl<const G: usize> Table<G> {
     }
 }
 
-/// As many keys as planned for, each with a request of its own within one window.
+/// As many live keys as planned for, with one request each within one window.
 fn full<const G: usize>(meter: &Meter) {
     print!("{:<18}", format!("{} slots", PageOf::<G>::SLOTS));
     for planned in FILLS {
@@ -103,7 +104,7 @@ fn full<const G: usize>(meter: &Meter) {
     println!();
 }
 
-/// An attack within the minute, from so many addresses of so many requests each.
+/// An attack within the minute: this many addresses with this many requests each.
 struct Attack {
     addresses: u64,
     requests: u64,
@@ -131,10 +132,10 @@ fn flooded<const G: usize>(meter: &Meter, scale: u64) {
     println!();
 }
 
-/// The decisions of one minute beside those of the same limiter in unbounded memory.
+/// The decisions of one minute, compared with those of the same limiter in unbounded memory.
 struct Minute<const G: usize> {
     table: Table<G>,
-    /// The states of the honest and then of the greedy clients, none of them forgotten.
+    /// The states of the honest clients and then of the greedy ones, without any forgotten.
     exact: Vec<Option<State>>,
     wrongly_refused: usize,
     wrongly_admitted: i64,
@@ -151,8 +152,8 @@ impl<const G: usize> Minute<G> {
         Self { table: Table::new(PLANNED), exact, wrongly_refused: 0, wrongly_admitted: 0 }
     }
 
-    /// All requests in random order, evenly over the minute. An attack repeats its addresses round by round, so that
-    /// each has used as much as it can before the next round meets it.
+    /// All requests in random order, evenly over the minute. An attack goes through its addresses round by round, so
+    /// each has used as much as it can before the next round starts.
     fn run(mut self, meter: &Meter, attack: &Attack, scale: u64) -> Told {
         let attacking = attack.addresses * attack.requests / scale;
         let honest = (HONEST * 10) as u64 / scale;
@@ -193,7 +194,7 @@ impl<const G: usize> Minute<G> {
     }
 }
 
-/// What an attacker pays who brings address after address to its quota, until the known key is gone.
+/// The cost for an attacker who brings one address after another to its quota until the known key is gone.
 fn forgotten<const G: usize>(meter: &Meter, trials: u64) {
     let quota = u64::from(QUOTA);
     let cost = |trial| addresses_until_gone::<G>(meter, trial) * quota;
@@ -207,7 +208,7 @@ fn addresses_until_gone<const G: usize>(meter: &Meter, trial: u64) -> u64 {
     let mut table = Table::<G>::new(PLANNED);
     let known = key(trial << 40);
     table.decide(meter, known, QUOTA, at(0.0));
-    // A second later, so that the attacker's keys are fresh no sooner than the known one.
+    // One second later, so that the attacker's keys expire no earlier than the known one.
     let first = (trial << 40) + 1;
     let gone = (first..first + 100 * MAX_KEYS as u64).find(|address| {
         table.decide(meter, key(*address), QUOTA, at(1.0));
@@ -227,7 +228,7 @@ fn key(n: u64) -> KeyHash {
     KeyHash::from_bits(mix(n.wrapping_add(0x1234_5678_9abc_def1)))
 }
 
-/// So many seconds after the beginning of a minute.
+/// The time this many seconds after the beginning of a minute.
 fn at(seconds: f64) -> Timestamp {
     Timestamp::from_nanos(1_800_014_400_000_000_000 + (seconds * 1e9) as u64)
 }
@@ -249,7 +250,7 @@ fn grouped(n: u64) -> String {
 
 const MAX_KEYS: usize = 100_000;
 const FILLS: [(usize, usize); 3] = [(3, 4), (4, 5), (9, 10)];
-/// As the core plans its own table.
+/// The same as in the core.
 const PLANNED: (usize, usize) = (9, 10);
 const QUOTA: u32 = 100;
 const HONEST: usize = 50_000;

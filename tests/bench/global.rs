@@ -1,10 +1,10 @@
-//! What sharing a limit costs and gives, with 3 to 1,000 instances: seeded simulations, on a virtual clock, of the
+//! The costs and benefits of sharing a limit, with 3 to 1,000 instances: seeded simulations, on a virtual clock, of the
 //! instances' engine and of the authority that a Durable Object runs.
 //!
-//! Three times as many requests as the quota admits, or seven tenths; eight in ten of them at the busiest fifth of the
-//! instances. The quota is 1,000 a second, whatever the number of instances, or so many a second for each of them. A message takes
-//! 0.25 to 0.75 ms each way. `cargo bench --bench global` runs it and draws `tests/bench/global.svg`, which the README
-//! shows. Nothing here is measured in time, and every run prints the same figures.
+//! The load is three times the quota, or seven tenths of it; eight in ten requests go to the busiest fifth of the
+//! instances. The quota is 1,000 per second for all instances together, or a fixed number per second and instance. A
+//! message takes 0.25 to 0.75 ms each way. `cargo bench --bench global` runs it and draws `tests/bench/global.svg`,
+//! which the README shows. No times are measured, and every run prints the same figures.
 
 #![allow(missing_docs, reason = "a program, not a library")]
 
@@ -66,7 +66,7 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The lines of each diagram, by whether the quota is the same for however many instances, and whether it is enough.
+/// The lines of each diagram, by whether the quota is the same for any number of instances, and whether it is enough.
 type Waited = BTreeMap<(bool, bool), Vec<Series>>;
 
 fn panels(waited: Waited, sizes: &[usize]) -> Vec<Panel> {
@@ -81,10 +81,10 @@ fn panels(waited: Waited, sizes: &[usize]) -> Vec<Panel> {
     waited.into_iter().map(panel).collect()
 }
 
-/// Prints what came of it, and answers with the share of the requests that waited, in percent.
+/// Prints the results, and returns the percentage of requests that waited.
 fn line(setup: &Setup<'_>, [permits, burst, seconds]: [u64; 3], demand: f64) -> f64 {
     let mut world = World::new(1, setup, Faults::none());
-    // Until leases have found their size.
+    // Warms up until leases have found their size.
     world.run(2_000);
     world.begin_measuring();
     world.run(seconds * 1_000);
@@ -107,7 +107,7 @@ fn line(setup: &Setup<'_>, [permits, burst, seconds]: [u64; 3], demand: f64) -> 
     waited
 }
 
-/// Requests of each instance in 1,000 seconds.
+/// The requests of each instance in 1,000 seconds.
 fn rates(instances: usize, requests_per_s: f64) -> Vec<u64> {
     let busy = instances.div_ceil(5);
     let of = |share: f64, among: usize| (requests_per_s * share * 1_000.0 / among as f64) as u64;
@@ -116,9 +116,9 @@ fn rates(instances: usize, requests_per_s: f64) -> Vec<u64> {
 
 const UNIT: &str = "requests that waited, in percent, by instances";
 const PERMITS: u64 = 1_000;
-/// For each instance, where the quota grows with them.
+/// Permits per instance, if the quota grows with their number.
 const EACH: u64 = 30;
-/// Algorithm, sharing, how often a second's permits are a burst, and whether the quota grows with the instances.
+/// Algorithm, sharing, the burst in seconds' worth of permits, and whether the quota grows with the instances.
 const CASES: &[(&str, &str, u64, bool)] = &[
     ("fixed-window", "lease", 1, false),
     ("sliding-window", "lease", 1, false),

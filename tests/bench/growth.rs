@@ -1,10 +1,10 @@
-//! How the cost of a decision grows: with rules, with keys, and with workers that share the state.
+//! How the cost of a decision grows: with rules, with keys, and with workers that share state.
 //!
-//! Rules: requests of a thousand clients that meet one limit, under policies with more and more limits that cannot match.
-//! Keys: one check and charge, keys in random order, in a table planned for as many. Both are told as ratios to the first
-//! column, measured in turn, medians. Workers: threads that share pages by compare-and-swap as Envoy's workers share theirs,
-//! told in conflicts and not in time, since those do not depend on the number of processors: each thread gives way
-//! between reading a page and publishing it, so that the others are as much in its way as can be.
+//! Rules: a thousand clients send requests that match one limit, under policies with more and more limits that cannot
+//! match. Keys: one check and charge, with keys in random order, in a table planned for that many. Both are ratios to
+//! the first column, measured alternately, medians. Workers: threads share pages by compare-and-swap, as Envoy's
+//! workers do. They are measured in conflicts and not in time, because conflicts do not depend on the number of
+//! processors. Each thread yields between reading a page and publishing it, which maximises conflicts.
 //!
 //! `cargo bench --bench growth` runs it and draws `tests/bench/growth.svg`, which the README shows.
 
@@ -189,7 +189,7 @@ fn contention(smoke: bool) -> Panel {
     panel
 }
 
-/// What each of `tried` costs beside the first of them: medians of rounds in which all are measured in turn.
+/// The cost of each of `tried` relative to the first: medians of rounds in which they alternate.
 fn measure<T>(rounds: usize, tried: &mut [T], run: impl Fn(&mut T) -> usize) -> Vec<f64> {
     let mut costs = vec![Vec::new(); tried.len()];
     for _ in 0..rounds {

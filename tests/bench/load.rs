@@ -1,9 +1,9 @@
-//! The load that servers are measured under, and what their processes used meanwhile.
+//! Generates load for the measured servers, and reads the CPU time of their processes.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-/// Connections that each have one request under way, from a thousand client addresses by turns.
+/// Connections with one request under way each, from a thousand client addresses in rotation.
 pub struct Load {
     connections: Vec<BufReader<TcpStream>>,
     address_header: &'static str,
@@ -11,7 +11,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Connects. Every request names its client's address in this header.
+    /// Connects. Every request has its client's address in this header.
     pub fn open(to: SocketAddr, address_header: &'static str) -> io::Result<Self> {
         let connections = (0..CONNECTIONS).map(|_| {
             let stream = TcpStream::connect(to)?;
@@ -21,7 +21,7 @@ impl Load {
         Ok(Self { connections: connections.collect::<io::Result<_>>()?, address_header, sent: 0 })
     }
 
-    /// Sends so many requests, all of which must be answered with 200 and [`BODY`].
+    /// Sends this many requests. All must be answered with 200 and [`BODY`].
     pub fn run(&mut self, requests: usize) -> io::Result<()> {
         for _ in 0..requests.div_ceil(CONNECTIONS) {
             for connection in &mut self.connections {
@@ -51,7 +51,7 @@ pub fn read_head(connection: &mut BufReader<TcpStream>) -> io::Result<String> {
     Ok(head)
 }
 
-/// The CPU time that a process's threads have used, in microseconds, to the nanosecond.
+/// The CPU time that a process's threads have used, in microseconds, with a resolution of nanoseconds.
 pub fn cpu_us(pid: u32) -> io::Result<f64> {
     let mut sum_ns = 0.0;
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -61,14 +61,14 @@ pub fn cpu_us(pid: u32) -> io::Result<f64> {
     Ok(sum_ns / 1_000.0)
 }
 
-/// What so large a share of the values lies below.
+/// The quantile: this share of the values lies below.
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted[(values.len() as f64 * share) as usize]
 }
 
-/// The body of every answer.
+/// The body of every response.
 pub const BODY: &str = "ok";
 const CONNECTIONS: usize = 16;
 const ADDRESSES: usize = 1_000;

@@ -1,4 +1,4 @@
-//! Seeded random numbers: every run of a benchmark sees the same.
+//! Seeded random numbers: the same in every run of a benchmark.
 
 #![allow(dead_code, reason = "not every benchmark needs all of it")]
 
@@ -22,7 +22,7 @@ impl Random {
         ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Exponential of this mean: the time between two arrivals of a Poisson process.
+    /// Exponential with this mean: the time between two arrivals of a Poisson process.
     pub fn exponential(&mut self, mean: f64) -> f64 {
         -self.unit().ln() * mean
     }

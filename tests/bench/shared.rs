@@ -1,11 +1,11 @@
-//! One quota for three Envoys: how much of it is used, how many requests wait for Redis, how often it is called, and what that
-//! adds to a request. Permits drawn ahead, beside a call for every request, beside a limit that is each Envoy's own, and beside
-//! what one would use instead, a service that every request is told to.
+//! One quota for three Envoys: how much of it is used, how many requests wait for Redis, how often Redis is called, and
+//! the latency that this adds. It compares permits drawn ahead with a call per request, with a separate limit per
+//! Envoy, and with a service that Envoy asks about every request.
 //!
-//! `make bench` runs it. Each contender has three Envoys with one worker each; they are measured in turn, in several rounds, under
-//! twice the load that the quota admits, spread as 80, 15 and 5 percent. What is told is the worst round of what must not be
-//! exceeded, and the median of all else. Latencies are those of admitted requests, and count from when each should have been
-//! sent.
+//! `make bench` runs it. Each contender has three Envoys with one worker each. The contenders alternate in several
+//! rounds, under twice the load that the quota admits, split 80, 15 and 5 percent. For bounds that must hold, the
+//! result is the worst round; for all else the median. Latencies are those of admitted requests, counted from the time
+//! at which each should have been sent.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -48,17 +48,17 @@ use tally::Tally;
 /// Three Envoys with one policy.
 struct Contender {
     name: &'static str,
-    /// How much may be admitted in all, as a multiple of the quota.
+    /// The total that may be admitted, as a multiple of the quota.
     quotas: u64,
     envoys: Vec<Envoy>,
     to: Vec<SocketAddr>,
     rounds: Vec<Round>,
 }
 
-/// What a round came to.
+/// The results of a round.
 struct Round {
     used: f64,
-    /// Beyond this many the quota would have been exceeded; what was admitted is the other one.
+    /// The most requests that the quota admits, for comparison with `admitted`.
     most: f64,
     admitted: u64,
     failed: u64,
@@ -117,7 +117,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     for _ in 0..rounds {
         for contender in &mut contenders {
-            // So that each is in its stride, and the last one's permits have ended.
+            // Warms up, and lets permits of the round before expire.
             contender.run(Duration::from_secs(1)).await?;
             let round = contender.run(lasting).await?;
             contender.rounds.push(round);
@@ -144,9 +144,10 @@ impl Contender {
             late = late.max(run.await?);
         }
         let most = match self.name {
-            // What a bucket holds, and what flows in until the last answer; what is granted may be used a tenth of a second later.
+            // A bucket's content, and the refill until the last response. Permits may be used up to 100 ms after they
+            // were granted.
             SMALL => SMALL_BURST as f64 + QUOTA as f64 * (began.elapsed().as_secs_f64() + 0.1),
-            // Each window of the clock admits a quota at most, and a full bucket no more than that.
+            // Each calendar window admits at most one quota, and a full bucket no more than that.
             _ => (QUOTA * (now_s()? - began_s + 1) * self.quotas) as f64,
         };
         // Counters are exported once a second.
@@ -163,7 +164,7 @@ impl Contender {
             most,
             admitted,
             failed: counts.iter().map(|counts| counts.failed).sum(),
-            // Who is not let by waits for the service, whatever it will say.
+            // Every request waits for the service's answer.
             waited_percent: if self.name == FOREIGN {
                 100.0
             } else {
@@ -176,7 +177,7 @@ impl Contender {
         })
     }
 
-    /// How many requests have waited for the store, and how often it was called.
+    /// The number of requests that waited for the store, and the number of calls to it.
     async fn stats(&self) -> Result<[u64; 2], Box<dyn Error>> {
         let mut sums = [0; 2];
         for envoy in &self.envoys {
@@ -232,7 +233,7 @@ const BUCKET: &str = "drawn ahead, token bucket";
 const SMALL: &str = "the same, a small burst";
 const EXACT: &str = "a call for each request";
 const FOREIGN: &str = "rate-limiter-flexible";
-/// Each one's name, and how many quotas its three Envoys have together.
+/// Name, and the number of quotas that the three Envoys have together.
 const CONTENDERS: [(&str, u64); 6] =
     [(OWN, 3), ("permits drawn ahead", 1), (BUCKET, 1), (SMALL, 1), (EXACT, 1), (FOREIGN, 1)];
 const SHARES: [u32; 3] = [80, 15, 5];
@@ -249,7 +250,7 @@ const CLIENTS: Group = Group {
 };
 const ROUNDS: usize = 3;
 const LASTING_S: u64 = 5;
-/// Of Redis, and of the service that stands in its place.
+/// The calls to Redis, or to the service in its place.
 const STORE_CALLS: &str = "cluster.redis.upstream_rq_total";
 const FILTER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0";
 const ACCESS_LOG: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/access_log";

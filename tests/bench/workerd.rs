@@ -1,12 +1,13 @@
-//! What a request costs workerd's CPU with Tidegate before a handler: beside the handler alone, a limiter in JavaScript, and for a limit
-//! that isolates share, beside a plain Durable Object. And what the Workers weigh, and how long they take to their first answer.
+//! The CPU time of a request in workerd with Tidegate before a handler, compared with the handler alone and with a
+//! limiter in JavaScript; for a limit that isolates share, compared with a plain Durable Object. Also the size of the
+//! Workers, and the time to their first response.
 //!
-//! `make bench` runs it. Each contender is a workerd of its own, on one core where `taskset` is there; they are measured in turn, in many
-//! short rounds, and what is told is the median over the rounds of each one's CPU, as the kernel counts it, and of its ratio to
-//! its peer's in the same round.
+//! `make bench` runs it. Each contender is a workerd of its own, on one core if `taskset` is available. They alternate
+//! in many short rounds. The results are medians over the rounds: of each contender's CPU time, as the kernel counts
+//! it, and of its ratio to its peer in the same round.
 //!
-//! `cargo bench --features cli --bench workerd -- address` measures only those that have one of these words in their names, beside
-//! their peers.
+//! `cargo bench --features cli --bench workerd -- address` measures only contenders with one of these words in their
+//! names, and their peers.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -23,29 +24,29 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// A Worker that answers every request with the same bytes, and what it does before.
+/// A Worker that answers every request with the same bytes, after what it measures.
 struct Contender {
     name: &'static str,
-    /// Whose cost its own is told as a ratio of.
+    /// The contender that its ratio refers to.
     peer: &'static str,
     worker: Worker,
-    /// Whether it has its Durable Object.
+    /// Whether it has a Durable Object.
     has_object: bool,
 }
 
 enum Worker {
-    /// Of this file, with what that imports.
+    /// This file, and the files that it imports.
     Script(&'static str),
-    /// The Worker that is shipped, with this policy, before a handler.
+    /// The shipped Worker with this policy, before a handler.
     Tidegate(&'static str),
 }
 
-/// Limits that refuse nobody here, so that all contenders carry the same requests.
+/// Limits too high to refuse anything, so that all contenders carry the same requests.
 const LIMIT: &str = r#"{"version":1,"limits":[{"name":"api","quota":{"permits":100000000,"window":"60s"}}]}"#;
 const SILENT: &str = r#"{"version":1,"response":{"ratelimit":false},
     "limits":[{"name":"api","quota":{"permits":100000000,"window":"60s"}}]}"#;
 const NONE: &str = r#"{"version":1}"#;
-/// What the object does not count is refused: that it was measured shows in the answers.
+/// Requests that the object does not count are refused, so the responses show that it was measured.
 const LEASED: &str = r#"{"version":1,"stores":{"deadline":"1s"},"response":{"ratelimit":false},
     "limits":[{"name":"api","scope":"global","on_store_failure":"deny","quota":{"permits":100000000,"window":"60s"}}]}"#;
 const EXACT: &str = r#"{"version":1,"stores":{"deadline":"1s"},"response":{"ratelimit":false},
@@ -74,7 +75,7 @@ fn contenders() -> Vec<Contender> {
     ]
 }
 
-/// One that runs, and what was measured of it.
+/// A running contender, and its measurements.
 struct Running {
     contender: Contender,
     workerd: Workerd,
@@ -92,7 +93,7 @@ fn main() -> io::Result<()> {
         running.iter_mut().try_for_each(Running::start_again)?;
     }
     for one in &running {
-        // Until its code is compiled as well as it will be.
+        // Warms up until its code is fully optimised.
         one.load(if smoke { 0 } else { WARM_UP })?;
     }
     for _ in 0..rounds {
@@ -110,7 +111,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Those with one of the words in their names, and their peers; all when there are no words.
+/// The contenders with one of the words in their names, and their peers; all if there are no words.
 fn chosen(words: &[String]) -> Vec<Contender> {
     let is_wanted = |it: &Contender| words.is_empty() || words.iter().any(|word| it.name.contains(word));
     let peers: Vec<_> = contenders().iter().filter(|it| is_wanted(it)).map(|it| it.peer).collect();
@@ -119,7 +120,7 @@ fn chosen(words: &[String]) -> Vec<Contender> {
 
 impl Running {
     fn start(contender: Contender) -> io::Result<Self> {
-        // In memory where that can be: what a disk takes is no CPU.
+        // In memory if possible, because CPU time does not include the disk.
         let place =
             Some(Path::new("/dev/shm")).filter(|it| it.is_dir()).map_or_else(std::env::temp_dir, Path::to_path_buf);
         let directory = TempDir::with_prefix_in("tidegate-workerd-", place)?;
@@ -135,7 +136,7 @@ impl Running {
         Ok(())
     }
 
-    /// Connections over which so many requests have gone. Anew for each round: workerd closes those that were idle for 5 s.
+    /// Warmed-up connections, new for each round: workerd closes those that were idle for 5 s.
     fn load(&self, requests: usize) -> io::Result<Load> {
         let mut load = Load::open(self.workerd.address, "cf-connecting-ip")?;
         load.run(requests)?;
@@ -143,7 +144,7 @@ impl Running {
     }
 
     fn measure(&mut self, requests: usize) -> io::Result<()> {
-        // Its memory is in the processor's caches again before anything is measured.
+        // Brings its memory back into the processor's caches before measuring.
         let mut load = self.load(requests / 4)?;
         let before = cpu_us(self.workerd.pid())?;
         load.run(requests)?;
@@ -181,7 +182,7 @@ impl Contender {
     }
 }
 
-/// Puts a Worker's modules into a directory.
+/// Writes a Worker's modules into a directory.
 fn lay_out(worker: &Worker, directory: &Path) -> io::Result<()> {
     match worker {
         Worker::Script(script) => {
@@ -190,14 +191,14 @@ fn lay_out(worker: &Worker, directory: &Path) -> io::Result<()> {
                 .args(["--bundle", "--minify", "--format=esm", "--external:cloudflare:workers", "--log-level=error"])
                 .arg(format!("{SCRIPTS}/{script}"))
                 .arg(out)
-                // Where rate-limiter-flexible is found.
+                // The directory of rate-limiter-flexible.
                 .env("NODE_PATH", "cloudflare/node_modules")
                 .status()?;
             if bundled.success() { Ok(()) } else { Err(io::Error::other(format!("{script} cannot be bundled"))) }
         }
         Worker::Tidegate(policy) => {
             fs::create_dir(directory.join("pkg"))?;
-            // What wrangler runs before a deployment is no part of it.
+            // The check that wrangler runs before a deployment is not part of the Worker.
             for name in process::modules(Path::new(SHIPPED))?.iter().filter(|name| !name.starts_with("deploy/")) {
                 fs::copy(Path::new(SHIPPED).join(name), directory.join(name))?;
             }
@@ -208,14 +209,14 @@ fn lay_out(worker: &Worker, directory: &Path) -> io::Result<()> {
     }
 }
 
-/// How many bytes a Worker's modules are together, compressed as Cloudflare counts them.
+/// The size of a Worker's modules in bytes, compressed as Cloudflare counts them.
 fn compressed(directory: &Path) -> io::Result<usize> {
     let mut gzip = Command::new("gzip").arg("-9").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut all = Vec::new();
     for name in process::modules(directory)? {
         all.extend(fs::read(directory.join(name))?);
     }
-    // Beside, since gzip begins to answer before it has read all.
+    // In a thread, because gzip writes output before it has read all input.
     let mut stdin = gzip.stdin.take().ok_or_else(|| io::Error::other("gzip has no input"))?;
     let writing = std::thread::spawn(move || stdin.write_all(&all));
     let size = gzip.wait_with_output()?.stdout.len();
@@ -225,7 +226,7 @@ fn compressed(directory: &Path) -> io::Result<usize> {
 
 const SCRIPTS: &str = "tests/bench/workerd";
 const SHIPPED: &str = "dist/cloudflare";
-/// Many and short, so that what else the machine does falls on all contenders alike.
+/// Many short rounds spread disturbances over all contenders alike.
 const ROUNDS: usize = 30;
 const REQUESTS: usize = 2_000;
 const WARM_UP: usize = 10_000;

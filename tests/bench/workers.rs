@@ -15,8 +15,8 @@ use tidegate::store::{Store, StoreError};
 use tidegate::table::{Page, pages_for};
 use tidegate::units::Timestamp;
 
-/// What so many workers that decide at once, on requests of so many clients, met with per decision: how many conflicts, and
-/// how many decisions ran out of rounds and were left to `on_store_failure`.
+/// Runs this many workers at once, with requests of this many clients. Returns per decision the conflicts, and the
+/// decisions that ran out of rounds and were left to `on_store_failure`.
 pub fn conflicts(workers: usize, clients: u64, decisions: u64) -> (f64, f64) {
     let shared = Shared::default();
     let decide = |worker: usize| {
@@ -45,7 +45,7 @@ pub fn conflicts(workers: usize, clients: u64, decisions: u64) -> (f64, f64) {
     (per_decision(told.iter().map(|told| told.0).sum()), per_decision(told.iter().map(|told| told.1).sum()))
 }
 
-/// What Envoy's shared data is: values under one mutex, each with a number that changes when it is set.
+/// Like Envoy's shared data: values under one mutex, each with a version that changes when it is set.
 type Shared = Arc<Mutex<HashMap<u32, (Vec<u8>, u32)>>>;
 
 struct Worker {
@@ -62,7 +62,7 @@ impl Worker {
                 None => (Page::EMPTY, None),
             };
             self.read.push((number, page, version));
-            // All the others come between what is read and what is published.
+            // Lets the other workers run between reading and publishing.
             std::thread::yield_now();
         }
         let read = self.read.iter_mut().find(|(known, _, _)| *known == number);

@@ -3,7 +3,7 @@
 use crate::harness::ms;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use tidegate::delay::{Arrival, Claim, Left, Line, WaitingRoom, Why};
+use tidegate::delay::{Arrival, Departed, DepartureReason, Line, WaitingRoom, WaitsFor};
 use tidegate::key::KeyHash;
 use tidegate::limiter::{State, UsedShare};
 use tidegate::policy::Priority;
@@ -26,27 +26,28 @@ fn room() -> WaitingRoom<u32> {
     WaitingRoom::new([(LIMIT, CAPACITY)].into_iter())
 }
 
-fn arrival(id: u32, key: u64, priority: Priority, claim: Claim, at_most: u64) -> Arrival<u32> {
+fn arrival(id: u32, key: u64, priority: Priority, waits_for: WaitsFor, at_most: u64) -> Arrival<u32> {
     let at_most = Span::from_millis(at_most);
-    Arrival { id, priority, line: line(key), claim, at_least: Span::ZERO, at_most, held: id }
+    Arrival { id, priority, line: line(key), waits_for, at_least: Span::ZERO, at_most, held: id }
 }
 
-fn turn(wait: u64, number: u64) -> Claim {
-    Claim::Turn { wait: Span::from_millis(wait), charged: charged(number) }
+fn turn(wait: u64, number: u64) -> WaitsFor {
+    WaitsFor::Turn { wait: Span::from_millis(wait), charged: charged(number) }
 }
 
 /// Who leaves at this time, and why.
-fn due(room: &mut WaitingRoom<u32>, at: u64, most: usize) -> Vec<(u32, Why)> {
+fn due(room: &mut WaitingRoom<u32>, at: u64, most: usize) -> Vec<(u32, DepartureReason)> {
     let mut left = Vec::new();
     room.due(ms(at), most, &mut left);
-    left.into_iter().map(|left| (left.id, left.why)).collect()
+    left.into_iter().map(|left| (left.id, left.reason)).collect()
 }
 
 #[test]
 fn no_more_are_told_at_once_than_asked_for_and_the_rest_next_time() {
     let mut room: WaitingRoom<u32> = WaitingRoom::new([(1, 500), (2, 500)].into_iter());
     for id in 0..400 {
-        let slowed = Arrival { at_least: Span::from_millis(5), ..arrival(id, 1, Priority::Medium, Claim::Slowed, 5) };
+        let slowed =
+            Arrival { at_least: Span::from_millis(5), ..arrival(id, 1, Priority::Medium, WaitsFor::Slowed, 5) };
         assert!(room.enter(1 + id % 2, slowed, ms(0)).is_none());
     }
     assert_eq!(due(&mut room, 4, 64), []);
@@ -69,7 +70,7 @@ fn what_has_waited_has_waited_whatever_the_clock_does() {
     assert_eq!(due(&mut room, 0, 64), []);
     assert_eq!(room.next_due(ms(0)), Some(Span::from_millis(40)));
     assert_eq!(due(&mut room, 39, 64), []);
-    assert_eq!(due(&mut room, 40, 64), [(1, Why::Released)]);
+    assert_eq!(due(&mut room, 40, 64), [(1, DepartureReason::Released)]);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn nobody_keeps_others_out_by_waiting_often() {
     let (greedy, honest) = (line(1).key, line(2).key);
     assert!(!room.has_room(LIMIT, greedy, Priority::Medium));
     assert!(room.has_room(LIMIT, honest, Priority::Medium));
-    let leaves = |left: Option<Left<u32>>| left.map(|left| left.id);
+    let leaves = |left: Option<Departed<u32>>| left.map(|left| left.id);
     for (id, gone) in [(6, 5), (7, 4)] {
         assert_eq!(leaves(room.enter(LIMIT, arrival(id, 2, Priority::Medium, turn(9, 1), 9), ms(0))), Some(gone));
     }
@@ -195,14 +196,14 @@ proptest! {
         let (mut room, mut model, mut now) = (room(), Model::default(), 0);
         for (id, step) in (1..).zip(steps) {
             let number = u64::from(id);
-            let (key, priority, claim, at_least, at_most) = match step {
+            let (key, priority, waits_for, at_least, at_most) = match step {
                 Step::Turn { key, priority, wait, at_least, patience } => {
                     // Turns of a line are promised one after another.
                     let last = model.turns.iter().filter(|turn| turn.1 == key).map(|turn| turn.0).max();
                     let wait = (now + wait).max(last.map_or(0, |last| last + 1)) - now;
                     (key, PRIORITIES[priority], turn(wait, number), at_least, wait.max(at_least) + patience)
                 }
-                Step::Slowed { key, wait } => (key, Priority::Medium, Claim::Slowed, wait, wait),
+                Step::Slowed { key, wait } => (key, Priority::Medium, WaitsFor::Slowed, wait, wait),
                 Step::TakeOver { key, priority } => {
                     let priority = PRIORITIES[priority];
                     let mut in_line: Vec<_> =
@@ -210,20 +211,20 @@ proptest! {
                     in_line.sort_by_key(|waiter| waiter.priority);
                     let victim = in_line.pop().filter(|last| last.priority > priority);
                     let last = model.turns.iter().filter(|turn| turn.1 == key).map(|turn| turn.0).max();
-                    let offered = room.to_take_over(LIMIT, &line(key), priority, ms(now));
+                    let offered = room.turn_to_take_over(LIMIT, &line(key), priority, ms(now));
                     let expected = victim.as_ref().map(|_| Span::from_millis(last.unwrap().saturating_sub(now)));
                     prop_assert_eq!(offered, expected);
                     let Some(victim) = victim else { continue };
                     model.take(victim.id);
                     model.waiters.push(Waiter { id, key, priority, for_turn: true, not_before: now, deadline: now + 90 });
-                    let left = room.enter(LIMIT, arrival(id, key, priority, Claim::TakenOver, 90), ms(now)).unwrap();
-                    prop_assert_eq!((left.id, left.why, left.spare), (victim.id, Why::Displaced, None));
+                    let left = room.enter(LIMIT, arrival(id, key, priority, WaitsFor::TakenOver, 90), ms(now)).unwrap();
+                    prop_assert_eq!((left.id, left.reason, left.freed_turn), (victim.id, DepartureReason::Displaced, None));
                     continue;
                 }
                 Step::Gone { nth } => {
                     let Some(id) = model.waiters.get(nth).map(|waiter| waiter.id) else { continue };
                     let left = room.leave(LIMIT, id).unwrap();
-                    prop_assert_eq!((left.id, left.held, left.why, left.spare), (id, id, Why::Gone, model.drop(id)));
+                    prop_assert_eq!((left.id, left.held, left.reason, left.freed_turn), (id, id, DepartureReason::Gone, model.drop(id)));
                     continue;
                 }
                 Step::Pass { ms: passed } => {
@@ -232,26 +233,26 @@ proptest! {
                     room.due(ms(now), usize::MAX, &mut left);
                     let (released, late) = model.due(now);
                     let mut gone: Vec<_> =
-                        left.iter().filter(|left| left.why == Why::Released).map(|left| left.id).collect();
+                        left.iter().filter(|left| left.reason == DepartureReason::Released).map(|left| left.id).collect();
                     gone.sort_unstable();
                     prop_assert_eq!(gone, released);
-                    let refused = left.iter().filter(|left| left.why == Why::Overdue);
-                    prop_assert_eq!(refused.map(|left| (left.id, left.spare)).collect::<Vec<_>>(), late);
+                    let refused = left.iter().filter(|left| left.reason == DepartureReason::Overdue);
+                    prop_assert_eq!(refused.map(|left| (left.id, left.freed_turn)).collect::<Vec<_>>(), late);
                     prop_assert!(room.next_due(ms(now)).is_none_or(|due| due > Span::ZERO || room.len() > 1));
                     continue;
                 }
             };
-            let claim_turn = claim != Claim::Slowed;
+            let claim_turn = waits_for != WaitsFor::Slowed;
             let (not_before, deadline) = (now + at_least, now + at_most);
             model.waiters.push(Waiter { id, key, priority, for_turn: claim_turn, not_before, deadline });
-            if let Claim::Turn { wait, .. } = claim {
+            if let WaitsFor::Turn { wait, .. } = waits_for {
                 model.turns.push((now + wait.as_nanos() / 1_000_000, key, number));
             }
             let full = model.waiters.len() > CAPACITY;
             let leaves = full.then(|| model.to_leave());
             prop_assert_eq!(room.has_room(LIMIT, line(key).key, priority), leaves != Some(id));
-            let arrival = Arrival { at_least: Span::from_millis(at_least), ..arrival(id, key, priority, claim, at_most) };
-            let left = room.enter(LIMIT, arrival, ms(now)).map(|left| (left.id, left.spare));
+            let arrival = Arrival { at_least: Span::from_millis(at_least), ..arrival(id, key, priority, waits_for, at_most) };
+            let left = room.enter(LIMIT, arrival, ms(now)).map(|left| (left.id, left.freed_turn));
             prop_assert_eq!(left, leaves.map(|id| (id, model.drop(id))));
             prop_assert_eq!(room.len(), model.waiters.len());
         }

@@ -221,7 +221,7 @@ impl Bench {
     }
 
     fn send(&mut self, request: &Request, draw: u64) -> Decision {
-        self.plan.press(self.workers.monitors[0].pressure(), Draw(draw));
+        self.plan.set_pressure(self.workers.monitors[0].pressure(), Draw(draw));
         self.engine.plan(request, &mut self.plan);
         let (mut store, mut local) = (MemoryStore::new(1_000), MemoryStore::new(1_000));
         self.engine.decide(&mut self.plan, &mut store, &mut local, &mut Leases::new(), &mut self.counters, ms(0))

@@ -163,7 +163,7 @@ impl Simulation {
         }
         self.asked[tier] += 1;
         let it = &mut self.workers[worker];
-        it.plan.press(it.monitor.pressure(), Draw(draw));
+        it.plan.set_pressure(it.monitor.pressure(), Draw(draw));
         self.engine.plan(&Request::get("/").with("x-plan", MIX[tier].0), &mut it.plan);
         let now = ms(self.now_ms);
         let decision =

@@ -88,7 +88,7 @@ fn page_tells_which_breakers_many_instances_share_and_whether_they_go_on_alone()
     let [origin, mirror, cdn] = &told(&mut upstreams, 0)[..] else { panic!() };
     assert_eq!((&origin["scope"], &origin["alone"]), (&json!("global"), &json!(true)));
     assert_eq!((&mirror["scope"], &cdn["scope"]), (&Value::Null, &Value::Null), "one only observes");
-    engine.agree(&mut upstreams, Instance::new(1));
+    engine.share_breakers(&mut upstreams, Instance::new(1));
     assert_eq!(told(&mut upstreams, 0)[0]["alone"], json!(false), "until it is known to be away");
     assert_eq!(told(&mut upstreams, 2_999)[0]["alone"], json!(false));
     assert_eq!(told(&mut upstreams, 3_000)[0]["alone"], json!(true));

@@ -1,4 +1,4 @@
-// A Worker with a handler of its own, behind Tidegate: what is over a limit never reaches it.
+// A Worker with its own handler behind Tidegate. Requests over a limit never reach the handler.
 import { protect, TidegateAuthority } from "../../entry.mjs";
 
 async function handler(request, env) {
@@ -7,6 +7,6 @@ async function handler(request, env) {
   return new Response("not found", { status: 404 });
 }
 
-// The Durable Object that counts limits of the scope "global" must be exported by the Worker whose binding names it.
+// The Worker that binds the Durable Object for `global` limits must export its class.
 export { TidegateAuthority };
 export default protect(handler);

@@ -1,4 +1,4 @@
-// Loads the Worker that Cargo and wasm-bindgen have built.
+// Loads the Worker as built by Cargo and wasm-bindgen.
 import module from "./pkg/tidegate_bg.wasm";
 import { fetch, initSync, TidegateAuthority } from "./pkg/tidegate.js";
 

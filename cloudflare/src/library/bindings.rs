@@ -1,5 +1,5 @@
-//! What `wrangler.toml` binds: a KV namespace, and a class of Durable Objects. Called as promises, which can be raced with a timer
-//! of workerd's.
+//! The bindings of `wrangler.toml`: a KV namespace and a class of Durable Objects. They are called as promises, which
+//! can be raced with a timer of workerd's.
 
 use crate::host;
 use js_sys::{Array, Promise, Reflect};
@@ -14,7 +14,7 @@ extern "C" {
     #[derive(Clone)]
     pub type Kv;
 
-    /// A promise of the text under a key; of `null` when there is none.
+    /// A promise of the text under a key, or of `null`.
     #[wasm_bindgen(method, structural, catch)]
     pub fn get(this: &Kv, key: &str) -> Result<Promise, JsValue>;
 
@@ -38,7 +38,7 @@ extern "C" {
     pub fn fetch(this: &Object, url: &str, init: &js_sys::Object) -> Result<Promise, JsValue>;
 }
 
-/// Those of them that are bound, and all that is.
+/// The bindings that exist, and the whole environment.
 #[derive(Clone)]
 pub struct Bindings {
     pub env: JsValue,
@@ -47,7 +47,7 @@ pub struct Bindings {
 }
 
 impl Bindings {
-    /// Looks what is bound.
+    /// Looks up the bindings.
     pub fn of(env: &Env) -> Self {
         let bound = |name: &str| Reflect::get(env, &name.into()).ok().filter(JsValue::is_object);
         Self {
@@ -58,7 +58,7 @@ impl Bindings {
     }
 }
 
-/// The same context once more, which has no copy of its own.
+/// A second handle to the same context, which cannot be cloned.
 pub fn same(ctx: &Context) -> Context {
     let raw: &JsValue = ctx.as_ref();
     Context::new(raw.clone().unchecked_into())
@@ -72,19 +72,20 @@ pub async fn settled(promise: Promise) -> Result<JsValue, JsValue> {
     JsFuture::from(promise).await
 }
 
-/// What comes of a promise.
+/// Awaits a promise for at most this time.
 ///
 /// # Errors
-/// What it was rejected with, or that it takes longer than so.
-pub async fn within(span: Span, promise: &Promise) -> Result<JsValue, JsValue> {
-    // In a list, since a value may well be `undefined`.
-    let came = settled(Promise::race(&Array::of2(&Promise::all(&Array::of1(promise)), &host::after(span)))).await?;
-    came.dyn_into::<Array>()
+/// What it was rejected with, or that it took too long.
+pub async fn with_timeout(span: Span, promise: &Promise) -> Result<JsValue, JsValue> {
+    // In a list, because the value itself may be `undefined`.
+    let outcome = settled(Promise::race(&Array::of2(&Promise::all(&Array::of1(promise)), &host::after(span)))).await?;
+    outcome
+        .dyn_into::<Array>()
         .map(|list| list.get(0))
         .map_err(|_| format!("no answer within {} s", span.as_secs_ceil()).into())
 }
 
-/// When the promise has a value or is rejected, or so much time has passed.
-pub async fn at_most(span: Span, promise: &Promise) {
+/// Awaits a promise for at most this time, and ignores its outcome.
+pub async fn wait_at_most(span: Span, promise: &Promise) {
     let _ = settled(Promise::race(&Array::of2(promise, &host::after(span)))).await;
 }

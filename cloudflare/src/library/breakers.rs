@@ -1,4 +1,4 @@
-//! What isolates and locations tell each other of their breakers, through KV: all of it under one key.
+//! Breaker states that isolates and locations publish to each other through KV, all under one key.
 
 use super::bindings::{Kv, settled};
 use super::is_lately;
@@ -9,50 +9,51 @@ use wasm_bindgen::JsValue;
 use worker::Context;
 
 thread_local! {
-    static TOLD: Cell<Option<Timestamp>> = const { Cell::new(None) };
+    static PUBLISHED: Cell<Option<Timestamp>> = const { Cell::new(None) };
 }
 
-/// Lets breakers learn what others have told.
-pub async fn listen(kv: &Kv) {
-    match heard(kv).await {
-        Ok(Some(text)) => isolate::hear(&text, now()),
+/// Reads the published breaker states and applies them.
+pub async fn receive(kv: &Kv) {
+    match read(kv).await {
+        Ok(Some(text)) => isolate::receive_breakers(&text, now()),
         Ok(None) => {}
         Err(error) => host::log_error(&format!("tidegate: breakers of other locations are not heard: {error:?}")),
     }
 }
 
-/// Tells others when a breaker here has opened or closed, at most once a second.
-pub fn spread(kv: &Kv, ctx: &Context) {
-    if TOLD.get().is_some_and(|told| is_lately(told, TOLD_EVERY)) || !isolate::may_have_news() {
+/// Publishes breaker states if a breaker here has opened or closed, at most once a second.
+pub fn publish(kv: &Kv, ctx: &Context) {
+    if PUBLISHED.get().is_some_and(|published| is_lately(published, PUBLISHED_EVERY)) || !isolate::has_breaker_changes()
+    {
         return;
     }
-    TOLD.set(Some(now()));
+    PUBLISHED.set(Some(now()));
     let kv = kv.clone();
     ctx.wait_until(async move {
-        if let Err(error) = tell(&kv).await {
-            // KV takes one write a second for a key, and another location may have had it.
+        if let Err(error) = write(&kv).await {
+            // KV accepts one write per second and key, and another location may have used it.
             host::log_warning(&format!("tidegate: other locations are told of breakers later: {error:?}"));
-            isolate::untold();
+            isolate::publishing_failed();
         }
     });
 }
 
-async fn tell(kv: &Kv) -> Result<(), JsValue> {
-    // What others have told meanwhile stays.
-    if let Some(text) = heard(kv).await? {
-        isolate::hear(&text, now());
+async fn write(kv: &Kv) -> Result<(), JsValue> {
+    // Merge first: writing replaces the states that others have published meanwhile.
+    if let Some(text) = read(kv).await? {
+        isolate::receive_breakers(&text, now());
     }
-    if let Some(text) = isolate::news(now()) {
+    if let Some(text) = isolate::breakers_to_publish(now()) {
         settled(kv.put(KEY, &text)?).await?;
-        isolate::hear(&text, now());
+        isolate::receive_breakers(&text, now());
     }
     Ok(())
 }
 
-async fn heard(kv: &Kv) -> Result<Option<String>, JsValue> {
+async fn read(kv: &Kv) -> Result<Option<String>, JsValue> {
     Ok(settled(kv.get(KEY)?).await?.as_string())
 }
 
 const KEY: &str = "breakers";
-/// As often as KV takes it.
-const TOLD_EVERY: Span = Span::from_secs(1);
+/// KV accepts one write per second and key.
+const PUBLISHED_EVERY: Span = Span::from_secs(1);

@@ -1,4 +1,4 @@
-//! What takes time: the awaiting for a request that waits, and for one on its way.
+//! Awaits promises for requests that wait, and for requests under way.
 
 use super::bindings::settled;
 use crate::host::{self, Request, Response};
@@ -14,110 +14,110 @@ use wasm_bindgen::{JsCast, JsValue};
 use worker::Context;
 use worker::web_sys::AbortSignal;
 
-/// A promise that is kept when the client goes away, while there is anybody to see it.
-pub struct Leaving {
+/// A promise that resolves when the client goes away. It listens until it is dropped.
+pub struct ClientAbort {
     signal: AbortSignal,
-    pub left: Promise,
-    /// Keeps it.
-    leave: Function,
+    pub promise: Promise,
+    /// Resolves the promise.
+    on_abort: Function,
 }
 
-impl Leaving {
-    /// Begins to listen.
+impl ClientAbort {
+    /// Starts to listen.
     pub fn of(request: &Request) -> Self {
         let signal: AbortSignal = request.signal().unchecked_into();
-        let mut leave = None;
-        let left = Promise::new(&mut |resolve, _| leave = Some(resolve));
-        let leave: Function = leave.unwrap_or_default().unchecked_into();
-        // To listen cannot fail.
-        let _ = signal.add_event_listener_with_callback("abort", &leave);
-        Self { signal, left, leave }
+        let mut on_abort = None;
+        let promise = Promise::new(&mut |resolve, _| on_abort = Some(resolve));
+        let on_abort: Function = on_abort.unwrap_or_default().unchecked_into();
+        // Adding a listener cannot fail.
+        let _ = signal.add_event_listener_with_callback("abort", &on_abort);
+        Self { signal, promise, on_abort }
     }
 
     /// Whether the client has gone.
-    pub fn has_left(&self) -> bool {
+    pub fn has_aborted(&self) -> bool {
         self.signal.aborted()
     }
 }
 
-impl Drop for Leaving {
+impl Drop for ClientAbort {
     fn drop(&mut self) {
-        let _ = self.signal.remove_event_listener_with_callback("abort", &self.leave);
+        let _ = self.signal.remove_event_listener_with_callback("abort", &self.on_abort);
     }
 }
 
-/// The verdict on a request that has to wait.
+/// Waits with a request until its verdict is ready.
 ///
 /// # Errors
 /// There was none within the deadline.
-pub async fn waited(mut wait: Wait, request: &Request) -> Result<Verdict, JsValue> {
-    let leaving = Leaving::of(request);
+pub async fn await_verdict(mut wait: Wait, request: &Request) -> Result<Verdict, JsValue> {
+    let abort = ClientAbort::of(request);
     let deadline = now().after(Span::from_millis(u64::from(isolate::deadline_ms())));
     while now() < deadline {
         let pause = host::after(Span::from_millis(u64::from(wait.pause_ms())));
-        let _ = settled(Promise::race(&Array::of2(&pause, &leaving.left))).await;
-        if leaving.has_left() {
-            return Ok(nobody());
+        let _ = settled(Promise::race(&Array::of2(&pause, &abort.promise))).await;
+        if abort.has_aborted() {
+            return Ok(client_gone());
         }
         match wait.verdict(request, now()) {
-            Verdict::NotYet => {}
+            Verdict::Pending => {}
             verdict => return Ok(verdict),
         }
     }
     Err("there was no verdict within the deadline".into())
 }
 
-/// The response that a task gives its client. What it does after that goes on beside it.
+/// Runs a task and returns the response for its client. The task may continue in the background after that.
 ///
 /// # Errors
 /// It gave none.
-pub async fn driven(task: Task, request: &Request, ctx: &Context, serves: Handler) -> Result<Response, JsValue> {
+pub async fn run_task(task: Task, request: &Request, ctx: &Context, handler: Handler) -> Result<Response, JsValue> {
     let mut functions = None;
     let answered = Promise::new(&mut |resolve, reject| functions = Some((resolve, reject)));
     let Some((resolve, reject)) = functions else { return Err("no promise can be made".into()) };
-    let leaving = Leaving::of(request);
+    let abort = ClientAbort::of(request);
     ctx.wait_until(async move {
-        drive(task, leaving, serves, resolve.unchecked_ref()).await;
-        // Unless it has answered, in which case this says nothing.
+        drive(task, abort, handler, resolve.unchecked_ref()).await;
+        // Has no effect if the task has responded.
         let _ = reject.call1(&JsValue::UNDEFINED, &"the request came to no answer".into());
     });
     settled(answered).await.map(JsCast::unchecked_into)
 }
 
-/// Drives a task to its end, or until the client goes away: then it is dropped where it stands.
-async fn drive(mut task: Task, leaving: Leaving, serves: Handler, respond: &Function) {
-    let mut came = Ok(JsValue::UNDEFINED);
-    let mut serves = Some(serves);
-    while !leaving.has_left() {
-        // It asks the handler at its first step, or not at all.
-        origin::serve_by(serves.take());
-        let step = task.resume(came);
-        origin::serve_by(None);
+/// Drives a task to its end. If the client goes away, the task is dropped where it stands.
+async fn drive(mut task: Task, abort: ClientAbort, handler: Handler, respond: &Function) {
+    let mut outcome = Ok(JsValue::UNDEFINED);
+    let mut handler = Some(handler);
+    while !abort.has_aborted() {
+        // A task calls the handler in its first step, or never.
+        origin::set_handler(handler.take());
+        let step = task.resume(outcome);
+        origin::set_handler(None);
         let Some(step) = step else { return };
         if step.is_instance_of::<Response>() {
             let _ = respond.call1(&JsValue::UNDEFINED, &step);
-            came = Ok(JsValue::UNDEFINED);
+            outcome = Ok(JsValue::UNDEFINED);
             continue;
         }
         let either = step.dyn_into::<Array>().unwrap_or_else(|promise| Array::of1(&promise));
-        either.push(&leaving.left);
-        came = settled(Promise::race(&either)).await;
+        either.push(&abort.promise);
+        outcome = settled(Promise::race(&either)).await;
     }
     drop(task);
-    if let Verdict::Answered(answer) = nobody() {
+    if let Verdict::Responds(answer) = client_gone() {
         let _ = respond.call1(&JsValue::UNDEFINED, &answer);
     }
 }
 
-/// Sees a task through that has no client.
-pub async fn alone(mut task: Task) {
-    let mut came = Ok(JsValue::UNDEFINED);
-    while let Some(promise) = task.resume(came) {
-        came = settled(promise.unchecked_into()).await;
+/// Runs a task that answers no client.
+pub async fn run_in_background(mut task: Task) {
+    let mut outcome = Ok(JsValue::UNDEFINED);
+    while let Some(promise) = task.resume(outcome) {
+        outcome = settled(promise.unchecked_into()).await;
     }
 }
 
-/// What comes of a request whose client has gone: an answer that nobody is there to see.
-pub fn nobody() -> Verdict {
-    Verdict::Answered(reply::answer(499, "", core::iter::empty(), &JsValue::NULL))
+/// The verdict on a request whose client has gone. The client does not see the response.
+pub fn client_gone() -> Verdict {
+    Verdict::Responds(reply::answer(499, "", core::iter::empty(), &JsValue::NULL))
 }

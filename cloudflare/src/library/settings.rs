@@ -1,6 +1,6 @@
-//! What the Worker goes by: the policy and the mode that its KV namespace holds, or else the policy that it was built with.
+//! The policy and the mode in force: from the KV namespace, or else from the build.
 
-use super::bindings::{Bindings, Kv, settled, within};
+use super::bindings::{Bindings, Kv, settled, with_timeout};
 use super::{breakers, is_lately};
 use crate::host::{self, Response};
 use crate::order::{self, Change};
@@ -12,17 +12,17 @@ use tidegate::units::{Span, Timestamp};
 use wasm_bindgen::{JsCast, JsValue};
 use worker::Context;
 
-/// What an isolate knows of its settings.
+/// The settings of an isolate.
 struct Known {
-    /// The policy that it was built with; `None` before the first request.
+    /// The policy that the Worker was built with; `None` before the first request.
     built: Option<String>,
-    /// What KV held when it was read last: the policy, the mode, and the name of the cache.
-    read: [Option<String>; 3],
-    /// Whether KV has been asked, so that no request need wait for it.
-    is_read: bool,
-    /// When it was asked last.
+    /// What KV held at the last read: the policy, the mode, and the suffix of the cache's name.
+    last_read: [Option<String>; 3],
+    /// Whether KV has been read once, so that requests need not wait for it.
+    has_read: bool,
+    /// When KV was last read.
     read_at: Timestamp,
-    /// The policy and the mode that were put in force last.
+    /// The policy and the mode in force.
     in_force: Option<(String, String)>,
     on_failure: OnFailure,
 }
@@ -31,8 +31,8 @@ thread_local! {
     static KNOWN: RefCell<Known> = const {
         RefCell::new(Known {
             built: None,
-            read: [None, None, None],
-            is_read: false,
+            last_read: [None, None, None],
+            has_read: false,
             read_at: Timestamp::EPOCH,
             in_force: None,
             on_failure: OnFailure::Pass,
@@ -40,44 +40,43 @@ thread_local! {
     };
 }
 
-/// What to do with a request that cannot be decided, as the policy in force says.
+/// What happens to a request that cannot be decided, per the policy in force.
 pub fn on_failure() -> OnFailure {
     KNOWN.with_borrow(|known| known.on_failure)
 }
 
-/// Makes the isolate ready for a request. Those that come before KV has been read once wait for it; later ones have it read beside
-/// them.
+/// Prepares the isolate for a request. Requests wait until KV has been read once; later reads run beside requests.
 pub async fn prepare(policy: &str, bindings: &Bindings, ctx: &Context) {
     let env = &bindings.env;
     let Some(kv) = &bindings.kv else {
-        if begin(policy) {
-            enforce(env);
+        if remember_built(policy) {
+            apply(env);
         }
         return;
     };
     let kv = kv.clone();
-    if !KNOWN.with_borrow(|known| known.is_read) {
-        let is_new = learn(&kv).await;
-        let is_first = begin(policy);
+    if !KNOWN.with_borrow(|known| known.has_read) {
+        let is_new = read_kv(&kv).await;
+        let is_first = remember_built(policy);
         if is_first || is_new {
-            enforce(env);
+            apply(env);
         }
         if is_first {
-            ctx.wait_until(async move { breakers::listen(&kv).await });
+            ctx.wait_until(async move { breakers::receive(&kv).await });
         }
     } else if is_due() {
         let env = env.clone();
         ctx.wait_until(async move {
-            if learn(&kv).await {
-                enforce(&env);
+            if read_kv(&kv).await {
+                apply(&env);
             }
-            breakers::listen(&kv).await;
+            breakers::receive(&kv).await;
         });
     }
 }
 
-/// Notes the policy that the Worker was built with. Whether that was not known yet.
-fn begin(policy: &str) -> bool {
+/// Remembers the policy that the Worker was built with. Returns whether this was the first call.
+fn remember_built(policy: &str) -> bool {
     KNOWN.with_borrow_mut(|known| {
         let is_first = known.built.is_none();
         if is_first {
@@ -91,16 +90,16 @@ fn is_due() -> bool {
     !is_lately(KNOWN.with_borrow(|known| known.read_at), READ_EVERY)
 }
 
-/// Reads KV, and answers whether it says something new.
-async fn learn(kv: &Kv) -> bool {
-    // First, so that no other request asks as well.
+/// Reads KV. Returns whether anything has changed.
+async fn read_kv(kv: &Kv) -> bool {
+    // Set first, so that no other request reads as well.
     KNOWN.with_borrow_mut(|known| known.read_at = now());
     let read = read(kv).await;
-    KNOWN.with_borrow_mut(|known| known.is_read = true);
+    KNOWN.with_borrow_mut(|known| known.has_read = true);
     match read {
         Ok(read) => KNOWN.with_borrow_mut(|known| {
-            let is_new = known.read != read;
-            known.read = read;
+            let is_new = known.last_read != read;
+            known.last_read = read;
             is_new
         }),
         Err(error) => {
@@ -115,16 +114,16 @@ async fn read(kv: &Kv) -> Result<[Option<String>; 3], JsValue> {
     for key in ["policy", "mode", "purge"] {
         values.push(&kv.get(key)?.into());
     }
-    let values: Array = within(LONGEST_READ, &Promise::all(&values)).await?.dyn_into()?;
+    let values: Array = with_timeout(READ_TIMEOUT, &Promise::all(&values)).await?.dyn_into()?;
     Ok([0, 1, 2].map(|at| values.get(at).as_string()))
 }
 
-/// Puts in force what was read last. What is bad is told, and what was in force before stays; in its absence, what the Worker was
-/// built with.
-fn enforce(env: &JsValue) {
+/// Puts in force what was read last. A bad policy or mode is logged, and the previous one stays in force; without a
+/// previous policy, the built-in one is used.
+fn apply(env: &JsValue) {
     KNOWN.with_borrow_mut(|known| {
-        let [policy, mode, purge] = &known.read;
-        cache::keep_under(purge.as_deref().unwrap_or_default());
+        let [policy, mode, purge] = &known.last_read;
+        cache::set_cache_suffix(purge.as_deref().unwrap_or_default());
         let built = known.built.as_deref().unwrap_or_default();
         let policy = policy.as_deref().unwrap_or(built);
         let before = known.in_force.take();
@@ -134,7 +133,7 @@ fn enforce(env: &JsValue) {
             mode = before.as_ref().map_or("", |(_, mode)| mode);
         }
         let is_in_force = |policy: &str| before.as_ref().is_some_and(|(before, of)| before == policy && of == mode);
-        // A mode is in force whatever becomes of the policy beside it: an operator needs it most when something is wrong.
+        // A mode takes effect even if the policy read with it is bad: operators need it most when something is wrong.
         let before_it = before.as_ref().map(|(before, _)| before.as_str());
         let candidates = [before_it, Some(built)].into_iter().flatten().filter(|other| *other != policy);
         let taken = core::iter::once(policy).chain(candidates).find(|candidate| {
@@ -160,10 +159,10 @@ fn enforce(env: &JsValue) {
     });
 }
 
-/// Sets what an operator has changed. It is in force here with the next request, if KV shows it by then.
-pub async fn obey(change: &Change, bindings: &Bindings) -> Response {
+/// Writes an operator's change to KV. It takes effect here with the next request, if KV shows it by then.
+pub async fn store_change(change: &Change, bindings: &Bindings) -> Response {
     let Some(kv) = &bindings.kv else {
-        return order::obeyed(Some("there is no KV namespace bound as TIDEGATE to keep it"));
+        return order::change_response(Some("there is no KV namespace bound as TIDEGATE to keep it"));
     };
     let (key, value) = (change.key(), change.value(now()));
     let kept = match &value {
@@ -175,17 +174,17 @@ pub async fn obey(change: &Change, bindings: &Bindings) -> Response {
         Err(error) => Err(error),
     };
     if let Err(error) = kept {
-        return order::obeyed(Some(&format!("KV does not keep it: {error:?}")));
+        return order::change_response(Some(&format!("KV does not keep it: {error:?}")));
     }
     host::log_warning(&match value {
         Some(value) => format!("tidegate: an operator has set {key} to {value}"),
         None => format!("tidegate: an operator has cleared {key}"),
     });
     KNOWN.with_borrow_mut(|known| known.read_at = Timestamp::EPOCH);
-    order::obeyed(None)
+    order::change_response(None)
 }
 
-/// KV shows a new value everywhere within a minute: to ask more often would be of no use.
+/// KV shows a new value everywhere within a minute, so reading more often has no use.
 const READ_EVERY: Span = Span::from_secs(30);
-/// So long the first request waits for KV at most.
-const LONGEST_READ: Span = Span::from_secs(1);
+/// The longest time that the first request waits for KV.
+const READ_TIMEOUT: Span = Span::from_secs(1);

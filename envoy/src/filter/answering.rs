@@ -1,4 +1,4 @@
-//! What becomes of a request when its upstream has failed: others are asked, or the client gets what is left.
+//! What happens after an upstream's failure: further upstreams are called, or the client gets a fallback.
 
 use super::{Filter, now};
 use crate::chain::Call;
@@ -19,25 +19,25 @@ use tidegate::stale::serve::serve;
 use tidegate::stale::shelf;
 use tidegate::units::{Span, Timestamp};
 
-/// What becomes of the answer that Envoy has.
+/// What happens to the response that Envoy has.
 #[derive(PartialEq, Eq)]
 pub(super) enum Fate {
     /// The client gets it.
     Delivered,
-    /// It is held until more is known.
+    /// Envoy holds it until more is known.
     Held,
-    /// The client got another in its place.
+    /// The client got another response in its place.
     Replaced,
 }
 
-/// An answer that came by a call.
-pub(super) struct Called {
+/// The response to a call by the filter.
+pub(super) struct CallResponse {
     status: u16,
     lines: Vec<u8>,
     body: Vec<u8>,
 }
 
-impl ResponseFacts for Called {
+impl ResponseFacts for CallResponse {
     fn status(&self) -> Option<u16> {
         Some(self.status)
     }
@@ -54,7 +54,7 @@ impl ResponseFacts for Called {
 }
 
 impl Filter {
-    /// Takes in that Envoy has an answer, be it its own.
+    /// Handles a response that Envoy has, whether an upstream's or its own.
     pub(super) fn upstream_answered(&mut self, instance: &Instance, is_whole: bool) -> Fate {
         self.is_answer_whole = is_whole;
         let now = now();
@@ -67,39 +67,40 @@ impl Filter {
                 clusters.look_at(policy, upstream);
             }
         }
-        self.take_end(instance, ended, None, now)
+        self.call_ended(instance, ended, None, now)
     }
 
-    /// Takes in the answer to a call.
+    /// Handles the response to a call of the filter.
     fn call_answered(&mut self, lines: u32, size: usize) {
         let instance = Rc::clone(&self.instance);
-        let is_real = ends::is_real(&CallAnswer);
-        // 101 in an answer's place, which nobody has asked for, would end all that a client has on one connection of HTTP/2.
-        let called = CallAnswer.status().filter(|status| lines > 0 && *status >= 200).and_then(|status| {
+        let is_from_upstream = ends::is_from_upstream(&CallAnswer);
+        // A status below 200 is not accepted: an unrequested 101 would end all of a client's streams on one HTTP/2
+        // connection.
+        let response = CallAnswer.status().filter(|status| lines > 0 && *status >= 200).and_then(|status| {
             let lines =
-                host::header_lines(Map::CallResponse).ok().filter(|lines| host::can_answer_with(host::lines(lines)))?;
+                host::header_lines(Map::CallResponse).ok().filter(|lines| host::fits_response(host::lines(lines)))?;
             let body = host::call_body(size).ok()?;
-            Some(Called { status, lines, body })
+            Some(CallResponse { status, lines, body })
         });
-        let ended = called.as_ref().and_then(|called| ends::of_call(&CallAnswer, is_real, &called.body));
-        // Without a header, the call broke in its body, or that was too large; or the header is.
+        let ended = response.as_ref().and_then(|response| ends::of_call(&CallAnswer, is_from_upstream, &response.body));
+        // Without headers, the call broke in its body, or the body or the headers were too large.
         let ended = ended.unwrap_or(CallEnd::Lost.into());
-        let fate = self.take_end(&instance, ended, called.filter(|_| is_real), now());
+        let fate = self.call_ended(&instance, ended, response.filter(|_| is_from_upstream), now());
         self.release(&instance, &fate);
     }
 
-    /// Asks the upstream that was to be asked after a wait.
-    fn try_again(&mut self) {
-        let Some(call) = self.chain.waited() else { return };
+    /// Makes the call that was delayed.
+    fn make_delayed_call(&mut self) {
+        let Some(call) = self.chain.take_delayed() else { return };
         let instance = Rc::clone(&self.instance);
         let asked = self.chain.ask(instance.engine.policy(), &mut instance.work.borrow_mut(), call, self.id);
         if let Err(end) = asked {
-            let fate = self.take_end(&instance, end.into(), None, now());
+            let fate = self.call_ended(&instance, end.into(), None, now());
             self.release(&instance, &fate);
         }
     }
 
-    /// Lets the answer go on that Envoy holds, if it is to be delivered.
+    /// Resumes the response that Envoy holds, if it is to be delivered.
     fn release(&mut self, instance: &Instance, fate: &Fate) {
         if *fate != Fate::Delivered {
             return;
@@ -110,22 +111,29 @@ impl Filter {
         }
     }
 
-    /// Takes in how a call ended, and asks the next upstream if there is one. `called` is the upstream's answer, if the
-    /// filter has it and not Envoy.
-    fn take_end(&mut self, instance: &Instance, ended: Ended, called: Option<Called>, now: Timestamp) -> Fate {
+    /// Handles the end of a call, and calls the next upstream if there is one. `response` is the upstream's response, if
+    /// the filter has it and not Envoy.
+    fn call_ended(
+        &mut self,
+        instance: &Instance,
+        ended: Ended,
+        response: Option<CallResponse>,
+        now: Timestamp,
+    ) -> Fate {
         let policy = instance.engine.policy();
         let mut ended = ended;
-        // The last failure that there was says more than one before.
-        self.called = called.map(Box::new).or_else(|| self.called.take());
-        // Each upstream of the route is asked once at most.
+        // The latest failure says more than an earlier one.
+        self.last_failure = response.map(Box::new).or_else(|| self.last_failure.take());
+        // Bounded: each upstream of the route is called at most once.
         loop {
             let work = &mut *instance.work.borrow_mut();
             match self.chain.ended(policy, work, ended, now) {
                 Step::Send { upstream, timeout, wait } => {
                     let call = Call { upstream, timeout };
-                    self.called = self.called.take().filter(|called| called.body.len() <= LARGEST_FAILURE);
+                    self.last_failure =
+                        self.last_failure.take().filter(|response| response.body.len() <= LARGEST_FAILURE);
                     if wait >= SHORTEST_WAIT {
-                        self.chain.wait(call);
+                        self.chain.delay(call);
                         work.retries.push((Pause::new(wait, now), self.id));
                         work.alarm.set(Some(wait), false, now);
                         return Fate::Held;
@@ -143,13 +151,13 @@ impl Filter {
                 }
             }
         }
-        match self.called.take() {
-            Some(called) => self.deliver(instance, &called),
+        match self.last_failure.take() {
+            Some(response) => self.deliver(instance, &response),
             None => Fate::Delivered,
         }
     }
 
-    /// Answers with what a way ends in. `false` when that is the answer at hand.
+    /// Responds as the last step says. Returns `false` if the client is to get the response at hand.
     pub(super) fn conclude(&mut self, instance: &Instance, work: &mut Work, step: Step<'_>) -> bool {
         let policy = instance.engine.policy();
         let step = match step {
@@ -160,7 +168,7 @@ impl Filter {
             },
             step => step,
         };
-        self.sign(instance, work);
+        self.add_served_by(instance, work);
         match step {
             Step::Static(fixed) => {
                 let lines = fixed.lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
@@ -182,42 +190,42 @@ impl Filter {
         }
     }
 
-    /// Answers with what was kept of an earlier answer, if anything was.
+    /// Responds with the kept response, if there is one.
     fn serve_kept(&mut self, instance: &Instance, work: &mut Work) -> bool {
         let (Some(key), Some(saved)) = (self.serving.key(), self.chain.saved()) else { return false };
         let Ok(Some(bytes)) = shelf::find(&mut SharedShelf, key) else { return false };
         let Some(record) = Record::decode(&bytes, instance.engine.seed(), key) else { return false };
         let Some(why) = self.chain.why() else { return false };
         let Some(served) = serve(&record, saved, why, now()) else { return false };
-        if !host::can_answer_with(served.lines.iter().map(|(name, value)| (*name, value.as_ref()))) {
+        if !host::fits_response(served.lines.iter().map(|(name, value)| (*name, value.as_ref()))) {
             return false;
         }
         if let Some(way) = self.chain.way() {
             work.upstreams.kept(way);
         }
-        self.sign(instance, work);
+        self.add_served_by(instance, work);
         let lines = served.lines.iter().map(|(name, value)| (*name, value.as_ref())).collect();
         self.answer(work, instance, (served.status, &Status(served.status)), "tidegate_stale", lines, served.body);
         true
     }
 
-    /// Delivers an answer that came by a call.
-    fn deliver(&mut self, instance: &Instance, called: &Called) -> Fate {
-        let all: Vec<(&[u8], &[u8])> = host::lines(&called.lines).collect();
+    /// Delivers the response to a call of the filter.
+    fn deliver(&mut self, instance: &Instance, response: &CallResponse) -> Fate {
+        let all: Vec<(&[u8], &[u8])> = host::lines(&response.lines).collect();
         let sent = forwarding::answer(&all);
-        let edits = self.serving.called(instance, called.status, &sent, &called.body);
+        let edits = self.serving.call_response(instance, response.status, &sent, &response.body);
         let replaced = |name: &[u8]| edits.iter().any(|edit| edit.replaces && edit.name.as_bytes() == name);
         let mut lines: Vec<(&[u8], &[u8])> = sent.into_iter().filter(|(name, _)| !replaced(name)).collect();
         lines.extend(edits.iter().map(|edit| (edit.name.as_bytes(), edit.value.as_ref())));
         if self.chain.saved().is_none_or(|saved| *saved.method() != *b"HEAD") {
             let work = &mut *instance.work.borrow_mut();
-            self.answer(work, instance, (called.status, called), "tidegate_fallback", lines, &called.body);
+            self.answer(work, instance, (response.status, response), "tidegate_fallback", lines, &response.body);
             return Fate::Replaced;
         }
-        // There is no body, so that the header can take the place of that which Envoy holds: an answer of the filter's
-        // own would lose the length.
-        self.learn(instance, &mut instance.work.borrow_mut(), called);
-        let status = called.status.to_string();
+        // A response to HEAD has no body, so its headers can replace those that Envoy holds. A response by the filter
+        // itself would lose the content length.
+        self.learn(instance, &mut instance.work.borrow_mut(), response);
+        let status = response.status.to_string();
         lines.insert(0, (b":status", status.as_bytes()));
         lines.extend(all.iter().filter(|(name, _)| *name == b"content-length"));
         let told = host::set_header_lines(Map::Response, &lines);
@@ -228,7 +236,7 @@ impl Filter {
         Fate::Replaced
     }
 
-    /// Answers in the place of the upstream that was asked, with a status and what limits and health learn from it.
+    /// Responds in place of the upstream. `learnt` is what limits and health learn from the response.
     fn answer(
         &mut self,
         work: &mut Work,
@@ -251,8 +259,8 @@ impl Filter {
         }
     }
 
-    /// Notes for the client how it was served, where the policy says so.
-    pub(super) fn sign(&mut self, instance: &Instance, work: &mut Work) {
+    /// Adds the field that tells the client how it was served, if the policy asks for it.
+    pub(super) fn add_served_by(&mut self, instance: &Instance, work: &mut Work) {
         let policy = instance.engine.policy();
         if policy.tells_upstreams()
             && let Some(way) = self.chain.way()
@@ -265,7 +273,8 @@ impl Filter {
     }
 }
 
-/// Hands the answer to a call to its stream. There may come answers to calls that had failed at once: nobody awaits them.
+/// Passes the response to a call to its stream. There may be responses to calls that failed at once; no stream awaits
+/// them.
 pub fn call_answered(instance: &Instance, streams: &mut Streams, token: u32, lines: u32, size: usize) {
     let stream = {
         let calls = &mut instance.work.borrow_mut().calls;
@@ -273,14 +282,14 @@ pub fn call_answered(instance: &Instance, streams: &mut Streams, token: u32, lin
         calls.swap_remove(at).1
     };
     if let Some(filter) = streams.get_mut(stream)
-        && host::work_on(stream).is_ok()
+        && host::set_stream(stream).is_ok()
     {
         filter.call_answered(lines, size);
     }
 }
 
-/// Makes the calls whose wait is over, some of them if there are many.
-pub fn try_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
+/// Makes the delayed calls that are due, up to a bound.
+pub fn make_due_calls(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     let mut due = Vec::new();
     instance.work.borrow_mut().retries.retain(|(pause, stream)| {
         let is_due = pause.left(now) == Span::ZERO && due.len() < MOST_AT_ONCE;
@@ -291,21 +300,22 @@ pub fn try_due(instance: &Instance, streams: &mut Streams, now: Timestamp) {
     });
     for stream in due {
         if let Some(filter) = streams.get_mut(stream)
-            && host::work_on(stream).is_ok()
+            && host::set_stream(stream).is_ok()
         {
-            filter.try_again();
+            filter.make_delayed_call();
         }
     }
 }
 
-/// What a clock of milliseconds cannot tell is not waited for.
+/// A clock of milliseconds cannot measure less.
 const SHORTEST_WAIT: Span = Span::from_millis(1);
 
-/// Answers that a tick lets go are encoded one inside the other.
+/// Envoy encodes the responses that a tick releases one inside the other.
 const MOST_AT_ONCE: usize = 64;
 
-/// The largest body of a failure, in bytes, that is kept while another upstream is asked: all streams share the memory.
+/// The largest body of a failure, in bytes, that is held while another upstream is called: all streams share the
+/// memory.
 const LARGEST_FAILURE: usize = 65_536;
 
-/// The gRPC status.
+/// The gRPC status UNAVAILABLE.
 const UNAVAILABLE: u8 = 14;

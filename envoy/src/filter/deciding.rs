@@ -1,4 +1,4 @@
-//! A request is decided on, waits where the decision says so, and goes on or is refused.
+//! The decision on a request: it waits if the decision says so, and is forwarded or refused.
 
 use super::responding::pass_on;
 use super::{Filter, Next, now};
@@ -15,29 +15,29 @@ use tidegate::shed::Pressure;
 use tidegate::units::{Draw, Timestamp};
 
 impl Filter {
-    /// Decides again, now that more is known of the limits that the request waits for, and acts on it. What is to be asked then
-    /// is not sent yet: others who wait may need as much.
+    /// Decides again, now that more is known of the shared limits that the request waits for, and acts on the decision.
+    /// The asks that it makes are not sent yet: other requests that wait may need the same.
     pub fn decide_again(&mut self, since: Timestamp) {
         self.awaits_grant = false;
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         self.plan_again(&instance, work);
         work.plan.resume(since);
-        self.go_on_as_decided(&instance, work);
+        self.resume_as_decided(&instance, work);
     }
 
-    /// Takes in what the rate-limit service says of the request that waits for it, and acts on it.
-    pub fn heard(&mut self, heard: ServiceOutcome, words: Additions) {
-        (self.said, self.consults) = (Some(Box::new((heard, words))), false);
+    /// Handles the rate-limit service's answer for this request, and acts on it.
+    pub fn service_answered(&mut self, outcome: ServiceOutcome, additions: Additions) {
+        (self.service_answer, self.awaits_service) = (Some(Box::new((outcome, additions))), false);
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         self.plan_again(&instance, work);
-        self.go_on_as_decided(&instance, work);
+        self.resume_as_decided(&instance, work);
         authority::send(&instance, work, now());
     }
 
-    /// Decides on a request that has waited, and lets it go if it is admitted.
-    fn go_on_as_decided(&mut self, instance: &Rc<Instance>, work: &mut Work) {
+    /// Decides on a request that has waited, and resumes it if it is admitted.
+    fn resume_as_decided(&mut self, instance: &Rc<Instance>, work: &mut Work) {
         let now = now();
         self.began = work.monitor.as_ref().map(|_| now);
         if let Next::Continue = self.decide(instance, work, now)
@@ -47,17 +47,17 @@ impl Filter {
         }
     }
 
-    /// Plans again for a request that has been heard of since.
+    /// Plans again for a request that has waited.
     fn plan_again(&mut self, instance: &Instance, work: &mut Work) {
-        // It was let in when it came.
-        work.plan.press(Pressure::default(), Draw::default());
+        // Load shedding has already let it pass.
+        work.plan.set_pressure(Pressure::default(), Draw::default());
         instance.engine.plan(&Facts, &mut work.plan);
-        if let Some(said) = &self.said {
-            work.plan.hear(said.0.clone());
+        if let Some(answer) = &self.service_answer {
+            work.plan.set_service_outcome(answer.0.clone());
         }
     }
 
-    /// Decides on the request of the plan.
+    /// Decides on the planned request.
     pub(super) fn decide(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
         if work.plan.may_wait() {
             instance.engine.offer(&mut work.plan, &work.room, now);
@@ -71,23 +71,23 @@ impl Filter {
             now,
         );
         if decision.is_plain() {
-            self.tell(instance, work);
+            self.prepare_fields(instance, work);
             let goes_on = self.admit(instance, work, now);
             return if goes_on { Next::Continue } else { Next::Pause };
         }
         self.act(instance, work, decision, now)
     }
 
-    /// Does what a decision says that is not just to go on. Apart, since requests seldom come here: what all of them run through
-    /// stands together in the machine's code, too.
+    /// Acts on a decision other than plain admission. Kept out of line: requests seldom come here, and the code that
+    /// all requests run through stays together in memory.
     #[inline(never)]
     fn act(&mut self, instance: &Rc<Instance>, work: &mut Work, decision: Decision, now: Timestamp) -> Next {
         if let Some(refusal) = decision.observed {
-            // Not at a level that is on by default: there is one for each request that would be refused.
+            // Below the default log level: there is a line for each request that would be refused.
             host::log(host::Level::Debug, format_args!("observed: {}", refusal.details(&instance.engine)));
         }
         if decision.awaits.is_some() {
-            // What it waits here is not the service's doing.
+            // Waiting here is not part of the service's response time.
             self.began = None;
             self.awaits_grant = true;
             instance.engine.await_grant(&work.plan, self.id, &mut work.leases);
@@ -95,16 +95,16 @@ impl Filter {
             return Next::Pause;
         }
         if decision.consults {
-            return self.consult(instance, work, now);
+            return self.ask_service(instance, work, now);
         }
         if decision.delay.is_some() {
-            // What it waits here is not the service's doing.
+            // Waiting here is not part of the service's response time.
             self.began = None;
             self.waits_at = waiting::enter(instance, work, self.id, now);
             let goes_on = self.waits_at.is_none() && self.forward(instance, work, now);
             return if goes_on { Next::Continue } else { Next::Pause };
         }
-        self.tell(instance, work);
+        self.prepare_fields(instance, work);
         match decision.refusal {
             None => {
                 if self.admit(instance, work, now) {
@@ -116,8 +116,8 @@ impl Filter {
             Some(refusal) => {
                 self.began = None;
                 let mut reply = refusal.reply(&instance.engine, &Facts);
-                if let Some(said) = &self.said {
-                    said.1.apply_body(&refusal, &instance.engine, &mut reply);
+                if let Some(answer) = &self.service_answer {
+                    answer.1.apply_body(&refusal, &instance.engine, &mut reply);
                 }
                 self.reply(&reply);
                 Next::Pause
@@ -125,21 +125,21 @@ impl Filter {
         }
     }
 
-    /// Asks the rate-limit service about the request of the plan; where that cannot be, decides without it.
-    fn consult(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
-        self.consults = rls::ask(&instance.engine, work, &Facts, self.id, now);
-        if self.consults {
-            // What it waits here is not the service's doing.
+    /// Asks the rate-limit service about the planned request. If that is impossible, decides without it.
+    fn ask_service(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
+        self.awaits_service = rls::ask(&instance.engine, work, &Facts, self.id, now);
+        if self.awaits_service {
+            // Waiting here is not part of the service's response time.
             self.began = None;
             return Next::Pause;
         }
-        // Heard of now, it is not asked about again.
-        self.said = Some(Box::new((ServiceOutcome::Failed, Additions::default())));
+        // With an answer set, the next decision does not ask again.
+        self.service_answer = Some(Box::new((ServiceOutcome::Failed, Additions::default())));
         self.plan_again(instance, work);
         self.decide(instance, work, now)
     }
 
-    /// Sends an admitted request on its way. `false` when it was answered instead.
+    /// Forwards an admitted request. Returns `false` if it was answered instead.
     fn admit(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
         self.ticket = work.plan.ticket().map(Box::new);
         if let (Some(ticket), false) = (&mut self.ticket, self.is_whole) {
@@ -148,16 +148,16 @@ impl Filter {
         self.forward(instance, work, now)
     }
 
-    /// Goes on after a wait, or is refused.
-    pub fn go_on(&mut self, instance: &Instance, work: &mut Work, refusal: Option<&Refusal>) {
+    /// Continues after a wait, or refuses the request.
+    pub fn finish_wait(&mut self, instance: &Instance, work: &mut Work, refusal: Option<&Refusal>) {
         self.waits_at = None;
-        self.tell(instance, work);
+        self.prepare_fields(instance, work);
         if let Some(refusal) = refusal {
             self.reply(&refusal.reply(&instance.engine, &Facts));
             return;
         }
         let goes_on = self.admit(instance, work, now());
-        // What it holds may have expired while it waited.
+        // What the request holds may have expired while it waited.
         self.renew_in(work);
         if goes_on {
             self.began = work.monitor.as_ref().map(|_| now());
@@ -167,17 +167,18 @@ impl Filter {
         }
     }
 
-    /// Chooses the upstream, where the policy does. `false` when the request was answered instead.
+    /// Chooses the upstream, if the policy has a route for the request. Returns `false` if the request was answered
+    /// instead.
     pub(super) fn forward(&mut self, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
-        if let Some(said) = &mut self.said {
-            pass_on(Map::Request, &mut said.1.request_headers);
+        if let Some(answer) = &mut self.service_answer {
+            pass_on(Map::Request, &mut answer.1.request_headers);
         }
         if !instance.assets.is_empty() {
             self.serving.request(instance, self.is_whole);
         }
         let Some(route) = self.route else {
-            // Whatever Envoy's routes read: a client does not choose the upstream. To look costs less than to remove, for
-            // which Envoy would choose the route anew.
+            // A client must not choose the upstream, whatever Envoy's routes read. Checking costs less than removing,
+            // which would make Envoy select the route again.
             if host::may_have_header(Map::Request, UPSTREAM_HEADER) {
                 let _ = host::remove_header(Map::Request, UPSTREAM_HEADER);
             }
@@ -186,23 +187,23 @@ impl Filter {
         self.forward_along(route, instance, work, now)
     }
 
-    /// Goes along a route, see [`Self::forward`].
+    /// Forwards along a route, see [`Self::forward`].
     #[inline(never)]
     fn forward_along(&mut self, route: usize, instance: &Instance, work: &mut Work, now: Timestamp) -> bool {
         let step = self.chain.begin(instance.engine.policy(), work, (route, self.is_whole), now);
         if !matches!(step, Step::Send { .. }) {
-            // No upstream was asked: this tells nothing of how it is.
+            // No upstream is called, so this says nothing about the service's health.
             self.began = None;
             return !self.conclude(instance, work, step);
         }
         if !self.chain.awaits_answer() {
-            self.sign(instance, work);
+            self.add_served_by(instance, work);
         }
         true
     }
 
-    /// Keeps what the answer says of the plan's limits.
-    fn tell(&mut self, instance: &Instance, work: &mut Work) {
+    /// Prepares the response fields for the plan's limits.
+    fn prepare_fields(&mut self, instance: &Instance, work: &mut Work) {
         let mut fields = work.spare.pop().unwrap_or_default();
         fields.tell(&instance.engine, &work.plan);
         self.fields = Some(fields);

@@ -1,4 +1,5 @@
-//! What the client is told: by fields on the upstream's answer, or in its place. The limits learn from it what it has cost.
+//! What the client gets: fields on the upstream's response, or a response in its place. The limits that charge by the
+//! response learn from it.
 
 use super::answering::Fate;
 use super::{Filter, Next, now};
@@ -11,7 +12,7 @@ use tidegate::request::ResponseFacts;
 use tidegate::store::rls::Header;
 
 impl Filter {
-    /// Asks another upstream if the answer is a failure; otherwise the client gets it.
+    /// Calls another upstream if the response is a failure; otherwise the client gets it.
     pub fn response_headers(&mut self, is_whole: bool) -> Next {
         let instance = Rc::clone(&self.instance);
         if self.chain.awaits_answer() && self.upstream_answered(&instance, is_whole) != Fate::Delivered {
@@ -22,21 +23,21 @@ impl Filter {
         Next::Continue
     }
 
-    /// Lets the limits learn from the answer, and tells the client how it stands with them.
+    /// Passes the response to the limits and to health, applies the route's rules, and adds the fields about limits.
     pub(super) fn finish_answer(&mut self, instance: &Instance) {
         if self.ticket.is_some() || self.began.is_some() {
             self.learn(instance, &mut instance.work.borrow_mut(), &Answer);
         }
-        // Before what is said to this client alone.
+        // Before the fields that are for this client alone are added.
         self.serving.answer(instance, self.is_answer_whole);
         self.add_headers();
     }
 
     pub(super) fn add_headers(&mut self) {
-        // Nothing is left here for the filter's own refusals, which come by here too.
+        // The filter's own refusals pass here too; their fields have been taken already.
         let fields = self.fields.take();
         for (name, value) in fields.iter().flat_map(|fields| fields.iter()) {
-            // The structured fields are lists, to which an upstream with limits of its own may have contributed.
+            // Structured fields are lists: an upstream with limits of its own may have added members.
             let sent = if name.starts_with("x-") {
                 host::replace_header(Map::Response, name, value)
             } else {
@@ -46,26 +47,26 @@ impl Filter {
                 host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
             }
         }
-        if let Some(said) = &mut self.said {
-            pass_on(Map::Response, &mut said.1.response_headers);
+        if let Some(answer) = &mut self.service_answer {
+            pass_on(Map::Response, &mut answer.1.response_headers);
         }
         if let Some(fields) = fields {
             self.instance.work.borrow_mut().spare(fields);
         }
     }
 
-    /// Sees a piece of the answer's body pass.
+    /// Passes on a chunk of the response's body.
     pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
         self.serving.body(&self.instance, size, is_last);
         if is_last {
-            self.answer_passed();
+            self.response_ended();
         }
         Next::Continue
     }
 
-    /// Gives back what the request holds once all of its answer has come: its upstream has done its part, and a client that does
-    /// not read keeps the stream open for as long as Envoy lets it.
-    pub fn answer_passed(&mut self) {
+    /// Returns the permits once the whole response has come. Its upstream is done with it, and a client that does not
+    /// read would keep the stream open for as long as Envoy lets it.
+    pub fn response_ended(&mut self) {
         let instance = Rc::clone(&self.instance);
         self.serving.end(&instance);
         if self.ticket.is_some() {
@@ -73,13 +74,13 @@ impl Filter {
         }
     }
 
-    /// Lets the limits that await the answer learn from it, and whoever asks how the service is.
+    /// Passes the response to the limits that charge by it, and to the service's health.
     #[inline(never)]
     pub(super) fn learn(&mut self, instance: &Instance, work: &mut Work, answer: &dyn ResponseFacts) {
         if let Some(mut ticket) = self.ticket.take() {
             let Work { store, local, counters, .. } = work;
             instance.engine.observe(&mut ticket, answer, store, local, counters, now());
-            // What a request in flight holds is given back when all of the answer has come, and not when it begins.
+            // A request in flight keeps its permits until the response has ended, not only begun.
             self.ticket = Some(ticket).filter(|ticket| ticket.holds());
         }
         if let (Some(began), Some(monitor)) = (self.began.take(), &mut work.monitor) {
@@ -87,18 +88,22 @@ impl Filter {
         }
     }
 
-    /// Answers in the upstream's place.
+    /// Responds in place of the upstream.
     pub(super) fn reply(&mut self, reply: &Reply) {
         let retry_after = reply.retry_after_secs.map(|secs| secs.to_string());
         let fields = self.fields.take().unwrap_or_default();
         let mut headers: Vec<(&[u8], &[u8])> =
             vec![(b"content-type", reply.content_type.as_bytes()), (b"cache-control", b"no-store")];
         headers.extend(retry_after.iter().map(|secs| (b"retry-after".as_slice(), secs.as_bytes())));
-        let said = self.said.as_mut().map(|said| core::mem::take(&mut said.1.response_headers)).unwrap_or_default();
-        let said = || said.iter().map(|header| (header.name.as_bytes(), header.value.as_slice()));
-        // What a service says of the same counts.
-        headers.retain(|(name, _)| !said().any(|(other, _)| other == *name));
-        headers.extend(said());
+        let service_headers = self
+            .service_answer
+            .as_mut()
+            .map(|answer| core::mem::take(&mut answer.1.response_headers))
+            .unwrap_or_default();
+        let service_headers = || service_headers.iter().map(|header| (header.name.as_bytes(), header.value.as_slice()));
+        // Headers of the rate-limit service override the filter's own.
+        headers.retain(|(name, _)| !service_headers().any(|(other, _)| other == *name));
+        headers.extend(service_headers());
         headers.extend(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())

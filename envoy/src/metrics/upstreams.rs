@@ -1,4 +1,4 @@
-//! What clients were served by, and how breakers stand.
+//! Metrics of upstreams: what clients were served by, and the states of breakers.
 
 use super::add;
 use crate::host::{self, MetricId, MetricKind};
@@ -9,17 +9,17 @@ use tidegate::policy::{Policy, Route};
 use tidegate::status::Counted;
 use tidegate::units::Timestamp;
 
-/// The metrics of one policy's upstreams, defined as they are first needed.
+/// The metrics of one policy's upstreams, defined when first needed.
 #[derive(Default)]
 pub struct UpstreamMetrics {
-    /// By place: for each route what it was served by, what came to nothing and for what nothing was kept, then what each
-    /// breaker has to tell.
+    /// Metric ids by place: for each route what it was served by, the failures, and the requests for which nothing was
+    /// kept; then the metrics of each breaker.
     ids: RefCell<Vec<Option<MetricId>>>,
-    /// The first place of each route, and behind them that of the breakers.
+    /// The first place of each route, then that of the breakers.
     first: Vec<usize>,
 }
 
-/// The metrics, read: Envoy has what all workers have added.
+/// Reads the metrics back: Envoy has the sums over all workers.
 pub struct Totals<'a> {
     pub metrics: &'a UpstreamMetrics,
     pub policy: &'a Policy,
@@ -27,19 +27,19 @@ pub struct Totals<'a> {
 }
 
 impl UpstreamMetrics {
-    /// The metrics of this policy.
+    /// The metrics of this policy. None is defined yet.
     pub fn new(policy: &Policy) -> Self {
         let mut next = 0_usize;
         let mut first = Vec::with_capacity(policy.routes().len().saturating_add(1));
         for route in policy.routes() {
             first.push(next);
-            next = next.saturating_add(numbers(route)).saturating_add(2);
+            next = next.saturating_add(served_by_count(route)).saturating_add(2);
         }
         first.push(next);
         Self { ids: RefCell::default(), first }
     }
 
-    /// Adds what was counted since the last time, and says how breakers stand that are in use.
+    /// Adds the counts since the last export, and sets the gauges of the breakers in use.
     pub fn export(&self, policy: &Policy, upstreams: &mut Upstreams, now: Timestamp) {
         for (index, route) in policy.routes().iter().enumerate() {
             let mut failed = 0_u64;
@@ -47,7 +47,7 @@ impl UpstreamMetrics {
                 failed = failed.saturating_add(if by.is_failed() { count } else { 0 });
                 add(self.served(policy, index, by), count);
             }
-            // Defined with the first that is counted, as there may be thousands of routes.
+            // Defined only when first counted, because there may be thousands of routes.
             let misses = upstreams.served().take_misses(index);
             if failed > 0 {
                 add(self.of_route(index, route, 0, "tidegate_failed_total"), failed);
@@ -80,14 +80,14 @@ impl UpstreamMetrics {
         }
     }
 
-    /// Sets to nothing how breakers stand that do not stay.
+    /// Zeroes the gauges of breakers that do not stay.
     pub fn clear(&self, upstreams: &Upstreams, stays: impl Fn(&str) -> bool) {
         let breakers = upstreams.breakers_known();
         let first = self.first.last().copied().unwrap_or(0);
         for at in 0..breakers.len() {
-            let place = first.saturating_add(at.saturating_mul(OF_BREAKER));
+            let place = first.saturating_add(at.saturating_mul(METRICS_PER_BREAKER));
             let ids = self.ids.borrow();
-            // There are none where nobody asked for the breaker.
+            // A breaker that was never used has no gauges.
             let gauges = ids.get(place..).unwrap_or_default().iter().take(GAUGES.len()).flatten();
             if gauges.clone().next().is_some() && !breakers.identity(at).is_some_and(&stays) {
                 for id in gauges {
@@ -118,7 +118,7 @@ impl UpstreamMetrics {
     }
 
     fn of_route(&self, index: usize, route: &Route, offset: usize, metric: &str) -> Option<MetricId> {
-        let place = self.first.get(index)?.saturating_add(numbers(route)).saturating_add(offset);
+        let place = self.first.get(index)?.saturating_add(served_by_count(route)).saturating_add(offset);
         self.id(place, MetricKind::Counter, || [metric, ".route=", route.name().as_str()].concat())
     }
 
@@ -130,7 +130,7 @@ impl UpstreamMetrics {
     }
 
     fn of_breaker(&self, at: usize, offset: usize, kind: MetricKind, name: &str, identity: &str) -> Option<MetricId> {
-        let place = self.first.last()?.saturating_add(at.saturating_mul(OF_BREAKER)).saturating_add(offset);
+        let place = self.first.last()?.saturating_add(at.saturating_mul(METRICS_PER_BREAKER)).saturating_add(offset);
         self.id(place, kind, || [name, ".breaker=", identity].concat())
     }
 
@@ -167,8 +167,8 @@ fn read(id: Option<MetricId>) -> u64 {
     id.and_then(|id| host::metric(id).ok()).unwrap_or(0)
 }
 
-/// How many things a route may be served by.
-fn numbers(route: &Route) -> usize {
+/// The number of things that a route may be served by.
+fn served_by_count(route: &Route) -> usize {
     route.upstreams().len().saturating_add(By::OTHERS.len())
 }
 
@@ -185,7 +185,7 @@ const COUNTERS: [&str; Statistics::WORDS.len()] = [
     "tidegate_breaker_opened_total",
 ];
 
-/// How many metrics a breaker has.
-const OF_BREAKER: usize = GAUGES.len() + COUNTERS.len();
+/// The number of metrics of a breaker.
+const METRICS_PER_BREAKER: usize = GAUGES.len() + COUNTERS.len();
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;

@@ -1,10 +1,10 @@
-//! The samples from which the next estimate is made, as a state of the key table.
+//! The samples for the next estimate, as a state of the key table.
 
-use super::{KEPT, Sample, State, kept};
+use super::{KEPT, Sample, State, pinned};
 use crate::units::{Permits, Span, Timestamp};
 
-/// The samples of a window: the sum of their latencies in microseconds (35 bits), how many there are (10) and how many
-/// of them were dropped (10), and whether the limit was made use of (1). `fresh_at` tells when the window began.
+/// The samples of a window: the sum of their latencies in microseconds (35 bits), how many there are (10), how many of
+/// them were dropped (10), and whether the limit was at least half used (1). `fresh_at` encodes when the window began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) began: Timestamp,
@@ -35,10 +35,10 @@ impl Window {
             | (self.count.min(COUNT_MASK) << 11)
             | (self.dropped.min(COUNT_MASK) << 1)
             | u64::from(self.reached);
-        kept(self.began.after(KEPT), payload)
+        pinned(self.began.after(KEPT), payload)
     }
 
-    /// Not of yesterday, and not of a time that a clock has since stepped back from.
+    /// Whether the window is neither too old nor, because a clock has stepped back, from the future.
     pub(super) fn is_usable(&self, now: Timestamp) -> bool {
         now.since(self.began) < OLDEST && self.began.since(now) < JITTER
     }
@@ -58,9 +58,9 @@ impl Window {
     }
 }
 
-/// A window that is not full by then begins anew: its first samples are of another time.
+/// A window that is not full by then starts again, because its first samples are out of date.
 const OLDEST: Span = Span::from_secs(600);
-/// By how much a window's beginning may lie ahead: the resolution of `fresh_at`, and clocks of different threads.
+/// How far in the future a window may begin: the resolution of `fresh_at`, and clocks of different threads.
 const JITTER: Span = Span::from_millis(100);
 
 const COUNT_MASK: u64 = (1 << 10) - 1;

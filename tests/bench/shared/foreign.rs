@@ -1,4 +1,4 @@
-//! What one would use instead: Envoy asks a service about every request, which asks Redis.
+//! The alternative: Envoy asks a service about every request, and the service asks Redis.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use super::envoy::leash::Leashed;
 use super::store::{Port, started};
 
-/// A running service of [rate-limiter-flexible](https://www.npmjs.com/package/rate-limiter-flexible), a fixed window of a second
-/// that begins with its first request.
+/// A running service of [rate-limiter-flexible](https://www.npmjs.com/package/rate-limiter-flexible), with a fixed
+/// window of one second that starts with its first request.
 pub struct Limiter {
     port: Port,
     _log: TempDir,
@@ -19,7 +19,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Starts one that lets so many requests pass in a second, before this Redis.
+    /// Starts a service that admits this many requests per second, with this Redis.
     pub fn start(redis: SocketAddr, permits: u64) -> io::Result<Self> {
         let (port, log) = (Port::hold()?, TempDir::with_prefix("tidegate-limiter-")?);
         let mut command = Command::new("node");
@@ -29,13 +29,13 @@ impl Limiter {
         Ok(Self { port, _log: log, _process: process })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.port.addr
     }
 }
 
-/// Envoy's filter that asks the service behind a cluster, and answers in its stead where that fails.
+/// Envoy's filter that asks the service behind a cluster, and responds itself if the service fails.
 pub fn ext_authz(cluster: &str) -> Value {
     json!({ "name": "envoy.filters.http.ext_authz", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",

@@ -1,5 +1,5 @@
-// rate-limiter-flexible as a service for Envoy's ext_authz filter, which asks it about every request, and it asks Redis:
-// `node limiter.cjs PORT REDIS_PORT PERMITS`, where so many requests may pass in each second.
+// rate-limiter-flexible as a service for Envoy's ext_authz filter, which asks it about every request. It asks Redis in
+// turn. `node limiter.cjs PORT REDIS_PORT PERMITS`, with PERMITS requests per second.
 const { createServer } = require("node:http");
 const { Redis } = require("ioredis");
 const { RateLimiterRedis } = require("rate-limiter-flexible");
@@ -12,7 +12,7 @@ createServer(async (_, response) => {
     await limiter.consume("api");
     response.writeHead(200);
   } catch (refusal) {
-    // What it throws is how the client stands, or an error.
+    // It throws the client's state if the request is over the limit, or else an error.
     response.writeHead(refusal instanceof Error ? 503 : 429);
   }
   response.end();

@@ -1,4 +1,4 @@
-// The same object, which stores what it counts, so that nothing is forgotten when it is evicted.
+// The same object, but it stores its counts, so that eviction loses nothing.
 import { Authority as Plain } from "./counter.mjs";
 
 export { default } from "./counter.mjs";

@@ -1,4 +1,4 @@
-// A limit that isolates share as one writes it by hand: a plain Durable Object that is called and counts in its memory.
+// A hand-written limit that isolates share: a plain Durable Object that counts in its memory.
 import { DurableObject } from "cloudflare:workers";
 
 const SHARDS = 32;

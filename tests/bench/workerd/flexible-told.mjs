@@ -1,4 +1,4 @@
-// The same limiter, whose answers tell what is left, added to a handler's response as a middleware has to.
+// The same limiter, which also adds its state to the handler's response headers, as a middleware has to.
 import { limited } from "./flexible.mjs";
 
 export default limited((state) => {

@@ -3,7 +3,7 @@ import RateLimiterMemory from "rate-limiter-flexible/lib/RateLimiterMemory.js";
 
 const limiter = new RateLimiterMemory({ points: 100_000_000, duration: 60 });
 
-/** Answers what is within the limit with the response of `pass`, who is told what the limiter says. */
+/** Calls `pass` with the limiter's state for requests within the limit. */
 export const limited = (pass) => ({
   async fetch(request) {
     try {

@@ -1,4 +1,4 @@
-//! workerd as a child process, with one Worker of modules on disk, on one core where that can be said.
+//! workerd as a child process, with one Worker made of modules on disk, on one core if that can be set.
 
 #[path = "../../../src/bin/tidegate/demo/leash.rs"]
 mod leash;
@@ -15,20 +15,20 @@ use std::time::{Duration, Instant};
 /// A running workerd. Dropping it kills the process.
 pub struct Workerd {
     process: Leashed,
-    /// Where it takes requests.
+    /// The address that it listens on.
     pub address: SocketAddr,
-    /// From its start to the end of its first answer.
+    /// The time from its start to the end of its first response.
     pub first_answer: Duration,
 }
 
 impl Workerd {
-    /// Starts workerd on the modules of a directory, and asks it once. `object` is the class that it has as a Durable Object, and the
-    /// binding.
+    /// Starts workerd with the modules of a directory, and sends one request. `object` is the class of its Durable
+    /// Object, and the binding.
     pub fn start(directory: &Path, main: &str, object: Option<(&str, &str)>) -> io::Result<Self> {
         fs::write(directory.join("config.capnp"), config(directory, main, object)?)?;
         let ports = directory.join("ports");
         let mut command = Command::new("/bin/sh");
-        // The program itself: the package's wrapper would be one more process to measure.
+        // The binary itself: the package's wrapper would be one more process to measure.
         let pinned = "if command -v taskset >/dev/null; then exec taskset -c \"$1\" \"$2\" serve \"$3\" --control-fd=1; \
             else exec \"$2\" serve \"$3\" --control-fd=1; fi";
         let program = Path::new(PROGRAM);
@@ -55,31 +55,31 @@ impl Workerd {
         Ok(Self { process, address, first_answer: began.elapsed() })
     }
 
-    /// The process's number.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 }
 
-/// Has one answer, and looks that it is one.
+/// Sends one request and checks the response.
 fn ask(address: SocketAddr) -> io::Result<()> {
     let mut connection = BufReader::new(TcpStream::connect(address)?);
     let request = "GET /api/x HTTP/1.1\r\nhost: bench.example\r\ncf-connecting-ip: 10.1.0.0\r\n\r\n";
     connection.get_mut().write_all(request.as_bytes())?;
-    // workerd closes no connection at once, whatever it is told.
+    // workerd does not close a connection at once, even if told to.
     let head = read_head(&mut connection)?;
     connection.read_exact(&mut [0; BODY.len()])?;
     if head.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(io::Error::other(head)) }
 }
 
-/// The port that workerd tells, in a line of JSON among what the Worker says.
+/// The port, which workerd prints as a line of JSON among the Worker's log.
 fn port(told: &str) -> Option<u16> {
     let line = told.lines().find(|line| line.contains(r#""event":"listen""#))?;
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     line.get("port")?.as_u64()?.try_into().ok()
 }
 
-/// The last core that this process may use: the load has the others.
+/// The last core that this process may use. The load generator has the others.
 fn core() -> io::Result<String> {
     let status = fs::read_to_string("/proc/self/status")?;
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("0");
@@ -87,7 +87,7 @@ fn core() -> io::Result<String> {
 }
 
 fn config(directory: &Path, main: &str, object: Option<(&str, &str)>) -> io::Result<String> {
-    // The first one is the Worker, the others are what it imports.
+    // The first module is the Worker; it imports the others.
     let mut names = vec![main.to_owned()];
     names.extend(modules(directory)?.into_iter().filter(|name| name != main));
     let modules: Vec<_> = names
@@ -108,7 +108,7 @@ fn config(directory: &Path, main: &str, object: Option<(&str, &str)>) -> io::Res
                bindings = [(name = "{binding}", durableObjectNamespace = "{class}")],"#
         )
     });
-    // Storage with SQL is on disk.
+    // SQL storage needs a directory on disk.
     let disk = tempfile::TempDir::new_in(directory)?.keep();
     let disk = disk.display();
     Ok(format!(
@@ -125,7 +125,7 @@ fn config(directory: &Path, main: &str, object: Option<(&str, &str)>) -> io::Res
     ))
 }
 
-/// The modules of a directory and of the directories in it, by their paths from there.
+/// The modules of a directory and its subdirectories, by relative path.
 pub fn modules(directory: &Path) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -141,7 +141,7 @@ pub fn modules(directory: &Path) -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-/// Seen from the root of the repository.
+/// Relative to the root of the repository.
 const PROGRAM: &str = "cloudflare/node_modules/@cloudflare/workerd-linux-64/bin/workerd";
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_micros(500);

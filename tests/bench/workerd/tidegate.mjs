@@ -1,4 +1,4 @@
-// Tidegate as it is shipped, before a handler.
+// The shipped Tidegate before a handler.
 import { protect, TidegateAuthority } from "./entry.mjs";
 
 export { TidegateAuthority };

@@ -25,7 +25,7 @@ fn worker(breakers: usize, mode: &str) -> (Policy, Upstreams) {
     );
     let policy = Policy::parse(&document).unwrap();
     let mut upstreams = Upstreams::new(&policy);
-    Engine::new(policy.clone(), Seed::new([1, 2])).agree(&mut upstreams, Instance::new(7));
+    Engine::new(policy.clone(), Seed::new([1, 2])).share_breakers(&mut upstreams, Instance::new(7));
     (policy, upstreams)
 }
 

@@ -4,7 +4,7 @@
 use crate::harness::{Answer, Request, engine, ms};
 use proptest::prelude::*;
 use tidegate::decision::{Decision, Fields};
-use tidegate::delay::Why;
+use tidegate::delay::DepartureReason;
 use tidegate::engine::delaying::{Books, Room};
 use tidegate::engine::{Engine, Plan};
 use tidegate::lease::Leases;
@@ -86,7 +86,7 @@ impl Site {
         room.due(ms(now), 64, &mut left);
         left.into_iter()
             .map(|left| {
-                let (id, released) = (left.id, left.why == Why::Released);
+                let (id, released) = (left.id, left.reason == DepartureReason::Released);
                 let mut books = Books { store: &mut self.store, local, leases: &mut Leases::none(), counters };
                 let decision = self.engine.finish(left, plan, &mut books, ms(now));
                 assert_eq!(decision.refusal.is_none(), released);

@@ -469,7 +469,7 @@ fn instances_know_a_client_by_the_same_key_if_they_have_the_same_secret() {
         let mut bench = Bench::new(SHARED);
         let policy = bench.engine.policy().clone();
         bench.engine = Engine::new(policy, Seed::new([seed, seed]));
-        bench.engine.share_by(secret);
+        bench.engine.set_shared_secret(secret);
         bench.arrive(1, 0);
         bench.asks(0)[0].key
     };

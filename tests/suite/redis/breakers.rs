@@ -154,7 +154,7 @@ fn first_round() -> Round {
     );
     let policy = Policy::parse(&document).unwrap();
     let mut upstreams = Upstreams::new(&policy);
-    Engine::new(policy, Seed::new([1, 2])).agree(&mut upstreams, Instance::new(7));
+    Engine::new(policy, Seed::new([1, 2])).share_breakers(&mut upstreams, Instance::new(7));
     let mut ledgers = MemoryLedgers::new();
     let mut around = Around { ledgers: &mut ledgers, draw: Draw(0), now: Timestamp::from_millis(1_800_000_000_000) };
     upstreams.confer(&mut around).expect("a round is due at the beginning")

@@ -265,7 +265,7 @@ impl<'s> Host<'s> {
 
     fn plan(&mut self, request: &Request<'_>) {
         if let Some(monitor) = &self.monitor {
-            self.plan.press(monitor.pressure(), draw(request.step));
+            self.plan.set_pressure(monitor.pressure(), draw(request.step));
         }
         self.engine.plan(request, &mut self.plan);
     }

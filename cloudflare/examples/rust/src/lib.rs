@@ -1,7 +1,7 @@
-//! A Worker with a handler of its own, behind Tidegate: what is over a limit never reaches it.
+//! A Worker with its own handler behind Tidegate. Requests over a limit never reach the handler.
 
 use tidegate_cloudflare::protect;
-// The Durable Object that counts limits of the scope "global" must be exported by the Worker whose binding names it.
+// The Worker that binds the Durable Object for `global` limits must export its class.
 pub use tidegate_cloudflare::TidegateAuthority;
 use worker::{Context, Env, Fetch, Request, Response, Result, event};
 

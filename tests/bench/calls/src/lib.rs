@@ -1,7 +1,8 @@
-//! A filter that makes the calls which Tidegate makes for one limit by address, and nothing else: what is left then is the host's.
+//! A filter that only makes the calls that Tidegate makes for one limit by address: it measures the host's share of the
+//! cost.
 //!
-//! Words in its configuration say what is otherwise: `unaddressed` and `silent` leave out the address and the two fields, and `routed`
-//! makes the calls of a route besides.
+//! Words in its configuration vary this: `unaddressed` and `silent` leave out the address and the two fields, and
+//! `routed` adds the calls of a route.
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -18,7 +19,7 @@ extern "C" fn _initialize() {
     unsafe extern "C" {
         fn __wasm_call_ctors();
     }
-    // Made by the linker; to be called once, before anything else.
+    // The linker provides this; it must be called once, before anything else.
     unsafe { __wasm_call_ctors() }
 }
 
@@ -47,12 +48,12 @@ extern "C" fn proxy_on_configure(_root: u32, size: usize) -> u32 {
     1
 }
 
-/// What the host has written into memory that it took from `proxy_on_memory_allocate`.
+/// The value that the host has written into memory from `proxy_on_memory_allocate`.
 fn given(data: *mut u8, size: usize) -> Vec<u8> {
     if data.is_null() { Vec::new() } else { unsafe { Vec::from_raw_parts(data, size, size) } }
 }
 
-/// Asks for the address, the time, and the header of the upstream, which is not there, or is set for a route.
+/// Asks for the address, the time, and the upstream header, which is absent. For a route, sets that header instead.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_headers(_stream: u32, _count: u32, _end: u32) -> u32 {
     let (mut data, mut size, mut time) = (ptr::null_mut(), 0, 0);
@@ -71,7 +72,7 @@ extern "C" fn proxy_on_request_headers(_stream: u32, _count: u32, _end: u32) -> 
     CONTINUE
 }
 
-/// Adds two headers as long as those of a limit, and for a route asks for the status.
+/// Adds two headers as long as those of a limit. For a route, also asks for the status.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_response_headers(_stream: u32, _count: u32, _end: u32) -> u32 {
     if ROUTED.load(Relaxed) {

@@ -1,4 +1,4 @@
-//! A filter that lets every request pass, as one begins with the SDK.
+//! A filter that passes every request: the minimum with the SDK.
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;

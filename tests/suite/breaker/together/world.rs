@@ -183,7 +183,7 @@ impl World {
 
     pub fn upstreams(&self, instance: usize) -> Upstreams {
         let mut upstreams = Upstreams::new(&self.policy);
-        self.engine.agree(&mut upstreams, Instance::new(self.hosts[instance].number));
+        self.engine.share_breakers(&mut upstreams, Instance::new(self.hosts[instance].number));
         upstreams
     }
 

@@ -1,7 +1,7 @@
-//! Limits that many isolates share: what a request asks the authority, and how it waits for that.
+//! Limits shared by many isolates: the asks for the authority, and the requests that wait for its answers.
 //!
-//! As with turns, no request can wake another one, since a timer or a promise of workerd belongs to one request. The one that
-//! asks awaits the answer; those that wait for the same key look for themselves, every few milliseconds.
+//! No request can wake another one, because timers and promises of workerd belong to one request. The request that
+//! sends an ask awaits the answer; the others that wait for the same key poll every few milliseconds.
 
 use crate::gate::{Gate, Work};
 use crate::host::Request;
@@ -13,32 +13,32 @@ use tidegate::engine::{Answer, Engine};
 use tidegate::lease::Leases;
 use tidegate::units::{Span, Timestamp};
 
-/// An ask on its way to a Durable Object.
-pub struct Errand {
+/// An ask to be sent to a Durable Object.
+pub struct ObjectAsk {
     gate: Rc<Gate>,
     ask: Ask,
 }
 
-/// What is to be sent to the authority.
+/// The asks to send to the authority.
 pub enum Asks {
-    /// To Durable Objects, each ask by itself.
-    Objects(Vec<Errand>),
+    /// To Durable Objects, one ask at a time.
+    Objects(Vec<ObjectAsk>),
     /// To Redis, by these calls.
     Redis(Vec<Task>),
 }
 
-/// A request that waits for the authority. It is dropped when it has its verdict, or its client has gone.
-pub struct Asking {
+/// A request that waits for the authority. Dropped when it has its verdict, or when its client has gone.
+pub struct GrantWait {
     gate: Rc<Gate>,
     id: u32,
 }
 
-/// What this isolate knows of the limits that others share: with an authority to ask, if the policy has any such limits.
+/// The leases of this isolate, with an authority to ask if the policy has shared limits.
 ///
 /// # Errors
 /// There is no random source.
 pub fn leases(engine: &Engine, has_authority: bool) -> Result<Leases, String> {
-    // What is its own is in its own memory, where there is nobody to draw from.
+    // The isolate's own limits count in its own memory, so there is nothing to lease for them.
     let mut leases = Leases::none();
     if has_authority {
         let mut bits = [0; 8];
@@ -50,18 +50,18 @@ pub fn leases(engine: &Engine, has_authority: bool) -> Result<Leases, String> {
     Ok(leases)
 }
 
-impl Errand {
-    /// What is to be sent.
+impl ObjectAsk {
+    /// The message to send.
     pub fn message(&self) -> Box<[u8]> {
         self.ask.to_bytes().into()
     }
 
-    /// Which of so many objects counts the key.
+    /// Which of `shards` objects counts the key.
     pub fn shard(&self, shards: u32) -> u32 {
         self.ask.key.get().checked_rem(u64::from(shards)).and_then(|shard| u32::try_from(shard).ok()).unwrap_or(0)
     }
 
-    /// Takes in the answer; `None` when there will be none.
+    /// Handles the answer; `None` if there will be none.
     pub fn done(self, grant: Option<&[u8]>, now: Timestamp) {
         let answer = Answer::to(&self.ask, grant.and_then(Grant::from_bytes));
         let Work { store, leases, counters, .. } = &mut *self.gate.work();
@@ -69,14 +69,14 @@ impl Errand {
     }
 }
 
-impl Asking {
-    /// How long an answer of the authority is awaited, in milliseconds.
+impl GrantWait {
+    /// How long an answer of the authority is awaited, in ms.
     pub fn deadline_ms(&self) -> u32 {
         let work = self.gate.work();
         work.leases.global_ref().map_or(0, |global| millis(global.rules().deadline))
     }
 
-    /// What becomes of the request.
+    /// The verdict, [`Verdict::Pending`] while the request has to wait.
     pub fn verdict(&mut self, request: &Request, now: Timestamp) -> Verdict {
         let since = {
             let work = &mut *self.gate.work();
@@ -86,21 +86,21 @@ impl Asking {
             }
             work.woken.remove(&self.id)
         };
-        since.map_or(Verdict::NotYet, |since| self.gate.judge(request, Some((self.id, since)), now))
+        since.map_or(Verdict::Pending, |since| self.gate.judge(request, Some((self.id, since)), now))
     }
 
-    /// Lets the request of the decided plan wait; one that has waited before goes on doing so under its number.
+    /// Lets the request of the decided plan wait. One that has waited before continues to wait under its number.
     pub fn enter(gate: &Rc<Gate>, work: &mut Work, resumed: Option<u32>) -> Verdict {
         let id = resumed.unwrap_or_else(|| work.next_id());
         gate.engine.await_grant(&work.plan, id, &mut work.leases);
         match resumed {
-            Some(_) => Verdict::NotYet,
-            None => Verdict::Asks(Self { gate: Rc::clone(gate), id }),
+            Some(_) => Verdict::Pending,
+            None => Verdict::AwaitsGrant(Self { gate: Rc::clone(gate), id }),
         }
     }
 }
 
-impl Drop for Asking {
+impl Drop for GrantWait {
     fn drop(&mut self) {
         let work = &mut *self.gate.work();
         work.woken.remove(&self.id);
@@ -110,16 +110,16 @@ impl Drop for Asking {
     }
 }
 
-/// What is to be sent to Durable Objects now.
-pub fn errands(gate: &Rc<Gate>, now: Timestamp) -> Vec<Errand> {
+/// The asks to send to Durable Objects now.
+pub fn object_asks(gate: &Rc<Gate>, now: Timestamp) -> Vec<ObjectAsk> {
     let mut asks = Vec::new();
     if let Some(global) = gate.work().leases.global() {
         global.asks(now, &mut asks);
     }
-    asks.into_iter().map(|ask| Errand { gate: Rc::clone(gate), ask }).collect()
+    asks.into_iter().map(|ask| ObjectAsk { gate: Rc::clone(gate), ask }).collect()
 }
 
-/// Does what is due by the time, and answers with after how many milliseconds there is more; `None` while there is nothing.
+/// Does what is due. Returns in how many ms more is due; `None` while nothing is pending.
 pub fn tend(engine: &Engine, work: &mut Work, now: Timestamp) -> Option<u32> {
     let Work { store, leases, counters, .. } = work;
     if leases.global_ref()?.next_due(now) == Some(Span::ZERO) {

@@ -1,5 +1,5 @@
-//! Breakers that many isolates share: a round of reports for Redis or the Durable Object that has them, and that object's answer, with the
-//! records as it has stored them. Nothing is kept here between rounds.
+//! Breakers shared by many isolates: the rounds of reports sent to Redis or to the Durable Object, and that object's
+//! answer from its stored records. Nothing is kept here between rounds.
 
 use crate::gate::Gate;
 use crate::now;
@@ -10,37 +10,37 @@ use tidegate::breaker::global::{Asked, Record, Standing, standings_from_bytes, s
 use tidegate::fallback::Round;
 use tidegate::units::{Span, Timestamp};
 
-/// What is to be asked of the authority.
-pub enum Conference {
-    /// A round for the Durable Object.
+/// A round to send to the authority.
+pub enum ReportRound {
+    /// For the Durable Object.
     Object(Reports),
     /// A call to Redis.
     Redis(Task),
 }
 
-/// A round on its way to the Durable Object.
+/// A round to send to the Durable Object.
 pub struct Reports {
     gate: Rc<Gate>,
     round: Round,
 }
 
-/// What came of a round.
-pub struct Agreed {
+/// The result of a round.
+pub struct Answered {
     records: Vec<u8>,
     standings: Vec<u8>,
 }
 
-/// What is to be asked now, if anything.
-pub fn conference(gate: &Rc<Gate>, now: Timestamp) -> Option<Conference> {
+/// The round to send now, if one is due.
+pub fn due_round(gate: &Rc<Gate>, now: Timestamp) -> Option<ReportRound> {
     let round = gate.work().known.act(now, |upstreams, around| upstreams.confer(around))?;
     let mine = Rc::clone(gate);
     Some(match &gate.redis {
-        Some(store) => Conference::Redis(Task::new(report(mine, Rc::clone(store), round))),
-        None => Conference::Object(Reports { gate: mine, round }),
+        Some(store) => ReportRound::Redis(Task::new(report(mine, Rc::clone(store), round))),
+        None => ReportRound::Object(Reports { gate: mine, round }),
     })
 }
 
-/// Sends a round to Redis, and a second time where that has to be sent the script.
+/// Sends a round to Redis. Sends it again if Redis first needs the script.
 async fn report(gate: Rc<Gate>, store: Rc<Store>, round: Round) {
     let until = now().after(PATIENCE);
     let (mut exchange, request) = store.redis.report(round);
@@ -50,19 +50,19 @@ async fn report(gate: Rc<Gate>, store: Rc<Store>, round: Round) {
         next = exchange.receive(&store.redis, answer.as_ref().map(|(status, body)| (*status, &body[..])));
     }
     if let Err(error) = exchange.standings() {
-        store.complain(error, now());
+        store.log_error(error, now());
     }
     let standings = exchange.standings().ok();
     gate.work().known.act(now(), |upstreams, around| upstreams.heard(exchange.round(), standings, around));
 }
 
 impl Reports {
-    /// What is to be sent.
+    /// The message to send.
     pub fn message(&self) -> Box<[u8]> {
         self.round.asked.to_bytes().into()
     }
 
-    /// Takes in the answer; `None` when there will be none.
+    /// Handles the answer; `None` if there will be none.
     pub fn done(self, standings: Option<&[u8]>, now: Timestamp) {
         let standings = standings.and_then(standings_from_bytes);
         let known = &mut self.gate.work().known;
@@ -70,9 +70,10 @@ impl Reports {
     }
 }
 
-/// Answers a round by the records of its breakers, which stand one after the other, each of [`RECORD_BYTES`]; zeros where there
-/// is none. `None` when the round is not to be understood, as when it was written by another version.
-pub fn agree(message: &[u8], records: &[u8], now_ms: u64) -> Option<Agreed> {
+/// Answers a round of reports. `records` are the stored records of its breakers, concatenated, [`RECORD_BYTES`] each;
+/// zeros for a breaker without one. Returns `None` if the message cannot be read, for example because another version
+/// wrote it.
+pub fn answer_reports(message: &[u8], records: &[u8], now_ms: u64) -> Option<Answered> {
     let asked = Asked::from_bytes(message)?;
     let (stored, _) = records.as_chunks::<RECORD_BYTES>();
     if stored.len() != asked.reports.len() {
@@ -80,28 +81,28 @@ pub fn agree(message: &[u8], records: &[u8], now_ms: u64) -> Option<Agreed> {
     }
     let (mut records, mut standings): (Vec<u8>, Vec<Standing>) = Default::default();
     for (report, stored) in asked.reports.iter().zip(stored) {
-        // One of another version is forgotten: whoever knows better tells it again.
+        // A record of another version is dropped; the reports of the isolates rebuild it.
         let mut record = Record::from_bytes(stored).unwrap_or_default();
         standings.push(record.answer(report, asked.instance, now_ms));
         records.extend(record.to_bytes());
     }
-    Some(Agreed { records, standings: standings_to_bytes(&standings) })
+    Some(Answered { records, standings: standings_to_bytes(&standings) })
 }
 
-impl Agreed {
-    /// The records, to be stored.
+impl Answered {
+    /// The records to store.
     pub fn records(&self) -> &[u8] {
         &self.records
     }
 
-    /// The answer, to be sent.
+    /// The answer to send.
     pub fn standings(&self) -> &[u8] {
         &self.standings
     }
 }
 
-/// How many bytes the record of a breaker has.
+/// The size of a breaker's record, in bytes.
 pub const RECORD_BYTES: usize = Record::BYTES;
 
-/// No request waits for the answer, and what is later than this is asked anew.
+/// No request waits for the answer. A round without an answer by then is repeated by the next one.
 const PATIENCE: Span = Span::from_secs(1);
