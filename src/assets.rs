@@ -57,7 +57,7 @@ impl Assets {
     pub fn new(policy: &Policy, keyed: impl Into<Keyed>) -> Self {
         let routes = policy.routes();
         let matcher = Matcher::new(routes.iter().map(|route| &route.matches));
-        let serves = routes.iter().any(|route| route.serving.says_something());
+        let serves = routes.iter().any(|route| route.serving.affects_responses());
         let policy::Client { api_key_header, claims_header, .. } = &policy.client;
         let mut personal = PERSONAL.map(str::to_owned).to_vec();
         personal.extend([api_key_header, claims_header].into_iter().flatten().cloned());
@@ -89,7 +89,7 @@ impl Assets {
         let mut found = Vec::new();
         self.matcher.find(&request, &mut found);
         let index = usize::try_from(*found.first()?).ok()?;
-        let route = self.routing.routes.get(index).filter(|route| route.serving.says_something())?;
+        let route = self.routing.routes.get(index).filter(|route| route.serving.affects_responses())?;
         let serving = &route.serving;
         let is_get = request.method() == b"GET";
         if !is_get && request.method() != b"HEAD" {

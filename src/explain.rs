@@ -1,4 +1,4 @@
-//! What a policy makes of one request, in words.
+//! Explains in words what a policy does with one request.
 
 mod routing;
 mod serving;
@@ -21,8 +21,9 @@ use crate::policy::{
 use crate::request::RequestFacts;
 use crate::units::Permits;
 
-/// What `policy` makes of the request of `facts`: who the client is, and for each limit whether it applies, which key
-/// it charges and what quota the client has, or which condition does not hold. Many lines, each ended.
+/// Explains what `policy` does with the request in `facts`: who the client is, and for each limit whether it applies,
+/// which key it charges and what quota the client has, or which condition does not hold. The text has many lines, each
+/// with a line break at its end.
 #[must_use]
 pub fn explain(policy: &Policy, facts: &dyn RequestFacts) -> String {
     let request = Lookup::new(facts);
@@ -36,7 +37,7 @@ pub fn explain(policy: &Policy, facts: &dyn RequestFacts) -> String {
     text
 }
 
-/// All about limits, and whether the request is let in at all.
+/// Writes everything up to the limits and the priority. Returns whether the request gets as far as the routes.
 fn write_all<'a>(
     text: &mut String,
     policy: &'a Policy,
@@ -75,7 +76,7 @@ fn write_all<'a>(
     Ok(true)
 }
 
-/// What the stages before the limits make of the request, and whether the limits are asked.
+/// Writes what the mode and the lists do with the request. Returns whether it gets as far as the limits.
 fn write_entry<'a>(
     text: &mut String,
     policy: &'a Policy,
@@ -109,7 +110,7 @@ fn write_entry<'a>(
     Ok(true)
 }
 
-/// What becomes of the request when the service is not well.
+/// Writes what share of requests like this one is shed while the service is degraded or critical.
 fn write_shedding<'a>(
     text: &mut String,
     policy: &'a Policy,
@@ -202,7 +203,7 @@ fn write_limit<'a>(
     write_over(text, policy, limit)
 }
 
-/// What becomes of requests near to the limit, and over it.
+/// Writes what happens to requests near the limit and over it.
 fn write_over(text: &mut String, policy: &Policy, limit: &Limit) -> fmt::Result {
     if let Some(Delays { max_delay, slow_down: Some(SlowDown { slow_after, step }), .. }) = limit.delays {
         let after = policy.mode.share(slow_after).get();
@@ -303,7 +304,7 @@ fn quota_words(algorithm: Algorithm, quota: Quota) -> String {
     }
 }
 
-/// What the request costs; `None` when that is one permit as ever.
+/// What the request costs; `None` if it is the default of one permit.
 fn cost_words<'a>(cost: &'a Cost, request: &Lookup<'a>) -> Option<String> {
     Some(match cost {
         Cost::Fixed(Permits::ONE) => return None,
@@ -322,7 +323,7 @@ fn cost_words<'a>(cost: &'a Cost, request: &Lookup<'a>) -> Option<String> {
     })
 }
 
-/// Why `reason` does not hold, with what would.
+/// Which condition does not hold, with the expected and the actual value.
 fn unmet<'a>(rule: &'a Match, reason: Mismatch<'a>, request: &Lookup<'a>) -> String {
     match reason {
         Mismatch::Path => {
@@ -360,7 +361,7 @@ fn path_words(glob: &PathGlob) -> String {
     for segment in &glob.segments {
         words.push('/');
         match segment {
-            // A star that is no glob is written as an escape, as in the document.
+            // A literal star is escaped, as in the document.
             SegmentGlob::Literal(text) => words.push_str(&String::from_utf8_lossy(text).replace('*', "%2A")),
             SegmentGlob::Star { prefix, suffix } => {
                 words.push_str(&String::from_utf8_lossy(prefix));
@@ -380,7 +381,7 @@ fn or(choices: impl Iterator<Item = String>) -> String {
     choices.collect::<Vec<_>>().join(" or ")
 }
 
-/// What a client sent, so that a terminal shows it: as it is when it is plain, and else in quotes and escaped.
+/// Bytes that a client sent, made safe for a terminal: as they are if they are plain, otherwise escaped and in quotes.
 fn shown(bytes: &[u8]) -> String {
     let plain = !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
     if plain { String::from_utf8_lossy(bytes).into_owned() } else { format!("\"{}\"", bytes.escape_ascii()) }

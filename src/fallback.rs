@@ -30,7 +30,7 @@ pub use served::{By, Served};
 
 use crate::breaker::{Breakers, Ledger, Ticket};
 use crate::mode::Mode;
-use crate::policy::{CallEnd, Fallback, Fixed, Policy, Route};
+use crate::policy::{CallEnd, Fallback, Policy, Route, StaticResponse};
 use crate::request::ResponseFacts;
 use crate::stale::serve::Why;
 use crate::units::{Draw, Span, Timestamp};
@@ -149,7 +149,7 @@ pub enum Step<'p> {
     /// The client gets what was kept of an earlier answer, if that is not older than this. Otherwise [`Upstreams::last`].
     Stale(Span),
     /// The client gets this.
-    Static(&'p Fixed),
+    Static(&'p StaticResponse),
     /// The client gets 503 (RFC 9110 section 15.6.4).
     Unavailable {
         /// When a breaker may admit again; `None` where nobody knows.

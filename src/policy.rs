@@ -1,18 +1,18 @@
-//! The validated policy: what the rest of the core works from. Its fields are always true.
+//! The validated policy: the configuration that the rest of the core works from. Its fields are always valid.
 //!
-//! A policy is made by [`Policy::parse`] alone, which reports every error of a document at once.
+//! Only [`Policy::parse`] and [`Policy::parse_in`] make a policy. They report every error of a document at once.
 
-mod absent;
 mod access;
+mod all_or_none;
 mod breaker;
 mod client;
 mod concurrency;
 mod cost;
+mod defaults;
 mod delay;
 mod document;
 mod error;
 mod failures;
-mod gathered;
 mod health;
 mod hint;
 pub(crate) mod json;
@@ -33,15 +33,15 @@ mod stores;
 mod text;
 mod value;
 
-pub use breaker::{Breaker, BreakerMode, HalfOpen, OpenFor, Ramp, SlowCalls, WindowOf};
+pub use breaker::{Breaker, BreakerMode, CallWindow, HalfOpen, OpenFor, Ramp, SlowCalls};
 pub use cost::{Cost, CostHeader};
 pub use delay::{Delays, Priority, SlowDown};
 pub use error::{Place, PolicyError, PolicyErrors};
 pub use failures::{CallEnd, Failures};
-pub use limit::{Algorithm, Answers, Ban, Limit, OnExceed, OnStoreFailure, Penalty, Quota};
+pub use limit::{Algorithm, Ban, Limit, OnExceed, OnStoreFailure, Penalty, Quota, StatusRange};
 pub use retries::{Backoff, Retries};
 pub use routing::{Fallback, Route, Routing, Upstream};
-pub use serving::{Caching, Fixed, KeptBytes, Piece, Serving, Variants, WidthFrom};
+pub use serving::{Caching, KeptBytes, Piece, Serving, StaticResponse, Variants, WidthFrom};
 pub use stores::{Protocol, RateLimitService, RedisStore, Sharing, Stores};
 
 use std::sync::Arc;
@@ -58,45 +58,46 @@ use crate::units::Span;
 pub struct Policy {
     pub(crate) client: Client,
     pub(crate) tiers: Vec<Name>,
-    /// How important the requests of each tier are, in the order of the tiers, where the policy says.
+    /// The priority of each tier's requests, in the order of `tiers`; `None` if the policy sets none.
     pub(crate) priorities: Vec<Option<Priority>>,
     pub(crate) max_keys: u32,
     pub(crate) limits: Vec<Limit>,
     pub(crate) mode: Mode,
-    /// What the mode `strict` leaves of a quota, in percent, whatever the mode is.
+    /// The share of each quota that the mode `strict` leaves, in percent. It is set whatever the mode is.
     pub(crate) strict: u8,
-    /// Who is refused.
+    /// Clients that are refused.
     pub(crate) deny: AccessList,
-    /// Who meets no limits.
+    /// Clients that meet no limits.
     pub(crate) allow: AccessList,
-    /// Upstreams, their breakers, and the routes that lead to them: shared with what acts on routes.
+    /// Upstreams, their breakers and the routes to them. Shared with the parts of the core that act on routes.
     pub(crate) routing: Arc<Routing>,
     pub(crate) kept: KeptBytes,
     pub(crate) response: Response,
-    /// What tells how the service is, if that is to be told.
+    /// How the service's health is rated; `None` if it is not.
     pub(crate) health: Option<crate::health::Rules>,
-    /// What is shed when it is not well.
+    /// Which requests are shed while the service is degraded or critical; `None` if none are.
     pub(crate) shedding: Option<crate::shed::Rules>,
-    /// Who may ask for the pages of status, if there are any.
+    /// The status pages and the clients that may see them; `None` if there are no pages.
     pub(crate) status: Option<Status>,
-    /// What counts the limits that many instances share.
+    /// The stores that count shared limits.
     pub(crate) stores: Stores,
-    /// What a host does with a request that it cannot have decided.
+    /// What a host does with a request when the core fails to decide it.
     pub(crate) on_failure: OnFailure,
 }
 
 impl Policy {
-    /// Reads a policy document, JSON of at most one mebibyte, and answers with all of its errors at once.
+    /// Reads a policy document: JSON of at most one mebibyte.
     ///
-    /// The order of fields means nothing, and `10.0` is the whole number `10`.
+    /// The order of fields does not matter, and `10.0` is the whole number `10`.
     ///
     /// # Errors
-    /// Whatever is wrong with the document, each with its place and with what would be right.
+    /// All errors of the document at once, each with its place and a hint at what would be right. At most 200 errors
+    /// are listed.
     pub fn parse(text: &str) -> Result<Self, PolicyErrors> {
         parse::policy(text, None)
     }
 
-    /// Reads a policy document as [`Policy::parse`] does, to act in this mode whatever the document says of it.
+    /// Reads a policy document as [`Policy::parse`] does. The policy has this `mode` instead of the document's.
     ///
     /// # Errors
     /// Those of [`Policy::parse`].
@@ -104,8 +105,8 @@ impl Policy {
         parse::policy(text, Some(mode))
     }
 
-    /// The JSON Schema (draft 2020-12) of the policy document, made from the same declarations as its reader. It
-    /// knows everything but what lies between fields: unique names, references, and ranges of spans.
+    /// The JSON Schema (draft 2020-12) of the policy document, made from the same declarations as its reader. It covers
+    /// everything except unique names, references and other rules across fields, and the ranges of durations.
     #[must_use]
     pub fn json_schema() -> String {
         schema::json_schema::<document::Document>()
@@ -124,14 +125,14 @@ impl Name {
     }
 }
 
-/// How a request's client is told from others.
+/// How to identify the client of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Client {
-    /// Where the client's address stands.
+    /// Where to find the client's address.
     pub(crate) address: AddressSource,
-    /// Where the client's tier stands; `None` when every client is of the default tier.
+    /// Where to find the client's tier; `None` if every client has the default tier.
     pub(crate) tier: Option<TierSource>,
-    /// The tier of a client that names none, or none that the policy knows: an index into the policy's tiers.
+    /// The tier of a client that names no tier, or an unknown one: an index into the policy's tiers.
     pub(crate) default_tier: TierIndex,
     /// The request header that holds a verified JWT payload (base64url JSON), as Envoy's `jwt_authn` forwards it.
     pub(crate) claims_header: Option<String>,
@@ -139,17 +140,17 @@ pub struct Client {
     pub(crate) api_key_header: Option<String>,
 }
 
-/// Where the client's address stands.
+/// Where to find the client's address.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AddressSource {
-    /// A list header that trusted proxies append to, lower case, and how many entries from the right to count:
-    /// one is the last entry. `None` is the address of the connection.
+    /// A list header that trusted proxies append to, lower case, and the entry to take, counted from the right: 1 is
+    /// the last entry. `None` is the address of the connection.
     pub(crate) header: Option<(String, u8)>,
-    /// How many leading bits of an IPv6 address make one client, `1..=128`.
+    /// How many leading bits of an IPv6 address identify a client, `1..=128`.
     pub(crate) ipv6_prefix: u8,
 }
 
-/// Where the client's tier stands.
+/// Where to find the client's tier.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TierSource {
     /// The request header whose value is the name of a tier, lower case, set by a trusted proxy.
@@ -164,21 +165,21 @@ pub enum TierSource {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TierIndex(pub(crate) u8);
 
-/// Which requests a limit or a route is for. All conditions must hold.
+/// Which requests a limit or a route applies to. All conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Match {
-    /// A glob over the normalised path; `None` is every path.
+    /// A glob over the normalised path; `None` matches every path.
     pub(crate) path: Option<PathGlob>,
-    /// Methods, upper case; empty is every method.
+    /// Methods, upper case; an empty list matches every method.
     pub(crate) methods: Vec<String>,
-    /// Hosts, lower case and without a port; empty is every host.
+    /// Hosts, lower case and without a port; an empty list matches every host.
     pub(crate) hosts: Vec<HostGlob>,
     /// Headers by lower-case name.
     pub(crate) headers: Vec<(String, HeaderCondition)>,
 }
 
-/// A glob over a path. `*` stands for any run of bytes within one segment, also an empty one as part of a longer
-/// segment; a last segment of `**` stands for any number of segments, also none: `/api/**` is `/api` and all below it.
+/// A glob over a path. `*` matches any bytes within one segment. It may match none if the segment has other bytes. A
+/// last segment `**` matches any number of segments, even none: `/api/**` matches `/api` and everything below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathGlob {
     /// The segments before `**`.
@@ -187,26 +188,26 @@ pub struct PathGlob {
     pub(crate) deep: bool,
 }
 
-/// One segment of a path glob, normalised as a path is.
+/// One segment of a path glob, normalised like a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SegmentGlob {
-    /// This very segment.
+    /// Exactly this segment.
     Literal(Vec<u8>),
-    /// Any one segment that is not empty (`*`), or one with this beginning and this end (`a*b`).
+    /// Any segment that is not empty (`*`), or one with this prefix and this suffix (`a*b`).
     Star {
-        /// What stands before the star.
+        /// The bytes before the star.
         prefix: Vec<u8>,
-        /// What stands after the star.
+        /// The bytes after the star.
         suffix: Vec<u8>,
     },
 }
 
-/// A host, or `*.` and a host for all hosts below it (not that host itself).
+/// A host, or `*.` and a host for all hosts below that host, without the host itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostGlob {
-    /// This very host.
+    /// Exactly this host.
     Exact(String),
-    /// Every host that ends in `.` and this.
+    /// Every host that ends with `.` and this host.
     Below(String),
 }
 
@@ -215,18 +216,18 @@ pub enum HostGlob {
 pub enum HeaderCondition {
     /// The header is absent (`null` in the document).
     Absent,
-    /// The header's value, without surrounding blanks, is this very text.
+    /// The header's value, without surrounding blanks, equals this text.
     Exact(String),
-    /// The header is present, its value beginning and ending with these (`"*"`, `"v2*"`, `"*beta"`, `"a*b"`).
+    /// The header is present, and its value has this prefix and this suffix (`"*"`, `"v2*"`, `"*beta"`, `"a*b"`).
     Glob {
-        /// What the value begins with.
+        /// The beginning of the value.
         prefix: String,
-        /// What the value ends with.
+        /// The end of the value.
         suffix: String,
     },
 }
 
-/// One part of what tells one client of a limit from another.
+/// One part of the key that distinguishes the clients of a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyPart {
     /// The client's address; IPv6 by prefix.
@@ -247,11 +248,11 @@ pub enum KeyPart {
     Host,
     /// The client's tier.
     Tier,
-    /// Where the request comes from or came in, where the host knows it.
+    /// Where the client is, or which location received the request, if the host knows it.
     Locality(Locality),
 }
 
-/// What happens to a request that cannot be decided, since the core has failed.
+/// What happens to a request that cannot be decided because the core has failed or has not answered in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
     /// It goes on.
@@ -260,14 +261,15 @@ pub enum OnFailure {
     Refuse,
 }
 
-/// What answers say about limits.
+/// Which headers responses carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
     /// Send `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers).
     pub(crate) ratelimit: bool,
     /// Send `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
     pub(crate) x_ratelimit: bool,
-    /// Send `x-tidegate`: the upstream, the step of the way, and how the route's breakers stand.
+    /// Send `x-tidegate`: the upstream that served the request, the step of the fallback chain, and the states of the
+    /// route's breakers.
     pub(crate) x_tidegate: bool,
 }
 
@@ -284,55 +286,55 @@ impl Policy {
         self.max_keys
     }
 
-    /// How the policy acts as a whole.
+    /// The mode of the policy as a whole.
     #[must_use]
     pub fn mode(&self) -> &Mode {
         &self.mode
     }
 
-    /// What a host does with a request that it cannot have decided. Envoy has a setting of its own for that.
+    /// What a Worker does with a request when the core fails to decide it. Envoy uses its own `failure_policy` instead.
     #[must_use]
     pub fn on_failure(&self) -> OnFailure {
         self.on_failure
     }
 
-    /// The longest that a request can be made to wait.
+    /// The longest time that any limit can delay a request; zero if none does.
     #[must_use]
     pub fn longest_wait(&self) -> Span {
         let waits = self.limits.iter().filter_map(|limit| limit.delays);
         waits.map(|delays| delays.max_delay).max().unwrap_or(Span::ZERO)
     }
 
-    /// How much is kept of good answers.
+    /// The bounds on kept responses.
     #[must_use]
     pub fn kept(&self) -> KeptBytes {
         self.kept
     }
 
-    /// Where requests can go, by name.
+    /// The upstreams, ordered by name.
     #[must_use]
     pub fn upstreams(&self) -> &[Upstream] {
         &self.routing.upstreams
     }
 
-    /// The upstreams that routes lead to, as often as they do.
+    /// The upstreams of all routes. An upstream appears once for each route that leads to it.
     pub fn routed_upstreams(&self) -> impl Iterator<Item = &Upstream> {
         self.routes().iter().flat_map(|route| &route.upstreams).filter_map(|upstream| self.upstreams().get(*upstream))
     }
 
-    /// Whether answers say which upstream gave them.
+    /// Whether responses carry `x-tidegate`, which names the upstream that served them.
     #[must_use]
-    pub fn tells_upstreams(&self) -> bool {
+    pub fn sends_x_tidegate(&self) -> bool {
         self.response.x_tidegate
     }
 
-    /// The patterns to which upstreams' breakers are made, by name.
+    /// The settings of breakers, ordered by name. Each upstream that names one gets a breaker of its own.
     #[must_use]
     pub fn breakers(&self) -> &[Breaker] {
         &self.routing.breakers
     }
 
-    /// Which upstreams serve which requests, in the document's order.
+    /// The routes, in the document's order.
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routing.routes
@@ -346,13 +348,13 @@ impl Policy {
 }
 
 impl TierIndex {
-    /// The tier at this place of the policy's list, of which there are at most 16.
+    /// The tier at this index of the policy's list; `None` from 16 on, because a policy has at most 16 tiers.
     #[must_use]
     pub fn new(place: usize) -> Option<Self> {
         u8::try_from(place).ok().filter(|place| *place < 16).map(Self)
     }
 
-    /// The place in the list.
+    /// The index into the list.
     #[must_use]
     pub const fn get(self) -> usize {
         self.0 as usize

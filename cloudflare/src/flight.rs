@@ -124,7 +124,7 @@ impl Flight {
                 },
             };
         };
-        if policy.tells_upstreams() {
+        if policy.sends_x_tidegate() {
             for part in ["x-tidegate\n", &chain.describe(policy), "\n"] {
                 self.fields.push_str(part);
             }

@@ -4,7 +4,7 @@ use crate::host::{Response, log_warning, put};
 use js_sys::{Array, Object};
 use tidegate::assets::Edit;
 use tidegate::decision::Reply;
-use tidegate::policy::Fixed;
+use tidegate::policy::StaticResponse;
 use wasm_bindgen::JsValue;
 
 /// The response for this reply. `fields` are added: names and values alternating, one per line.
@@ -25,7 +25,7 @@ pub fn response(reply: &Reply, fields: &str) -> Response {
 }
 
 /// The response for a policy's static answer.
-pub fn fixed(fixed: &Fixed) -> Response {
+pub fn fixed(fixed: &StaticResponse) -> Response {
     let lines = fixed.lines.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     answer(fixed.status, "tidegate_static", lines, &text(&fixed.body))
 }

@@ -25,13 +25,13 @@ impl Breakers {
         let mut set = Self { breakers: Vec::new(), of_routes: Vec::new() };
         let mut shared = Vec::new();
         for (place, upstream) in policy.upstreams().iter().enumerate() {
-            let rules = policy.routing.pattern(place).filter(|rules| !rules.per_route);
+            let rules = policy.routing.breaker_settings(place).filter(|rules| !rules.per_route);
             shared.push(rules.map(|rules| set.add(upstream.name.as_str().to_owned(), rules, policy)));
         }
         for route in policy.routes() {
             let mut places = Vec::new();
             for place in route.upstreams() {
-                let (rules, upstream) = (policy.routing.pattern(*place), policy.upstreams().get(*place));
+                let (rules, upstream) = (policy.routing.breaker_settings(*place), policy.upstreams().get(*place));
                 places.push(match (rules, upstream) {
                     (Some(rules), Some(upstream)) if rules.per_route => {
                         // Names have no slash.

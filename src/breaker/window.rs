@@ -11,7 +11,7 @@ pub(crate) use time::TimeWindow;
 
 use super::Outcome;
 use super::bytes::Reader;
-use crate::policy::{Breaker, WindowOf};
+use crate::policy::{Breaker, CallWindow};
 use crate::units::{BasisPoints, Timestamp};
 
 /// How many calls there were, and how many of them were what.
@@ -70,10 +70,10 @@ enum Calls {
 
 impl Window {
     /// An empty window.
-    pub(crate) fn new(of: WindowOf) -> Self {
+    pub(crate) fn new(of: CallWindow) -> Self {
         let calls = match of {
-            WindowOf::Time(length) => Calls::Time(TimeWindow::new(length)),
-            WindowOf::Count(count) => Calls::Count(CountWindow::new(count)),
+            CallWindow::Time(length) => Calls::Time(TimeWindow::new(length)),
+            CallWindow::Count(count) => Calls::Count(CountWindow::new(count)),
         };
         Self { calls, run: 0, succeeded: false }
     }

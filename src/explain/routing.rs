@@ -1,4 +1,4 @@
-//! Where a request goes, in words.
+//! Explains in words where a request goes.
 
 use core::fmt::{self, Write as _};
 
@@ -7,7 +7,7 @@ use crate::matching::mismatch;
 use crate::mode::Mode;
 use crate::policy::{Policy, Route};
 
-/// The request's route, the first that matches, and the upstreams along it.
+/// Writes the request's route, which is the first that matches, and its upstreams.
 pub(super) fn write_route<'a>(text: &mut String, policy: &'a Policy, request: &Lookup<'a>) -> fmt::Result {
     let Some(route) = policy.routes().iter().find(|route| mismatch(&route.matches, request).is_none()) else {
         return Ok(());
@@ -16,7 +16,7 @@ pub(super) fn write_route<'a>(text: &mut String, policy: &'a Policy, request: &L
     let named = |place: &usize| {
         let upstream = policy.upstreams().get(*place)?;
         let name = upstream.name.as_str();
-        Some(match policy.routing.pattern(*place) {
+        Some(match policy.routing.breaker_settings(*place) {
             Some(breaker) if breaker.is_shared() => {
                 format!("{name} (breaker {}, of all instances together)", breaker.name.as_str())
             }

@@ -1,4 +1,4 @@
-//! What a route says of the answer to a request, in words.
+//! Explains in words how a route serves the response to a request.
 
 use core::fmt::{self, Write as _};
 
@@ -8,7 +8,7 @@ use crate::key::Seed;
 use crate::policy::{Policy, Serving};
 use crate::request::RequestFacts;
 
-/// What is done for the request and its answer, if its route says anything, below the lines about the route.
+/// Writes how the request's route changes the request and its response, if it does, below the lines about the route.
 pub(super) fn write_serving(text: &mut String, policy: &Policy, facts: &dyn RequestFacts) -> fmt::Result {
     let assets = Assets::new(policy, Seed::new([0, 0]));
     let Some(request) = assets.plan(facts, true) else { return Ok(()) };

@@ -4,8 +4,8 @@ use crate::lookup::recorded::Recorded;
 use crate::mode::{Maintenance, Mode};
 use crate::network::{Network, Networks};
 use crate::policy::{
-    AddressSource, Answers, Ban, Client as ClientRules, KeptBytes, Name, OnFailure, OnStoreFailure, Penalty, Priority,
-    Quota, Response, Routing, Stores, TierIndex, TierSource,
+    AddressSource, Ban, Client as ClientRules, KeptBytes, Name, OnFailure, OnStoreFailure, Penalty, Priority, Quota,
+    Response, Routing, StatusRange, Stores, TierIndex, TierSource,
 };
 use crate::units::Span;
 
@@ -184,7 +184,7 @@ fn policy() -> Policy {
             Limit {
                 key: vec![KeyPart::Cookie("sid".into())],
                 cost: Cost::Request(costly("x-cost")),
-                only_on: vec![Answers { first: 401, last: 401 }, Answers { first: 500, last: 599 }],
+                only_on: vec![StatusRange { first: 401, last: 401 }, StatusRange { first: 500, last: 599 }],
                 on_exceed: OnExceed::Observe,
                 penalty: Some(Penalty { cost: Permits::ONE, max: Permits::new(5) }),
                 ban: Some(Ban { after: 10, within: Span::from_secs(60), lasts: Span::from_secs(600) }),

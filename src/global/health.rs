@@ -35,7 +35,7 @@ pub struct StoreCounts {
 impl Health {
     /// `seed` makes the waits of workers differ, so that they do not all try again at the same time.
     pub(crate) fn new(seed: u64) -> Self {
-        let breaker = Local::new(&Breaker::around_a_store());
+        let breaker = Local::new(&Breaker::for_store());
         Self {
             breaker,
             ledger: PrivateLedger::default(),

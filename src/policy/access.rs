@@ -1,18 +1,18 @@
-//! Who is let in at all: the mode of a document with what belongs to it, and its lists of clients.
+//! Reads the document's mode with its settings, and its deny and allow lists.
 
 use super::document::{self, Document};
 use super::hint::hint;
 use super::shapes::Text;
-use super::value::{Of, Value};
+use super::value::{Value, View};
 use super::{Match, PathGlob, TierIndex};
 use crate::access::{AccessList, HeaderValues};
 use crate::api_key::ApiKeys;
 use crate::mode::{Maintenance, Mode, ModeWord};
 use crate::network::{Network, Networks, NotANetwork};
 
-/// The mode that the document's word names, or another one in its place. What belongs to the other modes stands ready and has
-/// been checked as well.
-pub(super) fn mode(document: Of<'_, Document>, instead: Option<ModeWord>) -> Option<Mode> {
+/// The mode that the document names, or `instead` if given. The settings of all modes are checked, whichever is in
+/// force.
+pub(super) fn mode(document: View<'_, Document>, instead: Option<ModeWord>) -> Option<Mode> {
     let maintenance = document.maintenance().and_then(maintenance);
     let (strict, maintenance) = (strict(document)?, maintenance?);
     let said = document.mode()?;
@@ -24,12 +24,12 @@ pub(super) fn mode(document: Of<'_, Document>, instead: Option<ModeWord>) -> Opt
     })
 }
 
-/// What the mode `strict` leaves of a quota, in percent.
-pub(super) fn strict(document: Of<'_, Document>) -> Option<u8> {
+/// The share of each quota that the mode `strict` leaves, in percent.
+pub(super) fn strict(document: View<'_, Document>) -> Option<u8> {
     u8::try_from(document.strict()?.factor_percent()?).ok()
 }
 
-fn maintenance(document: Of<'_, document::Maintenance>) -> Option<Maintenance> {
+fn maintenance(document: View<'_, document::Maintenance>) -> Option<Maintenance> {
     let at_path = |path: &PathGlob| Match { path: Some(path.clone()), ..Match::default() };
     let content_type = document.content_type()?.to_owned();
     Some(Maintenance {
@@ -41,13 +41,13 @@ fn maintenance(document: Of<'_, document::Maintenance>) -> Option<Maintenance> {
     })
 }
 
-/// A list of clients. Two spellings of one header's name are two lists, and a client may stand in either.
-pub(super) fn list(document: Of<'_, document::AccessList>) -> Option<AccessList> {
+/// A list of clients. A header's name in two spellings gives two lists of values, and a client may be on either.
+pub(super) fn list(document: View<'_, document::AccessList>) -> Option<AccessList> {
     let mut headers = Vec::new();
     for (name, values) in document.headers()?.iter() {
         headers.push(HeaderValues::new(name, values?.known().map(str::to_owned)));
     }
-    // The tier is of no use here.
+    // Lists of clients do not use the tier.
     let api_keys = document.api_keys()?.known().map(|key| (*key, TierIndex::default()));
     Some(AccessList {
         addresses: Networks::new(document.addresses()?.known().copied()),
@@ -56,16 +56,16 @@ pub(super) fn list(document: Of<'_, document::AccessList>) -> Option<AccessList>
     })
 }
 
-/// A header's value, as it stands.
+/// A header's value, compared literally.
 pub(super) enum HeaderValue {}
 
 impl Text for HeaderValue {
     const WHAT: &str = "a header's value";
     const PATTERN: Option<&str> = Some(r"^(?![ ])[^\x00-\x1f\x7f-\x9f]+$(?<![ ])");
     const CHARS: (u32, u32) = (1, 1_024);
-    const RIGHT: &str = "write the value without spaces around it; a \"*\" stands for itself here";
+    const HINT: &str = "write the value without spaces around it; a \"*\" stands for itself here";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let right = text.trim_matches(' ') == text && !text.chars().any(char::is_control);
@@ -77,9 +77,9 @@ impl Text for Network {
     const WHAT: &str = "an address or a network";
     const PATTERN: Option<&str> = Some("^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$");
     const CHARS: (u32, u32) = (2, 49);
-    const RIGHT: &str = "write an address or a network, as in \"192.0.2.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"";
+    const HINT: &str = "write an address or a network, as in \"192.0.2.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"";
 
-    type Kept = Self;
+    type Parsed = Self;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         Self::parse(text).map(Value::Network).map_err(|error| match error {

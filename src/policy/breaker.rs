@@ -1,84 +1,84 @@
-//! The pattern to which an upstream's breaker is made.
+//! The settings of a circuit breaker.
 
 use super::Name;
 use super::document;
 use super::error::{Path, Problems};
 use super::failures::Failures;
-use super::value::Of;
+use super::value::View;
 use crate::units::{BasisPoints, Span};
 
-/// The pattern to which an upstream's breaker is made.
+/// The settings of a circuit breaker. Each upstream that names them gets a breaker of its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Breaker {
     pub(crate) name: Name,
-    /// Over which calls the rates are taken.
-    pub(crate) window: WindowOf,
-    /// How many calls a window must have before its rates count, `1..=1_000_000`, and no more than it can have.
+    /// The calls over which the rates are computed.
+    pub(crate) window: CallWindow,
+    /// How many calls a window must have before its rates count, `1..=1_000_000`, and at most as many as it can hold.
     pub(crate) min_calls: u32,
-    /// The share of failed calls at which the breaker opens, not zero.
+    /// The share of failed calls at which the breaker opens; never zero.
     pub(crate) failure_rate: BasisPoints,
-    /// When calls are slow, and how many of them open the breaker; `None` when no call is slow.
+    /// Which calls are slow, and how many of them open the breaker; `None` if no call counts as slow.
     pub(crate) slow: Option<SlowCalls>,
-    /// How many failures without a success between them open the breaker, `1..=1_000_000`.
+    /// How many failures without a success in between open the breaker, `1..=1_000_000`.
     pub(crate) consecutive_failures: Option<u32>,
     pub(crate) failures: Failures,
     pub(crate) open: OpenFor,
     pub(crate) half_open: HalfOpen,
-    /// `None` admits everything as soon as the breaker closes.
+    /// `None` admits all calls as soon as the breaker closes.
     pub(crate) ramp: Option<Ramp>,
-    /// Whether an upstream has one for each route that leads to it.
+    /// Whether an upstream has one such breaker for each route that leads to it.
     pub(crate) per_route: bool,
-    /// Whether all instances with the same store have it together.
+    /// Whether its scope is `global`; see [`Breaker::is_shared`].
     pub(crate) global: bool,
     pub(crate) mode: BreakerMode,
 }
 
-/// Over which calls the rates of a breaker are taken.
+/// The calls over which a breaker's rates are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WindowOf {
-    /// Those of the last so much time, `1s..=1h`.
+pub enum CallWindow {
+    /// The calls of the last `1s..=1h`.
     Time(Span),
-    /// So many last ones, `1..=10_000`.
+    /// The latest calls, `1..=10_000` of them.
     Count(u32),
 }
 
-/// When calls are slow, and how many of them open a breaker.
+/// Which calls are slow, and how many of them open a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlowCalls {
-    /// From which duration on.
+    /// The duration from which a call is slow.
     pub(crate) from: Span,
-    /// The share of slow calls at which the breaker opens, not zero.
+    /// The share of slow calls at which the breaker opens; never zero.
     pub(crate) rate: BasisPoints,
 }
 
 /// How long a breaker stays open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenFor {
-    /// The first time.
+    /// The first open time.
     pub(crate) initial: Span,
-    /// By how much each further time is longer, in hundredths, `100..=1_000`.
+    /// The factor by which each further open time grows, in hundredths, `100..=1_000`.
     pub(crate) factor_hundredths: u32,
-    /// At most, not less than `initial`.
+    /// The longest open time, not less than `initial`.
     pub(crate) max: Span,
-    /// How much of the time is left to chance.
+    /// The largest random part that is taken off the open time.
     pub(crate) jitter: BasisPoints,
 }
 
 /// What a half-open breaker admits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HalfOpen {
-    /// How many calls, `1..=1_000`.
+    /// How many calls it admits, `1..=1_000`.
     pub(crate) probes: u32,
-    /// How long the outcome of each is awaited.
+    /// How long to wait for one of them to succeed.
     pub(crate) max_wait: Span,
 }
 
-/// How a breaker that has just closed returns to admitting everything: in a straight line.
+/// How a breaker that has just closed returns to admitting everything: linearly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ramp {
     /// The share admitted at first.
     pub(crate) from: BasisPoints,
-    /// After how long all are admitted, at least a second.
+    /// After how long all calls are admitted, at least a second.
     pub(crate) over: Span,
 }
 
@@ -87,7 +87,7 @@ pub struct Ramp {
 pub enum BreakerMode {
     /// It refuses.
     Enforce,
-    /// It says what it would refuse, and refuses nothing.
+    /// It reports what it would refuse, and refuses nothing.
     Observe,
     /// It refuses every call, whatever the upstream does.
     ForcedOpen,
@@ -109,12 +109,12 @@ impl BreakerMode {
 }
 
 impl Breaker {
-    /// The pattern for a store that shared limits ask: see [`crate::global`].
+    /// The breaker that guards the store of shared limits: see [`crate::global`].
     #[must_use]
-    pub(crate) fn around_a_store() -> Self {
+    pub(crate) fn for_store() -> Self {
         Self {
             name: Name("store".to_owned()),
-            window: WindowOf::Time(Span::from_secs(10)),
+            window: CallWindow::Time(Span::from_secs(10)),
             min_calls: 10,
             failure_rate: BasisPoints::new(5_000),
             slow: None,
@@ -134,7 +134,7 @@ impl Breaker {
         }
     }
 
-    /// The pattern's name.
+    /// The name of these settings.
     #[must_use]
     pub fn name(&self) -> &Name {
         &self.name
@@ -152,29 +152,29 @@ impl Breaker {
         self.mode
     }
 
-    /// Whether an upstream has one for each route that leads to it.
+    /// Whether an upstream has one such breaker for each route that leads to it.
     #[must_use]
     pub fn per_route(&self) -> bool {
         self.per_route
     }
 
-    /// Whether many instances share it: its scope is `global`, and it acts by what it sees. One that only observes, or does what
-    /// the policy says, is each instance's own.
+    /// Whether instances share the breaker: its scope is `global` and its mode is `enforce`. In the other modes each
+    /// instance has its own.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.global && self.mode == BreakerMode::Enforce
     }
 
-    /// Whether a call that took so long was slow.
+    /// Whether a call of this duration was slow.
     pub(crate) fn is_slow(&self, took: Span) -> bool {
         self.slow.is_some_and(|slow| took >= slow.from)
     }
 }
 
-/// The breaker that the document tells.
+/// Reads the settings of a breaker.
 pub(super) fn breaker(
     name: &Name,
-    document: Of<'_, document::Breaker>,
+    document: View<'_, document::Breaker>,
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Option<Breaker> {
@@ -184,7 +184,7 @@ pub(super) fn breaker(
     let min_calls = document.min_calls().zip(window);
     let min_calls = min_calls.map(|(given, window)| min_calls_of(given, window, &at.field("min_calls"), problems));
     let half_open = document.half_open()?;
-    let global = document.scope()? == document::LimitScope::Global;
+    let global = document.scope()? == document::Scope::Global;
     Some(Breaker {
         name: name.clone(),
         window: window?,
@@ -205,7 +205,7 @@ pub(super) fn breaker(
     })
 }
 
-fn slow(document: Of<'_, document::Breaker>, at: &Path<'_>, problems: &mut Problems) -> Option<Option<SlowCalls>> {
+fn slow(document: View<'_, document::Breaker>, at: &Path<'_>, problems: &mut Problems) -> Option<Option<SlowCalls>> {
     if matches!((document.slow_call(), document.slow_rate_percent()), (Some(None), Some(Some(_)))) {
         problems.report(
             &at.field("slow_rate_percent"),
@@ -217,7 +217,7 @@ fn slow(document: Of<'_, document::Breaker>, at: &Path<'_>, problems: &mut Probl
     Some(document.slow_call()?.map(|from| SlowCalls { from, rate }))
 }
 
-fn open(document: Of<'_, document::Open>, at: &Path<'_>, problems: &mut Problems) -> Option<OpenFor> {
+fn open(document: View<'_, document::Open>, at: &Path<'_>, problems: &mut Problems) -> Option<OpenFor> {
     let (initial, max) = (document.initial()?, document.max()?);
     if initial > max {
         let (initial, max) = (initial.to_string(), max.to_string());
@@ -228,19 +228,19 @@ fn open(document: Of<'_, document::Open>, at: &Path<'_>, problems: &mut Problems
     Some(OpenFor { initial, factor_hundredths: document.factor()?, max, jitter })
 }
 
-fn window(document: Of<'_, document::Window>) -> Option<WindowOf> {
+fn window(document: View<'_, document::Window>) -> Option<CallWindow> {
     match (document.time()?, document.count()?) {
-        (Some(time), None) => Some(WindowOf::Time(time)),
-        (None, Some(count)) => Some(WindowOf::Count(count)),
-        // Neither or both, which has been reported.
+        (Some(time), None) => Some(CallWindow::Time(time)),
+        (None, Some(count)) => Some(CallWindow::Count(count)),
+        // The reader has reported that neither or both are there.
         _ => None,
     }
 }
 
-fn min_calls_of(given: Option<u32>, window: WindowOf, at: &Path<'_>, problems: &mut Problems) -> u32 {
+fn min_calls_of(given: Option<u32>, window: CallWindow, at: &Path<'_>, problems: &mut Problems) -> u32 {
     let most = match window {
-        WindowOf::Time(_) => u32::MAX,
-        WindowOf::Count(count) => count,
+        CallWindow::Time(_) => u32::MAX,
+        CallWindow::Count(count) => count,
     };
     if let Some(given) = given.filter(|given| *given > most) {
         let (given, most) = (given.to_string(), most.to_string());
@@ -250,10 +250,10 @@ fn min_calls_of(given: Option<u32>, window: WindowOf, at: &Path<'_>, problems: &
     given.unwrap_or(MIN_CALLS).min(most)
 }
 
-/// A share that the document has in hundredths of a percent.
+/// A share that was read in hundredths of a percent.
 fn share(hundredths: u32) -> BasisPoints {
     BasisPoints::new(u16::try_from(hundredths).unwrap_or(u16::MAX))
 }
 
-/// Fewer calls than these say little about a rate.
+/// The default of `min_calls`. Fewer calls say little about a rate.
 const MIN_CALLS: u32 = 20;

@@ -1,17 +1,17 @@
-//! From the document to how clients are told from each other, and which of that can be believed.
+//! Reads how clients are identified, and checks that no client can forge what the policy relies on.
 
 use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::json::quoted;
 use super::parse::unknown;
 use super::shapes::{OneOf, Text};
-use super::value::{Items, Of, Value};
+use super::value::{Items, Value, View};
 use super::{AddressSource, Client, Name, TierIndex, TierSource};
 use crate::api_key::{ApiKeys, Digest};
 
-/// How a request's client is told from others.
+/// Reads how the client of a request is identified.
 pub(super) fn client(
-    document: Of<'_, document::Client>,
+    document: View<'_, document::Client>,
     tiers: Option<&[Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -19,12 +19,12 @@ pub(super) fn client(
     let address = document.address().and_then(|it| address(it, &at.field("address"), problems));
     let trusted = Trusted::of(document);
     let claims = document.claims()?;
-    if let Some(Some(header)) = claims.map(Of::<document::Claims>::header) {
+    if let Some(Some(header)) = claims.map(View::<document::Claims>::header) {
         trusted.expect(header, &at.field("claims").field("header"), problems);
     }
     let tier = document.tier()?;
     let source = tier.map_or(Some(None), |tier| source(tier, document, tiers, &at.field("tier"), problems));
-    let default_tier = match (tier.map_or(Some(None), Of::<document::Tier>::default)?, tiers) {
+    let default_tier = match (tier.map_or(Some(None), View::<document::Tier>::default)?, tiers) {
         (Some(name), Some(tiers)) if !tiers.is_empty() => {
             tier_index(name, tiers, &at.field("tier").field("default"), problems).unwrap_or_default()
         }
@@ -40,10 +40,10 @@ pub(super) fn client(
     })
 }
 
-/// Where the client's tier stands.
+/// Where to find the client's tier.
 fn source(
-    tier: Of<'_, document::Tier>,
-    client: Of<'_, document::Client>,
+    tier: View<'_, document::Tier>,
+    client: View<'_, document::Client>,
     tiers: Option<&[Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -91,18 +91,18 @@ fn source(
     })
 }
 
-/// The headers that no client can set.
+/// The headers that no client can set: `trusted_headers`. `None` if the list could not be read.
 pub(super) struct Trusted<'v>(Option<Items<'v, super::text::HeaderName>>);
 
 impl<'v> Trusted<'v> {
-    /// Those that the policy says.
-    pub(super) fn of(client: Of<'v, document::Client>) -> Self {
+    /// The headers that the document lists.
+    pub(super) fn of(client: View<'v, document::Client>) -> Self {
         Self(client.trusted_headers())
     }
 
-    /// Reports a header that would be believed though a client can set it.
+    /// Reports a header that must be trusted and is not listed.
     pub(super) fn expect(&self, header: &str, at: &Path<'_>, problems: &mut Problems) {
-        // Of a list that could not be read nothing can be said, nor of one with items that could not.
+        // If the list, or one of its items, could not be read, the header may be in it.
         let Some(trusted) = &self.0 else { return };
         if trusted.iter().any(|name| name.is_none_or(|name| name.eq_ignore_ascii_case(header))) {
             return;
@@ -113,8 +113,8 @@ impl<'v> Trusted<'v> {
         problems.report(at, problem, &[hint, &header, "]}"]);
     }
 
-    /// Reports a cost that a client could choose.
-    pub(super) fn expect_cost(&self, limit: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
+    /// Reports a cost in a request header that clients can set.
+    pub(super) fn expect_cost(&self, limit: View<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
         if let Some(OneOf::Second(cost)) = limit.cost()
             && let Some(Some(header)) = cost.request_header()
         {
@@ -123,7 +123,7 @@ impl<'v> Trusted<'v> {
     }
 }
 
-/// Reports what needs claims when the policy does not say where they stand.
+/// Reports a use of claims in a policy that does not say where to find them.
 pub(super) fn no_claims(at: &Path<'_>, problems: &mut Problems) {
     problems.report(
         at,
@@ -132,8 +132,8 @@ pub(super) fn no_claims(at: &Path<'_>, problems: &mut Problems) {
     );
 }
 
-/// Reports what needs API keys when the policy does not say where they stand.
-fn expect_api_key(client: Of<'_, document::Client>, at: &Path<'_>, problems: &mut Problems) {
+/// Reports a use of API keys in a policy that does not say where to find them.
+fn expect_api_key(client: View<'_, document::Client>, at: &Path<'_>, problems: &mut Problems) {
     if matches!(client.api_key(), Some(None)) {
         problems.report(
             at,
@@ -143,17 +143,17 @@ fn expect_api_key(client: Of<'_, document::Client>, at: &Path<'_>, problems: &mu
     }
 }
 
-/// Reports lists of API keys when the policy does not say where these stand.
-pub(super) fn expect_api_keys_of_lists(document: Of<'_, Document>, problems: &mut Problems) {
+/// Reports API keys on `deny` or `allow` in a policy that does not say where to find them.
+pub(super) fn expect_api_keys_of_lists(document: View<'_, Document>, problems: &mut Problems) {
     let Some(client) = document.client() else { return };
     for (name, list) in [("deny", document.deny()), ("allow", document.allow())] {
-        if list.and_then(Of::<document::AccessList>::api_keys).is_some_and(|keys| !keys.is_empty()) {
+        if list.and_then(View::<document::AccessList>::api_keys).is_some_and(|keys| !keys.is_empty()) {
             expect_api_key(client, &Path::Root.field(name).field("api_keys"), problems);
         }
     }
 }
 
-fn address(document: Of<'_, document::Address>, at: &Path<'_>, problems: &mut Problems) -> Option<AddressSource> {
+fn address(document: View<'_, document::Address>, at: &Path<'_>, problems: &mut Problems) -> Option<AddressSource> {
     let header = match (document.header()?, document.trusted_hops()?) {
         (Some(header), Some(hops)) if hops > 0 => Some((header.to_ascii_lowercase(), u8::try_from(hops).ok()?)),
         (Some(_), None) => {
@@ -177,14 +177,14 @@ fn address(document: Of<'_, document::Address>, at: &Path<'_>, problems: &mut Pr
     Some(AddressSource { header, ipv6_prefix: u8::try_from(document.ipv6_prefix()?).ok()? })
 }
 
-/// Reports what refers to tiers when the policy has none.
+/// Reports a use of tiers in a policy that has none.
 pub(super) fn expect_tiers(tiers: Option<&[Name]>, at: &Path<'_>, problems: &mut Problems) {
     if tiers.is_some_and(<[_]>::is_empty) {
         problems.report(at, &["the policy has no tiers"], &["name them in \"tiers\", or remove this"]);
     }
 }
 
-/// The tier of this name; one that does not exist is reported.
+/// The tier with this name. Reports a name that does not exist.
 pub(super) fn tier_index(name: &Name, tiers: &[Name], at: &Path<'_>, problems: &mut Problems) -> Option<TierIndex> {
     let index = tiers.iter().position(|tier| tier == name);
     if index.is_none() {
@@ -198,26 +198,26 @@ impl Text for Digest {
     const WHAT: &str = "a SHA-256 hash";
     const PATTERN: Option<&str> = Some("^[0-9a-f]{64}$");
     const CHARS: (u32, u32) = (64, 64);
-    const RIGHT: &str = "write 64 lower-case hex digits, as `printf %s KEY | sha256sum` prints them";
+    const HINT: &str = "write 64 lower-case hex digits, as `printf %s KEY | sha256sum` prints them";
     const SECRET: bool = true;
 
-    type Kept = Self;
+    type Parsed = Self;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         Self::parse(text).map(Value::Digest).ok_or(None)
     }
 }
 
-/// The name of a claim, or a path to it of names with dots between them.
+/// The name of a claim, or the path to it: names separated by dots.
 pub(super) enum ClaimName {}
 
 impl Text for ClaimName {
     const WHAT: &str = "the name of a claim";
     const PATTERN: Option<&str> = Some(r"^[^\x00-\x20\x7f-\x9f]+$");
     const CHARS: (u32, u32) = (1, 128);
-    const RIGHT: &str = "write a name without spaces, as in \"plan\" or \"org.plan\"";
+    const HINT: &str = "write a name without spaces, as in \"plan\" or \"org.plan\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let right = !text.contains(|c: char| c == ' ' || c.is_control());

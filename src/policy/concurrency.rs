@@ -1,14 +1,14 @@
-//! What the document says of requests in flight, and what does not go with them.
+//! Reads limits with the algorithm `concurrency`, and reports settings that they cannot have.
 
 use super::document;
 use super::error::{Path, Problems};
 use super::shapes::OneOf;
-use super::value::Of;
+use super::value::View;
 use super::{Algorithm, KeyPart, Quota};
 use crate::units::{Permits, Span};
 
-/// The quota of a limit on requests in flight. Its window is the lease, which stands at the limit: see [`leased`].
-pub(super) fn quota(document: Of<'_, document::Quota>, at: &Path<'_>, problems: &mut Problems) -> Option<Quota> {
+/// The quota of a concurrency limit. Its window is the lease: the default here, and the limit's own through [`leased`].
+pub(super) fn quota(document: View<'_, document::Quota>, at: &Path<'_>, problems: &mut Problems) -> Option<Quota> {
     if document.window()?.is_some() {
         let hint = "remove it, or use another algorithm";
         problems.report(&at.field("window"), &["requests in flight are not counted by the window"], &[hint]);
@@ -29,9 +29,10 @@ pub(super) fn quota(document: Of<'_, document::Quota>, at: &Path<'_>, problems: 
     Some(Quota { permits, window: DEFAULT_LEASE, burst: permits, least })
 }
 
-/// Reports what does not go with the limit's algorithm, and answers with the lease.
+/// Reports settings that the limit's algorithm cannot have. Returns the lease of a concurrency limit, and `Some(None)`
+/// for other algorithms.
 pub(super) fn check(
-    document: Of<'_, document::Limit>,
+    document: View<'_, document::Limit>,
     algorithm: Option<Algorithm>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -47,7 +48,7 @@ pub(super) fn check(
     Some(None)
 }
 
-/// These quotas with the lease in the window's place, if there is one.
+/// These quotas with the lease as their window, if there is a lease.
 pub(super) fn leased(mut quotas: Vec<Vec<Quota>>, lease: Option<Span>) -> Vec<Vec<Quota>> {
     if let Some(lease) = lease {
         quotas.iter_mut().flatten().for_each(|quota| quota.window = lease);
@@ -55,13 +56,14 @@ pub(super) fn leased(mut quotas: Vec<Vec<Quota>>, lease: Option<Span>) -> Vec<Ve
     quotas
 }
 
-/// Reports what does not go with counting requests in flight.
-fn in_flight(document: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
+/// Reports settings that a concurrency limit cannot have.
+fn in_flight(document: View<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
     if document.quotas().flatten().is_some() {
         problems.report(&at.field("quotas"), &[SEVERAL], &["write one \"quota\""]);
     }
-    let is_adaptive =
-        |quota: Option<Of<'_, document::Quota>>| quota.and_then(Of::<document::Quota>::adaptive).flatten().is_some();
+    let is_adaptive = |quota: Option<View<'_, document::Quota>>| {
+        quota.and_then(View::<document::Quota>::adaptive).flatten().is_some()
+    };
     let mut adaptive = is_adaptive(document.quota().flatten());
     let by_tier = document.by_tier();
     for (name, quota) in by_tier.iter().flat_map(|by_tier| by_tier.iter()) {
@@ -89,7 +91,7 @@ fn in_flight(document: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Pr
     }
 }
 
-/// Reports a key that tells clients apart where their common upstream is what is found out about.
+/// Reports a key that distinguishes clients: an adaptive quota measures the upstream that they have in common.
 fn adaptive_key(key: Vec<&KeyPart>, one_quota: bool, at: &Path<'_>, problems: &mut Problems) {
     match (key.as_slice(), one_quota) {
         ([], true) | ([KeyPart::Tier], _) => {}
@@ -106,5 +108,5 @@ fn adaptive_key(key: Vec<&KeyPart>, one_quota: bool, at: &Path<'_>, problems: &m
 
 const SEVERAL: &str = "requests in flight have one quota, since they have no windows to differ by";
 
-/// Long enough that renewing the permits of long requests costs nothing, and short enough to wait for.
+/// Renewing the permits of long requests this rarely costs nothing, and waiting this long for lost permits is bearable.
 const DEFAULT_LEASE: Span = Span::from_secs(30);

@@ -1,64 +1,65 @@
-//! What a request costs: a number, or what one of its headers or of its answer's says.
+//! What a request costs: a number, or the value of a header of the request or the response.
 
 use super::document;
 use super::error::{Path, Problems};
 use super::shapes::OneOf;
-use super::value::Of;
+use super::value::View;
 use crate::lookup::trim_blanks;
 use crate::units::Permits;
 
 /// What a request costs at a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cost {
-    /// Always the same, at least one permit.
+    /// A fixed cost of at least one permit.
     Fixed(Permits),
-    /// What a header of the request says.
+    /// The value of a header of the request.
     Request(CostHeader),
-    /// What a header of the answer says, charged when it comes.
+    /// The value of a header of the response, charged when the response arrives.
     Response(CostHeader),
 }
 
-/// A header that says a cost.
+/// A header that carries a cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CostHeader {
     /// Its name, lower case.
     pub(crate) name: String,
-    /// The cost when the header is absent or says no whole number, `min..=max`.
+    /// The cost when the header is absent or not a whole number, `min..=max`.
     pub(crate) default: Permits,
-    /// What is below this is this. Zero lets the header say that a request is free.
+    /// The minimum; smaller values count as this. With zero, a request may be free.
     pub(crate) min: Permits,
-    /// What is above this is this.
+    /// The maximum; larger values count as this.
     pub(crate) max: Permits,
 }
 
 impl Cost {
-    /// The least that a request must have room for.
+    /// The smallest number of permits that can admit a request.
     pub(crate) fn least(&self) -> Permits {
         match self {
             Self::Fixed(cost) => *cost,
             Self::Request(header) => header.min,
-            // Nobody knows yet: what is left suffices, and the rest is debt.
+            // The cost is not known before the response: one permit admits the request, and the rest becomes debt.
             Self::Response(_) => Permits::ONE,
         }
     }
 }
 
 impl CostHeader {
-    /// The cost that a value of the header says: decimal digits, blanks around them left aside.
+    /// The cost for a value of the header: decimal digits, with blanks around them ignored, clamped to `min..=max`.
+    /// `default` if `value` is `None` or anything else.
     #[must_use]
     pub fn read(&self, value: Option<&[u8]>) -> Permits {
         let digits = value.map(trim_blanks).filter(|text| !text.is_empty() && text.iter().all(u8::is_ascii_digit));
         let said = digits.map(|digits| {
             let digit = |byte: &u8| u32::from(byte.saturating_sub(b'0'));
-            // A number that does not fit is above every `max`.
+            // A number that saturates is at or above every `max`.
             digits.iter().fold(0_u32, |number, byte| number.saturating_mul(10).saturating_add(digit(byte)))
         });
         said.map_or(self.default, |said| Permits::new(said).max(self.min).min(self.max))
     }
 }
 
-/// The cost that the document tells.
-pub(super) fn cost(document: document::SeenCost<'_>, at: &Path<'_>, problems: &mut Problems) -> Option<Cost> {
+/// Reads the cost of a limit.
+pub(super) fn cost(document: document::CostView<'_>, at: &Path<'_>, problems: &mut Problems) -> Option<Cost> {
     let document = match document {
         OneOf::First(number) => return Some(Cost::Fixed(Permits::new(number))),
         OneOf::Second(header) => header,
@@ -70,14 +71,14 @@ pub(super) fn cost(document: document::SeenCost<'_>, at: &Path<'_>, problems: &m
     match (request, response) {
         (Some(name), None) => Some(Cost::Request(header(name))),
         (None, Some(name)) => Some(Cost::Response(header(name))),
-        // Neither or both, which has been reported.
+        // The reader has reported that neither or both are there.
         _ => None,
     }
 }
 
-/// The default and what it lies between.
+/// The default cost, the minimum and the maximum. Reports them if they are not in order.
 fn bounds(
-    document: Of<'_, document::CostHeader>,
+    document: View<'_, document::CostHeader>,
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Option<(Permits, Permits, Permits)> {

@@ -1,55 +1,56 @@
-//! How requests wait: what a limit's `on_exceed: "delay"` and `slow_down` say, and who goes first.
+//! Delayed requests: a limit's `on_exceed: "delay"` and `slow_down`, and the priority of requests.
 
 use super::document;
 use super::error::{Path, Problems};
-use super::value::Of;
+use super::value::View;
 use super::{Algorithm, OnExceed, Quota};
 use crate::units::{Permits, Span};
 
-/// How requests wait at a limit.
+/// How a limit delays requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delays {
-    /// The longest that a request waits, `1ms..=60s`.
+    /// The longest time that a request waits, `1ms..=60s`.
     pub(crate) max_delay: Span,
-    /// How many requests wait at one time in each instance, `1..=1_000`.
+    /// How many requests wait at one time in each worker, `1..=1_000`.
     pub(crate) max_waiting: u16,
-    /// Requests within the quota wait, and those over it are refused. `None` is a limit with `on_exceed: "delay"`: requests
-    /// over the quota wait for their turn.
+    /// `Some` for `slow_down`: requests within the quota wait, and those over it are refused. `None` for `on_exceed:
+    /// "delay"`: requests over the quota wait for their turn.
     pub(crate) slow_down: Option<SlowDown>,
 }
 
 /// A delay that grows with what a client has used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlowDown {
-    /// So many permits of a quota are free of delay, at least one.
+    /// How many permits of a quota are free of delay, at least one.
     pub(crate) slow_after: Permits,
-    /// By how much each permit after those waits longer than the one before.
+    /// How much longer each further permit waits than the one before.
     pub(crate) step: Span,
 }
 
 impl Delays {
-    /// How far ahead of its rate a token bucket gives turns away.
+    /// How far ahead of its rate a token bucket promises turns.
     pub(crate) fn ahead(&self) -> Span {
         if self.slow_down.is_some() { Span::ZERO } else { self.max_delay }
     }
 }
 
-/// How important a request is: who waits goes by it, the most important first, and who is shed, the least important.
+/// How important a request is. Among waiting requests the most important goes first; the least important are shed
+/// first. The most important is the smallest in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// What nothing works without.
+    /// Never shed.
     Critical,
-    /// More than most.
+    /// Shed last, and only if the policy says so.
     High,
-    /// What nobody has said anything about.
+    /// The priority of requests whose tier and limits name none.
     #[default]
     Medium,
-    /// What can be done without.
+    /// Shed first.
     Low,
 }
 
 impl Priority {
-    /// The word for it in the document.
+    /// The priority's word in the policy.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -61,9 +62,9 @@ impl Priority {
     }
 }
 
-/// What the limit's document says of waiting.
+/// Reads how a limit delays requests; `Some(None)` if it does not.
 pub(super) fn delays(
-    document: Of<'_, document::Limit>,
+    document: View<'_, document::Limit>,
     quotas: &[Option<Vec<Quota>>],
     at: &Path<'_>,
     problems: &mut Problems,
@@ -87,13 +88,13 @@ pub(super) fn delays(
     }
     match (delays?, document.max_delay()?) {
         (true, Some(max_delay)) => Some(Some(Delays { max_delay, max_waiting, slow_down: None })),
-        // A missing one has been reported, and one too many too.
+        // A missing or superfluous `max_delay` has been reported.
         _ => Some(None),
     }
 }
 
-/// Reports why a limit that is to delay cannot.
-fn can_delay(document: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
+/// Reports why a limit with `on_exceed: "delay"` cannot delay.
+fn can_delay(document: View<'_, document::Limit>, at: &Path<'_>, problems: &mut Problems) {
     if matches!(document.max_delay(), Some(None)) {
         let hint = "add \"max_delay\": \"2s\", or whatever your clients bear";
         problems.report(at, &["nothing says how long a request may wait"], &[hint]);
@@ -114,8 +115,8 @@ fn can_delay(document: Of<'_, document::Limit>, at: &Path<'_>, problems: &mut Pr
     }
 }
 
-/// Reports what only a limit that delays has.
-fn unused(document: Of<'_, document::Limit>, slows: bool, at: &Path<'_>, problems: &mut Problems) {
+/// Reports settings that only a limit that delays can have.
+fn unused(document: View<'_, document::Limit>, slows: bool, at: &Path<'_>, problems: &mut Problems) {
     if matches!(document.max_delay(), Some(Some(_))) {
         let (problem, hint) = if slows {
             ("a limit that slows down has this in \"slow_down\"", "remove this")
@@ -131,7 +132,7 @@ fn unused(document: Of<'_, document::Limit>, slows: bool, at: &Path<'_>, problem
 }
 
 fn slow_down(
-    document: Of<'_, document::SlowDown>,
+    document: View<'_, document::SlowDown>,
     max_waiting: u16,
     quotas: &[Option<Vec<Quota>>],
     at: &Path<'_>,
@@ -151,5 +152,5 @@ fn slow_down(
     Some(Delays { max_delay, max_waiting, slow_down: Some(SlowDown { slow_after: Permits::new(slow_after), step }) })
 }
 
-/// How many wait when the document does not say: enough for a spike, and few enough that each soon has its turn.
+/// The default of `max_waiting`: enough for a spike, and few enough for short waits.
 const MAX_WAITING: u16 = 100;

@@ -1,4 +1,4 @@
-//! What is wrong with a policy document, where, and what would be right.
+//! The errors of a policy document: what is wrong, where, and what would be right.
 
 use core::fmt::{self, Write as _};
 
@@ -8,18 +8,18 @@ use super::json::printable;
 /// One error of a policy document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyError {
-    /// Where: a JSON pointer (RFC 6901) such as `/limits/0/quota/window`, empty for the whole document. For a field
-    /// that is missing, where it should stand.
+    /// A JSON pointer (RFC 6901) such as `/limits/0/quota/window`, empty for the whole document. For a missing field,
+    /// the place where it belongs.
     pub path: String,
-    /// What is wrong, quoting the value as far as a line of a log bears it.
+    /// What is wrong. It quotes the value, shortened to fit a log line.
     pub problem: String,
-    /// What would be right; without the feature `hints`, where to ask for that.
+    /// What would be right. Without the feature `hints`, the command that tells.
     pub hint: String,
-    /// Where reading stopped, when the text is not JSON at all.
+    /// Where reading stopped, if the text is not valid JSON.
     pub place: Option<Place>,
 }
 
-/// A place in a text, both counted from one, the column in bytes.
+/// A place in a text. Line and column count from one; the column counts bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The line.
@@ -47,7 +47,7 @@ impl fmt::Display for PolicyError {
 pub struct PolicyErrors(Vec<PolicyError>);
 
 impl PolicyErrors {
-    /// The errors, in the order of their finding.
+    /// The errors, in the order in which they were found.
     pub fn iter(&self) -> core::slice::Iter<'_, PolicyError> {
         self.0.iter()
     }
@@ -77,7 +77,7 @@ impl From<PolicyError> for PolicyErrors {
     }
 }
 
-/// One error a line.
+/// One error per line.
 impl fmt::Display for PolicyErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.0.iter().enumerate() {
@@ -90,24 +90,24 @@ impl fmt::Display for PolicyErrors {
 
 impl core::error::Error for PolicyErrors {}
 
-/// A place in the document while it is read, as a list from the leaf to the root on the stack.
+/// A place in the document while it is read: a linked list on the stack, from the leaf to the root.
 #[derive(Clone, Copy)]
 pub(super) enum Path<'a> {
     /// The whole document.
     Root,
-    /// A field of the object there.
+    /// A field of the object at that place.
     Field(&'a Path<'a>, &'a str),
-    /// An item of the list there.
+    /// An item of the list at that place.
     Item(&'a Path<'a>, usize),
 }
 
 impl<'a> Path<'a> {
-    /// The field `name` of the object here.
+    /// The field `name` of the object at this place.
     pub(super) fn field(&'a self, name: &'a str) -> Self {
         Self::Field(self, name)
     }
 
-    /// The item at `index` of the list here.
+    /// The item at `index` of the list at this place.
     pub(super) fn item(&'a self, index: usize) -> Self {
         Self::Item(self, index)
     }
@@ -136,7 +136,7 @@ impl fmt::Display for Path<'_> {
 pub(super) struct Problems(Vec<PolicyError>);
 
 impl Problems {
-    /// Notes an error; problem and hint come in pieces.
+    /// Adds an error. The pieces of `problem` and of `hint` are joined.
     pub(super) fn report(&mut self, at: &Path<'_>, problem: &[&str], hint: &[&str]) {
         let (problem, hint) = (problem.concat(), hint::of(hint));
         match self.0.len() {
@@ -151,13 +151,12 @@ impl Problems {
         }
     }
 
-    /// Whether further errors would not be kept: finding hints for them is not worth the time.
+    /// Whether further errors would be dropped, which makes it a waste of time to search for hints.
     pub(super) fn is_full(&self) -> bool {
         self.0.len() > MAX_PROBLEMS
     }
 
-    /// `value` when nothing was found to be wrong, else the errors. A part of `value` is missing only where an
-    /// error was noted.
+    /// `value` if there are no errors, otherwise the errors. `value` is `None` only if an error was reported.
     pub(super) fn or_errors<T>(self, value: Option<T>) -> Result<T, PolicyErrors> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
@@ -166,7 +165,7 @@ impl Problems {
     }
 }
 
-/// More than anyone reads at once. Without a bound a document of one mebibyte could fill the filter's memory with
+/// More than anyone reads at once. Without a bound, a document of one mebibyte could fill the filter's memory with
 /// errors.
 const MAX_PROBLEMS: usize = 200;
 

@@ -1,4 +1,4 @@
-//! How a call to an upstream ended, and which ends are failures.
+//! How a call to an upstream ended, and which outcomes are failures.
 
 use super::text::Failure;
 use super::value::Items;
@@ -7,27 +7,29 @@ use crate::request::is_error;
 /// How a call to an upstream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallEnd {
-    /// With an answer of this status.
+    /// The upstream responded with this status.
     Answered(u16),
-    /// No connection was had.
+    /// The connection could not be established.
     NotConnected,
-    /// No answer came in time.
+    /// No response began in time.
     TimedOut,
-    /// The connection was cut before the answer.
+    /// The connection was closed before the response.
     Reset,
-    /// No connection was had, or it was cut before the answer: the host does not tell which. A failure where either is.
+    /// The connection could not be established, or was closed before the response; the host does not tell which. It is
+    /// a failure if either of the two is.
     Unanswered,
-    /// The client went away before the answer: nobody knows how the call would have ended.
+    /// The client left before the response, so the outcome is unknown.
     Abandoned,
-    /// There was an answer, but the host could not hand it over whole: it was too large, or broke off. The request has failed
-    /// here, whatever a route counts as failing; the upstream may well be healthy.
+    /// There was a response, but the host could not deliver the whole of it: it was too large, or broke off. The
+    /// attempt has failed, whatever the route counts as a failure. The breaker does not count it, because the upstream
+    /// may be healthy.
     Lost,
-    /// It was not made: something else on the way to the upstream has answered, such as a filter that asks who the client is.
-    /// That answer is the client's, and tells nothing of the upstream.
+    /// The call was not made: another filter in front of the upstream responded, for example one that authenticates
+    /// clients. Its response goes to the client and says nothing about the upstream.
     NotMade,
 }
 
-/// Which ends of a call are failures.
+/// Which outcomes of a call are failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
     not_connected: bool,
@@ -38,8 +40,8 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// The failures of these words: `connect`, `timeout`, `reset`, `5xx`, `429`. Of the statuses that `5xx` stands for, see
-    /// [`is_error`].
+    /// The failures that these words name: `connect`, `timeout`, `reset`, `5xx`, `429`. [`is_error`] says which
+    /// statuses `5xx` covers.
     pub(super) fn of(words: &Items<'_, Failure>) -> Self {
         let mut failures = Self::default();
         for word in words.known() {
@@ -62,7 +64,7 @@ impl Failures {
         }
     }
 
-    /// Whether a call that ended so has failed.
+    /// Whether a call with this outcome has failed.
     #[must_use]
     pub fn contain(&self, end: CallEnd) -> bool {
         match end {
@@ -78,7 +80,7 @@ impl Failures {
     }
 }
 
-/// The word and the bit of a status; `None` for one that is never a failure.
+/// The word and the bit of a status; `None` for a status that is never a failure.
 fn place(status: u16) -> Option<(usize, u64)> {
     let bit = status.checked_sub(FIRST_STATUS)?;
     Some((usize::from(bit / 64), 1 << (bit % 64)))

@@ -1,12 +1,12 @@
-//! How the service is told to be, and what is shed then: the document's `health` and `shedding`.
+//! The document's `health` and `shedding`: how the service is rated, and which requests are shed.
 
-use super::absent::{Fields, NO_FIELDS};
+use super::all_or_none::AllOrNone;
+use super::defaults::{Fields, NO_FIELDS};
 use super::document::{Document, HOUR_MS};
 use super::error::{Path, Problems};
-use super::gathered::Gathered;
 use super::schema::document;
 use super::shapes::{Decimal, Int, SpanIn};
-use super::value::Of;
+use super::value::View;
 use crate::health::orca::Load;
 use crate::health::{Rules, Signal, Thresholds};
 use crate::number::Number;
@@ -14,19 +14,19 @@ use crate::shed::{self, Share};
 use crate::units::{BasisPoints, Span};
 
 document! {
-    /// What tells how the service is: healthy, degraded or critical. It is degraded or critical from when any reading
-    /// reaches the threshold for that.
+    /// How to rate the service as healthy, degraded or critical. It is degraded or critical when any signal reaches the
+    /// threshold for that.
     Health {
-        /// Over how much time readings are taken, all workers of an Envoy together.
+        /// The time over which signals are measured, over all workers of an Envoy.
         window: SpanIn<2_000, MINUTES_MS> = "10s",
-        /// How many answers there must be within it for readings to count.
+        /// How many responses there must be in the window for signals to count.
         min_calls: Int<1, 1_000_000> = 20,
-        /// The share of answers, in percent, that are errors: 5xx but 501, and the gRPC statuses that mean the same.
+        /// The share of responses, in percent, that are errors: 5xx except 501, and the equivalent gRPC statuses.
         error_rate_percent: ErrorRate = NO_FIELDS,
-        /// How long it takes until an answer begins. It does not count when absent.
+        /// The time until a response begins. When absent, it does not count.
         latency: Option<Latency>,
-        /// The load that upstreams report in the header `endpoint-load-metrics` of their answers (ORCA), on average. It
-        /// does not count when absent.
+        /// The average load that upstreams report in the header `endpoint-load-metrics` of their responses (ORCA). When
+        /// absent, it does not count.
         orca: Option<Orca>,
         /// When the service has recovered.
         recovery: Recovery = NO_FIELDS,
@@ -34,23 +34,23 @@ document! {
 }
 
 document! {
-    /// Thresholds for the share of answers that are errors, in percent.
+    /// Thresholds for the share of responses that are errors, in percent.
     ErrorRate {
-        /// From here on the service is degraded.
+        /// The share at which the service is degraded.
         degraded: Decimal<1, 10_000> = 10,
-        /// From here on it is critical.
+        /// The share at which it is critical.
         critical: Decimal<1, 10_000> = 50,
     }
 }
 
 document! {
-    /// Thresholds for how long it takes until an answer begins.
+    /// Thresholds for the time until a response begins.
     Latency {
-        /// The share of answers, in percent, that must be at least so fast: 95 for the 95th percentile.
+        /// The percentile that is compared with the thresholds: 95 for the 95th.
         quantile_percent: Decimal<1, 10_000> = 95,
-        /// From here on the service is degraded.
+        /// The time at which the service is degraded.
         degraded: SpanIn<1, MINUTES_MS>,
-        /// From here on it is critical.
+        /// The time at which it is critical.
         critical: SpanIn<1, MINUTES_MS>,
     }
 }
@@ -64,7 +64,7 @@ document! {
         memory_percent: Option<LoadThresholds>,
         /// For `application_utilization`, in percent.
         application_percent: Option<LoadThresholds>,
-        /// For `eps`, the errors that an upstream makes in a second.
+        /// For `eps`, the errors of an upstream per second.
         eps: Option<LoadThresholds>,
     }
 }
@@ -72,61 +72,62 @@ document! {
 document! {
     /// Thresholds for a load.
     LoadThresholds {
-        /// From here on the service is degraded.
+        /// The load at which the service is degraded.
         degraded: Decimal<1, 10_000_000>,
-        /// From here on it is critical.
+        /// The load at which it is critical.
         critical: Decimal<1, 10_000_000>,
     }
 }
 
 document! {
-    /// When the service has recovered, by one step, from critical to degraded or from degraded to healthy.
+    /// When the service has recovered by one step: from critical to degraded, or from degraded to healthy.
     Recovery {
-        /// What share of its threshold every reading must be below, in percent.
+        /// The share of its threshold, in percent, that every signal must stay below.
         below_percent: Int<1, 100> = 80,
-        /// For how long they must be.
+        /// For how long every signal must stay below it.
         calm: SpanIn<1_000, MINUTES_MS> = "5s",
     }
 }
 
 document! {
-    /// Which requests are refused with 503 while the service is degraded or critical, by their priority. Those of the
-    /// priority `critical` never are.
+    /// Which requests are refused with 503 while the service is degraded or critical, by their priority. Requests of
+    /// the priority `critical` never are.
     Shedding {
-        /// What is shed at most while it is degraded.
+        /// The largest shares that are shed while the service is degraded.
         degraded: Shares = Fields([("low_percent", 100)]),
-        /// What is shed at most while it is critical.
+        /// The largest shares that are shed while it is critical.
         critical: Shares = Fields([("low_percent", 100), ("medium_percent", 100)]),
-        /// How long it takes until all requests of a priority are shed, and then of the next one.
+        /// How long it takes until all requests of one priority are shed, and again for the next priority.
         rise: SpanIn<100, HOUR_MS> = "5s",
-        /// How long it takes, once the service is better, until all requests of a priority are let through again.
+        /// How long it takes, once the service is better, until all requests of one priority are let through again.
         fall: SpanIn<100, HOUR_MS> = "60s",
-        /// When clients are told to come back: from half of this to half as much again, by chance.
+        /// About when clients are told to come back: at random, from half of this time to one and a half times it.
         retry_after: SpanIn<1_000, HOUR_MS> = "10s",
     }
 }
 
 document! {
-    /// What share of requests is shed, by priority: nothing of one while less than all is of the one below it.
+    /// The share of requests that is shed, by priority. A priority can have a share only if all requests of the
+    /// priority below it are shed.
     Shares {
-        /// Of those with the priority `low`, in percent.
+        /// Of requests with the priority `low`, in percent.
         low_percent: Decimal<0, 10_000> = 0,
-        /// Of those with the priority `medium`, in percent.
+        /// Of requests with the priority `medium`, in percent.
         medium_percent: Decimal<0, 10_000> = 0,
-        /// Of those with the priority `high`, in percent.
+        /// Of requests with the priority `high`, in percent.
         high_percent: Decimal<0, 10_000> = 0,
     }
 }
 
-/// What tells how the service is.
-pub(super) fn health(document: Of<'_, Document>, problems: &mut Problems) -> Option<Option<Rules>> {
+/// Reads how the service is rated.
+pub(super) fn health(document: View<'_, Document>, problems: &mut Problems) -> Option<Option<Rules>> {
     let Some(health) = document.health()? else { return Some(None) };
     let at = Path::Root;
     let at = at.field("health");
     let errors = health.error_rate_percent();
     let errors =
         errors.and_then(|it| decimals(it.degraded()?, it.critical()?, &at.field("error_rate_percent"), problems));
-    let mut thresholds = Gathered::new();
+    let mut thresholds = AllOrNone::new();
     let mut take = |signal, range: Option<Range>, unit: u64| {
         thresholds.add(range.map(|(degraded, critical)| Thresholds {
             signal,
@@ -174,7 +175,7 @@ fn decimals(degraded: u32, critical: u32, at: &Path<'_>, problems: &mut Problems
     Some((degraded.into(), critical.into()))
 }
 
-fn spans(latency: Of<'_, Latency>, at: &Path<'_>, problems: &mut Problems) -> Option<Range> {
+fn spans(latency: View<'_, Latency>, at: &Path<'_>, problems: &mut Problems) -> Option<Range> {
     let (degraded, critical) = (latency.degraded()?, latency.critical()?);
     let words = |span: Span| ["\"", &span.to_string(), "\""].concat();
     in_order(degraded <= critical, || (words(degraded), words(critical)), at, problems)?;
@@ -196,8 +197,8 @@ fn in_order(
     None
 }
 
-/// What is shed.
-pub(super) fn shedding(document: Of<'_, Document>, problems: &mut Problems) -> Option<Option<shed::Rules>> {
+/// Reads which requests are shed.
+pub(super) fn shedding(document: View<'_, Document>, problems: &mut Problems) -> Option<Option<shed::Rules>> {
     let Some(shedding) = document.shedding()? else { return Some(None) };
     let at = Path::Root;
     let at = at.field("shedding");
@@ -221,8 +222,8 @@ pub(super) fn shedding(document: Of<'_, Document>, problems: &mut Problems) -> O
     }))
 }
 
-/// The shares of the priorities on top of each other.
-fn share(shares: Of<'_, Shares>, at: &Path<'_>, problems: &mut Problems) -> Option<Share> {
+/// The sum of the priorities' shares.
+fn share(shares: View<'_, Shares>, at: &Path<'_>, problems: &mut Problems) -> Option<Share> {
     let (low, medium, high) = (shares.low_percent()?, shares.medium_percent()?, shares.high_percent()?);
     for (name, share, below, all_of) in
         [("medium_percent", medium, low, "low_percent"), ("high_percent", high, medium, "medium_percent")]
@@ -235,5 +236,5 @@ fn share(shares: Of<'_, Shares>, at: &Path<'_>, problems: &mut Problems) -> Opti
     Some(Share::from_basis_points(low.saturating_add(medium).saturating_add(high)))
 }
 
-/// Five minutes: a window or a wait that is longer tells of another time than this.
+/// Five minutes: a longer window or wait says nothing about the present.
 const MINUTES_MS: u64 = 300_000;

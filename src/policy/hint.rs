@@ -1,18 +1,18 @@
-//! What would be right, where a document is wrong. The texts and the search for them are 6 KB, compressed, of a host's
-//! module, and one that must be small leaves them out: it is built without the feature `hints`, and says where to get them.
+//! Hints: what would be right in place of an error. They take 6 KB, compressed, of a host's wasm. A host whose module
+//! must be small is built without the feature `hints`; its errors then name the command that gives hints.
 
-/// Whether errors carry hints of their own.
-pub(super) const GIVEN: bool = cfg!(feature = "hints");
+/// Whether this build has hints.
+pub(super) const ENABLED: bool = cfg!(feature = "hints");
 
-/// A hint, where hints are given; otherwise `say` is never called and leaves nothing in the module.
+/// The hint that `say` makes. In a build without hints, `say` is never called and is not part of the wasm.
 pub(super) fn hint(say: impl FnOnce() -> String) -> Option<String> {
-    if GIVEN { Some(say()) } else { None }
+    if ENABLED { Some(say()) } else { None }
 }
 
-/// The hint in these pieces, or where to get it.
+/// The hint in these pieces, or the command that gives it.
 pub(super) fn of(pieces: &[&str]) -> String {
-    if GIVEN { pieces.concat() } else { ELSEWHERE.to_owned() }
+    if ENABLED { pieces.concat() } else { COMMAND.to_owned() }
 }
 
-/// What stands for every hint where none are given.
-const ELSEWHERE: &str = "`tidegate check` says what would be right";
+/// Takes the place of every hint in a build without them.
+const COMMAND: &str = "`tidegate check` says what would be right";

@@ -1,4 +1,4 @@
-//! JSON text as a small tree that keeps what a reader of errors needs: the order of fields, and duplicates.
+//! JSON as a tree that keeps the order of fields and duplicates, as error messages need them.
 
 use core::cell::Cell;
 use core::fmt;
@@ -23,12 +23,12 @@ pub(crate) enum Node {
     Text(String),
     /// An array.
     List(Vec<Node>),
-    /// An object, its fields as they stand, a name possibly more than once.
+    /// An object: its fields in the order of the text, with duplicate names.
     Object(Vec<(String, Node)>),
 }
 
 impl Node {
-    /// Reads JSON text. The error is about the whole document and says at which line and column reading stopped.
+    /// Reads JSON text. The error concerns the whole document and carries the line and column where reading stopped.
     pub(crate) fn parse(text: &str) -> Result<Self, PolicyError> {
         if text.len() > MAX_BYTES {
             return Err(PolicyError {
@@ -41,7 +41,7 @@ impl Node {
         if let Some(place) = too_deep(text) {
             return Err(unreadable(&format!("lists and objects nested more than {MAX_DEPTH} deep"), Some(place)));
         }
-        // From bytes, as claims are read, so that the filter has one reader and not two.
+        // `from_slice`, as for claims: `from_str` would be a second parser in the wasm.
         let mut deserializer = serde_json::Deserializer::from_slice(text.as_bytes());
         let long_name = Cell::new(false);
         let read = Seed { long_name: &long_name }
@@ -49,7 +49,7 @@ impl Node {
             .and_then(|node| deserializer.end().map(|()| node));
         let place = |error: &serde_json::Error| Place { line: error.line(), column: error.column() };
         match read {
-            // Where the name is all that its object has, the parser goes on after it.
+            // The flag, not the error: if the long name is the whole object, the parser may succeed.
             read if long_name.get() => {
                 let what = format!("a field's name of more than {MAX_NAME_BYTES} bytes");
                 Err(unreadable(&what, read.err().as_ref().map(place)))
@@ -58,12 +58,12 @@ impl Node {
         }
     }
 
-    /// An object of these fields.
+    /// An object with these fields.
     pub(super) fn object<const N: usize>(fields: [(&str, Self); N]) -> Self {
         Self::Object(fields.into_iter().map(|(name, node)| (name.to_owned(), node)).collect())
     }
 
-    /// The field of an object.
+    /// A field of an object.
     pub(super) fn field(&self, name: &str) -> Option<&Self> {
         let Self::Object(fields) = self else { return None };
         fields.iter().find(|(field, _)| field == name).map(|(_, value)| value)
@@ -82,7 +82,7 @@ impl Node {
     }
 }
 
-/// The text in quotes, cut short and without control characters, so that an error stays one line of a log.
+/// The text in quotes, shortened and without control characters: an error must fit one log line.
 pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     quoted.extend(text.chars().take(MAX_QUOTED_CHARS).map(printable));
@@ -145,8 +145,8 @@ impl Serialize for Node {
     }
 }
 
-/// Where the first list or object begins that is nested too deep. Looked for before reading, each level of which is a
-/// level of the stack; in a text that is not JSON it may be anywhere.
+/// The place of the first list or object that is nested too deep. It is searched for before parsing, which uses stack
+/// for each level. If the text is not JSON, the place has no meaning.
 fn too_deep(text: &str) -> Option<Place> {
     let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
     let mut place = Place { line: 1, column: 0 };
@@ -170,8 +170,8 @@ fn too_deep(text: &str) -> Option<Place> {
 /// One value of the document.
 #[derive(Clone, Copy)]
 struct Seed<'r> {
-    /// Set for a name that is too long. Nothing is read from there on, at which the parser stops in its turn: it has its
-    /// own way to be told of errors, and that alone would be larger than all of this file.
+    /// Set when a name is too long. The visitor then stops reading, which makes the parser stop too. Returning the
+    /// parser's own kind of error instead would add more code to the wasm than this whole file.
     long_name: &'r Cell<bool>,
 }
 
@@ -235,7 +235,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
-/// The parser's message without the place with which it ends, and which we carry apart.
+/// The parser's message without the place at its end, which [`PolicyError::place`] holds.
 fn what_is_wrong(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
@@ -253,19 +253,19 @@ fn unreadable(what: &str, place: Option<Place>) -> PolicyError {
     }
 }
 
-/// A policy of 4,096 limits with every field is near 2 MB only with absurd patterns; a host's configuration
-/// channel carries this much without trouble.
+/// One mebibyte. Only a policy of 4,096 limits that use every field, with absurd patterns, comes near 2 MB, and a
+/// host's configuration channel carries one mebibyte without trouble.
 const MAX_BYTES: usize = 1 << 20;
 
-/// The deepest place of a valid document is six down; room for error messages from inside a mistake, and no more,
-/// since each level is a level of the stack.
+/// A valid document is at most six levels deep. The rest leaves room for errors inside wrong documents, and is bounded
+/// because parsing uses stack for each level.
 const MAX_DEPTH: usize = 32;
 
-/// No name in the document may be longer than 128 characters of ASCII; what is far beyond is refused at once,
-/// because every error below it repeats it in its path.
+/// No name in a valid document has more than 128 ASCII characters. A much longer one is refused at once, because every
+/// error below it would repeat it in its path.
 const MAX_NAME_BYTES: usize = 256;
 
-/// Enough to recognise a value by.
+/// Enough to recognise a value.
 const MAX_QUOTED_CHARS: usize = 48;
 
 #[cfg(test)]

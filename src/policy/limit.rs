@@ -1,4 +1,4 @@
-//! A limit: whom it counts, how, what one may have of it, and what happens to whoever wants more.
+//! A limit: which clients it counts, how, their quotas, and what happens to requests over the limit.
 
 use super::{Cost, Delays, KeyPart, Match, Name, Priority, Sharing, TierIndex};
 use crate::units::{Permits, Span};
@@ -10,28 +10,29 @@ pub struct Limit {
     pub(crate) matches: Match,
     pub(crate) key: Vec<KeyPart>,
     pub(crate) algorithm: Algorithm,
-    /// The quotas, at least one and of different windows, for each of the policy's tiers, in their order. A policy without
-    /// tiers has them once.
+    /// The quotas for each of the policy's tiers, in their order: at least one, with different windows. A policy
+    /// without tiers has one list of quotas.
     pub(crate) quotas: Vec<Vec<Quota>>,
     pub(crate) cost: Cost,
-    /// Only requests with such an answer are charged, and when it comes; empty is every request, before it goes on.
-    pub(crate) only_on: Vec<Answers>,
+    /// Only requests with one of these statuses are charged, when the response arrives. If empty, every request is
+    /// charged before it goes on.
+    pub(crate) only_on: Vec<StatusRange>,
     pub(crate) on_exceed: OnExceed,
-    /// How requests wait here; `None` where none does.
+    /// How requests are delayed; `None` if they are not.
     pub(crate) delays: Option<Delays>,
-    /// How important its requests are, where the policy says.
+    /// The priority of its requests; `None` if the policy sets none.
     pub(crate) priority: Option<Priority>,
     pub(crate) penalty: Option<Penalty>,
     pub(crate) ban: Option<Ban>,
     pub(crate) on_store_failure: OnStoreFailure,
-    /// How permits are drawn, where many instances share the limit.
+    /// How instances draw permits; `None` if they do not share the limit.
     pub(crate) sharing: Option<Sharing>,
-    /// The rate-limit service of the policy's stores counts it, and the quotas while that fails.
+    /// Whether the policy's rate-limit service counts the limit. `quotas` then apply only while the service fails.
     pub(crate) by_service: bool,
 }
 
 impl Limit {
-    /// Whether many instances share it.
+    /// Whether instances share the limit, counted by the policy's store.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.sharing.is_some()
@@ -43,7 +44,7 @@ impl Limit {
         &self.name
     }
 
-    /// How it counts.
+    /// How the limit counts.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
@@ -55,19 +56,19 @@ impl Limit {
         &self.cost
     }
 
-    /// Whether a request holds its permits until it has ended.
+    /// Whether a request holds its permits until it ends.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.algorithm == Algorithm::Concurrency
     }
 
-    /// Whether a request is charged when its answer comes, and not before it goes on.
+    /// Whether a request is charged when its response arrives, and not before it goes on.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
         !self.only_on.is_empty() || matches!(self.cost, Cost::Response(_))
     }
 
-    /// What a client of this tier may have: all of these at once.
+    /// The quotas of a client of this tier. All of them apply at once.
     #[must_use]
     pub fn quotas(&self, tier: TierIndex) -> &[Quota] {
         self.quotas.get(tier.get()).map_or(&[], Vec::as_slice)
@@ -77,18 +78,18 @@ impl Limit {
 /// How a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
-    /// Two fixed windows, the earlier weighted by how much of it the sliding window still covers.
+    /// Two fixed windows; the earlier one is weighted by how much of it the sliding window still covers.
     SlidingWindow,
     /// A bucket of `burst` permits, refilled evenly at `permits` per `window`; computed by GCRA.
     TokenBucket,
     /// One counter per window, windows aligned to the Unix epoch.
     FixedWindow,
-    /// Requests in flight: a permit is given back when its request has ended.
+    /// Requests in flight: a permit is given back when its request ends.
     Concurrency,
 }
 
 impl Algorithm {
-    /// The word for it in the policy.
+    /// The algorithm's word in the policy.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -100,30 +101,30 @@ impl Algorithm {
     }
 }
 
-/// How much one client may have.
+/// How much one client may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// Permits per window, `1..=Permits::MAX`.
     pub(crate) permits: Permits,
-    /// The window, `10ms..=31d`, whole milliseconds. For requests in flight the lease, `10s..=1h`: after how long a permit that
-    /// was never given back is free again, at most.
+    /// The window, `10ms..=31d`, in whole milliseconds. For concurrency limits the lease, `10s..=1h`: after how long,
+    /// at most, a permit that was never given back is free again.
     pub(crate) window: Span,
-    /// Token bucket: what a bucket holds when full, `1..=Permits::MAX`, and filling it takes at most 31 days.
-    /// The same as `permits` for the others, and when the document does not say.
+    /// For token buckets: what a full bucket holds, `1..=Permits::MAX`. Filling an empty bucket takes at most 31 days.
+    /// The same as `permits` for other algorithms, and if the document does not set it.
     pub(crate) burst: Permits,
-    /// Requests in flight, when how many there may be is to be found out: the least, `1..=permits`, which is the most.
+    /// For adaptive concurrency limits: the minimum, `1..=permits`; `permits` is the maximum.
     pub(crate) least: Option<Permits>,
 }
 
-/// Answers by their status, both ends included.
+/// A range of response statuses, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answers {
+pub struct StatusRange {
     pub(crate) first: u16,
     pub(crate) last: u16,
 }
 
-impl Answers {
-    /// Whether an answer of this status is one of them.
+impl StatusRange {
+    /// Whether the status is in the range.
     #[must_use]
     pub const fn contains(&self, status: u16) -> bool {
         self.first <= status && status <= self.last
@@ -135,7 +136,7 @@ impl Answers {
 pub enum OnExceed {
     /// It is refused.
     Reject,
-    /// It waits for its turn, and is refused when that would be too long.
+    /// It waits for its turn, and is refused if the wait would be too long.
     Delay,
     /// It is counted as refused and goes on.
     Observe,
@@ -144,27 +145,28 @@ pub enum OnExceed {
 /// What a refused request is charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Penalty {
-    /// For each request, at least one permit and at most `max`.
+    /// The charge for each refused request: at least one permit and at most `max`.
     pub(crate) cost: Permits,
-    /// At most, in a window. Less than any quota of the limit by at least what a request costs.
+    /// The most that these charges take in a window. Every quota of the limit is larger by at least the cost of a
+    /// request.
     pub(crate) max: Permits,
 }
 
-/// When a client is refused for a time, whatever it has used.
+/// When a client is banned: refused for a time, whatever it has used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ban {
-    /// After so many refusals, at least one.
+    /// The number of refusals that begin a ban, at least one.
     pub(crate) after: u32,
-    /// Within this span, `1s..=31d`.
+    /// The time within which they occur, `1s..=31d`.
     pub(crate) within: Span,
-    /// For so long, `1s..=31d`.
+    /// The duration of a ban, `1s..=31d`.
     pub(crate) lasts: Span,
 }
 
-/// What happens when the state of a limit cannot be had.
+/// What happens when a limit's state is not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStoreFailure {
-    /// The limit counts with what this instance has in its own memory.
+    /// The limit counts in the memory of this instance.
     Local,
     /// The request goes on.
     Allow,

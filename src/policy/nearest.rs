@@ -1,15 +1,15 @@
-//! What a misspelt word was probably meant to be.
+//! Suggestions for misspelt words.
 
 use super::hint;
 
-/// A hint that names the known word nearest to `wrong`, or, when none is near, lists what is known after `list`,
-/// as in `write one of`.
+/// A hint that names the known word nearest to `wrong`. If none is near, it lists all known words after the phrase
+/// `list`, such as `write one of`.
 pub(super) fn hint(wrong: &str, list: &str, known: &[&str]) -> String {
-    if !hint::GIVEN {
+    if !hint::ENABLED {
         return String::new();
     }
-    if let Some(meant) = meant(wrong, known) {
-        return meant;
+    if let Some(suggestion) = suggestion(wrong, known) {
+        return suggestion;
     }
     let mut hint = list.to_owned();
     for (index, word) in known.iter().take(MAX_LISTED).enumerate() {
@@ -23,14 +23,14 @@ pub(super) fn hint(wrong: &str, list: &str, known: &[&str]) -> String {
     }
 }
 
-/// A hint that names the known word nearest to `wrong`, when one is near.
-pub(super) fn meant(wrong: &str, known: &[&str]) -> Option<String> {
+/// A hint that names the known word nearest to `wrong`, if one is near.
+pub(super) fn suggestion(wrong: &str, known: &[&str]) -> Option<String> {
     nearest(wrong, known).map(|word| ["did you mean \"", word, "\"?"].concat())
 }
 
-/// The duration that is meant by one as people write it: `1 min`, `60 S`, `2hours`.
+/// The duration that a common misspelling means: `1 min`, `60 S`, `2hours`.
 pub(super) fn span(wrong: &str) -> Option<String> {
-    if !hint::GIVEN || wrong.len() > MAX_COMPARED_BYTES {
+    if !hint::ENABLED || wrong.len() > MAX_COMPARED_BYTES {
         return None;
     }
     let wrong = wrong.trim().to_ascii_lowercase();
@@ -40,9 +40,9 @@ pub(super) fn span(wrong: &str) -> Option<String> {
     UNITS.iter().find(is_unit).map(|(unit, _)| [number, unit].concat())
 }
 
-/// The word that the fewest slips of the keyboard turn into `wrong`: at most one in three letters.
+/// The known word with the fewest edits from `wrong`: at most one for each three letters.
 pub(super) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
-    if !hint::GIVEN || wrong.len() > MAX_COMPARED_BYTES {
+    if !hint::ENABLED || wrong.len() > MAX_COMPARED_BYTES {
         return None;
     }
     let wrong = wrong.to_ascii_lowercase();
@@ -52,10 +52,10 @@ pub(super) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     (slips <= word.chars().count().div_euclid(3).max(1)).then_some(word)
 }
 
-/// A hint is one line. No object of the document has more fields.
+/// A hint must fit one line. No object of the document has more fields than this.
 const MAX_LISTED: usize = 24;
 
-/// The units of durations, and how else they are written.
+/// The units of durations, each with its spellings.
 const UNITS: [(&str, &[&str]); 5] = [
     ("ms", &["ms", "msec", "msecs", "millisecond", "milliseconds"]),
     ("s", &["s", "sec", "secs", "second", "seconds"]),
@@ -64,10 +64,10 @@ const UNITS: [(&str, &[&str]); 5] = [
     ("d", &["d", "day", "days"]),
 ];
 
-/// Names have at most 64 characters and words fewer; comparing costs the product of both lengths.
+/// Names have at most 64 characters and words fewer. The cost of a comparison is the product of both lengths.
 const MAX_COMPARED_BYTES: usize = 96;
 
-/// A document may know thousands of names, and have hundreds of wrong ones.
+/// A document may have thousands of names, and hundreds of wrong ones.
 const MAX_COMPARED: usize = 256;
 
 #[cfg(test)]
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(hint("zzz", "the fields are", &known), "the fields are \"window\", \"permits\", \"burst\"");
         let many = ["aaaa"; 26];
         assert!(hint("zzzz", "the fields are", &many).ends_with("\"aaaa\" and 2 more"));
-        // Two letters of four are another word.
+        // With two of four letters changed, it is another word.
         assert_eq!(nearest("rate", &["name", "cost"]), None);
         assert_eq!(nearest("window", &[]), None);
         assert_eq!(nearest(&"w".repeat(97), &known), None);

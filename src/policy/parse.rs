@@ -1,42 +1,42 @@
-//! From the document to the policy: what no single field can tell.
+//! From the document to the policy: the checks that concern more than one field.
 //!
-//! Every check runs on what could be read, so that one error hides no other. What is missing here has been reported
-//! where it was read, and the `?` of this file only pass that on.
+//! Every check runs on the fields that could be read, so one error does not hide others. A missing value has already
+//! been reported when it was read; each `?` in this file only passes that on.
 
 use super::access;
+use super::all_or_none::AllOrNone;
 use super::client::{Trusted, client, expect_api_keys_of_lists, expect_tiers, no_claims, tier_index};
 use super::concurrency;
 use super::cost::cost;
 use super::delay::delays;
 use super::document::{self, Document};
 use super::error::{Path, PolicyErrors, Problems};
-use super::gathered::Gathered;
 use super::health;
 use super::json::{Node, quoted};
 use super::nearest;
 use super::quota;
 use super::refusal;
 use super::routing;
-use super::schema::Document as _;
+use super::schema::Declared as _;
 use super::serving;
 use super::shapes::OneOf;
 use super::status;
 use super::stores;
-use super::value::{Items, Of};
+use super::value::{Items, View};
 use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response, TierSource};
 use crate::mode::ModeWord;
 
-/// Reads the text of a policy document, which acts in this mode if there is one.
+/// Reads the text of a policy document. `mode`, if given, replaces the document's mode.
 pub(super) fn policy(text: &str, mode: Option<ModeWord>) -> Result<Policy, PolicyErrors> {
     let node = Node::parse(text)?;
     let mut problems = Problems::default();
     duplicates(&node, &Path::Root, &mut problems);
     let document = Document::SHAPE.read(&node, &Path::Root, &mut problems);
-    let policy = Of::seen(&document).and_then(|document| checked(document, mode, &mut problems));
+    let policy = View::of(&document).and_then(|document| checked(document, mode, &mut problems));
     problems.or_errors(policy)
 }
 
-/// Reports every field that an object has twice.
+/// Reports every field that occurs twice in an object.
 fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
     match node {
         Node::List(nodes) => {
@@ -45,7 +45,7 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
         Node::Object(fields) => {
             let mut seen: Vec<&str> = Vec::new();
             for (index, (name, node)) in fields.iter().enumerate() {
-                // Those names may be secrets that somebody took for their hashes.
+                // The names in `api_keys` may be API keys, written by mistake in place of their hashes.
                 let is_hidden = matches!(at, Path::Field(_, "api_keys"));
                 let (at, told) = if is_hidden { (at.item(index), "") } else { (at.field(name), name.as_str()) };
                 match seen.binary_search(&name.as_str()) {
@@ -64,11 +64,11 @@ fn duplicates(node: &Node, at: &Path<'_>, problems: &mut Problems) {
     }
 }
 
-fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Problems) -> Option<Policy> {
+fn checked(document: View<'_, Document>, mode: Option<ModeWord>, problems: &mut Problems) -> Option<Policy> {
     let root = Path::Root;
     let routing = routing::routing(document, problems);
     let kept = serving::kept_bytes(document, problems);
-    // When none of the tiers could be read, nothing can be said of what refers to them.
+    // If none of the tiers could be read, references to tiers cannot be checked.
     let tiers = document.tiers().filter(|set| set.is_empty() || set.known().next().is_some());
     let tiers: Option<Vec<Name>> = tiers.map(|set| set.known().cloned().collect());
     let claims = document.client().is_none_or(|client| !matches!(client.claims(), Some(None)));
@@ -76,12 +76,12 @@ fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Pr
     let priorities = priorities(document, tiers.as_deref(), &root.field("priorities"), problems);
     let trusted = document.client().map(Trusted::of);
     let at = root.field("limits");
-    let mut names = Taken::default();
-    let mut limits = Gathered::new();
+    let mut names = UniqueNames::default();
+    let mut limits = AllOrNone::new();
     for (index, item) in document.limits()?.iter().enumerate() {
         let at = at.item(index);
-        if let Some(name) = item.and_then(Of::<document::Limit>::name) {
-            names.take(name, index, &at.field("name"), problems);
+        if let Some(name) = item.and_then(View::<document::Limit>::name) {
+            names.add(name, index, &at.field("name"), problems);
         }
         if let (Some(item), Some(trusted)) = (item, &trusted) {
             trusted.expect_cost(item, &at, problems);
@@ -125,9 +125,9 @@ fn checked(document: Of<'_, Document>, mode: Option<ModeWord>, problems: &mut Pr
     })
 }
 
-/// The priority of each tier, where the document says.
+/// The priority of each tier; `None` for a tier without one.
 fn priorities(
-    document: Of<'_, Document>,
+    document: View<'_, Document>,
     tiers: Option<&[Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -150,8 +150,8 @@ fn priorities(
 }
 
 fn limit(
-    document: Of<'_, document::Limit>,
-    whole: Of<'_, Document>,
+    document: View<'_, document::Limit>,
+    whole: View<'_, Document>,
     tiers: Option<&[Name]>,
     claims: bool,
     at: &Path<'_>,
@@ -187,7 +187,7 @@ fn limit(
     }
     let cost = document.cost().and_then(|it| cost(it, &at.field("cost"), problems));
     if let Some(cost) = &cost {
-        quota::affordable(cost.least(), &quotas, &at.field("cost"), problems);
+        quota::check_cost(cost.least(), &quotas, &at.field("cost"), problems);
     }
     let lease = concurrency::check(document, algorithm, at, problems);
     let delays = delays(document, &quotas, at, problems);
@@ -231,7 +231,7 @@ fn key(
     parts.known().cloned().collect()
 }
 
-pub(super) fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
+pub(super) fn matches(document: View<'_, document::Match>, at: &Path<'_>, problems: &mut Problems) -> Option<Match> {
     let at = at.field("headers");
     let mut headers: Vec<(String, Option<_>)> = Vec::new();
     for (name, condition) in document.headers()?.iter() {
@@ -253,13 +253,13 @@ pub(super) fn matches(document: Of<'_, document::Match>, at: &Path<'_>, problems
     })
 }
 
-/// The names that items of a list have taken, in order, each with its item.
+/// The names of a list's items in order, each with the index of its item.
 #[derive(Default)]
-pub(super) struct Taken<'v>(Vec<(&'v Name, usize)>);
+pub(super) struct UniqueNames<'v>(Vec<(&'v Name, usize)>);
 
-impl<'v> Taken<'v> {
-    /// Takes a name for the item at `index`; one that an earlier item has is reported.
-    pub(super) fn take(&mut self, name: &'v Name, index: usize, at: &Path<'_>, problems: &mut Problems) {
+impl<'v> UniqueNames<'v> {
+    /// Adds the name of the item at `index`. Reports a name that an earlier item has.
+    pub(super) fn add(&mut self, name: &'v Name, index: usize, at: &Path<'_>, problems: &mut Problems) {
         match self.0.binary_search_by(|(taken, _)| taken.as_str().cmp(name.as_str())) {
             Err(place) => self.0.insert(place, (name, index)),
             Ok(place) => {
@@ -271,7 +271,7 @@ impl<'v> Taken<'v> {
     }
 }
 
-/// Reports a name that refers to nothing.
+/// Reports a reference to a name that does not exist.
 pub(super) fn unknown(what: &str, name: &Name, known: &[&Name], at: &Path<'_>, problems: &mut Problems) {
     if problems.is_full() {
         return;
@@ -284,6 +284,6 @@ pub(super) fn unknown(what: &str, name: &Name, known: &[&Name], at: &Path<'_>, p
     problems.report(at, &["there is no ", what, " ", &quoted(name.as_str())], &[&hint]);
 }
 
-/// Names are kept in order to find one that stands twice, and putting one in its place costs moving those behind it.
-/// No object may have as many fields as this, and the many of one that does are reported in any case.
+/// How many fields of an object are compared to find duplicates. Each insertion into the sorted list moves the names
+/// behind it. No valid object has more fields than this, and an object with more is reported in any case.
 const MAX_COMPARED: usize = 10_000;

@@ -13,9 +13,9 @@ impl Text for PathGlob {
         r"([^/?#%*\x00-\x20\x7f]|%[0-9A-Fa-f]{2})*(\*([^/?#%*\x00-\x20\x7f]|%[0-9A-Fa-f]{2})*)?)*(/\*\*)?$"
     ));
     const CHARS: (u32, u32) = (1, 1_024);
-    const RIGHT: &str = "write a path that begins with \"/\", as in \"/api/**\" or \"/users/*/posts\"";
+    const HINT: &str = "write a path that begins with \"/\", as in \"/api/**\" or \"/users/*/posts\"";
 
-    type Kept = Self;
+    type Parsed = Self;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let path = text.strip_prefix('/').ok_or(None)?;
@@ -31,7 +31,7 @@ impl Text for PathGlob {
         let segments = path
             .split('/')
             .enumerate()
-            // Repeated slashes are one in a normalised path; the last segment is empty where it ends in a slash.
+            // A normalised path has no repeated slashes. Its last segment is empty if it ends with a slash.
             .filter(|(index, text)| !text.is_empty() || (*index == last && !deep))
             .map(|(_, text)| segment(text))
             .collect::<Result<_, _>>()?;
@@ -59,7 +59,7 @@ fn deep_hint() -> Option<String> {
     hint(|| "\"**\" can only be the whole last segment, as in \"/api/**\"".to_owned())
 }
 
-/// The bytes of a segment as they stand in a normalised path, see [`normalise_segment`].
+/// The bytes of a segment in a normalised path, see [`normalise_segment`].
 fn normalised(text: &str) -> Result<Vec<u8>, Option<String>> {
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -128,7 +128,7 @@ mod tests {
                 b'/' => "/".to_owned(),
                 _ => format!("%{byte:02x}"),
             }).collect();
-            // A percent sign of the pattern has to be written as one; a pattern of dots is refused.
+            // A literal percent sign is escaped in a pattern, and a pattern with dot segments is refused.
             if let Ok(Value::Path(glob)) = PathGlob::parse(&path.replace('%', "%25")) {
                 let rule = Match { path: Some(glob), ..Match::default() };
                 for raw in [path.replace('%', "%25"), spelt] {

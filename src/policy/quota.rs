@@ -1,12 +1,12 @@
-//! From the document to quotas: what lies between their fields, and between them.
+//! Reads quotas: the checks across the fields of a quota, and across the quotas of a limit.
 
 use super::document;
 use super::error::{Path, Problems};
-use super::value::{Items, Of};
+use super::value::{Items, View};
 use super::{Algorithm, Quota, concurrency};
 use crate::units::{Permits, Span};
 
-/// The quotas of a list, of which no two may have the same window: clients are told of each by its window.
+/// The quotas of a list. No two may have the same window, because clients are told of each quota by its window.
 pub(super) fn several(
     documents: &Items<'_, document::Quota>,
     algorithm: Option<Algorithm>,
@@ -30,7 +30,7 @@ pub(super) fn several(
 
 /// One quota.
 pub(super) fn one(
-    document: Of<'_, document::Quota>,
+    document: View<'_, document::Quota>,
     algorithm: Option<Algorithm>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -52,7 +52,7 @@ pub(super) fn one(
     if window.is_none() && algorithm.is_some() {
         problems.report(&at.field("window"), &["this field is missing"], &[WINDOW_HINT]);
     }
-    // What is missing has been reported.
+    // Missing fields have been reported.
     let (permits, window) = (document.permits()??, window?);
     let burst = document.burst()?.unwrap_or(permits);
     let window_ns = u128::from(window.as_nanos());
@@ -66,7 +66,7 @@ pub(super) fn one(
         );
     }
     let most = u128::from(MAX_FILL.as_nanos()).saturating_mul(permits.into()).checked_div(window_ns).unwrap_or(0);
-    // More than any burst, and short of it the same.
+    // A value that does not fit is larger than any burst.
     let most = u64::try_from(most).unwrap_or(u64::MAX);
     if is_bucket && u64::from(burst) > most {
         problems.report(
@@ -78,8 +78,8 @@ pub(super) fn one(
     Some(Quota { permits: Permits::new(permits), window, burst: Permits::new(burst), least: None })
 }
 
-/// Reports a cost that leaves a quota of no use.
-pub(super) fn affordable(cost: Permits, quotas: &[Option<Vec<Quota>>], at: &Path<'_>, problems: &mut Problems) {
+/// Reports a cost that is larger than a quota.
+pub(super) fn check_cost(cost: Permits, quotas: &[Option<Vec<Quota>>], at: &Path<'_>, problems: &mut Problems) {
     if let Some(least) = quotas
         .iter()
         .flatten()
@@ -94,14 +94,14 @@ pub(super) fn affordable(cost: Permits, quotas: &[Option<Vec<Quota>>], at: &Path
     }
 }
 
-/// Filling a bucket takes at most as long as the longest window.
+/// The longest time to fill a bucket: the longest window.
 const MAX_FILL: Span = Span::from_secs(31 * 86_400);
 
-/// A token bucket counts in nanoseconds: at a million a second a permit is a thousand of them, so that what division
-/// rounds away stays under a tenth of a percent.
+/// A token bucket counts in nanoseconds. At a million permits a second, a permit takes a thousand of them, and the
+/// rounding error of a division stays under a tenth of a percent.
 const MAX_PERMITS_PER_SEC: u32 = 1_000_000;
 
-/// What the reader says where a field that is always needed is missing.
+/// The reader's own hint for a missing duration; the window is optional to the reader.
 const WINDOW_HINT: &str = "write a whole number and a unit (ms, s, m, h, d) in quotes, from \"10ms\" to \"31d\"";
 
 const NANOS_PER_SEC: u128 = 1_000_000_000;

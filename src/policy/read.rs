@@ -1,6 +1,6 @@
-//! Reads a value of the document by its declaration, and reports everything that is wrong with it.
+//! Reads a value of the document as declared, and reports everything that is wrong with it.
 
-use super::absent::Standard;
+use super::defaults::DefaultValue;
 use super::error::{Path, Problems};
 use super::hint;
 use super::json::{Node, quoted};
@@ -13,16 +13,17 @@ use crate::units::{SPAN_UNITS, Span};
 pub(super) enum Shape {
     /// True or false.
     Bool,
-    /// A number, both ends in the range. It must be a multiple of `unit` millionths, and is kept as how many.
+    /// A number in a range, both ends included. It must be a multiple of `unit` millionths, and is kept as a count of
+    /// these units.
     Number {
-        /// The least, in units.
+        /// The minimum, in units.
         min: u32,
-        /// The most, in units.
+        /// The maximum, in units.
         max: u32,
         /// The unit, in millionths: [`WHOLE`] or [`HUNDREDTH`].
         unit: u32,
     },
-    /// A span such as `"60s"`, both ends in the range.
+    /// A span such as `"60s"` in a range, both ends included.
     Span {
         /// The shortest, in milliseconds.
         min_ms: u64,
@@ -31,9 +32,9 @@ pub(super) enum Shape {
     },
     /// One of some words.
     Word(&'static [&'static str]),
-    /// A text with a form of its own.
+    /// A text of a certain form.
     Text(&'static Form),
-    /// The same, or `null`.
+    /// A text of a certain form, or `null`.
     TextOrNull(&'static Form),
     /// A list.
     List {
@@ -43,10 +44,10 @@ pub(super) enum Shape {
         min: u32,
         /// The most items.
         max: u32,
-        /// Whether no two may be equal.
+        /// Whether all items must be distinct.
         distinct: bool,
     },
-    /// An object whose fields have names by its author.
+    /// An object whose field names are the author's choice.
     Map {
         /// The form of the names.
         names: &'static Form,
@@ -57,12 +58,12 @@ pub(super) enum Shape {
     },
     /// An object with declared fields.
     Object {
-        /// These.
+        /// The declared fields.
         fields: &'static [Field],
-        /// Of these there must be exactly one; none when any may be absent.
+        /// The fields of which exactly one must be present. Empty if there is no such rule.
         one_of: &'static [&'static str],
     },
-    /// One of two, which are of different kinds.
+    /// A value of one of two shapes, which have different JSON types.
     Either(&'static Shape, &'static Shape),
 }
 
@@ -70,13 +71,13 @@ pub(super) enum Shape {
 pub(super) struct Form {
     /// What it is, with its article: `a name`.
     pub(super) what: &'static str,
-    /// The fewest and the most characters.
+    /// The minimum and maximum number of characters.
     pub(super) chars: (u32, u32),
-    /// What would be right: `write 1 to 64 of a-z, 0-9 and "-"`.
-    pub(super) right: &'static str,
-    /// Whether a wrong text may be a secret, so that errors do not show it.
+    /// The hint for a wrong text: `write 1 to 64 of a-z, 0-9 and "-"`.
+    pub(super) hint: &'static str,
+    /// Whether a wrong text may be a secret, which errors must not show.
     pub(super) secret: bool,
-    /// Reads a text of an allowed length. The error is a hint when there is a better one than `right`.
+    /// Reads a text of an allowed length. An error may carry a better hint than `hint`.
     pub(super) parse: fn(&str) -> Result<Value, Option<String>>,
 }
 
@@ -84,12 +85,12 @@ pub(super) struct Form {
 pub(super) struct Field {
     /// Its name in the document.
     pub(super) name: &'static str,
-    /// What its value must be.
+    /// The shape of its value.
     pub(super) shape: &'static Shape,
-    /// Whether it may be absent without having a default.
+    /// Whether it may be absent although it has no default.
     pub(super) optional: bool,
-    /// What stands for it when it is absent.
-    pub(super) default: Option<Standard>,
+    /// Its value when it is absent.
+    pub(super) default: Option<DefaultValue>,
 }
 
 /// The unit of whole numbers.
@@ -98,7 +99,7 @@ pub(super) const WHOLE: u32 = 1_000_000;
 pub(super) const HUNDREDTH: u32 = 10_000;
 
 impl Shape {
-    /// Reads the value that `node` stands for.
+    /// Reads `node` as a value of this shape, and reports what is wrong with it.
     pub(super) fn read(&self, node: &Node, at: &Path<'_>, problems: &mut Problems) -> Value {
         let problem = match (self, node) {
             (Self::Bool, Node::Bool(value)) => return Value::Bool(*value),
@@ -123,14 +124,14 @@ impl Shape {
             (Self::Text(form) | Self::TextOrNull(form), _) => {
                 let is_shown = !form.secret || !matches!(node, Node::Number(_));
                 let described = if is_shown { node.described() } else { "a number".to_owned() };
-                problems.report(at, &[&described, " is not ", form.what], &[form.right]);
+                problems.report(at, &[&described, " is not ", form.what], &[form.hint]);
                 return Value::Wrong;
             }
             (Self::List { of, min, max, distinct }, Node::List(nodes)) => {
                 if counted(nodes.len(), *min, *max) {
                     return Value::Items(items(of, nodes, *distinct, at, problems));
                 }
-                problems.report(at, &["the list has ", &nodes.len().to_string(), " items"], &[&self.right()]);
+                problems.report(at, &["the list has ", &nodes.len().to_string(), " items"], &[&self.hint()]);
                 return Value::Wrong;
             }
             (Self::List { .. }, _) => "is not a list",
@@ -156,11 +157,11 @@ impl Shape {
                 "has the wrong type"
             }
         };
-        problems.report(at, &[&node.described(), " ", problem], &[&self.right_for(node)]);
+        problems.report(at, &[&node.described(), " ", problem], &[&self.hint_for(node)]);
         Value::Wrong
     }
 
-    /// Whether the value is of this kind, right or wrong.
+    /// Whether `node` has the JSON type of this shape, even if its value is wrong.
     fn is_kind_of(&self, node: &Node) -> bool {
         matches!(
             (self, node),
@@ -170,8 +171,8 @@ impl Shape {
         )
     }
 
-    /// What would be right in place of this value: what was probably meant, when that can be told.
-    fn right_for(&self, node: &Node) -> String {
+    /// The hint for a wrong value: what was probably meant if that can be guessed, otherwise what would be right.
+    fn hint_for(&self, node: &Node) -> String {
         let meant = match (self, node) {
             (Self::Span { min_ms, max_ms }, Node::Text(text)) => nearest::span(text)
                 .filter(|meant| {
@@ -179,25 +180,25 @@ impl Shape {
                     span(meant).is_some_and(|span| range.contains(&span))
                 })
                 .map(|meant| ["did you mean \"", &meant, "\"?"].concat()),
-            (Self::List { of, .. }, Node::Text(_) | Node::Number(_)) => of.alone(node),
+            (Self::List { of, .. }, Node::Text(_) | Node::Number(_)) => of.brackets_hint(node),
             _ => None,
         };
-        meant.unwrap_or_else(|| self.right())
+        meant.unwrap_or_else(|| self.hint())
     }
 
-    /// A hint for a list of this, where one item stands without its list. A secret is not repeated.
-    fn alone(&self, node: &Node) -> Option<String> {
+    /// The hint for an item of this shape that is written without its list. It does not repeat a secret.
+    fn brackets_hint(&self, node: &Node) -> Option<String> {
         let is_secret = matches!(self, Self::Text(form) if form.secret);
         let is_good = || self.read(node, &Path::Root, &mut Problems::default()) != Value::Wrong;
-        if is_secret || !hint::GIVEN || !is_good() {
+        if is_secret || !hint::ENABLED || !is_good() {
             return None;
         }
         Some(["write it in brackets, as in [", &node.described(), "]"].concat())
     }
 
-    /// What would be right, as a hint: `write a whole number from 1 to 16`.
-    fn right(&self) -> String {
-        if !hint::GIVEN {
+    /// The hint at what would be right: `write a whole number from 1 to 16`.
+    fn hint(&self) -> String {
+        if !hint::ENABLED {
             return String::new();
         }
         match self {
@@ -213,10 +214,10 @@ impl Shape {
                 format!("write a whole number and a unit (ms, s, m, h, d) in quotes, from \"{min}\" to \"{max}\"")
             }
             Self::Word(known) => one_of(known),
-            Self::Text(form) | Self::TextOrNull(form) => form.right.to_owned(),
+            Self::Text(form) | Self::TextOrNull(form) => form.hint.to_owned(),
             Self::List { of, min, max, .. } => {
                 let each = match of {
-                    Self::Text(_) | Self::Word(_) => ["; for each, ", &of.right()].concat(),
+                    Self::Text(_) | Self::Word(_) => ["; for each, ", &of.hint()].concat(),
                     _ => String::new(),
                 };
                 let least = if *min == 0 { "at most".to_owned() } else { format!("{min} to") };
@@ -226,16 +227,17 @@ impl Shape {
             Self::Object { fields, .. } => {
                 nearest::hint("", "write an object, in braces, with fields from", &names(fields))
             }
-            Self::Either(one, other) => [one.right(), other.right()].join(", or "),
+            Self::Either(one, other) => [one.hint(), other.hint()].join(", or "),
         }
     }
 }
 
 impl Field {
-    /// Reads the field from those given, or its default, or what its absence means.
+    /// Reads the field from the `given` fields. An absent field is its default, `Absent` if it is optional, or an
+    /// error.
     fn read(&self, given: &[(String, Node)], at: &Path<'_>, problems: &mut Problems) -> Value {
         let at = at.field(self.name);
-        // The last of duplicates, which are reported, as most readers of JSON take it.
+        // Of duplicates the last, as in most JSON parsers. They are reported elsewhere.
         if let Some((_, node)) = given.iter().rfind(|(name, _)| name == self.name) {
             return self.shape.read(node, &at, problems);
         }
@@ -245,13 +247,13 @@ impl Field {
         if self.optional {
             return Value::Absent;
         }
-        problems.report(&at, &["this field is missing"], &[&self.shape.right()]);
+        problems.report(&at, &["this field is missing"], &[&self.shape.hint()]);
         Value::Wrong
     }
 }
 
 impl Form {
-    /// Reads any text.
+    /// Reads a text of any length.
     fn read(&self, text: &str, at: &Path<'_>, problems: &mut Problems) -> Value {
         let chars = u32::try_from(text.chars().count()).unwrap_or(u32::MAX);
         let (min, max) = self.chars;
@@ -261,18 +263,18 @@ impl Form {
                 Ok(value) => return value,
                 Err(hint) => hint,
             };
-            problems.report(at, &[&told, " is not ", self.what], &[hint.as_deref().unwrap_or(self.right)]);
+            problems.report(at, &[&told, " is not ", self.what], &[hint.as_deref().unwrap_or(self.hint)]);
         } else if chars < min {
-            problems.report(at, &[&told, " is too short"], &[self.right]);
+            problems.report(at, &[&told, " is too short"], &[self.hint]);
         } else {
             let (chars, max) = (chars.to_string(), max.to_string());
-            problems.report(at, &[&told, " has ", &chars, " characters, more than ", &max], &[self.right]);
+            problems.report(at, &[&told, " has ", &chars, " characters, more than ", &max], &[self.hint]);
         }
         Value::Wrong
     }
 }
 
-/// How many units the number is.
+/// The number as a count of units.
 fn in_units(number: Number, min: u32, max: u32, unit: u32) -> Result<u32, &'static str> {
     let micros = |units: u32| u64::from(units).saturating_mul(u64::from(unit));
     match number.in_micros() {
@@ -287,7 +289,8 @@ fn in_units(number: Number, min: u32, max: u32, unit: u32) -> Result<u32, &'stat
     }
 }
 
-/// The span that the text writes. Twelve digits of milliseconds are 31 years, and of days still no overflow.
+/// The span that the text stands for. At most twelve digits: of milliseconds these are 31 years, and of days they
+/// saturate.
 fn span(text: &str) -> Option<Span> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).filter(|_| (1..=12).contains(&digits))?;
@@ -299,7 +302,7 @@ fn word(word: &str, known: &[&str], at: &Path<'_>, problems: &mut Problems) -> V
     if let Some(place) = known.iter().position(|other| *other == word) {
         return Value::Word(place);
     }
-    let hint = nearest::meant(word, known).unwrap_or_else(|| one_of(known));
+    let hint = nearest::suggestion(word, known).unwrap_or_else(|| one_of(known));
     problems.report(at, &[&quoted(word), " is not allowed here"], &[&hint]);
     Value::Wrong
 }
@@ -325,7 +328,7 @@ fn entries(
     problems: &mut Problems,
 ) -> Vec<(Value, Value)> {
     let read = |(index, (name, node)): (usize, &(String, Node))| {
-        // Its number stands for a name that must not be shown.
+        // A name that must not be shown is replaced by its index.
         let is_hidden = names.secret && (names.parse)(name).is_err();
         let at = if is_hidden { at.item(index) } else { at.field(name) };
         (names.read(name, &at, problems), of.read(node, &at, problems))
@@ -333,20 +336,20 @@ fn entries(
     fields.iter().enumerate().map(read).collect()
 }
 
-/// Reports the fields that are not among those declared.
+/// Reports fields that are not declared.
 fn unknown_fields(given: &[(String, Node)], fields: &[Field], at: &Path<'_>, problems: &mut Problems) {
     for (name, _) in given {
         if !fields.iter().any(|field| field.name == name) {
             let hint =
-                inside(name, fields).unwrap_or_else(|| nearest::hint(name, "the fields here are", &names(fields)));
+                nested_hint(name, fields).unwrap_or_else(|| nearest::hint(name, "the fields here are", &names(fields)));
             problems.report(&at.field(name), &["there is no field ", &quoted(name)], &[&hint]);
         }
     }
 }
 
-/// A hint for a field that is known one level further down, and only there.
-fn inside(name: &str, fields: &[Field]) -> Option<String> {
-    if !hint::GIVEN {
+/// The hint for a field that is declared in an object one level below.
+fn nested_hint(name: &str, fields: &[Field]) -> Option<String> {
+    if !hint::ENABLED {
         return None;
     }
     let has_it = |field: &&Field| matches!(field.shape, Shape::Object { fields, .. } if fields.iter().any(|field| field.name == name));
@@ -354,13 +357,13 @@ fn inside(name: &str, fields: &[Field]) -> Option<String> {
     (!objects.is_empty()).then(|| nearest::hint("", "it belongs in", &objects))
 }
 
-/// Reports when of some fields there is none, or more than one.
+/// Reports if none or more than one of the fields `one_of` is present.
 fn exactly_one(given: &[(String, Node)], one_of: &[&str], fields: &[Field], at: &Path<'_>, problems: &mut Problems) {
     let mut there = one_of.iter().filter(|name| given.iter().any(|(other, _)| other == *name));
     match (there.next(), there.next(), one_of) {
         (None, _, [first, others @ ..]) => {
-            let known = fields.iter().find(|field| field.name == *first).filter(|_| hint::GIVEN);
-            let right = known.map_or_else(String::new, |field| field.shape.right());
+            let known = fields.iter().find(|field| field.name == *first).filter(|_| hint::ENABLED);
+            let right = known.map_or_else(String::new, |field| field.shape.hint());
             let hint = nearest::hint("", &[&right, ", or write the field"].concat(), others);
             problems.report(&at.field(first), &["this field is missing"], &[&hint]);
         }
@@ -376,7 +379,7 @@ fn names(fields: &[Field]) -> Vec<&'static str> {
     fields.iter().map(|field| field.name).collect()
 }
 
-/// The hint that lists all words.
+/// The hint that lists all known words.
 fn one_of(words: &[&str]) -> String {
     nearest::hint("", if words.len() == 1 { "write" } else { "write one of" }, words)
 }

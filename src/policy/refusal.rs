@@ -1,14 +1,14 @@
-//! From the document to what a refusal brings: penalties and bans.
+//! Reads penalties and bans.
 
 use super::document;
 use super::error::{Path, Problems};
-use super::value::Of;
+use super::value::View;
 use super::{Algorithm, Ban, Cost, KeyPart, Penalty, Quota};
 use crate::units::Permits;
 
-/// The penalty of a limit, which must leave every quota room for a request.
+/// The penalty of a limit. It must leave room for a request in every quota.
 pub(super) fn penalty(
-    limit: Of<'_, document::Limit>,
+    limit: View<'_, document::Limit>,
     cost: Option<&Cost>,
     quotas: &[Option<Vec<Quota>>],
     at: &Path<'_>,
@@ -46,9 +46,9 @@ pub(super) fn penalty(
     Some(Some(Penalty { cost: Permits::new(charged?), max: Permits::new(max?) }))
 }
 
-/// The ban of a limit, whose key must tell clients apart.
+/// The ban of a limit. It needs a key that distinguishes clients.
 pub(super) fn ban(
-    limit: Of<'_, document::Limit>,
+    limit: View<'_, document::Limit>,
     key: Option<&[KeyPart]>,
     at: &Path<'_>,
     problems: &mut Problems,

@@ -2,41 +2,46 @@
 
 use super::document;
 use super::error::{Path, Problems};
-use super::value::Of;
+use super::value::View;
 use crate::units::{Draw, Span};
 
 /// When a request may be sent again, and after how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retries {
-    /// The methods of requests that may be, upper case.
+    /// The methods of requests that may be sent again, upper case.
     pub(crate) methods: Vec<String>,
-    /// How many further tries there may be, in percent of recent requests, at most 100.
+    /// How many retries there may be, in percent of recent requests, at most 100.
     pub(crate) budget_percent: u32,
     pub(crate) backoff: Backoff,
 }
 
-/// How long a request waits before a further try.
+/// How long a request waits before a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    /// The most before the second try, at most a minute.
+    /// The longest wait before the first retry, at most a minute.
     pub(crate) initial: Span,
-    /// The most before any try, not less than `initial`, at most a minute.
+    /// The longest wait before any retry, not less than `initial`, at most a minute.
     pub(crate) max: Span,
 }
 
 impl Backoff {
-    /// How long to wait after so many tries: a part of `initial`, doubled with each try up to `max`, uniform by the draw.
+    /// How long to wait before the retry that follows this number of tries: a random part of a time that is `initial`
+    /// after the first try and doubles with each further one, up to `max`. The wait is uniform in `draw`.
     #[must_use]
     pub fn wait(&self, tries: u32, draw: Draw) -> Span {
         let doubled = 1_u64.checked_shl(tries.saturating_sub(1)).unwrap_or(u64::MAX);
         let most = self.initial.as_nanos().saturating_mul(doubled).min(self.max.as_nanos());
-        // The upper half of the product is uniform from nothing to all of it.
+        // The upper half of the product is uniform between zero and `most`.
         Span::from_nanos((u128::from(most).saturating_mul(u128::from(draw.0)) >> 64) as u64)
     }
 }
 
-/// What the document says of them.
-pub(super) fn retries(document: Of<'_, document::Fallback>, at: &Path<'_>, problems: &mut Problems) -> Option<Retries> {
+/// Reads when a request may be sent again.
+pub(super) fn retries(
+    document: View<'_, document::Fallback>,
+    at: &Path<'_>,
+    problems: &mut Problems,
+) -> Option<Retries> {
     let backoff = document.backoff().and_then(|backoff| {
         let (initial, max) = (backoff.initial()?, backoff.max()?);
         if max < initial {

@@ -1,27 +1,27 @@
-//! Where requests can go: upstreams, the patterns of their breakers, and the routes that lead to them.
+//! Where requests can go: upstreams, the settings of their breakers, and routes.
 
+use super::all_or_none::AllOrNone;
 use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::failures::Failures;
-use super::gathered::Gathered;
-use super::parse::{Taken, matches, unknown};
+use super::parse::{UniqueNames, matches, unknown};
 use super::retries::{Retries, retries};
-use super::value::Of;
+use super::value::View;
 use super::{Breaker, Match, Name, Serving, breaker, serving};
 use crate::units::Span;
 
-/// Where requests can go.
+/// Upstreams, the settings of their breakers, and routes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Routing {
-    /// By name.
+    /// Ordered by name.
     pub(crate) upstreams: Vec<Upstream>,
-    /// By name.
+    /// Ordered by name.
     pub(crate) breakers: Vec<Breaker>,
-    /// In the document's order. The first that matches is taken.
+    /// In the document's order. A request takes the first that matches.
     pub(crate) routes: Vec<Route>,
 }
 
-/// Where requests can go. At least one of the two addresses is there.
+/// A place that requests can go to. It has a cluster, a URL, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub(crate) name: Name,
@@ -29,9 +29,9 @@ pub struct Upstream {
     pub(crate) cluster: Option<String>,
     /// The base URL, for Cloudflare Workers.
     pub(crate) url: Option<String>,
-    /// How long an answer may take.
+    /// How long the upstream may take until its response begins.
     pub(crate) timeout: Option<Span>,
-    /// The pattern of its breaker, as an index into the policy's.
+    /// The settings of its breaker, as an index into the policy's breakers.
     pub(crate) breaker: Option<usize>,
 }
 
@@ -40,17 +40,17 @@ pub struct Upstream {
 pub struct Route {
     pub(crate) name: Name,
     pub(crate) matches: Match,
-    /// In the order of preference, as indexes into the policy's upstreams; at least one, at most 16.
+    /// Indexes into the policy's upstreams, in the order of preference; at least one, at most 16.
     pub(crate) upstreams: Vec<usize>,
     pub(crate) fallback: Option<Fallback>,
-    /// What it says of its answers.
+    /// How the route serves responses.
     pub(crate) serving: Serving,
 }
 
 /// What happens when an upstream fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fallback {
-    /// When that is.
+    /// Which failures lead to the next upstream.
     pub(crate) on: Failures,
     /// How many upstreams are tried at most, `1..=16`.
     pub(crate) attempts: u32,
@@ -84,7 +84,7 @@ impl Route {
         &self.name
     }
 
-    /// Which requests it is for.
+    /// Which requests the route applies to.
     #[must_use]
     pub fn matches(&self) -> &Match {
         &self.matches
@@ -96,43 +96,43 @@ impl Route {
         self.fallback.as_ref()
     }
 
-    /// What the route says of its answers.
+    /// How the route serves responses.
     #[must_use]
     pub fn serving(&self) -> &Serving {
         &self.serving
     }
 
-    /// The upstreams in the order of preference, as indexes into the policy's.
+    /// Indexes into the policy's upstreams, in the order of preference.
     #[must_use]
     pub fn upstreams(&self) -> &[usize] {
         &self.upstreams
     }
 }
 
-/// What the document says of these parts, checked as far as it could be read.
-pub(super) fn routing(document: Of<'_, Document>, problems: &mut Problems) -> Option<Routing> {
+/// Reads upstreams, breakers and routes, and checks as much of them as could be read.
+pub(super) fn routing(document: View<'_, Document>, problems: &mut Problems) -> Option<Routing> {
     let root = Path::Root;
-    // Maps are kept in the order of names: the document's means nothing.
-    let patterns = document.breakers().map(|map| in_order(map.names()));
-    let mut breakers = Gathered::new();
+    // The order of a map's fields has no meaning, so they are sorted by name.
+    let settings = document.breakers().map(|map| in_order(map.names()));
+    let mut breakers = AllOrNone::new();
     for (name, it) in document.breakers().iter().flat_map(|map| map.iter()) {
         let breaker =
             it.and_then(|it| breaker::breaker(name, it, &root.field("breakers").field(name.as_str()), problems));
-        breakers.add_by(breaker, |breaker: &Breaker| &breaker.name);
+        breakers.add_sorted(breaker, |breaker: &Breaker| &breaker.name);
     }
     let known = document.upstreams().map(|map| in_order(map.names()));
-    let mut upstreams = Gathered::new();
+    let mut upstreams = AllOrNone::new();
     for (name, it) in document.upstreams().iter().flat_map(|map| map.iter()) {
         let at = root.field("upstreams");
-        let upstream = it.and_then(|it| upstream(name, it, patterns.as_deref(), &at.field(name.as_str()), problems));
-        upstreams.add_by(upstream, |upstream: &Upstream| &upstream.name);
+        let upstream = it.and_then(|it| upstream(name, it, settings.as_deref(), &at.field(name.as_str()), problems));
+        upstreams.add_sorted(upstream, |upstream: &Upstream| &upstream.name);
     }
     let at = root.field("routes");
-    let (mut routes, mut names) = (Gathered::new(), Taken::default());
+    let (mut routes, mut names) = (AllOrNone::new(), UniqueNames::default());
     for (index, item) in document.routes()?.iter().enumerate() {
         let at = at.item(index);
-        if let Some(name) = item.and_then(Of::<document::Route>::name) {
-            names.take(name, index, &at.field("name"), problems);
+        if let Some(name) = item.and_then(View::<document::Route>::name) {
+            names.add(name, index, &at.field("name"), problems);
         }
         routes.add(item.and_then(|item| route(item, known.as_deref(), &at, problems)));
     }
@@ -159,14 +159,15 @@ impl Routing {
         }
     }
 
-    /// The pattern of an upstream's breaker.
-    pub(crate) fn pattern(&self, upstream: usize) -> Option<&Breaker> {
+    /// The settings of an upstream's breaker.
+    pub(crate) fn breaker_settings(&self, upstream: usize) -> Option<&Breaker> {
         self.breakers.get(self.upstreams.get(upstream)?.breaker?)
     }
 
-    /// How many breakers all upstreams and routes have.
+    /// The number of breakers: one for each upstream, or for each route to it with `per_route`.
     fn breakers(&self) -> usize {
-        let has = |upstream: usize, per_route| self.pattern(upstream).is_some_and(|it| it.per_route == per_route);
+        let has =
+            |upstream: usize, per_route| self.breaker_settings(upstream).is_some_and(|it| it.per_route == per_route);
         let shared = (0..self.upstreams.len()).filter(|upstream| has(*upstream, false));
         let of_routes = self.routes.iter().flat_map(|route| &route.upstreams).filter(|upstream| has(**upstream, true));
         shared.count().saturating_add(of_routes.count())
@@ -175,7 +176,7 @@ impl Routing {
 
 fn upstream(
     name: &Name,
-    document: Of<'_, document::Upstream>,
+    document: View<'_, document::Upstream>,
     breakers: Option<&[&Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
@@ -201,13 +202,13 @@ fn upstream(
 }
 
 fn route(
-    document: Of<'_, document::Route>,
+    document: View<'_, document::Route>,
     known: Option<&[&Name]>,
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Option<Route> {
     let matches = document.matches().and_then(|it| matches(it, &at.field("match"), problems));
-    let mut upstreams = Gathered::new();
+    let mut upstreams = AllOrNone::new();
     for (index, name) in document.upstreams().iter().flat_map(|set| set.iter()).enumerate() {
         let at = at.field("upstreams");
         upstreams.add(name.and_then(|name| reference("upstream", name, known, &at.item(index), problems)));
@@ -227,13 +228,13 @@ fn route(
     })
 }
 
-fn fallback(document: Of<'_, document::Fallback>, at: &Path<'_>, problems: &mut Problems) -> Option<Fallback> {
+fn fallback(document: View<'_, document::Fallback>, at: &Path<'_>, problems: &mut Problems) -> Option<Fallback> {
     let retries = retries(document, at, problems);
     let attempts = document.attempts()?.unwrap_or(MAX_ATTEMPTS);
     Some(Fallback { on: Failures::of(&document.on()?), attempts, retries: retries? })
 }
 
-/// The place of a name among those known, in order; one that is not there is reported.
+/// The index of a name in the sorted list of known names. Reports a name that is not there.
 fn reference(
     what: &str,
     name: &Name,
@@ -249,15 +250,15 @@ fn reference(
     place
 }
 
-/// The names in order.
+/// The names, sorted.
 fn in_order<'v>(names: impl Iterator<Item = &'v Name>) -> Vec<&'v Name> {
     let mut sorted = Vec::new();
     names.for_each(|name| sorted.insert(sorted.partition_point(|other| *other < name), name));
     sorted
 }
 
-/// A route has no more upstreams than these.
+/// The most upstreams of a route.
 const MAX_ATTEMPTS: u32 = 16;
 
-/// Each takes a KiB or more of every worker's memory.
+/// Each breaker takes a KiB or more of every worker's memory.
 const MAX_BREAKERS: usize = 4_096;

@@ -1,33 +1,33 @@
-//! One declaration for each object of the policy document, from which come its table for the reader, its typed view and
-//! its JSON Schema, so that they cannot drift apart.
+//! The macros that declare the objects of the policy document. One declaration gives an object's table for the reader,
+//! its typed view and its JSON Schema, which therefore cannot disagree.
 
-use super::absent::Standard;
+use super::defaults::DefaultValue;
 use super::json::Node;
 use super::read::Shape;
 use super::value::Value;
 
-/// A value of the policy document.
-pub(super) trait Document {
-    /// What the value must be.
+/// A type that values of the policy document are declared with.
+pub(super) trait Declared {
+    /// What a value must look like.
     const SHAPE: Shape;
-    /// Whether a field of this type may be absent without having a default.
+    /// Whether a field of this type may be absent although it has no default.
     const OPTIONAL: bool = false;
 
-    /// The value as checks see it.
-    type Seen<'v>;
+    /// The typed view of a value.
+    type View<'v>;
 
-    /// The value as it was read; `None` when it was wrong.
-    fn seen(value: &Value) -> Option<Self::Seen<'_>>;
+    /// The typed view of a value that was read; `None` if it was wrong.
+    fn view(value: &Value) -> Option<Self::View<'_>>;
 
-    /// The JSON Schema of the value.
+    /// The JSON Schema of values of this type.
     fn schema() -> Node;
 }
 
-/// Declares an object of the document, `Limit` for example, which is then seen as `Of<Limit>`.
+/// Declares an object of the document, for example `Limit`. Its typed view is `View<Limit>`.
 ///
-/// Every field is a method that answers `None` for what could not be read and has been reported, so that checks across
-/// fields still see the rest. A field may be absent when it is declared as `Option` or has a default. `one_of` are fields
-/// of which there must be exactly one.
+/// Every field becomes a method of the view. It returns `None` if the value was wrong, which the reader has reported;
+/// checks across fields still see the other fields. A field may be absent if it is an `Option` or has a default. Of the
+/// fields in `one_of`, exactly one must be present. Doc comments become the descriptions of the JSON Schema.
 macro_rules! document {
     (
         $(#[doc = $about:literal])+
@@ -42,38 +42,38 @@ macro_rules! document {
         const _: () = {
             use $crate::policy::schema;
 
-            /// The fields in the order of their declaration, for their places.
+            /// The index of each field in the order of declaration.
             #[allow(non_camel_case_types, reason = "the fields' own names")]
             enum Place {
                 $($field,)+
             }
 
             #[allow(clippy::wrong_self_convention, reason = "the fields' own names")]
-            impl<'v> $crate::policy::value::Of<'v, $name> {
+            impl<'v> $crate::policy::value::View<'v, $name> {
                 $(
                     $(#[doc = $doc])+
                     #[allow(dead_code, reason = "a field is declared, and so checked, before a version acts on it")]
-                    pub(in crate::policy) fn $field(self) -> Option<<$type as schema::Document>::Seen<'v>> {
-                        <$type as schema::Document>::seen(self.field(Place::$field as usize))
+                    pub(in crate::policy) fn $field(self) -> Option<<$type as schema::Declared>::View<'v>> {
+                        <$type as schema::Declared>::view(self.field(Place::$field as usize))
                     }
                 )+
             }
 
-            impl schema::Document for $name {
+            impl schema::Declared for $name {
                 const SHAPE: $crate::policy::read::Shape = $crate::policy::read::Shape::Object {
                     fields: &[$($crate::policy::read::Field {
                         name: schema::key!($field $($key)?),
-                        shape: &<$type as schema::Document>::SHAPE,
-                        optional: <$type as schema::Document>::OPTIONAL,
+                        shape: &<$type as schema::Declared>::SHAPE,
+                        optional: <$type as schema::Declared>::OPTIONAL,
                         default: schema::default!($($default)?),
                     }),+],
                     one_of: &[$($($choice),+)?],
                 };
 
-                type Seen<'v> = $crate::policy::value::Of<'v, $name>;
+                type View<'v> = $crate::policy::value::View<'v, $name>;
 
-                fn seen(value: &$crate::policy::value::Value) -> Option<Self::Seen<'_>> {
-                    $crate::policy::value::Of::seen(value)
+                fn view(value: &$crate::policy::value::Value) -> Option<Self::View<'_>> {
+                    $crate::policy::value::View::of(value)
                 }
 
                 fn schema() -> $crate::policy::json::Node {
@@ -81,8 +81,8 @@ macro_rules! document {
                         $(schema::FieldSchema {
                             name: schema::key!($field $($key)?),
                             about: concat!($($doc, "\n"),+),
-                            schema: <$type as schema::Document>::schema(),
-                            optional: <$type as schema::Document>::OPTIONAL,
+                            schema: <$type as schema::Declared>::schema(),
+                            optional: <$type as schema::Declared>::OPTIONAL,
                             default: schema::default!($($default)?),
                         }),+
                     ], &[$($($choice),+)?])
@@ -92,15 +92,15 @@ macro_rules! document {
     };
 }
 
-/// Declares the words that stand for the values of a type.
+/// Declares the words that a type's values are written as.
 macro_rules! words {
     ($type:ty { $($word:literal => $value:expr),+ $(,)? }) => {
-        impl $crate::policy::schema::Document for $type {
+        impl $crate::policy::schema::Declared for $type {
             const SHAPE: $crate::policy::read::Shape = $crate::policy::read::Shape::Word(&[$($word),+]);
 
-            type Seen<'v> = Self;
+            type View<'v> = Self;
 
-            fn seen(value: &$crate::policy::value::Value) -> Option<Self> {
+            fn view(value: &$crate::policy::value::Value) -> Option<Self> {
                 match value {
                     $crate::policy::value::Value::Word(place) => [$($value),+].get(*place).copied(),
                     _ => None,
@@ -114,7 +114,7 @@ macro_rules! words {
     };
 }
 
-/// The name of a field in the document: that of the declaration's field unless declared otherwise.
+/// The name of a field in the document: the name after `as`, otherwise that of the declared field.
 macro_rules! key {
     ($field:ident) => {
         stringify!($field)
@@ -130,13 +130,13 @@ macro_rules! default {
         None
     };
     ($default:expr) => {
-        Some($crate::policy::absent::Written(&$default).standard())
+        Some($crate::policy::defaults::DefaultExpr(&$default).value())
     };
 }
 
 pub(super) use {default, document, key, words};
 
-/// A field as its object's schema needs it.
+/// A field of an object's schema.
 pub(super) struct FieldSchema {
     /// Its name in the document.
     pub(super) name: &'static str,
@@ -144,13 +144,13 @@ pub(super) struct FieldSchema {
     pub(super) about: &'static str,
     /// The schema of its type.
     pub(super) schema: Node,
-    /// Whether its type has a meaning for absence.
+    /// Whether it may be absent although it has no default.
     pub(super) optional: bool,
     /// Its default.
-    pub(super) default: Option<Standard>,
+    pub(super) default: Option<DefaultValue>,
 }
 
-/// The schema of an object with these fields and no others, and with exactly one of those in `one_of`, if any.
+/// The schema of an object with these fields and no others, and with exactly one of the fields in `one_of`, if any.
 pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>, one_of: &[&str]) -> Node {
     let mut required = Vec::new();
     let mut properties = Vec::new();
@@ -158,7 +158,7 @@ pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>, one_of: &[&st
         if !field.optional && field.default.is_none() {
             required.push(Node::from(field.name));
         }
-        // The field's own description says more than that of its type.
+        // The description of the field replaces that of its type, which is more general.
         let mut schema = vec![("description".to_owned(), flowed(field.about))];
         if let Node::Object(of_type) = field.schema {
             schema.extend(of_type.into_iter().filter(|(name, _)| name != "description"));
@@ -180,13 +180,13 @@ pub(super) fn object_schema(about: &str, fields: Vec<FieldSchema>, one_of: &[&st
     Node::Object(schema)
 }
 
-/// Documentation as one line.
+/// A doc comment as one line.
 fn flowed(about: &str) -> Node {
     Node::Text(about.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// The JSON Schema (draft 2020-12) of the policy document `T`, as text that ends with a line break.
-pub(super) fn json_schema<T: Document>() -> String {
+pub(super) fn json_schema<T: Declared>() -> String {
     let mut schema = vec![
         ("$schema".to_owned(), "https://json-schema.org/draft/2020-12/schema".into()),
         ("$id".to_owned(), SCHEMA_ID.into()),
@@ -195,18 +195,18 @@ pub(super) fn json_schema<T: Document>() -> String {
     if let Node::Object(of_type) = T::schema() {
         schema.extend(of_type);
     }
-    // A tree of texts, numbers and lists always has a JSON text.
+    // Serializing a tree of texts, numbers and lists does not fail.
     serde_json::to_string_pretty(&Node::Object(schema)).unwrap_or_default() + "\n"
 }
 
-/// A name for the schema; nothing is fetched from there.
+/// Only a name of the schema: a URN cannot be fetched.
 const SCHEMA_ID: &str = "urn:tidegate:policy:1";
 
 #[cfg(test)]
 mod tests {
     use super::super::error::{Path, Problems};
     use super::super::shapes::Int;
-    use super::super::value::Of;
+    use super::super::value::View;
     use super::*;
 
     document! {
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn what_can_be_read_is_read_although_the_rest_is_wrong() {
         let (value, errors) = read(r#"{"match": 10, "whether": false, "mroe": 2}"#);
-        let thing = Of::<Thing>::seen(&value).unwrap();
+        let thing = View::<Thing>::of(&value).unwrap();
         assert_eq!(thing.count(), None);
         assert_eq!(thing.more(), Some(None));
         assert_eq!(thing.whether(), Some(false));
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn an_absent_field_has_its_default_or_is_missing() {
         let (value, errors) = read("{}");
-        assert_eq!(Of::<Thing>::seen(&value).unwrap().whether(), Some(true));
+        assert_eq!(View::<Thing>::of(&value).unwrap().whether(), Some(true));
         assert_eq!(errors, "/match: this field is missing; write a whole number from 1 to 9");
     }
 

@@ -1,37 +1,37 @@
-//! What routes say of the answers they serve.
+//! How routes serve responses: kept and static responses, caching, image variants, preload.
 
 pub(super) mod text;
 
 use super::KeyPart;
-use super::document::answers;
+use super::document::responses;
 use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::json::quoted;
-use super::value::Of;
+use super::value::View;
 use crate::decision::is_without_body;
 use crate::units::Span;
 use core::fmt;
 
-/// What a route says of its answers.
+/// How a route serves responses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Serving {
-    /// How old a kept answer may be; `None` when none is kept.
+    /// How old a kept response may be to be served; `None` if none are kept.
     pub(crate) stale: Option<Span>,
-    pub(crate) fixed: Option<Fixed>,
-    /// What answers tell caches.
+    pub(crate) fixed: Option<StaticResponse>,
+    /// What responses tell caches.
     pub(crate) caching: Option<Caching>,
-    /// The headers by which kept answers may vary, lower case.
+    /// The headers by which kept responses may vary, lower case.
     pub(crate) vary: Vec<String>,
-    /// Part of the key of kept answers.
+    /// A part of the key of kept responses.
     pub(crate) version: Option<String>,
     pub(crate) variants: Option<Variants>,
-    /// Values of `Link`, ready to be sent.
+    /// Complete values of the `Link` header.
     pub(crate) preload: Vec<String>,
 }
 
-/// The answer of a route when nothing else is left.
+/// A route's static response, for when everything else has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fixed {
+pub struct StaticResponse {
     /// Its status, 200 to 599.
     pub status: u16,
     /// Its header lines, names in lower case, the content type first.
@@ -40,14 +40,14 @@ pub struct Fixed {
     pub body: String,
 }
 
-/// What answers tell caches.
+/// What responses tell caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caching {
-    /// For how long an answer is fresh.
+    /// How long a response is fresh.
     pub(crate) ttl: Span,
     /// For how long after that it may be served while a new one is fetched.
     pub(crate) stale_while_revalidate: Option<Span>,
-    /// Whether the answer never changes.
+    /// Whether the response never changes.
     pub(crate) immutable: bool,
 }
 
@@ -56,30 +56,30 @@ pub struct Caching {
 pub struct Variants {
     /// Without `image/`, in the order of preference.
     pub(crate) formats: Vec<String>,
-    /// The format for clients that accept none of these; `None` when they get the image itself.
+    /// The format for clients that accept none of these; with `None` they get the original image.
     pub(crate) otherwise: Option<String>,
     /// Ascending.
     pub(crate) widths: Vec<u32>,
     pub(crate) width_from: Vec<WidthFrom>,
-    /// Whether a header may say the width.
+    /// Whether the width may come from the client hint: `width_from` has [`WidthFrom::Hint`], and there are widths.
     pub(crate) hints: bool,
-    /// The endings of paths that are images, without their dot.
+    /// The file extensions of images, without the dot.
     pub(crate) extensions: Vec<String>,
     pub(crate) rewrite: Vec<Piece>,
-    /// Whether a Worker asks Cloudflare's image service in place of that.
+    /// Whether a Worker uses Cloudflare's `cf.image` in place of `rewrite`.
     pub(crate) cf_image: bool,
 }
 
-/// Where a request says the width of an image.
+/// Where a request may ask for an image's width.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WidthFrom {
-    /// In a parameter of the query.
+    /// In a query parameter.
     Query(String),
     /// In the client hint `Sec-CH-Width`.
     Hint,
 }
 
-/// A piece of the template for a target.
+/// A piece of the template in `rewrite`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// This text.
@@ -92,36 +92,36 @@ pub enum Piece {
     Path,
 }
 
-/// How much is kept of good answers.
+/// The bounds on kept responses, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptBytes {
-    /// Of one answer at most.
+    /// The largest response that is kept.
     pub max_object: u32,
-    /// Of all together at most.
+    /// The most that all kept responses take together.
     pub max_bytes: u32,
 }
 
 impl Serving {
-    /// Whether the route says anything of its answers that is to be done while its upstreams are well.
+    /// Whether the route changes or keeps responses while its upstreams are healthy. A static response alone does not.
     #[must_use]
-    pub fn says_something(&self) -> bool {
+    pub fn affects_responses(&self) -> bool {
         self.stale.is_some() || self.caching.is_some() || self.variants.is_some() || !self.preload.is_empty()
     }
 
-    /// How old a kept answer may be to be served; `None` when none is kept.
+    /// How old a kept response may be to be served; `None` if none are kept.
     #[must_use]
     pub fn stale(&self) -> Option<Span> {
         self.stale
     }
 
-    /// The answer when nothing else is left.
+    /// The static response for when everything else has failed.
     #[must_use]
-    pub fn fixed(&self) -> Option<&Fixed> {
+    pub fn fixed(&self) -> Option<&StaticResponse> {
         self.fixed.as_ref()
     }
 }
 
-/// As `Cache-Control` has it, in whole seconds, rounded down.
+/// The directives of `Cache-Control`, in whole seconds, rounded down.
 impl fmt::Display for Caching {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "max-age={}", self.ttl.as_secs())?;
@@ -132,8 +132,8 @@ impl fmt::Display for Caching {
     }
 }
 
-/// How much is kept.
-pub(super) fn kept_bytes(document: Of<'_, Document>, problems: &mut Problems) -> Option<KeptBytes> {
+/// Reads the bounds on kept responses.
+pub(super) fn kept_bytes(document: View<'_, Document>, problems: &mut Problems) -> Option<KeptBytes> {
     let kept = document.state()?.kept()?;
     let (max_object, max_bytes) = (kept.max_object()?, kept.max_bytes()?);
     let least = max_object.saturating_mul(crate::stale::shelf::PAGES);
@@ -146,8 +146,8 @@ pub(super) fn kept_bytes(document: Of<'_, Document>, problems: &mut Problems) ->
     Some(KeptBytes { max_object, max_bytes })
 }
 
-/// What a route of the document says of its answers.
-pub(super) fn serving(route: Of<'_, document::Route>, at: &Path<'_>, problems: &mut Problems) -> Option<Serving> {
+/// Reads how a route serves responses.
+pub(super) fn serving(route: View<'_, document::Route>, at: &Path<'_>, problems: &mut Problems) -> Option<Serving> {
     let at_fallback = at.field("fallback");
     let fallback = match route.fallback()? {
         Some(fallback) => {
@@ -179,12 +179,12 @@ pub(super) fn serving(route: Of<'_, document::Route>, at: &Path<'_>, problems: &
     })
 }
 
-fn fixed(answer: Of<'_, answers::Static>, at: &Path<'_>, problems: &mut Problems) -> Option<Fixed> {
+fn fixed(answer: View<'_, responses::Static>, at: &Path<'_>, problems: &mut Problems) -> Option<StaticResponse> {
     let at = at.field("headers");
     let mut lines = vec![("content-type".to_owned(), answer.content_type()?.to_owned())];
     for (name, value) in answer.headers()?.iter() {
         let lower = name.to_ascii_lowercase();
-        if NOT_OURS.contains(&lower.as_str()) {
+        if RESERVED_HEADERS.contains(&lower.as_str()) {
             let problem = &["the header ", &quoted(&lower), " is not the policy's to say"];
             problems.report(&at.field(name), problem, &["remove it; the type of the body is \"content_type\""]);
         }
@@ -193,15 +193,15 @@ fn fixed(answer: Of<'_, answers::Static>, at: &Path<'_>, problems: &mut Problems
     let status = u16::try_from(answer.status()?).ok()?;
     let body = if is_without_body(status) { "" } else { answer.body()? };
     if body.is_empty() {
-        // Nothing has no type, and Envoy sends none.
+        // An empty body has no type, and Envoy sends none.
         lines.retain(|(name, _)| name != "content-type");
     }
-    Some(Fixed { status, lines, body: body.to_owned() })
+    Some(StaticResponse { status, lines, body: body.to_owned() })
 }
 
 type Cache = (Option<Caching>, Vec<String>, Option<String>);
 
-fn cache(cache: Of<'_, answers::Cache>, at: &Path<'_>, problems: &mut Problems) -> Option<Cache> {
+fn cache(cache: View<'_, responses::Cache>, at: &Path<'_>, problems: &mut Problems) -> Option<Cache> {
     let (ttl, swr, immutable) = (cache.ttl()?, cache.stale_while_revalidate()?, cache.immutable()?);
     if ttl.is_none() {
         for (field, there) in [("stale_while_revalidate", swr.is_some()), ("immutable", immutable)] {
@@ -216,7 +216,7 @@ fn cache(cache: Of<'_, answers::Cache>, at: &Path<'_>, problems: &mut Problems) 
     }
     let at_vary = at.field("vary");
     for (index, _) in cache.vary()?.iter().enumerate().filter(|(_, name)| *name == Some("*")) {
-        // An answer that says so matches no request but its own: RFC 9111 section 4.1.
+        // A response with `Vary: *` matches no other request: RFC 9111 section 4.1.
         problems.report(
             &at_vary.item(index),
             &["an answer that varies by everything is never kept"],
@@ -228,7 +228,7 @@ fn cache(cache: Of<'_, answers::Cache>, at: &Path<'_>, problems: &mut Problems) 
     Some((caching, vary, cache.version()?.map(str::to_owned)))
 }
 
-fn variants(document: Of<'_, answers::Variants>, at: &Path<'_>, problems: &mut Problems) -> Option<Variants> {
+fn variants(document: View<'_, responses::Variants>, at: &Path<'_>, problems: &mut Problems) -> Option<Variants> {
     let at_from = at.field("width_from");
     let mut width_from = Vec::new();
     for (index, part) in document.width_from()?.iter().enumerate() {
@@ -282,7 +282,7 @@ fn variants(document: Of<'_, answers::Variants>, at: &Path<'_>, problems: &mut P
     })
 }
 
-/// The pieces of a template; `None` when a brace stands there that is none of the words.
+/// The pieces of a template; `None` if it has an unknown word in braces, or an open brace.
 fn pieces(template: &str) -> Option<Vec<Piece>> {
     let mut pieces = Vec::new();
     let mut rest = template;
@@ -301,13 +301,13 @@ fn pieces(template: &str) -> Option<Vec<Piece>> {
     Some(pieces)
 }
 
-fn preload(document: Of<'_, answers::Preload>) -> Option<String> {
+fn preload(document: View<'_, responses::Preload>) -> Option<String> {
     let (path, kind) = (document.path()?, document.kind()?.0);
-    // A font is fetched as from another origin even when it is not, and preloaded in vain without the word.
+    // Browsers fetch fonts with CORS even from the same origin, and would not use a font preloaded without it.
     let crossorigin = document.crossorigin()? || kind == "font";
     Some(format!("<{path}>; rel=preload; as={kind}{}", if crossorigin { "; crossorigin" } else { "" }))
 }
 
-/// Headers that are between the host and the client.
-const NOT_OURS: [&str; 7] =
+/// Headers that the host sets itself, or that the policy sets in another field.
+const RESERVED_HEADERS: [&str; 7] =
     ["connection", "content-length", "content-type", "keep-alive", "te", "transfer-encoding", "upgrade"];

@@ -1,24 +1,24 @@
-//! The shapes that values of the document have: numbers and spans in a range, texts, lists, maps.
+//! The types that fields of the document are declared with: numbers and spans in a range, texts, lists, maps.
 
 use core::marker::PhantomData;
 
 use super::hint;
 use super::json::Node;
 use super::read::{Form, HUNDREDTH, Shape, WHOLE};
-use super::schema::Document;
-use super::value::{Entries, Items, Kept, Value};
+use super::schema::Declared;
+use super::value::{Entries, Items, Parsed, Value};
 use crate::number::Number;
 use crate::units::Span;
 
-/// A whole number, `MIN..=MAX`. `10.0` is one, since Envoy makes every number of its configuration a double.
+/// A whole number, `MIN..=MAX`. `10.0` is one too, because Envoy turns every number of its configuration into a double.
 pub(super) enum Int<const MIN: u32, const MAX: u32> {}
 
-impl<const MIN: u32, const MAX: u32> Document for Int<MIN, MAX> {
+impl<const MIN: u32, const MAX: u32> Declared for Int<MIN, MAX> {
     const SHAPE: Shape = Shape::Number { min: MIN, max: MAX, unit: WHOLE };
 
-    type Seen<'v> = u32;
+    type View<'v> = u32;
 
-    fn seen(value: &Value) -> Option<u32> {
+    fn view(value: &Value) -> Option<u32> {
         number(value)
     }
 
@@ -30,12 +30,12 @@ impl<const MIN: u32, const MAX: u32> Document for Int<MIN, MAX> {
 /// A number with at most two decimals, in hundredths, `MIN..=MAX`.
 pub(super) enum Decimal<const MIN: u32, const MAX: u32> {}
 
-impl<const MIN: u32, const MAX: u32> Document for Decimal<MIN, MAX> {
+impl<const MIN: u32, const MAX: u32> Declared for Decimal<MIN, MAX> {
     const SHAPE: Shape = Shape::Number { min: MIN, max: MAX, unit: HUNDREDTH };
 
-    type Seen<'v> = u32;
+    type View<'v> = u32;
 
-    fn seen(value: &Value) -> Option<u32> {
+    fn view(value: &Value) -> Option<u32> {
         number(value)
     }
 
@@ -52,12 +52,12 @@ fn number(value: &Value) -> Option<u32> {
     }
 }
 
-impl Document for bool {
+impl Declared for bool {
     const SHAPE: Shape = Shape::Bool;
 
-    type Seen<'v> = Self;
+    type View<'v> = Self;
 
-    fn seen(value: &Value) -> Option<Self> {
+    fn view(value: &Value) -> Option<Self> {
         match value {
             Value::Bool(value) => Some(*value),
             _ => None,
@@ -72,12 +72,12 @@ impl Document for bool {
 /// A span such as `"60s"`, from `MIN_MS` to `MAX_MS` milliseconds.
 pub(super) enum SpanIn<const MIN_MS: u64, const MAX_MS: u64> {}
 
-impl<const MIN_MS: u64, const MAX_MS: u64> Document for SpanIn<MIN_MS, MAX_MS> {
+impl<const MIN_MS: u64, const MAX_MS: u64> Declared for SpanIn<MIN_MS, MAX_MS> {
     const SHAPE: Shape = Shape::Span { min_ms: MIN_MS, max_ms: MAX_MS };
 
-    type Seen<'v> = Span;
+    type View<'v> = Span;
 
-    fn seen(value: &Value) -> Option<Span> {
+    fn view(value: &Value) -> Option<Span> {
         match value {
             Value::Span(span) => Some(*span),
             _ => None,
@@ -89,42 +89,41 @@ impl<const MIN_MS: u64, const MAX_MS: u64> Document for SpanIn<MIN_MS, MAX_MS> {
     }
 }
 
-/// A text with a form of its own.
+/// A text of a certain form.
 pub(super) trait Text {
     /// What it is, with its article: `a name`.
     const WHAT: &str;
-    /// The form as a regular expression that JSON Schema knows (ECMA-262), when it can say more than the length.
+    /// The form as a regular expression of JSON Schema (ECMA-262); `None` if only the length is restricted.
     const PATTERN: Option<&str>;
-    /// The fewest and the most characters.
+    /// The minimum and maximum number of characters.
     const CHARS: (u32, u32);
-    /// What would be right: `write 1 to 64 of a-z, 0-9 and "-"`.
-    const RIGHT: &str;
-    /// Whether a wrong text may be a secret that somebody took for what belongs here: errors then do not quote it, since
-    /// they end in logs.
+    /// The hint for a wrong text: `write 1 to 64 of a-z, 0-9 and "-"`.
+    const HINT: &str;
+    /// Whether a wrong text may be a secret in the wrong place. Errors then do not quote it, because they go to logs.
     const SECRET: bool = false;
-    /// The form in a table.
+    /// The form as the reader's table has it.
     const FORM: Form = Form {
         what: Self::WHAT,
         chars: Self::CHARS,
-        right: if hint::GIVEN { Self::RIGHT } else { "" },
+        hint: if hint::ENABLED { Self::HINT } else { "" },
         secret: Self::SECRET,
         parse: Self::parse,
     };
 
-    /// As what the text is kept.
-    type Kept: Kept + ?Sized + 'static;
+    /// The type that the text is parsed into.
+    type Parsed: Parsed + ?Sized + 'static;
 
-    /// Reads a text of an allowed length. The error is a hint when there is a better one than [`Text::RIGHT`].
+    /// Reads a text of an allowed length. An error may carry a better hint than [`Text::HINT`].
     fn parse(text: &str) -> Result<Value, Option<String>>;
 }
 
-impl<T: Text> Document for T {
+impl<T: Text> Declared for T {
     const SHAPE: Shape = Shape::Text(&T::FORM);
 
-    type Seen<'v> = &'v T::Kept;
+    type View<'v> = &'v T::Parsed;
 
-    fn seen(value: &Value) -> Option<&T::Kept> {
-        T::Kept::kept(value)
+    fn view(value: &Value) -> Option<&T::Parsed> {
+        T::Parsed::parsed(value)
     }
 
     fn schema() -> Node {
@@ -138,16 +137,16 @@ impl<T: Text> Document for T {
     }
 }
 
-impl<T: Document> Document for Option<T> {
+impl<T: Declared> Declared for Option<T> {
     const SHAPE: Shape = T::SHAPE;
     const OPTIONAL: bool = true;
 
-    type Seen<'v> = Option<T::Seen<'v>>;
+    type View<'v> = Option<T::View<'v>>;
 
-    fn seen(value: &Value) -> Option<Self::Seen<'_>> {
+    fn view(value: &Value) -> Option<Self::View<'_>> {
         match value {
             Value::Absent => Some(None),
-            value => T::seen(value).map(Some),
+            value => T::view(value).map(Some),
         }
     }
 
@@ -156,16 +155,16 @@ impl<T: Document> Document for Option<T> {
     }
 }
 
-/// A list of `MIN..=MAX` objects.
+/// A list of `MIN..=MAX` values. Equal ones are allowed.
 pub(super) struct List<T, const MIN: u32, const MAX: u32>(PhantomData<T>);
 
-impl<T: Document + 'static, const MIN: u32, const MAX: u32> Document for List<T, MIN, MAX> {
+impl<T: Declared + 'static, const MIN: u32, const MAX: u32> Declared for List<T, MIN, MAX> {
     const SHAPE: Shape = Shape::List { of: &T::SHAPE, min: MIN, max: MAX, distinct: false };
 
-    type Seen<'v> = Items<'v, T>;
+    type View<'v> = Items<'v, T>;
 
-    fn seen(value: &Value) -> Option<Items<'_, T>> {
-        Items::seen(value)
+    fn view(value: &Value) -> Option<Items<'_, T>> {
+        Items::of(value)
     }
 
     fn schema() -> Node {
@@ -178,16 +177,16 @@ impl<T: Document + 'static, const MIN: u32, const MAX: u32> Document for List<T,
     }
 }
 
-/// A list of `MIN..=MAX` plain values, no two of them equal.
+/// A list of `MIN..=MAX` distinct values.
 pub(super) struct Set<T, const MIN: u32, const MAX: u32>(PhantomData<T>);
 
-impl<T: Document + 'static, const MIN: u32, const MAX: u32> Document for Set<T, MIN, MAX> {
+impl<T: Declared + 'static, const MIN: u32, const MAX: u32> Declared for Set<T, MIN, MAX> {
     const SHAPE: Shape = Shape::List { of: &T::SHAPE, min: MIN, max: MAX, distinct: true };
 
-    type Seen<'v> = Items<'v, T>;
+    type View<'v> = Items<'v, T>;
 
-    fn seen(value: &Value) -> Option<Items<'_, T>> {
-        Items::seen(value)
+    fn view(value: &Value) -> Option<Items<'_, T>> {
+        Items::of(value)
     }
 
     fn schema() -> Node {
@@ -201,16 +200,16 @@ impl<T: Document + 'static, const MIN: u32, const MAX: u32> Document for Set<T, 
     }
 }
 
-/// An object with at most `MAX` fields, named by its author.
+/// An object with at most `MAX` fields, whose names are the author's choice.
 pub(super) struct Map<K, V, const MAX: u32>(PhantomData<(K, V)>);
 
-impl<K: Text + 'static, V: Document + 'static, const MAX: u32> Document for Map<K, V, MAX> {
+impl<K: Text + 'static, V: Declared + 'static, const MAX: u32> Declared for Map<K, V, MAX> {
     const SHAPE: Shape = Shape::Map { names: &K::FORM, of: &V::SHAPE, max: MAX };
 
-    type Seen<'v> = Entries<'v, K, V>;
+    type View<'v> = Entries<'v, K, V>;
 
-    fn seen(value: &Value) -> Option<Entries<'_, K, V>> {
-        Entries::seen(value)
+    fn view(value: &Value) -> Option<Entries<'_, K, V>> {
+        Entries::of(value)
     }
 
     fn schema() -> Node {
@@ -223,25 +222,25 @@ impl<K: Text + 'static, V: Document + 'static, const MAX: u32> Document for Map<
     }
 }
 
-/// A value of one of two kinds: a number or an object, say.
+/// A value of one of two JSON types, for example a number or an object.
 pub(super) struct Either<A, B>(PhantomData<(A, B)>);
 
-/// Which of the two kinds a value is.
+/// The typed view of an [`Either`].
 pub(super) enum OneOf<A, B> {
     First(A),
     Second(B),
 }
 
-impl<A: Document + 'static, B: Document + 'static> Document for Either<A, B> {
+impl<A: Declared + 'static, B: Declared + 'static> Declared for Either<A, B> {
     const SHAPE: Shape = Shape::Either(&A::SHAPE, &B::SHAPE);
 
-    type Seen<'v> = OneOf<A::Seen<'v>, B::Seen<'v>>;
+    type View<'v> = OneOf<A::View<'v>, B::View<'v>>;
 
-    fn seen(value: &Value) -> Option<Self::Seen<'_>> {
-        A::seen(value).map(OneOf::First).or_else(|| B::seen(value).map(OneOf::Second))
+    fn view(value: &Value) -> Option<Self::View<'_>> {
+        A::view(value).map(OneOf::First).or_else(|| B::view(value).map(OneOf::Second))
     }
 
-    /// By the kind that the value is of, and not `anyOf`, with which a validator cannot say where in it something is wrong.
+    /// Chosen by the value's JSON type. With `anyOf`, a validator could not say where inside the value an error is.
     fn schema() -> Node {
         let (one, other) = (A::schema(), B::schema());
         let kind = other.field("type").cloned().unwrap_or(Node::Null);
@@ -254,7 +253,7 @@ mod tests {
     use super::super::error::{Path, Problems};
     use super::*;
 
-    fn read<T: Document>(text: &str) -> Value {
+    fn read<T: Declared>(text: &str) -> Value {
         T::SHAPE.read(&Node::parse(text).unwrap(), &Path::Root, &mut Problems::default())
     }
 
@@ -278,7 +277,7 @@ mod tests {
             ("9999999999999ms", None),
         ] {
             let value = read::<SpanIn<10, 3_600_000>>(&format!("\"{text}\""));
-            assert_eq!(SpanIn::<10, 3_600_000>::seen(&value), span, "{text}");
+            assert_eq!(SpanIn::<10, 3_600_000>::view(&value), span, "{text}");
         }
     }
 
@@ -297,7 +296,7 @@ mod tests {
     #[test]
     fn a_set_with_a_wrong_item_keeps_the_others() {
         let value = read::<Set<Int<1, 9>, 1, 3>>("[1, 10, 2]");
-        let set = Set::<Int<1, 9>, 1, 3>::seen(&value).unwrap();
+        let set = Set::<Int<1, 9>, 1, 3>::view(&value).unwrap();
         assert_eq!(set.iter().collect::<Vec<_>>(), [Some(1), None, Some(2)]);
         assert_eq!(set.known().collect::<Vec<_>>(), [1, 2]);
         assert_eq!(read::<Set<Int<1, 9>, 1, 3>>("[]"), Value::Wrong);

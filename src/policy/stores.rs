@@ -1,23 +1,23 @@
-//! Stores: what counts the limits that many instances share.
+//! The stores that count shared limits, and the checks on limits that use them.
 
 use super::document::{self, Document};
 use super::error::{Path, Problems};
 use super::shapes::OneOf;
-use super::value::Of;
+use super::value::View;
 use super::{Algorithm, Breaker, Limit, OnExceed, Policy, Quota};
 use crate::authority::Terms;
 use crate::mode::Mode;
 use crate::units::{BasisPoints, Span};
 use core::fmt;
 
-/// What a limit's permits are drawn with.
+/// How instances draw the permits of a shared limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharing {
-    /// Each request is asked for, and nothing is drawn ahead.
+    /// Whether the store is asked for every request, and no permits are drawn ahead.
     pub(crate) exact: bool,
 }
 
-/// What counts the limits that many instances share.
+/// The stores that count shared limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stores {
     deadline: Option<Span>,
@@ -45,28 +45,28 @@ pub struct RedisStore {
     token_env: Option<String>,
 }
 
-/// How Redis is spoken to.
+/// The HTTP protocol in front of Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// The REST API of Upstash: commands as JSON lists, with a bearer token.
     Upstash,
-    /// Webdis.
+    /// Webdis, a plain HTTP interface to Redis.
     Webdis,
 }
 
 impl Policy {
-    /// What counts the limits that many instances share.
+    /// The stores that count shared limits.
     #[must_use]
     pub fn stores(&self) -> &Stores {
         &self.stores
     }
 
-    /// The limits that many instances share.
+    /// The limits that instances share. Limits that the rate-limit service counts are not among them.
     pub fn shared_limits(&self) -> impl Iterator<Item = &Limit> {
         self.limits.iter().filter(|limit| limit.is_shared())
     }
 
-    /// Whether there is a breaker that many instances share.
+    /// Whether instances share a breaker. Under the mode `observe` they never do.
     #[must_use]
     pub fn shares_breakers(&self) -> bool {
         self.mode != Mode::Observe && self.breakers().iter().any(Breaker::is_shared)
@@ -79,31 +79,32 @@ impl Policy {
 }
 
 impl Stores {
-    /// How long an answer is awaited; `None` where the host's own default counts.
+    /// How long to wait for the store's answer; `None` for the host's default.
     #[must_use]
     pub fn deadline(&self) -> Option<Span> {
         self.deadline
     }
 
-    /// Which share of a quota an instance has while the store fails and others' use is not known.
+    /// The share of a quota that an instance admits while the store fails and its recent share is unknown.
     #[must_use]
     pub fn local_share(&self) -> BasisPoints {
         self.local_share
     }
 
-    /// The Redis that counts, if one does.
+    /// The Redis that counts shared limits, if the policy has one.
     #[must_use]
     pub fn redis(&self) -> Option<&RedisStore> {
         self.redis.as_ref()
     }
 
-    /// The rate-limit service that counts the limits with the store `rls`, if there is one.
+    /// The rate-limit service that counts limits with the store `rls`, if the policy has one.
     #[must_use]
     pub fn rls(&self) -> Option<&RateLimitService> {
         self.rls.as_ref()
     }
 
-    /// What keys that all instances know are made with: the token, where the document has it.
+    /// The secret that keys the hashes of shared limits' keys, the same in all instances: the token if the document has
+    /// it, otherwise empty.
     pub(crate) fn secret(&self) -> &[u8] {
         self.redis.as_ref().and_then(|redis| redis.token.as_deref()).unwrap_or_default().as_bytes()
     }
@@ -122,13 +123,13 @@ impl RateLimitService {
         &self.cluster
     }
 
-    /// The domain under which it has its limits.
+    /// The domain of the limits in the service's own configuration.
     #[must_use]
     pub fn domain(&self) -> &str {
         &self.domain
     }
 
-    /// How long its answer is awaited; `None` where the host's own default counts.
+    /// How long to wait for its answer; `None` for the host's default.
     #[must_use]
     pub fn deadline(&self) -> Option<Span> {
         self.deadline
@@ -136,7 +137,7 @@ impl RateLimitService {
 }
 
 impl RedisStore {
-    /// How it is spoken to.
+    /// The HTTP protocol in front of it.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         self.protocol
@@ -154,13 +155,13 @@ impl RedisStore {
         self.url.as_deref()
     }
 
-    /// The host of that URL, and its port where it has one: which host a request in Envoy is for.
+    /// The host of that URL, with its port if it has one. In Envoy it is the `Host` of requests to Redis.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         self.base()?.0.rsplit('/').next()
     }
 
-    /// That URL in two: its scheme with its host, and its path, which is empty where it has none.
+    /// That URL, split into its scheme with its host, and its path, which may be empty.
     #[must_use]
     pub fn base(&self) -> Option<(&str, &str)> {
         let url = self.url()?;
@@ -168,19 +169,19 @@ impl RedisStore {
         url.split_at_checked(host_ends)
     }
 
-    /// The path under which it is served in Envoy: begins and does not end with `/`, or is `/`.
+    /// The path under which Envoy reaches it: `/`, or a path that begins with `/` and does not end with it.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The token that it asks for, where the document says it. To be shown to nobody else.
+    /// The token that it requires, if the document has it. A secret: it must not appear in logs or errors.
     #[must_use]
     pub fn token(&self) -> Option<&str> {
         self.token.as_deref()
     }
 
-    /// The name of the variable that holds the token.
+    /// The name of the environment variable that holds the token.
     #[must_use]
     pub fn token_env(&self) -> Option<&str> {
         self.token_env.as_deref()
@@ -196,8 +197,8 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-/// The stores of the document.
-pub(super) fn stores(document: Of<'_, Document>, problems: &mut Problems) -> Option<Stores> {
+/// Reads the stores.
+pub(super) fn stores(document: View<'_, Document>, problems: &mut Problems) -> Option<Stores> {
     let at = Path::Root.field("stores");
     let stores = document.stores()?;
     let redis = match stores.redis()? {
@@ -218,7 +219,7 @@ pub(super) fn stores(document: Of<'_, Document>, problems: &mut Problems) -> Opt
     Some(Stores { deadline, local_share, redis, rls })
 }
 
-fn redis(document: Of<'_, document::Redis>, at: &Path<'_>, problems: &mut Problems) -> Option<RedisStore> {
+fn redis(document: View<'_, document::Redis>, at: &Path<'_>, problems: &mut Problems) -> Option<RedisStore> {
     if matches!((document.cluster(), document.url()), (Some(None), Some(None))) {
         let hint = "write its \"cluster\" for Envoy, its \"url\" for Cloudflare Workers, or both";
         problems.report(at, &["nothing says where this Redis is"], &[hint]);
@@ -245,15 +246,16 @@ fn redis(document: Of<'_, document::Redis>, at: &Path<'_>, problems: &mut Proble
     })
 }
 
-/// What the document says of sharing a limit; reports what cannot be shared.
+/// Reads how a limit is shared; `Some(None)` if no store of Tidegate's own counts it. Reports settings that a shared
+/// limit cannot have.
 pub(super) fn sharing(
-    document: Of<'_, document::Limit>,
+    document: View<'_, document::Limit>,
     quotas: &[Option<Vec<Quota>>],
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Option<Option<Sharing>> {
     let mode = document.sharing()?;
-    if document.scope()? == document::LimitScope::Instance {
+    if document.scope()? == document::Scope::Instance {
         if mode.is_some() {
             let hint = "write \"scope\": \"global\", or remove this";
             problems.report(&at.field("sharing"), &["a limit of one instance draws nothing from others"], &[hint]);
@@ -282,7 +284,7 @@ pub(super) fn sharing(
     if matches!(document.only_on(), Some(Some(_))) {
         refuse("only_on", "a shared limit charges before the answer is known", "remove this");
     }
-    let of_answer = |cost: OneOf<u32, Of<'_, document::CostHeader>>| match cost {
+    let of_answer = |cost: OneOf<u32, View<'_, document::CostHeader>>| match cost {
         OneOf::Second(header) => matches!(header.response_header(), Some(Some(_))),
         OneOf::First(_) => false,
     };
@@ -294,7 +296,7 @@ pub(super) fn sharing(
     }
     let terms = |quota: &Quota| algorithm.and_then(|algorithm| Terms::new(algorithm, quota));
     for quota in quotas.iter().flatten().flatten() {
-        if quota.window < SHORTEST {
+        if quota.window < MIN_SHARED_WINDOW {
             let hint = "write a window of 100ms or more, or \"scope\": \"instance\"";
             problems.report(
                 &at.field("scope"),
@@ -313,13 +315,13 @@ pub(super) fn sharing(
         }
         break;
     }
-    Some(Some(Sharing { exact: mode == Some(document::Drawing::Exact) }))
+    Some(Some(Sharing { exact: mode == Some(document::SharingMode::Exact) }))
 }
 
-/// Whether the limit is counted by the rate-limit service; reports what keeps it from that.
+/// Whether the rate-limit service counts the limit. Reports settings that such a limit cannot have.
 pub(super) fn by_service(
-    limit: Of<'_, document::Limit>,
-    document: Of<'_, Document>,
+    limit: View<'_, document::Limit>,
+    document: View<'_, Document>,
     at: &Path<'_>,
     problems: &mut Problems,
 ) -> Option<bool> {
@@ -327,14 +329,14 @@ pub(super) fn by_service(
         return Some(false);
     }
     let mut refuse = |field: &str, problem: &str, hint: &str| problems.report(&at.field(field), &[problem], &[hint]);
-    if limit.scope() == Some(document::LimitScope::Instance) {
+    if limit.scope() == Some(document::Scope::Instance) {
         refuse(
             "store",
             "a limit of one instance is counted in no store",
             "write \"scope\": \"global\", or remove this",
         );
     }
-    if matches!(document.stores().and_then(Of::<document::Stores>::rls), Some(None)) {
+    if matches!(document.stores().and_then(View::<document::Stores>::rls), Some(None)) {
         let hint = "write \"stores\": { \"rls\": { \"cluster\": ..., \"domain\": ... } }";
         refuse("store", "the policy names no rate-limit service", hint);
     }
@@ -351,8 +353,8 @@ pub(super) fn by_service(
     Some(true)
 }
 
-/// Below this a store could not answer often enough.
-const SHORTEST: Span = Span::from_millis(100);
+/// The shortest window of a shared limit: a store could not answer often enough within a shorter one.
+const MIN_SHARED_WINDOW: Span = Span::from_millis(100);
 
 #[cfg(test)]
 mod tests {

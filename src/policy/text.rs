@@ -1,22 +1,22 @@
-//! The texts of the document that have a form of their own.
+//! Texts of a certain form: names, headers, methods, hosts, key parts and others.
 
 use super::hint::hint;
 use super::json::Node;
 use super::nearest;
 use super::read::Shape;
-use super::schema::Document;
+use super::schema::Declared;
 use super::shapes::Text;
-use super::value::{Kept, Value};
-use super::{Answers, HeaderCondition, HostGlob, KeyPart, Name};
+use super::value::{Parsed, Value};
+use super::{HeaderCondition, HostGlob, KeyPart, Name, StatusRange};
 use crate::request::Locality;
 
 impl Text for Name {
     const WHAT: &str = "a name";
     const PATTERN: Option<&str> = Some("^[a-z0-9-]{1,64}$");
     const CHARS: (u32, u32) = (1, 64);
-    const RIGHT: &str = "write a name of 1 to 64 of a-z, 0-9 and \"-\", as in \"api-reads\"";
+    const HINT: &str = "write a name of 1 to 64 of a-z, 0-9 and \"-\", as in \"api-reads\"";
 
-    type Kept = Self;
+    type Parsed = Self;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let right = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
@@ -31,12 +31,12 @@ impl Text for HeaderName {
     const WHAT: &str = "the name of a header";
     const PATTERN: Option<&str> = Some("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$");
     const CHARS: (u32, u32) = (1, 128);
-    const RIGHT: &str = "write a header's name of letters, digits and \"-\", as in \"x-plan\"";
+    const HINT: &str = "write a header's name of letters, digits and \"-\", as in \"x-plan\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
-        is_token(text).then(|| kept(text)).ok_or(None)
+        is_token(text).then(|| unparsed(text)).ok_or(None)
     }
 }
 
@@ -47,14 +47,14 @@ impl Text for Method {
     const WHAT: &str = "a method";
     const PATTERN: Option<&str> = Some("^[A-Z][A-Z0-9_-]*$");
     const CHARS: (u32, u32) = (1, 32);
-    const RIGHT: &str = "write a method in upper case, as in \"GET\"";
+    const HINT: &str = "write a method in upper case, as in \"GET\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let right = text.starts_with(|c: char| c.is_ascii_uppercase())
             && text.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-'));
-        right.then(|| kept(text)).ok_or(None)
+        right.then(|| unparsed(text)).ok_or(None)
     }
 }
 
@@ -62,9 +62,9 @@ impl Text for HostGlob {
     const WHAT: &str = "a host";
     const PATTERN: Option<&str> = Some(r"^((\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])$");
     const CHARS: (u32, u32) = (1, 253);
-    const RIGHT: &str = "write a host as in \"api.example.com\", or \"*.example.com\" for all below one";
+    const HINT: &str = "write a host as in \"api.example.com\", or \"*.example.com\" for all below one";
 
-    type Kept = Self;
+    type Parsed = Self;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let lower = text.to_ascii_lowercase();
@@ -91,15 +91,15 @@ impl Text for HostGlob {
     }
 }
 
-impl Document for HeaderCondition {
+impl Declared for HeaderCondition {
     const SHAPE: Shape = Shape::TextOrNull(&HeaderPattern::FORM);
 
-    type Seen<'v> = &'v Self;
+    type View<'v> = &'v Self;
 
-    fn seen(value: &Value) -> Option<&Self> {
+    fn view(value: &Value) -> Option<&Self> {
         match value {
             Value::Null => Some(&Self::Absent),
-            value => Self::kept(value),
+            value => Self::parsed(value),
         }
     }
 
@@ -115,10 +115,10 @@ impl Text for HeaderPattern {
     const WHAT: &str = "a header's value or a pattern for it";
     const PATTERN: Option<&str> = Some(r"^(?![ ])[^*\x00-\x1f\x7f-\x9f]*(\*[^*\x00-\x1f\x7f-\x9f]*)?$(?<![ ])");
     const CHARS: (u32, u32) = (0, 1_024);
-    const RIGHT: &str = "write the value without spaces around it, perhaps with one \"*\" for any text, or null for a \
+    const HINT: &str = "write the value without spaces around it, perhaps with one \"*\" for any text, or null for a \
                          header that must be absent";
 
-    type Kept = HeaderCondition;
+    type Parsed = HeaderCondition;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         if text.trim_matches(' ') != text || text.chars().any(char::is_control) {
@@ -140,10 +140,10 @@ impl Text for KeyPart {
         r"^(address|path|method|host|tier|country|region|colo|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|(query|claim):[^\x00-\x20\x7f-\x9f]+)$",
     );
     const CHARS: (u32, u32) = (1, 136);
-    const RIGHT: &str = "write \"address\", \"path\", \"method\", \"host\", \"tier\", \"country\", \"region\", \"colo\", or \"header:NAME\", \
+    const HINT: &str = "write \"address\", \"path\", \"method\", \"host\", \"tier\", \"country\", \"region\", \"colo\", or \"header:NAME\", \
                          \"cookie:NAME\", \"query:NAME\", \"claim:NAME\" with a name";
 
-    type Kept = Self;
+    type Parsed = Self;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let Some((kind, name)) = text.split_once(':') else {
@@ -163,7 +163,7 @@ impl Text for KeyPart {
                 "api_key" | "api-key" => {
                     return Err(hint(|| "write \"header:NAME\" with the header of the key".to_owned()));
                 }
-                _ => return Err(nearest::meant(text, &KEY_WORDS)),
+                _ => return Err(nearest::suggestion(text, &KEY_WORDS)),
             }));
         };
         let is_name = !name.is_empty() && !name.contains(|c: char| c == ' ' || c.is_control());
@@ -197,32 +197,32 @@ impl Text for Cluster {
     const WHAT: &str = "the name of a cluster";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 256);
-    const RIGHT: &str = "write the name of one of Envoy's clusters, without spaces";
+    const HINT: &str = "write the name of one of Envoy's clusters, without spaces";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
-        text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| kept(text)).ok_or(None)
+        text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| unparsed(text)).ok_or(None)
     }
 }
 
-/// The base address of an upstream.
+/// The base URL of an upstream or a store.
 pub(super) enum Url {}
 
 impl Text for Url {
     const WHAT: &str = "a URL";
     const PATTERN: Option<&str> = Some(r"^https?://[A-Za-z0-9._:\[\]-]+(/[!-~]*)?$");
     const CHARS: (u32, u32) = (1, 2_048);
-    const RIGHT: &str = "write a URL that begins with https:// or http://, as in \"https://origin.example.com\"";
+    const HINT: &str = "write a URL that begins with https:// or http://, as in \"https://origin.example.com\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or(None)?;
         let host = rest.split('/').next().unwrap_or_default();
         let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"._:[]-".contains(&byte);
         let right = !host.is_empty() && host.bytes().all(is_host) && rest.bytes().all(|byte| byte.is_ascii_graphic());
-        right.then(|| kept(text)).ok_or(None)
+        right.then(|| unparsed(text)).ok_or(None)
     }
 }
 
@@ -233,57 +233,57 @@ impl Text for ContentType {
     const WHAT: &str = "a content type";
     const PATTERN: Option<&str> = Some("^[!-~]+/[ -~]*[!-~]$");
     const CHARS: (u32, u32) = (3, 256);
-    const RIGHT: &str = "write a media type, as in \"text/html\" or \"text/plain; charset=utf-8\"";
+    const HINT: &str = "write a media type, as in \"text/html\" or \"text/plain; charset=utf-8\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && !text.ends_with(' ');
         let (kind, rest) = text.split_once('/').ok_or(None)?;
-        (printable && !kind.is_empty() && !kind.contains(' ') && !rest.is_empty()).then(|| kept(text)).ok_or(None)
+        (printable && !kind.is_empty() && !kind.contains(' ') && !rest.is_empty()).then(|| unparsed(text)).ok_or(None)
     }
 }
 
-/// The body of a static answer.
+/// The body of a static response or of the maintenance page.
 pub(super) enum Body {}
 
 impl Text for Body {
     const WHAT: &str = "a body";
     const PATTERN: Option<&str> = None;
-    // Kept in the memory of every one of the host's workers.
+    // Every worker of the host holds the body in memory.
     const CHARS: (u32, u32) = (0, 65_536);
-    const RIGHT: &str = "write the body as a string";
+    const HINT: &str = "write the body as a string";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
-        Ok(kept(text))
+        Ok(unparsed(text))
     }
 }
 
-/// A text that nothing reads.
+/// Any text.
 pub(super) enum AnyText {}
 
 impl Text for AnyText {
     const WHAT: &str = "a string";
     const PATTERN: Option<&str> = None;
     const CHARS: (u32, u32) = (0, 2_048);
-    const RIGHT: &str = "write a string";
+    const HINT: &str = "write a string";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
-        Ok(kept(text))
+        Ok(unparsed(text))
     }
 }
 
-impl Text for Answers {
+impl Text for StatusRange {
     const WHAT: &str = "a status";
     const PATTERN: Option<&str> = Some("^[1-5](xx|[0-9]{2})$");
     const CHARS: (u32, u32) = (3, 3);
-    const RIGHT: &str = "write a status in quotes, as in \"401\", or \"4xx\" for all from 400 to 499";
+    const HINT: &str = "write a status in quotes, as in \"401\", or \"4xx\" for all from 400 to 499";
 
-    type Kept = Self;
+    type Parsed = Self;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let class = text.strip_suffix("xx").map(|class| class.parse::<u16>().map(|class| class.saturating_mul(100)));
@@ -291,33 +291,33 @@ impl Text for Answers {
             Some(Ok(first)) => (first, first.saturating_add(99)),
             _ => text.parse().map(|status| (status, status)).map_err(|_| None)?,
         };
-        (100..600).contains(&first).then_some(Value::Answers(Self { first, last })).ok_or(None)
+        (100..600).contains(&first).then_some(Value::StatusRange(Self { first, last })).ok_or(None)
     }
 }
 
-/// What makes a request go to the next upstream.
+/// What a breaker or a fallback counts as a failure.
 pub(super) enum Failure {}
 
 impl Text for Failure {
     const WHAT: &str = "a failure known here";
     const PATTERN: Option<&str> = Some("^(connect|timeout|reset|5xx|[45][0-9]{2})$");
     const CHARS: (u32, u32) = (3, 7);
-    const RIGHT: &str = "write \"connect\", \"timeout\", \"reset\", \"5xx\" or a status from \"400\" to \"599\"";
+    const HINT: &str = "write \"connect\", \"timeout\", \"reset\", \"5xx\" or a status from \"400\" to \"599\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let status = matches!(text.as_bytes(), [b'4' | b'5', b'0'..=b'9', b'0'..=b'9']);
         if status || FAILURES.contains(&text) {
-            return Ok(kept(text));
+            return Ok(unparsed(text));
         }
-        Err(nearest::meant(text, &FAILURES))
+        Err(nearest::suggestion(text, &FAILURES))
     }
 }
 
 const FAILURES: [&str; 4] = ["connect", "timeout", "reset", "5xx"];
 
-fn kept(text: &str) -> Value {
+fn unparsed(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 
@@ -375,7 +375,7 @@ mod tests {
             ("a*b".into(), HeaderCondition::Glob { prefix: "a".to_owned(), suffix: "b".to_owned() }),
         ] {
             let value = HeaderCondition::SHAPE.read(&node, &Path::Root, &mut Problems::default());
-            assert_eq!(HeaderCondition::seen(&value), Some(&condition), "{node:?}");
+            assert_eq!(HeaderCondition::view(&value), Some(&condition), "{node:?}");
         }
         for text in ["a*b*", " a", "a ", "a\nb"] {
             assert!(HeaderPattern::parse(text).is_err(), "{text}");

@@ -1,34 +1,34 @@
-//! What has been read of the document: a tree without types, and the typed views of it by which checks read it.
+//! The document as it was read: an untyped tree, and the typed views through which checks read it.
 //!
-//! Reading is one function over tables (`read`), and not one for each type of the document: those would be a third of
-//! the filter.
+//! One function over tables reads the whole document (see `read`). A function for each type of the document would be a
+//! third of the filter's wasm.
 
 use core::marker::PhantomData;
 
-use super::schema::Document;
-use super::{Answers, HeaderCondition, HostGlob, KeyPart, Name, PathGlob};
+use super::schema::Declared;
+use super::{HeaderCondition, HostGlob, KeyPart, Name, PathGlob, StatusRange};
 use crate::api_key::Digest;
 use crate::network::Network;
 use crate::units::Span;
 
-/// A value of the document that fits its declaration.
+/// A value of the document, read as declared.
 #[derive(Debug, PartialEq)]
 pub(super) enum Value {
-    /// It does not fit, which has been reported.
+    /// A wrong value, which has been reported.
     Wrong,
-    /// A field that may be absent, and is.
+    /// An optional field that is absent.
     Absent,
-    /// `null`, where that has a meaning.
+    /// `null`, where it is allowed.
     Null,
     /// True or false.
     Bool(bool),
-    /// A whole number, or one with two decimals in hundredths.
+    /// A whole number, or a number with two decimals in hundredths.
     Number(u32),
     /// A span.
     Span(Span),
-    /// One of some words, by its place among them.
+    /// One of the declared words, by its index.
     Word(usize),
-    /// A text that is kept as it stands.
+    /// A text that is not parsed further.
     Text(String),
     /// A name.
     Name(Name),
@@ -40,61 +40,61 @@ pub(super) enum Value {
     Key(KeyPart),
     /// A condition on a header.
     Header(HeaderCondition),
-    /// Statuses of answers.
-    Answers(Answers),
+    /// A range of response statuses.
+    StatusRange(StatusRange),
     /// A network of addresses.
     Network(Network),
     /// The hash of an API key.
     Digest(Digest),
     /// The items of a list.
     Items(Vec<Value>),
-    /// An object whose fields have names by its author.
+    /// An object whose field names are the author's choice.
     Entries(Vec<(Value, Value)>),
     /// An object of declared fields, in the order of their declaration.
     Fields(Vec<Value>),
 }
 
-/// An object of the document, seen as `T`, whose fields it has as methods. Each answers `None` when the field's value
-/// was wrong.
-pub(super) struct Of<'v, T> {
+/// The typed view of an object declared as `T`. Its methods are the declared fields; each returns `None` if the field's
+/// value was wrong.
+pub(super) struct View<'v, T> {
     fields: &'v [Value],
-    seen_as: PhantomData<T>,
+    declared_as: PhantomData<T>,
 }
 
-impl<T> Clone for Of<'_, T> {
+impl<T> Clone for View<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Of<'_, T> {}
+impl<T> Copy for View<'_, T> {}
 
-impl<'v, T> Of<'v, T> {
-    /// The object as it was read.
-    pub(super) fn seen(value: &'v Value) -> Option<Self> {
+impl<'v, T> View<'v, T> {
+    /// The view of an object; `None` if it was wrong.
+    pub(super) fn of(value: &'v Value) -> Option<Self> {
         match value {
-            Value::Fields(fields) => Some(Self { fields, seen_as: PhantomData }),
+            Value::Fields(fields) => Some(Self { fields, declared_as: PhantomData }),
             _ => None,
         }
     }
 
-    /// The value of the field at this place of the declaration.
+    /// The value of the field at this index of the declaration.
     pub(super) fn field(self, place: usize) -> &'v Value {
         self.fields.get(place).unwrap_or(&Value::Wrong)
     }
 }
 
-/// The items of a list.
+/// The typed view of a list.
 pub(super) struct Items<'v, T> {
     items: &'v [Value],
-    seen_as: PhantomData<T>,
+    declared_as: PhantomData<T>,
 }
 
-impl<'v, T: Document> Items<'v, T> {
-    /// The list as it was read.
-    pub(super) fn seen(value: &'v Value) -> Option<Self> {
+impl<'v, T: Declared> Items<'v, T> {
+    /// The view of a list; `None` if it was wrong.
+    pub(super) fn of(value: &'v Value) -> Option<Self> {
         match value {
-            Value::Items(items) => Some(Self { items, seen_as: PhantomData }),
+            Value::Items(items) => Some(Self { items, declared_as: PhantomData }),
             _ => None,
         }
     }
@@ -104,28 +104,28 @@ impl<'v, T: Document> Items<'v, T> {
         self.items.is_empty()
     }
 
-    /// Each item; `None` for one that was wrong.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Option<T::Seen<'v>>> + use<'v, T> {
-        self.items.iter().map(T::seen)
+    /// All items; `None` for each that was wrong.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Option<T::View<'v>>> + use<'v, T> {
+        self.items.iter().map(T::view)
     }
 
-    /// The items that were not wrong.
-    pub(super) fn known(&self) -> impl Iterator<Item = T::Seen<'v>> + use<'v, T> {
-        self.items.iter().filter_map(T::seen)
+    /// The items without the wrong ones.
+    pub(super) fn known(&self) -> impl Iterator<Item = T::View<'v>> + use<'v, T> {
+        self.items.iter().filter_map(T::view)
     }
 }
 
-/// The entries of an object whose fields have names by its author.
+/// The typed view of an object whose field names are the author's choice.
 pub(super) struct Entries<'v, K, V> {
     entries: &'v [(Value, Value)],
-    seen_as: PhantomData<(K, V)>,
+    declared_as: PhantomData<(K, V)>,
 }
 
-impl<'v, K: Document, V: Document> Entries<'v, K, V> {
-    /// The object as it was read.
-    pub(super) fn seen(value: &'v Value) -> Option<Self> {
+impl<'v, K: Declared, V: Declared> Entries<'v, K, V> {
+    /// The view of an object; `None` if it was wrong.
+    pub(super) fn of(value: &'v Value) -> Option<Self> {
         match value {
-            Value::Entries(entries) => Some(Self { entries, seen_as: PhantomData }),
+            Value::Entries(entries) => Some(Self { entries, declared_as: PhantomData }),
             _ => None,
         }
     }
@@ -135,27 +135,27 @@ impl<'v, K: Document, V: Document> Entries<'v, K, V> {
         self.entries.is_empty()
     }
 
-    /// Each entry with a good name; `None` for a value that was wrong.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (K::Seen<'v>, Option<V::Seen<'v>>)> + use<'v, K, V> {
-        self.entries.iter().filter_map(|(name, value)| Some((K::seen(name)?, V::seen(value))))
+    /// The entries with a valid name; `None` for each value that was wrong.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (K::View<'v>, Option<V::View<'v>>)> + use<'v, K, V> {
+        self.entries.iter().filter_map(|(name, value)| Some((K::view(name)?, V::view(value))))
     }
 
-    /// The good names.
-    pub(super) fn names(&self) -> impl Iterator<Item = K::Seen<'v>> + use<'v, K, V> {
-        self.entries.iter().filter_map(|(name, _)| K::seen(name))
+    /// The valid names.
+    pub(super) fn names(&self) -> impl Iterator<Item = K::View<'v>> + use<'v, K, V> {
+        self.entries.iter().filter_map(|(name, _)| K::view(name))
     }
 }
 
-/// A type whose values are kept as such.
-pub(super) trait Kept {
-    /// The value as it was read.
-    fn kept(value: &Value) -> Option<&Self>;
+/// A type that texts of the document are parsed into.
+pub(super) trait Parsed {
+    /// The parsed text; `None` if it was wrong.
+    fn parsed(value: &Value) -> Option<&Self>;
 }
 
-macro_rules! kept {
+macro_rules! parsed {
     ($($type:ty => $variant:ident),+ $(,)?) => {
-        $(impl Kept for $type {
-            fn kept(value: &Value) -> Option<&Self> {
+        $(impl Parsed for $type {
+            fn parsed(value: &Value) -> Option<&Self> {
                 match value {
                     Value::$variant(value) => Some(value),
                     _ => None,
@@ -165,5 +165,5 @@ macro_rules! kept {
     };
 }
 
-kept! { str => Text, Name => Name, PathGlob => Path, HostGlob => Host, KeyPart => Key, HeaderCondition => Header, Answers => Answers,
+parsed! { str => Text, Name => Name, PathGlob => Path, HostGlob => Host, KeyPart => Key, HeaderCondition => Header, StatusRange => StatusRange,
 Network => Network, Digest => Digest }

@@ -262,7 +262,7 @@ impl Filter {
     /// Adds the field that tells the client how it was served, if the policy asks for it.
     pub(super) fn add_served_by(&mut self, instance: &Instance, work: &mut Work) {
         let policy = instance.engine.policy();
-        if policy.tells_upstreams()
+        if policy.sends_x_tidegate()
             && let Some(way) = self.chain.way()
         {
             let told = work.upstreams.describe(policy, way, now());

@@ -1,4 +1,4 @@
-//! `tidegate check`: what is wrong with a policy document, with the line where it stands.
+//! `tidegate check`: lists the errors of a policy document, each with its line.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -12,25 +12,25 @@ use tidegate::policy::{Policy, PolicyError, PolicyErrors};
 
 use crate::locate::Located;
 
-/// Check policy documents and say, with line and path, everything that is wrong with them
+/// Check policy documents and list every error, with its line and path
 ///
-/// The exit status is 0 when all are right, 1 when one is wrong, 2 when one cannot be read.
+/// The exit status is 0 if all documents are valid, 1 if one is not, 2 if one cannot be read.
 #[derive(Debug, clap::Args)]
 pub struct Check {
-    /// The documents; `-` is the standard input
+    /// The policy documents; `-` is the standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
 impl Check {
-    /// Checks all documents, in their order.
+    /// Checks all documents in the given order.
     pub fn run(self) -> ExitCode {
         let worst = self.files.iter().map(|file| check(file)).max().unwrap_or(Outcome::Right);
         ExitCode::from(worst as u8)
     }
 }
 
-/// What became of a document, as the exit status says it.
+/// The result for a document. The exit status is the worst of all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Right = 0,
@@ -43,7 +43,7 @@ fn check(file: &Path) -> Outcome {
     let bytes = match read(file) {
         Ok(bytes) => bytes,
         Err(error) => {
-            // Nobody to tell when this cannot be written either: the status still says it.
+            // If standard error cannot be written either, the exit status still tells.
             let _ = writeln!(io::stderr(), "tidegate: cannot read {name}: {error}");
             return Outcome::Unreadable;
         }
@@ -60,12 +60,12 @@ fn check(file: &Path) -> Outcome {
     outcome
 }
 
-/// What a document is called in reports.
+/// The name of a document in reports.
 pub fn name(file: &Path) -> Cow<'_, str> {
     if file == Path::new("-") { "stdin".into() } else { file.to_string_lossy() }
 }
 
-/// The bytes of a document; `-` is the standard input. Of one that is no policy for its size alone not all is read: it may have no end.
+/// Reads a document; `-` is the standard input. Stops after [`MOST_BYTES`], because the input may be endless.
 pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let source: &mut dyn Read = if file == Path::new("-") { &mut io::stdin() } else { &mut File::open(file)? };
@@ -76,19 +76,19 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What is wrong with a text that begins with a mark which editors do not show.
+/// The report about a text that begins with a byte order mark, which editors do not show.
 pub fn marked(name: &str) -> String {
     format!("{name}:1: the text begins with a byte order mark, which JSON has not; save it as UTF-8 without one\n")
 }
 
-/// Where a document stops being text.
+/// The report about a document that is not UTF-8, with the line of the first wrong byte.
 pub fn not_utf8(name: &str, error: &FromUtf8Error) -> String {
     let right = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
     let line = right.iter().filter(|byte| **byte == b'\n').count() + 1;
     format!("{name}:{line}: the text is not UTF-8 here; save it as UTF-8\n")
 }
 
-/// One line for each error, in the order of the text.
+/// The report about a wrong document: one line for each error, in the order of their lines.
 pub fn listing(name: &str, text: &str, errors: &PolicyErrors) -> Result<String, fmt::Error> {
     let located = Located::new(text);
     let line = |error: &PolicyError| error.place.map_or_else(|| located.line(&error.path), |place| place.line);
@@ -126,8 +126,8 @@ fn approval(name: &str, policy: &Policy) -> String {
     approval
 }
 
-/// The mark by which some editors tell that a text is UTF-8.
+/// The mark with which some editors begin UTF-8 files.
 pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// So much is read that a document which is too large can be told how large it is.
+/// Above the largest policy, 1 MiB: for a document between the two, the policy's own error tells its exact size.
 const MOST_BYTES: u64 = 4 * 1_024 * 1_024;

@@ -38,58 +38,58 @@ use workerd::Workerd;
 
 /// Show a traffic spike and an outage against a real Envoy, with the filter and without, or against workerd.
 ///
-/// The spike: an origin that can carry only so much, Envoy before it, and three acts of traffic. The outage: a CDN that
-/// fails in three ways, the origin behind it that goes too, and both coming back. Everything on the loopback, every number
-/// measured as it happens.
+/// The spike: an origin with a fixed capacity, Envoy in front of it, and three acts of traffic. The outage: a CDN that
+/// fails in three ways, then its origin fails too, then both recover. Everything runs on the loopback, and every number
+/// is measured live.
 #[derive(Args, Debug)]
 pub struct Demo {
-    /// Play this alone.
+    /// Play only this act.
     #[arg(long, value_name = "ACT")]
     act: Option<Part>,
     /// How long each act of the spike lasts, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
     act_seconds: u64,
-    /// How long each phase of the outage and of the shared quota lasts, in seconds; the recovery lasts until the breaker is
-    /// closed, and Redis is away for 5 s.
+    /// How long each phase of the outage and of the shared quota lasts, in seconds. The recovery lasts until the
+    /// breaker is closed, and Redis is stopped for 5 s.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "S")]
     phase_seconds: u64,
-    /// Leave all of it up after the acts, with commands to try, until Ctrl-C.
+    /// After the acts, keep everything running until Ctrl-C, and print commands to try.
     #[arg(long)]
     keep: bool,
-    /// A line a second instead of a view that is redrawn; so it is anyway where the output is no terminal.
+    /// Print a line every second instead of a live view. This is the default if the output is not a terminal.
     #[arg(long)]
     plain: bool,
-    /// The filter, as `make build` makes it.
+    /// The filter that `make build` builds.
     #[arg(long, default_value = "dist/envoy/tidegate.wasm", value_name = "FILE")]
     wasm: PathBuf,
     /// The policy of the spike.
     #[arg(long, default_value = "tests/policies/demo.json", value_name = "FILE")]
     policy: PathBuf,
-    /// Play against workerd in place of Envoy, with two locations of the Worker.
+    /// Play against workerd instead of Envoy, with two locations of the Worker.
     #[arg(long)]
     cloudflare: bool,
-    /// The Worker, as `make build` makes it.
+    /// The Worker that `make build` builds.
     #[arg(long, default_value = "dist/cloudflare", value_name = "DIRECTORY")]
     worker: PathBuf,
     /// The policy of the spike for the Worker.
     #[arg(long, default_value = "tests/policies/demo-cloudflare.json", value_name = "FILE")]
     worker_policy: PathBuf,
-    /// The policy of the outage, with upstreams named `cdn` and `origin` and `x_tidegate`.
+    /// The policy of the outage, with `x_tidegate` and upstreams named `cdn` and `origin`.
     #[arg(long, default_value = "tests/policies/outage.json", value_name = "FILE")]
     outage_policy: PathBuf,
-    /// The policy of the shared quota, with a store whose cluster is `redis`, spoken to as Webdis.
+    /// The policy of the shared quota, with a Webdis store whose cluster is `redis`.
     #[arg(long, default_value = "tests/policies/global.json", value_name = "FILE")]
     global_policy: PathBuf,
 }
 
-/// What can be played alone.
+/// An act that can be played alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Three acts of traffic at an origin that can carry only so much.
+    /// Three acts of traffic to an origin with a fixed capacity.
     Spike,
-    /// A CDN that fails, and then the origin behind it.
+    /// A CDN that fails, and then its origin.
     Outage,
-    /// Three Envoys that share one quota by a Redis; needs redis-server and webdis, and is played only by name.
+    /// Three Envoys that share one quota through Redis. Needs redis-server and webdis, and is played only if named.
     Global,
 }
 
@@ -110,7 +110,7 @@ impl Demo {
             Ok(()) => ExitCode::SUCCESS,
             Err(Error::Interrupted) => {
                 println!();
-                // As a shell reports it: 128 and the number of SIGINT.
+                // As shells report it: 128 plus the number of SIGINT.
                 ExitCode::from(130)
             }
             Err(error) => fail(&error.to_string()),
@@ -129,7 +129,7 @@ impl Demo {
         }
         let plays = |part| self.act.is_none_or(|only| only == part);
         let spike = if plays(Part::Spike) { Some(self.play_spike().await?) } else { None };
-        // What nobody will try takes no part in the machine's load.
+        // Without `--keep`, the spike's servers end here, because they would load the machine during the outage.
         let spike = spike.filter(|_| self.keep);
         let outage = if plays(Part::Outage) { Some(self.play_outage().await?) } else { None };
         if self.keep {
@@ -196,7 +196,7 @@ impl Demo {
         let run = load.run(if act.filtered { &stage.http } else { &stage.bypass }, act.groups, &tallies, lasting);
         tokio::pin!(run);
         let mut redraw = tokio::time::interval(view.period());
-        // The first tick is at once, and there is nothing to see yet.
+        // The first tick is immediate, and there is nothing to see yet.
         redraw.tick().await;
         let latest = loop {
             tokio::select! {
@@ -210,16 +210,17 @@ impl Demo {
     }
 }
 
-/// Everything that runs while the acts are played. Dropping it ends all of it.
+/// The servers of the spike. Dropping it ends them.
 struct Stage {
     origin: Origin,
     host: Host,
-    /// Where requests meet the policy, by turns, and where they do not.
+    /// The addresses that apply the policy. Requests go to them in rotation.
     http: Vec<SocketAddr>,
+    /// The address that does not apply the policy.
     bypass: [SocketAddr; 1],
 }
 
-/// What stands before the origin.
+/// The host in front of the origin.
 enum Host {
     Envoy(Envoy),
     Workerd(Workerd),
@@ -348,8 +349,8 @@ fn fail(problem: &str) -> ExitCode {
 }
 
 const WORKERS: u32 = 2;
-/// 500 requests a second, and a queue worth 0.8 s of them: more than a small laptop's share of the load is left for Envoy
-/// and the clients, which run on the same machine.
+/// 500 requests a second, and a queue for 0.8 s of them. Even a small laptop has enough CPU left for Envoy and the
+/// clients, which run on the same machine.
 const ORIGIN: Settings = Settings {
     capacity: 25,
     queue: 400,

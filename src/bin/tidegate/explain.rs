@@ -1,4 +1,4 @@
-//! `tidegate explain`: what a policy makes of one request.
+//! `tidegate explain`: explains what a policy does with one request.
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
@@ -12,10 +12,10 @@ use tidegate::request::{Locality, RequestFacts};
 
 use crate::check;
 
-/// Say which limits a request meets, which keys it charges and which quotas it has
+/// Show which limits apply to a request, which keys it charges and which quotas it has
 ///
-/// The request is the one that the options describe; nothing is sent anywhere. The exit status is 1 when the policy is
-/// wrong, 2 when it cannot be read.
+/// The options describe the request; nothing is sent anywhere. The exit status is 1 if the policy is wrong, 2 if it
+/// cannot be read.
 #[derive(Debug, clap::Args)]
 pub struct Explain {
     /// The policy document; `-` is the standard input
@@ -29,7 +29,7 @@ pub struct Explain {
     #[arg(long, default_value = "/")]
     path: String,
 
-    /// The host that the request names
+    /// The request's host
     #[arg(long, default_value = "")]
     host: String,
 
@@ -37,15 +37,15 @@ pub struct Explain {
     #[arg(long, value_parser = address)]
     address: Option<String>,
 
-    /// The client's country, two letters, where the host would know it
+    /// The client's country, two letters, if the host would know it
     #[arg(long)]
     country: Option<String>,
 
-    /// The client's region within its country, as in 'US-TX', where the host would know it
+    /// The client's region within its country, as in 'US-TX', if the host would know it
     #[arg(long)]
     region: Option<String>,
 
-    /// Where the request came in, as in 'HEL', where the host would know it
+    /// The location that received the request, as in 'HEL', if the host would know it
     #[arg(long)]
     colo: Option<String>,
 
@@ -62,13 +62,13 @@ struct Header {
 }
 
 impl Explain {
-    /// Prints the explanation, or what is wrong with the policy.
+    /// Prints the explanation, or the errors of the policy.
     pub fn run(self) -> ExitCode {
         let name = check::name(&self.file);
         let bytes = match check::read(&self.file) {
             Ok(bytes) => bytes,
             Err(error) => {
-                // Nobody to tell when this cannot be written either: the status still says it.
+                // If standard error cannot be written either, the exit status still tells.
                 let _ = writeln!(io::stderr(), "tidegate: cannot read {name}: {error}");
                 return ExitCode::from(2);
             }

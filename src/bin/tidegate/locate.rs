@@ -1,4 +1,4 @@
-//! Where in the text of a JSON document a JSON pointer leads.
+//! Finds the line of a JSON document that a JSON pointer refers to.
 
 use jsonc_parser::ast::Value;
 use jsonc_parser::common::Ranged;
@@ -17,17 +17,17 @@ impl<'a> Located<'a> {
         Self { text, root: parsed.ok().and_then(|parsed| parsed.value) }
     }
 
-    /// The line, from one, where the JSON pointer leads, or as far along it as there is something: a field that is
-    /// missing has the line of the object that lacks it.
+    /// The line that the JSON pointer refers to, counted from one. For a missing field, the line of the object that
+    /// lacks it.
     pub fn line(&self, pointer: &str) -> usize {
         let Some(root) = &self.root else { return 1 };
         let (mut value, mut start) = (root, root.range().start);
         for step in pointer.split('/').skip(1).map(unescaped) {
             let next = match value {
-                // The last of duplicates, as the reader of the policy takes it.
+                // Of duplicates the last, as in the reader of the policy.
                 Value::Object(object) => {
                     let named = object.properties.iter().rfind(|property| property.name.as_str() == step);
-                    // A name that may be a secret is not shown: its number stands for it.
+                    // In paths, an index replaces a name that may be a secret.
                     let numbered = || object.properties.get(step.parse::<usize>().ok()?);
                     named.or_else(numbered).map(|property| (&property.value, property.range.start))
                 }

@@ -7,17 +7,17 @@ use crate::policy::text::{AnyText, Cluster, Url};
 use crate::policy::value::Value;
 
 document! {
-    /// What counts the limits of the scope `global`. Without a store here the Durable Objects of a Worker do, and in Envoy
-    /// there can be none.
+    /// The stores that count limits with the scope `global`. Without a store here, a Worker's Durable Objects count
+    /// them, and Envoy refuses a policy with such a limit.
     Stores {
-        /// How long an answer of the store is awaited. 20 ms in Envoy and 50 ms in a Worker when absent.
+        /// How long to wait for the store's answer. When absent, 20 ms in Envoy and 50 ms in a Worker.
         deadline: Option<SpanIn<1, 10_000>>,
-        /// For `on_store_failure`: `local`: which share of each quota an instance has, in percent, as long as it has not seen
-        /// how much of it others use.
+        /// For `on_store_failure`: `local`: the share of each quota that an instance admits, in percent, while it does
+        /// not know its recent share of the demand.
         local_share_percent: Int<1, 100> = 10,
         /// Redis behind HTTP.
         redis: Option<Redis>,
-        /// A rate-limit service as Envoy knows it, for limits with the store `rls`. In Envoy alone.
+        /// A service of Envoy's rate-limit API, for limits with the store `rls`. Works only in Envoy.
         rls: Option<Rls>,
     }
 }
@@ -29,14 +29,15 @@ document! {
         protocol: Protocol = "upstash",
         /// The name of the cluster in Envoy.
         cluster: Option<Cluster>,
-        /// The base URL, for Cloudflare Workers: with it they ask this Redis in place of their Durable Objects. In Envoy its host
-        /// is the `Host` of requests; without it that is the cluster's name.
+        /// The base URL. With it, Cloudflare Workers ask this Redis in place of their Durable Objects. In Envoy, its
+        /// host is the `Host` of requests to Redis; without it, the cluster's name is.
         url: Option<Url>,
-        /// In Envoy, the path under which it is served.
+        /// The path under which Envoy reaches it.
         path: BasePath = "/",
-        /// The token that it requires. The keys of shared limits are made from it too, so that strangers cannot choose them.
+        /// The token that it requires. It also keys the hashes of shared limits' keys, so strangers cannot predict
+        /// them.
         token: Option<Token>,
-        /// In place of `token`: the environment variable, or in a Worker the secret, that holds it.
+        /// In place of `token`: the environment variable, or in a Worker the secret, that holds the token.
         token_env: Option<AnyText>,
     }
 }
@@ -44,11 +45,11 @@ document! {
 document! {
     /// A service of Envoy's rate-limit API, `envoy.service.ratelimit.v3.RateLimitService`.
     Rls {
-        /// The name of its cluster in Envoy, which has to speak HTTP/2.
+        /// The name of its cluster in Envoy. The cluster must speak HTTP/2.
         cluster: Cluster,
-        /// The domain under which the service has its limits.
+        /// The domain of the limits in the service's own configuration.
         domain: Domain,
-        /// How long its answer is awaited. That of `stores` when absent.
+        /// How long to wait for its answer. When absent, the `deadline` of `stores`.
         deadline: Option<SpanIn<1, 10_000>>,
     }
 }
@@ -60,46 +61,46 @@ words! {
     }
 }
 
-/// Who counts a limit together.
+/// Which instances share a limit or a breaker.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::policy) enum LimitScope {
+pub(in crate::policy) enum Scope {
     /// One instance.
     Instance,
-    /// All that share a store.
+    /// All instances with the same store.
     Global,
 }
 
 words! {
-    LimitScope {
-        "instance" => LimitScope::Instance,
-        "global" => LimitScope::Global,
+    Scope {
+        "instance" => Scope::Instance,
+        "global" => Scope::Global,
     }
 }
 
-/// What counts a limit in place of the store that counts the others.
+/// A limit's `store`: what counts it in place of the store that counts other shared limits.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::policy) enum Counter {
+pub(in crate::policy) enum LimitStore {
     /// The rate-limit service.
     Rls,
 }
 
 words! {
-    Counter { "rls" => Counter::Rls }
+    LimitStore { "rls" => LimitStore::Rls }
 }
 
-/// How the permits of a shared limit are drawn.
+/// A limit's `sharing`: how an instance draws the permits of a shared limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::policy) enum Drawing {
-    /// Ahead.
+pub(in crate::policy) enum SharingMode {
+    /// Ahead of requests.
     Lease,
     /// For every request.
     Exact,
 }
 
 words! {
-    Drawing {
-        "lease" => Drawing::Lease,
-        "exact" => Drawing::Exact,
+    SharingMode {
+        "lease" => SharingMode::Lease,
+        "exact" => SharingMode::Exact,
     }
 }
 
@@ -110,25 +111,25 @@ impl Text for Domain {
     const WHAT: &str = "a domain of a rate-limit service";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 256);
-    const RIGHT: &str = "write the domain of the service's own configuration, without spaces";
+    const HINT: &str = "write the domain of the service's own configuration, without spaces";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Value::Text(text.to_owned())).ok_or(None)
     }
 }
 
-/// The path under which something is served.
+/// The path under which a store is reached.
 pub(in crate::policy) enum BasePath {}
 
 impl Text for BasePath {
     const WHAT: &str = "a path";
     const PATTERN: Option<&str> = Some("^/([!\"$->@-~]*[!\"$-.0->@-~])?$");
     const CHARS: (u32, u32) = (1, 256);
-    const RIGHT: &str = "write a path that begins with \"/\" and does not end with it, as in \"/redis\", or \"/\"";
+    const HINT: &str = "write a path that begins with \"/\" and does not end with it, as in \"/redis\", or \"/\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let right = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
@@ -144,10 +145,10 @@ impl Text for Token {
     const WHAT: &str = "a token";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 1_024);
-    const RIGHT: &str = "write it as the store's provider gives it: letters, digits and signs, without spaces";
+    const HINT: &str = "write it as the store's provider gives it: letters, digits and signs, without spaces";
     const SECRET: bool = true;
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Value::Text(text.to_owned())).ok_or(None)

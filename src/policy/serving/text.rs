@@ -1,19 +1,19 @@
-//! The texts of what routes say of their answers.
+//! Texts of a certain form in the settings of routes.
 
 use super::super::shapes::Text;
 use super::super::value::Value;
 use super::{Piece, pieces};
 
-/// The name of an image format, or the ending of an image's path.
+/// The name of an image format, or the file extension of an image.
 pub(in crate::policy) enum ImageFormat {}
 
 impl Text for ImageFormat {
     const WHAT: &str = "an image format";
     const PATTERN: Option<&str> = Some("^[a-z0-9+-]+$");
     const CHARS: (u32, u32) = (1, 32);
-    const RIGHT: &str = "write it in lower case without \"image/\" or a dot, as in \"webp\"";
+    const HINT: &str = "write it in lower case without \"image/\" or a dot, as in \"webp\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let right = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-'));
@@ -21,7 +21,7 @@ impl Text for ImageFormat {
     }
 }
 
-/// The target by which an image service is asked for a variant.
+/// The template for the path at which an image service serves a variant.
 pub(in crate::policy) enum Rewrite {}
 
 impl Text for Rewrite {
@@ -29,10 +29,10 @@ impl Text for Rewrite {
     const PATTERN: Option<&str> =
         Some(r#"^(?=/)([!-"$-z|~]|\{(format|width)\})*\{path\}([!-"$-z|~]|\{(format|width)\})*$"#);
     const CHARS: (u32, u32) = (1, 1_024);
-    const RIGHT: &str = "write a path with \"{path}\" once, and \"{format}\" and \"{width}\", as in \
+    const HINT: &str = "write a path with \"{path}\" once, and \"{format}\" and \"{width}\", as in \
                          \"/cdn-cgi/image/format={format},width={width}{path}\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'#');
@@ -51,9 +51,9 @@ impl Text for LinkTarget {
     const WHAT: &str = "a path or URL";
     const PATTERN: Option<&str> = Some(r"^(/|https?://)[!#-;=?-~]*$");
     const CHARS: (u32, u32) = (1, 2_048);
-    const RIGHT: &str = "write a path from the root, as in \"/app.css\", or a whole URL";
+    const HINT: &str = "write a path from the root, as in \"/app.css\", or a whole URL";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         let begins = ["/", "https://", "http://"].iter().any(|begin| text.starts_with(begin));
@@ -62,16 +62,16 @@ impl Text for LinkTarget {
     }
 }
 
-/// What is part of the key of kept answers.
+/// A version in the key of kept responses.
 pub(in crate::policy) enum Version {}
 
 impl Text for Version {
     const WHAT: &str = "a version";
     const PATTERN: Option<&str> = Some("^[!-~]+$");
     const CHARS: (u32, u32) = (1, 64);
-    const RIGHT: &str = "write any text without spaces, as in \"2026-11-21\"";
+    const HINT: &str = "write any text without spaces, as in \"2026-11-21\"";
 
-    type Kept = str;
+    type Parsed = str;
 
     fn parse(text: &str) -> Result<Value, Option<String>> {
         text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Value::Text(text.to_owned())).ok_or(None)

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::envoy::leash::Leashed;
+use super::envoy::guarded_child::GuardedChild;
 use super::store::{Port, started};
 
 /// A running service of [rate-limiter-flexible](https://www.npmjs.com/package/rate-limiter-flexible), with a fixed
@@ -15,7 +15,7 @@ use super::store::{Port, started};
 pub struct Limiter {
     port: Port,
     _log: TempDir,
-    _process: Leashed,
+    _process: GuardedChild,
 }
 
 impl Limiter {

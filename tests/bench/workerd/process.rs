@@ -1,10 +1,10 @@
 //! workerd as a child process, with one Worker made of modules on disk, on one core if that can be set.
 
-#[path = "../../../src/bin/tidegate/demo/leash.rs"]
-mod leash;
+#[path = "../../../src/bin/tidegate/demo/guarded_child.rs"]
+mod guarded_child;
 
 use super::load::{BODY, read_head};
-use leash::Leashed;
+use guarded_child::GuardedChild;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// A running workerd. Dropping it kills the process.
 pub struct Workerd {
-    process: Leashed,
+    process: GuardedChild,
     /// The address that it listens on.
     pub address: SocketAddr,
     /// The time from its start to the end of its first response.
@@ -38,7 +38,7 @@ impl Workerd {
         command.args(["-c", pinned, "workerd", &core()?]).arg(program.canonicalize()?);
         command.arg(directory.join("config.capnp")).stdout(File::create(&ports)?).stderr(Stdio::inherit());
         let began = Instant::now();
-        let mut process = Leashed::spawn(&mut command)?;
+        let mut process = GuardedChild::spawn(&mut command)?;
         let address = loop {
             if let Some(how) = process.exited()? {
                 return Err(io::Error::other(format!("workerd did not start: {how}")));

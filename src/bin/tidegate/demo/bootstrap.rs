@@ -1,7 +1,7 @@
-//! The shipped Envoy bootstrap, changed in named places only: what is tried is what is shipped.
+//! The shipped Envoy bootstrap with a few explicit changes, so that demo and tests run what is shipped.
 //!
-//! Part of the rig that the demo and the test suite share. Every change fails when the place it is for is not there, so
-//! the shipped file cannot drift away from what is tried.
+//! Shared by the demo and the test suite. A change fails if the place that it changes is missing, so the shipped file
+//! and these changes cannot drift apart.
 
 #![allow(dead_code, reason = "the demo and the suite each use a part of the rig")]
 
@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug)]
 pub struct Bootstrap(Value);
 
-/// Why a bootstrap could not be made: the file and the rig have drifted apart, or a file could not be written.
+/// Why a bootstrap could not be made: the shipped file lacks a place that is to be changed, or a file could not be
+/// written.
 #[derive(Debug)]
 pub struct BootstrapError(String);
 
@@ -43,19 +44,19 @@ impl Bootstrap {
         serde_yaml_ng::from_str(text).map(Self).map_err(|e| BootstrapError(e.to_string()))
     }
 
-    /// The bootstrap as JSON, which Envoy takes as it takes YAML.
+    /// The bootstrap as JSON, which Envoy accepts like YAML.
     #[must_use]
     pub fn text(&self) -> String {
         self.0.to_string()
     }
 
-    /// Puts `value` where the JSON pointer leads. Something must stand there already.
+    /// Replaces the value at the JSON pointer. There must be one already.
     pub fn set(mut self, pointer: &str, value: Value) -> Result<Self, BootstrapError> {
         *at(&mut self.0, pointer)? = value;
         Ok(self)
     }
 
-    /// Adds or replaces a field of the object that the JSON pointer leads to.
+    /// Adds or replaces a field of the object at the JSON pointer.
     pub fn insert(mut self, pointer: &str, field: &str, value: Value) -> Result<Self, BootstrapError> {
         let object = at(&mut self.0, pointer)?
             .as_object_mut()
@@ -64,20 +65,20 @@ impl Bootstrap {
         Ok(self)
     }
 
-    /// The filter's wasm.
+    /// Sets the filter's wasm.
     pub fn wasm(mut self, path: &Path) -> Result<Self, BootstrapError> {
         let config = filter_config(&mut self.0)?;
         *at(config, "/vm_config/code/local/filename")? = json!(path);
         Ok(self)
     }
 
-    /// The policy, as the text of a JSON document.
+    /// Sets the policy, a JSON document.
     pub fn policy(mut self, policy: &str) -> Result<Self, BootstrapError> {
         *at(filter_config(&mut self.0)?, "/configuration/value")? = json!(policy);
         Ok(self)
     }
 
-    /// The environment of the filter's VM, as Envoy's `EnvironmentVariables`.
+    /// Sets the environment of the filter's VM, Envoy's `EnvironmentVariables`.
     pub fn environment(self, variables: Value) -> Result<Self, BootstrapError> {
         let mut changed = self;
         let vm = at(filter_config(&mut changed.0)?, "/vm_config")?;
@@ -86,12 +87,12 @@ impl Bootstrap {
         Ok(changed)
     }
 
-    /// The one listener.
+    /// The shipped listener.
     pub fn listener(&self) -> Result<Value, BootstrapError> {
         at(&mut self.0.clone(), LISTENER).cloned()
     }
 
-    /// Where the cluster `origin` is.
+    /// Sets the address of the cluster `origin`.
     pub fn upstream(mut self, address: SocketAddr) -> Result<Self, BootstrapError> {
         let endpoint = "/static_resources/clusters/0/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address";
         *at(&mut self.0, &format!("{endpoint}/socket_address"))? =
@@ -99,7 +100,7 @@ impl Bootstrap {
         Ok(self)
     }
 
-    /// One more cluster, with all that `origin` has but its name and where it is.
+    /// Adds a cluster that differs from `origin` only in name and address.
     pub fn with_cluster(mut self, name: &str, address: SocketAddr) -> Result<Self, BootstrapError> {
         let mut cluster = at(&mut self.0, "/static_resources/clusters/0")?.clone();
         let endpoint = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address";
@@ -111,7 +112,7 @@ impl Bootstrap {
         Ok(self)
     }
 
-    /// The upstream is spoken to in the client's own protocol (needed for gRPC all the way through), not always HTTP/1.1.
+    /// Calls the upstream with the client's HTTP version in place of HTTP/1.1. End-to-end gRPC needs this.
     pub fn downstream_protocol_upstream(self) -> Result<Self, BootstrapError> {
         self.insert(
             "/static_resources/clusters/0",
@@ -123,13 +124,13 @@ impl Bootstrap {
         )
     }
 
-    /// Without the filter, all else as shipped.
+    /// Removes the filter.
     pub fn without_filter(mut self) -> Result<Self, BootstrapError> {
         remove_filter(at(&mut self.0, LISTENER)?)?;
         Ok(self)
     }
 
-    /// A second listener, `bypass`, with all that the first has except the filter.
+    /// Adds a second listener, `bypass`, that differs from the first only in having no filter.
     pub fn with_bypass_listener(mut self) -> Result<Self, BootstrapError> {
         let mut bypass = at(&mut self.0, LISTENER)?.clone();
         if at(&mut bypass, HTTP_FILTERS)?.as_array().is_some_and(|filters| filters.len() > 1) {
@@ -141,8 +142,8 @@ impl Bootstrap {
         Ok(self)
     }
 
-    /// Takes the listeners from `file`, which this writes: publish another bootstrap's listeners there
-    /// ([`Bootstrap::publish_listeners`]) and Envoy takes them up, as it does from a control plane.
+    /// Makes Envoy take its listeners from `file`, and writes them there. When another bootstrap's listeners are
+    /// published there ([`Bootstrap::publish_listeners`]), Envoy applies them as it does those of a control plane.
     pub fn listeners_from(mut self, file: &Path) -> Result<Self, BootstrapError> {
         self.publish_listeners(file)?;
         let resources = at(&mut self.0, "/static_resources")?.as_object_mut();
@@ -150,9 +151,9 @@ impl Bootstrap {
         self.with_node()?.insert("", "dynamic_resources", json!({ "lds_config": source(file) }))
     }
 
-    /// Takes the filter's configuration from `file`, which this writes: publish another bootstrap's filter there
-    /// ([`Bootstrap::publish_filter`]) and Envoy puts it in the old one's place, all else untouched. The filter of this
-    /// bootstrap is in force while there is no good one in the file.
+    /// Makes Envoy take the filter's configuration from `file`, and writes it there. When another bootstrap's filter is
+    /// published there ([`Bootstrap::publish_filter`]), Envoy replaces only the filter. This bootstrap's filter applies
+    /// while the file has no valid one.
     pub fn filter_from(mut self, file: &Path) -> Result<Self, BootstrapError> {
         self.publish_filter(file)?;
         let filter = filter(&mut self.0)?;
@@ -164,7 +165,7 @@ impl Bootstrap {
         self.with_node()
     }
 
-    /// Replaces `file` by this bootstrap's filter, by a rename, which is what Envoy watches for.
+    /// Replaces `file` with this bootstrap's filter. It is renamed into place, because Envoy watches for renames.
     pub fn publish_filter(&self, file: &Path) -> Result<(), BootstrapError> {
         let mut resource = filter(&mut self.0.clone())?.clone();
         resource
@@ -174,12 +175,12 @@ impl Bootstrap {
         publish(file, &json!({ "resources": [resource] }))
     }
 
-    /// Whoever takes configuration from outside the bootstrap must have a name.
+    /// Names this Envoy. Envoy requires it for configuration from outside the bootstrap.
     fn with_node(self) -> Result<Self, BootstrapError> {
         self.insert("", "node", json!({ "id": "tidegate", "cluster": "tidegate" }))
     }
 
-    /// Replaces `file` by this bootstrap's listeners, by a rename, which is what Envoy watches for.
+    /// Replaces `file` with this bootstrap's listeners. They are renamed into place, because Envoy watches for renames.
     pub fn publish_listeners(&self, file: &Path) -> Result<(), BootstrapError> {
         let mut listeners = at(&mut self.0.clone(), "/static_resources/listeners")?.clone();
         for listener in listeners.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {

@@ -1,12 +1,13 @@
-//! The real Envoy as a child process: started from a bootstrap, asked through its admin interface, never left behind.
+//! A real Envoy as a child process: started from a bootstrap, queried through its admin interface, and always ended
+//! with its parent.
 //!
-//! Part of the rig that the demo and the test suite share. Unix only, as Envoy is.
+//! Shared by the demo and the test suite. Unix only, like Envoy.
 
 #![allow(dead_code, reason = "the demo and the suite each use a part of the rig")]
 
-// By its path, since this file is part of several programs, and its own modules would be looked for at several places.
-#[path = "leash.rs"]
-pub mod leash;
+// The path is explicit because several programs include this file, and each would look for its modules elsewhere.
+#[path = "guarded_child.rs"]
+pub mod guarded_child;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,12 +24,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use leash::Leashed;
+use guarded_child::GuardedChild;
 
 /// A running Envoy. Dropping it kills the process and removes its directory.
 #[derive(Debug)]
 pub struct Envoy {
-    process: Leashed,
+    process: GuardedChild,
     admin: SocketAddr,
     listeners: BTreeMap<String, SocketAddr>,
     directory: TempDir,
@@ -43,7 +44,7 @@ pub struct Options {
     pub concurrency: u32,
     /// Envoy's log level: `warn`, `info`, `debug`, ...
     pub log_level: String,
-    /// How long old connections of a replaced listener go on, in seconds.
+    /// How long the connections of a replaced listener may go on, in seconds.
     pub drain_s: u32,
 }
 
@@ -54,14 +55,14 @@ impl Options {
     }
 }
 
-/// Why Envoy is not there, or does not answer.
+/// Why Envoy did not start or respond.
 #[derive(Debug)]
 pub enum Error {
     /// There is no Envoy at this path.
     Missing(PathBuf),
-    /// Envoy ended while it started, or found the bootstrap wrong.
+    /// Envoy ended during its start, or rejected the bootstrap.
     Exited {
-        /// How: its exit code, or the signal that ended it.
+        /// Its exit code, or the signal that ended it.
         how: ExitStatus,
         /// The end of its log.
         log: String,
@@ -71,20 +72,20 @@ pub enum Error {
         /// The end of its log.
         log: String,
     },
-    /// The admin interface did not answer, or not as it should.
+    /// The admin interface did not respond as expected.
     Admin {
-        /// What was asked.
+        /// The requested path.
         path: String,
         /// What went wrong.
         problem: String,
     },
-    /// No listener of this name.
+    /// There is no listener of this name.
     NoListener(String),
-    /// The operating system refused something.
+    /// The operating system reported an error.
     Io {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
-        /// What the system said.
+        /// The error.
         source: io::Error,
     },
 }
@@ -109,7 +110,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Envoy {
-    /// Starts Envoy and waits until it takes requests.
+    /// Starts Envoy and waits until it accepts requests.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let directory = TempDir::with_prefix("tidegate-envoy-").map_err(io_error("make a directory for Envoy"))?;
         let at = |name: &str| directory.path().join(name);
@@ -123,21 +124,21 @@ impl Envoy {
             .arg(at(LOG))
             .stdout(File::create(at(ACCESS_LOG)).map_err(io_error("make Envoy's access log"))?)
             .stderr(File::create(at(STDERR)).map_err(io_error("make Envoy's error log"))?);
-        let mut process = Leashed::spawn(&mut command).map_err(io_error("start Envoy"))?;
+        let mut process = GuardedChild::spawn(&mut command).map_err(io_error("start Envoy"))?;
         let admin = ready(&mut process, directory.path()).await?;
         let mut envoy = Self { process, admin, listeners: BTreeMap::new(), directory };
         envoy.refresh_listeners().await?;
         Ok(envoy)
     }
 
-    /// Has Envoy check a bootstrap, the filter's own start included, without taking requests.
+    /// Lets Envoy validate a bootstrap, including the start of the filter, without accepting requests.
     pub async fn validate(bootstrap: &str) -> Result<(), Error> {
         let directory = TempDir::with_prefix("tidegate-envoy-").map_err(io_error("make a directory for Envoy"))?;
         let mut command = command(directory.path(), &Options::new(bootstrap))?;
         let log = File::create(directory.path().join(LOG)).map_err(io_error("make Envoy's log"))?;
         let errors = log.try_clone().map_err(io_error("make Envoy's log"))?;
         let command = command.args(["--mode", "validate"]).stdout(log).stderr(errors);
-        let mut process = Leashed::spawn(command).map_err(io_error("start Envoy"))?;
+        let mut process = GuardedChild::spawn(command).map_err(io_error("start Envoy"))?;
         let deadline = Instant::now() + READY_WITHIN;
         while Instant::now() < deadline {
             match process.exited().map_err(io_error("wait for Envoy"))? {
@@ -149,12 +150,12 @@ impl Envoy {
         Err(Error::NotReady { log: tail(directory.path()) })
     }
 
-    /// Where the listener of this name takes requests.
+    /// The address of the listener of this name.
     pub fn listener(&self, name: &str) -> Result<SocketAddr, Error> {
         self.listeners.get(name).copied().ok_or_else(|| Error::NoListener(name.to_owned()))
     }
 
-    /// Where the admin interface is.
+    /// The address of the admin interface.
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
@@ -171,17 +172,17 @@ impl Envoy {
         self.process.exited().map(|exited| exited.is_none()).map_err(io_error("wait for Envoy"))
     }
 
-    /// What the admin interface answers to GET.
+    /// Sends a GET to the admin interface, and returns the body of its response.
     pub async fn admin_get(&self, path: &str) -> Result<String, Error> {
         ask(self.admin, Method::GET, path).await
     }
 
-    /// What the admin interface answers to POST.
+    /// Sends a POST to the admin interface, and returns the body of its response.
     pub async fn admin_post(&self, path: &str) -> Result<String, Error> {
         ask(self.admin, Method::POST, path).await
     }
 
-    /// Every counter and gauge by its full name. Envoy merges its threads' counts within milliseconds.
+    /// All counters and gauges by their full names. Envoy merges its threads' counts within milliseconds.
     pub async fn stats(&self) -> Result<BTreeMap<String, u64>, Error> {
         let path = "/stats?format=json";
         let answer = parse(path, &self.admin_get(path).await?)?;
@@ -197,12 +198,12 @@ impl Envoy {
         log(self.directory.path())
     }
 
-    /// Whether the log comes to contain this text within five seconds.
+    /// Waits until the log contains this text. `false` after five seconds.
     pub async fn logged(&self, text: &str) -> bool {
         becomes_true(|| self.log().contains(text)).await
     }
 
-    /// Whether the access log comes to contain this text within five seconds.
+    /// Waits until the access log contains this text. `false` after five seconds.
     pub async fn access_logged(&self, text: &str) -> bool {
         becomes_true(|| self.access_log().contains(text)).await
     }
@@ -213,7 +214,7 @@ impl Envoy {
         read(&self.directory.path().join(ACCESS_LOG))
     }
 
-    /// Reads the listeners' addresses again, after listeners have come or gone.
+    /// Reads the listeners' addresses again, after listeners were added or removed.
     pub async fn refresh_listeners(&mut self) -> Result<(), Error> {
         let path = "/listeners?format=json";
         let answer = parse(path, &self.admin_get(path).await?)?;
@@ -228,7 +229,7 @@ fn command(directory: &Path, options: &Options) -> Result<Command, Error> {
     if !program.is_file() {
         return Err(Error::Missing(program));
     }
-    // YAML is read as YAML whether or not it happens to be JSON.
+    // JSON is YAML too, so the extension fits both.
     let bootstrap = directory.join("bootstrap.yaml");
     fs::write(&bootstrap, &options.bootstrap).map_err(io_error("write Envoy's bootstrap"))?;
     let mut command = Command::new(program);
@@ -236,12 +237,12 @@ fn command(directory: &Path, options: &Options) -> Result<Command, Error> {
         .arg("--config-path")
         .arg(bootstrap)
         .args(["--log-level", &options.log_level, "--file-flush-interval-msec", "50"])
-        // Several Envoys at once: with it they would take each other for an earlier self.
+        // With hot restart, several Envoys on one machine would take each other for their predecessor.
         .arg("--disable-hot-restart");
     Ok(command)
 }
 
-async fn ready(process: &mut Leashed, directory: &Path) -> Result<SocketAddr, Error> {
+async fn ready(process: &mut GuardedChild, directory: &Path) -> Result<SocketAddr, Error> {
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {
         if let Some(how) = process.exited().map_err(io_error("wait for Envoy"))? {
@@ -305,7 +306,8 @@ fn parse(path: &str, text: &str) -> Result<Value, Error> {
     serde_json::from_str(text).map_err(|e| Error::Admin { path: path.to_owned(), problem: e.to_string() })
 }
 
-/// The end of the log without what only informs, if anything else is there: Envoy lists its extensions over many lines.
+/// The end of the log, without the lines of level `info` if there are others: Envoy lists its extensions over many
+/// lines.
 fn tail(directory: &Path) -> String {
     let log = log(directory);
     let mut lines: Vec<&str> = log.lines().filter(|line| !line.contains("][info][")).collect();
@@ -328,16 +330,16 @@ fn io_error(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
 }
 
 const ENVOY_VARIABLE: &str = "TIDEGATE_ENVOY";
-/// Where `make setup` puts a link to Envoy, seen from the root of the repository.
+/// The link to Envoy that `make setup` makes, relative to the root of the repository.
 const ENVOY_DEFAULT: &str = ".tools/envoy";
 const ADMIN_ADDRESS: &str = "admin-address";
 const LOG: &str = "envoy.log";
 const STDERR: &str = "stderr.log";
 const ACCESS_LOG: &str = "access.log";
-/// Envoy is ready in 0.2 s on a quiet machine; a crowded one that compiles beside it gets a hundred times that.
+/// Envoy is ready within 0.2 s on an idle machine. A busy machine gets a hundred times as long.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const ADMIN_WITHIN: Duration = Duration::from_secs(10);
 const LOGGED_WITHIN: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
-/// Enough for a policy with a few dozen errors, one to a line, and Envoy's own words after them.
+/// Enough for the errors of a policy, a few dozen lines, and Envoy's own messages after them.
 const TAIL_LINES: usize = 60;

@@ -1,4 +1,5 @@
-//! One quota for three Envoys, counted by one Redis: uneven load that turns over, and a Redis that stops and comes back empty.
+//! One quota for three Envoys, counted by one Redis: uneven load that shifts, and a Redis that stops and restarts
+//! empty.
 
 mod view;
 
@@ -20,7 +21,7 @@ use super::store::{RedisServer, Webdis};
 use super::tally::Tally;
 use view::View;
 
-/// Everything that runs while the act is played. Dropping it ends all of it.
+/// The servers of this act. Dropping it ends them.
 pub struct Global {
     _origin: Origin,
     redis: RedisServer,
@@ -34,18 +35,18 @@ pub struct Global {
 /// A part of the act.
 #[derive(Clone, Copy, Debug)]
 pub struct Phase {
-    /// What is going on.
+    /// The title in the view and in the summary.
     pub title: &'static str,
-    /// What each Envoy gets of the load, in percent.
+    /// Each Envoy's share of the load, in percent.
     shares: [u32; ENVOYS],
     /// Whether Redis runs.
     pub counts: bool,
-    /// How long it lasts, where that is always the same.
+    /// A fixed duration; `None` for that of the command line.
     lasts: Option<Duration>,
 }
 
 impl Global {
-    /// Starts an origin, Redis with Webdis before it, and three Envoys. Phases last for so long.
+    /// Starts an origin, Redis with Webdis in front of it, and three Envoys. `lasting` is the duration of a phase.
     pub async fn set_up(wasm: &Path, policy: &Path, plain: bool, lasting: Duration) -> Result<Self, Error> {
         let document = fs::read_to_string(policy).map_err(|e| Error::Policy(policy.to_owned(), e))?;
         let origin = Origin::start(Settings::default()).map_err(Error::Origin)?;
@@ -62,7 +63,7 @@ impl Global {
         Ok(Self { _origin: origin, redis, _webdis: webdis, envoys, to, plain, lasting })
     }
 
-    /// Plays all phases and prints what they came to.
+    /// Plays all phases and prints their results.
     pub async fn play(&mut self) -> Result<(), Error> {
         println!("\n{}", style(format!("One quota of {QUOTA} a second for three Envoys, counted by one Redis")).bold());
         println!("{RATE} requests a second, unevenly spread. Rates are per second.\n");
@@ -92,7 +93,7 @@ impl Global {
         let run = async { tokio::join!(run(0), run(1), run(2)) };
         tokio::pin!(run);
         let mut redraw = tokio::time::interval(Duration::from_secs(1));
-        // The first tick is at once, and there is nothing to see yet.
+        // The first tick is immediate, and there is nothing to see yet.
         redraw.tick().await;
         loop {
             tokio::select! {
@@ -102,7 +103,7 @@ impl Global {
         }
     }
 
-    /// How many calls the Envoys have made to the store.
+    /// The number of calls that the Envoys have made to the store.
     async fn store_calls(&self) -> Result<u64, Error> {
         let mut sum: u64 = 0;
         for envoy in &self.envoys {
@@ -112,7 +113,7 @@ impl Global {
         Ok(sum)
     }
 
-    /// What can be tried while all of it stays up.
+    /// Prints commands to try while everything keeps running.
     pub fn print_commands(&self) {
         let [one, two, three] = self.to;
         println!(
@@ -135,9 +136,9 @@ fn bootstrap(wasm: &Path, policy: &str, origin: SocketAddr, webdis: SocketAddr) 
 }
 
 const ENVOYS: usize = 3;
-/// As the policy has it.
+/// The quota of the policy, in requests a second.
 const QUOTA: u64 = 1_000;
-/// Half as much again as the quota, which a small laptop can still send.
+/// One and a half times the quota. A small laptop can still send it.
 const RATE: u32 = 1_500;
 const CLIENTS: Group = Group {
     name: "clients",

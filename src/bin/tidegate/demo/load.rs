@@ -1,8 +1,8 @@
-//! Open-loop load: requests are sent when the schedule says, whatever became of the earlier ones, and their latency counts
-//! from then. A service that falls behind gets no relief from clients that politely wait for it.
+//! Open-loop load: requests are sent on schedule, whether or not earlier ones have ended, and latency counts from the
+//! scheduled time. A service that falls behind gets no relief from clients that wait for it.
 //!
-//! The load plays a load balancer with all its clients behind it: it writes each one's address into x-forwarded-for. Envoy
-//! adds the balancer's own at the right end, so the demo's policy has `trusted_hops: 2`.
+//! The load acts as a load balancer with its clients: it writes each client's address into x-forwarded-for. Envoy
+//! appends the balancer's own, so the demo's policy has `trusted_hops: 2`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct Load {
     in_flight: Arc<Semaphore>,
 }
 
-/// A group, what is counted of it, and how far its schedule has been kept.
+/// A group of clients, its counts, and how many of its requests have been sent.
 struct Sender {
     group: Group,
     tally: Arc<Tally>,
@@ -43,8 +43,9 @@ impl Load {
         Self { client, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) }
     }
 
-    /// Sends each group's requests for so long, to these addresses by turns, and waits until every one has ended. Says by how much the latest of them
-    /// missed its time: the sender's own failing, which latencies contain and no service is to blame for.
+    /// Sends each group's requests for the time `lasting`, to the addresses in rotation, and waits until all have
+    /// ended. Returns the longest delay of a request behind its schedule. Latencies contain this delay, which the
+    /// sender causes and not the service.
     pub async fn run(
         &self,
         to: &[SocketAddr],
@@ -72,14 +73,14 @@ impl Load {
                 _ => break,
             }
         }
-        // Every request gives its permit back when it ends, at the latest when its client loses patience.
+        // Every request gives its permit back when it ends, at the latest after `PATIENCE`.
         let _ = self.in_flight.acquire_many(MAX_IN_FLIGHT_U32).await;
         latest
     }
 
     fn send(&self, to: &[SocketAddr], sender: &mut Sender, start: Instant) {
         let (due, address, tally) = (sender.due(start), sender.group.address(sender.sent), Arc::clone(&sender.tally));
-        // From all over the world: each client comes by one location after another.
+        // Each client uses one location after another, as if it were on the move.
         let turn = sender.sent / u64::from(sender.group.clients.max(1)) + sender.sent;
         let Some(to) = usize::try_from(turn).ok().and_then(|turn| to.get(turn % to.len().max(1))) else { return };
         sender.sent += 1;
@@ -107,7 +108,7 @@ impl Load {
 }
 
 impl Sender {
-    /// When the next request is to be sent.
+    /// The scheduled time of the next request.
     fn due(&self, start: Instant) -> Instant {
         let rate = u64::from(self.group.requests_per_s.max(1));
         start + Duration::from_nanos(self.sent.saturating_mul(1_000_000_000) / rate)
@@ -117,14 +118,14 @@ impl Sender {
 async fn exchange(client: &Client<HttpConnector, Empty<Bytes>>, request: Request<Empty<Bytes>>) -> Option<StatusCode> {
     let response = client.request(request).await.ok()?;
     let status = response.status();
-    // To its end, so that the connection can be used again.
+    // Read to the end, or the connection could not be reused.
     response.into_body().collect().await.ok()?;
     Some(status)
 }
 
-/// More than the schedule can have out within its clients' patience when a quarter is answered; beyond it a request
-/// counts as failed unsent, so that a stuck service cannot fill this machine's memory.
+/// More than the schedule can have in flight within `PATIENCE` if a quarter gets a response. Further requests count as
+/// failed without being sent; otherwise a stuck service could fill this machine's memory.
 const MAX_IN_FLIGHT: usize = 4_096;
 const MAX_IN_FLIGHT_U32: u32 = 4_096;
-/// How long a client waits for its answer.
+/// How long a client waits for a response.
 const PATIENCE: Duration = Duration::from_secs(5);

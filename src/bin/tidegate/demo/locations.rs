@@ -1,6 +1,6 @@
-//! Two running locations of the Worker in a real workerd, with what Cloudflare has around one: a cache and KV.
+//! Two running locations of the Worker in a real workerd, with the cache and KV that Cloudflare provides.
 //!
-//! Part of the rig that the demo and the test suite share. Unix only.
+//! Shared by the demo and the test suite. Unix only.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
@@ -15,14 +15,14 @@ use tempfile::NamedTempFile;
 #[derive(Debug)]
 pub struct Locations {
     process: Child,
-    /// Its end ends the process, however ours comes about.
-    leash: Option<ChildStdin>,
-    /// Where they are.
+    /// The process ends when this pipe closes, however the parent ends.
+    stdin: Option<ChildStdin>,
+    /// Their addresses.
     pub addrs: [SocketAddr; 2],
 }
 
 impl Locations {
-    /// Starts the Worker from the directory in which `make build` leaves it, with this policy.
+    /// Starts the Worker with this policy from the directory that `make build` writes.
     pub fn start(built: &Path, policy: &str) -> io::Result<Self> {
         if !built.join("entry.mjs").is_file() {
             return Err(io::Error::other(format!("no Worker in {}: run `make setup build`", built.display())));
@@ -31,19 +31,19 @@ impl Locations {
         std::fs::write(&file, policy)?;
         let mut command = Command::new("node");
         command.arg(PROGRAM).arg(built).arg(file.path());
-        // In a process group of its own: Ctrl-C is for us.
+        // In a process group of its own, so Ctrl-C reaches only the parent.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.spawn()?;
-        let leash = process.stdin.take();
+        let stdin = process.stdin.take();
         let mut said = String::new();
         if let Some(stdout) = process.stdout.take() {
-            // It says where it is or ends.
+            // It prints its addresses, or ends.
             BufReader::new(stdout).read_line(&mut said)?;
         }
         match serde_json::from_str(&said) {
-            Ok(addrs) => Ok(Self { process, leash, addrs }),
+            Ok(addrs) => Ok(Self { process, stdin, addrs }),
             Err(_) => {
-                end(&mut process, leash);
+                end(&mut process, stdin);
                 Err(io::Error::other("it has not said where it listens"))
             }
         }
@@ -52,13 +52,13 @@ impl Locations {
 
 impl Drop for Locations {
     fn drop(&mut self) {
-        end(&mut self.process, self.leash.take());
+        end(&mut self.process, self.stdin.take());
     }
 }
 
-/// Lets the process end its own, and ends it where it does not.
-fn end(process: &mut Child, leash: Option<ChildStdin>) {
-    drop(leash);
+/// Lets the process end by itself, with its own children, and kills it if it does not.
+fn end(process: &mut Child, stdin: Option<ChildStdin>) {
+    drop(stdin);
     let deadline = Instant::now() + ENDS_WITHIN;
     while Instant::now() < deadline {
         if !matches!(process.try_wait(), Ok(None)) {
@@ -70,6 +70,6 @@ fn end(process: &mut Child, leash: Option<ChildStdin>) {
     let _ = process.wait();
 }
 
-/// Beside the Worker's own tools, as `make setup` fetches them.
+/// Needs the Worker's tools that `make setup` fetches.
 const PROGRAM: &str = "cloudflare/demo/locations.mjs";
 const ENDS_WITHIN: Duration = Duration::from_secs(5);

@@ -1,8 +1,9 @@
-//! A small real HTTP service that can carry only so much, and whose strength can be changed while it runs.
+//! A small real HTTP service with a fixed capacity, which can be changed while it runs.
 //!
-//! Part of the rig that the demo and the test suite share. It speaks HTTP/1.1 and HTTP/2 without TLS, on a thread of its
-//! own. It works on at most `capacity` requests at once, each for `latency`; more wait in a bounded queue, so latency
-//! rises; what finds the queue full, or waits too long, gets 503. That is how a service with a dry database pool behaves.
+//! Shared by the demo and the test suite. It speaks HTTP/1.1 and HTTP/2 without TLS, on its own thread. It works on at
+//! most `capacity` requests at once, each for `latency`. More requests wait in a bounded queue, so latency rises. A
+//! request that finds the queue full, or waits too long, gets 503. A service with an exhausted database pool behaves
+//! like this.
 
 #![allow(dead_code, reason = "the demo and the suite each use a part of the rig")]
 
@@ -36,12 +37,12 @@ pub struct Origin {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the origin can carry and how it behaves.
+/// The capacity and behaviour of the origin.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// Requests worked on at once.
     pub capacity: usize,
-    /// Requests that may wait; the next one gets 503 at once.
+    /// Requests that may wait; further ones get 503 at once.
     pub queue: u64,
     /// How long a request waits before it gets 503.
     pub queue_timeout: Duration,
@@ -49,7 +50,7 @@ pub struct Settings {
     pub latency: Duration,
     /// The share of requests that are answered with 500 after their work, `0..=10_000`, spread evenly.
     pub failure_basis_points: u64,
-    /// Whether every path answers as `/echo` does.
+    /// Whether every path responds like `/echo`.
     pub echo: bool,
 }
 
@@ -67,18 +68,18 @@ impl Default for Settings {
     }
 }
 
-/// Counts since the start, and the load of this moment.
+/// Counts since the start, and the current load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Requests that arrived.
     pub received: u64,
     /// Requests answered with success.
     pub served: u64,
-    /// Requests answered with 500, as the settings ask.
+    /// Requests answered with 500: the share [`Settings::failure_basis_points`].
     pub failed: u64,
-    /// Requests answered with 503: the queue was full, or the wait too long.
+    /// Requests answered with 503 because the queue was full, or the wait too long.
     pub overloaded: u64,
-    /// Requests whose client went away before the answer.
+    /// Requests whose client left before the response.
     pub abandoned: u64,
     /// Requests being worked on now.
     pub in_flight: u64,
@@ -91,7 +92,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// What was counted since an earlier moment; loads and peaks as they are.
+    /// The counts since `earlier`. Loads and peaks stay as they are.
     #[must_use]
     pub fn since(self, earlier: &Self) -> Self {
         Self {
@@ -131,7 +132,7 @@ impl Origin {
         Ok(Self { addr, service, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Changes what the origin can carry, from now on. Work under way ends as it began.
+    /// Changes the settings for new requests. Requests in progress end under the old ones.
     pub fn set(&self, settings: Settings) {
         self.service.set(settings);
     }
@@ -148,7 +149,7 @@ impl Origin {
         self.service.counters.snapshot()
     }
 
-    /// Lets the peaks start again from the load of this moment.
+    /// Resets the peaks to the current load.
     pub fn reset_peaks(&self) {
         let counters = &self.service.counters;
         counters.peak_in_flight.store(counters.in_flight.load(Relaxed), Relaxed);
@@ -171,7 +172,7 @@ async fn accept(listener: std::net::TcpListener, service: Arc<Service>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors, most likely: some will be closed.
+            // Most likely out of file descriptors: wait until some are closed.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
@@ -182,7 +183,7 @@ async fn accept(listener: std::net::TcpListener, service: Arc<Service>) {
                 let service = Arc::clone(&service);
                 async move { Ok::<_, Infallible>(service.answer(request).await) }
             });
-            // A connection that ends badly is its client's affair.
+            // An error of one connection does not concern the origin.
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
         });
     }
@@ -191,7 +192,7 @@ async fn accept(listener: std::net::TcpListener, service: Arc<Service>) {
 struct Service {
     settings: Mutex<Settings>,
     slots: Semaphore,
-    /// Slots to withdraw when work under way ends, after the capacity was lowered.
+    /// How many slots to withdraw as requests end, after the capacity was lowered.
     excess: Mutex<usize>,
     counters: Counters,
 }
@@ -255,7 +256,7 @@ impl Service {
                 plain(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "the origin is overloaded\n".to_owned())
             }
         };
-        // Over HTTP/1 hyper sees to it.
+        // Over HTTP/1, hyper drops the body itself.
         if parts.method == Method::HEAD && parts.version == Version::HTTP_2 {
             *answer.body_mut() = Body::default();
         }
@@ -273,7 +274,7 @@ impl Service {
         if !settings.latency.is_zero() {
             tokio::time::sleep(settings.latency).await;
         }
-        // Evenly: the n-th request fails when the sum of shares passes a whole number there.
+        // Spreads failures evenly: a request fails if the sum of shares passes a whole number with it.
         let before = counters.finished.fetch_add(1, Relaxed).wrapping_mul(settings.failure_basis_points) % 10_000;
         if before + settings.failure_basis_points >= 10_000 {
             add(&counters.failed);
@@ -303,7 +304,7 @@ enum Outcome {
     Overloaded,
 }
 
-/// A place among the requests worked on. It is withdrawn instead of given back while there are too many.
+/// One unit of capacity. While there are too many, it is withdrawn instead of given back.
 struct Slot<'s> {
     service: &'s Service,
     permit: Option<SemaphorePermit<'s>>,
@@ -351,7 +352,7 @@ impl Counters {
     }
 }
 
-/// Counts one up, unless it is told that all went well.
+/// Adds one to the counter when dropped, unless it has been emptied.
 struct CountOnDrop<'c>(Option<&'c AtomicU64>);
 
 impl Drop for CountOnDrop<'_> {
@@ -360,7 +361,7 @@ impl Drop for CountOnDrop<'_> {
     }
 }
 
-/// One more at this level, until dropped.
+/// Adds one to a gauge until dropped.
 struct Level<'c>(&'c AtomicU64);
 
 impl<'c> Level<'c> {
@@ -380,7 +381,7 @@ fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }
 
-/// Reads the body to its end without keeping it, and says how long it was.
+/// Reads the body to its end without keeping it, and returns its length.
 async fn drain(mut body: Incoming) -> usize {
     let mut bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
@@ -396,7 +397,7 @@ fn plain(status: StatusCode, kind: &'static str, text: String) -> Response<Body>
     response
 }
 
-/// One empty message, then the status in trailers, as gRPC has it.
+/// A gRPC response: one empty message, then the status in trailers.
 fn grpc_answer(outcome: Outcome) -> Response<Body> {
     let status = match outcome {
         Outcome::Served => "0",
@@ -410,7 +411,7 @@ fn grpc_answer(outcome: Outcome) -> Response<Body> {
     response
 }
 
-/// Every header with all its values; bytes that are not UTF-8 as the replacement character.
+/// Every header with all its values. Bytes that are not UTF-8 become the replacement character.
 fn echoed(headers: &HeaderMap) -> Map<String, Value> {
     let text = |value: &HeaderValue| Value::from(String::from_utf8_lossy(value.as_bytes()));
     let values = |name| headers.get_all(name).iter().map(text).collect();

@@ -1,4 +1,4 @@
-//! An outage against a real Envoy or workerd: a CDN that fails in three ways, then the origin behind it, then both come back.
+//! An outage against a real Envoy or workerd: a CDN fails in three ways, then its origin fails too, then both recover.
 
 mod load;
 mod phases;
@@ -27,7 +27,7 @@ use summary::Outcome;
 use tally::Tally;
 use view::View;
 
-/// Everything that runs while the outage is played. Dropping it ends all of it.
+/// The servers of the outage. Dropping it ends them.
 pub struct Outage {
     cdn: Server,
     origin: Server,
@@ -38,13 +38,13 @@ pub struct Outage {
     lasting: Duration,
 }
 
-/// What stands before the CDN and the origin.
+/// The host in front of the CDN and the origin.
 enum Host {
     Envoy(Envoy),
     Workerd { _locations: Locations },
 }
 
-/// What goes on from phase to phase.
+/// The state of the load that continues from phase to phase.
 struct Schedule {
     began: Instant,
     ticks: Interval,
@@ -54,7 +54,7 @@ struct Schedule {
 }
 
 impl Outage {
-    /// Starts a CDN, an origin, and Envoy before them. Each phase lasts for so long.
+    /// Starts a CDN, an origin, and Envoy in front of them. `lasting` is the duration of a phase.
     pub async fn set_up(wasm: &Path, policy: &Path, plain: bool, lasting: Duration) -> Result<Self, Error> {
         let document = fs::read_to_string(policy).map_err(|e| Error::Policy(policy.to_owned(), e))?;
         let cdn = Server::start().map_err(Error::Origin)?;
@@ -67,8 +67,8 @@ impl Outage {
         Ok(Self { cdn, origin, host: Host::Envoy(envoy), filtered, unfiltered, plain, lasting })
     }
 
-    /// The same with two locations of the Worker in Envoy's place. Each has a breaker of its own, as in production until they hear of
-    /// each other.
+    /// The same with two locations of the Worker in place of Envoy. Each has a breaker of its own, as in production
+    /// until they hear of each other.
     pub fn set_up_workerd(worker: &Path, policy: &Path, plain: bool, lasting: Duration) -> Result<Self, Error> {
         let document = fs::read_to_string(policy).map_err(|e| Error::Policy(policy.to_owned(), e))?;
         let cdn = Server::start().map_err(Error::Origin)?;
@@ -80,7 +80,7 @@ impl Outage {
         Ok(Self { cdn, origin, host: Host::Workerd { _locations: locations }, filtered, unfiltered, plain, lasting })
     }
 
-    /// Plays all phases and prints what they came to.
+    /// Plays all phases and prints their results.
     pub async fn play(&mut self) -> Result<(), Error> {
         println!("\n{}", style("The outage: assets come from a CDN, and from an origin when it fails").bold());
         println!(
@@ -120,12 +120,12 @@ impl Outage {
         number: usize,
         schedule: &mut Schedule,
     ) -> Result<[Arc<Tally>; 2], Error> {
-        self.cdn.suffer(phase.cdn).map_err(Error::Origin)?;
-        self.origin.suffer(phase.origin).map_err(Error::Origin)?;
+        self.cdn.set_fault(phase.cdn).map_err(Error::Origin)?;
+        self.origin.set_fault(phase.origin).map_err(Error::Origin)?;
         let [filtered, unfiltered] = [Arc::new(Tally::default()), Arc::new(Tally::default())];
         let mut view = View::new(self.plain, phase, number, schedule.began);
         let mut redraw = interval(view.period());
-        // The first tick is at once, and there is nothing to see yet.
+        // The first tick is immediate, and there is nothing to see yet.
         redraw.tick().await;
         let over = self.over(phase);
         tokio::pin!(over);
@@ -148,7 +148,8 @@ impl Outage {
         Ok([filtered, unfiltered])
     }
 
-    /// Waits until the phase is over. Says whether the CDN's breaker has closed, where that is waited for.
+    /// Waits until the phase is over. `false` if it waits for the CDN's breaker to close, and the breaker has not
+    /// closed in time.
     async fn over(&self, phase: Phase) -> Result<bool, Error> {
         sleep(self.lasting).await;
         if !phase.until_closed {
@@ -164,19 +165,19 @@ impl Outage {
         Ok(false)
     }
 
-    /// Whether the CDN's breaker is closed, in each location.
+    /// Whether the CDN's breaker is closed in every location.
     async fn has_closed(&self) -> Result<bool, Error> {
         match &self.host {
             Host::Envoy(envoy) => {
                 let stats = envoy.stats().await.map_err(Error::Envoy)?;
                 Ok(stats.get("wasmcustom.tidegate_breaker_state.breaker=cdn") == Some(&0))
             }
-            // Nobody tells of it but answers.
-            Host::Workerd { .. } => Ok(self.filtered.sees("cdn:closed").await),
+            // A Worker shows its breakers only in responses.
+            Host::Workerd { .. } => Ok(self.filtered.all_report("cdn:closed").await),
         }
     }
 
-    /// What can be tried while all of it stays up.
+    /// Prints commands to try while everything keeps running.
     pub fn print_commands(&self) {
         println!(
             "\nThe CDN and the origin are still up, until Ctrl-C. Try:\n\n  An asset, who served it, and the breakers:"
@@ -194,7 +195,7 @@ impl Outage {
     }
 }
 
-/// The policy with the URLs of its upstreams, which a Worker goes by.
+/// The policy with the URLs of its upstreams, which a Worker needs.
 fn with_urls(document: &str, upstreams: &[(&str, &Server)]) -> serde_json::Result<String> {
     let mut document: Value = serde_json::from_str(document)?;
     for (name, server) in upstreams {
@@ -212,7 +213,7 @@ fn bootstrap(wasm: &Path, policy: &str, cdn: &Server, origin: &Server) -> Result
         .policy(policy)?
         .upstream(origin.addr())?
         .with_cluster("cdn", cdn.addr())?
-        // A cluster of its own, so that what is sent past the filter takes no connections from what is not.
+        // A cluster of its own, so that requests past the filter take no connections from the others.
         .with_cluster("cdn-alone", cdn.addr())?
         .with_bypass_listener()?
         .set(BYPASS_CLUSTER, "cdn-alone".into())
@@ -220,7 +221,7 @@ fn bootstrap(wasm: &Path, policy: &str, cdn: &Server, origin: &Server) -> Result
 
 const BYPASS_CLUSTER: &str = "/static_resources/listeners/1/filter_chains/0/filters/0/typed_config/route_config\
                               /virtual_hosts/0/routes/1/route/cluster";
-/// Few enough that a small laptop is never the bottleneck, enough that every state of a breaker is seen.
+/// Low enough for a small laptop, and high enough to show every state of a breaker.
 const RATE: u32 = 100;
-/// The policy's breaker is open for 1 s and ramps for 3 s: enough for several relapses on a crowded machine.
+/// The policy's breaker is open for 1 s and ramps for 3 s, so this allows several relapses on a busy machine.
 const CLOSED_WITHIN: Duration = Duration::from_secs(30);

@@ -1,42 +1,42 @@
-//! Who sends what: the groups of clients, and the three acts they play in.
+//! The groups of clients and the three acts of the spike.
 
 use std::net::Ipv4Addr;
 
-/// Clients that behave alike. Each keeps to its own address and sends evenly.
+/// Clients with the same behaviour. Each has its own address, and all send at an even rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
-    /// What the tables call them.
+    /// The name in tables.
     pub name: &'static str,
-    /// What they send as `x-plan`; without one the policy takes them as anonymous.
+    /// The value of `x-plan`. Without it, the policy treats them as anonymous.
     pub plan: Option<&'static str>,
-    /// How many they are.
+    /// The number of clients.
     pub clients: u32,
-    /// Requests a second, of all of them together.
+    /// Requests a second, all clients together.
     pub requests_per_s: u32,
-    /// The first one's address; the others have the ones after it.
+    /// The address of the first client. The others have the addresses after it.
     pub first_address: Ipv4Addr,
-    /// Whether they are the service's usual clients, those to be protected.
+    /// Whether they are the service's usual clients, which the policy is to protect.
     pub usual: bool,
 }
 
 impl Group {
-    /// The address of the client that sends the group's n-th request: they take turns.
+    /// The address of the client that sends the group's n-th request. The clients send in rotation.
     pub fn address(&self, n: u64) -> Ipv4Addr {
         let turn = u32::try_from(n % u64::from(self.clients.max(1))).unwrap_or(0);
         Ipv4Addr::from_bits(self.first_address.to_bits().wrapping_add(turn))
     }
 }
 
-/// Ten seconds or so of traffic.
+/// A part of the spike with constant traffic.
 #[derive(Clone, Copy, Debug)]
 pub struct Act {
-    /// What it shows.
+    /// The title in the view.
     pub title: &'static str,
-    /// What a column of the summary calls it.
+    /// The name in the summary's columns.
     pub short: &'static str,
     /// Whether requests go through the filter, or through the same Envoy's listener without it.
     pub filtered: bool,
-    /// Who takes part.
+    /// The groups that send.
     pub groups: &'static [Group],
 }
 
@@ -76,7 +76,7 @@ const PREMIUM: Group = Group {
     first_address: Ipv4Addr::new(10, 3, 0, 0),
     usual: true,
 };
-/// One client of the free tier that asks for twice of what the origin can do.
+/// One client of the free tier that sends twice what the origin can process.
 const GREEDY: Group = Group {
     name: "greedy (free)",
     plan: Some("free"),
@@ -85,7 +85,7 @@ const GREEDY: Group = Group {
     first_address: Ipv4Addr::new(10, 4, 0, 0),
     usual: false,
 };
-/// None of them sends more than its own limit allows: only a limit that they share can hold them.
+/// Each of them stays within its own limit. Only a limit that counts them together can stop them.
 const SMALL: Group = Group {
     name: "a thousand (anonymous)",
     plan: None,

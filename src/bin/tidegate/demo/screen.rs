@@ -1,14 +1,14 @@
-//! Where what is under way is shown: redrawn in place on a terminal, a line a second elsewhere.
+//! The display of the live view: redrawn in place on a terminal, otherwise a line every second.
 
 use std::time::Duration;
 
 use console::Term;
 
-/// Where what is under way is shown.
+/// The display of the live view.
 pub enum Screen {
-    /// A terminal, and how many of its lines are to be overdrawn.
+    /// A terminal, and how many of its lines the next drawing replaces.
     Terminal(Term, usize),
-    /// Anything else, or a terminal that is to be written to like a file.
+    /// Any other output, or a terminal with `--plain`.
     Lines,
 }
 
@@ -27,12 +27,12 @@ impl Screen {
         }
     }
 
-    /// Draws `picture` over the last one, or writes `line` where nothing can be drawn over.
+    /// Draws `picture` over the last one on a terminal, otherwise prints `line`.
     pub fn show(&mut self, picture: impl FnOnce() -> String, line: impl FnOnce() -> String) {
         match self {
             Self::Terminal(terminal, drawn) => {
                 let text = picture();
-                // What cannot be drawn is not worth ending the demo for.
+                // A failure to draw need not end the demo.
                 let _ = terminal.clear_last_lines(*drawn);
                 let _ = terminal.write_line(&text);
                 *drawn = text.lines().count();
@@ -42,7 +42,7 @@ impl Screen {
     }
 }
 
-/// A bar of `width` characters, filled by this share of one.
+/// A bar of `width` characters, filled to `share`, which is clamped to 0..=1.
 pub fn bar(share: f64, width: usize) -> String {
     #[allow(
         clippy::cast_possible_truncation,

@@ -1,6 +1,6 @@
-//! The real redis-server and the real Webdis as child processes, never left behind.
+//! A real redis-server and a real Webdis as child processes that always end with their parent.
 //!
-//! Part of the rig that the demo and the test suite share. Unix only.
+//! Shared by the demo, the benchmarks and the test suite. Unix only.
 
 #![allow(dead_code, reason = "the demo, the benchmarks and the suite each use a part of the rig")]
 
@@ -15,22 +15,22 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-use super::envoy::leash::Leashed;
+use super::envoy::guarded_child::GuardedChild;
 
-/// A port that is ours, also while nobody listens there.
+/// A port that stays reserved while no server listens there.
 #[derive(Debug)]
 pub struct Port {
-    /// Holds it, so that no other socket of this machine is given it.
+    /// Keeps the system from giving the port to another socket.
     _held: TcpSocket,
-    /// Where it is, on the loopback.
+    /// Its address, on the loopback.
     pub addr: SocketAddr,
 }
 
 impl Port {
-    /// A free one.
+    /// Reserves a free port.
     pub fn hold() -> io::Result<Self> {
         let held = TcpSocket::new_v4()?;
-        // Otherwise nobody could listen at a port that is held.
+        // Without this, no server could listen at the reserved port.
         held.set_reuseaddr(true)?;
         held.bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let addr = held.local_addr()?;
@@ -38,17 +38,17 @@ impl Port {
     }
 }
 
-/// A running redis-server, which keeps nothing on disk.
+/// A redis-server without persistence. It can be killed and restarted.
 #[derive(Debug)]
 pub struct RedisServer {
     port: Port,
     directory: TempDir,
     options: Vec<String>,
-    process: Option<Leashed>,
+    process: Option<GuardedChild>,
 }
 
 impl RedisServer {
-    /// Starts one with further options.
+    /// Starts a redis-server with additional options.
     pub fn start(options: &[&str]) -> io::Result<Self> {
         let directory = TempDir::with_prefix("tidegate-redis-")?;
         let options = options.iter().map(|option| (*option).to_owned()).collect();
@@ -57,19 +57,19 @@ impl RedisServer {
         Ok(server)
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.port.addr
     }
 
-    /// The process's number, while it runs.
+    /// The process id while it runs.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
-        self.process.as_ref().map(Leashed::id)
+        self.process.as_ref().map(GuardedChild::id)
     }
 
-    /// Kills it, if it runs, and starts it again at the same place: empty.
+    /// Kills it if it runs, and starts it again, empty, at the same address.
     pub fn restart(&mut self) -> io::Result<()> {
         self.kill();
         let mut command = Command::new("redis-server");
@@ -93,11 +93,11 @@ impl RedisServer {
 pub struct Webdis {
     port: Port,
     _directory: TempDir,
-    _process: Leashed,
+    _process: GuardedChild,
 }
 
 impl Webdis {
-    /// Starts one before this Redis; whoever comes must know the password, if there is one.
+    /// Starts a Webdis in front of this Redis. If there is a password, requests must carry it.
     pub fn start(redis: SocketAddr, password: Option<&str>) -> io::Result<Self> {
         let port = Port::hold()?;
         let directory = TempDir::with_prefix("tidegate-webdis-")?;
@@ -122,15 +122,15 @@ impl Webdis {
         Ok(Self { port, _directory: directory, _process: process })
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.port.addr
     }
 }
 
-/// The process, once it takes connections.
-pub fn started(command: &mut Command, addr: SocketAddr, log: &Path) -> io::Result<Leashed> {
+/// Starts a process and waits until it accepts connections.
+pub fn started(command: &mut Command, addr: SocketAddr, log: &Path) -> io::Result<GuardedChild> {
     let output = File::create(log)?;
     command.stdout(output.try_clone()?).stderr(output);
     let program = command.get_program().to_string_lossy().into_owned();
@@ -138,7 +138,7 @@ pub fn started(command: &mut Command, addr: SocketAddr, log: &Path) -> io::Resul
         let said = std::fs::read_to_string(log).unwrap_or_default();
         io::Error::other(format!("{program} {problem}: {said}"))
     };
-    let mut process = Leashed::spawn(command).map_err(|error| failed(&format!("does not start ({error})")))?;
+    let mut process = GuardedChild::spawn(command).map_err(|error| failed(&format!("does not start ({error})")))?;
     let deadline = Instant::now() + READY_WITHIN;
     while TcpStream::connect(addr).is_err() {
         if process.exited()?.is_some() {

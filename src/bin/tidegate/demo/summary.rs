@@ -1,4 +1,4 @@
-//! The end of the demo: the acts side by side.
+//! The summary of the spike: the acts side by side.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use super::view::{group_table, milliseconds, percent, table};
 /// One of the origin's counts.
 type Field = fn(&Stats) -> u64;
 
-/// What one act came to.
+/// The results of one act.
 pub struct Outcome {
     /// The act.
     pub act: Act,
-    /// One for each of its groups.
+    /// The counts of each of its groups.
     pub counts: Vec<Counts>,
-    /// By how much the latest request missed the time at which it was to be sent.
+    /// The longest delay of a request behind its schedule.
     pub latest: Duration,
-    /// What the origin did in it.
+    /// The origin's counts in this act.
     pub origin: Stats,
 }
 
-/// Prints the summary. `stats` are Envoy's own counters, where Envoy is the host.
+/// Prints the summary. `stats` are Envoy's own counters, if Envoy is the host.
 pub fn print(outcomes: &[Outcome], stats: Option<&BTreeMap<String, u64>>) {
     println!("\n{}", style("What the clients got, act by act").bold());
     for (number, outcome) in (1..).zip(outcomes) {
@@ -50,7 +50,7 @@ pub fn print(outcomes: &[Outcome], stats: Option<&BTreeMap<String, u64>>) {
     }
 }
 
-/// The usual clients' fate and the origin's load, one column for each act.
+/// What the usual clients got, and the origin's load: one column for each act.
 fn comparison(outcomes: &[Outcome]) -> comfy_table::Table {
     let mut header = vec!["the usual clients"];
     header.extend(outcomes.iter().map(|outcome| outcome.act.short));
@@ -104,5 +104,5 @@ fn decisions(stats: &BTreeMap<String, u64>) -> Vec<String> {
     sums.iter().map(|((limit, decision), sum)| format!("{limit} {decision} {sum}")).collect()
 }
 
-/// As long as the origin's own work on a request: beyond it the sender's delay is no longer small beside what is measured.
+/// The time that the origin works on a request. A longer delay of the sender distorts the latencies.
 const TOLERABLE: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! What a group of clients got, as the clients saw it.
+//! Counts and latencies of a group's requests, as its clients see them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -9,15 +9,15 @@ use hdrhistogram::Histogram;
 /// How one request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// A success, this long after it should have been sent.
+    /// A success, with the time since it was scheduled to be sent.
     Served(Duration),
     /// 429.
     Refused,
-    /// Any other status, no answer in time, or no answer at all.
+    /// Any other status, or no response in time.
     Failed,
 }
 
-/// Counts of one group in one act, added to from many tasks.
+/// Counts of one group in one act. Many tasks add to them.
 #[derive(Debug)]
 pub struct Tally {
     offered: AtomicU64,
@@ -29,22 +29,22 @@ pub struct Tally {
 /// The counts at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Requests whose time to be sent has come.
+    /// Requests that were due to be sent.
     pub offered: u64,
-    /// Requests answered with success.
+    /// Requests that succeeded.
     pub served: u64,
-    /// Requests answered with 429.
+    /// Requests refused with 429.
     pub refused: u64,
-    /// Requests let through that did not succeed.
+    /// Requests that were admitted and did not succeed.
     pub failed: u64,
-    /// Half of the successes took at most this long.
+    /// The median latency of the successes.
     pub p50: Option<Duration>,
-    /// 99 of 100 successes took at most this long.
+    /// The 99th percentile of the successes' latencies.
     pub p99: Option<Duration>,
 }
 
 impl Tally {
-    /// Nothing counted yet; `None` if the histogram cannot be made.
+    /// An empty tally; `None` if the histogram cannot be made.
     pub fn new() -> Option<Self> {
         Some(Self {
             offered: AtomicU64::new(0),
@@ -54,12 +54,12 @@ impl Tally {
         })
     }
 
-    /// A request's time has come.
+    /// Counts a request that is due to be sent.
     pub fn offer(&self) {
         self.offered.fetch_add(1, Relaxed);
     }
 
-    /// A request has ended.
+    /// Counts a request that has ended.
     pub fn end(&self, ending: Ending) {
         match ending {
             Ending::Served(latency) => {
@@ -88,12 +88,12 @@ impl Tally {
 }
 
 impl Counts {
-    /// Requests that were answered with something else than a refusal, or not at all.
+    /// Requests that were not refused.
     pub fn admitted(&self) -> u64 {
         self.served + self.failed
     }
 
-    /// Successes among what was offered, in percent; `None` when nothing was.
+    /// The share of offered requests that succeeded, in percent; `None` if none were offered.
     #[allow(clippy::cast_precision_loss, reason = "a share for the eye, of far fewer than 2^52 requests")]
     pub fn served_percent(&self) -> Option<f64> {
         (self.offered > 0).then(|| 100.0 * self.served as f64 / self.offered as f64)

@@ -11,7 +11,7 @@ use super::population::Act;
 use super::screen::{Screen, bar};
 use super::tally::{Counts, Tally};
 
-/// Where the act under way is shown.
+/// The live view of an act.
 pub struct View {
     screen: Screen,
     act: Act,
@@ -23,7 +23,7 @@ pub struct View {
 }
 
 impl View {
-    /// A view of one act, about to begin.
+    /// The view of an act that is about to begin.
     pub fn new(plain: bool, act: Act, number: usize, lasting: Duration, origin: Stats) -> Self {
         println!("\n{}", style(format!("Act {number}: {}", act.title)).bold());
         let now = Instant::now();
@@ -35,7 +35,7 @@ impl View {
         self.screen.period()
     }
 
-    /// Draws the act as it stands.
+    /// Draws the current state of the act.
     pub fn draw(&mut self, tallies: &[Arc<Tally>], origin: Stats, settings: &Settings) {
         let counts: Vec<Counts> = tallies.iter().map(|tally| tally.counts()).collect();
         let load = self.load_line(origin, settings);
@@ -102,7 +102,7 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// A share, rounded down, so that 100% means all.
+/// A share in percent, rounded down: 100% means all.
 pub fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}%", (share * 10.0).floor() / 10.0))
 }
@@ -117,7 +117,7 @@ fn progress(elapsed: Duration, lasting: Duration) -> String {
     format!("[{}] {:.1} s", bar(share, BAR), elapsed.as_secs_f64())
 }
 
-/// A line above, below and under the header; none between rows.
+/// A line above the header, below it and at the end; none between rows.
 const LINES: TableStyle = TableStyle::new()
     .top_border(LineStyle::none().fill('─').junction('─'))
     .header_separator(LineStyle::none().fill('─').junction('─'))

@@ -1,4 +1,5 @@
-//! A running workerd with two locations of the Worker, which share its Durable Objects, and one that is without Tidegate.
+//! A running workerd with two locations of the Worker that share its Durable Objects, and a third Worker without
+//! Tidegate.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,34 +8,35 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use super::envoy::leash::Leashed;
+use super::envoy::guarded_child::GuardedChild;
 use tempfile::TempDir;
 
 /// A running workerd. Dropping it kills the process and removes its directory.
 #[derive(Debug)]
 pub struct Workerd {
-    _process: Leashed,
+    _process: GuardedChild,
     _directory: TempDir,
-    /// Where the two locations are, and where one is that lets everything pass.
+    /// The addresses of the two locations.
     pub locations: [SocketAddr; 2],
+    /// The address of the Worker without Tidegate, which lets everything pass.
     pub bypass: SocketAddr,
 }
 
-/// Why workerd is not there.
+/// Why workerd did not start.
 #[derive(Debug)]
 pub enum Error {
     /// The Worker was not built.
     NoWorker(String),
-    /// Its files cannot be brought together, or it cannot be started.
+    /// Its files could not be written, or the process could not be started.
     Io(io::Error),
-    /// It has ended, or not begun to listen in time; what it has said.
+    /// It ended, or did not listen in time. Its log.
     Silent(String),
 }
 
 impl Workerd {
-    /// Starts the Worker from the directory in which `make build` leaves it, with this policy, before an origin.
+    /// Starts the Worker with this policy, from the directory that `make build` writes, in front of an origin.
     pub async fn start(built: &Path, policy: &str, origin: SocketAddr) -> Result<Self, Error> {
-        // In memory where that is a directory: what an object charges waits for the disk, which is not what is to be shown.
+        // In memory if possible: Durable Objects wait for the disk at each charge, which is not what the demo measures.
         let below = Some(Path::new(MEMORY)).filter(|path| path.is_dir());
         let below = below.map_or_else(std::env::temp_dir, Path::to_owned);
         let directory = TempDir::with_prefix_in("tidegate-workerd-", below).map_err(Error::Io)?;
@@ -52,7 +54,7 @@ impl Workerd {
         command.args(["serve", "--control-fd=1"]).arg(at("config.capnp"));
         command.stdout(File::create(at("control")).map_err(Error::Io)?);
         command.stderr(File::create(at("log")).map_err(Error::Io)?);
-        let mut process = Leashed::spawn(&mut command).map_err(Error::Io)?;
+        let mut process = GuardedChild::spawn(&mut command).map_err(Error::Io)?;
         let deadline = Instant::now() + READY_WITHIN;
         while Instant::now() < deadline && process.exited().map_err(Error::Io)?.is_none() {
             let said = fs::read_to_string(at("control")).map_err(Error::Io)?;
@@ -76,12 +78,12 @@ impl fmt::Display for Error {
     }
 }
 
-/// The files of the Worker, below its directory, but for its policy.
+/// The Worker's files, relative to its directory, without the policy.
 fn modules(built: &Path) -> io::Result<Vec<String>> {
     let mut names = vec!["pkg/tidegate.js".to_owned(), "pkg/tidegate_bg.wasm".to_owned()];
     for entry in fs::read_dir(built)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        // The first is where the Worker begins.
+        // The first module is the Worker's entry point.
         match name.as_str() {
             "entry.mjs" => names.insert(0, name),
             _ if name.ends_with(".mjs") => names.push(name),
@@ -91,14 +93,14 @@ fn modules(built: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The port of a socket, by what workerd says of those that it listens at.
+/// The port of a socket, from workerd's reports of the sockets that it listens at.
 fn port(said: &str, name: &str) -> Option<u16> {
     let of = |event: &serde_json::Value| event.get("socket").and_then(serde_json::Value::as_str) == Some(name);
     let mut events = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     u16::try_from(events.find(of)?.get("port")?.as_u64()?).ok()
 }
 
-/// What workerd is to run, in its own language.
+/// The configuration of workerd, in Cap'n Proto.
 fn config(modules: &[String], disk: &Path, origin: SocketAddr) -> String {
     let module = |name: &String| {
         let kind = if name.ends_with(".wasm") { "wasm" } else { "esModule" };
@@ -146,7 +148,7 @@ fn config(modules: &[String], disk: &Path, origin: SocketAddr) -> String {
     .concat()
 }
 
-/// Beside the Worker's own tools, as `make setup` fetches it.
+/// One of the Worker's tools that `make setup` fetches.
 const PROGRAM: &str = "cloudflare/node_modules/.bin/workerd";
 const MEMORY: &str = "/dev/shm";
 const DATE: &str = "2026-04-01";

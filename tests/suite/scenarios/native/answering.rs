@@ -146,7 +146,7 @@ impl<'s> Host<'s> {
             self.upstreams.kept(flight.way.as_mut().expect("what was kept is for requests on a way"));
         }
         let policy = self.engine.policy();
-        if let Some(way) = flight.way.as_ref().filter(|_| policy.tells_upstreams()) {
+        if let Some(way) = flight.way.as_ref().filter(|_| policy.sends_x_tidegate()) {
             flight.fields.push(("x-tidegate".to_owned(), self.upstreams.describe(policy, way, self.now)));
         }
         match last {

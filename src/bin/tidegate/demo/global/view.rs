@@ -1,4 +1,4 @@
-//! What each Envoy admits, and all together: live, and summed up.
+//! Shows what each Envoy admits, and all together: live and in a summary.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::super::tally::{Counts, Tally};
 use super::super::view::{milliseconds, table};
 use super::{ENVOYS, Phase, QUOTA};
 
-/// Where the phase under way is shown.
+/// The live view of a phase.
 pub struct View {
     screen: Screen,
     phase: Phase,
@@ -21,7 +21,7 @@ pub struct View {
     most: f64,
 }
 
-/// What a phase came to.
+/// The results of a phase.
 pub struct Outcome {
     phase: Phase,
     counts: [Counts; ENVOYS],
@@ -31,7 +31,7 @@ pub struct Outcome {
 }
 
 impl View {
-    /// A view of a phase, about to begin.
+    /// The view of a phase that is about to begin.
     pub fn new(plain: bool, phase: Phase, number: usize) -> Self {
         println!("\n{}", style(format!("{number}. {}", phase.title)).bold());
         let now = Instant::now();
@@ -72,14 +72,14 @@ impl View {
         );
     }
 
-    /// What the phase came to.
+    /// Ends the view, and returns the results of the phase.
     pub fn end(self, tallies: &[Arc<Tally>; ENVOYS], store_calls: u64) -> Outcome {
         let counts = tallies.each_ref().map(|tally| tally.counts());
         Outcome { phase: self.phase, counts, took: self.began.elapsed(), most: self.most, store_calls }
     }
 }
 
-/// Prints all phases, one below the other.
+/// Prints a table of all phases.
 pub fn print_summary(outcomes: &[Outcome]) {
     println!("\n{}", style("What came of it").bold());
     let header = ["", "each Envoy admitted/s", "together", "most in 1 s", "failed", "p99", "store calls per 1000"];

@@ -1,4 +1,4 @@
-//! Requests for assets, sent when the schedule says: each through the filter, and once more past it, straight to the CDN.
+//! Requests for assets, sent on schedule: each once through the filter, and once past it to the CDN.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::tally::{By, Tally};
+use super::tally::{ServedBy, Tally};
 
-/// Sends requests to some places by turns, over kept-alive connections.
+/// Sends requests to some addresses in rotation, over kept-alive connections.
 pub struct Load {
     client: Client<HttpConnector, Empty<Bytes>>,
     in_flight: Arc<Semaphore>,
     to: Vec<SocketAddr>,
-    /// Whether answers tell who has served them. Past the filter only the CDN can have.
+    /// Whether responses carry `x-tidegate`. Past the filter they do not, and only the CDN can have served them.
     filtered: bool,
 }
 
@@ -33,58 +33,58 @@ impl Load {
         Self { client, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)), to: to.to_vec(), filtered }
     }
 
-    /// Where it sends to.
+    /// The addresses that it sends to.
     pub fn to(&self) -> &[SocketAddr] {
         &self.to
     }
 
-    /// Whether an answer of each place tells this.
-    pub async fn sees(&self, word: &str) -> bool {
+    /// Asks every address, and returns whether each `x-tidegate` contains `word`.
+    pub async fn all_report(&self, word: &str) -> bool {
         for to in &self.to {
             let Ok(request) = get(*to, 0) else { return false };
             match exchange(&self.client, request).await {
-                Some((_, told)) if told.contains(word) => {}
+                Some((_, header)) if header.contains(word) => {}
                 _ => return false,
             }
         }
         true
     }
 
-    /// Sends the n-th request, which was due at this time, and counts it and its end.
+    /// Sends the n-th request, scheduled for the time `due`, and counts it and its outcome.
     pub fn send(&self, number: u64, due: Instant, tally: &Arc<Tally>) {
         tally.send();
         let request = self.turn(number).map(|to| get(to, number));
         let (Some(Ok(request)), Ok(permit)) = (request, Arc::clone(&self.in_flight).try_acquire_owned()) else {
-            tally.end(By::Failed, Duration::ZERO);
+            tally.end(ServedBy::Failed, Duration::ZERO);
             return;
         };
         let (client, tally, filtered) = (self.client.clone(), Arc::clone(tally), self.filtered);
         tokio::spawn(async move {
             let by = match timeout_at(due + PATIENCE, exchange(&client, request)).await {
-                Ok(Some((is_success, told))) if filtered => {
-                    tally.see(&told);
-                    By::told(&told, is_success)
+                Ok(Some((is_success, header))) if filtered => {
+                    tally.see(&header);
+                    ServedBy::from_header(&header, is_success)
                 }
-                Ok(Some((true, _))) => By::Cdn,
-                _ => By::Failed,
+                Ok(Some((true, _))) => ServedBy::Cdn,
+                _ => ServedBy::Failed,
             };
             tally.end(by, due.elapsed());
             drop(permit);
         });
     }
 
-    /// Where the n-th request goes.
+    /// The address that the n-th request goes to.
     fn turn(&self, number: u64) -> Option<SocketAddr> {
         let places = u64::try_from(self.to.len()).ok()?;
         self.to.get(usize::try_from(number.checked_rem(places)?).ok()?).copied()
     }
 
-    /// How many clients wait for an answer.
+    /// How many clients wait for a response.
     pub fn waiting(&self) -> usize {
         MAX_IN_FLIGHT.saturating_sub(self.in_flight.available_permits())
     }
 
-    /// Waits until every request has ended, at the latest when its client loses patience.
+    /// Waits until every request has ended, at the latest after [`PATIENCE`].
     pub async fn ended(&self) {
         let _ = self.in_flight.acquire_many(MAX_IN_FLIGHT_U32).await;
     }
@@ -94,7 +94,7 @@ fn get(to: SocketAddr, number: u64) -> hyper::http::Result<Request<Empty<Bytes>>
     Request::get(format!("http://{to}{}", path(number))).body(Empty::new())
 }
 
-/// Clients ask for the same few assets again and again, and now and then for one that nobody has asked for before.
+/// The path of the n-th request: one of a few assets, and sometimes an asset that was never requested before.
 fn path(number: u64) -> String {
     if number % NEW_EVERY == NEW_EVERY - 1 {
         format!("/assets/new-{number}.css")
@@ -103,24 +103,25 @@ fn path(number: u64) -> String {
     }
 }
 
-/// Whether it was a success, and what `x-tidegate` tells.
+/// Whether the response is a success, and its `x-tidegate`; `None` without a response.
 async fn exchange(
     client: &Client<HttpConnector, Empty<Bytes>>,
     request: Request<Empty<Bytes>>,
 ) -> Option<(bool, String)> {
     let response = client.request(request).await.ok()?;
     let is_success = response.status().is_success();
-    let told = response.headers().get("x-tidegate").and_then(|told| told.to_str().ok()).unwrap_or_default().to_owned();
-    // To its end, so that the connection can be used again.
+    let header =
+        response.headers().get("x-tidegate").and_then(|header| header.to_str().ok()).unwrap_or_default().to_owned();
+    // Read to the end, or the connection could not be reused.
     response.into_body().collect().await.ok()?;
-    Some((is_success, told))
+    Some((is_success, header))
 }
 
-/// How long a client waits for its answer. Longer than the policy's timeouts together, shorter than the slow CDN takes.
+/// How long a client waits for a response: longer than the policy's timeouts together, shorter than the slow CDN takes.
 pub const PATIENCE: Duration = Duration::from_millis(2_500);
-/// How many assets there are but for the new ones.
+/// How many assets there are besides the new ones.
 const ASSETS: u64 = 20;
 const NEW_EVERY: u64 = 25;
-/// More than the schedule can have out within its clients' patience; beyond it a request counts as failed unsent.
+/// More than the schedule can have in flight within [`PATIENCE`]. Further requests count as failed without being sent.
 const MAX_IN_FLIGHT: usize = 1_000;
 const MAX_IN_FLIGHT_U32: u32 = 1_000;

@@ -1,10 +1,10 @@
-//! The outage, phase by phase.
+//! The phases of the outage.
 
 use std::time::Duration;
 
 use super::server::Fault;
 
-/// Some seconds in which the same is wrong.
+/// A part of the outage with constant faults.
 #[derive(Clone, Copy, Debug)]
 pub struct Phase {
     /// What happens, in plain words.
@@ -13,11 +13,11 @@ pub struct Phase {
     pub cdn: Fault,
     /// What is wrong with the origin.
     pub origin: Fault,
-    /// Whether it lasts until the CDN's breaker is closed, however long the phases are.
+    /// Whether the phase goes on until the CDN's breaker is closed.
     pub until_closed: bool,
 }
 
-/// How long the CDN takes for an answer when it is slow. Longer than a client waits.
+/// How long a slow CDN takes for a response: longer than a client waits.
 const SLOW: Duration = Duration::from_secs(3);
 
 const WELL: Phase = Phase { title: "all is well", cdn: Fault::None, origin: Fault::None, until_closed: false };

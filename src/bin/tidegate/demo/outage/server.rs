@@ -15,38 +15,38 @@ pub enum Fault {
     None,
     /// It answers every request with 500.
     Errors,
-    /// It refuses connections, and has cut those that it had.
+    /// It refuses connections, and has closed those that it had.
     Refuses,
-    /// It takes so long for every answer.
+    /// It takes this long for every response.
     Slow(Duration),
 }
 
 /// A server that can be made to fail.
 pub struct Server {
-    /// Holds the port while nobody listens there, so that no other socket of this machine can be given it.
+    /// Reserves the port while the server is down; otherwise the system could give it to another socket.
     _held: TcpSocket,
     addr: SocketAddr,
     serving: Option<Origin>,
 }
 
 impl Server {
-    /// A server that is well, at a port that the system chooses.
+    /// A healthy server, at a port that the system chooses.
     pub fn start() -> io::Result<Self> {
         let held = TcpSocket::new_v4()?;
-        // Otherwise nobody could listen at a port that is held.
+        // Without this, the server could not listen at the reserved port.
         held.set_reuseaddr(true)?;
         held.bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let addr = held.local_addr()?;
         Ok(Self { _held: held, addr, serving: Some(Origin::start_at(addr, settings(Fault::None))?) })
     }
 
-    /// Where it listens, when it does.
+    /// The address at which it listens unless it refuses connections.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// From now on this is wrong with it.
-    pub fn suffer(&mut self, fault: Fault) -> io::Result<()> {
+    /// Puts a fault into effect, or ends it with [`Fault::None`].
+    pub fn set_fault(&mut self, fault: Fault) -> io::Result<()> {
         match &self.serving {
             _ if fault == Fault::Refuses => self.serving = None,
             Some(serving) => serving.set(settings(fault)),
@@ -65,5 +65,5 @@ fn settings(fault: Fault) -> Settings {
     }
 }
 
-/// As long as a near edge of a CDN takes.
+/// The latency of a nearby CDN edge.
 const WELL: Duration = Duration::from_millis(5);

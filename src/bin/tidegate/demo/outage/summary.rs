@@ -1,4 +1,4 @@
-//! The end of the outage: the phases one under another.
+//! The summary of the outage: a row for each phase.
 
 use std::time::Duration;
 
@@ -7,33 +7,33 @@ use console::style;
 use super::super::view::{milliseconds, table};
 use super::load::PATIENCE;
 use super::phases::Phase;
-use super::tally::{By, Counts};
+use super::tally::{Counts, ServedBy};
 
-/// What one phase came to.
+/// The results of one phase.
 pub struct Outcome {
     /// The phase.
     pub phase: Phase,
-    /// What clients got with the filter.
+    /// The counts of requests through the filter.
     pub filtered: Counts,
-    /// What they got past it.
+    /// The counts of requests past it.
     pub unfiltered: Counts,
 }
 
-/// Prints the summary. `latest` is by how much the latest request missed its time, and `closed` says whether the CDN's
-/// breaker came to be closed in the end.
+/// Prints the summary. `latest` is the longest delay of a request behind its schedule, and `closed` is whether the
+/// CDN's breaker has closed in the end.
 pub fn print(outcomes: &[Outcome], latest: Duration, closed: bool) {
     println!("\n{}", style("Who served, phase by phase").bold());
     let mut header = vec!["phase", "requests"];
-    header.extend(By::ALL.map(By::as_str));
+    header.extend(ServedBy::ALL.map(ServedBy::as_str));
     header.extend(["slowest", "failed without"]);
     let mut served = table(&header);
     let mut breakers = table(&["phase", "breaker of cdn", "breaker of origin"]);
     for outcome in outcomes {
         let counts = &outcome.filtered;
         let mut row = vec![outcome.phase.title.to_owned(), counts.sent.to_string()];
-        row.extend(By::ALL.map(|by| counts.by(by).to_string()));
+        row.extend(ServedBy::ALL.map(|by| counts.by(by).to_string()));
         row.push(milliseconds(Some(counts.slowest)));
-        row.push(outcome.unfiltered.by(By::Failed).to_string());
+        row.push(outcome.unfiltered.by(ServedBy::Failed).to_string());
         served.add_row(row);
         let states = counts.states.iter().map(|states| states.describe());
         breakers.add_row(std::iter::once(outcome.phase.title.to_owned()).chain(states));
@@ -50,10 +50,10 @@ pub fn print(outcomes: &[Outcome], latest: Duration, closed: bool) {
     println!(
         "\nOf {} requests {} failed and {} got the static page. Of {} sent at the same times to the CDN past Tidegate, {} failed.",
         sum(&|outcome| outcome.filtered.sent),
-        sum(&|outcome| outcome.filtered.by(By::Failed)),
-        sum(&|outcome| outcome.filtered.by(By::Static)),
+        sum(&|outcome| outcome.filtered.by(ServedBy::Failed)),
+        sum(&|outcome| outcome.filtered.by(ServedBy::Static)),
         sum(&|outcome| outcome.unfiltered.sent),
-        sum(&|outcome| outcome.unfiltered.by(By::Failed)),
+        sum(&|outcome| outcome.unfiltered.by(ServedBy::Failed)),
     );
     if !closed {
         println!("{}", style("The CDN's breaker did not close in time.").bold());
@@ -64,5 +64,5 @@ pub fn print(outcomes: &[Outcome], latest: Duration, closed: bool) {
     }
 }
 
-/// A tenth of the time that the policy gives the CDN: beyond it the machine's own delay may look like an upstream's.
+/// A tenth of the policy's timeout for the CDN. A longer delay of this machine may look like one of an upstream.
 const TOLERABLE: Duration = Duration::from_millis(50);

@@ -1,24 +1,24 @@
-//! What clients got in a phase, as their answers told.
+//! Counts of a phase's responses: who served them, and the breakers' states that they show.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Who served a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum ServedBy {
     /// The CDN.
     Cdn,
     /// The origin.
     Origin,
-    /// Nobody: an answer that was kept.
+    /// No upstream: a kept response.
     Stale,
-    /// Nobody: the policy's static answer.
+    /// No upstream: the policy's static response.
     Static,
-    /// Nobody at all: an error, no answer, or none in time.
+    /// Not served: an error, or no response in time.
     Failed,
 }
 
-/// How a breaker stands.
+/// The state of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Closed,
@@ -27,18 +27,19 @@ pub enum State {
     Ramping,
 }
 
-/// The states in which breakers were seen: a bit for each, by place in [`State::ALL`].
+/// The states that a breaker was seen in: a bit for each, in the order of [`State::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct States(u8);
 
-/// Counts of the requests that were sent in one phase, added to from many tasks.
+/// Counts of the requests of one phase. Many tasks add to them.
 #[derive(Debug, Default)]
 pub struct Tally {
     sent: AtomicU64,
-    by: [AtomicU64; By::ALL.len()],
+    by: [AtomicU64; ServedBy::ALL.len()],
     slowest_us: AtomicU64,
-    /// The states of each breaker that were seen, and those since somebody last took them.
+    /// The states that each breaker was seen in.
     states: [AtomicU8; BREAKERS.len()],
+    /// The same since the last [`Tally::take_recent`].
     recent: [AtomicU8; BREAKERS.len()],
 }
 
@@ -47,18 +48,18 @@ pub struct Tally {
 pub struct Counts {
     /// Requests sent.
     pub sent: u64,
-    by: [u64; By::ALL.len()],
-    /// The longest that one took which did not fail.
+    by: [u64; ServedBy::ALL.len()],
+    /// The longest time of a request that did not fail.
     pub slowest: Duration,
-    /// The states in which each of [`BREAKERS`] was seen.
+    /// The states that each of [`BREAKERS`] was seen in.
     pub states: [States; BREAKERS.len()],
 }
 
-impl By {
+impl ServedBy {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Cdn, Self::Origin, Self::Stale, Self::Static, Self::Failed];
 
-    /// What tables call it.
+    /// The name in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cdn => "cdn",
@@ -69,9 +70,9 @@ impl By {
         }
     }
 
-    /// Who served an answer with this `x-tidegate`.
-    pub fn told(told: &str, is_success: bool) -> Self {
-        let mut parts = told.split("; ");
+    /// Who served a response with this `x-tidegate`.
+    pub fn from_header(header: &str, is_success: bool) -> Self {
+        let mut parts = header.split("; ");
         let by = parts.find_map(|part| part.strip_prefix("upstream=").or_else(|| part.strip_prefix("step=")));
         match by {
             Some("cdn") if is_success => Self::Cdn,
@@ -89,7 +90,7 @@ impl State {
 }
 
 impl States {
-    /// Names, or a dash.
+    /// The names of the states, or a dash if there are none.
     pub fn describe(self) -> String {
         let seen = State::ALL.iter().filter(|(state, _)| self.0 & bit(*state) != 0);
         let names: Vec<&str> = seen.map(|(_, name)| *name).collect();
@@ -98,25 +99,25 @@ impl States {
 }
 
 impl Tally {
-    /// A request is sent.
+    /// Counts a request that is sent.
     pub fn send(&self) {
         self.sent.fetch_add(1, Relaxed);
     }
 
-    /// A request has ended, after so long.
-    pub fn end(&self, by: By, took: Duration) {
+    /// Counts a request that has ended, with its duration.
+    pub fn end(&self, by: ServedBy, took: Duration) {
         if let Some(count) = self.by.get(by as usize) {
             count.fetch_add(1, Relaxed);
         }
-        if by != By::Failed {
+        if by != ServedBy::Failed {
             self.slowest_us.fetch_max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
         }
     }
 
-    /// An answer with this `x-tidegate` has told how breakers stand.
-    pub fn see(&self, told: &str) {
-        let told = told.split("breakers=").nth(1).unwrap_or_default();
-        for (name, state) in told.split(", ").filter_map(|breaker| breaker.split_once(':')) {
+    /// Adds the breakers' states in a response's `x-tidegate`.
+    pub fn see(&self, header: &str) {
+        let breakers = header.split("breakers=").nth(1).unwrap_or_default();
+        for (name, state) in breakers.split(", ").filter_map(|breaker| breaker.split_once(':')) {
             let state = State::ALL.iter().find(|(_, name)| *name == state);
             let place = BREAKERS.iter().position(|other| *other == name);
             if let Some((state, _)) = state
@@ -128,7 +129,7 @@ impl Tally {
         }
     }
 
-    /// The states in which breakers were seen since this was last asked.
+    /// The states that breakers were seen in since the last call.
     pub fn take_recent(&self) -> [States; BREAKERS.len()] {
         self.recent.each_ref().map(|states| States(states.swap(0, Relaxed)))
     }
@@ -145,8 +146,8 @@ impl Tally {
 }
 
 impl Counts {
-    /// How many requests ended so.
-    pub fn by(&self, by: By) -> u64 {
+    /// How many requests had this outcome.
+    pub fn by(&self, by: ServedBy) -> u64 {
         self.by.get(by as usize).copied().unwrap_or(0)
     }
 }
@@ -164,16 +165,16 @@ mod tests {
 
     #[test]
     fn answers_tell_who_served_and_how_breakers_stand() {
-        for (told, is_success, by) in [
-            ("upstream=cdn; step=first; breakers=cdn:closed, origin:closed", true, By::Cdn),
-            ("upstream=origin; step=fallback; breakers=cdn:open, origin:closed", true, By::Origin),
-            ("upstream=origin; step=fallback", false, By::Failed),
-            ("step=stale; breakers=cdn:open, origin:open", true, By::Stale),
-            ("step=static; breakers=cdn:open, origin:open", false, By::Static),
-            ("step=unavailable", false, By::Failed),
-            ("", true, By::Failed),
+        for (header, is_success, by) in [
+            ("upstream=cdn; step=first; breakers=cdn:closed, origin:closed", true, ServedBy::Cdn),
+            ("upstream=origin; step=fallback; breakers=cdn:open, origin:closed", true, ServedBy::Origin),
+            ("upstream=origin; step=fallback", false, ServedBy::Failed),
+            ("step=stale; breakers=cdn:open, origin:open", true, ServedBy::Stale),
+            ("step=static; breakers=cdn:open, origin:open", false, ServedBy::Static),
+            ("step=unavailable", false, ServedBy::Failed),
+            ("", true, ServedBy::Failed),
         ] {
-            assert_eq!(By::told(told, is_success), by, "{told}");
+            assert_eq!(ServedBy::from_header(header, is_success), by, "{header}");
         }
         let tally = Tally::default();
         tally.see("step=stale; breakers=cdn:open, origin:half-open");

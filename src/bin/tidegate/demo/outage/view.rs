@@ -1,4 +1,4 @@
-//! The live view of the outage: what is wrong, how the breakers stand, and who serves.
+//! The live view of the outage: the faults, the breakers' states, and who serves.
 
 use std::time::{Duration, Instant};
 
@@ -6,9 +6,9 @@ use console::style;
 
 use super::super::screen::{Screen, bar};
 use super::phases::{PHASES, Phase};
-use super::tally::{BREAKERS, By, Counts, States, Tally};
+use super::tally::{BREAKERS, Counts, ServedBy, States, Tally};
 
-/// Where the phase under way is shown.
+/// The live view of a phase.
 pub struct View {
     screen: Screen,
     began: Instant,
@@ -17,7 +17,7 @@ pub struct View {
 }
 
 impl View {
-    /// A view of one phase, about to begin, of an act that began then.
+    /// The view of a phase that is about to begin, of an outage that began at `began`.
     pub fn new(plain: bool, phase: Phase, number: usize, began: Instant) -> Self {
         println!("{}", style(format!("{number}/{} {}", PHASES.len(), phase.title)).bold());
         let last = (Instant::now(), Counts::default(), Counts::default());
@@ -29,22 +29,24 @@ impl View {
         self.screen.period()
     }
 
-    /// Draws the phase as it stands. `waiting` are the clients that wait for an answer past the filter.
+    /// Draws the current state of the phase. `waiting` is the number of clients that wait for a response past the
+    /// filter.
     pub fn draw(&mut self, filtered: &Tally, unfiltered: &Tally, waiting: usize) {
         let (then, before, unfiltered_before) = &self.last;
         let elapsed = then.elapsed().as_secs_f64().max(0.001);
         #[allow(clippy::cast_precision_loss, reason = "a rate for the eye")]
         let per_s = |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed;
         let (now, unfiltered_now) = (filtered.counts(), unfiltered.counts());
-        let rates = By::ALL.map(|by| (by, per_s(now.by(by), before.by(by))));
-        let failing = per_s(unfiltered_now.by(By::Failed), unfiltered_before.by(By::Failed));
+        let rates = ServedBy::ALL.map(|by| (by, per_s(now.by(by), before.by(by))));
+        let failing = per_s(unfiltered_now.by(ServedBy::Failed), unfiltered_before.by(ServedBy::Failed));
         let breakers = breakers(filtered.take_recent());
         let seconds = self.began.elapsed().as_secs_f64();
         self.screen.show(
             || {
                 let all = rates.iter().map(|(_, rate)| rate).sum::<f64>().max(1.0);
-                let line =
-                    |(by, rate): &(By, f64)| format!("{:>9} [{}] {rate:>4.0}/s\n", by.as_str(), bar(rate / all, BAR));
+                let line = |(by, rate): &(ServedBy, f64)| {
+                    format!("{:>9} [{}] {rate:>4.0}/s\n", by.as_str(), bar(rate / all, BAR))
+                };
                 let served: String = rates.iter().map(line).collect();
                 format!(
                     "{seconds:>5.1} s  breakers: {breakers}\n{served}\
@@ -59,7 +61,7 @@ impl View {
         self.last = (Instant::now(), now, unfiltered_now);
     }
 
-    /// Draws the phase as it ends, unless that has just been done: rates over a moment say nothing.
+    /// Draws the end of the phase, unless it was drawn just before: rates over so short a time say nothing.
     pub fn end(&mut self, filtered: &Tally, unfiltered: &Tally, waiting: usize) {
         if self.last.0.elapsed() * 2 > self.period() {
             self.draw(filtered, unfiltered, waiting);

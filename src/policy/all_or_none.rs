@@ -1,18 +1,19 @@
-//! Items of the document that are read one by one and stand only together.
+//! A list of items that is valid only if every item could be read.
 
-/// Items as far as they could be read.
-pub(super) struct Gathered<T> {
+/// Collects the items that could be read, and remembers whether any could not. Unlike collecting into an `Option`, it
+/// does not stop at the first failure, so the errors of all items are reported.
+pub(super) struct AllOrNone<T> {
     items: Vec<T>,
     whole: bool,
 }
 
-impl<T> Gathered<T> {
-    /// None yet.
+impl<T> AllOrNone<T> {
+    /// An empty list.
     pub(super) fn new() -> Self {
         Self { items: Vec::new(), whole: true }
     }
 
-    /// Adds an item as the last one; `None` is one that was wrong.
+    /// Appends an item; `None` stands for an item that could not be read.
     pub(super) fn add(&mut self, item: Option<T>) {
         match item {
             Some(item) => self.items.push(item),
@@ -20,8 +21,8 @@ impl<T> Gathered<T> {
         }
     }
 
-    /// Adds an item where its name comes in order.
-    pub(super) fn add_by<K: Ord + ?Sized>(&mut self, item: Option<T>, name: impl Fn(&T) -> &K) {
+    /// Inserts an item in the order of names.
+    pub(super) fn add_sorted<K: Ord + ?Sized>(&mut self, item: Option<T>, name: impl Fn(&T) -> &K) {
         let place = item.as_ref().map(|item| self.items.partition_point(|other| name(other) < name(item)));
         match place.zip(item) {
             Some((place, item)) => self.items.insert(place, item),
@@ -29,7 +30,7 @@ impl<T> Gathered<T> {
         }
     }
 
-    /// All of them, if none was wrong.
+    /// All items; `None` if any could not be read.
     pub(super) fn all(self) -> Option<Vec<T>> {
         self.whole.then_some(self.items)
     }
