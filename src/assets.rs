@@ -1,8 +1,8 @@
-//! What routes say of the answers they serve: what caches are told, images in the client's format and width, what a page
-//! will need, and which answers are kept.
+//! The response rules of routes: caching, images in the client's format and width, preload links, and which responses
+//! are kept.
 //!
-//! [`Assets::plan`] looks at a request that goes on to an upstream, [`Assets::edits`] and [`Assets::keeping`] at its
-//! answer. All of it is for `GET` and `HEAD` alone.
+//! [`Assets::plan`] inspects a request that goes to an upstream, [`Assets::edits`] and [`Assets::keeping`] its
+//! response. All rules apply to `GET` and `HEAD` only.
 
 pub(crate) mod accept;
 mod answer;
@@ -19,42 +19,42 @@ use crate::lookup::Lookup;
 use crate::matching::Matcher;
 use crate::policy::{self, Policy, Route, Routing};
 use crate::request::RequestFacts;
-use crate::stale::{AnswerKey, Keeping, Keyed};
+use crate::stale::{AnswerKey, Keeping, KeyHasher};
 
-/// The routes of a policy, as far as their answers are concerned.
+/// The response rules of a policy's routes.
 #[derive(Debug)]
 pub struct Assets {
     matcher: Matcher,
     routing: Arc<Routing>,
-    /// Whether any route says anything.
+    /// Whether any route has a response rule.
     serves: bool,
-    keyed: Keyed,
-    /// The headers by which services tell one client from another.
+    keyed: KeyHasher,
+    /// The headers by which services distinguish clients.
     personal: Vec<String>,
 }
 
-/// A request to a route that says something of its answers.
+/// A request to a route with response rules.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AssetRequest {
     route: usize,
-    /// What the upstream is to be asked for in place of what the client has: an image in a format and width.
+    /// The target to request in place of the client's: an image in a format and width.
     pub target: Option<Vec<u8>>,
-    /// The same in the terms of Cloudflare's image service, where the policy says that the zone has it: there, this is to be
-    /// asked for in place of the target, which tells kept answers apart all the same.
+    /// The same for Cloudflare's image service, if the policy says that the zone has it. The host then requests this in
+    /// place of the target; the target still identifies the kept response.
     pub image: Option<Image>,
-    /// Under which key an answer is kept and served; `None` when none is, for this request.
+    /// The key of the kept response; `None` if none may be kept or served for this request.
     pub key: Option<AnswerKey>,
-    /// Whether the target may depend on what the client accepts, so that caches have to know.
+    /// Whether the target may depend on what the client accepts, which caches must know.
     varies: bool,
     is_get: bool,
-    /// Whether the request says who its client is, so that the answer may be for that one alone.
+    /// Whether the request identifies its client, so the response may be for that client alone.
     personal: bool,
 }
 
 impl Assets {
-    /// The routes of `policy`, whose answers are kept under keys that are hashed so.
+    /// The routes of `policy`, with keys of kept responses that are hashed by `keyed`.
     #[must_use]
-    pub fn new(policy: &Policy, keyed: impl Into<Keyed>) -> Self {
+    pub fn new(policy: &Policy, keyed: impl Into<KeyHasher>) -> Self {
         let routes = policy.routes();
         let matcher = Matcher::new(routes.iter().map(|route| &route.matches));
         let serves = routes.iter().any(|route| route.serving.affects_responses());
@@ -64,22 +64,23 @@ impl Assets {
         Self { matcher, routing: policy.routing.clone(), serves, keyed: keyed.into(), personal }
     }
 
-    /// Whether no route says anything, so that no request need be looked at.
+    /// Whether no route has a response rule, so requests need not be inspected.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.serves
     }
 
-    /// Whether answers are kept at all.
+    /// Whether any route keeps responses.
     #[must_use]
     pub fn keeps(&self) -> bool {
         self.routing.routes.iter().any(|route| route.serving.stale.is_some())
     }
 
-    /// What is to be done for the request; `None` when its route, the first that matches, says nothing of its answers.
+    /// What to do for the request; `None` if its route, the first that matches, has no response rules.
     ///
-    /// A request with `Authorization` has no key: its answer is not kept, and it is not served one that was. Nor has one that
-    /// is not `whole`, whose header does not end it: a body is in no key, and services may answer by it.
+    /// A request with `Authorization` has no key: its response is not kept, and it is not served a kept one. The same
+    /// holds for a request that is not `whole`, which means that it has more than a header: the key does not cover a
+    /// body, on which the response may depend.
     #[must_use]
     pub fn plan(&self, facts: &dyn RequestFacts, whole: bool) -> Option<AssetRequest> {
         if self.is_empty() {
@@ -108,7 +109,7 @@ impl Assets {
         Some(AssetRequest { route: index, target, image, key, varies: variants.is_some(), is_get, personal })
     }
 
-    /// How the header of the request's answer is to be changed.
+    /// The changes to the header of the response.
     #[must_use]
     pub fn edits(&self, request: &AssetRequest, answer: &Answer<'_>) -> Vec<Edit> {
         let mut edits = Vec::new();
@@ -117,13 +118,13 @@ impl Assets {
             edits.extend(caching::cache_control(rule, answer));
         }
         if let Some(variants) = route.variants.as_ref().filter(|_| request.varies) {
-            edits.extend(caching::vary(variants.asks_for(), answer));
+            edits.extend(caching::vary(variants.vary_headers(), answer));
         }
         edits.extend(caching::preload(&route.preload, answer));
         edits
     }
 
-    /// By what the request's answer is kept; `None` when none is. The answer is to be shown to it after the edits.
+    /// The rules for keeping the response; `None` if it is not kept. Apply them to the response after the edits.
     #[must_use]
     pub fn keeping(&self, request: &AssetRequest) -> Option<Keeping<'_>> {
         let route = &self.route(request)?.serving;
@@ -132,8 +133,8 @@ impl Assets {
             key: request.key.filter(|_| request.is_get)?,
             stale: route.stale?,
             vary: &route.vary,
-            in_target: variants.map_or(&[], |variants| variants.asks_for()),
-            // Who says for how long caches keep a route's answers says that they are for all.
+            in_target: variants.map_or(&[], |variants| variants.vary_headers()),
+            // A route with a caching rule thereby declares its responses the same for all clients.
             personal: request.personal && route.caching.is_none(),
         })
     }
@@ -148,7 +149,7 @@ impl Assets {
 /// By these headers services tell clients apart whatever the policy says. Envoy sends the second for clients with a certificate.
 const PERSONAL: [&str; 2] = ["cookie", "x-forwarded-client-cert"];
 
-/// Whether the request allows that its answer is kept, and that it is served a kept one.
+/// Whether the request allows its response to be kept, and a kept one to be served.
 fn may_be_kept(request: &Lookup<'_>) -> bool {
     let no_store = |value| crate::stale::directives(value).any(|directive| directive.is("no-store"));
     request.header("authorization").is_none() && !request.header("cache-control").is_some_and(no_store)

@@ -1,25 +1,27 @@
-//! Circuit breakers: when to stop calling an upstream, and how to begin again.
+//! Circuit breakers: when to stop calling an upstream, and when to start again.
 //!
-//! A *closed* breaker admits calls and watches how they end. On enough failures, or calls slow enough, it *opens* and
-//! refuses all. After a while it is *half-open* and admits a few probes; when all of them succeed it closes, and *ramps*
-//! from a share of the calls to all of them. (The words are those of resilience4j; the ramp is the slow start of load
-//! balancers, and Traefik's breaker has one.)
+//! A *closed* breaker admits calls and counts how they end. After enough failures, or enough slow calls, it *opens* and
+//! refuses every call. After some time it is *half-open* and admits a few probes. If all of them succeed it closes and
+//! *ramps*: it admits a growing share of calls, up to all of them. (The words are those of resilience4j. The ramp is
+//! the slow start of load balancers; Traefik's breaker has one.)
 //!
-//! Every worker of a host has a [`Local`]: a copy of the [`Shared`] record, and the calls of the window. A closed breaker
-//! asks the host for nothing. Shared state is touched
+//! Every worker of a host has a [`Local`]: a copy of the [`Shared`] record, and the calls of the window. A call through
+//! a closed breaker makes no host call. Shared state is accessed only
 //!
-//! - when a breaker opens, for each probe and for its outcome: the record, by compare-and-swap;
-//! - on a tick, every 100 ms, say: the record is read, and what the worker counted since is merged with what others did.
+//! - when a breaker opens, for each probe and for each probe's outcome: the record is changed by compare-and-swap;
+//! - on a tick, for example every 100 ms: the worker reads the record, and merges the calls that it has counted with
+//!   those of the other workers.
 //!
-//! So what one worker counted is known to whoever merges after it, and an opening to all, within two ticks. A merge that
-//! is late or lost makes a window see less for that long, and nothing else; a worker that dies takes with it what it had
-//! not merged, and its probes, which count as failed when their wait is over.
+//! Within two ticks, all workers know what each has counted and which breakers are open. A late or lost merge only
+//! delays this. A worker that dies loses the counts that it has not merged. Its probes count as failed once their
+//! deadline has passed.
 //!
-//! Many instances share a breaker through an authority, see [`global`]; what stands there comes into the same record.
+//! Many instances share a breaker through an authority, see [`global`]. The authority's state is written into the same
+//! record.
 //!
-//! Here is neither clock nor chance nor host: each step takes the time and a [`Draw`](crate::units::Draw), and says what
-//! to publish. [`Ledger`] drives the steps for hosts that answer at once; where one must wait for a store, it can take
-//! the same steps itself.
+//! This module has no clock, random generator or host: each step takes the time and a [`Draw`](crate::units::Draw), and
+//! returns what to publish. [`Ledger`] drives the steps for hosts whose store answers at once. A host that has to wait
+//! for its store can take the same steps itself.
 
 mod bytes;
 pub mod global;
@@ -41,17 +43,18 @@ pub use window::Tally;
 
 use crate::units::Span;
 
-/// What became of a call, as a breaker sees it.
+/// How a call ended, as a breaker counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was answered as calls are to be.
+    /// The upstream's response is not a failure by the policy.
     Success,
-    /// It failed, as the policy understands it.
+    /// The call failed, as the policy defines failures.
     Failure,
-    /// Nobody knows: the client went away before the answer. It counts as slow if it had already lasted that long, so
-    /// that an upstream that hangs is seen though no client waits for it.
+    /// Unknown: the client went away before the response. The call counts as slow if it had already lasted that long,
+    /// so an upstream that hangs is noticed even if no client waits for it.
     Ignored,
 }
 
-/// How far the clocks of those who share a record may lie apart. What is further ahead is a clock that was set back.
+/// The largest expected difference between the clocks of those that share a record. A time further ahead than this
+/// means that the local clock was set back.
 const SKEW: Span = Span::from_secs(1);

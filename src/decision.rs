@@ -1,4 +1,4 @@
-//! What to do with a request, why, and what its client is told.
+//! What to do with a request, why, and what its client gets.
 
 mod fields;
 pub(crate) mod grpc;
@@ -12,30 +12,32 @@ use crate::units::Span;
 use core::fmt::{self, Write};
 use std::borrow::Cow;
 
-/// What is decided of one request.
+/// The decision on one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Why the request is refused; `None` when it goes on to its upstream.
     pub refusal: Option<Refusal>,
-    /// Why it would be refused, if the policy or the limit did more than observe.
+    /// Why it would be refused if the policy or the limit did not only observe.
     pub observed: Option<Refusal>,
-    /// How long the request has to wait before it goes on, if nobody more important comes and nobody leaves; `None` when
-    /// it need not.
+    /// How long the request must wait before it goes on, if no more important request arrives and none leaves the
+    /// queue; `None` if it need not wait.
     pub delay: Option<Span>,
-    /// Nothing is decided yet: the authority of a shared limit has to be asked, for so long at most. See [`crate::global`].
+    /// Nothing is decided yet: the authority of a shared limit has to be asked, for at most this long. See
+    /// [`crate::global`].
     pub awaits: Option<Span>,
     /// Nothing is decided yet: a rate-limit service has to be asked. See [`crate::rls`].
     pub consults: bool,
 }
 
 impl Decision {
-    /// The request goes on. No constant, which would be copied whole, absent parts and all.
+    /// The request goes on. This is not a constant, because a constant would be copied whole, including the absent
+    /// parts.
     #[must_use]
     pub const fn admit() -> Self {
         Self { refusal: None, observed: None, delay: None, awaits: None, consults: false }
     }
 
-    /// Whether the request goes on at once, and there is nothing else to it.
+    /// Whether the request goes on at once and nothing was observed.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let stays = self.refusal.is_some() || self.delay.is_some() || self.awaits.is_some() || self.consults;
@@ -46,14 +48,14 @@ impl Decision {
 /// A refused request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The limit that keeps the client waiting longest, as an index into the policy's limits; `None` when no limit was
-    /// asked.
+    /// The limit with the longest wait, as an index into the policy's limits; `None` if no limit refused the request.
     pub limit: Option<usize>,
-    /// The window of that limit's quota, where it has several.
+    /// The window of the deciding quota, if the limit has several quotas.
     pub window: Option<Span>,
-    /// Why.
+    /// The reason.
     pub cause: Cause,
-    /// After how long the request would pass; `None` when it never would, and where no upstream can be asked when nobody knows.
+    /// The time after which the request would pass; `None` if it never would, or, when no upstream can be asked, if the
+    /// time is unknown.
     pub retry_after: Option<Span>,
 }
 
@@ -62,49 +64,49 @@ pub struct Refusal {
 pub enum Cause {
     /// The client is over the limit: 429 (RFC 6585 section 4).
     Exceeded,
-    /// The client has been refused too often, and the limit refuses it for a time: 429, since it may come again after it.
+    /// The client was refused too often and is banned for some time: 429, because it may come back after that.
     Banned,
-    /// The limit's state could not be had, and the policy refuses then: 503.
+    /// The limit's state was unavailable, and the policy refuses in this case: 503.
     StoreFailed,
-    /// The policy is in the mode `maintenance`, and has the status and the page.
+    /// The policy is in mode `maintenance`, and sets the status and the page.
     Maintenance,
     /// The client is on the policy's list `deny`: 403.
     Denied,
-    /// No upstream of the route could be asked, or none has answered: 503 (RFC 9110 section 15.6.4).
+    /// No upstream of the route could be asked, or none has responded: 503 (RFC 9110 section 15.6.4).
     Unavailable,
-    /// The service is not well, and spared of this request: 503.
+    /// The request was shed because the service is overloaded: 503.
     Shed,
 }
 
-/// What a refused client gets, and in which form.
+/// The response to a refused client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
-    /// The gRPC status, for a client that speaks gRPC: PERMISSION_DENIED (7), RESOURCE_EXHAUSTED (8) or
-    /// UNAVAILABLE (14).
+    /// The gRPC status, for a gRPC client: PERMISSION_DENIED (7), RESOURCE_EXHAUSTED (8) or UNAVAILABLE (14).
     pub grpc_status: u8,
-    /// Whether the client speaks gRPC: see [`Reply::trailers_only`].
+    /// Whether the client uses gRPC: see [`Reply::trailers_only`].
     pub for_grpc: bool,
-    /// Why, as one word for logs: `tidegate_limit_NAME`, `tidegate_ban_NAME`, `tidegate_store_NAME`, `tidegate_maintenance`,
-    /// `tidegate_denied`, `tidegate_shed`, `tidegate_unavailable`, or `tidegate_status` for a page of status.
+    /// The reason as one word for logs: `tidegate_limit_NAME`, `tidegate_ban_NAME`, `tidegate_store_NAME`,
+    /// `tidegate_maintenance`, `tidegate_denied`, `tidegate_shed`, `tidegate_unavailable`, or `tidegate_status` for a
+    /// status page.
     pub details: String,
     /// The body's media type.
     pub content_type: Cow<'static, str>,
     /// The body.
     pub body: String,
-    /// Seconds for `Retry-After` (RFC 9110 section 10.2.3), rounded up so that waiting it always suffices; `None`
-    /// when waiting does not help.
+    /// Seconds for `Retry-After` (RFC 9110 section 10.2.3), rounded up so that waiting it always suffices; `None` if
+    /// waiting does not help.
     pub retry_after_secs: Option<u64>,
 }
 
 impl Refusal {
-    /// What the client of this request gets: `application/problem+json` (RFC 9457) when it accepts that by name,
+    /// The response to this request: `application/problem+json` (RFC 9457) if the client accepts that by name,
     /// `application/json` otherwise.
     #[must_use]
     pub fn reply(&self, engine: &Engine, facts: &dyn RequestFacts) -> Reply {
         let unknown = (self.cause == Cause::Unavailable).then_some(UNAVAILABLE_FOR);
-        // At least one: a client told to wait 0 s would come back at once, within the same second.
+        // At least one: after 0 s the client would come back at once, within the same second.
         let retry_after_secs = self.retry_after.or(unknown).map(|span| span.as_secs_ceil().max(1));
         let maintenance = engine.policy().mode.maintenance();
         let (status, grpc_status) = match self.cause {
@@ -144,7 +146,7 @@ impl Refusal {
         }
     }
 
-    /// Why, as one word for logs: see [`Reply::details`].
+    /// The reason as one word for logs: see [`Reply::details`].
     #[must_use]
     pub fn details(&self, engine: &Engine) -> String {
         let (reason, name) = match self.cause {
@@ -163,7 +165,7 @@ impl Refusal {
         self.limit.and_then(|limit| engine.policy().limits.get(limit)).is_some_and(crate::policy::Limit::holds)
     }
 
-    /// Whether the limit is one that a rate-limit service counts.
+    /// Whether a rate-limit service counts the limit.
     pub(crate) fn is_by_service(&self, engine: &Engine) -> bool {
         self.limit.and_then(|limit| engine.policy().limits.get(limit)).is_some_and(|limit| limit.by_service)
     }
@@ -185,7 +187,7 @@ impl Refusal {
             Cause::StoreFailed | Cause::Maintenance | Cause::Shed | Cause::Unavailable => {
                 "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
             }
-            // Nothing more than the status says: RFC 9457 section 4.2.1.
+            // The status says everything: RFC 9457 section 4.2.1.
             Cause::Denied => "about:blank",
         };
         let title = self.title(engine);
@@ -204,7 +206,7 @@ impl Refusal {
         match (self.cause, self.retry_after) {
             (Cause::Exceeded, Some(_)) if self.is_of_requests_in_flight(engine) => "too many requests at once",
             (Cause::Exceeded, Some(_)) => "rate limit exceeded",
-            // What it has is for its service to know.
+            // Only the service knows the quota.
             (Cause::Exceeded, None) if self.is_by_service(engine) => "rate limit exceeded",
             (Cause::Exceeded, None) => "request costs more than its rate limit allows",
             (Cause::Banned, _) => "too many refused requests",
@@ -217,12 +219,12 @@ impl Refusal {
     }
 }
 
-/// Whether nothing follows the header of an answer of this status: RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5.
+/// Whether a response with this status has no body: RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5.
 pub(crate) const fn is_without_body(status: u16) -> bool {
     matches!(status, 204 | 205 | 304)
 }
 
-/// The name of a quota policy for clients: that of the limit, and the window where the limit has several quotas.
+/// The name of a quota policy for clients: the limit's name, with the window if the limit has several quotas.
 struct PolicyName<'a>(&'a str, Option<Span>);
 
 impl fmt::Display for PolicyName<'_> {
@@ -233,8 +235,8 @@ impl fmt::Display for PolicyName<'_> {
     }
 }
 
-/// Whether an Accept header names `application/problem+json` with a weight above zero. A wildcard does not: clients that
-/// take anything have always been given plain JSON.
+/// Whether an Accept header names `application/problem+json` with a weight above zero. Wildcards do not count: clients
+/// that accept anything have always been given plain JSON.
 fn accepts_problem(accept: &[u8]) -> bool {
     accept.split(|byte| *byte == b',').any(|range| {
         let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
@@ -243,6 +245,5 @@ fn accepts_problem(accept: &[u8]) -> bool {
     })
 }
 
-/// When to come back to upstreams of which nobody knows when they can be asked again: as long as a breaker is open at first,
-/// where its policy does not say.
+/// The `Retry-After` if it is unknown when an upstream can be asked again: the default of a breaker's `open.initial`.
 const UNAVAILABLE_FOR: Span = Span::from_secs(5);

@@ -54,8 +54,10 @@ fn write_all<'a>(
         writeln!(text, "status   answered with the page {}", page.as_str())?;
         return Ok(false);
     }
-    if !write_entry(text, policy, request, client)? {
-        return Ok(false);
+    match write_entry(text, policy, request, client)? {
+        Reach::Nothing => return Ok(false),
+        Reach::Routes => return Ok(true),
+        Reach::Limits => {}
     }
     write_shedding(text, policy, request, client)?;
     let mut priority = policy.priorities.get(client.tier().get()).copied().flatten();
@@ -76,13 +78,23 @@ fn write_all<'a>(
     Ok(true)
 }
 
-/// Writes what the mode and the lists do with the request. Returns whether it gets as far as the limits.
+/// Which stages a request gets to after the mode and the lists.
+enum Reach {
+    /// None: it is refused.
+    Nothing,
+    /// Its route, past the limits.
+    Routes,
+    /// All of them.
+    Limits,
+}
+
+/// Writes what the mode and the lists do with the request. Returns how far it gets.
 fn write_entry<'a>(
     text: &mut String,
     policy: &'a Policy,
     request: &Lookup<'a>,
     client: &Client<'_, 'a>,
-) -> Result<bool, fmt::Error> {
+) -> Result<Reach, fmt::Error> {
     match &policy.mode {
         Mode::Enforce => {}
         Mode::Observe => writeln!(text, "mode     observe: all is counted as below, and every request goes on")?,
@@ -95,19 +107,24 @@ fn write_entry<'a>(
             } else {
                 let (status, wait) = (maintenance.status, maintenance.retry_after);
                 writeln!(text, "mode     maintenance: refused with {status}, and to come back in {wait}")?;
-                return Ok(false);
+                return Ok(Reach::Nothing);
             }
         }
     }
     if let Some(entry) = policy.deny.find(client, true) {
-        writeln!(text, "deny     {} is on the list: refused with 403", entry_words(entry))?;
-        return Ok(false);
+        let entry = entry_words(entry);
+        if policy.mode == Mode::Observe {
+            writeln!(text, "deny     {entry} is on the list: would be refused with 403; meets no limits")?;
+            return Ok(Reach::Routes);
+        }
+        writeln!(text, "deny     {entry} is on the list: refused with 403")?;
+        return Ok(Reach::Nothing);
     }
     if let Some(entry) = policy.allow.find(client, false) {
         writeln!(text, "allow    {} is on the list: meets no limits", entry_words(entry))?;
-        return Ok(false);
+        return Ok(Reach::Routes);
     }
-    Ok(true)
+    Ok(Reach::Limits)
 }
 
 /// Writes what share of requests like this one is shed while the service is degraded or critical.

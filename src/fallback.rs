@@ -1,15 +1,16 @@
-//! The fallback chain: where a request goes, given what has failed.
+//! The fallback chain: which upstream a request goes to, given what has failed.
 //!
-//! A request takes the first route that it matches, and goes to the first upstream of the route whose breaker admits it. When
-//! that fails, as the route understands failing, the next is tried, for as long as
+//! A request takes the first route that it matches, and goes to the first upstream of the route whose breaker admits
+//! it. If that call fails, by the route's definition of a failure, the next upstream is tried, as long as
 //!
 //! - the request can be repeated: its method is one of the route's, and it has no body;
-//! - fewer than `attempts` were made, and an upstream is left that was not asked and whose breaker admits;
-//! - the [`Budget`] lasts, so that a failing upstream is not met with twice the load.
+//! - fewer than `attempts` calls were made, and an upstream is left that was not asked and whose breaker admits the
+//!   call;
+//! - the [`Budget`] has room, so a failing upstream does not get twice the load.
 //!
-//! Between tries the request waits by a backoff that doubles, of which the request's draw takes a part ("full jitter": M.
-//! Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). When all of that is over it is served what was
-//! kept, or the policy's static answer, or the failure itself, or 503.
+//! Between tries the request waits for a random part of a backoff that doubles ("full jitter": M. Brooker, "Exponential
+//! Backoff And Jitter", AWS Architecture Blog, 2015). When no try is left, the client gets the kept response, or the
+//! policy's static response, or the failure itself, or 503.
 
 mod agreement;
 mod asking;
@@ -26,7 +27,7 @@ pub use broadcast::Broadcast;
 pub use budget::Budget;
 pub use memory::MemoryLedgers;
 pub use pause::Pause;
-pub use served::{By, Served};
+pub use served::{Served, ServedBy};
 
 use crate::breaker::{Breakers, Ledger, Ticket};
 use crate::mode::Mode;
@@ -37,32 +38,32 @@ use crate::units::{Draw, Span, Timestamp};
 use agreement::Agreement;
 use std::borrow::Cow;
 
-/// Where the breakers of a worker are published.
+/// Where a worker publishes its breakers.
 pub trait Ledgers {
     /// The ledger of the breaker of this identity; see [`Breakers::identity`].
     fn of(&mut self, identity: &str) -> &mut impl Ledger;
 }
 
-/// What one worker knows of the upstreams behind it.
+/// What one worker knows of its upstreams.
 #[derive(Debug)]
 pub struct Upstreams {
     breakers: Breakers,
-    /// For each breaker, when it was last asked.
+    /// For each breaker, when a call last needed it.
     asked: Vec<Timestamp>,
-    /// A breaker was asked that nobody had asked for long.
+    /// Whether a breaker has come back into use since this was last read.
     woken: bool,
-    /// One for each route.
+    /// One budget for each route.
     budgets: Vec<Budget>,
-    /// For each upstream, how long it has asked not to be tried again.
+    /// For each upstream, how long it has asked not to get further tries.
     resting: Vec<Pause>,
     served: Served,
-    /// Where breakers are shared with other instances, and there is somebody to ask.
+    /// The authority over shared breakers; `None` if no breaker is shared, or there is no authority.
     agreement: Option<Agreement>,
 }
 
-/// Where a worker finds what all know, and what it decides with.
-pub struct Around<'a, L> {
-    /// Where breakers are published.
+/// What a worker needs for a decision: the published breakers, a draw and the time.
+pub struct Context<'a, L> {
+    /// The published breakers.
     pub ledgers: &'a mut L,
     /// One draw for each request.
     pub draw: Draw,
@@ -70,53 +71,53 @@ pub struct Around<'a, L> {
     pub now: Timestamp,
 }
 
-/// One request's way along its route, kept until it is answered.
+/// The state of one request on its route, kept until it is answered.
 #[derive(Debug)]
-pub struct Way {
+pub struct Progress {
     route: usize,
-    /// A bit for each of the route's upstreams, of which there are at most 16: which were asked, or refused to be.
+    /// A bit for each of the route's upstreams, at most 16: set if it was asked or its breaker refused.
     tried: u16,
     attempts: u32,
     repeatable: bool,
-    /// The client may still have to send of its request.
+    /// Whether the client may still be sending its request, so calls are not timed.
     untimed: bool,
     call: Option<Call>,
-    /// The status of the last upstream that has answered, though with a failure.
+    /// The status of the last response, even if the route counts it as a failure.
     answered: Option<u16>,
-    /// The shortest time after which a breaker may admit.
+    /// The shortest time after which an upstream may be asked again.
     retry_after: Option<Span>,
-    /// A kept answer was looked for.
-    looked: bool,
-    /// What the client is served by, once that is known.
-    by: Option<By>,
+    /// Whether a kept response was looked for.
+    looked_for_kept: bool,
+    /// What served the client, once that is known.
+    served_by: Option<ServedBy>,
 }
 
-/// A call that has not ended.
+/// A call that is under way.
 #[derive(Clone, Copy, Debug)]
 struct Call {
-    /// The upstream's place in the route.
+    /// The upstream's index in the route.
     place: usize,
-    /// The upstream's place in the policy.
+    /// The upstream's index in the policy.
     upstream: usize,
-    /// Its breaker and what the outcome is told with.
+    /// Its breaker, and the ticket to report the outcome with.
     breaker: Option<(usize, Ticket)>,
     began: Timestamp,
 }
 
-/// How a call ended, and what was said of the next.
+/// How a call ended, and what its response says about further tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// How it ended.
     pub end: CallEnd,
-    /// After how long the upstream wants to be tried again (`Retry-After`, RFC 9110 section 10.2.3).
+    /// How long the upstream wants to get no further tries (`Retry-After`, RFC 9110 section 10.2.3).
     pub retry_after: Option<Span>,
-    /// How long it took until its answer began, where the host tells of the call only when all of that has come. Else it is
-    /// the time that has passed.
+    /// The time until the response began, if the host reports a call only once the whole response has arrived. `None`:
+    /// the time until now.
     pub took: Option<Span>,
 }
 
 impl Ended {
-    /// A call that ended with this answer of an upstream, which came just now.
+    /// A call that ended with this response, which arrived at `now`. `Retry-After` is read from 429 and 503.
     #[must_use]
     pub fn answered(answer: &dyn ResponseFacts, status: u16, now: Timestamp) -> Self {
         let says = matches!(status, 429 | 503).then(|| answer.header("retry-after")).flatten();
@@ -132,45 +133,45 @@ impl From<CallEnd> for Ended {
     }
 }
 
-/// What is to be done with a request.
+/// The next step of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'p> {
-    /// It goes to an upstream.
+    /// The request goes to an upstream.
     Send {
-        /// The upstream, as an index into the policy's.
+        /// The upstream, as an index into the policy's upstreams.
         upstream: usize,
-        /// How long it has for its answer; `None` for as long as the host allows.
+        /// The time limit for the response; `None` for the host's own limit.
         timeout: Option<Span>,
-        /// After so long; nothing for the first.
+        /// How long to wait before sending; zero for the first try.
         wait: Span,
     },
-    /// The client gets the answer at hand.
+    /// The client gets the response at hand.
     Deliver,
-    /// The client gets what was kept of an earlier answer, if that is not older than this. Otherwise [`Upstreams::last`].
+    /// The client gets the kept response, if it is at most this old. Otherwise call [`Upstreams::last`].
     Stale(Span),
-    /// The client gets this.
+    /// The client gets this response of the policy.
     Static(&'p StaticResponse),
     /// The client gets 503 (RFC 9110 section 15.6.4).
     Unavailable {
-        /// When a breaker may admit again; `None` where nobody knows.
+        /// How long until a breaker may admit again; `None` if that is unknown.
         retry_after: Option<Span>,
     },
 }
 
-impl Way {
-    /// The route, as an index into the policy's.
+impl Progress {
+    /// The route, as an index into the policy's routes.
     #[must_use]
     pub fn route(&self) -> usize {
         self.route
     }
 
-    /// Why the client is to get what was kept.
+    /// Why the client gets the kept response.
     #[must_use]
     pub fn why(&self) -> Why {
         if self.attempts == 0 { Why::NotAsked } else { Why::Failed(self.answered) }
     }
 
-    /// Takes in that the client has now sent all of its request: the time from here on is the upstream's.
+    /// Notes that the client has now sent its whole request: from here on the call is timed.
     pub fn sent(&mut self, now: Timestamp) {
         self.untimed = false;
         if let Some(call) = &mut self.call {
@@ -178,7 +179,7 @@ impl Way {
         }
     }
 
-    /// The upstream that is being asked, as an index into the policy's.
+    /// The upstream of the call under way, as an index into the policy's upstreams.
     #[must_use]
     pub fn upstream(&self) -> Option<usize> {
         self.call.map(|call| call.upstream)
@@ -186,7 +187,7 @@ impl Way {
 }
 
 impl Upstreams {
-    /// The upstreams of this policy, all of them well.
+    /// The upstreams of this policy, none of which has failed.
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
         let budget = |route: &Route| Budget::new(route.fallback.as_ref().map_or(0, |it| it.retries.budget_percent));
@@ -207,24 +208,24 @@ impl Upstreams {
         &mut self.breakers
     }
 
-    /// What this worker knows of the breakers.
+    /// The breakers, read-only.
     #[must_use]
     pub fn breakers_known(&self) -> &Breakers {
         &self.breakers
     }
 
-    /// What this worker knows of what clients were served by.
+    /// What served the clients, read-only.
     #[must_use]
     pub fn served_known(&self) -> &Served {
         &self.served
     }
 
-    /// What clients were served by.
+    /// What served the clients.
     pub fn served(&mut self) -> &mut Served {
         &mut self.served
     }
 
-    /// Whether requests of this route may be sent again, those without a body.
+    /// Whether requests of this route may be sent again if they have no body.
     #[must_use]
     pub fn repeats(policy: &Policy, route: usize) -> bool {
         let several = policy.routes().get(route).is_some_and(|route| route.upstreams.len() > 1);
@@ -232,21 +233,21 @@ impl Upstreams {
         several && fallback(policy, route).is_some_and(methods)
     }
 
-    /// Begins the way of a request along this route. `method` is as received; `None` for a request that cannot be sent
-    /// again, since more than headers came, or will come. `sent`: its client has sent all of it. If not, or if nobody sees when
-    /// it has, then until [`Way::sent`] the time is the client's, and so may be that a call ends without an answer: no breaker
-    /// learns of either.
+    /// Starts a request on this route. `method` is as received; `None` for a request that has more than headers and so
+    /// cannot be sent again. `sent`: the client has sent its whole request. If it has not, or the host does not see
+    /// when it has, then until [`Progress::sent`] calls are not timed, and a call without a response counts as abandoned:
+    /// breakers must not learn from what the client may have caused.
     pub fn begin<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
         route: usize,
         method: Option<&[u8]>,
         sent: bool,
-        around: &mut Around<'_, L>,
-    ) -> (Way, Step<'p>) {
+        context: &mut Context<'_, L>,
+    ) -> (Progress, Step<'p>) {
         let fallback = fallback(policy, route);
         let repeats = |method| fallback.is_some_and(|it| it.retries.methods.iter().any(|it| it.as_bytes() == method));
-        let mut way = Way {
+        let mut progress = Progress {
             route,
             tried: 0,
             attempts: 0,
@@ -255,110 +256,114 @@ impl Upstreams {
             call: None,
             answered: None,
             retry_after: None,
-            looked: false,
-            by: None,
+            looked_for_kept: false,
+            served_by: None,
         };
         if let Some(budget) = self.budgets.get_mut(route).filter(|_| fallback.is_some()) {
-            budget.request(around.now);
+            budget.request(context.now);
         }
-        let step = self.next(policy, &mut way, Span::ZERO, around);
-        let step = step.unwrap_or_else(|| self.end(policy, &mut way));
-        (way, step)
+        let step = self.next(policy, &mut progress, Span::ZERO, context);
+        let step = step.unwrap_or_else(|| self.give_up(policy, &mut progress));
+        (progress, step)
     }
 
-    /// Takes in how the call at hand ended, before any of the answer's body went to the client, and says what comes next.
+    /// Takes the end of the call under way, before any of the response's body went to the client, and returns the next
+    /// step.
     pub fn ended<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
-        way: &mut Way,
+        progress: &mut Progress,
         ended: Ended,
-        around: &mut Around<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Step<'p> {
         let Ended { end, retry_after, took } = ended;
-        let call = self.observe(way, end, took, around);
+        let call = self.observe(progress, end, took, context);
         if end == CallEnd::NotMade {
-            // To ask another upstream would lead past whoever has answered, and may have meant to keep the client out.
+            // Something on the way to the upstream has answered, maybe to keep the client out. Another upstream would
+            // bypass it.
             return Step::Deliver;
         }
         let answered = match end {
             CallEnd::Answered(status) => Some(status),
             _ => None,
         };
-        way.answered = answered.or(way.answered);
-        let fails = fallback(policy, way.route).filter(|it| end == CallEnd::Lost || it.on.contain(end));
+        progress.answered = answered.or(progress.answered);
+        let fails = fallback(policy, progress.route).filter(|it| end == CallEnd::Lost || it.on.contain(end));
         let Some(fallback) = fails else {
-            let Some(call) = call.filter(|_| answered.is_some()) else { return self.words(policy, way) };
-            self.serve(way, By::Upstream(call.place));
+            let Some(call) = call.filter(|_| answered.is_some()) else { return self.last_resort(policy, progress) };
+            self.note_served(progress, ServedBy::Upstream(call.place));
             return Step::Deliver;
         };
         if let (Some(call), Some(wait)) = (call, retry_after)
             && let Some(resting) = self.resting.get_mut(call.upstream)
         {
-            // What an upstream says is believed for so long, and no longer.
-            *resting = Pause::new(wait.min(LONGEST_REST), around.now);
+            // An upstream can ask for at most this long a pause.
+            *resting = Pause::new(wait.min(LONGEST_REST), context.now);
         }
-        let wait = fallback.retries.backoff.wait(way.attempts, around.draw);
-        let may = way.repeatable && way.attempts < fallback.attempts;
-        let next = if may { self.retry(policy, way, wait, around) } else { None };
-        next.unwrap_or_else(|| self.end(policy, way))
+        let wait = fallback.retries.backoff.wait(progress.attempts, context.draw);
+        let may = progress.repeatable && progress.attempts < fallback.attempts;
+        let next = if may { self.retry(policy, progress, wait, context) } else { None };
+        next.unwrap_or_else(|| self.give_up(policy, progress))
     }
 
-    /// Takes in that the client went away while an upstream was being asked.
-    pub fn abandoned<L: Ledgers>(&mut self, way: &mut Way, around: &mut Around<'_, L>) {
-        self.observe(way, CallEnd::Abandoned, None, around);
+    /// Notes that the client went away during a call.
+    pub fn abandoned<L: Ledgers>(&mut self, progress: &mut Progress, context: &mut Context<'_, L>) {
+        self.observe(progress, CallEnd::Abandoned, None, context);
     }
 
-    /// Takes in that the client gets what was kept.
-    pub fn kept(&mut self, way: &mut Way) {
-        self.serve(way, By::Stale);
+    /// Notes that the client gets the kept response.
+    pub fn kept(&mut self, progress: &mut Progress) {
+        self.note_served(progress, ServedBy::Stale);
     }
 
-    /// What a client gets for whom nothing was kept.
-    pub fn last<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
-        if way.looked {
-            self.served.miss(way.route);
+    /// The next step if there is no kept response.
+    pub fn last<'p>(&mut self, policy: &'p Policy, progress: &mut Progress) -> Step<'p> {
+        if progress.looked_for_kept {
+            self.served.miss(progress.route);
         }
-        let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
-        let Some(fixed) = route.and_then(|route| route.serving.fixed.as_ref()) else { return self.words(policy, way) };
-        self.serve(way, By::Static);
+        let route = policy.routes().get(progress.route).filter(|_| fallback(policy, progress.route).is_some());
+        let Some(fixed) = route.and_then(|route| route.serving.fixed.as_ref()) else {
+            return self.last_resort(policy, progress);
+        };
+        self.note_served(progress, ServedBy::Static);
         Step::Static(fixed)
     }
 
-    /// Who tells the client that all has failed: an upstream's own words say more than ours, and a policy that only observes leaves
-    /// it to the host.
-    fn words<'p>(&mut self, policy: &Policy, way: &mut Way) -> Step<'p> {
-        let (by, step) = if way.answered.is_some() || policy.mode == Mode::Observe {
-            (By::Failure, Step::Deliver)
+    /// The last resort: the upstream's own failure, which says more than ours, or 503. In mode `observe` the host
+    /// responds.
+    fn last_resort<'p>(&mut self, policy: &Policy, progress: &mut Progress) -> Step<'p> {
+        let (by, step) = if progress.answered.is_some() || policy.mode == Mode::Observe {
+            (ServedBy::Failure, Step::Deliver)
         } else {
-            (By::Unavailable, Step::Unavailable { retry_after: way.retry_after })
+            (ServedBy::Unavailable, Step::Unavailable { retry_after: progress.retry_after })
         };
-        self.serve(way, by);
+        self.note_served(progress, by);
         step
     }
 
-    fn end<'p>(&mut self, policy: &'p Policy, way: &mut Way) -> Step<'p> {
-        let route = policy.routes().get(way.route).filter(|_| fallback(policy, way.route).is_some());
+    fn give_up<'p>(&mut self, policy: &'p Policy, progress: &mut Progress) -> Step<'p> {
+        let route = policy.routes().get(progress.route).filter(|_| fallback(policy, progress.route).is_some());
         match route.and_then(|route| route.serving.stale) {
             Some(age) => {
-                way.looked = true;
+                progress.looked_for_kept = true;
                 Step::Stale(age)
             }
-            None => self.last(policy, way),
+            None => self.last(policy, progress),
         }
     }
 
-    fn serve(&mut self, way: &mut Way, by: By) {
-        way.by = Some(by);
-        self.served.count(way.route, by);
+    fn note_served(&mut self, progress: &mut Progress, by: ServedBy) {
+        progress.served_by = Some(by);
+        self.served.count(progress.route, by);
     }
 }
 
-/// What a route does when an upstream fails. A policy that only observes lets all pass as it is.
+/// What a route does when an upstream fails. In mode `observe` it does nothing.
 fn fallback(policy: &Policy, route: usize) -> Option<&Fallback> {
     policy.routes().get(route)?.fallback.as_ref().filter(|_| policy.mode != Mode::Observe)
 }
 
-/// How long an upstream may keep further tries away from itself.
+/// The longest time for which an upstream can refuse further tries.
 const LONGEST_REST: Span = Span::from_secs(60);
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
-//! How the service behind is: healthy, degraded or critical, by what its answers show.
+//! The health of the service: healthy, degraded or critical, judged by its responses.
 //!
 //! ```text
-//! an answer         status, how long it took, perhaps a report of load    counted in the worker's memory (`Monitor`)
-//! a tick            every worker adds its counts to what all share        `Shared`: the window, the standing, the shedding
+//! a response        status, duration, perhaps a load report               counted in the worker's memory (`Monitor`)
+//! a tick            every worker adds its counts to the shared state      `Shared`: window, standing, shedding
 //! a threshold       the window's sum is judged with hysteresis            `Standing`
 //! ```
 //!
-//! A request costs an addition. The state is decided where the counts meet, so all workers have the same one, a tick late.
+//! A request costs one addition. The state is computed from the merged counts, so all workers have the same one, a tick
+//! late.
 
 pub mod latency;
 pub mod monitor;
@@ -21,10 +22,10 @@ use crate::units::{BasisPoints, Span};
 use orca::Load;
 use window::Tally;
 
-/// How a service is. In order: the worse is the greater.
+/// The health of a service, ordered: the worse state is the greater one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Health {
-    /// As it should be, for all that is known.
+    /// As it should be, as far as is known.
     #[default]
     Healthy = 0,
     /// Worse than it should be.
@@ -34,7 +35,7 @@ pub enum Health {
 }
 
 impl Health {
-    /// The word for it.
+    /// The word for this state.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -44,7 +45,7 @@ impl Health {
         }
     }
 
-    /// The state of this number.
+    /// The state with this number.
     pub(crate) const fn numbered(number: u64) -> Option<Self> {
         match number {
             0 => Some(Self::Healthy),
@@ -62,24 +63,25 @@ impl Health {
     }
 }
 
-/// What tells how the service is.
+/// The rules by which the health of the service is judged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rules {
-    /// Over how much time, to a tenth of it.
+    /// The length of the window, which moves on in steps of a tenth.
     pub(crate) window: Span,
-    /// How many calls there must be within it for anything to be told.
+    /// The number of calls in the window below which nothing is judged.
     pub(crate) min_calls: u32,
-    /// Which latency is compared with its thresholds: that which this share of the calls does not exceed.
+    /// The quantile of the latencies that is compared with its thresholds.
     pub(crate) quantile: BasisPoints,
-    /// What is compared, each once.
+    /// The thresholds, at most one entry for each signal.
     pub(crate) thresholds: Vec<Thresholds>,
-    /// What share of a threshold a reading must be below for the service to get better, `1..=100`.
+    /// The percentage of a threshold, `1..=100`, below which a reading must stay for the service to get better.
     pub(crate) recovers_at_percent: u8,
-    /// For how long it must be.
+    /// How long the readings must stay there.
     pub(crate) calm: Span,
 }
 
-/// From where on a reading makes the service degraded or critical, in the signal's own unit; `degraded` is the smaller.
+/// The values from which on a signal makes the service degraded or critical, in the signal's own unit; `degraded` is
+/// the smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Thresholds {
     pub(crate) signal: Signal,
@@ -87,31 +89,31 @@ pub struct Thresholds {
     pub(crate) critical: u64,
 }
 
-/// Something that tells of a service's health.
+/// A measurement by which the service is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Signal {
     /// The share of calls that failed, in basis points.
     ErrorRate,
-    /// The quantile of latencies, in nanoseconds.
+    /// The configured quantile of latencies, in nanoseconds.
     Latency,
-    /// The mean of what upstreams report of their load, in millionths.
+    /// The mean of a load that upstreams report, in millionths.
     Load(Load),
 }
 
 impl Rules {
-    /// Whether upstreams' reports of their load are looked at.
+    /// Whether any threshold needs the upstreams' load reports.
     #[must_use]
     pub fn reads_reports(&self) -> bool {
         self.thresholds.iter().any(|thresholds| matches!(thresholds.signal, Signal::Load(_)))
     }
 
-    /// The latency from which on the service is degraded.
+    /// The latency at which the service becomes degraded.
     fn slow(&self) -> Option<Span> {
         let slow = self.thresholds.iter().find(|thresholds| thresholds.signal == Signal::Latency);
         slow.map(|thresholds| Span::from_nanos(thresholds.degraded))
     }
 
-    /// What a signal shows; `None` when there is nothing to tell it from.
+    /// The value of a signal; `None` without data.
     #[must_use]
     pub fn reading(&self, signal: Signal, recent: &Tally) -> Option<u64> {
         match signal {
@@ -121,8 +123,8 @@ impl Rules {
         }
     }
 
-    /// Where the pressure is to move after what the last fifth of the window came to: a tenth and what there is of the next.
-    /// The whole of it still tells of the overload for some time after that is over.
+    /// How the pressure should move, by the last fifth of the window: one full slot of a tenth and the current one. The
+    /// whole window would still show an overload for some time after it is over.
     fn trend(&self, latest: &Tally) -> Trend {
         match self.judge(latest, self.min_calls.div_ceil(5)) {
             (Health::Healthy, Health::Healthy) => Trend::Fall,
@@ -131,8 +133,8 @@ impl Rules {
         }
     }
 
-    /// The worst state whose threshold a reading reaches, and the worst from which a reading keeps it from getting better.
-    /// Of fewer than `min_calls` nothing is told.
+    /// The worst state whose threshold a reading reaches, and the worst state that a reading is still too high to
+    /// leave. Both are healthy with fewer than `min_calls` calls.
     fn judge(&self, recent: &Tally, min_calls: u32) -> (Health, Health) {
         let mut worst = (Health::Healthy, Health::Healthy);
         if recent.calls() < min_calls {
@@ -148,7 +150,7 @@ impl Rules {
 }
 
 impl Thresholds {
-    /// The state of a reading, were the thresholds this share of what they are.
+    /// The state of a reading, with the thresholds reduced to this percentage.
     fn state(&self, reading: u64, percent: u8) -> Health {
         let reaches = |threshold: u64| {
             u128::from(reading).saturating_mul(100) >= u128::from(threshold).saturating_mul(percent.into())

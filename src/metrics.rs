@@ -1,21 +1,21 @@
-//! What is counted. Plain numbers in the instance's memory; the adapter exports them on a tick.
+//! The counters: plain numbers in the instance's memory, which the adapter exports on a tick.
 
 use crate::limiter::UsedShare;
 use crate::policy::{Priority, TierIndex};
 use crate::table::Displaces;
 
-/// What became of a request at one limit.
+/// The result of a request at one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It passed and was charged.
+    /// The request passed and was charged.
     Admitted,
-    /// The limit refused it.
+    /// The limit refused the request.
     Refused,
-    /// The limit would have refused it, or let it wait, but only observes.
+    /// The limit would have refused or delayed the request, but only observes.
     Observed,
-    /// The limit refused it because of a ban, without looking at the quota.
+    /// The limit refused the request because of a ban, without checking the quota.
     Banned,
-    /// It waited at the limit, passed and was charged.
+    /// The limit delayed the request; then it passed and was charged.
     Delayed,
 }
 
@@ -23,7 +23,7 @@ impl Fate {
     /// Every fate, in the order of their numbers.
     pub const ALL: [Self; 5] = [Self::Admitted, Self::Refused, Self::Observed, Self::Banned, Self::Delayed];
 
-    /// The word for it in metrics.
+    /// The word for this result in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -36,67 +36,67 @@ impl Fate {
     }
 }
 
-/// A plain counter: one number for the whole instance.
+/// A counter with a single number for the whole instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Total {
-    /// Rounds that were decided anew because another instance had published a page first.
+    /// Decisions that were repeated because another instance had published a page first.
     Conflicts,
     /// Charges decided by `on_store_failure`, because state could not be read or published.
     StoreFailures,
-    /// Charges of a request that was refused in the end and that could not be taken back, because others kept
-    /// publishing the page. Errs on the side of refusing.
+    /// Charges of a request that was finally refused, which could not be refunded because others kept publishing the
+    /// page. The error is on the side of refusing.
     RefundsLost,
-    /// Permits of requests that have ended and that could not be given back: they are free again when their lease ends.
+    /// Permits of ended requests that could not be released: they become free when their lease ends.
     ReleasesLost,
-    /// Entries that equalled a fresh one and whose slot went to a new key: nothing was lost.
+    /// Evicted entries that equalled a fresh one: nothing was lost.
     FreshEvictions,
-    /// Live entries whose slot went to a new key: their clients start fresh.
+    /// Evicted live entries: their clients start fresh.
     LiveEvictions,
-    /// What those live entries forgave, in 255ths of a quota.
+    /// The debt of those live entries, in 255ths of a quota.
     ForgivenDebt,
-    /// Requests that got the page of maintenance.
+    /// Requests that got the maintenance page.
     Maintenance,
-    /// Requests of clients on the list `deny`.
+    /// Requests of clients on the `deny` list.
     Denied,
-    /// Requests of clients on the list `allow`, who met no limits.
+    /// Requests of clients on the `allow` list, which met no limits.
     Allowed,
-    /// Requests of the priority `low` that were shed.
+    /// Shed requests of priority `low`.
     ShedLow,
-    /// Requests of the priority `medium` that were shed.
+    /// Shed requests of priority `medium`.
     ShedMedium,
-    /// Requests of the priority `high` that were shed.
+    /// Shed requests of priority `high`.
     ShedHigh,
-    /// Answers that were kept.
+    /// Responses that were kept.
     Kept,
-    /// Answers that might have been kept, but for want of room or state, or since they did not come whole.
+    /// Responses that were not kept for lack of room or state, or because they were incomplete.
     NotKept,
-    /// Kept answers that went for others.
+    /// Kept responses that were evicted for others.
     KeptEvictions,
     /// Bans that began.
     Bans,
     /// Permits that refused requests were charged as penalties.
     PenaltyPermits,
-    /// Requests that could have waited, and were refused since too many did.
+    /// Requests that could have waited, but were refused because too many already did.
     RoomFull,
-    /// Requests refused since more important ones, or those of other clients, took their place among those who wait.
+    /// Waiting requests that were refused because more important ones, or those of other clients, took their place.
     Displaced,
-    /// Requests refused since more important ones went ahead of them until they had waited as long as they may.
+    /// Waiting requests that were refused because more important ones went ahead until the maximum delay was over.
     Overdue,
     /// Requests whose client went away while they waited.
     Abandoned,
-    /// Asks sent to the authority of shared limits.
+    /// Requests sent to the authority of shared limits.
     Asks,
-    /// Those that were not answered in time, or with an error.
+    /// Those of them that were not answered in time, or with an error.
     AskFailures,
-    /// Requests that waited for the authority.
+    /// Client requests that waited for the authority.
     Awaited,
-    /// Grants that could not be kept: their permits count as used.
+    /// Granted permits that could not be stored: they count as used.
     GrantsLost,
     /// Rounds in which the authority over shared breakers was asked.
     BreakerRounds,
-    /// Those of them that were not answered.
+    /// Those rounds that were not answered.
     BreakerRoundFailures,
-    /// Transitions of breakers that were learnt from other instances.
+    /// Transitions of breakers that came from other instances.
     BreakersLearnt,
 }
 
@@ -134,7 +134,7 @@ impl Total {
         Self::BreakersLearnt,
     ];
 
-    /// The word for it where numbers are told in words.
+    /// The name of this total on the status page.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -190,7 +190,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Counters for so many limits and tiers, all zero.
+    /// Counters for this many limits and tiers, all zero.
     #[must_use]
     pub fn new(limits: usize, tiers: usize) -> Self {
         let tiers = tiers.max(1);
@@ -198,7 +198,7 @@ impl Counters {
         Self { tiers, requests: vec![0; cells], totals: [0; Total::ALL.len()] }
     }
 
-    /// Counts one request's fate at the limit numbered `limit`.
+    /// Counts a request's result at the limit with this index.
     pub fn count(&mut self, limit: usize, tier: TierIndex, fate: Fate) {
         let cell = self.cell(limit, tier, fate);
         if let Some(count) = self.requests.get_mut(cell) {
@@ -213,7 +213,7 @@ impl Counters {
         }
     }
 
-    /// Counts what a write displaced.
+    /// Counts the entry that a write has evicted.
     pub fn displaced(&mut self, displaced: Displaces) {
         match displaced {
             Displaces::Nothing => {}
@@ -225,25 +225,25 @@ impl Counters {
         }
     }
 
-    /// What was counted of one fate at one limit since the last taking.
+    /// The count of one result at one limit, since it was last taken.
     #[must_use]
     pub fn requests(&self, limit: usize, tier: TierIndex, fate: Fate) -> u64 {
         self.requests.get(self.cell(limit, tier, fate)).copied().unwrap_or(0)
     }
 
-    /// What a total has come to since the last taking.
+    /// The value of a total, since it was last taken.
     #[must_use]
     pub fn total(&self, total: Total) -> u64 {
         self.totals.get(total as usize).copied().unwrap_or(0)
     }
 
-    /// Takes what was counted of one fate at one limit since the last taking.
+    /// Takes the count of one result at one limit and resets it to zero.
     pub fn take_requests(&mut self, limit: usize, tier: TierIndex, fate: Fate) -> u64 {
         let cell = self.cell(limit, tier, fate);
         self.requests.get_mut(cell).map_or(0, core::mem::take)
     }
 
-    /// Takes what a total has come to since the last taking.
+    /// Takes the value of a total and resets it to zero.
     pub fn take_total(&mut self, total: Total) -> u64 {
         self.totals.get_mut(total as usize).map_or(0, core::mem::take)
     }

@@ -1,13 +1,13 @@
-//! The last good answers, kept for when every upstream fails.
+//! The last good responses, kept for when every upstream fails.
 //!
-//! What may be kept is told by [`Keeping`], after RFC 9111 as a shared cache has it and stricter: an answer that was
-//! good, whole, and the same for every client who asks in the same way. [`Collecting`] gathers one while it streams past.
-//! [`Shelf`] is where kept answers lie, in a fixed number of slots and a fixed number of bytes; [`serve`](serve::serve)
-//! makes an answer of one.
+//! [`Keeping`] decides which responses may be kept, by the rules of RFC 9111 for a shared cache, and stricter: a
+//! response must be good, complete, and the same for every client that asks in the same way. [`Collecting`] gathers one
+//! while it streams through. [`Shelf`] stores kept responses, in a fixed number of slots and a fixed number of bytes.
+//! [`serve`](serve::serve) makes a response of a kept one.
 //!
-//! A kept answer is known by an [`AnswerKey`], 128 bits of keyed hashes over all that it depends on. It is part of the
-//! record as well, under the record's checksum, so that no slot is ever taken for another's. A host whose cache outlives the
-//! instance has keys by [`Keyed::Everywhere`], and the instance's [`Recent`] in place of a shelf.
+//! A kept response is identified by an [`AnswerKey`], 128 bits of keyed hashes over everything it depends on. The key
+//! is also in the record, under the record's checksum, so a slot is never mistaken for another. A host whose cache
+//! outlives the instance uses keys of [`KeyHasher::Everywhere`], and the instance's [`Recent`] in place of a shelf.
 
 pub mod collect;
 mod decoded;
@@ -25,27 +25,27 @@ pub use collect::Collecting;
 pub use decoded::undo_coding;
 pub(crate) use directives::directives;
 pub use keeping::{Draft, Keeping};
-pub use keyed::Keyed;
+pub use keyed::KeyHasher;
 pub use recent::Recent;
 pub use shelf::Shelf;
 
 use crate::assets::accept;
 use crate::lookup::Lookup;
 
-/// All that a kept answer depends on, as 128 bits of hashes: see [`Keyed`].
+/// Everything that a kept response depends on, as 128 bits of hashes: see [`KeyHasher`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnswerKey([u64; 2]);
 
 impl AnswerKey {
-    /// The key of no answer.
+    /// The key of no response.
     pub(crate) const NONE: Self = Self([0, 0]);
 
-    /// The key of the request under a route: the route's name and its cache's version, by which keeping begins anew; the
-    /// scheme, host and target as the upstream gets them, whose port or spelling may come back in its answer; what a client may say in
-    /// their place; and the values of the headers that answers vary by.
+    /// The key of a request on a route. It covers the route's name and the version of its cache, whose change
+    /// invalidates all kept responses; the scheme, host and target as the upstream gets them, because their port or
+    /// spelling may appear in the response; the headers that services read in their place; and the values of the headers by which responses vary.
     #[must_use]
     pub(crate) fn new<'a>(
-        keyed: Keyed,
+        keyed: KeyHasher,
         route: &str,
         version: &str,
         request: &Lookup<'a>,
@@ -55,7 +55,7 @@ impl AnswerKey {
         keyed.key(|write| {
             write(0, route.as_bytes());
             write(1, version.as_bytes());
-            // One address may redirect to https and be the page itself there.
+            // The same URL may be a redirect over http and the page itself over https.
             write(2, request.header("x-forwarded-proto").unwrap_or_default());
             write(3, authority);
             write(4, target);
@@ -68,7 +68,8 @@ impl AnswerKey {
             for name in vary {
                 write(5, name.as_bytes());
                 match request.header(name) {
-                    // As many answers as there are sets of codings, and not as many as there are spellings.
+                    // By the set of accepted codings instead of the header's spelling, so there are fewer kept
+                    // responses.
                     Some(value) if name == "accept-encoding" => write(6, &[accept::codings(value)]),
                     Some(value) => write(6, value),
                     None => write(7, b""),
@@ -83,14 +84,14 @@ impl AnswerKey {
         (u128::from(self.0[0]) | (u128::from(self.0[1]) << 64)).to_le_bytes()
     }
 
-    /// The key of these bytes.
+    /// Decodes a key.
     #[must_use]
     pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
         let bits = u128::from_le_bytes(bytes);
         Self([bits as u64, (bits >> 64) as u64])
     }
 
-    /// Which of so many pages of the index the key lives on.
+    /// The key's page in an index of this many pages.
     pub(crate) fn page(self, pages: u32) -> u32 {
         u32::try_from(self.0[0].checked_rem(u64::from(pages)).unwrap_or(0)).unwrap_or(0)
     }

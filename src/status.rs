@@ -1,11 +1,11 @@
-//! What an operator can ask a running filter: pages below a path that the policy names.
+//! Status pages that an operator can ask of a running filter, below a path that the policy sets.
 //!
-//! `health` says in a word how the service is, with 503 when that is critical, for a load balancer that should then send
-//! its requests elsewhere; `ready` says that a policy is in force; `status` says all of it.
+//! `health` names the health of the service, with status 503 if it is critical, for a load balancer that should then
+//! send its requests elsewhere. `ready` says that a policy is in force. `status` reports everything.
 //!
-//! For whoever may not see them these pages do not exist: the request goes on like any other, meets the limits and gets
-//! what the upstream has there. So nobody learns from an answer that there is a token to guess, and whoever guesses is
-//! limited. The request of someone who may see them meets nothing, not even maintenance: it is then that they are needed.
+//! For clients without permission the pages do not exist: the request is handled like any other, meets the limits and
+//! gets the upstream's response. So no response reveals that there is a token to guess, and guessing is rate-limited. A
+//! request with permission bypasses everything, even maintenance, because that is when the pages are needed.
 
 mod counts;
 mod json;
@@ -27,34 +27,34 @@ use crate::api_key::Digest;
 use crate::lookup::{Lookup, trim_blanks};
 use crate::network::Networks;
 
-/// The pages and who may see them.
+/// The status pages, and the clients that may see them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The path below which they are: begins with a slash, and is normal.
+    /// The path of the pages, normalised, with a leading slash.
     pub(crate) path: String,
     /// Clients that may see them.
     pub(crate) addresses: Networks,
-    /// The hash of a secret that also lets one see them.
+    /// The hash of a token that also gives access.
     pub(crate) token: Option<Digest>,
 }
 
 /// A page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// How the service is.
+    /// The health of the service.
     Health,
-    /// Whether a policy is in force: that it is answered says it.
+    /// Whether a policy is in force; any answer means yes.
     Ready,
-    /// All that there is to say.
+    /// The full report.
     Status,
 }
 
-/// What tells one policy document from another: a hash of its text, the same everywhere.
+/// Identifies a policy document: a hash of its text, the same on every host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(u64);
 
 impl Fingerprint {
-    /// That of a document's text.
+    /// The fingerprint of a document's text.
     #[must_use]
     pub fn of(text: &str) -> Self {
         let mut hasher = SipHasher13::new();
@@ -71,7 +71,7 @@ impl fmt::Display for Fingerprint {
 }
 
 impl Page {
-    /// Its name, below the path of them all.
+    /// The page's name below the common path.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -83,7 +83,8 @@ impl Page {
 }
 
 impl Status {
-    /// The page that a request asks for, if there is one and its client may see it. `address` is the client's, whole.
+    /// The page that a request asks for, if it exists and the client may see it. `address` is the client's full
+    /// address.
     pub(crate) fn page<'a>(&self, request: &Lookup<'a>, address: impl FnOnce() -> Option<IpAddr>) -> Option<Page> {
         let name = request.path().strip_prefix(self.path.as_bytes())?.strip_prefix(b"/")?;
         let page = PAGES.into_iter().find(|page| page.as_str().as_bytes() == name)?;
@@ -99,7 +100,7 @@ impl Status {
     }
 }
 
-/// Whether an `authorization` header bears the token of this hash (RFC 6750 section 2.1).
+/// Whether an `authorization` header has the token with this hash (RFC 6750 section 2.1).
 fn bears(authorization: &[u8], token: &Digest) -> bool {
     let Some((scheme, borne)) = authorization.split_at_checked(7) else { return false };
     scheme.eq_ignore_ascii_case(b"bearer ") && Digest::of(trim_blanks(borne)).is_some_and(|borne| borne.equals(token))

@@ -8,7 +8,7 @@ use crate::serving::Serving;
 use crate::task::{pause, settled};
 use std::cell::RefCell;
 use std::rc::Rc;
-use tidegate::fallback::{Around, Ended, MemoryLedgers, Step, TICK, Upstreams, Way};
+use tidegate::fallback::{Context, Ended, MemoryLedgers, Progress, Step, TICK, Upstreams};
 use tidegate::path::escaped_for_parsers;
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::stale::serve::Why;
@@ -28,7 +28,7 @@ pub struct Known {
 /// abandoned.
 pub struct Chain {
     gate: Rc<Gate>,
-    way: Way,
+    progress: Progress,
 }
 
 impl Known {
@@ -45,14 +45,14 @@ impl Known {
     pub fn act<T>(
         &mut self,
         now: Timestamp,
-        act: impl FnOnce(&mut Upstreams, &mut Around<'_, MemoryLedgers>) -> T,
+        act: impl FnOnce(&mut Upstreams, &mut Context<'_, MemoryLedgers>) -> T,
     ) -> T {
-        let mut around = Around { ledgers: &mut *self.ledgers.borrow_mut(), draw: draw(), now };
+        let mut context = Context { ledgers: &mut *self.ledgers.borrow_mut(), draw: draw(), now };
         if now < self.ticked || now >= self.ticked.after(TICK) {
             self.ticked = now;
-            self.upstreams.tick(&mut around);
+            self.upstreams.tick(&mut context);
         }
-        act(&mut self.upstreams, &mut around)
+        act(&mut self.upstreams, &mut context)
     }
 }
 
@@ -65,8 +65,9 @@ impl Chain {
         let known = &mut gate.work().known;
         // Nor does a Worker see when the client has sent all of the body.
         let sent = method.is_some();
-        let (way, step) = known.act(now(), |upstreams, around| upstreams.begin(policy, route, method, sent, around));
-        (Self { gate: Rc::clone(gate), way }, step)
+        let (progress, step) =
+            known.act(now(), |upstreams, context| upstreams.begin(policy, route, method, sent, context));
+        (Self { gate: Rc::clone(gate), progress }, step)
     }
 
     /// Waits for `wait`, then calls an upstream. The target is the request's own, unless the route replaces it.
@@ -94,36 +95,36 @@ impl Chain {
 
     /// Handles the end of the current call.
     pub fn ended<'p>(&mut self, policy: &'p Policy, ended: Ended) -> Step<'p> {
-        let way = &mut self.way;
-        self.gate.work().known.act(now(), |upstreams, around| upstreams.ended(policy, way, ended, around))
+        let progress = &mut self.progress;
+        self.gate.work().known.act(now(), |upstreams, context| upstreams.ended(policy, progress, ended, context))
     }
 
     /// Why the client gets a kept response.
     pub fn why(&self) -> Why {
-        self.way.why()
+        self.progress.why()
     }
 
     /// Records that the client gets a kept response.
     pub fn kept(&mut self) {
-        self.gate.work().known.upstreams.kept(&mut self.way);
+        self.gate.work().known.upstreams.kept(&mut self.progress);
     }
 
     /// The next step if nothing was kept for the request.
     pub fn last<'p>(&mut self, policy: &'p Policy) -> Step<'p> {
-        self.gate.work().known.upstreams.last(policy, &mut self.way)
+        self.gate.work().known.upstreams.last(policy, &mut self.progress)
     }
 
     /// Describes how the client is served, for the `x-tidegate` field.
     pub fn describe(&self, policy: &Policy) -> String {
-        self.gate.work().known.upstreams.describe(policy, &self.way, now())
+        self.gate.work().known.upstreams.describe(policy, &self.progress, now())
     }
 }
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        if self.way.upstream().is_some() {
-            let way = &mut self.way;
-            self.gate.work().known.act(now(), |upstreams, around| upstreams.abandoned(way, around));
+        if self.progress.upstream().is_some() {
+            let progress = &mut self.progress;
+            self.gate.work().known.act(now(), |upstreams, context| upstreams.abandoned(progress, context));
         }
     }
 }

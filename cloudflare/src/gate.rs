@@ -28,7 +28,7 @@ use tidegate::mode::ModeWord;
 use tidegate::policy::Policy;
 use tidegate::rls::ServiceOutcome;
 use tidegate::sorted_map::SortedMap;
-use tidegate::stale::{Keyed, Recent};
+use tidegate::stale::{KeyHasher, Recent};
 use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
@@ -99,7 +99,7 @@ impl Gate {
         };
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
         let health = Monitor::new(&policy).map(Health::new);
-        let assets = Assets::new(&policy, Keyed::Everywhere);
+        let assets = Assets::new(&policy, KeyHasher::Everywhere);
         let (redis, secret) = redis::Store::of(&policy, env)?.unzip();
         let mut engine = Engine::new(policy, memory.seed);
         if let Some(secret) = secret.flatten() {
@@ -205,8 +205,8 @@ impl Gate {
     fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> Verdict {
         let live_keys = work.live_keys(now);
         let (known, counters) = (&mut work.known, &mut work.counters);
-        known.act(now, |upstreams, around| {
-            upstreams.refresh(around);
+        known.act(now, |upstreams, context| {
+            upstreams.refresh(context);
             upstreams.count_rounds(counters);
         });
         let (engine, fingerprint) = (&self.engine, self.fingerprint);
@@ -256,7 +256,7 @@ impl Work {
     /// The response fields for the plan's limits: names and values alternating, one per line.
     pub fn fields(&mut self, engine: &Engine) -> String {
         self.fields.clear();
-        self.fields.tell(engine, &self.plan);
+        self.fields.push_limits(engine, &self.plan);
         let mut lines = String::new();
         for (name, value) in self.fields.iter() {
             if lines.is_empty() {

@@ -112,7 +112,7 @@ pub fn has_breaker_changes() -> bool {
 pub fn receive_breakers(text: &str, now: Timestamp) {
     if let Some(gate) = GATE.with_borrow(Option::clone) {
         let mut ledgers = gate.memory.ledgers.borrow_mut();
-        gate.memory.broadcast.borrow_mut().hear(text, &mut ledgers, now);
+        gate.memory.broadcast.borrow_mut().receive(text, &mut ledgers, now);
     }
 }
 
@@ -120,12 +120,12 @@ pub fn receive_breakers(text: &str, now: Timestamp) {
 pub fn breakers_to_publish(now: Timestamp) -> Option<String> {
     let gate = GATE.with_borrow(Option::clone)?;
     let mut ledgers = gate.memory.ledgers.borrow_mut();
-    gate.memory.broadcast.borrow_mut().tell(&mut ledgers, now)
+    gate.memory.broadcast.borrow_mut().compose(&mut ledgers, now)
 }
 
 /// Notes that publishing failed, so that it is tried again.
 pub fn publishing_failed() {
     if let Some(gate) = GATE.with_borrow(Option::clone) {
-        gate.memory.broadcast.borrow_mut().untold();
+        gate.memory.broadcast.borrow_mut().mark_unsent();
     }
 }

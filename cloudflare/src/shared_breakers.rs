@@ -6,7 +6,7 @@ use crate::now;
 use crate::redis::Store;
 use crate::task::Task;
 use std::rc::Rc;
-use tidegate::breaker::global::{Asked, Record, Standing, standings_from_bytes, standings_to_bytes};
+use tidegate::breaker::global::{Record, ReportMessage, Standing, standings_from_bytes, standings_to_bytes};
 use tidegate::fallback::Round;
 use tidegate::units::{Span, Timestamp};
 
@@ -32,7 +32,7 @@ pub struct Answered {
 
 /// The round to send now, if one is due.
 pub fn due_round(gate: &Rc<Gate>, now: Timestamp) -> Option<ReportRound> {
-    let round = gate.work().known.act(now, |upstreams, around| upstreams.confer(around))?;
+    let round = gate.work().known.act(now, |upstreams, context| upstreams.next_round(context))?;
     let mine = Rc::clone(gate);
     Some(match &gate.redis {
         Some(store) => ReportRound::Redis(Task::new(report(mine, Rc::clone(store), round))),
@@ -53,20 +53,20 @@ async fn report(gate: Rc<Gate>, store: Rc<Store>, round: Round) {
         store.log_error(error, now());
     }
     let standings = exchange.standings().ok();
-    gate.work().known.act(now(), |upstreams, around| upstreams.heard(exchange.round(), standings, around));
+    gate.work().known.act(now(), |upstreams, context| upstreams.apply_answer(exchange.round(), standings, context));
 }
 
 impl Reports {
     /// The message to send.
     pub fn message(&self) -> Box<[u8]> {
-        self.round.asked.to_bytes().into()
+        self.round.message.to_bytes().into()
     }
 
     /// Handles the answer; `None` if there will be none.
     pub fn done(self, standings: Option<&[u8]>, now: Timestamp) {
         let standings = standings.and_then(standings_from_bytes);
         let known = &mut self.gate.work().known;
-        known.act(now, |upstreams, around| upstreams.heard(&self.round, standings.as_deref(), around));
+        known.act(now, |upstreams, context| upstreams.apply_answer(&self.round, standings.as_deref(), context));
     }
 }
 
@@ -74,7 +74,7 @@ impl Reports {
 /// zeros for a breaker without one. Returns `None` if the message cannot be read, for example because another version
 /// wrote it.
 pub fn answer_reports(message: &[u8], records: &[u8], now_ms: u64) -> Option<Answered> {
-    let asked = Asked::from_bytes(message)?;
+    let asked = ReportMessage::from_bytes(message)?;
     let (stored, _) = records.as_chunks::<RECORD_BYTES>();
     if stored.len() != asked.reports.len() {
         return None;

@@ -19,13 +19,15 @@ pub fn send_round(work: &mut Work, now: Timestamp) {
     if work.authority.is_none() {
         return;
     }
-    let Some(round) = work.upstreams_around(now, |upstreams, around| upstreams.confer(around)) else { return };
+    let Some(round) = work.upstreams_around(now, |upstreams, context| upstreams.next_round(context)) else { return };
     let Work { authority: Some(authority), .. } = work else { return };
     let (exchange, request) = authority.redis().report(round);
     let sent = post(authority, &request);
     match sent {
         Ok(token) => work.rounds.push(Round { token, exchange }),
-        Err(()) => work.upstreams_around(now, |upstreams, around| upstreams.heard(exchange.round(), None, around)),
+        Err(()) => {
+            work.upstreams_around(now, |upstreams, context| upstreams.apply_answer(exchange.round(), None, context))
+        }
     }
 }
 
@@ -49,8 +51,8 @@ pub fn call_answered(instance: &Instance, token: u32, lines: u32, size: usize) -
     if let Err(error) = round.exchange.standings() {
         authority.log_error(error, now);
     }
-    work.upstreams_around(now, |upstreams, around| {
-        upstreams.heard(round.exchange.round(), round.exchange.standings().ok(), around);
+    work.upstreams_around(now, |upstreams, context| {
+        upstreams.apply_answer(round.exchange.round(), round.exchange.standings().ok(), context);
     });
     true
 }

@@ -4,7 +4,7 @@
 use crate::host::{self, HostError, Level, Map};
 use crate::instance::Work;
 use crate::saved::Saved;
-use tidegate::fallback::{Around, Ended, Step, Upstreams, Way};
+use tidegate::fallback::{Context, Ended, Progress, Step, Upstreams};
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::request::RequestFacts;
 use tidegate::stale::serve::Why;
@@ -13,7 +13,7 @@ use tidegate::units::{Span, Timestamp};
 /// A request's progress along its upstreams.
 #[derive(Default)]
 pub struct Chain {
-    way: Option<Way>,
+    progress: Option<Progress>,
     saved: Option<Saved>,
     further: Further,
 }
@@ -51,10 +51,10 @@ impl Chain {
             self.saved = Saved::new().ok();
         }
         let method = self.saved.as_ref().map(RequestFacts::method);
-        let (way, step) = work.upstreams_around(now, |upstreams, around| {
-            upstreams.begin(policy, route, method.as_deref(), is_whole, around)
+        let (progress, step) = work.upstreams_around(now, |upstreams, context| {
+            upstreams.begin(policy, route, method.as_deref(), is_whole, context)
         });
-        self.way = Some(way);
+        self.progress = Some(progress);
         if let Step::Send { upstream, timeout, .. } = step {
             name_upstream(policy, Call { upstream, timeout });
         }
@@ -71,7 +71,7 @@ impl Chain {
 
     /// The upstream whose response is awaited.
     pub fn upstream(&self) -> Option<usize> {
-        self.way.as_ref().and_then(Way::upstream)
+        self.progress.as_ref().and_then(Progress::upstream)
     }
 
     /// Whether the response of an upstream is awaited.
@@ -79,28 +79,28 @@ impl Chain {
         self.upstream().is_some()
     }
 
-    /// The request's way along its route, if it takes one.
-    pub fn way(&mut self) -> Option<&mut Way> {
-        self.way.as_mut()
+    /// The request's progress along its route, if it takes one.
+    pub fn progress(&mut self) -> Option<&mut Progress> {
+        self.progress.as_mut()
     }
 
     /// Why the client gets a kept response; `None` for a request without a route.
     pub fn why(&self) -> Option<Why> {
-        self.way.as_ref().map(Way::why)
+        self.progress.as_ref().map(Progress::why)
     }
 
     /// Notes that the whole request has been sent.
     pub fn sent(&mut self, now: Timestamp) {
-        if let Some(way) = &mut self.way {
-            way.sent(now);
+        if let Some(progress) = &mut self.progress {
+            progress.sent(now);
         }
     }
 
     /// Handles the end of the current call.
     pub fn ended<'p>(&mut self, policy: &'p Policy, work: &mut Work, ended: Ended, now: Timestamp) -> Step<'p> {
         self.further = Further::Nothing;
-        let Some(way) = &mut self.way else { return Step::Deliver };
-        work.upstreams_around(now, |upstreams, around| upstreams.ended(policy, way, ended, around))
+        let Some(progress) = &mut self.progress else { return Step::Deliver };
+        work.upstreams_around(now, |upstreams, context| upstreams.ended(policy, progress, ended, context))
     }
 
     /// Calls a further upstream.
@@ -141,8 +141,10 @@ impl Chain {
             Further::Waits(_) => work.retries.retain(|(_, other)| *other != stream),
             Further::Asks(token) => work.calls.retain(|(other, _)| *other != token),
         }
-        if let Some(way) = &mut self.way {
-            work.upstreams_around(now, |upstreams, around: &mut Around<'_, _>| upstreams.abandoned(way, around));
+        if let Some(progress) = &mut self.progress {
+            work.upstreams_around(now, |upstreams, context: &mut Context<'_, _>| {
+                upstreams.abandoned(progress, context)
+            });
         }
     }
 }

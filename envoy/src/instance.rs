@@ -20,7 +20,7 @@ use tidegate::decision::{Fields, Reply};
 use tidegate::delay::Departed;
 use tidegate::engine::delaying::{Room, WaitingRequest};
 use tidegate::engine::{Engine, Plan};
-use tidegate::fallback::{Around, Pause, TICK, Upstreams};
+use tidegate::fallback::{Context, Pause, TICK, Upstreams};
 use tidegate::health::Health;
 use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
@@ -190,7 +190,7 @@ impl Instance {
     pub fn page(&self, work: &mut Work, page: Page, now: Timestamp) -> Reply {
         let policy = self.engine.policy();
         if page == Page::Status {
-            work.upstreams_around(now, |upstreams, around| upstreams.refresh(around));
+            work.upstreams_around(now, |upstreams, context| upstreams.refresh(context));
             // Exports this worker's counts first. Those of the others since their last export follow with their next.
             work.upstream_metrics.export(policy, &mut work.upstreams, now);
         }
@@ -263,10 +263,10 @@ impl Work {
     pub fn upstreams_around<T>(
         &mut self,
         now: Timestamp,
-        act: impl FnOnce(&mut Upstreams, &mut Around<'_, SharedLedgers>) -> T,
+        act: impl FnOnce(&mut Upstreams, &mut Context<'_, SharedLedgers>) -> T,
     ) -> T {
-        let mut around = Around { ledgers: &mut self.ledgers, draw: self.random.draw(), now };
-        act(&mut self.upstreams, &mut around)
+        let mut context = Context { ledgers: &mut self.ledgers, draw: self.random.draw(), now };
+        act(&mut self.upstreams, &mut context)
     }
 
     /// Ticks the breakers, if that is due.
@@ -274,7 +274,7 @@ impl Work {
         let due = now < self.ticked || now >= self.ticked.after(TICK);
         if due && self.upstreams.ticks(now) {
             self.ticked = now;
-            self.upstreams_around(now, |upstreams, around| upstreams.tick(around));
+            self.upstreams_around(now, |upstreams, context| upstreams.tick(context));
         }
     }
 

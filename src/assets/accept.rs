@@ -1,9 +1,9 @@
-//! What a client accepts, and how gladly (RFC 9110 section 12.4.2).
+//! What a client accepts, with its weights (RFC 9110 section 12.4.2).
 
 use crate::lookup::trim_blanks;
 
-/// The weight that a list such as `Accept` or `Accept-Encoding` gives an item, in thousandths; `None` when it names neither
-/// the item nor `*` (for a media type: nor its `type/*`, nor `*/*`). The name that says most counts.
+/// The weight that a list such as `Accept` or `Accept-Encoding` gives an item, in thousandths; `None` if it names
+/// neither the item nor `*` (for a media type: nor its `type/*`, nor `*/*`). The most specific name counts.
 #[must_use]
 pub(crate) fn weight(list: &[u8], item: &[u8]) -> Option<u16> {
     let family = item.iter().position(|byte| *byte == b'/').and_then(|slash| item.get(..=slash));
@@ -34,7 +34,7 @@ pub(crate) fn weight_by_name(list: &[u8], item: &[u8]) -> Option<u16> {
     items(list).find(|(name, _)| name.eq_ignore_ascii_case(item)).map(|(_, weight)| weight)
 }
 
-/// Which of the codings in use a client takes, a bit for each, and one for whether it takes others.
+/// The content codings that a client accepts, a bit for each, and one for all others.
 #[must_use]
 pub(crate) fn codings(list: &[u8]) -> u8 {
     CODINGS
@@ -45,7 +45,7 @@ pub(crate) fn codings(list: &[u8]) -> u8 {
 
 const CODINGS: [&[u8]; 6] = [b"gzip", b"br", b"zstd", b"deflate", b"identity", b"*"];
 
-/// The items of a list with their weights. One whose weight cannot be read counts as not wanted.
+/// The items of a list with their weights. An unreadable weight counts as zero.
 fn items(list: &[u8]) -> impl Iterator<Item = (&[u8], u16)> {
     list.split(|byte| *byte == b',').map(|item| {
         let mut parts = item.split(|byte| *byte == b';').map(trim_blanks);
@@ -55,7 +55,7 @@ fn items(list: &[u8]) -> impl Iterator<Item = (&[u8], u16)> {
     })
 }
 
-/// `0`, `1`, or one of them with up to three decimals.
+/// Reads `0`, `1`, or one of them with up to three decimals.
 fn thousandths(text: &[u8]) -> Option<u16> {
     let (whole, decimals) = text.split_first()?;
     let digits = match decimals {

@@ -1,8 +1,8 @@
-//! The header of an answer, line by line.
+//! The header of a response, line by line.
 
 use super::Edit;
 
-/// The status and the header lines of an answer, borrowed. Names are in lower case.
+/// The borrowed status and header lines of a response. Names are in lower case.
 #[derive(Clone, Debug)]
 pub struct Answer<'a> {
     pub(crate) status: u16,
@@ -10,28 +10,28 @@ pub struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    /// An answer with these lines, in their order.
+    /// A response with these lines, in their order.
     #[must_use]
     pub fn new(status: u16, lines: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         Self { status, lines: lines.into_iter().collect() }
     }
 
-    /// The values of the lines of a name.
+    /// The values of all lines with this name.
     pub(crate) fn values<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + use<'s, 'a> {
         self.lines.iter().filter(move |(other, _)| *other == name.as_bytes()).map(|(_, value)| *value)
     }
 
-    /// The value of the first line of a name.
+    /// The value of the first line with this name.
     pub(crate) fn first(&self, name: &str) -> Option<&'a [u8]> {
         self.values(name).next()
     }
 
-    /// Every line but those that HTTP/2 sets apart with a colon.
+    /// All lines except the pseudo-headers of HTTP/2.
     pub(crate) fn lines(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'_, 'a> {
         self.lines.iter().copied().filter(|(name, _)| !name.starts_with(b":"))
     }
 
-    /// The answer with these edits.
+    /// The response after these edits.
     #[must_use]
     pub fn edited(&self, edits: &'a [Edit]) -> Self {
         let mut lines = self.lines.clone();
@@ -47,7 +47,7 @@ impl<'a> Answer<'a> {
 
 #[cfg(test)]
 impl Answer<'static> {
-    /// An answer with these lines.
+    /// A response with these lines.
     pub(crate) fn of(status: u16, lines: &[(&'static str, &'static str)]) -> Self {
         Self::new(status, lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
     }

@@ -1,24 +1,24 @@
-//! What answers tell caches and browsers.
+//! Headers that tell caches and browsers what to do with a response.
 
 use super::Answer;
 use crate::policy::Caching;
 use crate::stale::directives;
 
-/// A change to one header of an answer.
+/// A change to one header of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
     /// The header, in lower case.
     pub name: &'static str,
     /// The value of the new line.
     pub value: String,
-    /// Whether it is in place of all lines of the name, and not beside them.
+    /// Whether it replaces all lines of this name, instead of adding one.
     pub replaces: bool,
 }
 
-/// `Cache-Control` by the route's rule, on answers that may be kept for so long: an error never, nor one that sets a
-/// cookie or forbids it (`no-store`, `private`, `no-cache`). What else the upstream says there stays.
+/// `Cache-Control` by the route's rule, for responses that may be cached: not for errors, nor for those that set a
+/// cookie or forbid it (`no-store`, `private`, `no-cache`). Other directives of the upstream stay.
 ///
-/// There is no `public` and no `s-maxage`: either would let caches keep the answer to a request with `Authorization`
+/// `public` and `s-maxage` are not set: either would let caches keep the response to a request with `Authorization`
 /// (RFC 9111 section 3.5), which `max-age` alone does not.
 pub(super) fn cache_control(rule: &Caching, answer: &Answer<'_>) -> Option<Edit> {
     if !matches!(answer.status, 200 | 203 | 206 | 301 | 304 | 308) || answer.first("set-cookie").is_some() {
@@ -32,7 +32,7 @@ pub(super) fn cache_control(rule: &Caching, answer: &Answer<'_>) -> Option<Edit>
         if ["max-age", "s-maxage", "stale-while-revalidate", "immutable"].iter().any(|name| directive.is(name)) {
             continue;
         }
-        // What is no text is not worth breaking the rest for.
+        // A directive that is not UTF-8 is dropped.
         if let Ok(whole) = str::from_utf8(directive.whole) {
             value.push_str(", ");
             value.push_str(whole);
@@ -41,7 +41,7 @@ pub(super) fn cache_control(rule: &Caching, answer: &Answer<'_>) -> Option<Edit>
     Some(Edit { name: "cache-control", value, replaces: true })
 }
 
-/// `Vary` with these names, beside what the upstream says.
+/// `Vary` with these names, in addition to the upstream's.
 pub(super) fn vary(names: &[&'static str], answer: &Answer<'_>) -> Option<Edit> {
     let said = |name: &str| {
         let mut items = answer.values("vary").flat_map(|value| value.split(|byte| *byte == b','));
@@ -52,7 +52,7 @@ pub(super) fn vary(names: &[&'static str], answer: &Answer<'_>) -> Option<Edit> 
     (!missing.is_empty()).then(|| Edit { name: "vary", value: missing.join(", "), replaces: false })
 }
 
-/// `Link` for what a page will need (RFC 8288, `rel=preload`), on pages alone.
+/// `Link` for what a page will need (RFC 8288, `rel=preload`), for HTML pages only.
 pub(super) fn preload(links: &[String], answer: &Answer<'_>) -> Option<Edit> {
     let kind = answer.first("content-type")?.split(|byte| *byte == b';').next()?.trim_ascii();
     let is_page =

@@ -5,12 +5,12 @@ use crate::units::{Span, Timestamp};
 
 const NOW: Timestamp = Timestamp::from_nanos(784_111_777_000_000_000);
 
-/// The assets of a policy with one route for everything, of these fields.
+/// The assets of a policy with one route for everything, with these fields.
 fn assets(fields: &str) -> Assets {
     assets_of("{}", fields)
 }
 
-/// The same, of clients who are told apart so.
+/// The same, with clients that are distinguished in this way.
 fn assets_of(client: &str, fields: &str) -> Assets {
     let route = format!(r#"{{ "name": "all", "upstreams": ["o"], {fields} }}"#);
     let upstreams = r#"{ "o": { "cluster": "o" } }"#;
@@ -75,7 +75,7 @@ fn clients_that_accept_no_format_get_the_one_for_all_others() {
     assert_eq!(target(&assets, &request).as_deref(), Some("/i/a.jpg?f=jpeg&x=1"));
 }
 
-/// The value that an answer has of a header after the edits.
+/// The value of a response header after the edits.
 fn edited(assets: &Assets, request: &Recorded, name: &str, answer: &Answer<'_>) -> Option<String> {
     let edits = assets.edits(&assets.plan(request, true)?, answer);
     let edited = answer.edited(&edits);
@@ -172,7 +172,7 @@ fn answers_to_different_requests_have_different_keys() {
         key(&one, &get("/a/?b=1")),
         key(&one, &get("//a?b=1")),
         key(&one, &Recorded::get("/a?b=1").on("b.example").with("accept-encoding", "gzip")),
-        // What names the host is sent on as it is, and may come back in the answer.
+        // The host's name is forwarded as it is, and may appear in the response.
         key(&one, &Recorded::get("/a?b=1").on("a.example:8080").with("accept-encoding", "gzip")),
         key(&one, &Recorded::get("/a?b=1").on("a.example.").with("accept-encoding", "gzip")),
         key(&one, &Recorded::get("/a?b=1").on("a.example")),
@@ -210,20 +210,20 @@ fn an_answer_is_kept_by_what_its_route_says() {
     };
     let image = Recorded::get("/a.jpg").with("accept", "image/avif");
     let hour = Some(Span::from_secs(3_600));
-    // By Accept it varies, which only variants put into what is asked for.
+    // It varies by Accept, which only the target of a variant covers.
     assert_eq!(kept(&assets(stale), &image), None);
     let images = assets(&format!("{stale}, {IMAGES}"));
     assert_eq!(kept(&images, &image), hour);
     let mut head = image.clone();
     head.method = b"HEAD".to_vec();
     assert_eq!(kept(&images, &head), None);
-    // A client's own, unless the route says that caches may have it.
+    // For one client, unless the route has a caching rule.
     let with_cookie = image.clone().with("cookie", "sid=1");
     let with_certificate = image.clone().with("x-forwarded-client-cert", "Hash=1");
     assert_eq!([&with_cookie, &with_certificate].map(|request| kept(&images, request)), [None; 2]);
     let for_caches = format!(r#"{stale}, {IMAGES}, "cache": {{ "ttl": "1m" }}"#);
     assert_eq!(kept(&assets(&for_caches), &with_cookie), hour);
-    // By these the policy itself tells clients apart.
+    // The policy itself distinguishes clients by these.
     let client = r#"{
         "api_key": { "header": "X-Api-Key" }, "claims": { "header": "x-jwt-payload" }, "trusted_headers": ["x-jwt-payload"]
     }"#;
@@ -263,10 +263,10 @@ fn where_the_zone_has_the_service_an_image_is_asked_for_in_its_terms_and_kept_as
     let image = one.image.unwrap();
     assert_eq!((image.format.as_deref(), image.width), (Some("webp"), Some(320)));
     assert_eq!(image.source, b"/a.jpg?v=2");
-    // What the service fetches for itself is the image.
+    // The service's own fetch gets the original image.
     let resizer = request.with("via", "1.1 image-resizing-proxy");
     let plan = by_cf.plan(&resizer, true).unwrap();
     assert_eq!((plan.target, plan.image), (None, None));
-    // Whoever takes none of the formats gets the image itself.
+    // A client that accepts none of the formats gets the original image.
     assert_eq!(by_cf.plan(&Recorded::get("/a.jpg"), true).unwrap().image, None);
 }

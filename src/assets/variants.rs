@@ -1,24 +1,24 @@
-//! Images in the format that the client shows and the width that it needs, by the image service of a CDN.
+//! Images in a format and width that suit the client, made by a CDN's image service.
 
 use super::accept;
 use crate::key::query_value;
 use crate::lookup::Lookup;
 use crate::policy::{Piece, Variants, WidthFrom};
 
-/// An image in the terms of Cloudflare's image service.
+/// A request to Cloudflare's image service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// The target of the image itself.
+    /// The target of the original image.
     pub source: Vec<u8>,
-    /// Its format; that which it has when `None`.
+    /// The format; `None` keeps the original's.
     pub format: Option<String>,
-    /// Its width in pixels; that which it has when `None`.
+    /// The width in pixels; `None` keeps the original's.
     pub width: Option<u32>,
 }
 
 impl Variants {
-    /// Whether the request is for an image that the service can make variants of, and not for a variant already. Nor is it
-    /// the service's own: Cloudflare's fetches the image by way of the Worker, and says so in `Via`.
+    /// Whether the request is for an image that the service can make variants of, and not for a variant. The service's
+    /// own requests do not count: Cloudflare's service fetches the image through the Worker, and says so in `Via`.
     pub(crate) fn is_for<'a>(&self, request: &Lookup<'a>) -> bool {
         let path = request.path();
         let by_service = |via: &[u8]| via.windows(RESIZER.len()).any(|part| part == RESIZER);
@@ -36,8 +36,8 @@ impl Variants {
         is_image && !is_variant
     }
 
-    /// The target to ask for in place of the request's; `None` when the image itself is to be asked for, since the client
-    /// accepts none of the formats.
+    /// The target to request in place of the client's; `None` for the original image, because the client accepts none
+    /// of the formats.
     pub(crate) fn target<'a>(&'a self, request: &Lookup<'a>) -> Option<Vec<u8>> {
         let format = if self.formats.is_empty() { "" } else { self.format(request)? };
         let width = self.width(request);
@@ -47,7 +47,7 @@ impl Variants {
                 Piece::Text(text) => target.extend_from_slice(text.as_bytes()),
                 Piece::Format => target.extend_from_slice(format.as_bytes()),
                 Piece::Width => target.extend_from_slice(width.to_string().as_bytes()),
-                // The normal form, which has no dot segments: it cannot leave the place that the template gives it.
+                // The normalised path has no dot segments, so it cannot leave the place that the template gives it.
                 Piece::Path => target.extend_from_slice(request.path()),
             }
         }
@@ -55,7 +55,7 @@ impl Variants {
         Some(target)
     }
 
-    /// What Cloudflare's image service is to be asked for, where the zone has it.
+    /// The request to Cloudflare's image service, if the zone has it.
     pub(crate) fn image<'a>(&'a self, request: &Lookup<'a>) -> Option<Image> {
         if !self.cf_image {
             return None;
@@ -67,8 +67,8 @@ impl Variants {
         Some(Image { source, format, width })
     }
 
-    /// The headers of the request by which answers vary.
-    pub(crate) fn asks_for(&self) -> &[&'static str] {
+    /// The request headers by which the response varies.
+    pub(crate) fn vary_headers(&self) -> &[&'static str] {
         match (self.formats.is_empty(), self.hints) {
             (false, true) => &["accept", "sec-ch-width"],
             (false, false) => &["accept"],
@@ -77,7 +77,7 @@ impl Variants {
         }
     }
 
-    /// The format that the client likes best, of equal ones the first of the policy; else the one for all others.
+    /// The format with the highest weight, the policy's first among equals; otherwise the one for all other clients.
     fn format<'a>(&'a self, request: &Lookup<'a>) -> Option<&'a str> {
         let accepted = request.header("accept").unwrap_or_default();
         let mut best: Option<(u16, &str)> = None;
@@ -91,8 +91,8 @@ impl Variants {
         best.map(|(_, format)| format).or(self.otherwise.as_deref())
     }
 
-    /// The least of the policy's widths that is not less than the one asked for; the largest when none is, or none was
-    /// asked for. 0 when the policy has none.
+    /// The smallest of the policy's widths that is at least the requested one; the largest if none is, or none was
+    /// requested. 0 if the policy has no widths.
     fn width<'a>(&'a self, request: &Lookup<'a>) -> u32 {
         let asked = self.width_from.iter().find_map(|from| {
             let text = match from {
@@ -105,7 +105,7 @@ impl Variants {
         self.widths.iter().find(fits).or(self.widths.last()).copied().unwrap_or(0)
     }
 
-    /// The query without the parameters that say a width: the target says it.
+    /// Appends the query without the parameters for the width, which is already in the target.
     fn push_query<'a>(&'a self, request: &Lookup<'a>, target: &mut Vec<u8>) {
         let Some(all) = request.query() else { return };
         let is_width = |pair: &[u8]| {
@@ -121,5 +121,5 @@ impl Variants {
     }
 }
 
-/// What the service says of itself, as its documentation has it for telling its requests apart.
+/// How the service identifies its own requests, according to its documentation.
 const RESIZER: &[u8] = b"image-resizing";

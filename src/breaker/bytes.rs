@@ -1,6 +1,6 @@
-//! Numbers from the bytes of a record.
+//! Reads numbers from the bytes of a record.
 
-/// What is left of a record's bytes.
+/// The unread rest of a record's bytes.
 pub(super) struct Reader<'b>(&'b [u8]);
 
 impl<'b> Reader<'b> {

@@ -1,4 +1,4 @@
-//! A worker's steps, driven by a store that answers at once.
+//! The steps of a worker, for a store that answers at once.
 
 use super::Outcome;
 use super::global::Standing;
@@ -10,38 +10,40 @@ use crate::units::{Draw, Span, Timestamp};
 
 /// Where workers publish one breaker's state.
 ///
-/// When it fails, each worker goes on alone with what it knows: it opens by its own calls and admits its own probes, and
-/// takes over what is published as soon as it can be read again.
+/// If the store fails, each worker continues alone: it opens because of its own calls and admits its own probes. It
+/// takes over the published state as soon as that can be read again.
 pub trait Ledger {
-    /// What is published of this part; `None` when nothing ever was.
+    /// The published value of this part; `None` if there never was one.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError>;
 
-    /// Publishes this part, if nobody else has since it was last read.
+    /// Publishes this part, unless another worker has published it since it was last read.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] if somebody has, and nothing is published. [`StoreError::Unavailable`].
+    /// [`StoreError::Conflict`] if another worker has; nothing is published then. [`StoreError::Unavailable`].
     fn publish(&mut self, part: Part, bytes: &[u8]) -> Result<(), StoreError>;
 }
 
-/// A part of a breaker's state, published on its own.
+/// A part of a breaker's state that is published on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
     /// The [`Shared`] record.
     Transitions,
-    /// The calls of all workers. A store that several hosts share needs none: each counts its own.
+    /// The calls of all workers of one host. A store that several hosts share does not need it: each host counts its
+    /// own.
     Calls,
 }
 
 impl Local {
-    /// What the call may do.
+    /// Admits or refuses a call.
     pub fn admit<L: Ledger>(&mut self, ledger: &mut L, draw: Draw, now: Timestamp) -> Admission {
         self.admit_call(ledger, true, draw, now)
     }
 
-    /// The same. `sent`: its client has sent all of the call. Otherwise it is no probe before its outcome is there.
+    /// Like [`Local::admit`]. `sent`: the client has sent its whole request. If it has not, the call becomes a probe
+    /// only when its outcome arrives.
     pub(crate) fn admit_call<L: Ledger>(
         &mut self,
         ledger: &mut L,
@@ -53,7 +55,7 @@ impl Local {
             return admission;
         }
         for _ in 0..MAX_ROUNDS {
-            // The copy may be old: it only says that this call might be a probe.
+            // The local copy may be old, so only the published record can say whether this call is a probe.
             let read = self.learn(ledger);
             if let Some(admission) = self.judge(draw, now) {
                 return admission;
@@ -64,19 +66,20 @@ impl Local {
             let Some(election) = self.elect(draw, now) else { break };
             let (Election::Probe(next) | Election::Change(next)) = election;
             match read.and_then(|()| ledger.publish(Part::Transitions, &next.encode())) {
-                Ok(()) => self.made(next),
+                Ok(()) => self.adopt_published(next),
                 Err(StoreError::Conflict) => continue,
-                Err(_) => self.keep(next),
+                Err(_) => self.adopt_unpublished(next),
             }
             if matches!(election, Election::Probe(_)) {
                 return self.probe();
             }
         }
-        // Others got through each time: they are the probes.
+        // Other calls won every round: they are the probes.
         self.refuse(Some(OVERTAKEN_RETRY))
     }
 
-    /// Takes in the outcome of a call that ended at `now` and took so long, not counting what the client took to send it.
+    /// Counts the outcome of a call that ended at `now` and took this long, without the time in which the client sent
+    /// it.
     pub fn observe<L: Ledger>(
         &mut self,
         ledger: &mut L,
@@ -90,20 +93,21 @@ impl Local {
         if ticket.is_probe() || ticket.is_candidate() {
             self.transit(ledger, &|local| local.settle(ticket, outcome, took, draw, now));
         } else if seems_due {
-            // The calls of others may have come to say otherwise.
+            // The other workers' calls may show that the breaker should not open.
             self.share(ledger, now);
             self.open_if_due(ledger, draw, now);
         }
     }
 
-    /// Learns what others have published and publishes what this worker has counted. To be called every 100 ms or so.
+    /// Reads what other workers have published and publishes what this worker has counted. To be called about every 100
+    /// ms.
     pub fn tick<L: Ledger>(&mut self, ledger: &mut L, draw: Draw, now: Timestamp) {
-        // What cannot be read now is read at the next tick.
+        // If the read fails, the next tick tries again.
         let _ = self.learn(ledger);
         if let Some(next) = self.rejoin()
             && ledger.publish(Part::Transitions, &next.encode()).is_ok()
         {
-            self.made(next);
+            self.adopt_published(next);
         }
         if self.expire(draw, now).is_some() {
             self.transit(ledger, &|local| local.expire(draw, now));
@@ -114,27 +118,27 @@ impl Local {
         }
     }
 
-    /// Takes in the calls of all as they are published, and drops what is too old, for whoever wants to see them: by itself a
-    /// worker does so only when it has counted something.
-    pub(crate) fn look<L: Ledger>(&mut self, ledger: &mut L, now: Timestamp) {
+    /// Reads the published calls of all workers and drops those that are too old, for status pages. In normal operation
+    /// a worker does this only after it has counted a call.
+    pub(crate) fn read_calls<L: Ledger>(&mut self, ledger: &mut L, now: Timestamp) {
         if let (false, Ok(published)) = (self.is_alone(), ledger.read(Part::Calls)) {
-            // What comes of it is not published.
+            // The merged result is not published.
             self.merge(published, &mut Vec::new(), now);
         }
     }
 
-    /// Takes in what stands with the authority that many instances share, as it was asked at `sent_at`. Answers whether that
-    /// was new.
-    pub(crate) fn heard<L: Ledger>(
+    /// Applies the authority's answer to a round that was sent at `sent_at`. Returns whether it brought a new
+    /// generation.
+    pub(crate) fn apply_standing<L: Ledger>(
         &mut self,
         ledger: &mut L,
         standing: &Standing,
         sent_at: Timestamp,
         now: Timestamp,
     ) -> bool {
-        self.answered(sent_at);
+        self.note_answer(sent_at);
         for _ in 0..MAX_ROUNDS {
-            // Who cannot publish goes on alone, and hears it again later.
+            // A worker without access to the record continues alone, and gets this answer again later.
             if self.learn(ledger).is_err() {
                 return false;
             }
@@ -159,22 +163,22 @@ impl Local {
         }
     }
 
-    /// Publishes a transition, if there is still one to be made from the record as it is now.
+    /// Publishes a transition, if the current record still calls for one.
     fn transit<L: Ledger>(&mut self, ledger: &mut L, next: &dyn Fn(&Self) -> Option<Shared>) {
         for _ in 0..MAX_ROUNDS {
             let read = self.learn(ledger);
             let Some(next) = next(self) else { return };
             match read.and_then(|()| ledger.publish(Part::Transitions, &next.encode())) {
-                Ok(()) => return self.made(next),
+                Ok(()) => return self.adopt_published(next),
                 Err(StoreError::Conflict) => {}
-                Err(_) => return self.keep(next),
+                Err(_) => return self.adopt_unpublished(next),
             }
         }
     }
 
-    /// Takes over the record as it is published. An error when this worker has to go on alone.
+    /// Reads and takes over the published record. An error if this worker has to continue alone.
     pub(crate) fn learn<L: Ledger>(&mut self, ledger: &mut L) -> Result<(), StoreError> {
-        // An empty value stands for none where a host cannot delete.
+        // Hosts that cannot delete a value write an empty one.
         let shared = match ledger.read(Part::Transitions)? {
             None | Some([]) => Shared::default(),
             Some(bytes) => Shared::decode(bytes)?,
@@ -182,7 +186,7 @@ impl Local {
         if self.take_over(shared) { Ok(()) } else { Err(StoreError::Unavailable) }
     }
 
-    /// Merges what this worker has counted with what others have.
+    /// Merges what this worker has counted with the published calls of the others.
     fn share<L: Ledger>(&mut self, ledger: &mut L, now: Timestamp) {
         if self.is_alone() {
             return;
@@ -196,14 +200,14 @@ impl Local {
             match ledger.publish(Part::Calls, &bytes) {
                 Ok(()) => return self.merged(),
                 Err(StoreError::Conflict) => {}
-                // It stays pending, and is merged at a later tick.
+                // The calls stay pending and are merged at a later tick.
                 Err(_) => return,
             }
         }
     }
 
-    /// Takes over what this worker has published.
-    fn made(&mut self, next: Shared) {
+    /// Takes over a record that this worker has published.
+    fn adopt_published(&mut self, next: Shared) {
         let opened = next.opened().saturating_sub(self.shared().opened());
         self.adopt(next);
         let statistics = self.statistics();
@@ -211,5 +215,5 @@ impl Local {
     }
 }
 
-/// How soon a call that lost every election may come again.
+/// The retry delay of a call that lost every round.
 const OVERTAKEN_RETRY: Span = Span::from_secs(1);

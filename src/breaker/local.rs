@@ -1,8 +1,8 @@
-//! What one worker knows of a breaker, and the steps that it takes with it.
+//! What one worker knows of a breaker, and the steps that it takes.
 
 use super::Outcome;
 use super::bytes::Reader;
-use super::global::{Standing, Told};
+use super::global::{ReportFields, Standing};
 use super::recovery::Election;
 use super::shared::{Phase, Shared, State};
 use super::window::{Tally, Window};
@@ -13,42 +13,43 @@ use crate::units::{Draw, Span, Timestamp};
 #[derive(Debug)]
 pub struct Local {
     rules: Breaker,
-    /// The record, as this worker last saw it, or what it makes of it alone.
+    /// The record as this worker last read it, or its own successor of it while the worker is alone.
     shared: Shared,
-    /// While this worker is alone: the record that it could not publish a successor of.
-    left: Option<Shared>,
-    /// The calls of all workers, as far as this one has seen them, and its own.
+    /// While this worker is alone: the published record whose successor it could not publish.
+    diverged_from: Option<Shared>,
+    /// The calls of all workers as far as this one has seen them, including its own.
     view: Window,
-    /// Its own that others have not seen.
+    /// Its own calls that it has not published yet.
     pending: Window,
     statistics: Statistics,
-    /// The breaker is shared, and an authority says who probes.
+    /// The breaker is shared by instances, and its authority decides who probes.
     governed: bool,
-    /// When a call was refused last that was not heard of in an answer since. If it came when only an election could admit it, or
-    /// shortly before, this instance wants to be elected, so that the next call finds it so.
+    /// When a call was last refused, until the authority has answered a round that could have elected this instance. If
+    /// only an election could admit a call then, or up to [`SHORTLY`] later, this instance asks to be elected, so the
+    /// next call can probe.
     refused_at: Option<Timestamp>,
-    /// How many calls went on that may yet be probes, and since when that is counted.
+    /// When the current count of candidates began, and how many calls it has admitted.
     candidates: (Timestamp, u32),
 }
 
 /// What a call may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It goes on, and its outcome comes back with this ticket.
+    /// The call goes on. Its outcome is reported with this ticket.
     Pass(Ticket),
-    /// It is refused. `None` where nobody knows for how long.
+    /// The call is refused.
     Refuse {
-        /// After this a call may be admitted again.
+        /// The time after which a call may be admitted again; `None` if it is unknown.
         retry_after: Option<Span>,
     },
-    /// It goes on and its outcome is not asked for: the breaker only observes, and would have refused it.
+    /// The call goes on and its outcome is not counted: the breaker only observes, and would have refused it.
     Observe {
-        /// As it would have said.
+        /// The retry delay of the refusal.
         retry_after: Option<Span>,
     },
 }
 
-/// What an outcome is counted by: the generation of the breaker in which the call began.
+/// Identifies a call when its outcome is counted: by the generation of the breaker in which it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     generation: u64,
@@ -57,47 +58,48 @@ pub struct Ticket {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Nothing becomes of the outcome.
+    /// The outcome is ignored.
     Untracked,
     Call,
     Probe,
-    /// Its client had still to send of it. When its outcome is there, it is a probe, if one is still looked for.
+    /// The client had not sent the whole request. When the outcome arrives, the call becomes a probe if one is still
+    /// needed.
     Candidate,
 }
 
-/// What happened at one worker, since these numbers were last taken.
+/// What one worker has counted since these numbers were last taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Calls that ended, also probes, but for those that told nothing or too late.
+    /// Calls that ended, including probes, but without those that were ignored or late.
     pub calls: u64,
-    /// Those of them that failed.
+    /// Calls of these that failed.
     pub failures: u64,
-    /// Those of them that were slow.
+    /// Calls of these that were slow.
     pub slow: u64,
     /// Calls that were refused.
     pub rejected: u64,
-    /// Calls that would have been refused, had the breaker not only observed.
+    /// Calls that a breaker in mode `observe` would have refused.
     pub observed: u64,
-    /// Calls that were probes, or went on to become some.
+    /// Calls admitted as probes or as candidates.
     pub probes: u64,
-    /// How often this worker was the one to open the breaker.
+    /// How often this worker has opened the breaker.
     pub opened: u64,
-    /// Outcomes that came when the generation of their call was over.
+    /// Outcomes that arrived after the generation of their call had ended.
     pub late: u64,
 }
 
 impl Statistics {
-    /// The numbers; from here on they are counted anew.
+    /// Takes the numbers and resets them to zero.
     pub fn take(&mut self) -> Self {
         core::mem::take(self)
     }
 
-    /// The words of what is told to whoever watches.
-    pub const WORDS: [&str; 7] = ["calls", "failures", "slow", "rejected", "observed", "probes", "opened"];
+    /// The names of the numbers that are exported as metrics and shown on the status page.
+    pub const NAMES: [&str; 7] = ["calls", "failures", "slow", "rejected", "observed", "probes", "opened"];
 
-    /// The numbers of these words.
+    /// The numbers, in the order of [`Statistics::NAMES`].
     #[must_use]
-    pub const fn told(&self) -> [u64; Self::WORDS.len()] {
+    pub const fn values(&self) -> [u64; Self::NAMES.len()] {
         [self.calls, self.failures, self.slow, self.rejected, self.observed, self.probes, self.opened]
     }
 }
@@ -109,20 +111,20 @@ impl Ticket {
         self.kind == Kind::Probe
     }
 
-    /// Whether it may become one when its outcome is there.
+    /// Whether the call may become a probe when its outcome arrives.
     pub(super) fn is_candidate(&self) -> bool {
         self.kind == Kind::Candidate
     }
 }
 
 impl Local {
-    /// A worker that knows nothing yet: the breaker is closed, and its window empty.
+    /// A worker without any knowledge: the breaker is closed, and its window empty.
     #[must_use]
     pub fn new(rules: &Breaker) -> Self {
         Self {
             rules: rules.clone(),
             shared: Shared::default(),
-            left: None,
+            diverged_from: None,
             view: Window::new(rules.window),
             pending: Window::new(rules.window),
             statistics: Statistics::default(),
@@ -132,24 +134,24 @@ impl Local {
         }
     }
 
-    /// The pattern of the breaker.
+    /// The breaker's rules.
     #[must_use]
     pub fn rules(&self) -> &Breaker {
         &self.rules
     }
 
-    /// What happened at this worker.
+    /// What this worker has counted, to be taken or changed.
     pub fn statistics(&mut self) -> &mut Statistics {
         &mut self.statistics
     }
 
-    /// What happened at this worker, as it is.
+    /// What this worker has counted.
     #[must_use]
     pub fn statistics_known(&self) -> &Statistics {
         &self.statistics
     }
 
-    /// The record, as this worker last saw it.
+    /// The record as this worker last saw it.
     #[must_use]
     pub fn shared(&self) -> &Shared {
         &self.shared
@@ -165,13 +167,13 @@ impl Local {
         }
     }
 
-    /// The calls that the rates are taken over, as far as this worker has seen them.
+    /// The calls over which the rates are taken, as far as this worker has seen them.
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.view.tally()
     }
 
-    /// How a call that ended so counts.
+    /// How a call with this end counts.
     #[must_use]
     pub fn outcome(&self, end: CallEnd) -> Outcome {
         match end {
@@ -181,7 +183,7 @@ impl Local {
         }
     }
 
-    /// What the call may do; `None` when that takes the record as it is now, see [`Local::elect`].
+    /// Decides what the call may do; `None` if that needs the published record, see [`Local::elect`].
     pub fn judge(&mut self, draw: Draw, now: Timestamp) -> Option<Admission> {
         match self.rules.mode {
             BreakerMode::Enforce | BreakerMode::Observe => {}
@@ -198,7 +200,7 @@ impl Local {
         }
     }
 
-    /// Whether a call would be refused now by the record as this worker knows it, without counting that.
+    /// Whether a call would be refused now by the record as this worker knows it. Counts nothing.
     #[must_use]
     pub(crate) fn refuses(&self, draw: Draw, now: Timestamp) -> bool {
         match self.rules.mode {
@@ -208,33 +210,33 @@ impl Local {
         }
     }
 
-    /// Takes over the record, as it was read or published. Calls of another generation say nothing about this one.
+    /// Takes over a record that was read or published. If its generation is another one, the counted calls are dropped.
     pub fn adopt(&mut self, shared: Shared) {
         if shared.generation != self.shared.generation {
             self.view.clear();
             self.pending.clear();
         }
-        (self.shared, self.left) = (shared, None);
+        (self.shared, self.diverged_from) = (shared, None);
     }
 
-    /// Takes over the record as it was read. Answers `false` when it is the one that this worker has left: it goes on
-    /// alone.
+    /// Takes over a record that was read. Returns `false` if it is still the one whose successor this worker could not
+    /// publish: the worker stays alone.
     pub(super) fn take_over(&mut self, shared: Shared) -> bool {
-        if self.left == Some(shared) {
+        if self.diverged_from == Some(shared) {
             return false;
         }
         self.adopt(shared);
         true
     }
 
-    /// What to publish for a call of which [`Local::judge`] said nothing, with a record just adopted. `None` when the
-    /// record has an answer after all.
+    /// What to publish for a call on which [`Local::judge`] could not decide, with a record just adopted. `None` if the
+    /// record now decides.
     #[must_use]
     pub fn elect(&self, draw: Draw, now: Timestamp) -> Option<Election> {
         self.shared.elect(&self.rules, self.is_governed(), draw, now)
     }
 
-    /// The admission of a probe, once its election was published and that record adopted.
+    /// Admits a probe, once its election is published and that record adopted.
     pub fn probe(&mut self) -> Admission {
         self.goes_on(Kind::Probe)
     }
@@ -244,9 +246,10 @@ impl Local {
         Admission::Pass(self.ticket(kind))
     }
 
-    /// The admission of a call of which [`Local::judge`] said nothing, and whose client has still to send of it. It is no probe
-    /// yet: one that is never sent would be waited for, and no other would get its place. Its outcome may be a probe's, see
-    /// [`Local::settle`]. In a quarter of the time for which probes are waited for there are as many such calls as probes.
+    /// Admits a call on which [`Local::judge`] could not decide and whose client has not sent the whole request. It
+    /// does not become a probe yet: a request that is never completed would be waited for and block the probe's place.
+    /// Its outcome may count as a probe's, see [`Local::settle`]. Per quarter of `half_open.max_wait`, as many
+    /// candidates as probes are admitted.
     pub(super) fn candidate(&mut self, now: Timestamp) -> Admission {
         let rules = &self.rules.half_open;
         let span = Span::from_nanos(rules.max_wait.as_nanos() / 4);
@@ -262,7 +265,7 @@ impl Local {
         self.goes_on(Kind::Candidate)
     }
 
-    /// The refusal of a call that no record could be had for.
+    /// Refuses a call; if the breaker only observes, counts that it would have been refused.
     pub(super) fn refuse(&mut self, retry_after: Option<Span>) -> Admission {
         if self.rules.mode == BreakerMode::Observe {
             self.statistics.observed = self.statistics.observed.saturating_add(1);
@@ -272,9 +275,9 @@ impl Local {
         Admission::Refuse { retry_after }
     }
 
-    /// Counts the outcome of a call that ended at `now` and took so long, not counting what the client took to send it.
-    /// Answers whether the breaker should open by what this worker has seen. A probe is in the statistics alone, and its
-    /// outcome is for [`Local::settle`].
+    /// Counts the outcome of a call that ended at `now` and took this long, without the time in which the client sent
+    /// it. Returns whether the breaker should open by the calls that this worker has seen. A probe's outcome enters
+    /// only the statistics; its effect is that of [`Local::settle`].
     pub fn record(&mut self, ticket: Ticket, outcome: Outcome, took: Span, now: Timestamp) -> bool {
         let slow = self.rules.is_slow(took);
         if ticket.kind == Kind::Untracked || (outcome == Outcome::Ignored && !slow) {
@@ -296,11 +299,11 @@ impl Local {
         self.opens()
     }
 
-    /// What to publish for a probe's outcome, with a record just adopted. `None` when its generation is over, or when of a call that
-    /// may have become one no probe is looked for any more.
+    /// What to publish for the outcome of a probe or a candidate, with a record just adopted. `None` if the probe's
+    /// generation is over, or the candidate is no longer needed as a probe.
     #[must_use]
     pub fn settle(&self, ticket: Ticket, outcome: Outcome, took: Span, draw: Draw, now: Timestamp) -> Option<Shared> {
-        // A probe is to show that the upstream is well, and one that is slow does not.
+        // A slow success does not prove that the upstream has recovered.
         let outcome = if self.rules.is_slow(took) { Outcome::Failure } else { outcome };
         let elected = match ticket.kind {
             Kind::Candidate if outcome == Outcome::Ignored => return None,
@@ -320,34 +323,34 @@ impl Local {
         self.shared.phase == Phase::Closed && self.view.opens(&self.rules)
     }
 
-    /// What to publish to open the breaker on calls of this generation, with a record just adopted. `None` when that is
-    /// over.
+    /// What to publish to open the breaker because of calls of this generation, with a record just adopted. `None` if
+    /// that generation is over.
     #[must_use]
     pub fn open(&self, generation: u64, draw: Draw, now: Timestamp) -> Option<Shared> {
         self.shared.opens(&self.rules, generation, draw, now)
     }
 
-    /// What to publish because of the time alone, with a record just adopted.
+    /// What to publish because time has passed, with a record just adopted.
     #[must_use]
     pub fn expire(&self, draw: Draw, now: Timestamp) -> Option<Shared> {
         self.shared.expire(&self.rules, draw, now)
     }
 
-    /// The generation of the record, as this worker last saw it.
+    /// The generation of the record as this worker last saw it.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.shared.generation
     }
 
-    /// Whether this worker has counted what others have not seen.
+    /// Whether this worker has counted calls that it has not published.
     #[must_use]
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Adds what this worker has counted to the calls of all, as others have published them, and writes the sum into
-    /// `bytes`, to be published in their place. Answers `false` when there is nothing to be published: these calls are of
-    /// a generation that this worker has not seen yet, or of an unknown version.
+    /// Adds the calls that this worker has counted to the published calls of all, and writes the sum into `bytes`, to
+    /// be published in their place. Returns `false` if nothing is to be published: the published calls are of a
+    /// generation that this worker has not seen yet, or of an unknown version.
     pub fn merge(&mut self, published: Option<&[u8]>, bytes: &mut Vec<u8>, now: Timestamp) -> bool {
         self.pending.advance(now);
         let mut reader = Reader::new(published.unwrap_or_default());
@@ -363,7 +366,8 @@ impl Local {
             }
         }
         if known {
-            // Calls of a window that was longer or shorter, under another policy, are of no use, and leave it empty.
+            // If the published window has another length, from another policy, its calls are unusable: the window
+            // becomes empty.
             self.view.decode(&mut reader);
             self.view.advance(now);
         } else {
@@ -377,62 +381,63 @@ impl Local {
         true
     }
 
-    /// What was merged has been published.
+    /// Notes that the merged calls have been published.
     pub fn merged(&mut self) {
         self.pending.clear();
     }
 
-    /// Keeps to itself what could not be published: this worker is its own authority until others publish something, or
-    /// it can again.
-    pub(super) fn keep(&mut self, next: Shared) {
-        let left = self.left.or(Some(self.shared));
+    /// Adopts a record that could not be published. This worker is then alone: it decides by itself until another
+    /// record is published, or it can publish again.
+    pub(super) fn adopt_unpublished(&mut self, next: Shared) {
+        let diverged_from = self.diverged_from.or(Some(self.shared));
         self.adopt(Shared { generation: next.generation | ALONE, ..next });
-        self.left = left;
+        self.diverged_from = diverged_from;
     }
 
     pub(super) fn is_alone(&self) -> bool {
-        self.left.is_some()
+        self.diverged_from.is_some()
     }
 
-    /// Says whether there is an authority that answers, of those breakers that many instances share. While there is none,
-    /// the instance goes on by what it sees itself.
+    /// Sets whether the authority answers, for a breaker that many instances share. While it does not, the instance
+    /// decides by what it sees itself.
     pub fn govern(&mut self, governed: bool) {
         self.governed = governed && self.rules.is_shared();
         self.refused_at = self.refused_at.filter(|_| self.governed);
     }
 
-    /// Whether an authority says who probes.
+    /// Whether an authority decides who probes.
     #[must_use]
     pub fn is_governed(&self) -> bool {
-        self.governed && self.left.is_none()
+        self.governed && self.diverged_from.is_none()
     }
 
-    /// What the authority is to be told, if anything: see [`global`](super::global).
+    /// What to report to the authority, if anything: see [`global`](super::global).
     #[must_use]
-    pub(crate) fn report(&self, now: Timestamp) -> Told {
+    pub(crate) fn report(&self, now: Timestamp) -> ReportFields {
         let wants = self.refused_at.is_some_and(|at| self.shared.is_due(at.after(SHORTLY)));
         self.shared.report(&self.rules, wants, now)
     }
 
-    /// What to publish for what stands with the authority, as it was asked at `sent_at`, with a record just adopted. `None`
-    /// when that is known.
+    /// What to publish for the authority's answer to a round sent at `sent_at`, with a record just adopted. `None` if
+    /// it changes nothing.
     pub(super) fn agree(&self, standing: &Standing, sent_at: Timestamp, now: Timestamp) -> Option<Shared> {
         self.shared.agree(&self.rules, standing, sent_at, now)
     }
 
-    /// The authority has answered what it was asked at `sent_at`: whoever wants to be elected still says so with the next call.
-    pub(super) fn answered(&mut self, sent_at: Timestamp) {
+    /// Notes that the authority has answered a round sent at `sent_at`. If an election was possible then, this answers
+    /// the wish for it; the next refused call renews the wish.
+    pub(super) fn note_answer(&mut self, sent_at: Timestamp) {
         if self.shared.is_due(sent_at) {
             self.refused_at = None;
         }
     }
 
-    /// What a worker that is alone publishes to be alone no longer: what has become of the breaker meanwhile. Not while it
-    /// awaits probes, whose outcomes would be lost.
+    /// What a worker that was alone publishes to rejoin the others: the state of the breaker by now. `None` while
+    /// probes are awaited, because their outcomes would be lost.
     pub(super) fn rejoin(&self) -> Option<Shared> {
-        let left = self.left?;
+        let published = self.diverged_from?;
         let settled = !matches!(self.shared.phase, Phase::HalfOpen(_));
-        settled.then(|| Shared { generation: left.generation.wrapping_add(1), ..self.shared })
+        settled.then(|| Shared { generation: published.generation.wrapping_add(1), ..self.shared })
     }
 
     fn ticket(&self, kind: Kind) -> Ticket {
@@ -440,10 +445,11 @@ impl Local {
     }
 }
 
-/// Where a call was refused so shortly before probes may come, another is taken to follow: four a second and more.
+/// If a call was refused this shortly before probes are due, the next one is expected in time: such a breaker gets
+/// about four calls a second or more.
 const SHORTLY: Span = Span::from_millis(250);
 
-/// Marks generations that were never published, so that no published one is taken for them.
+/// Marks generations that were never published, so they never equal a published one.
 const ALONE: u64 = 1 << 63;
 
 const VERSION: u8 = 1;

@@ -1,13 +1,13 @@
-//! The way back to admitting everything: a share of calls that grows in a straight line, so that an upstream that has
-//! just come back is not met by all that waited for it.
+//! The return to admitting all calls: the admitted share grows linearly, so an upstream that has just recovered does
+//! not get all waiting clients at once.
 
 use crate::policy::Ramp;
 use crate::units::{BasisPoints, Draw, Span};
 
-/// How long a call with this draw has to wait when the ramp began `elapsed` ago; `None` admits it.
+/// How long a call with this draw has to wait if the ramp began `elapsed` ago; `None` admits it.
 ///
-/// The wait ends exactly where the line reaches the draw, so that refused clients who come back as told are spread as
-/// evenly as the line rises. They will not have the same draw then, and need not be admitted.
+/// The wait ends exactly when the line reaches the draw, so refused clients that come back in time are spread as evenly
+/// as the line rises. Such a client has another draw by then and may be refused again.
 pub(super) fn wait(ramp: Ramp, elapsed: Span, draw: Draw) -> Option<Span> {
     if elapsed >= ramp.over {
         return None;
@@ -20,13 +20,13 @@ pub(super) fn wait(ramp: Ramp, elapsed: Span, draw: Draw) -> Option<Span> {
     if draw < from.saturating_add(risen) {
         return None;
     }
-    // One nanosecond more, since the line must be above the draw.
+    // One nanosecond more, because the line must be above the draw.
     let reached = draw.saturating_sub(from).saturating_mul(over).checked_div(rise).unwrap_or(over).saturating_add(1);
     let reached = u64::try_from(reached).unwrap_or(u64::MAX).min(ramp.over.as_nanos());
     Some(Span::from_nanos(reached.saturating_sub(elapsed.as_nanos()).max(1)))
 }
 
-/// All draws there are.
+/// The number of possible draws.
 const WHOLE: u128 = 1 << 64;
 const ALL: u128 = BasisPoints::ALL.get() as u128;
 
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn the_share_rises_in_a_straight_line() {
-        // Draws at even distances, so that the share is counted exactly.
+        // Evenly spaced draws, so the share is counted exactly.
         let draws: Vec<Draw> = (0..1_000).map(|place| Draw(u64::MAX / 1_000 * place)).collect();
         for (secs, admitted) in [(0, 100), (15, 550), (20, 700), (30, 1_000), (31, 1_000)] {
             let ramp = ramp(10, 30);

@@ -1,15 +1,16 @@
-//! The transitions of a breaker, from one published record to the next. Each is a pure function; who publishes it by
-//! compare-and-swap has made it, and everyone else finds that it has been made.
+//! The transitions of a breaker, from one published record to the next. Each is a pure function. The worker that
+//! publishes the result by compare-and-swap has made the transition; all others find it made.
 //!
 //! ```text
 //!            evidence                    time, and a call            every probe succeeds
 //!   closed ------------> open --------------------------> half-open ----------------------> closed, with a ramp
 //!                          ^                                  |
 //!                          +----------------------------------+
-//!                            a probe fails, or never tells
+//!                         a probe fails, or has no outcome in time
 //! ```
 //!
-//! Where many instances share the breaker, and an authority says who probes, the step to half-open is [elected](super::global).
+//! If many instances share the breaker and their authority answers, the step to half-open needs an
+//! [election](super::global).
 
 use super::shared::{Phase, Probes, Shared, State};
 use super::{Outcome, SKEW, ramp};
@@ -21,7 +22,7 @@ use crate::units::{BasisPoints, Draw, Span, Timestamp};
 pub enum Election {
     /// The call is a probe as soon as this is published.
     Probe(Shared),
-    /// Time has changed the breaker; what that means for the call is seen when this is published.
+    /// Time alone has changed the breaker. The call is judged again after this is published.
     Change(Shared),
 }
 
@@ -41,8 +42,8 @@ impl Shared {
         self.opened > 0 && rules.ramp.is_some_and(|ramp| now.since(self.since) < ramp.over)
     }
 
-    /// How long a call with this draw has to wait; `None` when it is admitted, or may be as a probe. `governed`: an authority
-    /// says who probes.
+    /// How long a call with this draw has to wait; `None` if it is admitted, or may be admitted as a probe. `governed`:
+    /// an authority decides who probes.
     pub(super) fn wait(&self, rules: &Breaker, governed: bool, draw: Draw, now: Timestamp) -> Option<Span> {
         match self.phase {
             Phase::Closed if self.opened == 0 => None,
@@ -50,13 +51,14 @@ impl Shared {
             Phase::Open { until } | Phase::Elsewhere { until } if now < until => Some(until.since(now)),
             Phase::Open { .. } | Phase::Elsewhere { .. } => governed.then_some(ELECTED_WITHIN),
             Phase::HalfOpen(probes) => {
-                let is_over = now >= probes.right;
-                // Alone again, the instance gives no more while it awaits any of those that it was elected for.
+                let is_over = now >= probes.give_until;
+                // Once its authority stops answering, the instance admits no further probes while those of its election
+                // are awaited.
                 let is_full = probes.given >= rules.half_open.probes || (is_over && !governed && probes.awaited());
                 if is_full && now < probes.deadline {
                     return Some(probes.deadline.since(now));
                 }
-                (governed && !is_full && (is_over || self.untold)).then_some(ELECTED_WITHIN)
+                (governed && !is_full && (is_over || self.unreported)).then_some(ELECTED_WITHIN)
             }
         }
     }
@@ -66,23 +68,23 @@ impl Shared {
         match self.phase {
             Phase::Closed => false,
             Phase::Open { until } | Phase::Elsewhere { until } => now >= until,
-            Phase::HalfOpen(probes) => now >= probes.right,
+            Phase::HalfOpen(probes) => now >= probes.give_until,
         }
     }
 
-    /// Opens, on evidence of calls of this generation. `None` when that is over.
+    /// Opens, because of calls of this generation. `None` if that generation is over.
     pub(super) fn opens(&self, rules: &Breaker, generation: u64, draw: Draw, now: Timestamp) -> Option<Self> {
         if self.generation != generation || self.phase != Phase::Closed {
             return None;
         }
-        let longer = self.longer(&rules.open);
-        // A good run is one as long as the breaker would be open next, not counting the ramp.
+        let next = self.next_open_for(&rules.open);
+        // A good run: the breaker stayed closed after its ramp for at least as long as it would next be open.
         let ramp = rules.ramp.map_or(Span::ZERO, |ramp| ramp.over);
-        let good = now >= self.since.after(ramp).after(longer);
-        Some(self.open(rules, if good { rules.open.initial } else { longer }, draw, now))
+        let good = now >= self.since.after(ramp).after(next);
+        Some(self.open(rules, if good { rules.open.initial } else { next }, draw, now))
     }
 
-    /// Elects a call as a probe, if the breaker lets it.
+    /// Makes a call a probe, if the breaker admits one.
     pub(super) fn elect(&self, rules: &Breaker, governed: bool, draw: Draw, now: Timestamp) -> Option<Election> {
         if let Some(next) = self.expire(rules, draw, now) {
             return Some(Election::Change(next));
@@ -91,11 +93,11 @@ impl Shared {
         let begins = || Some(Election::Probe(self.enter(rules, Phase::HalfOpen(Probes::own(1, deadline)), now)));
         match self.phase {
             Phase::Open { until } | Phase::Elsewhere { until } if now >= until && !governed => begins(),
-            Phase::HalfOpen(probes) if now >= probes.right && !probes.awaited() && !governed => begins(),
-            Phase::HalfOpen(probes) if now >= probes.right || (governed && self.untold) => None,
+            Phase::HalfOpen(probes) if now >= probes.give_until && !probes.awaited() && !governed => begins(),
+            Phase::HalfOpen(probes) if now >= probes.give_until || (governed && self.unreported) => None,
             Phase::HalfOpen(probes) if probes.given < rules.half_open.probes => {
-                // Only the first of those awaited sets the deadline: else one that never tells could be waited for as
-                // long as others come.
+                // Only the first awaited probe sets the deadline. If later ones moved it, a probe without an outcome
+                // could be awaited for as long as further probes follow.
                 let deadline = if probes.awaited() { probes.deadline } else { deadline };
                 let probes = Probes { given: probes.given.saturating_add(1), deadline, ..probes };
                 Some(Election::Probe(Self { phase: Phase::HalfOpen(probes), ..*self }))
@@ -104,7 +106,8 @@ impl Shared {
         }
     }
 
-    /// Takes in what became of a probe of this generation. `None` when that is over.
+    /// The record after a probe of this generation ended with this outcome. `None` if that generation is over, or no
+    /// probe is awaited.
     pub(super) fn settle(
         &self,
         rules: &Breaker,
@@ -118,7 +121,7 @@ impl Shared {
             return None;
         }
         Some(match outcome {
-            Outcome::Failure => self.open(rules, self.longer(&rules.open), draw, now),
+            Outcome::Failure => self.open(rules, self.next_open_for(&rules.open), draw, now),
             Outcome::Success if probes.succeeded.saturating_add(1) >= rules.half_open.probes => {
                 self.enter(rules, Phase::Closed, now)
             }
@@ -127,7 +130,7 @@ impl Shared {
                 let deadline = now.after(rules.half_open.max_wait);
                 Self { phase: Phase::HalfOpen(Probes { succeeded, deadline, ..probes }), ..*self }
             }
-            // It told nothing, and another may go in its place.
+            // The probe proved nothing: another call may take its place.
             Outcome::Ignored => {
                 let given = probes.given.saturating_sub(1);
                 Self { phase: Phase::HalfOpen(Probes { given, ..probes }), ..*self }
@@ -135,29 +138,30 @@ impl Shared {
         })
     }
 
-    /// What time alone changes: probes that never told have failed, and a clock that was set back is followed.
+    /// The record after changes that time alone brings: overdue probes have failed, or the clock was set back. `None`
+    /// if nothing changes.
     pub(super) fn expire(&self, rules: &Breaker, draw: Draw, now: Timestamp) -> Option<Self> {
         if let Phase::HalfOpen(probes) = self.phase {
-            // A new policy may ask for fewer than have succeeded already.
+            // A new policy may require fewer probes than have already succeeded.
             if probes.succeeded >= rules.half_open.probes {
                 return Some(self.enter(rules, Phase::Closed, now));
             }
             if probes.awaited() && now >= probes.deadline {
-                return Some(self.open(rules, self.longer(&rules.open), draw, now));
+                return Some(self.open(rules, self.next_open_for(&rules.open), draw, now));
             }
         }
-        self.follow(rules, now)
+        self.adjust_to_clock(rules, now)
     }
 
-    /// The record as it would stand had the clock always been as it is now; `None` when it could have been. Else what is
-    /// to end at a time would end when the clock is there again.
-    fn follow(&self, rules: &Breaker, now: Timestamp) -> Option<Self> {
+    /// The record adjusted to a clock that was set back; `None` if its times are plausible at `now`. Without this, a
+    /// phase would last until the clock reaches its old time again.
+    fn adjust_to_clock(&self, rules: &Breaker, now: Timestamp) -> Option<Self> {
         let ahead = now.after(SKEW);
         let phase = match self.phase {
-            // By what clock this instance was elected nobody knows any more.
+            // The election's end was computed before the clock was set back: it cannot be trusted any more.
             Phase::HalfOpen(probes) if self.since > ahead && self.elected().is_some() => {
                 let deadline = probes.deadline.min(now.after(rules.half_open.max_wait));
-                Phase::HalfOpen(Probes { deadline, right: now, ..probes })
+                Phase::HalfOpen(Probes { deadline, give_until: now, ..probes })
             }
             Phase::HalfOpen(probes) if probes.deadline > ahead.after(rules.half_open.max_wait) => {
                 Phase::HalfOpen(Probes { deadline: now.after(rules.half_open.max_wait), ..probes })
@@ -168,7 +172,7 @@ impl Shared {
             Phase::Open { until } if self.since > ahead => {
                 Phase::Open { until: now.after(until.since(self.since).min(rules.open.max)) }
             }
-            // Also when the policy says since that nothing is open for as long.
+            // This also applies if a new policy has a shorter maximum.
             Phase::Open { until } if until > ahead.after(rules.open.max) => {
                 Phase::Open { until: now.after(rules.open.max) }
             }
@@ -178,8 +182,8 @@ impl Shared {
         Some(Self { phase, since: self.since.min(now), ..*self })
     }
 
-    /// How long the breaker is open when it opens once more without a good run between.
-    fn longer(&self, open: &OpenFor) -> Span {
+    /// How long the breaker is open if it opens again without a good run in between.
+    fn next_open_for(&self, open: &OpenFor) -> Span {
         if self.open_for == Span::ZERO {
             return open.initial;
         }
@@ -196,11 +200,12 @@ impl Shared {
 
     fn enter(&self, rules: &Breaker, phase: Phase, now: Timestamp) -> Self {
         let generation = self.generation.wrapping_add(1);
-        Self { generation, phase, since: now, untold: rules.is_shared(), ..*self }
+        Self { generation, phase, since: now, unreported: rules.is_shared(), ..*self }
     }
 }
 
-/// A span of which a share is left to chance: never longer, so that the bound of all spans is that of these too.
+/// `span`, shortened at random by up to this share. It never gets longer, so an upper bound of `span` also holds for
+/// the result.
 pub(crate) fn jittered(span: Span, share: BasisPoints, draw: Draw) -> Span {
     let chance = u128::from(span.as_nanos()).saturating_mul(share.get().into()) / ALL;
     let taken = chance.saturating_mul(draw.0.into()) >> u64::BITS;
@@ -209,5 +214,5 @@ pub(crate) fn jittered(span: Span, share: BasisPoints, draw: Draw) -> Span {
 
 const ALL: u128 = BasisPoints::ALL.get() as u128;
 
-/// How soon a call may come again that has this instance ask to be elected. It takes a tick and an answer.
+/// The retry delay of a call that makes this instance ask for its election, which takes a tick and an answer.
 const ELECTED_WITHIN: Span = Span::from_secs(1);

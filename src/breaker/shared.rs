@@ -1,34 +1,36 @@
-//! What all workers know of a breaker: the little that changes when it opens, probes or closes.
+//! What all workers know of a breaker: the few values that change when it opens, probes or closes.
 //!
-//! It is published by compare-and-swap alone, so that each generation has one successor, whoever saw the reason first.
+//! The record is published only by compare-and-swap. So each generation has exactly one successor, even if several
+//! workers see the reason for it.
 
 use super::bytes::Reader;
 use crate::store::StoreError;
 use crate::units::{Span, Timestamp};
 use crate::words;
 
-/// The state of a breaker, as published. As a default: closed, since ever.
+/// The state of a breaker, as published. The default is a breaker that never opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shared {
-    /// One more with each transition. A call's outcome counts only in the generation in which the call began.
+    /// Incremented with each transition. A call's outcome counts only in the generation in which the call began.
     pub(super) generation: u64,
     pub(super) phase: Phase,
     /// When the phase began.
     pub(super) since: Timestamp,
-    /// How long the breaker was last open, before chance took its part; zero when it never was.
+    /// How long the breaker was last open, before jitter; zero if it never was.
     pub(super) open_for: Span,
-    /// How often it has opened.
+    /// How often the breaker has opened.
     pub(super) opened: u64,
-    /// Of a breaker that many instances share: the newest [`Standing::generation`](super::Standing) that is known here.
+    /// For a breaker that many instances share: the newest generation of a [`Standing`](super::global::Standing) known
+    /// here.
     pub(super) agreed: u64,
-    /// What was made here since, which the other instances are to be told.
-    pub(super) untold: bool,
+    /// Whether this instance has made a transition that the authority does not know of.
+    pub(super) unreported: bool,
 }
 
-/// What a breaker does. A breaker that ramps is closed, and has not been for long.
+/// The phase of a breaker. One that ramps is closed, and has not been closed for longer than its ramp.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Calls are admitted: all, or during the ramp a share.
+    /// Calls are admitted: all of them, or a share during the ramp.
     #[default]
     Closed,
     /// Calls are refused.
@@ -38,39 +40,39 @@ pub(super) enum Phase {
     },
     /// Probes are admitted.
     HalfOpen(Probes),
-    /// Another instance is elected to probe, and calls are refused.
+    /// Another instance is elected to probe. Calls are refused here.
     Elsewhere {
-        /// Until when at most.
+        /// The latest end of that election.
         until: Timestamp,
     },
 }
 
-/// How far the probes of a half-open breaker have come.
+/// The progress of a half-open breaker's probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Probes {
-    /// How many were given out, but for those that told nothing.
+    /// Probes handed out, without those that ended without an outcome.
     pub(super) given: u32,
-    /// How many of them have succeeded.
+    /// Probes that have succeeded.
     pub(super) succeeded: u32,
-    /// When what has no outcome by then has failed.
+    /// Probes without an outcome at this time have failed.
     pub(super) deadline: Timestamp,
-    /// Until when more may be given: for ever, or as long as this instance is elected.
-    pub(super) right: Timestamp,
+    /// The end of this instance's right to hand out probes: never, or the end of its election.
+    pub(super) give_until: Timestamp,
 }
 
 impl Probes {
-    /// Probes that nobody else has to let this instance give.
+    /// Probes that need no election.
     pub(super) const fn own(given: u32, deadline: Timestamp) -> Self {
-        Self { given, succeeded: 0, deadline, right: FOR_EVER }
+        Self { given, succeeded: 0, deadline, give_until: FOR_EVER }
     }
 
-    /// Whether the outcome of any is awaited.
+    /// Whether any probe has no outcome yet.
     pub(super) fn awaited(&self) -> bool {
         self.given > self.succeeded
     }
 }
 
-/// The name of what a breaker does.
+/// The state of a breaker, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It admits calls.
@@ -84,7 +86,7 @@ pub enum State {
 }
 
 impl State {
-    /// The word for it.
+    /// The word for this state.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -97,7 +99,7 @@ impl State {
 }
 
 impl Shared {
-    /// When the phase began; `None` for a breaker that never opened.
+    /// When the phase began; `None` if the breaker never opened.
     #[must_use]
     pub fn since(&self) -> Option<Timestamp> {
         (self.opened > 0).then_some(self.since)
@@ -109,13 +111,13 @@ impl Shared {
         self.opened
     }
 
-    /// One more with each transition.
+    /// The number of the generation, incremented with each transition.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Whether the record tells others of a state that lasts: that the breaker is closed, or open still.
+    /// Whether other instances should take over this record: the breaker is closed, or is still open at `now`.
     #[must_use]
     pub(crate) fn counts_at(&self, now: Timestamp) -> bool {
         match self.phase {
@@ -125,25 +127,26 @@ impl Shared {
         }
     }
 
-    /// Whether it may show within this span how probes went: they come by then, or have lately. Where nobody calls, they do not.
+    /// Whether probes may start or end within this span, or have recently. A phase that ended over a second ago does
+    /// not count: without calls there are no probes.
     pub(crate) fn is_near_probes(&self, span: Span, now: Timestamp) -> bool {
         let (from, until) = match self.phase {
             Phase::Closed => return false,
             Phase::Open { until } => (until.before(span), until),
-            Phase::HalfOpen(probes) => (self.since, probes.right),
+            Phase::HalfOpen(probes) => (self.since, probes.give_until),
             Phase::Elsewhere { until } => (self.since, until),
         };
         from <= now && now <= until.after(NO_CALLS)
     }
 
-    /// The authority's generation in which this instance is the one that probes, while it is.
+    /// The authority's generation in which this instance is elected to probe, while it is.
     #[must_use]
     pub fn elected(&self) -> Option<u64> {
-        matches!(self.phase, Phase::HalfOpen(probes) if probes.right != FOR_EVER).then_some(self.agreed)
+        matches!(self.phase, Phase::HalfOpen(probes) if probes.give_until != FOR_EVER).then_some(self.agreed)
     }
 
-    /// The record as bytes: a version, a word for the phase, then little-endian numbers. What is never shared with other
-    /// instances is written as it was before that could be, so that an older filter understands it.
+    /// The record as bytes: a version, a byte for the phase, then little-endian numbers. A record without values of a
+    /// shared breaker is written in the first version, which older filters understand.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let own = Probes::own(0, Timestamp::EPOCH);
@@ -153,7 +156,7 @@ impl Shared {
             Phase::HalfOpen(probes) => (HALF_OPEN, probes),
             Phase::Elsewhere { until } => (ELSEWHERE, Probes { deadline: until, ..own }),
         };
-        let is_shared = self.agreed > 0 || self.untold || word == ELSEWHERE || probes.right != FOR_EVER;
+        let is_shared = self.agreed > 0 || self.unreported || word == ELSEWHERE || probes.give_until != FOR_EVER;
         let numbers = [
             self.generation,
             self.since.as_nanos(),
@@ -162,7 +165,7 @@ impl Shared {
             probes.deadline.as_nanos(),
             u64::from(probes.given) | (u64::from(probes.succeeded) << 32),
         ];
-        let of_shared = [self.agreed, u64::from(self.untold), probes.right.as_nanos()];
+        let of_shared = [self.agreed, u64::from(self.unreported), probes.give_until.as_nanos()];
         let mut bytes = vec![if is_shared { SHARED_VERSION } else { VERSION }, word];
         words::append(&mut bytes, &numbers);
         if is_shared {
@@ -171,10 +174,10 @@ impl Shared {
         bytes
     }
 
-    /// The record of these bytes.
+    /// Decodes a record.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] for an unknown version, and for what no breaker can be.
+    /// [`StoreError::Corrupt`] for an unknown version, and for an impossible record.
     pub fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         Self::read(&mut Reader::new(bytes)).ok_or(StoreError::Corrupt)
     }
@@ -188,12 +191,12 @@ impl Shared {
         let opened = reader.u64()?;
         let until = Timestamp::from_nanos(reader.u64()?);
         let (given, succeeded) = (reader.u32()?, reader.u32()?);
-        let (agreed, untold, right) = match version {
+        let (agreed, unreported, give_until) = match version {
             VERSION => (0, false, FOR_EVER),
             SHARED_VERSION => (reader.u64()?, reader.u64()? != 0, Timestamp::from_nanos(reader.u64()?)),
             _ => return None,
         };
-        let probes = Probes { given, succeeded, deadline: until, right };
+        let probes = Probes { given, succeeded, deadline: until, give_until };
         let phase = match word {
             CLOSED => Phase::Closed,
             OPEN => Phase::Open { until },
@@ -201,22 +204,22 @@ impl Shared {
             ELSEWHERE => Phase::Elsewhere { until },
             _ => return None,
         };
-        reader.is_empty().then_some(Self { generation, phase, since, open_for, opened, agreed, untold })
+        reader.is_empty().then_some(Self { generation, phase, since, open_for, opened, agreed, unreported })
     }
 }
 
 const VERSION: u8 = 1;
-/// With what a breaker has that many instances share.
+/// With the additional values of a breaker that many instances share.
 const SHARED_VERSION: u8 = 2;
 const CLOSED: u8 = 0;
 const OPEN: u8 = 1;
 const HALF_OPEN: u8 = 2;
 const ELSEWHERE: u8 = 3;
 
-/// When nobody has called for so long after the time, nobody need look out for probes.
+/// If no call came for this long after its time, no probe is expected.
 const NO_CALLS: Span = Span::from_secs(1);
 
-/// Later than any time.
+/// Later than any time: no end.
 const FOR_EVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
 #[cfg(test)]
@@ -225,11 +228,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn phases() -> impl Strategy<Value = Phase> {
-        let probes = (any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(one, other, ns, right)| {
-            let (given, succeeded) = (one.max(other), one.min(other));
-            let right = Timestamp::from_nanos(if right % 2 == 0 { u64::MAX } else { right });
-            Phase::HalfOpen(Probes { given, succeeded, deadline: Timestamp::from_nanos(ns), right })
-        });
+        let probes =
+            (any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(one, other, ns, give_until)| {
+                let (given, succeeded) = (one.max(other), one.min(other));
+                let give_until = Timestamp::from_nanos(if give_until % 2 == 0 { u64::MAX } else { give_until });
+                Phase::HalfOpen(Probes { given, succeeded, deadline: Timestamp::from_nanos(ns), give_until })
+            });
         let open = any::<u64>().prop_map(|ns| Phase::Open { until: Timestamp::from_nanos(ns) });
         let elsewhere = any::<u64>().prop_map(|ns| Phase::Elsewhere { until: Timestamp::from_nanos(ns) });
         prop_oneof![Just(Phase::Closed), open, probes, elsewhere]
@@ -240,10 +244,10 @@ mod tests {
         fn bytes_are_the_same_record_again(
             phase in phases(),
             (generation, since, open_for, opened) in any::<(u64, u64, u64, u64)>(),
-            agreed in prop_oneof![Just(0), any::<u64>()], untold in any::<bool>(),
+            agreed in prop_oneof![Just(0), any::<u64>()], unreported in any::<bool>(),
         ) {
             let (since, open_for) = (Timestamp::from_nanos(since), Span::from_nanos(open_for));
-            let shared = Shared { generation, phase, since, open_for, opened, agreed, untold };
+            let shared = Shared { generation, phase, since, open_for, opened, agreed, unreported };
             prop_assert_eq!(Shared::decode(&shared.encode()), Ok(shared));
         }
 

@@ -1,7 +1,7 @@
-//! The calls over which a breaker's rates are taken: those of the last so much time, or so many last ones.
+//! The calls over which a breaker's rates are taken: those of a recent span of time, or a number of most recent ones.
 //!
-//! Counts are exact. No call weighs less for its age: it is in the window or it is not (resilience4j calls the two kinds
-//! time-based and count-based).
+//! Counts are exact and unweighted: a call is in the window or it is not. (resilience4j calls the two kinds time-based
+//! and count-based.)
 
 mod count;
 mod time;
@@ -14,18 +14,18 @@ use super::bytes::Reader;
 use crate::policy::{Breaker, CallWindow};
 use crate::units::{BasisPoints, Timestamp};
 
-/// How many calls there were, and how many of them were what.
+/// Numbers of calls by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// All of them.
+    /// All calls.
     pub calls: u32,
-    /// Those that failed.
+    /// Calls that failed.
     pub failures: u32,
-    /// Those that were slow, failed or not.
+    /// Slow calls, whether they failed or not.
     pub slow: u32,
 }
 
-/// What one call was.
+/// The result of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) failed: bool,
@@ -52,13 +52,14 @@ impl From<Call> for Tally {
     }
 }
 
-/// A window of calls, with how many of the last ones failed in a row.
+/// A window of calls, and the number of consecutive failures at its end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Window {
     calls: Calls,
     /// Failures since the last success, or since the window began.
     run: u32,
-    /// Whether a success has been in this window, so that what was before it is over.
+    /// Whether a success was counted since the window began. If so, merging this window ends the run of failures before
+    /// it.
     succeeded: bool,
 }
 
@@ -101,14 +102,14 @@ impl Window {
         }
     }
 
-    /// Lets go of the calls that are too old at `now`.
+    /// Drops the calls that are too old at `now`.
     pub(crate) fn advance(&mut self, now: Timestamp) {
         if let Calls::Time(window) = &mut self.calls {
             window.advance(now);
         }
     }
 
-    /// Adds the calls of a window of the same kind, as if they had come after those here.
+    /// Adds the calls of a window of the same kind, as if they followed the calls of this one.
     pub(crate) fn merge(&mut self, later: &Self) {
         match (&mut self.calls, &later.calls) {
             (Calls::Time(window), Calls::Time(later)) => window.merge(later),
@@ -127,12 +128,12 @@ impl Window {
         }
     }
 
-    /// Whether nothing was counted.
+    /// Whether nothing has been counted.
     pub(crate) fn is_empty(&self) -> bool {
         self.tally().calls == 0 && self.run == 0 && !self.succeeded
     }
 
-    /// Whether these calls open a breaker of this pattern.
+    /// Whether these calls open a breaker with these rules.
     pub(crate) fn opens(&self, rules: &Breaker) -> bool {
         let tally = self.tally();
         let counts = tally.calls >= rules.min_calls;
@@ -141,7 +142,7 @@ impl Window {
             || (counts && rules.slow.is_some_and(|slow| reaches(tally.slow, tally.calls, slow.rate)))
     }
 
-    /// The window as bytes, after those that are there.
+    /// Appends the window to `bytes`.
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&self.run.to_le_bytes());
         bytes.push(self.succeeded.into());
@@ -151,8 +152,8 @@ impl Window {
         }
     }
 
-    /// Reads a window of the same kind and length as this one into it. Answers whether the bytes were one; if not, the
-    /// window is empty.
+    /// Replaces this window by one of the same kind and length, read from `reader`. Returns `false` if the bytes are
+    /// invalid; the window is then empty.
     pub(crate) fn decode(&mut self, reader: &mut Reader<'_>) -> bool {
         self.clear();
         let read = self.try_decode(reader).is_some();
@@ -172,7 +173,7 @@ impl Window {
     }
 }
 
-/// Whether `part` of `whole` is at least this share.
+/// Whether `part` is at least this share of `whole`.
 fn reaches(part: u32, whole: u32, share: BasisPoints) -> bool {
     u64::from(part).saturating_mul(BasisPoints::ALL.get().into()) >= u64::from(whole).saturating_mul(share.get().into())
 }

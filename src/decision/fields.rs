@@ -1,4 +1,5 @@
-//! The header fields that tell a client how it stands, on every answer: so what does not change is written once.
+//! Header fields that tell a client its quota and what is left of it. They are on every response, so the unchanging
+//! parts are formatted once.
 
 use super::PolicyName;
 use crate::engine::{Charge, Engine, Plan};
@@ -8,27 +9,29 @@ use crate::mode::Mode;
 use crate::policy::{Limit, OnExceed, Quota};
 use core::fmt::Write;
 
-/// Header fields that wait for an answer: names, and values that stand one behind the other in one text. So they are two pieces
-/// of memory, which serve one request after another.
+/// Header fields for a response: their names, and their values in one string. These two buffers are reused from request
+/// to request.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
-    /// Each name, and where its value ends.
+    /// Each name, and the end of its value in the text.
     names: Vec<(&'static str, usize)>,
     text: String,
 }
 
 impl Fields {
-    /// Adds the fields that tell the client how it stands with the limits of this plan, admitted or not.
+    /// Adds the rate-limit fields for the limits of this plan, whether the request was admitted or not. Limits that
+    /// only observe get none, nor does any limit of a policy in mode `observe`.
     ///
-    /// `RateLimit-Policy` and `RateLimit` as draft-ietf-httpapi-ratelimit-headers has them: structured fields (RFC 9651), an
-    /// item a quota, in the policy's order, by the limit's name, and where a limit has several by the name and the window, as
-    /// in `api/1h`, which is the name of no other limit; quotas in requests; the partition key a hash of the client's key. A
-    /// window that is no whole number of seconds is rounded up. A quota of requests in flight has the draft's unit for them and
-    /// no window, and nothing is said of when permits come back, since nobody knows; where their number is found out, the policy
-    /// tells of the most, as it should not change with every answer. `X-RateLimit-*`, if the policy asks for them, tell of the
-    /// quota with the fewest permits left, the reset in seconds from now. Limits that only observe are not told of, and under a
-    /// policy that does none.
-    pub fn tell(&mut self, engine: &Engine, plan: &Plan) {
+    /// `RateLimit-Policy` and `RateLimit` follow draft-ietf-httpapi-ratelimit-headers: structured fields (RFC 9651)
+    /// with an item for each quota, in the policy's order. An item is named by the limit; if that has several quotas,
+    /// by the limit and the window, as in `api/1h`, which cannot be the name of another limit. Quotas are in requests.
+    /// The partition key is a hash of the client's key. A window is rounded up to whole seconds. A quota of requests in
+    /// flight has the draft's unit for them, no window, and no time of reset, because that is unknown. If its number is
+    /// adaptive, the policy states the maximum, so it does not change with every response.
+    ///
+    /// `X-RateLimit-*`, if the policy asks for them, describe the quota with the fewest permits left, with the reset in
+    /// seconds from now.
+    pub fn push_limits(&mut self, engine: &Engine, plan: &Plan) {
         let policy = engine.policy();
         if policy.mode == Mode::Observe {
             return;
@@ -41,7 +44,7 @@ impl Fields {
             self.list("ratelimit", engine, plan, |charge, text| write_limit(engine, plan, charge, text));
         }
         if policy.response.x_ratelimit {
-            self.tell_least(engine, plan);
+            self.push_x_ratelimit(engine, plan);
         }
     }
 
@@ -73,7 +76,7 @@ impl Fields {
         self.text.clear();
     }
 
-    /// Adds what `write` makes of each quota that the client is told of, as a list; no field if that is empty.
+    /// Adds a list field with what `write` appends for each reported quota; no field if the list is empty.
     fn list(
         &mut self,
         name: &'static str,
@@ -82,7 +85,7 @@ impl Fields {
         write: impl Fn(&Charge, &mut String) -> Option<()>,
     ) {
         let begin = self.text.len();
-        for charge in plan.charges().iter().filter(|charge| is_told(engine, charge)) {
+        for charge in plan.charges().iter().filter(|charge| is_reported(engine, charge)) {
             let before = self.text.len();
             if before > begin {
                 self.text.push_str(", ");
@@ -97,10 +100,10 @@ impl Fields {
     }
 
     #[inline(never)]
-    fn tell_least(&mut self, engine: &Engine, plan: &Plan) {
-        let told = plan.charges().iter().filter(|charge| is_told(engine, charge));
-        let told = told.filter_map(|charge| Told::of(engine, plan, charge));
-        let Some(least) = told.min_by_key(|told| told.remaining) else { return };
+    fn push_x_ratelimit(&mut self, engine: &Engine, plan: &Plan) {
+        let states = plan.charges().iter().filter(|charge| is_reported(engine, charge));
+        let states = states.filter_map(|charge| QuotaState::of(engine, plan, charge));
+        let Some(least) = states.min_by_key(|state| state.remaining) else { return };
         for (name, value) in [
             ("x-ratelimit-limit", least.permits),
             ("x-ratelimit-remaining", least.remaining),
@@ -111,7 +114,7 @@ impl Fields {
         }
     }
 
-    /// The field of this name ends where the text ends.
+    /// Ends the field of this name at the current end of the text.
     fn end(&mut self, name: &'static str) {
         self.names.push((name, self.text.len()));
     }
@@ -121,12 +124,12 @@ impl Fields {
 #[derive(Debug)]
 pub(crate) struct QuotaItem {
     text: String,
-    /// How much of that is the name, with its quotes.
+    /// The length of the name in it, with its quotes.
     name: usize,
 }
 
 impl QuotaItem {
-    /// The item of `quota`, one of these `quotas` of the limit of this name.
+    /// The item for `quota`, one of the `quotas` of this limit.
     pub(crate) fn new(limit: &Limit, quotas: &[Quota], quota: &Quota) -> Self {
         let window = (quotas.len() > 1).then_some(quota.window);
         let mut text = format!("\"{}\";q={}", PolicyName(limit.name.as_str(), window), quota.permits.get());
@@ -145,14 +148,14 @@ impl QuotaItem {
     }
 }
 
-/// How a client stands with one quota.
-struct Told {
+/// What a client has left of one quota.
+struct QuotaState {
     permits: u32,
     remaining: u32,
     reset_secs: u32,
 }
 
-impl Told {
+impl QuotaState {
     fn of(engine: &Engine, plan: &Plan, charge: &Charge) -> Option<Self> {
         let quotas = engine.policy().limits.get(charge.limit())?.quotas(plan.tier());
         let standing = engine.standing(plan, charge)?;
@@ -163,26 +166,26 @@ impl Told {
         Some(Self {
             permits: quotas.get(charge.quota())?.permits.get(),
             remaining: standing.remaining.get(),
-            // Windows are a month long at most.
+            // Windows are at most a month long.
             reset_secs: u32::try_from(reset.as_secs_ceil()).unwrap_or(u32::MAX),
         })
     }
 }
 
-/// Clients are told of limits that act, and whose state could be had.
-fn is_told(engine: &Engine, charge: &Charge) -> bool {
+/// Only limits that are enforced, and whose state was available, are reported.
+fn is_reported(engine: &Engine, charge: &Charge) -> bool {
     let limit = engine.policy().limits.get(charge.limit());
     charge.outcome().is_some() && limit.is_some_and(|limit| limit.on_exceed != OnExceed::Observe)
 }
 
 fn write_limit(engine: &Engine, plan: &Plan, charge: &Charge, text: &mut String) -> Option<()> {
-    let (item, told) = (engine.quota_item(charge, plan.tier())?, Told::of(engine, plan, charge)?);
+    let (item, state) = (engine.quota_item(charge, plan.tier())?, QuotaState::of(engine, plan, charge)?);
     text.push_str(item.name());
     text.push_str(";r=");
-    push_number(text, told.remaining);
+    push_number(text, state.remaining);
     if !engine.policy().limits.get(charge.limit())?.holds() {
         text.push_str(";t=");
-        push_number(text, told.reset_secs);
+        push_number(text, state.reset_secs);
     }
     text.push_str(";pk=:");
     push_base64(text, key::partition(engine.seed(), charge.key()));
@@ -190,7 +193,7 @@ fn write_limit(engine: &Engine, plan: &Plan, charge: &Charge, text: &mut String)
     Some(())
 }
 
-/// Appends a number. The standard library's way is made for every format, and takes longer.
+/// Appends a number. The standard library's formatting is more general and slower.
 fn push_number(text: &mut String, number: u32) {
     text.push_str(itoa::Buffer::new().format(number));
 }
@@ -200,7 +203,7 @@ fn push_base64(text: &mut String, bytes: [u8; 8]) {
     const ALPHABET: [u8; 64] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bits = u64::from_be_bytes(bytes);
     let mut ascii = Ascii([b'='; 16]);
-    // Sixty-four bits are ten of these digits and two thirds of one; what is shifted in fills that with zeros.
+    // Sixty-four bits are ten digits and two thirds of one, whose rest is the zeros that are shifted in.
     for digit in ascii.0.iter_mut().take(11) {
         *digit = ALPHABET.get((bits >> 58) as usize).copied().unwrap_or(b'=');
         bits <<= 6;
@@ -208,8 +211,8 @@ fn push_base64(text: &mut String, bytes: [u8; 8]) {
     text.push_str(ascii.text().get(..12).unwrap_or_default());
 }
 
-/// A little text. As long and aligned as this, it is checked as UTF-8 in one or two steps, and not byte after byte, which
-/// would take longer than to write it.
+/// A short text. With this size and alignment it is checked as UTF-8 in one or two steps. Checking byte by byte would
+/// take longer than writing it.
 #[repr(align(16))]
 struct Ascii([u8; 16]);
 

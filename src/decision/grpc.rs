@@ -1,4 +1,4 @@
-//! A refusal as a client of gRPC understands it.
+//! A refusal in the form for gRPC clients.
 
 use super::Reply;
 use crate::lookup::trim_blanks;
@@ -6,8 +6,9 @@ use crate::request::RequestFacts;
 use core::fmt::Write;
 
 impl Reply {
-    /// What a client of gRPC gets in place of the status and the body: an answer of the status 200 that is its own trailers, with
-    /// these header lines. `None` for all others. For hosts that do not see to it themselves, as Envoy does.
+    /// What a gRPC client gets in place of the status and the body: a response with status 200 that is its own
+    /// trailers, with these header lines. `None` for all other clients. For hosts that do not convert it themselves, as
+    /// Envoy does.
     ///
     /// Source: "gRPC over HTTP2", `Trailers-Only` and `Percent-Encoded`.
     #[must_use]
@@ -22,8 +23,8 @@ impl Reply {
     }
 }
 
-/// Whether the client of this request speaks gRPC: `application/grpc`, also with the format of its messages behind it. gRPC-Web has
-/// another content type, and trailers in its body.
+/// Whether the request's client uses gRPC: `application/grpc`, which may be followed by the format of its messages.
+/// gRPC-Web has another content type, and sends trailers in the body.
 pub(crate) fn is_spoken(facts: &dyn RequestFacts) -> bool {
     let kind = facts.header("content-type");
     let kind = kind.as_deref().map(trim_blanks).unwrap_or_default();

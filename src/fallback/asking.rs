@@ -1,132 +1,133 @@
-//! Asking the upstreams of a route, and what their breakers learn of it.
+//! Choosing upstreams of a route, and telling their breakers how the calls ended.
 
-use super::{Around, By, Call, Ledgers, Step, Upstreams, Way};
+use super::{Call, Context, Ledgers, Progress, ServedBy, Step, Upstreams};
 use crate::breaker::Admission;
 use crate::policy::{CallEnd, Policy};
 use crate::units::{Span, Timestamp};
 
 impl Upstreams {
-    /// The next upstream, if the budget lasts for one more try.
+    /// The next upstream, if the budget has room for one more try.
     pub(super) fn retry<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
-        way: &mut Way,
+        progress: &mut Progress,
         wait: Span,
-        around: &mut Around<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Option<Step<'p>> {
-        if !self.budgets.get_mut(way.route)?.allows(around.now) {
+        if !self.budgets.get_mut(progress.route)?.allows(context.now) {
             return None;
         }
-        let step = self.next(policy, way, wait, around)?;
-        self.budgets.get_mut(way.route)?.retry(around.now);
+        let step = self.next(policy, progress, wait, context)?;
+        self.budgets.get_mut(progress.route)?.retry(context.now);
         Some(step)
     }
 
-    /// The next of the route's upstreams that was not asked and whose breaker admits.
+    /// The next of the route's upstreams that was not asked and whose breaker admits the call.
     pub(super) fn next<'p, L: Ledgers>(
         &mut self,
         policy: &'p Policy,
-        way: &mut Way,
+        progress: &mut Progress,
         wait: Span,
-        around: &mut Around<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Option<Step<'p>> {
-        let route = policy.routes().get(way.route)?;
+        let route = policy.routes().get(progress.route)?;
         for (place, upstream) in route.upstreams.iter().enumerate() {
             let bit = 1_u16.checked_shl(u32::try_from(place).unwrap_or(u32::MAX)).unwrap_or(0);
-            if way.tried & bit != 0 {
+            if progress.tried & bit != 0 {
                 continue;
             }
-            let rest = self.resting.get(*upstream).map_or(Span::ZERO, |pause| pause.left(around.now));
-            if way.attempts > 0 && rest > Span::ZERO {
-                let soonest = way.retry_after.into_iter().chain([rest]).min();
-                way.retry_after = soonest;
+            let rest = self.resting.get(*upstream).map_or(Span::ZERO, |pause| pause.left(context.now));
+            if progress.attempts > 0 && rest > Span::ZERO {
+                let soonest = progress.retry_after.into_iter().chain([rest]).min();
+                progress.retry_after = soonest;
                 continue;
             }
-            way.tried |= bit;
-            let breaker = self.breakers.place(way.route, place);
-            let breaker = match breaker.map(|at| (at, self.admit(at, !way.untimed, around))) {
+            progress.tried |= bit;
+            let breaker = self.breakers.place(progress.route, place);
+            let breaker = match breaker.map(|at| (at, self.admit(at, !progress.untimed, context))) {
                 None => None,
                 Some((at, Admission::Pass(ticket))) => Some((at, ticket)),
                 Some((_, Admission::Observe { .. })) => None,
                 Some((_, Admission::Refuse { retry_after })) => {
-                    let soonest = way.retry_after.into_iter().chain(retry_after).min();
-                    way.retry_after = soonest;
+                    let soonest = progress.retry_after.into_iter().chain(retry_after).min();
+                    progress.retry_after = soonest;
                     continue;
                 }
             };
-            way.attempts = way.attempts.saturating_add(1);
-            way.call = Some(Call { place, upstream: *upstream, breaker, began: around.now.after(wait) });
+            progress.attempts = progress.attempts.saturating_add(1);
+            progress.call = Some(Call { place, upstream: *upstream, breaker, began: context.now.after(wait) });
             let timeout = policy.upstreams().get(*upstream)?.timeout;
             return Some(Step::Send { upstream: *upstream, timeout, wait });
         }
         None
     }
 
-    fn admit<L: Ledgers>(&mut self, at: usize, sent: bool, around: &mut Around<'_, L>) -> Admission {
+    fn admit<L: Ledgers>(&mut self, at: usize, sent: bool, context: &mut Context<'_, L>) -> Admission {
         let (Some((identity, breaker)), Some(asked)) = (self.breakers.named(at), self.asked.get_mut(at)) else {
             return Admission::Refuse { retry_after: None };
         };
-        let ledger = around.ledgers.of(identity);
-        if around.now.since(*asked) > IDLE {
-            // What others have published meanwhile is learnt first.
-            breaker.tick(ledger, around.draw, around.now);
+        let ledger = context.ledgers.of(identity);
+        if context.now.since(*asked) > IDLE {
+            // First learn what others have published in the meantime.
+            breaker.tick(ledger, context.draw, context.now);
             self.woken = true;
         }
-        *asked = around.now;
-        breaker.admit_call(ledger, sent, around.draw, around.now)
+        *asked = context.now;
+        breaker.admit_call(ledger, sent, context.draw, context.now)
     }
 
-    /// Tells the breaker how the call at hand ended.
+    /// Tells the breaker how the call under way ended.
     pub(super) fn observe<L: Ledgers>(
         &mut self,
-        way: &mut Way,
+        progress: &mut Progress,
         end: CallEnd,
         took: Option<Span>,
-        around: &mut Around<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Option<Call> {
-        let call = way.call.take()?;
+        let call = progress.call.take()?;
         if let Some((at, ticket)) = call.breaker
             && let Some((identity, breaker)) = self.breakers.named(at)
         {
-            let passed = around.now.since(call.began);
-            // A client that does not send its body, or slowly, would open the breaker for all others.
+            let passed = context.now.since(call.began);
+            // Otherwise a client that does not send its body, or sends it slowly, could open the breaker for all.
             let end = match end {
-                CallEnd::TimedOut | CallEnd::Reset | CallEnd::Unanswered if way.untimed => CallEnd::Abandoned,
+                CallEnd::TimedOut | CallEnd::Reset | CallEnd::Unanswered if progress.untimed => CallEnd::Abandoned,
                 end => end,
             };
-            // When an answer that was lost began nobody knows, nor how long a call takes that was not made: neither is called slow.
-            let unknown = matches!(end, CallEnd::Lost | CallEnd::NotMade) || way.untimed;
+            // The start of a lost response is unknown, and a call that was not made has no duration: neither counts as
+            // slow.
+            let unknown = matches!(end, CallEnd::Lost | CallEnd::NotMade) || progress.untimed;
             let told = if unknown { Some(Span::ZERO) } else { took };
             let (outcome, took) = (breaker.outcome(end), told.map_or(passed, |took| took.min(passed)));
-            breaker.observe(around.ledgers.of(identity), ticket, outcome, took, around.draw, around.now);
+            breaker.observe(context.ledgers.of(identity), ticket, outcome, took, context.draw, context.now);
         }
         Some(call)
     }
 
-    /// Lets each breaker that is in use learn what others have published, and publish what it counted. To be called every
-    /// [`TICK`] while [`Upstreams::ticks`].
-    pub fn tick<L: Ledgers>(&mut self, around: &mut Around<'_, L>) {
-        let used = self.asked.iter().enumerate().filter(|(_, asked)| is_used(**asked, around.now));
+    /// Lets each breaker in use read what other workers have published, and publish what it has counted. To be called
+    /// every [`TICK`] while [`Upstreams::ticks`].
+    pub fn tick<L: Ledgers>(&mut self, context: &mut Context<'_, L>) {
+        let used = self.asked.iter().enumerate().filter(|(_, asked)| is_used(**asked, context.now));
         for (at, _) in used {
             if let Some((identity, breaker)) = self.breakers.named(at) {
-                breaker.tick(around.ledgers.of(identity), around.draw, around.now);
+                breaker.tick(context.ledgers.of(identity), context.draw, context.now);
             }
         }
     }
 
-    /// Lets every breaker learn what others have published, also those that this worker does not use: for whoever wants to
-    /// see them.
-    pub fn refresh<L: Ledgers>(&mut self, around: &mut Around<'_, L>) {
+    /// Lets every breaker read what other workers have published, also those that this worker does not use, for status
+    /// pages.
+    pub fn refresh<L: Ledgers>(&mut self, context: &mut Context<'_, L>) {
         for at in 0..self.breakers.len() {
             if let Some((identity, breaker)) = self.breakers.named(at) {
-                let ledger = around.ledgers.of(identity);
-                breaker.tick(ledger, around.draw, around.now);
-                breaker.look(ledger, around.now);
+                let ledger = context.ledgers.of(identity);
+                breaker.tick(ledger, context.draw, context.now);
+                breaker.read_calls(ledger, context.now);
             }
         }
     }
 
-    /// Whether the breaker at this place is in use.
+    /// Whether the breaker at this index is in use.
     #[must_use]
     pub fn is_used(&self, at: usize, now: Timestamp) -> bool {
         self.asked.get(at).is_some_and(|asked| is_used(*asked, now))
@@ -138,40 +139,40 @@ impl Upstreams {
         self.asked.iter().any(|asked| is_used(*asked, now))
     }
 
-    /// Whether a breaker has come into use since this was last asked.
+    /// Whether a breaker has come into use since this was last called.
     pub fn woken(&mut self) -> bool {
         core::mem::take(&mut self.woken)
     }
 
-    /// How the request was served, in words: `upstream=origin; step=fallback; breakers=cdn:open, origin:closed`. Empty for one
-    /// that got the answer of something else.
+    /// How the request was served, as text: `upstream=origin; step=fallback; breakers=cdn:open, origin:closed`. Empty
+    /// if something else, such as another filter, has answered it.
     #[must_use]
-    pub fn describe(&mut self, policy: &Policy, way: &Way, now: Timestamp) -> String {
+    pub fn describe(&mut self, policy: &Policy, progress: &Progress, now: Timestamp) -> String {
         let mut text = String::new();
-        let Some(route) = policy.routes().get(way.route) else { return text };
+        let Some(route) = policy.routes().get(progress.route) else { return text };
         let upstream = |place: usize| Some(policy.upstreams().get(*route.upstreams.get(place)?)?.name.as_str());
-        let asked = match way.by {
-            Some(By::Upstream(place)) => Some(place),
-            _ => way.call.map(|call| call.place),
+        let asked = match progress.served_by {
+            Some(ServedBy::Upstream(place)) => Some(place),
+            _ => progress.call.map(|call| call.place),
         };
-        if way.by.is_none() && asked.is_none() {
+        if progress.served_by.is_none() && asked.is_none() {
             return text;
         }
         if let Some(name) = asked.and_then(upstream) {
             text.extend(["upstream=", name, "; "]);
         }
-        let step = match way.by {
-            Some(By::Upstream(_)) if way.attempts > 1 || asked != Some(0) => "fallback",
-            Some(By::Upstream(_)) => "first",
-            Some(By::Stale) => "stale",
-            Some(By::Static) => "static",
-            Some(By::Unavailable) => "unavailable",
-            Some(By::Failure) | None => "failure",
+        let step = match progress.served_by {
+            Some(ServedBy::Upstream(_)) if progress.attempts > 1 || asked != Some(0) => "fallback",
+            Some(ServedBy::Upstream(_)) => "first",
+            Some(ServedBy::Stale) => "stale",
+            Some(ServedBy::Static) => "static",
+            Some(ServedBy::Unavailable) => "unavailable",
+            Some(ServedBy::Failure) | None => "failure",
         };
         text.extend(["step=", step]);
         let mut before = "; breakers=";
         for place in 0..route.upstreams.len() {
-            let breaker = self.breakers.place(way.route, place).and_then(|at| self.breakers.get(at));
+            let breaker = self.breakers.place(progress.route, place).and_then(|at| self.breakers.get(at));
             if let (Some(name), Some(breaker)) = (upstream(place), breaker) {
                 text.extend([before, name, ":", breaker.state(now).as_str()]);
                 before = ", ";
@@ -185,8 +186,8 @@ fn is_used(asked: Timestamp, now: Timestamp) -> bool {
     asked > Timestamp::EPOCH && now.since(asked) <= IDLE
 }
 
-/// How often breakers are to be ticked.
+/// How often breakers should be ticked.
 pub const TICK: Span = Span::from_millis(100);
 
-/// A breaker that nobody asked for so long is out of use, until somebody asks.
+/// A breaker without calls for this long is out of use until the next call.
 const IDLE: Span = Span::from_secs(60);

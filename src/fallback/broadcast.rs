@@ -1,11 +1,11 @@
-//! What instances that count by themselves tell each other of their breakers, through a place that is read and written now and then
-//! and shows what was written late: a key-value store.
+//! How instances that count by themselves tell each other of their breakers, through a key-value store that they read
+//! and write from time to time and that may show old values.
 //!
-//! Told is that a breaker has opened or closed, not how its probes do: whoever has heard that it is open probes for itself when
-//! that is over. Of two records the one of the higher generation counts, so that what comes late or twice changes nothing. One
-//! that says open until a time that has passed tells nobody anything.
+//! They tell that a breaker has opened or closed, but not how its probes go: an instance that learns that the breaker
+//! is open probes for itself when that time is over. Of two records the one with the higher generation counts, so a
+//! late or repeated record changes nothing. A record that was open until a time in the past has no effect.
 //!
-//! All of it is one text, a line for each breaker: its identity, a blank and its record in base64.
+//! All records are in one text, with a line for each breaker: its identity, a space, and its record in base64.
 
 use super::{Ledgers, MemoryLedgers};
 use crate::breaker::{Ledger, Part, Shared};
@@ -13,25 +13,25 @@ use crate::sorted_map::SortedMap;
 use crate::units::{Span, Timestamp};
 use base64ct::{Base64Unpadded, Encoding};
 
-/// What was told so far.
+/// What the store is known to hold, and whether there is news for it.
 #[derive(Debug, Default)]
 pub struct Broadcast {
-    told: SortedMap<String, Told>,
-    /// How often breakers here had published something when it was last told.
+    stored: SortedMap<String, Seen>,
+    /// The number of publications here when the store was last brought up to date.
     changes: u64,
-    /// Breakers that agree otherwise.
+    /// Breakers that agree through an authority instead.
     left_out: Vec<String>,
 }
 
-/// What stands at the common place of a breaker, as far as is known here, and when it was last seen there.
+/// A breaker's record in the store, as last seen, and when it was last seen there.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct Seen {
     record: Shared,
     seen_at: Timestamp,
 }
 
 impl Broadcast {
-    /// Has nothing told or heard of these breakers from here on: they agree by an authority.
+    /// Excludes these breakers: they agree through an authority.
     pub fn leave_out(&mut self, identities: impl Iterator<Item = String>) {
         self.left_out = identities.collect();
     }
@@ -40,60 +40,62 @@ impl Broadcast {
         self.left_out.iter().any(|other| other == identity)
     }
 
-    /// Takes in what stands at the common place. Lines that are no records are passed over.
-    pub fn hear(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
+    /// Applies the text that was read from the store. Lines that are not records are skipped.
+    pub fn receive(&mut self, text: &str, ledgers: &mut MemoryLedgers, now: Timestamp) {
         for (identity, record) in text.lines().filter_map(read).take(MOST_BREAKERS) {
-            if record.generation() >= self.told(identity).generation() {
-                self.told.insert(identity.to_owned(), Told { record, seen_at: now });
+            if record.generation() >= self.stored(identity).generation() {
+                self.stored.insert(identity.to_owned(), Seen { record, seen_at: now });
             }
             let is_left_out = self.is_left_out(identity);
             if !is_left_out && record.counts_at(now) && record.generation() > published(ledgers, identity).generation()
             {
-                // In memory it always succeeds.
+                // Publishing in memory always succeeds.
                 let _ = ledgers.of(identity).publish(Part::Transitions, &record.encode());
             }
         }
-        // What is not to be seen there any more, another one has written over who did not see it yet.
-        let told = self.told.len();
-        self.told.retain(|told| told.seen_at > now || now.since(told.seen_at) <= SEEN_WITHIN);
-        if self.told.len() < told {
-            self.untold();
+        // A record that was not seen for [`SEEN_WITHIN`] was overwritten by an instance that had not seen it: it is
+        // told again.
+        let before = self.stored.len();
+        self.stored.retain(|seen| seen.seen_at > now || now.since(seen.seen_at) <= SEEN_WITHIN);
+        if self.stored.len() < before {
+            self.mark_unsent();
         }
     }
 
-    /// Whether breakers here have published anything since it was last told. It may turn out to be nothing of note.
+    /// Whether breakers here have published anything since the store was last brought up to date.
+    /// [`Broadcast::compose`] may still find that nothing is to be written.
     #[must_use]
     pub fn may_have_news(&self, ledgers: &MemoryLedgers) -> bool {
         self.changes != ledgers.changes()
     }
 
-    /// What is to stand at the common place from now on; `None` when it stands there already.
-    pub fn tell(&mut self, ledgers: &mut MemoryLedgers, now: Timestamp) -> Option<String> {
+    /// The text to write to the store; `None` if there is no news.
+    pub fn compose(&mut self, ledgers: &mut MemoryLedgers, now: Timestamp) -> Option<String> {
         self.changes = ledgers.changes();
-        let mut all = self.told.clone();
+        let mut all = self.stored.clone();
         let mut is_news = false;
         let identities: Vec<String> = ledgers.identities().take(MOST_BREAKERS).map(str::to_owned).collect();
         for identity in identities {
             let own = published(ledgers, &identity);
             let is_left_out = self.is_left_out(&identity);
-            if !is_left_out && own.generation() > self.told(&identity).generation() && own.counts_at(now) {
-                all.insert(identity, Told { record: own, seen_at: now });
+            if !is_left_out && own.generation() > self.stored(&identity).generation() && own.counts_at(now) {
+                all.insert(identity, Seen { record: own, seen_at: now });
                 is_news = true;
             }
         }
-        let line = |(identity, told): (&String, &Told)| {
-            [identity.as_str(), " ", &Base64Unpadded::encode_string(&told.record.encode()), "\n"].concat()
+        let line = |(identity, seen): (&String, &Seen)| {
+            [identity.as_str(), " ", &Base64Unpadded::encode_string(&seen.record.encode()), "\n"].concat()
         };
         is_news.then(|| all.iter().take(MOST_BREAKERS).map(line).collect())
     }
 
-    /// Says that what was to be told could not be: it is news still.
-    pub fn untold(&mut self) {
+    /// Notes that writing the text has failed: it is still news.
+    pub fn mark_unsent(&mut self) {
         self.changes = u64::MAX;
     }
 
-    fn told(&self, identity: &str) -> Shared {
-        self.told.get(identity).map_or_else(Shared::default, |told| told.record)
+    fn stored(&self, identity: &str) -> Shared {
+        self.stored.get(identity).map_or_else(Shared::default, |seen| seen.record)
     }
 }
 
@@ -109,9 +111,9 @@ fn published(ledgers: &mut MemoryLedgers, identity: &str) -> Shared {
     }
 }
 
-/// So late a place may show what was written: a minute in Workers KV, and as much again to be sure.
+/// How long the store may show an old value: a minute in Workers KV, doubled as a margin.
 const SEEN_WITHIN: Span = Span::from_secs(120);
-/// As many as a policy can have.
+/// The most that a policy can have.
 const MOST_BREAKERS: usize = 4_096;
 
 #[cfg(test)]
@@ -152,12 +154,12 @@ mod tests {
             local.state(now)
         }
 
-        /// Reads the place and then writes to it, as a host does.
+        /// Reads the store and then writes to it, as a host does.
         fn exchange(&mut self, place: &mut String, now: Timestamp) {
-            self.broadcast.hear(place, &mut self.ledgers, now);
-            if let Some(text) = self.broadcast.tell(&mut self.ledgers, now) {
+            self.broadcast.receive(place, &mut self.ledgers, now);
+            if let Some(text) = self.broadcast.compose(&mut self.ledgers, now) {
                 *place = text;
-                self.broadcast.hear(place, &mut self.ledgers, now);
+                self.broadcast.receive(place, &mut self.ledgers, now);
             }
         }
     }
@@ -181,7 +183,7 @@ mod tests {
         assert!(matches!(other.state(at(13)), State::Ramping | State::Closed));
         assert!(
             !other.broadcast.may_have_news(&other.ledgers)
-                || other.broadcast.tell(&mut other.ledgers, at(13)).is_none()
+                || other.broadcast.compose(&mut other.ledgers, at(13)).is_none()
         );
     }
 
@@ -193,13 +195,13 @@ mod tests {
         let early = place.clone();
         assert!(one.call(Outcome::Success, at(11)));
         one.exchange(&mut place, at(11));
-        // A minute late, and then once more after what came later.
+        // A minute late, and then again after the newer text.
         other.exchange(&mut early.clone(), at(60));
         assert_eq!(other.state(at(60)), State::Closed);
         other.exchange(&mut place, at(61));
         other.exchange(&mut early.clone(), at(62));
         assert!(other.call(Outcome::Success, at(62)));
-        one.broadcast.hear(&early, &mut one.ledgers, at(12));
+        one.broadcast.receive(&early, &mut one.ledgers, at(12));
         assert_ne!(one.state(at(12)), State::Open);
     }
 
@@ -210,10 +212,10 @@ mod tests {
         assert!(one.call(Outcome::Success, at(11)));
         one.exchange(&mut place, at(11));
         for (secs, expected) in [(12, false), (71, false), (140, true)] {
-            one.broadcast.hear("", &mut one.ledgers, at(secs));
+            one.broadcast.receive("", &mut one.ledgers, at(secs));
             assert_eq!(one.broadcast.may_have_news(&one.ledgers), expected, "{secs} s");
         }
-        assert_eq!(one.broadcast.tell(&mut one.ledgers, at(140)), Some(place));
+        assert_eq!(one.broadcast.compose(&mut one.ledgers, at(140)), Some(place));
     }
 
     #[test]
@@ -222,20 +224,20 @@ mod tests {
         assert!(!one.broadcast.may_have_news(&one.ledgers));
         assert!(one.call(Outcome::Failure, at(0)));
         assert!(one.broadcast.may_have_news(&one.ledgers));
-        let text = one.broadcast.tell(&mut one.ledgers, at(0)).unwrap();
+        let text = one.broadcast.compose(&mut one.ledgers, at(0)).unwrap();
         assert!(text.starts_with("cdn ") && text.lines().count() == 1, "{text}");
-        one.broadcast.untold();
+        one.broadcast.mark_unsent();
         assert!(one.broadcast.may_have_news(&one.ledgers));
-        assert_eq!(one.broadcast.tell(&mut one.ledgers, at(0)), Some(text.clone()));
-        one.broadcast.hear(&text, &mut one.ledgers, at(0));
-        assert_eq!(one.broadcast.tell(&mut one.ledgers, at(0)), None);
+        assert_eq!(one.broadcast.compose(&mut one.ledgers, at(0)), Some(text.clone()));
+        one.broadcast.receive(&text, &mut one.ledgers, at(0));
+        assert_eq!(one.broadcast.compose(&mut one.ledgers, at(0)), None);
     }
 
     #[test]
     fn lines_that_are_no_records_are_passed_over() {
         let mut one = Location::new();
         for text in ["", "cdn", "cdn !", "cdn AAAA", "\u{0}\n cdn", "cdn "] {
-            one.broadcast.hear(text, &mut one.ledgers, at(0));
+            one.broadcast.receive(text, &mut one.ledgers, at(0));
         }
         assert_eq!(one.state(at(0)), State::Closed);
     }

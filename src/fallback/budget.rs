@@ -1,19 +1,18 @@
-//! How many tries beyond the first the requests of a route may have.
+//! How many retries the requests of a route may have.
 //!
-//! Without a bound every failing request is sent again, and an upstream that can no longer carry the load is given twice
-//! as much. The budget is a share of recent requests, as in Finagle's `RetryBudget`, with a floor for routes of little
-//! traffic.
+//! Without a bound every failing request is sent again, and an overloaded upstream gets twice the load. The budget is a
+//! share of recent requests, as in Finagle's `RetryBudget`, with a minimum for routes with little traffic.
 
 use crate::units::Timestamp;
 
-/// What the requests of a route may spend on further tries: a share of the requests of the last ten seconds, or three in
-/// a second, whatever is more.
+/// The retries that the requests of a route may have: a share of the requests of the last ten seconds, or three a
+/// second, whichever is more.
 #[derive(Clone, Debug)]
 pub struct Budget {
     percent: u32,
-    /// The newest second that was counted.
+    /// The newest second in which anything was counted.
     second: u64,
-    /// For each of the last seconds.
+    /// One bucket for each of the last seconds.
     buckets: [Bucket; SECONDS as usize],
 }
 
@@ -24,7 +23,7 @@ struct Bucket {
 }
 
 impl Budget {
-    /// A budget of so many percent of recent requests.
+    /// A budget of this percentage of recent requests.
     #[must_use]
     pub fn new(percent: u32) -> Self {
         Self { percent, second: 0, buckets: [Bucket::default(); SECONDS as usize] }
@@ -37,14 +36,14 @@ impl Budget {
         }
     }
 
-    /// Counts a further try.
+    /// Counts a retry.
     pub fn retry(&mut self, now: Timestamp) {
         if let Some(bucket) = self.bucket(now) {
             bucket.retries = bucket.retries.saturating_add(1);
         }
     }
 
-    /// Whether there is room for one more.
+    /// Whether there is room for one more retry.
     pub fn allows(&mut self, now: Timestamp) -> bool {
         if self.bucket(now).is_some_and(|bucket| bucket.retries < FLOOR_PER_SECOND) {
             return true;
@@ -54,10 +53,10 @@ impl Budget {
         retries.saturating_mul(100) < requests.saturating_mul(u64::from(self.percent))
     }
 
-    /// The bucket of this second. A clock that stepped back counts in the newest one.
+    /// The bucket of this second. If the clock was set back, the newest bucket is used.
     fn bucket(&mut self, now: Timestamp) -> Option<&mut Bucket> {
         let second = now.as_nanos() / NANOS_PER_SEC;
-        // What the seconds that passed since will count in was used ten seconds ago.
+        // The buckets of the seconds since the last use still hold counts that are ten or more seconds old.
         for ago in 0..second.saturating_sub(self.second).min(SECONDS) {
             if let Some(bucket) = self.buckets.get_mut(place(second.saturating_sub(ago))) {
                 *bucket = Bucket::default();
@@ -72,10 +71,10 @@ fn place(second: u64) -> usize {
     (second % SECONDS) as usize
 }
 
-/// Over how long requests are recent.
+/// The number of seconds for which requests are recent.
 const SECONDS: u64 = 10;
 
-/// What a route of little traffic may always have.
+/// The retries that every route may always have.
 const FLOOR_PER_SECOND: u32 = 3;
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
@@ -105,7 +104,7 @@ mod tests {
         }
         assert_eq!(spend(&mut budget, at(10)), 200);
         assert_eq!(spend(&mut budget, at(10)), 0);
-        // A second later the floor is there again, while nothing of the share is.
+        // A second later there is room for the minimum again, but not for the share.
         assert_eq!(spend(&mut budget, at(11)), 3);
         assert_eq!(spend(&mut budget, at(40)), 3);
     }

@@ -1,4 +1,5 @@
-//! What of a request goes to a further upstream, and what of its answer to the client, where a host makes the call itself.
+//! Which parts of a request go to a further upstream, and which parts of its response go to the client, for hosts that
+//! make the call themselves.
 
 use crate::date;
 use crate::decision::grpc;
@@ -6,14 +7,14 @@ use crate::lookup::trim_blanks;
 use crate::request::RequestFacts;
 use crate::units::{Span, Timestamp};
 
-/// The header lines of a request, pseudo-headers included, as a further upstream gets them: without those that are for one
-/// connection alone (RFC 9110 section 7.6.1), and those by which hosts are told how to send it.
+/// The header lines of a request, including pseudo-headers, as a further upstream gets them: without hop-by-hop headers
+/// (RFC 9110 section 7.6.1), and without those that tell the host how to send the request.
 pub fn request<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
     kept(lines, &NOT_SENT_AGAIN)
 }
 
-/// The header lines of an answer as the client gets them: without its status, what is for one connection alone, and what
-/// the host itself says of the body's length.
+/// The header lines of a response as the client gets them: without its status, hop-by-hop headers, and
+/// `content-length`, which the host sets itself.
 pub fn answer<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
     kept(lines, &NOT_ANSWERED)
 }
@@ -35,9 +36,9 @@ pub fn keep_from_caches<'a, 'b>(
     if body.len() > LONGEST_MESSAGE { b"" } else { body }
 }
 
-/// How long an answer asks to be left alone by its `Retry-After`, in whole seconds or as a date (RFC 9110 section 10.2.3).
-/// `made` is the answer's own `Date`: of two times of one clock the difference is right, whatever that clock shows; without
-/// it the date is compared with `now`. A date that has passed asks for nothing.
+/// The pause that a response asks for with `Retry-After`, in whole seconds or as a date (RFC 9110 section 10.2.3).
+/// `made` is the response's own `Date`. If it is there, the pause is the difference of the two dates, which is right
+/// even if the upstream's clock is wrong. Otherwise the date is compared with `now`. A past date asks for no pause.
 #[must_use]
 pub fn retry_after(value: &[u8], made: Option<&[u8]>, now: Timestamp) -> Option<Span> {
     let value = trim_blanks(value);
@@ -46,7 +47,7 @@ pub fn retry_after(value: &[u8], made: Option<&[u8]>, now: Timestamp) -> Option<
         let now_secs = now.since(Timestamp::EPOCH).as_nanos() / NANOS_PER_SEC;
         return Some(Span::from_secs(until.saturating_sub(from.unwrap_or(now_secs))));
     }
-    // `parse` alone would take a sign too.
+    // `parse` would also accept a sign.
     let number = str::from_utf8(value).ok().filter(|_| value.iter().all(u8::is_ascii_digit))?;
     number.parse().ok().map(Span::from_secs)
 }
@@ -57,7 +58,7 @@ fn kept<'a>(lines: &[(&'a [u8], &'a [u8])], dropped: &[&str]) -> Vec<(&'a [u8], 
     let options: Vec<&[u8]> = connection.flat_map(|(_, value)| value.split(|byte| *byte == b',')).collect();
     let is_kept = |(name, _): &&(&[u8], &[u8])| {
         let hop = HOP_BY_HOP.iter().chain(dropped).any(|other| is(name, other.as_bytes()));
-        // Nobody can have a pseudo-header dropped.
+        // `connection` must not remove pseudo-headers.
         !hop && (name.starts_with(b":") || !options.iter().any(|option| is(name, option)))
     };
     lines.iter().filter(is_kept).copied().collect()
@@ -158,7 +159,7 @@ mod tests {
             assert_eq!(at(value, None), Some(secs), "{value:?}");
             assert_eq!(at(value, Some("no date")), Some(secs), "{value:?}");
         }
-        // An upstream whose clock is a day behind still means twenty seconds.
+        // An upstream whose clock is a day late still means twenty seconds.
         assert_eq!(at("Sat, 05 Nov 1994 08:49:57 GMT", Some("Sat, 05 Nov 1994 08:49:37 GMT")), Some(20));
         assert_eq!(at("Sunday, 06-Nov-94 08:49:37 GMT", None), None);
     }

@@ -1,21 +1,21 @@
-//! Breakers published in an instance's own memory, where it is the only worker.
+//! Breakers published in the memory of an instance that has a single worker.
 
 use super::Ledgers;
 use crate::breaker::{Ledger, Part};
 use crate::store::StoreError;
 
-/// What breakers publish, in memory that nobody else changes: publishing always succeeds. There is a ledger for each
-/// breaker that was asked, of which the policy has 4,096 at most.
+/// The published state of breakers, in memory that nothing else changes: publishing always succeeds. There is a ledger
+/// for each breaker that was used; a policy has at most 4,096.
 #[derive(Debug, Default)]
 pub struct MemoryLedgers {
     ledgers: Vec<(String, Published)>,
-    /// The ledger that is asked for.
+    /// The index of the ledger that was last selected.
     at: usize,
-    /// How often a transition was published.
+    /// How many transitions were published.
     changes: u64,
 }
 
-/// What one breaker has published.
+/// The published state of one breaker.
 #[derive(Debug, Default)]
 struct Published {
     transitions: Option<Vec<u8>>,
@@ -23,19 +23,19 @@ struct Published {
 }
 
 impl MemoryLedgers {
-    /// Nothing was published yet.
+    /// Ledgers without any published state.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How often breakers have published a transition or a probe.
+    /// How many transitions and probes the breakers have published.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// The breakers that were asked.
+    /// The breakers that were used.
     pub fn identities(&self) -> impl Iterator<Item = &str> {
         self.ledgers.iter().map(|(identity, _)| identity.as_str())
     }

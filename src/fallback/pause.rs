@@ -1,8 +1,8 @@
-//! A wait before a further try: the request's own, or one that an upstream has asked for.
+//! A wait before a further try: the request's own backoff, or a pause that an upstream has asked for.
 
 use crate::units::{Span, Timestamp};
 
-/// A wait that has begun. As a default: one that is over.
+/// A wait that has begun. The default is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pause {
     since: Timestamp,
@@ -10,14 +10,14 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// One that begins now.
+    /// A pause that begins now.
     #[must_use]
     pub fn new(wait: Span, now: Timestamp) -> Self {
         Self { since: now, until: now.after(wait) }
     }
 
-    /// How much of it is left. Nothing once the clock stands before its beginning: nobody knows how long a clock that was set back
-    /// takes to come to its end.
+    /// The time left. Zero if the clock reads a time before the pause began: it was set back, and it is unknown when it
+    /// would reach the end.
     #[must_use]
     pub fn left(&self, now: Timestamp) -> Span {
         if now < self.since { Span::ZERO } else { self.until.since(now) }

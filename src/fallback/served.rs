@@ -1,33 +1,33 @@
-//! What clients were served by.
+//! What served the clients.
 
 use crate::policy::Policy;
 
-/// What a client was served by.
+/// What served a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
-    /// The upstream at this place of the route, with an answer that is no failure to the route.
+pub enum ServedBy {
+    /// The upstream at this index of the route, with a response that the route does not count as a failure.
     Upstream(usize),
-    /// What was kept of an earlier answer.
+    /// A kept response.
     Stale,
-    /// The policy's static answer.
+    /// The policy's static response.
     Static,
-    /// Nothing: 503.
+    /// Nothing: 503 from Tidegate.
     Unavailable,
-    /// The failure of an upstream, as it is.
+    /// The failure of an upstream, passed on unchanged.
     Failure,
 }
 
-impl By {
-    /// Whatever is no upstream, in the order of their numbers.
+impl ServedBy {
+    /// All variants other than upstreams, in the order of their numbers.
     pub const OTHERS: [Self; 4] = [Self::Stale, Self::Static, Self::Unavailable, Self::Failure];
 
-    /// Whether the client did not get what it had asked for, be it an old copy.
+    /// Whether the client got neither a good response of an upstream nor a kept one.
     #[must_use]
     pub const fn is_failed(self) -> bool {
         matches!(self, Self::Static | Self::Unavailable | Self::Failure)
     }
 
-    /// Its number in a route of so many upstreams: these come first.
+    /// The variant's number in a route with this many upstreams, which come first.
     #[must_use]
     pub const fn number(self, upstreams: usize) -> usize {
         match self {
@@ -48,14 +48,14 @@ pub struct Served {
 
 #[derive(Clone, Debug)]
 struct OfRoute {
-    /// By [`By::number`].
+    /// By [`ServedBy::number`].
     counts: Vec<u64>,
-    /// Requests for which a kept answer was looked for, and none found.
+    /// Requests for which no kept response was found.
     misses: u64,
 }
 
 impl Served {
-    /// Nothing was served yet.
+    /// Counts of zero.
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
         let of_route = |upstreams: usize| OfRoute { counts: vec![0; numbers(upstreams)], misses: 0 };
@@ -63,50 +63,50 @@ impl Served {
     }
 
     /// Counts one request.
-    pub fn count(&mut self, route: usize, by: By) {
+    pub fn count(&mut self, route: usize, by: ServedBy) {
         let Some(OfRoute { counts, .. }) = self.routes.get_mut(route) else { return };
-        let number = by.number(counts.len().saturating_sub(By::OTHERS.len()));
+        let number = by.number(counts.len().saturating_sub(ServedBy::OTHERS.len()));
         if let Some(count) = counts.get_mut(number) {
             *count = count.saturating_add(1);
         }
     }
 
-    /// Counts one request for which nothing was kept.
+    /// Counts one request without a kept response.
     pub fn miss(&mut self, route: usize) {
         if let Some(OfRoute { misses, .. }) = self.routes.get_mut(route) {
             *misses = misses.saturating_add(1);
         }
     }
 
-    /// How often the route was served by this, since that was last taken.
+    /// How often this served the route, since that number was last taken.
     #[must_use]
-    pub fn get(&self, route: usize, by: By) -> u64 {
+    pub fn get(&self, route: usize, by: ServedBy) -> u64 {
         let of_route = self.routes.get(route);
-        let upstreams = of_route.map_or(0, |it| it.counts.len().saturating_sub(By::OTHERS.len()));
+        let upstreams = of_route.map_or(0, |it| it.counts.len().saturating_sub(ServedBy::OTHERS.len()));
         of_route.and_then(|it| it.counts.get(by.number(upstreams))).copied().unwrap_or(0)
     }
 
-    /// How often nothing was kept for a request of the route, since that was last taken.
+    /// How often there was no kept response for a request of the route, since that number was last taken.
     #[must_use]
     pub fn misses(&self, route: usize) -> u64 {
         self.routes.get(route).map_or(0, |it| it.misses)
     }
 
-    /// Takes the numbers of one route; from here on they are counted anew.
-    pub fn take(&mut self, route: usize) -> impl Iterator<Item = (By, u64)> + '_ {
+    /// Takes the numbers of one route and resets them to zero.
+    pub fn take(&mut self, route: usize) -> impl Iterator<Item = (ServedBy, u64)> + '_ {
         let counts = self.routes.get_mut(route).map_or(&mut [][..], |of_route| &mut of_route.counts);
-        let upstreams = counts.len().saturating_sub(By::OTHERS.len());
-        let by = (0..upstreams).map(By::Upstream).chain(By::OTHERS);
+        let upstreams = counts.len().saturating_sub(ServedBy::OTHERS.len());
+        let by = (0..upstreams).map(ServedBy::Upstream).chain(ServedBy::OTHERS);
         by.zip(counts.iter_mut().map(core::mem::take))
     }
 
-    /// Takes how often nothing was kept for a request of the route.
+    /// Takes the number of the route's requests without a kept response.
     pub fn take_misses(&mut self, route: usize) -> u64 {
         self.routes.get_mut(route).map_or(0, |of_route| core::mem::take(&mut of_route.misses))
     }
 }
 
-/// How many numbers there are for so many upstreams.
+/// The number of counts for this many upstreams.
 const fn numbers(upstreams: usize) -> usize {
-    upstreams.saturating_add(By::OTHERS.len())
+    upstreams.saturating_add(ServedBy::OTHERS.len())
 }

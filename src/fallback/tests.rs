@@ -70,18 +70,24 @@ impl<'p> Worker<'p> {
         Self { policy, upstreams: Upstreams::new(policy) }
     }
 
-    fn begin(&mut self, method: Option<&[u8]>, ledgers: &mut Memory, now: Timestamp) -> (Way, Step<'p>) {
-        self.upstreams.begin(self.policy, 0, method, true, &mut Around { ledgers, draw: Draw(u64::MAX), now })
+    fn begin(&mut self, method: Option<&[u8]>, ledgers: &mut Memory, now: Timestamp) -> (Progress, Step<'p>) {
+        self.upstreams.begin(self.policy, 0, method, true, &mut Context { ledgers, draw: Draw(u64::MAX), now })
     }
 
-    /// Begins the way of a request whose client has still to send its body.
-    fn begin_unsent(&mut self, ledgers: &mut Memory, now: Timestamp) -> (Way, Step<'p>) {
-        self.upstreams.begin(self.policy, 0, None, false, &mut Around { ledgers, draw: Draw(u64::MAX), now })
+    /// Starts a request whose client has not sent its body.
+    fn begin_unsent(&mut self, ledgers: &mut Memory, now: Timestamp) -> (Progress, Step<'p>) {
+        self.upstreams.begin(self.policy, 0, None, false, &mut Context { ledgers, draw: Draw(u64::MAX), now })
     }
 
-    fn end(&mut self, way: &mut Way, end: impl Into<Ended>, ledgers: &mut Memory, now: Timestamp) -> Step<'p> {
+    fn end(
+        &mut self,
+        progress: &mut Progress,
+        end: impl Into<Ended>,
+        ledgers: &mut Memory,
+        now: Timestamp,
+    ) -> Step<'p> {
         let draw = Draw(u64::MAX);
-        self.upstreams.ended(self.policy, way, end.into(), &mut Around { ledgers, draw, now })
+        self.upstreams.ended(self.policy, progress, end.into(), &mut Context { ledgers, draw, now })
     }
 }
 
@@ -102,13 +108,13 @@ fn call_that_was_not_made_leads_to_nobody_and_tells_nothing_of_the_upstream() {
         let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
         // More than the failures in a row that open the breaker.
         for request in 0..5 {
-            let (mut way, first) = worker.begin(GET, ledgers, at(request));
+            let (mut progress, first) = worker.begin(GET, ledgers, at(request));
             assert_eq!(asked(&first), Some(0));
-            assert_eq!(worker.end(&mut way, CallEnd::NotMade, ledgers, at(60_000 + request)), Step::Deliver);
-            assert_eq!(worker.upstreams.describe(&policy, &way, at(60_000)), "");
+            assert_eq!(worker.end(&mut progress, CallEnd::NotMade, ledgers, at(60_000 + request)), Step::Deliver);
+            assert_eq!(worker.upstreams.describe(&policy, &progress, at(60_000)), "");
         }
         assert_eq!(worker.upstreams.served().take(0).map(|(_, count)| count).sum::<u64>(), 0);
-        let told = worker.upstreams.breakers().get(0).map(|breaker| breaker.statistics().take().told());
+        let told = worker.upstreams.breakers().get(0).map(|breaker| breaker.statistics().take().values());
         assert_eq!(told.map(|told| told.iter().sum::<u64>()), Some(0));
     }
 }
@@ -120,23 +126,23 @@ fn way_ends_with_what_is_left() {
     let unanswered = Step::Unavailable { retry_after: None };
     let (refused, failed) = (CallEnd::NotConnected, CallEnd::Answered(500));
     for (route, end, last, by) in [
-        (ON, refused, unanswered, By::Unavailable),
-        (ON, failed, Step::Deliver, By::Failure),
-        (ON, CallEnd::Answered(429), Step::Deliver, By::Upstream(0)),
-        (ON, CallEnd::Abandoned, unanswered, By::Unavailable),
-        (kept, refused, Step::Stale(Span::from_secs(3_600)), By::Stale),
-        (kept, CallEnd::Lost, Step::Stale(Span::from_secs(3_600)), By::Stale),
-        // The route does not count it as a failure, and there is nothing to deliver.
-        (stat, CallEnd::Reset, unanswered, By::Unavailable),
-        (r#""preload": []"#, CallEnd::TimedOut, unanswered, By::Unavailable),
+        (ON, refused, unanswered, ServedBy::Unavailable),
+        (ON, failed, Step::Deliver, ServedBy::Failure),
+        (ON, CallEnd::Answered(429), Step::Deliver, ServedBy::Upstream(0)),
+        (ON, CallEnd::Abandoned, unanswered, ServedBy::Unavailable),
+        (kept, refused, Step::Stale(Span::from_secs(3_600)), ServedBy::Stale),
+        (kept, CallEnd::Lost, Step::Stale(Span::from_secs(3_600)), ServedBy::Stale),
+        // The route does not count it as a failure, and there is no response to deliver.
+        (stat, CallEnd::Reset, unanswered, ServedBy::Unavailable),
+        (r#""preload": []"#, CallEnd::TimedOut, unanswered, ServedBy::Unavailable),
     ] {
         let policy = policy(1, &[], route, "");
         let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
-        let (mut way, first) = worker.begin(GET, ledgers, at(0));
+        let (mut progress, first) = worker.begin(GET, ledgers, at(0));
         assert_eq!(first, Step::Send { upstream: 0, timeout: Some(Span::from_secs(2)), wait: Span::ZERO });
-        assert_eq!(worker.end(&mut way, end, ledgers, at(1)), last, "{route} {end:?}");
-        if by == By::Stale {
-            worker.upstreams.kept(&mut way);
+        assert_eq!(worker.end(&mut progress, end, ledgers, at(1)), last, "{route} {end:?}");
+        if by == ServedBy::Stale {
+            worker.upstreams.kept(&mut progress);
         }
         let counted: Vec<_> = worker.upstreams.served().take(0).filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [(by, 1)]);
@@ -155,14 +161,15 @@ fn further_tries_wait_longer_and_longer_and_end_with_the_budget() {
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
     let mut waits = Vec::new();
     for request in 0..3 {
-        let (mut way, mut step) = worker.begin(GET, ledgers, at(request));
+        let (mut progress, mut step) = worker.begin(GET, ledgers, at(request));
         while let Step::Send { wait, .. } = step {
             waits.push(wait.as_nanos().div_ceil(1_000_000));
-            step = worker.end(&mut way, CallEnd::Answered(500), ledgers, at(request));
+            step = worker.end(&mut progress, CallEnd::Answered(500), ledgers, at(request));
         }
         assert_eq!(step, Step::Deliver);
     }
-    // Three in a second, and the breaker of the first opens after three failures, so that the third request begins with it.
+    // Three retries a second. The first upstream's breaker opens after three failures, so the third request begins with
+    // the second upstream.
     assert_eq!(waits, [0, 10, 15, 15, 0, 0]);
 }
 
@@ -171,22 +178,22 @@ fn upstream_that_wants_to_be_left_alone_gets_no_further_tries_but_first_ones() {
     let policy = policy(2, &[], ON, "");
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
     let rests = Ended { retry_after: Some(Span::from_secs(7)), ..CallEnd::Answered(503).into() };
-    let (mut way, _) = worker.begin(GET, ledgers, at(0));
-    assert_eq!(asked(&worker.end(&mut way, CallEnd::NotConnected, ledgers, at(0))), Some(1));
-    assert_eq!(worker.end(&mut way, rests, ledgers, at(0)), Step::Deliver);
-    let (mut way, _) = worker.begin(GET, ledgers, at(3_000));
-    let step = worker.end(&mut way, CallEnd::NotConnected, ledgers, at(3_000));
+    let (mut progress, _) = worker.begin(GET, ledgers, at(0));
+    assert_eq!(asked(&worker.end(&mut progress, CallEnd::NotConnected, ledgers, at(0))), Some(1));
+    assert_eq!(worker.end(&mut progress, rests, ledgers, at(0)), Step::Deliver);
+    let (mut progress, _) = worker.begin(GET, ledgers, at(3_000));
+    let step = worker.end(&mut progress, CallEnd::NotConnected, ledgers, at(3_000));
     assert_eq!(step, Step::Unavailable { retry_after: Some(Span::from_secs(4)) });
-    let (mut way, _) = worker.begin(GET, ledgers, at(7_000));
-    assert_eq!(asked(&worker.end(&mut way, CallEnd::Answered(500), ledgers, at(7_000))), Some(1));
+    let (mut progress, _) = worker.begin(GET, ledgers, at(7_000));
+    assert_eq!(asked(&worker.end(&mut progress, CallEnd::Answered(500), ledgers, at(7_000))), Some(1));
 
-    // An hour is not believed.
+    // Only a minute of the hour counts.
     let rests = Ended { retry_after: Some(Span::from_secs(3_600)), ..rests };
-    assert_eq!(worker.end(&mut way, rests, ledgers, at(7_000)), Step::Deliver);
+    assert_eq!(worker.end(&mut progress, rests, ledgers, at(7_000)), Step::Deliver);
     let (_, step) = worker.begin(GET, ledgers, at(8_000));
     assert_eq!(asked(&step), Some(1), "a first try is the breaker's affair, and that of the first is open");
     let rests = |now| worker.upstreams.resting.iter().any(|pause| pause.left(at(now)) > Span::ZERO);
-    // At last by a clock that was set back: nobody knows when it comes to the end.
+    // The last time is one of a clock that was set back, which ends the pause.
     assert_eq!([66_999, 67_000, 6_999].map(rests), [true, false, false]);
 }
 
@@ -195,26 +202,26 @@ fn closed_breaker_touches_no_ledger_and_an_opening_reaches_all_with_their_next_t
     let policy = policy(1, &[], ON, "");
     let (mut one, mut other, ledgers) = (Worker::new(&policy), Worker::new(&policy), &mut Memory::default());
     for worker in [&mut one, &mut other] {
-        let (mut way, _) = worker.begin(GET, ledgers, at(0));
+        let (mut progress, _) = worker.begin(GET, ledgers, at(0));
         assert!(worker.upstreams.woken() && worker.upstreams.ticks(at(0)));
-        worker.end(&mut way, CallEnd::Answered(200), ledgers, at(1));
+        worker.end(&mut progress, CallEnd::Answered(200), ledgers, at(1));
     }
     let touched = ledgers.touched;
     for _ in 0..100 {
-        let (mut way, _) = one.begin(GET, ledgers, at(2));
-        one.end(&mut way, CallEnd::Answered(200), ledgers, at(3));
+        let (mut progress, _) = one.begin(GET, ledgers, at(2));
+        one.end(&mut progress, CallEnd::Answered(200), ledgers, at(3));
     }
     assert_eq!((ledgers.touched, one.upstreams.woken()), (touched, false));
     for _ in 0..3 {
-        let (mut way, _) = one.begin(GET, ledgers, at(4));
-        one.end(&mut way, CallEnd::Answered(500), ledgers, at(5));
+        let (mut progress, _) = one.begin(GET, ledgers, at(4));
+        one.end(&mut progress, CallEnd::Answered(500), ledgers, at(5));
     }
     let refused = |step: &Step<'_>| matches!(step, Step::Unavailable { retry_after: Some(_) });
     assert!(refused(&one.begin(GET, ledgers, at(6)).1));
     assert_eq!(asked(&other.begin(GET, ledgers, at(6)).1), Some(0), "it has not heard of it yet");
-    other.upstreams.tick(&mut Around { ledgers, draw: Draw(0), now: at(100) });
+    other.upstreams.tick(&mut Context { ledgers, draw: Draw(0), now: at(100) });
     assert!(refused(&other.begin(GET, ledgers, at(101)).1));
-    // One that comes later learns of it before its first call.
+    // A worker that starts later learns of it before its first call.
     assert!(refused(&Worker::new(&policy).begin(GET, ledgers, at(102)).1));
     assert!(!one.upstreams.ticks(at(61_000)), "nobody has asked for a minute");
 }
@@ -236,11 +243,11 @@ fn while_the_client_has_to_send_its_body_a_breaker_learns_of_answers_and_of_no_c
     ] {
         let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
         for call in 0..3 {
-            let mut way = worker.begin_unsent(ledgers, at(call)).0;
+            let mut progress = worker.begin_unsent(ledgers, at(call)).0;
             if all_sent {
-                way.sent(at(call));
+                progress.sent(at(call));
             }
-            worker.end(&mut way, end, ledgers, at(call));
+            worker.end(&mut progress, end, ledgers, at(call));
         }
         let (_, next) = worker.begin(GET, ledgers, at(5));
         assert_eq!(asked(&next).is_none(), opens, "{end:?} {all_sent}");
@@ -248,11 +255,11 @@ fn while_the_client_has_to_send_its_body_a_breaker_learns_of_answers_and_of_no_c
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
     let slow = |worker: &mut Worker<'_>| worker.upstreams.breakers().get(0).unwrap().statistics().slow;
     for (sent_at, counted) in [(None, 0), (Some(599_000), 0), (Some(0), 1)] {
-        let mut way = worker.begin_unsent(ledgers, at(0)).0;
+        let mut progress = worker.begin_unsent(ledgers, at(0)).0;
         if let Some(sent_at) = sent_at {
-            way.sent(at(sent_at));
+            progress.sent(at(sent_at));
         }
-        worker.end(&mut way, CallEnd::Answered(200), ledgers, at(600_000));
+        worker.end(&mut progress, CallEnd::Answered(200), ledgers, at(600_000));
         assert_eq!(slow(&mut worker), counted, "{sent_at:?}");
     }
 }
@@ -265,36 +272,37 @@ fn calls_that_are_not_sent_take_no_probes_place_and_one_that_is_answered_is_a_pr
                              "half_open": { "probes": 2, "max_wait": "10s" } } } }"#;
     let policy = Policy::parse(text).unwrap_or_else(|errors| panic!("{errors}"));
     let open = |worker: &mut Worker<'_>, ledgers: &mut Memory| {
-        let (mut way, _) = worker.begin(GET, ledgers, at(0));
-        worker.end(&mut way, CallEnd::Answered(500), ledgers, at(0));
+        let (mut progress, _) = worker.begin(GET, ledgers, at(0));
+        worker.end(&mut progress, CallEnd::Answered(500), ledgers, at(0));
         assert_eq!(asked(&worker.begin(GET, ledgers, at(999)).1), None);
     };
-    // However many clients do not send their bodies, two go on for a while, and whole calls close the breaker beside them.
+    // Of any number of requests without their bodies, two go on at a time. Complete requests close the breaker
+    // meanwhile.
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
     open(&mut worker, ledgers);
     let unsent: Vec<_> = (0..20).map(|_| worker.begin_unsent(ledgers, at(1_001))).collect();
     assert_eq!(unsent.iter().filter(|(_, step)| asked(step).is_some()).count(), 2);
     for _ in 0..2 {
-        let (mut way, step) = worker.begin(GET, ledgers, at(1_002));
+        let (mut progress, step) = worker.begin(GET, ledgers, at(1_002));
         assert_eq!(asked(&step), Some(0));
-        worker.end(&mut way, CallEnd::Answered(200), ledgers, at(1_003));
+        worker.end(&mut progress, CallEnd::Answered(200), ledgers, at(1_003));
     }
     assert_eq!(asked(&worker.begin_unsent(ledgers, at(1_004)).1), Some(0), "it is closed");
-    // Where there are none but calls with bodies, their answers close it, and a failure opens it for longer.
+    // If all requests have bodies, their responses close the breaker, or open it for longer.
     for (end, closes) in [(CallEnd::Answered(200), true), (CallEnd::Answered(500), false)] {
         let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
         open(&mut worker, ledgers);
         let mut ways = [(); 2].map(|()| worker.begin_unsent(ledgers, at(1_001)));
         ways[0].0.sent(at(1_010));
-        for (way, step) in &mut ways {
+        for (progress, step) in &mut ways {
             assert_eq!(asked(step), Some(0));
-            worker.end(way, end, ledgers, at(1_020));
+            worker.end(progress, end, ledgers, at(1_020));
         }
         assert_eq!(asked(&worker.begin(GET, ledgers, at(1_030)).1), closes.then_some(0), "{end:?}");
         let probes = worker.upstreams.breakers().get(0).unwrap().statistics().probes;
         assert_eq!(probes, 2);
     }
-    // Those whose clients never send make room for others when a quarter of `max_wait` is over.
+    // Requests whose clients never send their bodies make room for others after a quarter of `max_wait`.
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
     open(&mut worker, ledgers);
     let goes = |ms| asked(&worker.begin_unsent(ledgers, at(ms)).1).is_some();
@@ -306,9 +314,9 @@ fn calls_that_are_not_sent_take_no_probes_place_and_one_that_is_answered_is_a_pr
 fn policy_that_only_observes_asks_the_first_and_delivers_what_it_says() {
     let policy = policy(2, &[0], ON, r#", "mode": "observe""#);
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
-    let (mut way, step) = worker.begin(GET, ledgers, at(0));
+    let (mut progress, step) = worker.begin(GET, ledgers, at(0));
     assert_eq!(asked(&step), Some(0));
-    assert_eq!(worker.end(&mut way, CallEnd::Answered(500), ledgers, at(1)), Step::Deliver);
+    assert_eq!(worker.end(&mut progress, CallEnd::Answered(500), ledgers, at(1)), Step::Deliver);
     let breaker = worker.upstreams.breakers().get(0).unwrap();
     assert_eq!((breaker.statistics().observed, breaker.statistics().rejected), (0, 0), "forced open says nothing here");
 }
@@ -317,13 +325,13 @@ fn policy_that_only_observes_asks_the_first_and_delivers_what_it_says() {
 fn way_is_told_in_words() {
     let policy = policy(2, &[0], ON, "");
     let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
-    let (mut way, _) = worker.begin(GET, ledgers, at(0));
-    worker.end(&mut way, CallEnd::Answered(200), ledgers, at(1));
-    let told = worker.upstreams.describe(&policy, &way, at(1));
+    let (mut progress, _) = worker.begin(GET, ledgers, at(0));
+    worker.end(&mut progress, CallEnd::Answered(200), ledgers, at(1));
+    let told = worker.upstreams.describe(&policy, &progress, at(1));
     assert_eq!(told, "upstream=b; step=fallback; breakers=a:open, b:closed");
 }
 
-/// What a way should be: which upstreams are asked, and what it ends in.
+/// The expected course of a request: which upstreams are asked, and how it ends.
 fn naive(ends: &[CallEnd], open: &[usize], attempts: usize, repeatable: bool) -> (Vec<usize>, &'static str) {
     let (mut asked, mut answered) = (Vec::new(), false);
     let most = if repeatable { attempts } else { 1 };
@@ -354,11 +362,11 @@ proptest! {
         );
         let policy = policy(ends.len(), &open, &route, "");
         let (mut worker, ledgers) = (Worker::new(&policy), &mut Memory::default());
-        let (mut way, mut step) = worker.begin(method, ledgers, at(0));
+        let (mut progress, mut step) = worker.begin(method, ledgers, at(0));
         let mut seen = Vec::new();
         while let Some(upstream) = asked(&step) {
             seen.push(upstream);
-            step = worker.end(&mut way, ends[upstream], ledgers, at(1));
+            step = worker.end(&mut progress, ends[upstream], ledgers, at(1));
         }
         let last = if step == Step::Deliver { "deliver" } else { "unavailable" };
         let repeatable = matches!(method, Some(b"GET" | b"HEAD"));

@@ -1,11 +1,11 @@
-//! How long calls took, as counts in a fixed number of buckets.
+//! Durations of calls, counted in a fixed number of buckets.
 //!
-//! Buckets grow with what they hold, eight to each doubling, as in HdrHistogram with three bits: so a quantile is off by at
-//! most a sixteenth of itself (or by 63 us, below a millisecond), in 640 bytes, and counting a call is one addition.
+//! There are eight buckets for each doubling of the duration, as in HdrHistogram with three bits. So a quantile is at
+//! most a sixteenth off (63 us for durations below a millisecond), in 640 bytes, and counting a call is one addition.
 
 use crate::units::{BasisPoints, Span};
 
-/// Counts of calls by how long they took.
+/// Numbers of calls by duration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Latencies {
     counts: [u32; BUCKETS],
@@ -18,25 +18,25 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Counts a call that took `span`. What takes longer than eight minutes counts as that.
+    /// Counts a call that took `span`. Durations above 8.7 min count in the last bucket.
     pub fn count(&mut self, span: Span) {
         if let Some(count) = self.counts.get_mut(bucket(span)) {
             *count = count.saturating_add(1);
         }
     }
 
-    /// Adds what others have counted.
+    /// Adds the counts of another worker or slot.
     pub fn add(&mut self, others: &Self) {
         for (count, other) in self.counts.iter_mut().zip(&others.counts) {
             *count = count.saturating_add(*other);
         }
     }
 
-    /// The span that this share of the calls did not exceed; `None` when there were no calls.
+    /// The duration that this share of the calls did not exceed; `None` without calls.
     #[must_use]
     pub fn quantile(&self, share: BasisPoints) -> Option<Span> {
         let calls = self.counts.iter().fold(0_u64, |sum, count| sum.saturating_add(u64::from(*count)));
-        // Rounded up: the median of three calls is the second one. The quantile of nothing is that of the first.
+        // Rounded up: the median of three calls is the second one. A share of zero gives the first.
         let rank = calls.saturating_mul(share.get().into()).div_ceil(BasisPoints::ALL.get().into()).max(1);
         let mut seen = 0_u64;
         for (bucket, count) in self.counts.iter().enumerate() {
@@ -48,12 +48,12 @@ impl Latencies {
         None
     }
 
-    /// The counts, in the order of what they hold.
+    /// The counts, from the shortest duration to the longest.
     pub(super) fn counts(&self) -> &[u32; BUCKETS] {
         &self.counts
     }
 
-    /// The counts, to be read in.
+    /// The counts, for decoding.
     pub(super) fn counts_mut(&mut self) -> &mut [u32; BUCKETS] {
         &mut self.counts
     }
@@ -62,7 +62,7 @@ impl Latencies {
 fn bucket(span: Span) -> usize {
     let units = span.as_nanos() / UNIT_NS;
     let bucket = match units.checked_ilog2() {
-        // The first eight are of one unit each.
+        // The first eight buckets hold one unit each.
         None | Some(..PART_BITS) => units,
         Some(doubling) => {
             let shift = doubling.saturating_sub(PART_BITS);
@@ -73,11 +73,11 @@ fn bucket(span: Span) -> usize {
     usize::try_from(bucket).unwrap_or(usize::MAX).min(BUCKETS - 1)
 }
 
-/// The middle of what a bucket holds.
+/// The middle of a bucket's range.
 fn middle(bucket: usize) -> Span {
     let bucket = bucket as u64;
     let (doublings, part) = (bucket / PARTS, bucket % PARTS);
-    // From where on, and how much, in units.
+    // The start and the width of the range, in units.
     let (from, width) = match doublings.checked_sub(1) {
         None => (part, 1),
         Some(shift) => (PARTS.saturating_add(part) << shift, 1_u64 << shift),
@@ -85,7 +85,7 @@ fn middle(bucket: usize) -> Span {
     Span::from_nanos(from.saturating_mul(UNIT_NS).saturating_add(width.saturating_mul(UNIT_NS) / 2))
 }
 
-/// What the finest buckets hold: an eighth of a millisecond, less than any threshold's accuracy asks for.
+/// The width of the finest buckets: an eighth of a millisecond, which is finer than any threshold needs.
 const UNIT_NS: u64 = 125_000;
 const PART_BITS: u32 = 3;
 const PARTS: u64 = 1 << PART_BITS;

@@ -1,4 +1,5 @@
-//! One worker's part in telling how the service is: it counts what it sees, and on a tick adds that to what all share.
+//! One worker's part in judging the service: it counts responses, and on a tick adds its counts to the state that all
+//! workers share.
 
 use core::hash::{Hash, Hasher};
 
@@ -13,22 +14,22 @@ use crate::shed::{self, Pressure, Share};
 use crate::units::{Span, Timestamp};
 use crate::varint;
 
-/// What one worker has counted, and what it last knew of what all have.
+/// One worker's counts, and the shared state as it last saw it.
 #[derive(Debug)]
 pub struct Monitor {
     rules: Rules,
     shedding: Option<shed::Rules>,
-    /// What has not been shared yet.
+    /// Counts that are not in the shared state yet.
     mine: Tally,
-    /// What all share, as it was at the last tick.
+    /// The shared state at the last tick.
     shared: Shared,
-    /// The sum of its window.
+    /// The sum of the shared window.
     recent: Tally,
-    /// When a report of load was last looked for.
+    /// When this worker last looked for a load report.
     reported: Timestamp,
 }
 
-/// What all workers share.
+/// The state that all workers share.
 #[derive(Debug, Default)]
 struct Shared {
     standing: Standing,
@@ -37,7 +38,7 @@ struct Shared {
 }
 
 impl Monitor {
-    /// A worker that has seen nothing; `None` when the policy does not ask how the service is.
+    /// A worker without counts; `None` if the policy has no health rules.
     #[must_use]
     pub fn new(policy: &Policy) -> Option<Self> {
         let rules = policy.health.clone()?;
@@ -46,8 +47,8 @@ impl Monitor {
         Some(Self { rules, shedding: policy.shedding, mine, shared, recent, reported: Timestamp::EPOCH })
     }
 
-    /// What tells those of another policy apart from what is shared under this one: where nothing changes that bears on
-    /// health and shedding, a new policy goes on with what is known.
+    /// Identifies the rules of health and shedding. Shared state is kept under this number, so a new policy that does
+    /// not change them continues with the old state.
     #[must_use]
     pub fn identity(&self) -> u64 {
         let mut hasher = SipHasher13::new();
@@ -55,14 +56,14 @@ impl Monitor {
         hasher.finish()
     }
 
-    /// Counts an answer at `now` to a request that its upstream had at `began`; how long it took is left out where that is
-    /// `None`, since a client sends a body as slowly as it likes. An error of the service is a status as [`is_error`] has it, and
-    /// where that is 200 a gRPC status that says the same (UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS)
-    /// in the headers, where gRPC has it when there is nothing else to answer.
+    /// Counts a response at `now`. `began` is when its upstream had the whole request; `None` leaves out the duration,
+    /// because a client may send a body as slowly as it likes. Errors of the service are the statuses of [`is_error`],
+    /// and with status 200 the gRPC statuses UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS in the
+    /// headers, where gRPC puts them in a response without messages.
     pub fn answered(&mut self, answer: &dyn ResponseFacts, began: Option<Timestamp>, now: Timestamp) {
         let Some(failed) = failed(answer) else { return };
         self.mine.count(began.map(|began| now.since(began)), failed);
-        // A mean needs no more, and at ten thousand answers a second to look at each would be most of what they cost.
+        // A mean needs no more reports. At ten thousand responses a second, reading each one would be most of the cost.
         if self.rules.reads_reports() && (now.since(self.reported) >= REPORTS_APART || now < self.reported) {
             self.reported = now;
             if let Some(report) = answer.header("endpoint-load-metrics").as_deref().and_then(Report::read) {
@@ -71,8 +72,9 @@ impl Monitor {
         }
     }
 
-    /// Counts a request without an answer, whose client or upstream went away after all of it was sent. If it had waited for so long that the
-    /// service is degraded, it was a slow call; of a shorter one nothing is known.
+    /// Counts a request without a response, whose client or upstream went away after the whole request was sent. If it
+    /// had already waited for the latency at which the service is degraded, it was a slow call; otherwise nothing is
+    /// known.
     pub fn abandoned(&mut self, began: Timestamp, now: Timestamp) {
         let waited = now.since(began);
         if self.rules.slow().is_some_and(|slow| waited >= slow) {
@@ -80,12 +82,11 @@ impl Monitor {
         }
     }
 
-    /// Adds what was counted here to what all share, of which `bytes` is the latest; `None` when nobody has shared
-    /// anything. Answers whether `merged` is now to be published in its place. When that succeeds, [`Monitor::published`]
-    /// must follow; when somebody else has published first, all of this is to be done again, and until it is nothing is
-    /// lost.
+    /// Adds this worker's counts to the shared state, whose latest version is `bytes`; `None` if nothing has been
+    /// shared yet. Returns whether `merged` has news that must be published in its place. After that succeeds, call
+    /// [`Monitor::published`]. If another worker has published first, repeat the merge; until then no count is lost.
     pub fn merge(&mut self, bytes: Option<&[u8]>, merged: &mut Vec<u8>, now: Timestamp) -> bool {
-        // What cannot be read counts as nothing: the next merge of every worker makes it good.
+        // Unreadable state counts as empty: the next merge of every worker repairs it.
         if bytes.is_none_or(|bytes| self.shared.decode(bytes).is_none()) {
             self.shared = Shared::default();
         }
@@ -104,12 +105,12 @@ impl Monitor {
         news
     }
 
-    /// What was counted here is shared now.
+    /// Notes that this worker's counts are now shared.
     pub fn published(&mut self) {
         self.mine = Tally::default();
     }
 
-    /// How the service stands.
+    /// The health of the service.
     #[must_use]
     pub fn standing(&self) -> Standing {
         self.shared.standing
@@ -121,13 +122,13 @@ impl Monitor {
         self.shared.pressure
     }
 
-    /// What all workers have seen within the window.
+    /// The counts of all workers within the window.
     #[must_use]
     pub fn recent(&self) -> &Tally {
         &self.recent
     }
 
-    /// What it goes by.
+    /// The rules of health.
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.rules
@@ -165,7 +166,7 @@ impl Shared {
     }
 }
 
-/// Whether an answer is an error of the service; `None` when there is no answer.
+/// Whether a response is an error of the service; `None` if it has no status.
 fn failed(answer: &dyn ResponseFacts) -> Option<bool> {
     Some(match answer.status()? {
         200 => answer.header("grpc-status").is_some_and(|status| GRPC_ERRORS.contains(&status.as_ref())),
@@ -173,10 +174,10 @@ fn failed(answer: &dyn ResponseFacts) -> Option<bool> {
     })
 }
 
-/// The gRPC statuses that are errors of the service and not of its client.
+/// The gRPC statuses that are errors of the service rather than of the client.
 const GRPC_ERRORS: [&[u8]; 5] = [b"2", b"4", b"13", b"14", b"15"];
 
-/// A hundred reports a second of each worker are enough for a mean.
+/// A hundred reports a second and worker are enough for a mean.
 const REPORTS_APART: Span = Span::from_millis(10);
 
 /// The version of the shared bytes.

@@ -1,23 +1,23 @@
-//! What an upstream says of its own load: an ORCA report in the header `endpoint-load-metrics` of its answers.
+//! An upstream's own load: an ORCA report in the header `endpoint-load-metrics` of its responses.
 //!
-//! The report is `xds.data.orca.v3.OrcaLoadReport`, in the text forms that Envoy reads as well: `TEXT cpu_utilization=0.3,
-//! eps=2`, and `JSON {"cpu_utilization": 0.3, "eps": 2}` by the names of the message's fields in either case of proto3's
-//! JSON; without a word before it, what begins with a brace is JSON. The binary form is not read.
+//! The report is an `xds.data.orca.v3.OrcaLoadReport`, in the text forms that Envoy also reads: `TEXT
+//! cpu_utilization=0.3, eps=2`, and `JSON {"cpu_utilization": 0.3, "eps": 2}` with field names in either case of
+//! proto3's JSON. Without the leading word, a value that begins with a brace is JSON. The binary form is not read.
 //!
-//! An upstream is trusted with its own load and with nothing else: a report that is broken, or too long, counts as none.
+//! An upstream is trusted only about its own load. A broken or too long report is ignored.
 
 use crate::lookup::trim_blanks;
 
-/// A load that an upstream can tell of.
+/// A load that an upstream can report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Load {
-    /// How much of its processors it uses, in millionths of what it may; may be above the whole.
+    /// Its use of its processors, in millionths of its share; may exceed the whole.
     Cpu,
-    /// How much of its memory it uses, in millionths of what it may.
+    /// Its use of its memory, in millionths of its share.
     Memory,
-    /// How much of what limits it, as it sees that itself, it uses, in millionths; may be above the whole.
+    /// Its use of what limits it by its own measure, in millionths; may exceed the whole.
     Application,
-    /// How many errors it makes in a second, in millionths.
+    /// Its errors per second, in millionths.
     ErrorsPerSecond,
 }
 
@@ -36,7 +36,7 @@ impl Load {
         }
     }
 
-    /// The load of this name, where `_` may be left out for a capital after it.
+    /// The load with this name, in snake case or, whatever its letter case, without underscores.
     fn named(name: &[u8]) -> Option<Self> {
         let letters = |text: &'static str| text.bytes().filter(|byte| *byte != b'_');
         let is_camel = |load: &Self| {
@@ -47,14 +47,14 @@ impl Load {
     }
 }
 
-/// A report: the loads that it tells of, in millionths.
+/// A report: the loads in it, in millionths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     loads: [Option<u64>; Load::ALL.len()],
 }
 
 impl Report {
-    /// Reads the value of a header. `None` when it is no report, or one of more than 4 KiB.
+    /// Reads the value of a header. `None` if it is not a report, or longer than 4 KiB.
     #[must_use]
     pub fn read(value: &[u8]) -> Option<Self> {
         let value = trim_blanks(value);
@@ -69,7 +69,7 @@ impl Report {
         (report != Self::default()).then_some(report)
     }
 
-    /// What it says of a load.
+    /// The value of a load, if the report has it.
     #[must_use]
     pub fn load(&self, load: Load) -> Option<u64> {
         self.loads.get(load as usize).copied().flatten()
@@ -81,12 +81,12 @@ impl Report {
         for pair in text.split(|byte| *byte == b',') {
             let equals = pair.iter().position(|byte| *byte == b'=')?;
             let (name, value) = pair.split_at_checked(equals)?;
-            report.take(trim_blanks(name), trim_blanks(value.get(1..)?))?;
+            report.read_field(trim_blanks(name), trim_blanks(value.get(1..)?))?;
         }
         Some(report)
     }
 
-    /// An object whose fields of the first level are looked at, in no more than one pass.
+    /// Reads the top-level fields of a JSON object, in one pass.
     fn json(text: &[u8]) -> Option<Self> {
         let mut report = Self::default();
         let mut rest = text.strip_prefix(b"{")?.trim_ascii_start();
@@ -95,12 +95,12 @@ impl Report {
         }
         loop {
             let name = string(rest)?;
-            // Past the name and its two quotes.
+            // Skips the name and its two quotes.
             rest = rest.get(name.len().checked_add(2)?..)?.trim_ascii_start();
             rest = rest.strip_prefix(b":")?.trim_ascii_start();
             let (value, after) = rest.split_at_checked(value_len(rest)?)?;
             match value.first()? {
-                b'0'..=b'9' | b'-' => report.take(name, value.trim_ascii_end())?,
+                b'0'..=b'9' | b'-' => report.read_field(name, value.trim_ascii_end())?,
                 _ => {}
             }
             rest = match after.split_first()? {
@@ -111,8 +111,8 @@ impl Report {
         }
     }
 
-    /// Notes what is said under `name`; `None` when a number that matters is none, or is negative.
-    fn take(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
+    /// Reads the field `name`, if it is a load; `None` if its value is not a number, or is negative.
+    fn read_field(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
         let Some(load) = Load::named(name) else { return Some(()) };
         let told = self.loads.get_mut(load as usize)?;
         *told = Some(millionths(value)?);
@@ -120,8 +120,7 @@ impl Report {
     }
 }
 
-/// What stands between the quotes with which `text` begins. A name with an escape in it is none of those asked for, and is
-/// passed over whole.
+/// The string with which `text` begins, without its quotes. Escapes stay as they are: no name of a load has any.
 fn string(text: &[u8]) -> Option<&[u8]> {
     let text = text.strip_prefix(b"\"")?;
     let mut escaped = false;
@@ -133,7 +132,7 @@ fn string(text: &[u8]) -> Option<&[u8]> {
     text.get(..end?)
 }
 
-/// How long the value with which `text` begins is, up to the `,` or `}` after it.
+/// The length of the value with which `text` begins, up to the `,` or `}` after it.
 fn value_len(text: &[u8]) -> Option<usize> {
     let (mut depth, mut at) = (0_u32, 0_usize);
     loop {
@@ -149,8 +148,8 @@ fn value_len(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// A decimal as JSON and C print it, `0.25` or `2.5e-1`, in millionths, rounded down and at most a million. No float: nothing
-/// here counts in them, and reading them is a large table.
+/// Reads a decimal as JSON and C print it, `0.25` or `2.5e-1`, in millionths, rounded down and at most a million. It
+/// avoids floats, which nothing else here uses and whose parser is a large table.
 fn millionths(text: &[u8]) -> Option<u64> {
     let exponent_at = text.iter().position(|byte| matches!(byte, b'e' | b'E')).unwrap_or(text.len());
     let (decimal, exponent) = text.split_at_checked(exponent_at)?;
@@ -165,7 +164,8 @@ fn millionths(text: &[u8]) -> Option<u64> {
     for (digits, step) in [(whole, 0), (fraction, 1)] {
         for digit in digits {
             let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
-            // Beyond twenty digits there is nothing that a limit of a million leaves to tell; the point still moves.
+            // Beyond twenty digits the value exceeds the limit of a million or the digits are too small to matter; only
+            // the decimal point moves.
             if value < ENOUGH {
                 value = value.saturating_mul(10).saturating_add(digit.into());
                 places = places.checked_sub(step)?;
@@ -183,7 +183,7 @@ fn millionths(text: &[u8]) -> Option<u64> {
     Some(u64::try_from(value).unwrap_or(u64::MAX).min(MOST))
 }
 
-/// Longer than any report of loads; an upstream that puts hundreds of named metrics into it has another use for it.
+/// Longer than any plain load report. An upstream that adds hundreds of named metrics uses it for something else.
 const MAX_BYTES: usize = 4_096;
 /// A million, in millionths.
 const MOST: u64 = 1_000_000_000_000;

@@ -1,29 +1,30 @@
 //! Whether the service counts as healthy, degraded or critical, without flapping.
 //!
-//! It gets worse at once, when a reading reaches its threshold. It gets better by one step at a time, when for as long as
-//! the policy says every reading has been below a share of the threshold that keeps it where it is. So a reading that
-//! wavers about a threshold turns it once, and not more than once in that time however wildly it wavers.
+//! It gets worse at once, when a reading reaches its threshold. It gets better by one step at a time, after every
+//! reading has stayed below a percentage of the threshold of the current state for as long as the policy says. So a
+//! reading that wavers around a threshold changes the state once; and even one that swings widely changes it at most
+//! once in that time.
 
 use super::window::Tally;
 use super::{Health, Rules};
 use crate::units::{Span, Timestamp};
 
-/// How the service stands.
+/// The health of the service, and how long it has been so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// How it is.
+    /// The state.
     pub health: Health,
-    /// Since when.
+    /// When the state began.
     pub since: Timestamp,
-    /// Since when nothing has kept it from getting better.
+    /// Since when no reading has prevented the service from getting better.
     pub(super) calm_since: Timestamp,
 }
 
 impl Standing {
-    /// How it stands after `recent`, what the window of the last time came to.
+    /// The state after a tick, from `recent`, the sum of the window.
     #[must_use]
     pub fn after(self, recent: &Tally, rules: &Rules, now: Timestamp) -> Self {
-        // A clock that was set back must not hold the service where it is until it has come round again.
+        // A clock that was set back must not delay a change until it reaches its old time again.
         let mut next = Self { since: self.since.min(now), calm_since: self.calm_since.min(now), ..self };
         let (reached, kept) = rules.judge(recent, rules.min_calls);
         if reached > self.health {
@@ -40,7 +41,7 @@ impl Standing {
         next
     }
 
-    /// For how long it has been so.
+    /// How long the service has been in this state.
     #[must_use]
     pub fn lasted(&self, now: Timestamp) -> Span {
         now.since(self.since)
@@ -71,7 +72,7 @@ mod tests {
         tally
     }
 
-    /// The states of one second after the other.
+    /// The state after each of several seconds.
     fn walk(start: Standing, readings: impl IntoIterator<Item = (u32, u32)>) -> Vec<Health> {
         let mut standing = start;
         let step = |(secs, (calls, percent))| {
@@ -87,7 +88,7 @@ mod tests {
         for (readings, states) in [
             (vec![(100, 9), (100, 10), (100, 9)], vec![Healthy, Degraded, Degraded]),
             (vec![(100, 50)], vec![Critical]),
-            // Too few to tell.
+            // Too few calls.
             (vec![(19, 100), (20, 100)], vec![Healthy, Critical]),
             (
                 [&[(100, 60)][..], &[(100, 0); 11]].concat(),
@@ -96,7 +97,7 @@ mod tests {
             // 39 is under 80% of 50, 8 is not under 80% of 10.
             ([&[(100, 60)][..], &[(100, 39); 9]].concat(), [&[Critical; 5][..], &[Degraded; 5]].concat()),
             ([&[(100, 10)][..], &[(100, 8); 30]].concat(), vec![Degraded; 31]),
-            // One bad second starts the wait anew.
+            // One bad second restarts the wait.
             (
                 [&[(100, 10)][..], &[(100, 0); 4], &[(100, 8)], &[(100, 0); 5]].concat(),
                 [&[Degraded; 10][..], &[Healthy]].concat(),
@@ -120,7 +121,7 @@ mod tests {
         fn it_turns_no_more_often_than_the_wait_allows(readings in prop::collection::vec((0_u32..200, 0_u32..100), 1..200)) {
             let states = walk(Standing::default(), readings);
             let turns = states.windows(2).filter(|pair| pair[0] != pair[1]).count();
-            // Every step to the better takes five seconds, and there are no more to the worse but for the first two.
+            // Every step to a better state takes five seconds. There are no steps to a worse one after the first two.
             prop_assert!(turns <= 2 * (states.len() / 5) + 2, "{turns} in {} s", states.len());
         }
 

@@ -1,11 +1,11 @@
-//! What answers came to in the last so much time: sums over a ring of time slots, the same for all who share the bytes.
+//! Counts of the responses of a recent span of time, in a ring of time slots that all workers share.
 
 use super::latency::{BUCKETS, Latencies};
 use super::orca::{Load, Report};
 use crate::units::{BasisPoints, Span, Timestamp};
 use crate::varint;
 
-/// What some calls came to.
+/// The counts of some calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     calls: u32,
@@ -14,7 +14,7 @@ pub struct Tally {
     loads: [Sum; Load::ALL.len()],
 }
 
-/// What reports said of one load.
+/// The sum of one load over its reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sum {
     reports: u32,
@@ -22,7 +22,7 @@ struct Sum {
 }
 
 impl Tally {
-    /// Counts a call that took `span`, where that is known.
+    /// Counts a call that took `span`, if that is known.
     pub fn count(&mut self, span: Option<Span>, failed: bool) {
         self.calls = self.calls.saturating_add(1);
         self.failures = self.failures.saturating_add(u32::from(failed));
@@ -41,7 +41,7 @@ impl Tally {
         }
     }
 
-    /// Adds what others have counted.
+    /// Adds the counts of another worker or slot.
     pub fn add(&mut self, others: &Self) {
         self.calls = self.calls.saturating_add(others.calls);
         self.failures = self.failures.saturating_add(others.failures);
@@ -52,32 +52,32 @@ impl Tally {
         }
     }
 
-    /// How many calls there were.
+    /// The number of calls.
     #[must_use]
     pub fn calls(&self) -> u32 {
         self.calls
     }
 
-    /// How many of them failed.
+    /// The number of calls that failed.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// The share that failed, rounded down; none of none.
+    /// The share of calls that failed, rounded down; zero without calls.
     #[must_use]
     pub fn error_rate(&self) -> BasisPoints {
         let share = u64::from(self.failures).saturating_mul(10_000).checked_div(self.calls.into()).unwrap_or(0);
         BasisPoints::new(u16::try_from(share).unwrap_or(u16::MAX))
     }
 
-    /// How long the calls took.
+    /// The durations of the calls.
     #[must_use]
     pub fn latencies(&self) -> &Latencies {
         &self.latencies
     }
 
-    /// The mean of what was reported of a load, in millionths; `None` when nothing was.
+    /// The mean of a load over its reports, in millionths; `None` without reports.
     #[must_use]
     pub fn load(&self, load: Load) -> Option<u64> {
         let sum = self.loads.get(load as usize)?;
@@ -95,8 +95,8 @@ impl Tally {
             varint::write(sum.reports.into(), bytes);
             varint::write(sum.millionths, bytes);
         }
-        // Most calls take about as long as others, so that most buckets are empty: how many are comes before the next
-        // that is not.
+        // Most buckets are empty, because most calls take about as long as others. So each count is written after the
+        // number of empty buckets before it.
         let mut empty = 0;
         for count in self.latencies.counts() {
             if *count == 0 {
@@ -110,7 +110,7 @@ impl Tally {
         varint::write(BUCKETS as u64, bytes);
     }
 
-    /// Reads a tally in place of this one, off the front of `bytes`.
+    /// Replaces this tally by one that is read from the front of `bytes`.
     fn decode(&mut self, bytes: &mut &[u8]) -> Option<()> {
         *self = Self::default();
         self.calls = small(bytes)?;
@@ -138,13 +138,13 @@ pub struct Window {
 
 #[derive(Clone, Debug, Default)]
 struct Slot {
-    /// Which slot of all since the epoch this is.
+    /// The slot's number since the epoch.
     number: u64,
     tally: Tally,
 }
 
 impl Window {
-    /// Adds what was counted by `now` to a window of this length.
+    /// Adds counts at `now` to a window of this length.
     pub fn add(&mut self, tally: &Tally, length: Span, now: Timestamp) {
         if tally.is_empty() {
             return;
@@ -158,14 +158,14 @@ impl Window {
         slot.tally.add(tally);
     }
 
-    /// The sum of what lies within `length` before `now`, to a tenth of it. What lies after `now`, since the clock was set
-    /// back, does not count.
+    /// The sum of the slots within `length` before `now`, to a tenth of it. Slots after `now`, left by a clock that was
+    /// set back, do not count.
     pub fn sum(&self, length: Span, now: Timestamp, sum: &mut Tally) {
         self.sum_slots(SLOTS, length, now, sum);
     }
 
-    /// The sum of what lies within the last fifth of `length`, or somewhat less, but at least the last two ticks: so that
-    /// every worker has its part in it.
+    /// The sum of the last fifth of `length`, or somewhat less, but of at least the last two ticks, so every worker's
+    /// counts are in it.
     pub fn latest(&self, length: Span, now: Timestamp, sum: &mut Tally) {
         let slots = LATEST.as_nanos().checked_div(slot_len(length)).unwrap_or(0).clamp(2, SLOTS);
         self.sum_slots(slots, length, now, sum);
@@ -188,7 +188,7 @@ impl Window {
         }
     }
 
-    /// Reads slots in place of these, as many as `bytes` has.
+    /// Replaces the slots by those in `bytes`.
     pub(super) fn decode(&mut self, mut bytes: &[u8]) -> Option<()> {
         *self = Self::default();
         while !bytes.is_empty() {
@@ -202,7 +202,7 @@ impl Window {
 }
 
 impl Slot {
-    /// Whether the slot is one of the last so many, seen from the slot `now`.
+    /// Whether this is one of the last `slots` slots, counted from slot `now`.
     fn is_within(&self, slots: u64, now: u64) -> bool {
         now.checked_sub(self.number).is_some_and(|age| age < slots)
     }
@@ -216,10 +216,10 @@ fn slot_len(length: Span) -> u64 {
     length.as_nanos() / SLOTS
 }
 
-/// Into how many slots a window is divided: as it moves on, a tenth of it is forgotten at once.
+/// The number of slots of a window. When it moves on, a tenth of it is forgotten at once.
 const SLOTS: u64 = 10;
 
-/// Two ticks: an adapter brings the workers' counts together at least once a second.
+/// Two ticks: an adapter merges the workers' counts at least once a second.
 const LATEST: Span = Span::from_secs(2);
 
 #[cfg(test)]
@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn sum(window: &Window, length: Span, now: Timestamp) -> Tally {
-        // What was there before must not show.
+        // The old content must not remain.
         let mut sum = tally(9, 9, 9);
         window.sum(length, now, &mut sum);
         sum
@@ -262,7 +262,7 @@ mod tests {
             assert_eq!(sum(&window, length, start.after(Span::from_secs(secs))).calls(), calls, "{secs}");
         }
         assert_eq!(sum(&window, length, start.before(Span::from_secs(1))).calls(), 0);
-        // After the clock was set back, what is counted there takes the place of what it has not come to yet.
+        // After the clock was set back, new counts replace those of slots that lie in the future.
         window.add(&tally(7, 0, 10), length, start.before(Span::from_secs(1)));
         assert_eq!(sum(&window, length, start.before(Span::from_secs(1))).calls(), 7);
     }

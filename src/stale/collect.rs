@@ -1,4 +1,4 @@
-//! Gathers an answer while it streams past.
+//! Gathers a response while it streams through.
 
 use super::AnswerKey;
 use super::record::seal;
@@ -7,30 +7,30 @@ use crate::key::Seed;
 use crate::store::StoreError;
 use crate::units::Timestamp;
 
-/// An answer that is being collected, as the record that it will be. Never larger than it may become.
+/// A response that is being collected, in the form of its future record. It never exceeds its maximum size.
 #[derive(Debug)]
 pub struct Collecting {
     key: AnswerKey,
     until: Timestamp,
     bytes: Vec<u8>,
-    /// How much of the body is still to come, if the answer says how long it is.
+    /// How many bytes of the body are missing, if the response states its length.
     missing: Option<u64>,
     max_object: usize,
 }
 
-/// An answer that is all there.
+/// A complete response.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Collected {
-    /// Under which key it is kept.
+    /// The key under which it is kept.
     pub key: AnswerKey,
-    /// Until when it may be served.
+    /// The time until which it may be served.
     pub until: Timestamp,
     /// The record.
     pub bytes: Vec<u8>,
 }
 
 impl Collected {
-    /// Puts the answer on the shelf, see [`shelf::keep`].
+    /// Puts the response on the shelf, see [`shelf::keep`].
     ///
     /// # Errors
     /// Those of [`shelf::keep`].
@@ -40,7 +40,7 @@ impl Collected {
 }
 
 impl Collecting {
-    /// An answer whose record begins with `bytes`; `None` when it is too large.
+    /// A response whose record begins with `bytes`; `None` if it is too large.
     pub(super) fn new(
         bytes: Vec<u8>,
         key: AnswerKey,
@@ -53,20 +53,20 @@ impl Collecting {
         (length.unwrap_or(0) <= room).then_some(Self { key, until, bytes, missing: length, max_object })
     }
 
-    /// Under which key the answer will be kept.
+    /// The key under which the response will be kept.
     #[must_use]
     pub fn key(&self) -> AnswerKey {
         self.key
     }
 
-    /// Whether so many more bytes of body have room, so that an adapter need not copy what will not be kept.
+    /// Whether this many more bytes of the body fit, so an adapter need not copy bytes that will not be kept.
     #[must_use]
     pub fn has_room(&self, size: usize) -> bool {
         self.bytes.len().checked_add(size).is_some_and(|size| size <= self.max_object)
     }
 
-    /// Adds the next piece of the body. When it answers false, the answer is too large or longer than it said, and is
-    /// to be dropped.
+    /// Adds the next piece of the body. Returns `false` if the response is too large or longer than stated, and must be
+    /// dropped.
     #[must_use]
     pub fn push(&mut self, piece: &[u8]) -> bool {
         let missing = match (self.missing, u64::try_from(piece.len())) {
@@ -79,7 +79,7 @@ impl Collecting {
         true
     }
 
-    /// Ends the answer, when its stream has ended as it should; `None` when less came than the answer said.
+    /// Completes the response after its stream has ended properly; `None` if the body is shorter than stated.
     #[must_use]
     pub fn finish(mut self, seed: Seed) -> Option<Collected> {
         if self.missing.is_some_and(|missing| missing > 0) {

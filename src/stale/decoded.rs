@@ -1,8 +1,8 @@
-//! Answers whose coding the host has undone before it shows their body.
+//! Responses whose content coding the host has undone before it hands over their body.
 
-/// Makes the header of an answer that of what a host hands over that undoes these codings: it says neither of a coding nor
-/// of a length, and that its end is told apart. Its tag is a weak one from here on, as the bytes are not those that it was
-/// given to (RFC 9110 section 8.8.1).
+/// Adjusts the header of a response to a host that undoes these codings: it then states no coding and no length, and
+/// that its body is chunked. Its entity tag becomes weak, because the bytes are not those that the tag was made for
+/// (RFC 9110 section 8.8.1).
 pub fn undo_coding(lines: &mut Vec<(String, String)>, undoes: &[&str]) {
     let coded = |(name, value): &(String, String)| name == "content-encoding" && undoes.contains(&value.as_str());
     if !lines.iter().any(coded) {

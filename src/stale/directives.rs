@@ -2,7 +2,7 @@
 
 use crate::lookup::trim_blanks;
 
-/// One directive: its name as written, its argument without quotes, and all of it.
+/// One directive: its name as written, its argument without quotes, and the whole of it.
 pub(crate) struct Directive<'v> {
     name: &'v [u8],
     argument: Option<&'v [u8]>,
@@ -11,16 +11,16 @@ pub(crate) struct Directive<'v> {
 }
 
 impl Directive<'_> {
-    /// Whether the directive is of this name.
+    /// Whether the directive has this name.
     pub(crate) fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.as_bytes())
     }
 
-    /// Its argument as seconds; 0 when it cannot be read, since what is not understood had better not be kept.
+    /// Its argument in seconds; 0 if it is unreadable, because such a response is better not kept.
     pub(super) fn seconds(&self) -> u64 {
         let digits = self.argument.filter(|text| !text.is_empty() && text.iter().all(u8::is_ascii_digit));
         let number = digits.and_then(|text| str::from_utf8(text).ok());
-        // A number too large for us is longer than anybody waits.
+        // A number too large to parse means a time that never ends.
         number.map_or(0, |number| number.parse().unwrap_or(u64::MAX)).min(FOREVER_SECS)
     }
 }
@@ -42,7 +42,7 @@ pub(crate) fn directives(line: &[u8]) -> impl Iterator<Item = Directive<'_>> {
     })
 }
 
-/// 2^31, which RFC 9111 section 1.2.2 has for anything longer.
+/// 2^31: RFC 9111 section 1.2.2 uses it for any longer time.
 const FOREVER_SECS: u64 = 2_147_483_648;
 
 #[cfg(test)]

@@ -1,32 +1,33 @@
-//! How long an answer is fresh, and how old it is (RFC 9111 section 4.2).
+//! How long a response is fresh, and how old it is (RFC 9111 section 4.2).
 
 use super::directives::directives;
 use crate::assets::Answer;
 use crate::date;
 
-/// What an answer says of its own use by caches.
+/// What a response states about its use by caches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Freshness {
-    /// For how many seconds it is fresh, from when it was made; 0 when it does not say.
+    /// How many seconds it is fresh, from when it was made; 0 if it does not state it.
     pub(super) lifetime_secs: u64,
-    /// How many seconds old it was when it came.
+    /// Its age in seconds when it arrived.
     pub(super) age_secs: u64,
-    /// It is not to be kept, or not to be used again without asking: `no-store`, `private`, `no-cache`.
+    /// It must not be kept, or not be used without validation: `no-store`, `private`, `no-cache`.
     pub(super) forbids: bool,
-    /// It is not to be used once it is stale: `must-revalidate`, `proxy-revalidate`, `s-maxage`.
+    /// It must not be used once it is stale: `must-revalidate`, `proxy-revalidate`, `s-maxage`.
     pub(super) fresh_only: bool,
-    /// It says that it is the same for all: `public`, `s-maxage`.
+    /// It states that it is the same for all clients: `public`, `s-maxage`.
     pub(super) shared: bool,
-    /// For how many seconds after it was fresh it may stand in for an error (RFC 5861); `None` when it does not say.
+    /// For how many seconds after its freshness ends it may stand in for an error (RFC 5861); `None` if it does not
+    /// state it.
     pub(super) stale_if_error_secs: Option<u64>,
 }
 
 impl Freshness {
-    /// What `answer` says of itself, when it came at `now_secs` since the epoch.
+    /// What `answer` states, if it arrived at `now_secs` since the epoch.
     pub(super) fn of(answer: &Answer<'_>, now_secs: u64) -> Self {
         let mut found = Self::default();
         let (mut shared_age, mut max_age) = (None::<u64>, None::<u64>);
-        // Of a directive that stands twice the stricter counts.
+        // If a directive appears twice, the stricter one counts.
         let least = |place: &mut Option<u64>, secs: u64| *place = Some(place.map_or(secs, |other| other.min(secs)));
         for directive in answer.values("cache-control").flat_map(directives) {
             let secs = directive.seconds();

@@ -1,4 +1,4 @@
-//! Which answers may be kept.
+//! Which responses may be kept.
 
 use super::freshness::Freshness;
 use super::record::Head;
@@ -9,42 +9,44 @@ use crate::lookup::trim_blanks;
 use crate::store::StoreError;
 use crate::units::{Span, Timestamp};
 
-/// What keeping goes by, for one request.
+/// The rules for keeping the response to one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Keeping<'p> {
     /// The key of the request.
     pub(crate) key: AnswerKey,
-    /// How old a kept answer may get.
+    /// The maximum age of a kept response.
     pub(crate) stale: Span,
-    /// The headers by which answers may vary, lower case; their values are in the key.
+    /// The headers by which the response may vary, in lower case. Their values are in the key.
     pub(crate) vary: &'p [String],
-    /// Whether answers vary by these as well without a value in the key, since the target has what came of them.
+    /// Further headers by which the response may vary. Their values are not in the key, because the target in the key
+    /// already depends on them.
     pub(crate) in_target: &'p [&'static str],
-    /// Whether the answer may be one client's own, as far as the request and the route tell.
+    /// Whether the response may be for one client alone, judging by the request and the route.
     pub(crate) personal: bool,
 }
 
-/// An answer that may be kept, of which nothing has been collected yet.
+/// A response that may be kept, before any of its body was collected.
 #[derive(Debug)]
 pub struct Draft {
     head: Head,
     bytes: Vec<u8>,
-    /// How long the body is, if the answer says.
+    /// The length of the body, if the response states it.
     length: Option<u64>,
     stale: Span,
 }
 
 impl Keeping<'_> {
-    /// The answer as it would be kept, if it may be: RFC 9111 section 3, and stricter where a mistake would show one
-    /// client's answer to another.
+    /// The response in the form in which it would be kept, or `None` if it may not be. The rules are those of RFC 9111
+    /// section 3, and stricter where a mistake would show one client's response to another.
     ///
-    /// - A whole answer that is good and may be one for a long time: 200, 301, 308.
-    /// - Nothing that it says forbids it: `no-store`, `private`, `no-cache`. Until when it may be served is the least of
-    ///   what the policy, `must-revalidate` (or its like) and `stale-if-error` allow.
-    /// - No `Set-Cookie`. To a request with a cookie, only an answer that says it is for all.
-    /// - It varies by nothing that is not in the key.
-    /// - It says where its body ends: one that ends with its connection may have been cut short. It is no stream of events,
-    ///   which never ends.
+    /// - It is a complete and good response that may be valid for a long time: 200, 301, 308.
+    /// - It does not forbid it: no `no-store`, `private` or `no-cache`. It may be served for the shortest time that the
+    ///   policy, `must-revalidate` (or its like) and `stale-if-error` allow.
+    /// - It has no `Set-Cookie`. If the request identifies its client, for example by a cookie, the response states that
+    ///   it is for all clients.
+    /// - It varies only by headers that the key covers.
+    /// - It states where its body ends, because one that ends with its connection may have been cut short. It is no
+    ///   event stream, which never ends.
     #[must_use]
     pub fn draft(&self, answer: &Answer<'_>, now: Timestamp) -> Option<Draft> {
         if !matches!(answer.status, 200 | 301 | 308) || FORBIDDEN.iter().any(|name| answer.first(name).is_some()) {
@@ -58,7 +60,7 @@ impl Keeping<'_> {
             return None;
         }
         let length = answer.first("content-length").map(|text| str::from_utf8(text).ok()?.parse::<u64>().ok());
-        // An answer with an unreadable length is left alone.
+        // A response with an unreadable length is not kept.
         let length = match length {
             Some(length) => Some(length?),
             None => {
@@ -97,19 +99,19 @@ impl Keeping<'_> {
 }
 
 impl Draft {
-    /// The key under which the answer would be kept.
+    /// The key under which the response would be kept.
     #[must_use]
     pub fn key(&self) -> AnswerKey {
         self.head.key
     }
 
-    /// Until when it may be served.
+    /// The time until which it may be served.
     #[must_use]
     pub fn until(&self) -> Timestamp {
         self.head.until
     }
 
-    /// Whether the answer is to be kept: none is on the shelf under its key, or an older one.
+    /// Whether the response should be kept: the shelf has none under its key, or only an old one.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
@@ -117,13 +119,13 @@ impl Draft {
         shelf::is_wanted(shelf, self.head.key, self.stale, now)
     }
 
-    /// Whether the answer is to be kept, where the instance remembers alone what it has lately kept.
+    /// Like [`Draft::is_wanted`], for an instance that only remembers what it has recently kept.
     #[must_use]
     pub fn is_due(&self, recent: &mut Recent, now: Timestamp) -> bool {
         recent.take(self.head.key, self.stale, now)
     }
 
-    /// Begins to collect the body; `None` when it is known already that it would be larger than `max_object` bytes.
+    /// Starts to collect the body; `None` if the record would be larger than `max_object` bytes.
     #[must_use]
     pub fn collect(self, max_object: u32) -> Option<Collecting> {
         Collecting::new(self.bytes, self.head.key, self.head.until, self.length, max_object)
@@ -135,11 +137,11 @@ fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(trim_blanks).filter(|item| !item.is_empty())
 }
 
-/// With one of these an answer is one client's own, or a part of one.
+/// A response with one of these headers is for one client, or is a part of a response.
 const FORBIDDEN: [&str; 4] = ["set-cookie", "set-cookie2", "content-range", "www-authenticate"];
 
-/// What is not part of a kept answer: what is between two hops (RFC 9110 section 7.6.1), what is made anew when it is
-/// served, and what was said to the one client that asked.
+/// Headers that are not kept: hop-by-hop headers (RFC 9110 section 7.6.1), headers that are set again when the response
+/// is served, and headers for the one client that asked.
 const NOT_KEPT: [&str; 17] = [
     "connection",
     "keep-alive",
@@ -173,7 +175,7 @@ mod tests {
         Keeping { key: AnswerKey([1, 2]), stale, vary, in_target, personal: false }
     }
 
-    /// For how many seconds an answer with these lines beside its length is kept; `None` when it is not.
+    /// For how many seconds a response with these lines, besides its length, is kept; `None` if it is not.
     fn kept_secs(status: u16, lines: &[(&'static str, &'static str)], keeping: &Keeping<'_>) -> Option<u64> {
         let lines = [&[("content-length", "4")], lines].concat();
         let draft = keeping.draft(&Answer::of(status, &lines), NOW)?;

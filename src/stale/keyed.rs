@@ -1,4 +1,4 @@
-//! By what the keys of kept answers are hashed.
+//! How the keys of kept responses are hashed.
 
 use crate::key::Seed;
 use sha2::{Digest as _, Sha256};
@@ -7,23 +7,24 @@ use super::AnswerKey;
 use crate::key::write;
 use core::hash::Hasher;
 
-/// By what the keys of kept answers are hashed. Nobody can make two requests meet, either way.
+/// How the keys of kept responses are hashed. In either way, a client cannot construct two requests with the same key.
 #[derive(Clone, Copy, Debug)]
-pub enum Keyed {
-    /// By a secret, which is quick: for a shelf of those who share the secret.
+pub enum KeyHasher {
+    /// With a secret, which is fast. For a shelf whose users share the secret.
     Secret(Seed),
-    /// By SHA-256 (FIPS 180-4), the same everywhere: for a cache of the host that outlives its instances.
+    /// With SHA-256 (FIPS 180-4), the same everywhere. For a host's cache that outlives its instances.
     Everywhere,
 }
 
-impl From<Seed> for Keyed {
+impl From<Seed> for KeyHasher {
     fn from(seed: Seed) -> Self {
         Self::Secret(seed)
     }
 }
 
-impl Keyed {
-    /// The key of what `parts` hands over: a tag and bytes, of which no two sequences are written alike.
+impl KeyHasher {
+    /// The key of the parts that `parts` writes, each a tag and bytes. Different sequences of parts have different
+    /// encodings.
     pub(super) fn key(self, parts: impl FnOnce(&mut dyn FnMut(u8, &[u8]))) -> AnswerKey {
         match self {
             Self::Secret(seed) => {
@@ -46,7 +47,7 @@ impl Keyed {
     }
 }
 
-/// Two domains beside those of `key`, so that the two hashes have nothing in common.
+/// Two hash domains that `key` does not use, so the two hashes are independent.
 const DOMAINS: [u8; 2] = [20, 21];
 
 #[cfg(test)]
@@ -55,7 +56,7 @@ mod tests {
 
     #[test]
     fn parts_are_apart_however_they_are_hashed() {
-        for keyed in [Keyed::Secret(Seed::new([1, 2])), Keyed::Everywhere] {
+        for keyed in [KeyHasher::Secret(Seed::new([1, 2])), KeyHasher::Everywhere] {
             let key = |parts: &[(u8, &[u8])]| keyed.key(|each| parts.iter().for_each(|(tag, bytes)| each(*tag, bytes)));
             let all = [
                 key(&[(1, b"ab"), (2, b"c")]),
@@ -68,7 +69,7 @@ mod tests {
                 assert!(!all[..place].contains(one), "{keyed:?} {place}");
             }
         }
-        let same = |keyed: Keyed| keyed.key(|each| each(1, b"a"));
-        assert_ne!(same(Keyed::Secret(Seed::new([1, 2]))), same(Keyed::Secret(Seed::new([1, 3]))));
+        let same = |keyed: KeyHasher| keyed.key(|each| each(1, b"a"));
+        assert_ne!(same(KeyHasher::Secret(Seed::new([1, 2]))), same(KeyHasher::Secret(Seed::new([1, 3]))));
     }
 }

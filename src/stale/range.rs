@@ -1,16 +1,16 @@
-//! A range of a body (RFC 9110 section 14).
+//! Byte ranges of a body (RFC 9110 section 14).
 
 use crate::lookup::trim_blanks;
 use core::ops::Range;
 
-/// Which part of a body is asked for.
+/// The part of a body that a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    /// All of it: no range was asked for, or none that is understood, or several, which are not served.
+    /// The whole body: the request has no range, an invalid one, or several, which are not supported.
     Whole,
     /// These bytes, at least one.
     Bytes(Range<usize>),
-    /// None: the range begins behind the end.
+    /// No byte: the range begins after the end.
     Unsatisfiable,
 }
 
@@ -28,7 +28,7 @@ fn wanted(value: &[u8], len: usize) -> Option<Part> {
     let (first, last) = range.split_once('-')?;
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        // A number too large for us is behind the end of everything.
+        // A number too large to parse is after the end of any body.
         digits.then(|| text.parse().unwrap_or(usize::MAX))
     };
     let (start, end) = match (first, last) {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against asking of each byte whether it is meant.
+        /// Compares with testing each byte by itself.
         #[test]
         fn a_range_has_the_bytes_that_are_meant(len in 0..40_usize, first in 0..50_usize, last in 0..50_usize, kind in 0..3) {
             let body: Vec<usize> = (0..len).collect();

@@ -1,10 +1,11 @@
-//! What an instance has lately kept, where the host's cache is too far away to be asked for each answer.
+//! The responses that an instance has recently kept, for hosts whose cache is too slow to be asked about each response.
 
 use super::AnswerKey;
 use super::shelf::REFRESH;
 use crate::units::{Span, Timestamp};
 
-/// The keys that were lately kept, in a table of fixed size. A key that another has displaced is only kept anew too early.
+/// The keys that were recently kept, in a table of fixed size. If a key displaces another, the other's response is only
+/// kept again too early.
 #[derive(Debug)]
 pub struct Recent(Vec<(AnswerKey, Timestamp)>);
 
@@ -15,12 +16,12 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Whether an answer of this key is to be kept, since none was for [`REFRESH`] or a tenth of `stale`. If so, it
-    /// counts as kept from here on: of many that come at once, one is enough.
+    /// Whether a response with this key should be kept: none was within [`REFRESH`] or a tenth of `stale`, whichever is
+    /// less. If so, it counts as kept from now on, so one of many simultaneous responses is kept.
     pub(super) fn take(&mut self, key: AnswerKey, stale: Span, now: Timestamp) -> bool {
         let Some(place) = self.place(key) else { return true };
         let refresh = REFRESH.min(Span::from_nanos(stale.as_nanos() / 10));
-        // A clock that has stepped back would be waited for.
+        // If the clock was set back, the key is due at once.
         if place.0 == key && now >= place.1 && now.since(place.1) < refresh {
             return false;
         }
@@ -28,7 +29,7 @@ impl Recent {
         true
     }
 
-    /// Has the next answer of this key kept: this one came to nothing.
+    /// Makes the next response with this key due, because this one was not kept in the end.
     pub fn forget(&mut self, key: AnswerKey) {
         if let Some(place) = self.place(key).filter(|place| place.0 == key) {
             *place = (AnswerKey::NONE, Timestamp::EPOCH);

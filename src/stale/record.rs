@@ -1,15 +1,15 @@
-//! A kept answer as bytes.
+//! A kept response as bytes.
 //!
-//! A version, a checksum under the instance's seed over all that follows, the key, when the answer came and how old it
-//! was then, until when it may be served, its status, its header lines and its body. Numbers are little-endian. Bytes that
-//! are not all of a record, or not the record of the key, are none.
+//! In this order: a version, a checksum under the instance's seed over all that follows, the key, when the response
+//! arrived and how old it was then, until when it may be served, its status, its header lines and its body. Numbers are
+//! little-endian. Bytes that are incomplete, or the record of another key, are rejected.
 
 use super::AnswerKey;
 use crate::key::Seed;
 use crate::units::Timestamp;
 use core::hash::Hasher;
 
-/// A kept answer, borrowed from its bytes.
+/// A kept response, borrowed from its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record<'b> {
     pub(crate) head: Head,
@@ -17,21 +17,21 @@ pub struct Record<'b> {
     pub(crate) body: &'b [u8],
 }
 
-/// What is known of a kept answer beside its lines and its body.
+/// A kept response's data besides its header lines and body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) key: AnswerKey,
-    /// When it came.
+    /// When it arrived.
     pub(crate) kept_at: Timestamp,
-    /// Until when it may be served.
+    /// The time until which it may be served.
     pub(crate) until: Timestamp,
-    /// How old it was when it came, in seconds.
+    /// Its age when it arrived, in seconds.
     pub(crate) age_secs: u32,
     pub(crate) status: u16,
 }
 
 impl<'b> Record<'b> {
-    /// The record of `key` in these bytes; `None` when they are anything else.
+    /// The record of `key` in these bytes; `None` if they are anything else.
     #[must_use]
     pub fn decode(bytes: &'b [u8], seed: Seed, key: AnswerKey) -> Option<Self> {
         let (version, rest) = bytes.split_first()?;
@@ -66,8 +66,8 @@ impl<'b> Record<'b> {
 }
 
 impl Head {
-    /// Begins the record of an answer with these lines, whose body is to follow; `None` when a line is longer than a
-    /// record can say. The checksum is set by [`seal`].
+    /// Begins the record of a response with these header lines; its body follows. `None` if a line is too long for a
+    /// record. The checksum is set by [`seal`].
     pub(crate) fn begin<'l>(&self, lines: impl Iterator<Item = (&'l [u8], &'l [u8])>) -> Option<Vec<u8>> {
         let mut bytes = vec![VERSION, 0, 0, 0, 0, 0, 0, 0, 0];
         bytes.extend_from_slice(&self.key.to_bytes());
@@ -90,7 +90,7 @@ impl Head {
     }
 }
 
-/// Sets the checksum of a record that is all there.
+/// Sets the checksum of a complete record.
 pub(crate) fn seal(bytes: &mut [u8], seed: Seed) {
     if let Some((head, rest)) = bytes.split_at_mut_checked(CHECKED_FROM)
         && let Some(place) = head.last_chunk_mut::<8>()
@@ -123,7 +123,7 @@ fn checksum(seed: Seed, bytes: &[u8]) -> u64 {
 }
 
 const VERSION: u8 = 1;
-/// Behind the version and the checksum.
+/// After the version and the checksum.
 const CHECKED_FROM: usize = 9;
 const DOMAIN_RECORD: u8 = 22;
 

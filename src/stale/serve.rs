@@ -1,4 +1,4 @@
-//! Answers a request with a kept answer.
+//! Answers a request with a kept response.
 
 use super::freshness::Freshness;
 use super::range::{Part, part};
@@ -10,32 +10,32 @@ use crate::request::RequestFacts;
 use crate::units::Timestamp;
 use std::borrow::Cow;
 
-/// Why a kept answer is served.
+/// Why a kept response is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// No upstream was asked, since none was to be.
+    /// No upstream was asked, because none was available.
     NotAsked,
-    /// All upstreams asked have failed. The last that has answered at all did so with this status.
+    /// All upstreams that were asked have failed. The status is that of the last response, if there was any.
     Failed(Option<u16>),
 }
 
-/// What a client gets.
+/// The response that the client gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served<'b> {
-    /// The status: that of the kept answer, 206, 304 or 416.
+    /// The status: that of the kept response, 206, 304 or 416.
     pub status: u16,
-    /// The header lines, names in lower case. The length of the body is the host's to say.
+    /// The header lines, with names in lower case. The host sets the length of the body.
     pub lines: Vec<(&'b [u8], Cow<'b, [u8]>)>,
-    /// The body. To `HEAD` a host sends everything else.
+    /// The body. For `HEAD` the host leaves it out.
     pub body: &'b [u8],
 }
 
-/// Answers the request with what was kept for it, at `now`; `None` when that may not be served any more, or is in a coding
-/// that the client does not take.
+/// Answers the request with its kept response, at `now`; `None` if that may not be served any more, or has a coding
+/// that the client does not accept.
 ///
-/// `If-None-Match` and `If-Modified-Since` get 304, a single `Range` gets 206 if `If-Range` lets it (RFC 9110 sections 13
-/// and 14); several ranges get the whole. The answer has its `Age`, and says in `Cache-Status` (RFC 9211) where it is from
-/// and for how many seconds it is still fresh, below zero when it is stale.
+/// `If-None-Match` and `If-Modified-Since` can get 304. A single `Range` gets 206 if `If-Range` allows it (RFC 9110
+/// sections 13 and 14); several ranges get the whole body. The response has an `Age`, and a `Cache-Status` (RFC 9211)
+/// that names this cache and how many seconds the response stays fresh, negative if it is stale.
 #[must_use]
 pub fn serve<'b>(record: &Record<'b>, facts: &dyn RequestFacts, why: Why, now: Timestamp) -> Option<Served<'b>> {
     let request = Lookup::new(facts);
@@ -58,7 +58,7 @@ pub fn serve<'b>(record: &Record<'b>, facts: &dyn RequestFacts, why: Why, now: T
     }
     let is_sent = |name: &[u8]| match served.status {
         304 => WITH_304.iter().any(|other| other.as_bytes() == name),
-        // What describes the body that is not sent.
+        // The other headers describe the body, which is not sent.
         416 => name == b"date" || name == b"cache-status",
         _ => true,
     };
@@ -74,8 +74,8 @@ pub fn serve<'b>(record: &Record<'b>, facts: &dyn RequestFacts, why: Why, now: T
     Some(served)
 }
 
-/// What `Cache-Status` says of this cache. It always asks an upstream first, if there is one to ask: that is `bypass`
-/// while the kept answer is fresh.
+/// The value of `Cache-Status`. This cache asks an upstream first, if one is available, so the value has `bypass` while
+/// the kept response is fresh.
 fn cache_status(why: Why, lifetime: u64, age: u64) -> String {
     let (sign, ttl) =
         if age > lifetime { ("-", age.saturating_sub(lifetime)) } else { ("", lifetime.saturating_sub(age)) };
@@ -89,14 +89,14 @@ fn cache_status(why: Why, lifetime: u64, age: u64) -> String {
 
 fn takes_coding(record: &Record<'_>, request: &Lookup<'_>) -> bool {
     let codings = record.first("content-encoding").unwrap_or_default();
-    // Without the header any coding will do: RFC 9110 section 12.5.3.
+    // Without the header any coding is acceptable: RFC 9110 section 12.5.3.
     let Some(accepted) = request.header("accept-encoding") else { return true };
     codings.split(|byte| *byte == b',').map(trim_blanks).filter(|coding| !coding.is_empty()).all(|coding| {
         coding.eq_ignore_ascii_case(b"identity") || accept::weight(accepted, coding).is_some_and(|weight| weight > 0)
     })
 }
 
-/// RFC 9110 section 13.2.2, of which a cache evaluates these two.
+/// RFC 9110 section 13.2.2. A cache evaluates only these two conditions.
 fn is_not_modified(record: &Record<'_>, request: &Lookup<'_>) -> bool {
     if let Some(tags) = request.header("if-none-match") {
         let Some(tag) = record.first("etag") else { return tags == b"*" };
@@ -108,7 +108,7 @@ fn is_not_modified(record: &Record<'_>, request: &Lookup<'_>) -> bool {
     since == modified || matches!((date::parse(since), date::parse(modified)), (Some(since), Some(at)) if at <= since)
 }
 
-/// Leaves of the answer the part that is asked for, and answers with the value of `Content-Range`.
+/// Reduces the response to the requested range and returns the value of `Content-Range`.
 fn take_part<'b>(record: &Record<'b>, request: &Lookup<'_>, served: &mut Served<'b>) -> Option<String> {
     let range = request.header("range")?;
     if request.header("if-range").is_some_and(|validator| !is_same(record, validator)) {
@@ -131,8 +131,8 @@ fn take_part<'b>(record: &Record<'b>, request: &Lookup<'_>, served: &mut Served<
     }
 }
 
-/// Whether a part of this answer and parts of the one that the client has belong together: the same strong tag, or the
-/// same date, if the answer was made a second after it at least (RFC 9110 section 13.1.5).
+/// Whether a range of this response may be combined with the parts that the client has: they have the same strong tag,
+/// or the same date if the response was made at least a second later (RFC 9110 section 13.1.5).
 fn is_same(record: &Record<'_>, validator: &[u8]) -> bool {
     if validator.starts_with(b"\"") {
         return record.first("etag") == Some(validator);
@@ -142,7 +142,7 @@ fn is_same(record: &Record<'_>, validator: &[u8]) -> bool {
     validator == modified && old_enough
 }
 
-/// The entity tags of a list, each with its quotes. They may hold commas.
+/// The entity tags of a list, with their quotes. Tags may contain commas.
 fn entity_tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut quoted = false;
     let at_comma = move |byte: &u8| {
@@ -152,12 +152,12 @@ fn entity_tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(at_comma).map(trim_blanks)
 }
 
-/// The tag without the mark of a weak one.
+/// The tag without the prefix of weak tags.
 fn opaque(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-/// What a 304 has of the answer that it stands for (RFC 9110 section 15.4.5).
+/// The headers of the full response that a 304 repeats (RFC 9110 section 15.4.5).
 const WITH_304: [&str; 8] =
     ["cache-control", "cache-status", "content-location", "date", "etag", "expires", "last-modified", "vary"];
 

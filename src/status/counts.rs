@@ -1,12 +1,12 @@
-//! What was counted, for a host that exports no metrics.
+//! The counters, for hosts that export no metrics.
 
 use super::json::Json;
 use crate::metrics::{Counters, Fate, Total};
 use crate::policy::{Policy, TierIndex};
 
-/// Writes `"requests"`, a row for each limit and tier that counted any, and `"totals"`.
+/// Writes `"requests"`, with a row for each limit and tier with a nonzero count, and `"totals"`.
 pub(super) fn write(json: &mut Json, policy: &Policy, counters: &Counters) {
-    // A policy without tiers has one that nobody named.
+    // A policy without tiers has one unnamed tier.
     let tiers = policy.tiers.len().max(1);
     let rows = (0..policy.limits.len())
         .flat_map(|limit| (0..tiers).filter_map(move |tier| Some((limit, TierIndex::new(tier)?))))
@@ -26,5 +26,5 @@ pub(super) fn write(json: &mut Json, policy: &Policy, counters: &Counters) {
     });
 }
 
-/// A page of status is some hundred KB at most.
+/// Limits the status page to some hundred KB.
 const MOST_ROWS: usize = 1_024;

@@ -1,14 +1,14 @@
-//! JSON, written member by member.
+//! Writes JSON, member by member.
 
 use core::fmt::{Display, Write as _};
 
-/// An object that is being written, or a list.
+/// An object or a list that is being written.
 ///
-/// Texts stand as they are: the names and words of a policy have nothing that JSON escapes.
+/// Strings are not escaped: the names and words of a policy contain nothing that JSON escapes.
 pub(super) struct Json(String);
 
 impl Json {
-    /// The text of an object with the members that are written to it.
+    /// An object with the members that `write` adds.
     pub(super) fn object_of(write: impl FnOnce(&mut Self)) -> String {
         let mut json = Self(String::from("{"));
         write(&mut json);
@@ -16,7 +16,7 @@ impl Json {
         json.0
     }
 
-    /// A member that is a text.
+    /// Adds a string.
     pub(super) fn text(&mut self, name: &str, value: &str) {
         self.name(name);
         for part in ["\"", value, "\""] {
@@ -24,24 +24,24 @@ impl Json {
         }
     }
 
-    /// A member that is a whole number.
+    /// Adds an integer.
     pub(super) fn number(&mut self, name: &str, value: u64) {
         self.plain(name, &value);
     }
 
-    /// A member that stands as it is: a truth value, or a number that is not whole.
+    /// Adds a value in its own spelling: a boolean, or a decimal number.
     pub(super) fn plain(&mut self, name: &str, value: &dyn Display) {
         self.name(name);
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(self.0, "{value}");
     }
 
-    /// A member that there is none of.
+    /// Adds `null`.
     pub(super) fn null(&mut self, name: &str) {
         self.plain(name, &"null");
     }
 
-    /// A member that is an object.
+    /// Adds an object.
     pub(super) fn object(&mut self, name: &str, write: impl FnOnce(&mut Self)) {
         self.name(name);
         self.0.push('{');
@@ -49,7 +49,7 @@ impl Json {
         self.0.push('}');
     }
 
-    /// A member that is a list, of objects that are written with [`Json::item`].
+    /// Adds a list, whose objects are written with [`Json::item`].
     pub(super) fn list(&mut self, name: &str, write: impl FnOnce(&mut Self)) {
         self.name(name);
         self.0.push('[');
@@ -57,7 +57,7 @@ impl Json {
         self.0.push(']');
     }
 
-    /// An object of a list.
+    /// Adds an object to the list.
     pub(super) fn item(&mut self, write: impl FnOnce(&mut Self)) {
         self.separate();
         self.0.push('{');
@@ -72,7 +72,8 @@ impl Json {
         }
     }
 
-    /// Puts a comma after what stands before in the same object or list. A text ends in quotes, whatever it is.
+    /// Writes a comma unless this is the first member. A string always ends in a quote, so its content cannot confuse
+    /// this.
     fn separate(&mut self) {
         if !matches!(self.0.as_bytes().last(), Some(b'{' | b'[')) {
             self.0.push(',');

@@ -1,25 +1,25 @@
-//! What an operator can have changed while a policy is in force, below the path of the pages.
+//! Changes that an operator can request of a running filter, below the path of the status pages.
 //!
-//! It takes the token: an address alone may look, and change nothing. For whoever does not bear it there is nothing here, as with
-//! the pages.
+//! They need the token: an address gives access to the pages only. As with the pages, without permission these requests
+//! are handled like any other.
 
 use super::{Status, bears};
 use crate::lookup::Lookup;
 use crate::mode::{ModeWord, UnknownMode};
 
-/// What is to be changed. A host that keeps no such things lets the request go on.
+/// A requested change. A host that does not support it lets the request go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// `PUT` to `mode/WORD`: this mode, in place of the policy's.
+    /// `PUT` to `mode/WORD`: set this mode in place of the policy's.
     SetMode(ModeWord),
-    /// `DELETE` of `mode`: the policy's own mode again.
+    /// `DELETE` of `mode`: return to the policy's mode.
     ClearMode,
-    /// `POST` to `purge`: what was kept of answers is not to be served any more.
+    /// `POST` to `purge`: serve no response that was kept before.
     Purge,
 }
 
 impl Status {
-    /// What the request orders, if it orders anything and may.
+    /// The change that the request asks for, if it has the token.
     pub(crate) fn order(&self, request: &Lookup<'_>) -> Option<Result<Order, UnknownMode>> {
         let token = self.token.as_ref()?;
         let name = request.path().strip_prefix(self.path.as_bytes())?.strip_prefix(b"/")?;

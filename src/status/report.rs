@@ -1,4 +1,4 @@
-//! The pages, as JSON.
+//! The status pages, as JSON.
 
 use core::fmt;
 use std::borrow::Cow;
@@ -17,31 +17,31 @@ use crate::policy::{Algorithm, Limit, Policy, Priority, Quota, TierIndex};
 use crate::rls::Service;
 use crate::units::{BasisPoints, Span, Timestamp};
 
-/// Where what the pages say is taken from.
+/// The sources of the pages' content.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     /// The policy in force.
     pub engine: &'a Engine,
-    /// That of its document.
+    /// The fingerprint of the policy's document.
     pub fingerprint: Fingerprint,
-    /// What this worker knows of the service's health, where the policy asks for it.
+    /// What this worker knows of the service's health, if the policy has health rules.
     pub monitor: Option<&'a Monitor>,
-    /// How the upstreams do, where the host asks several.
+    /// The upstreams, if the host chooses among several.
     pub upstreams: Option<UpstreamsNow<'a>>,
-    /// What this worker knows of limits that many instances share, where the policy has some.
+    /// What this worker knows of shared limits, if the policy has any.
     pub store: Option<&'a Global>,
-    /// What this worker knows of the rate-limit service, where the policy has limits that it counts.
+    /// What this worker knows of the rate-limit service, if the policy has limits that it counts.
     pub service: Option<&'a Service>,
-    /// What was counted, where nobody takes the numbers away to export them.
+    /// The counters, if the host does not export them.
     pub counters: Option<&'a Counters>,
-    /// How many keys the table holds.
+    /// The number of live keys in the table.
     pub live_keys: u64,
     /// The time.
     pub now: Timestamp,
 }
 
 impl Sources<'_> {
-    /// The answer to a request for a page: 200, and for [`Page::Health`] 503 while the service is critical.
+    /// The response to a request for a page: 200, and for [`Page::Health`] 503 while the service is critical.
     #[must_use]
     pub fn reply(&self, page: Page) -> Reply {
         let policy = self.engine.policy();
@@ -110,7 +110,7 @@ impl Sources<'_> {
     fn write_health(&self, json: &mut Json, monitor: &Monitor) {
         let (standing, recent) = (monitor.standing(), monitor.recent());
         json.text("state", standing.health.as_str());
-        // Before the first change there is no moment since which it is so.
+        // Before the first change, the start of the state is unknown.
         if standing.since > Timestamp::EPOCH {
             json.number("for_ms", millis(self.now.since(standing.since)));
         }
@@ -163,7 +163,8 @@ fn write_quota(json: &mut Json, quota: &Quota, algorithm: Algorithm) {
     }
 }
 
-/// How a store is that others share: whether it is asked, how this worker's breaker around it stands, and what came of asking.
+/// Writes the state of a shared store: whether it is asked, the state of this worker's breaker around it, and the
+/// results of asking.
 fn write_store(json: &mut Json, (state, counts): (State, StoreCounts), deadline: Span) {
     json.plain("answers", &(state != State::Open));
     json.text("breaker", state.as_str());
@@ -177,7 +178,7 @@ pub(super) fn millis(span: Span) -> u64 {
     span.as_nanos() / 1_000_000
 }
 
-/// Hundredths of a percent, as percent.
+/// Hundredths of a percent, displayed as percent.
 pub(super) struct Percent(pub(super) u32);
 
 impl fmt::Display for Percent {

@@ -1,38 +1,39 @@
-//! How the upstreams do: who serves, and how the breakers stand.
+//! The upstreams on the status page: what served the clients, and the state of each breaker.
 
 use super::json::Json;
 use super::report::{Percent, millis};
 use crate::breaker::{Local, State, Statistics};
-use crate::fallback::{By, Upstreams};
+use crate::fallback::{ServedBy, Upstreams};
 use crate::policy::{BreakerMode, Policy};
 use crate::units::Timestamp;
 
-/// How the upstreams do.
+/// The state of the upstreams.
 #[derive(Clone, Copy)]
 pub struct UpstreamsNow<'a> {
-    /// What the worker that is asked knows of them, after [`Upstreams::refresh`].
+    /// What the worker that handles the request knows of them, after [`Upstreams::refresh`].
     pub known: &'a Upstreams,
-    /// What all workers have counted.
+    /// The counts of all workers.
     pub counted: &'a dyn Counted,
 }
 
-/// What all workers of a host have counted since it started, as it adds that up.
+/// The counts of all workers of a host since it started, added up by the host.
 ///
-/// It is no `Debug`: what stands behind a `dyn` would bring the formatting of all that it has into the Worker.
+/// It is deliberately not `Debug`: a `dyn` with `Debug` would link the formatting of everything behind it into the
+/// Worker.
 pub trait Counted {
-    /// How many requests of the route at this place were served by this.
-    fn served(&self, route: usize, by: By) -> u64;
+    /// How many requests of the route at this index were served by this.
+    fn served(&self, route: usize, by: ServedBy) -> u64;
 
-    /// For how many requests of the route at this place nothing was kept, when a kept answer was all that was left.
+    /// How many requests of the route at this index needed a kept response and found none.
     fn misses(&self, route: usize) -> u64;
 
-    /// What happened at the breaker at this place, see [`Breakers::identity`], by [`Statistics::WORDS`].
-    fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()];
+    /// The counts of the breaker at this index of [`Breakers`](crate::breaker::Breakers), by [`Statistics::NAMES`].
+    fn breaker(&self, place: usize) -> [u64; Statistics::NAMES.len()];
 }
 
-/// Of a host that has one worker, and takes no numbers away: what that has counted.
+/// For a host that has one worker and exports no metrics: that worker's own counts.
 impl Counted for Upstreams {
-    fn served(&self, route: usize, by: By) -> u64 {
+    fn served(&self, route: usize, by: ServedBy) -> u64 {
         self.served_known().get(route, by)
     }
 
@@ -40,12 +41,12 @@ impl Counted for Upstreams {
         self.served_known().misses(route)
     }
 
-    fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()] {
-        self.breakers_known().local(place).map_or_else(Default::default, |local| local.statistics_known().told())
+    fn breaker(&self, place: usize) -> [u64; Statistics::NAMES.len()] {
+        self.breakers_known().local(place).map_or_else(Default::default, |local| local.statistics_known().values())
     }
 }
 
-/// Writes `"upstreams"`, and where the host asks several `"served"` and `"breakers"`.
+/// Writes `"upstreams"`, and if the host chooses among several also `"served"` and `"breakers"`.
 pub(super) fn write(json: &mut Json, policy: &Policy, now: Option<&UpstreamsNow<'_>>, time: Timestamp) {
     let sums = now.map(|now| Sums::of(policy, now.counted));
     json.list("upstreams", |json| {
@@ -67,11 +68,11 @@ pub(super) fn write(json: &mut Json, policy: &Policy, now: Option<&UpstreamsNow<
     }
 }
 
-/// What clients were served by, over all routes.
+/// What served the clients, summed over all routes.
 struct Sums {
     upstreams: Vec<u64>,
-    /// In the order of [`By::OTHERS`].
-    others: [u64; By::OTHERS.len()],
+    /// In the order of [`ServedBy::OTHERS`].
+    others: [u64; ServedBy::OTHERS.len()],
     misses: u64,
     routes_left_out: usize,
 }
@@ -79,15 +80,15 @@ struct Sums {
 impl Sums {
     fn of(policy: &Policy, counted: &dyn Counted) -> Self {
         let routes_left_out = policy.routes().len().saturating_sub(MOST_ROUTES);
-        let (upstreams, others) = (vec![0; policy.upstreams().len()], [0; By::OTHERS.len()]);
+        let (upstreams, others) = (vec![0; policy.upstreams().len()], [0; ServedBy::OTHERS.len()]);
         let mut sums = Self { upstreams, others, misses: 0, routes_left_out };
         for (index, route) in policy.routes().iter().enumerate().take(MOST_ROUTES) {
             for (place, upstream) in route.upstreams().iter().enumerate() {
                 if let Some(sum) = sums.upstreams.get_mut(*upstream) {
-                    *sum = sum.saturating_add(counted.served(index, By::Upstream(place)));
+                    *sum = sum.saturating_add(counted.served(index, ServedBy::Upstream(place)));
                 }
             }
-            for (sum, by) in sums.others.iter_mut().zip(By::OTHERS) {
+            for (sum, by) in sums.others.iter_mut().zip(ServedBy::OTHERS) {
                 *sum = sum.saturating_add(counted.served(index, by));
             }
             sums.misses = sums.misses.saturating_add(counted.misses(index));
@@ -97,7 +98,7 @@ impl Sums {
 
     fn write(&self, json: &mut Json) {
         let upstreams = self.upstreams.iter().fold(0_u64, |sum, served| sum.saturating_add(*served));
-        let failed = By::OTHERS.iter().zip(self.others).filter(|(by, _)| by.is_failed());
+        let failed = ServedBy::OTHERS.iter().zip(self.others).filter(|(by, _)| by.is_failed());
         let failed = failed.fold(0_u64, |sum, (_, count)| sum.saturating_add(count));
         let [stale, fixed, unavailable, failure] = self.others;
         let counts = [
@@ -122,7 +123,7 @@ impl Sums {
 fn write_breakers(json: &mut Json, now: &UpstreamsNow<'_>, time: Timestamp) {
     let breakers = now.known.breakers_known();
     let state = |place: usize| breakers.local(place).map_or(State::Closed, |local| local.state(time));
-    // Those of which one wants to know come first, so that the bound leaves out what is well.
+    // Breakers that are not closed come first, so if the list is too long, closed ones are left out.
     let (closed, other): (Vec<usize>, Vec<usize>) =
         (0..breakers.len()).partition(|place| state(*place) == State::Closed);
     let left_out = breakers.len().saturating_sub(MOST_BREAKERS);
@@ -136,7 +137,7 @@ fn write_breakers(json: &mut Json, now: &UpstreamsNow<'_>, time: Timestamp) {
     json.plain("breakers_left_out", &left_out);
 }
 
-fn write_breaker(json: &mut Json, name: &str, local: &Local, counts: [u64; Statistics::WORDS.len()], time: Timestamp) {
+fn write_breaker(json: &mut Json, name: &str, local: &Local, counts: [u64; Statistics::NAMES.len()], time: Timestamp) {
     let mode = local.rules().mode();
     json.text("name", name);
     json.text("mode", mode.as_str());
@@ -155,12 +156,12 @@ fn write_breaker(json: &mut Json, name: &str, local: &Local, counts: [u64; Stati
         json.number("failures", window.failures.into());
         json.number("slow", window.slow.into());
     });
-    for (word, count) in Statistics::WORDS.into_iter().zip(counts) {
+    for (word, count) in Statistics::NAMES.into_iter().zip(counts) {
         json.number(word, count);
     }
 }
 
-/// Since when the breaker is in its state; `None` when it never opened, or the policy alone says what it does.
+/// When the breaker's state began; `None` if it never opened, or the policy alone fixes its state.
 fn since(local: &Local, mode: BreakerMode) -> Option<Timestamp> {
     local.shared().since().filter(|_| matches!(mode, BreakerMode::Enforce | BreakerMode::Observe))
 }
@@ -170,6 +171,6 @@ fn share(part: u64, whole: u64) -> Option<Percent> {
     u32::try_from(share).ok().map(Percent)
 }
 
-/// A page of status is some hundred KB at most, and takes some thousand calls of the host.
+/// Limits the status page to some hundred KB, and to some thousand host calls.
 const MOST_BREAKERS: usize = 256;
 const MOST_ROUTES: usize = 256;

@@ -219,7 +219,7 @@ impl Bench {
 
     fn told(&mut self) -> Vec<String> {
         let mut fields = Fields::default();
-        fields.tell(&self.engine, &self.plan);
+        fields.push_limits(&self.engine, &self.plan);
         fields.iter().map(|(name, value)| format!("{name}: {value}")).collect()
     }
 }

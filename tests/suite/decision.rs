@@ -24,7 +24,7 @@ impl Client {
         let decision =
             self.engine.decide(&mut plan, &mut self.store, &mut local, &mut Leases::new(), &mut counters, ms(at_ms));
         let mut fields = Fields::default();
-        fields.tell(&self.engine, &plan);
+        fields.push_limits(&self.engine, &plan);
         let headers = fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         (decision.refusal.map(|refusal| refusal.reply(&self.engine, request)), headers)
     }

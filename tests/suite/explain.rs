@@ -25,6 +25,35 @@ reads does not apply: the method POST is not GET
 }
 
 #[test]
+fn a_client_on_a_list_is_shown_the_stages_that_its_requests_get_to() {
+    let told = |mode: &str, address: &str| {
+        let fields = format!(
+            r#""mode": "{mode}", "deny": {{ "addresses": ["192.0.2.1"] }}, "allow": {{ "addresses": ["192.0.2.2"] }},
+            "upstreams": {{ "origin": {{ "cluster": "origin" }} }},
+            "routes": [{{ "name": "all", "match": {{ "path": "/**" }}, "upstreams": ["origin"] }}], "limits""#
+        );
+        let policy = POLICY.replacen("\"limits\"", &fields, 1);
+        let out = explain(&["--path", "/api/x", "--address", address], policy.as_bytes());
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    for (mode, address, words, has_route) in [
+        ("enforce", "192.0.2.1", "deny     its address is on the list: refused with 403\n", false),
+        (
+            "observe",
+            "192.0.2.1",
+            "deny     its address is on the list: would be refused with 403; meets no limits\n",
+            true,
+        ),
+        ("enforce", "192.0.2.2", "allow    its address is on the list: meets no limits\n", true),
+    ] {
+        let text = told(mode, address);
+        assert!(text.contains(words), "{text}");
+        assert_eq!(text.contains("\nroute all serves it"), has_route, "{text}");
+        assert!(!text.contains("api applies"), "{text}");
+    }
+}
+
+#[test]
 fn a_shared_limit_says_so_and_what_happens_while_its_store_fails() {
     for (fields, words) in [
         ("", "each draws permits ahead; while the store fails it counts its share of the quota"),

@@ -74,7 +74,7 @@ fn a_policy_that_observes_counts_what_it_would_refuse_and_says_nothing() {
     let observed = bench.send(&client()).observed.expect("would be refused");
     assert_eq!(observed.details(&bench.engine), "tidegate_limit_api");
     let mut fields = Fields::default();
-    fields.tell(&bench.engine, &bench.plan);
+    fields.push_limits(&bench.engine, &bench.plan);
     assert!(fields.is_empty(), "{fields:?}");
     // What it has counted holds when it is enforced.
     bench.engine = engine(&policy(""));
@@ -88,7 +88,7 @@ fn a_strict_policy_lowers_its_quotas_and_keeps_its_counts() {
     bench.engine = engine(&policy(r#""mode": "strict", "strict": { "factor_percent": 45 },"#));
     assert_eq!(bench.admitted(&client(), 5), 1, "four in all");
     let mut fields = Fields::default();
-    fields.tell(&bench.engine, &bench.plan);
+    fields.push_limits(&bench.engine, &bench.plan);
     assert_eq!(fields.iter().next(), Some(("ratelimit-policy", r#""api";q=4;w=3600"#)));
     bench.engine = engine(&policy(""));
     assert_eq!(bench.admitted(&client(), 10), 6);

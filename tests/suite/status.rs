@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tidegate::authority::Instance;
 use tidegate::breaker::Statistics;
 use tidegate::engine::Engine;
-use tidegate::fallback::{Around, By, MemoryLedgers, Step, Upstreams};
+use tidegate::fallback::{Context, MemoryLedgers, ServedBy, Step, Upstreams};
 use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::{CallEnd, TierIndex};
 use tidegate::status::{Counted, Fingerprint, Page, Sources, UpstreamsNow};
@@ -19,7 +19,7 @@ use crate::harness::{engine, ms};
 struct Sums {
     served: HashMap<(usize, usize), u64>,
     misses: HashMap<usize, u64>,
-    breakers: HashMap<usize, [u64; Statistics::WORDS.len()]>,
+    breakers: HashMap<usize, [u64; Statistics::NAMES.len()]>,
     /// Of how many upstreams each route is.
     upstreams: usize,
 }
@@ -34,7 +34,7 @@ impl Sums {
             *self.misses.entry(route).or_default() += upstreams.served().take_misses(route);
         }
         for place in 0..upstreams.breakers().len() {
-            let told = upstreams.breakers().get(place).unwrap().statistics().take().told();
+            let told = upstreams.breakers().get(place).unwrap().statistics().take().values();
             let sums = self.breakers.entry(place).or_default();
             sums.iter_mut().zip(told).for_each(|(sum, count)| *sum += count);
         }
@@ -42,7 +42,7 @@ impl Sums {
 }
 
 impl Counted for Sums {
-    fn served(&self, route: usize, by: By) -> u64 {
+    fn served(&self, route: usize, by: ServedBy) -> u64 {
         self.served.get(&(route, by.number(self.upstreams))).copied().unwrap_or_default()
     }
 
@@ -50,7 +50,7 @@ impl Counted for Sums {
         self.misses.get(&route).copied().unwrap_or_default()
     }
 
-    fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()] {
+    fn breaker(&self, place: usize) -> [u64; Statistics::NAMES.len()] {
         self.breakers.get(&place).copied().unwrap_or_default()
     }
 }
@@ -77,8 +77,8 @@ fn page_tells_which_breakers_many_instances_share_and_whether_they_go_on_alone()
     let mut upstreams = Upstreams::new(engine.policy());
     let mut ledgers = MemoryLedgers::default();
     let mut told = |upstreams: &mut Upstreams, at: u64| -> Vec<Value> {
-        let mut around = Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(at) };
-        let _ = upstreams.confer(&mut around);
+        let mut context = Context { ledgers: &mut ledgers, draw: Draw(0), now: ms(at) };
+        let _ = upstreams.next_round(&mut context);
         let page = page(&engine, upstreams, &Sums::default(), at);
         ["origin/all", "mirror", "cdn"]
             .map(|name| page["breakers"].as_array().unwrap().iter().find(|it| it["name"] == name).unwrap().clone())
@@ -111,15 +111,15 @@ fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
     let (mut worker, mut other) = (Upstreams::new(policy), Upstreams::new(policy));
     let (mut ledgers, mut sums) = (MemoryLedgers::default(), Sums { upstreams: 2, ..Sums::default() });
     let mut ask = |upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, status: u16, is_kept: bool, at: u64| {
-        let around = &mut Around { ledgers, draw: Draw(0), now: ms(at) };
-        let (mut way, mut step) = upstreams.begin(policy, 0, Some(b"GET"), true, around);
-        around.now = ms(at + 1);
+        let context = &mut Context { ledgers, draw: Draw(0), now: ms(at) };
+        let (mut progress, mut step) = upstreams.begin(policy, 0, Some(b"GET"), true, context);
+        context.now = ms(at + 1);
         if let Step::Send { .. } = step {
-            step = upstreams.ended(policy, &mut way, CallEnd::Answered(status).into(), around);
+            step = upstreams.ended(policy, &mut progress, CallEnd::Answered(status).into(), context);
         }
         match step {
-            Step::Stale(_) if is_kept => upstreams.kept(&mut way),
-            Step::Stale(_) => drop(upstreams.last(policy, &mut way)),
+            Step::Stale(_) if is_kept => upstreams.kept(&mut progress),
+            Step::Stale(_) => drop(upstreams.last(policy, &mut progress)),
             _ => {}
         }
         sums.take(upstreams, 1);
@@ -159,7 +159,7 @@ fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
 
     // A worker that was never asked knows the same as soon as it wants to.
     assert_eq!(own(&page(&engine, &other, &Sums::default(), 40))["state"], "closed");
-    other.refresh(&mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(40) });
+    other.refresh(&mut Context { ledgers: &mut ledgers, draw: Draw(0), now: ms(40) });
     assert_eq!(own(&page(&engine, &other, &Sums::default(), 40))["state"], "open");
     let told = ask(&mut other, &mut ledgers, 200, false, 5_100);
     assert_eq!((&own(&told)["state"], &own(&told)["probes"]), (&json!("ramping"), &json!(1)));
@@ -175,15 +175,15 @@ fn window_on_the_page_is_that_of_all_workers_and_ends_with_its_time() {
     let policy = engine.policy();
     let (mut busy, mut other) = (Upstreams::new(policy), Upstreams::new(policy));
     let mut ledgers = MemoryLedgers::default();
-    let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(1_000) };
+    let context = &mut Context { ledgers: &mut ledgers, draw: Draw(0), now: ms(1_000) };
     for status in [200, 500] {
-        let (mut way, _) = busy.begin(policy, 0, Some(b"GET"), true, around);
-        busy.ended(policy, &mut way, CallEnd::Answered(status).into(), around);
+        let (mut progress, _) = busy.begin(policy, 0, Some(b"GET"), true, context);
+        busy.ended(policy, &mut progress, CallEnd::Answered(status).into(), context);
     }
-    busy.tick(around);
+    busy.tick(context);
     for (at, calls) in [(2_000, 2), (40_000, 0)] {
         for worker in [&mut busy, &mut other] {
-            worker.refresh(&mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(at) });
+            worker.refresh(&mut Context { ledgers: &mut ledgers, draw: Draw(0), now: ms(at) });
             let told = page(&engine, worker, &Sums { upstreams: 1, ..Sums::default() }, at);
             assert_eq!(
                 told["breakers"][0]["window"],
@@ -208,9 +208,9 @@ fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
     ));
     let policy = engine.policy();
     let (mut upstreams, mut ledgers) = (Upstreams::new(policy), MemoryLedgers::default());
-    let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
-    let (mut way, _) = upstreams.begin(policy, 299, None, true, around);
-    upstreams.ended(policy, &mut way, CallEnd::NotConnected.into(), around);
+    let context = &mut Context { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
+    let (mut progress, _) = upstreams.begin(policy, 299, None, true, context);
+    upstreams.ended(policy, &mut progress, CallEnd::NotConnected.into(), context);
     let told = page(&engine, &upstreams, &Sums { upstreams: 1, ..Sums::default() }, 1);
     let breakers = told["breakers"].as_array().unwrap();
     let names: Vec<_> = breakers.iter().map(|breaker| breaker["name"].as_str().unwrap()).collect();
@@ -230,9 +230,9 @@ fn page_tells_what_was_counted_where_nobody_exports_it() {
     counters.count(1, TierIndex::new(1).unwrap(), Fate::Refused);
     counters.add(Total::Bans, 3);
     let (mut upstreams, mut ledgers) = (Upstreams::new(policy), MemoryLedgers::default());
-    let around = &mut Around { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
-    let (mut way, _) = upstreams.begin(policy, 0, Some(b"GET"), true, around);
-    upstreams.ended(policy, &mut way, CallEnd::Answered(200).into(), around);
+    let context = &mut Context { ledgers: &mut ledgers, draw: Draw(0), now: ms(0) };
+    let (mut progress, _) = upstreams.begin(policy, 0, Some(b"GET"), true, context);
+    upstreams.ended(policy, &mut progress, CallEnd::Answered(200).into(), context);
     let known = Some(UpstreamsNow { known: &upstreams, counted: &upstreams });
     let (fingerprint, counters) = (Fingerprint::of(""), Some(&counters));
     let sources = Sources {
@@ -253,5 +253,5 @@ fn page_tells_what_was_counted_where_nobody_exports_it() {
     );
     assert_eq!((&page["totals"]["bans"], &page["totals"]["conflicts"]), (&json!(3), &json!(0)));
     // It reads its own numbers, and takes none away.
-    assert_eq!((&page["served"]["upstreams"], upstreams.served_known().get(0, By::Upstream(0))), (&json!(1), 1));
+    assert_eq!((&page["served"]["upstreams"], upstreams.served_known().get(0, ServedBy::Upstream(0))), (&json!(1), 1));
 }

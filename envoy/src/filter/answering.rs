@@ -162,8 +162,8 @@ impl Filter {
         let policy = instance.engine.policy();
         let step = match step {
             Step::Stale(_) if self.serve_kept(instance, work) => return true,
-            Step::Stale(_) => match self.chain.way() {
-                Some(way) => work.upstreams.last(policy, way),
+            Step::Stale(_) => match self.chain.progress() {
+                Some(progress) => work.upstreams.last(policy, progress),
                 None => Step::Deliver,
             },
             step => step,
@@ -200,8 +200,8 @@ impl Filter {
         if !host::fits_response(served.lines.iter().map(|(name, value)| (*name, value.as_ref()))) {
             return false;
         }
-        if let Some(way) = self.chain.way() {
-            work.upstreams.kept(way);
+        if let Some(progress) = self.chain.progress() {
+            work.upstreams.kept(progress);
         }
         self.add_served_by(instance, work);
         let lines = served.lines.iter().map(|(name, value)| (*name, value.as_ref())).collect();
@@ -263,9 +263,9 @@ impl Filter {
     pub(super) fn add_served_by(&mut self, instance: &Instance, work: &mut Work) {
         let policy = instance.engine.policy();
         if policy.sends_x_tidegate()
-            && let Some(way) = self.chain.way()
+            && let Some(progress) = self.chain.progress()
         {
-            let told = work.upstreams.describe(policy, way, now());
+            let told = work.upstreams.describe(policy, progress, now());
             if !told.is_empty() {
                 self.fields.get_or_insert_default().push("x-tidegate", &told);
             }

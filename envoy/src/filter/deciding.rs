@@ -205,7 +205,7 @@ impl Filter {
     /// Prepares the response fields for the plan's limits.
     fn prepare_fields(&mut self, instance: &Instance, work: &mut Work) {
         let mut fields = work.spare.pop().unwrap_or_default();
-        fields.tell(&instance.engine, &work.plan);
+        fields.push_limits(&instance.engine, &work.plan);
         self.fields = Some(fields);
     }
 }

@@ -4,7 +4,7 @@ use super::add;
 use crate::host::{self, MetricId, MetricKind};
 use core::cell::RefCell;
 use tidegate::breaker::{State, Statistics};
-use tidegate::fallback::{By, Upstreams};
+use tidegate::fallback::{ServedBy, Upstreams};
 use tidegate::policy::{Policy, Route};
 use tidegate::status::Counted;
 use tidegate::units::Timestamp;
@@ -73,7 +73,7 @@ impl UpstreamMetrics {
                         let _ = host::record(id, value);
                     }
                 }
-                for (id, count) in self.counters(at, identity).zip(counted.told()) {
+                for (id, count) in self.counters(at, identity).zip(counted.values()) {
                     add(id, count);
                 }
             }
@@ -97,17 +97,17 @@ impl UpstreamMetrics {
         }
     }
 
-    fn served(&self, policy: &Policy, index: usize, by: By) -> Option<MetricId> {
+    fn served(&self, policy: &Policy, index: usize, by: ServedBy) -> Option<MetricId> {
         let route = policy.routes().get(index)?;
         let place = self.first.get(index)?.saturating_add(by.number(route.upstreams().len()));
         self.id(place, MetricKind::Counter, || {
             let upstream = |at: usize| policy.upstreams().get(*route.upstreams().get(at)?);
             let by = match by {
-                By::Upstream(at) => upstream(at).map_or("", |upstream| upstream.name().as_str()),
-                By::Stale => "stale",
-                By::Static => "static",
-                By::Unavailable => "unavailable",
-                By::Failure => "failure",
+                ServedBy::Upstream(at) => upstream(at).map_or("", |upstream| upstream.name().as_str()),
+                ServedBy::Stale => "stale",
+                ServedBy::Static => "static",
+                ServedBy::Unavailable => "unavailable",
+                ServedBy::Failure => "failure",
             };
             format!("tidegate_served_total.route={}.by={by}", route.name().as_str())
         })
@@ -122,7 +122,7 @@ impl UpstreamMetrics {
         self.id(place, MetricKind::Counter, || [metric, ".route=", route.name().as_str()].concat())
     }
 
-    /// The counters of a breaker, in the order of [`Statistics::WORDS`].
+    /// The counters of a breaker, in the order of [`Statistics::NAMES`].
     fn counters(&self, at: usize, identity: &str) -> impl Iterator<Item = Option<MetricId>> {
         (GAUGES.len()..)
             .zip(COUNTERS)
@@ -140,7 +140,7 @@ impl UpstreamMetrics {
 }
 
 impl Counted for Totals<'_> {
-    fn served(&self, route: usize, by: By) -> u64 {
+    fn served(&self, route: usize, by: ServedBy) -> u64 {
         read(self.metrics.served(self.policy, route, by))
     }
 
@@ -148,8 +148,8 @@ impl Counted for Totals<'_> {
         read(self.metrics.misses(self.policy, route))
     }
 
-    fn breaker(&self, place: usize) -> [u64; Statistics::WORDS.len()] {
-        let mut counts = [0; Statistics::WORDS.len()];
+    fn breaker(&self, place: usize) -> [u64; Statistics::NAMES.len()] {
+        let mut counts = [0; Statistics::NAMES.len()];
         if let Some(identity) = self.upstreams.breakers_known().identity(place) {
             counts.iter_mut().zip(self.metrics.counters(place, identity)).for_each(|(count, id)| *count = read(id));
         }
@@ -169,13 +169,13 @@ fn read(id: Option<MetricId>) -> u64 {
 
 /// The number of things that a route may be served by.
 fn served_by_count(route: &Route) -> usize {
-    route.upstreams().len().saturating_add(By::OTHERS.len())
+    route.upstreams().len().saturating_add(ServedBy::OTHERS.len())
 }
 
 const GAUGES: [&str; 2] = ["tidegate_breaker_state", "tidegate_breaker_since_seconds"];
 
-/// In the order of [`Statistics::WORDS`].
-const COUNTERS: [&str; Statistics::WORDS.len()] = [
+/// In the order of [`Statistics::NAMES`].
+const COUNTERS: [&str; Statistics::NAMES.len()] = [
     "tidegate_breaker_calls_total",
     "tidegate_breaker_failures_total",
     "tidegate_breaker_slow_total",

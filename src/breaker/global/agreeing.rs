@@ -1,18 +1,18 @@
-//! The instance's side: what its record has to tell, and what it makes of what stands with the authority. Pure functions, as the
-//! transitions of [recovery](super::super::recovery) are; who publishes the outcome by compare-and-swap has made the step for all
-//! workers of the instance.
+//! The instance's side: what it reports of its record, and how the authority's answer changes that record. These are
+//! pure functions, as the transitions of [recovery](super::super::recovery) are. The worker that publishes the result
+//! by compare-and-swap has made the step for all workers of the instance.
 
 use super::super::shared::{Phase, Probes, Shared};
-use super::{Says, Standing, Stands};
+use super::{ReportKind, Standing, StandingState};
 use crate::policy::Breaker;
 use crate::units::{Span, Timestamp};
 use core::cmp::Ordering;
 
-/// What an instance has to tell of a breaker: the fields of a [`Report`](super::Report) that its record says.
+/// The fields of a [`Report`](super::Report) that come from an instance's record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct ReportFields {
     pub(crate) from: u64,
-    pub(crate) says: Says,
+    pub(crate) kind: ReportKind,
     pub(crate) age_ms: u64,
     pub(crate) lasts_ms: u64,
     pub(crate) open_for_ms: u64,
@@ -20,24 +20,24 @@ pub(crate) struct Told {
 }
 
 impl Shared {
-    /// What is to be told. `wants`: a call came that only an election could admit, or shortly before.
-    pub(in crate::breaker) fn report(&self, rules: &Breaker, wants: bool, now: Timestamp) -> Told {
-        let elects = (Says::Elect, rules.half_open.max_wait);
-        let (says, lasts) = match self.phase {
-            Phase::Closed if self.untold => (Says::Closed, Span::ZERO),
-            Phase::Open { until } if self.untold => (Says::Open, until.since(now)),
-            // Probes that were given while there was nobody to ask.
-            Phase::HalfOpen(_) if self.untold => elects,
-            // An election lasts as long as an outcome is awaited, or a further probe.
+    /// What to report. `wants`: a call came when only an election could admit one, or shortly before.
+    pub(in crate::breaker) fn report(&self, rules: &Breaker, wants: bool, now: Timestamp) -> ReportFields {
+        let elects = (ReportKind::Elect, rules.half_open.max_wait);
+        let (kind, lasts) = match self.phase {
+            Phase::Closed if self.unreported => (ReportKind::Closed, Span::ZERO),
+            Phase::Open { until } if self.unreported => (ReportKind::Open, until.since(now)),
+            // These probes were handed out while no authority answered.
+            Phase::HalfOpen(_) if self.unreported => elects,
+            // The election must last as long as an outcome or a further probe is awaited.
             Phase::HalfOpen(probes) if probes.given > 0 && now < probes.deadline && probes.ends_too_early() => {
-                (Says::Hold, probes.deadline.since(now))
+                (ReportKind::Hold, probes.deadline.since(now))
             }
             _ if wants && self.is_due(now) => elects,
-            _ => (Says::Nothing, Span::ZERO),
+            _ => (ReportKind::Nothing, Span::ZERO),
         };
-        Told {
+        ReportFields {
             from: self.agreed,
-            says,
+            kind,
             age_ms: millis(now.since(self.since)),
             lasts_ms: millis(lasts),
             open_for_ms: millis(self.open_for),
@@ -45,7 +45,7 @@ impl Shared {
         }
     }
 
-    /// The record after what stands with the authority, which was asked at `sent_at`; `None` when that is known.
+    /// The record after the authority's answer to a round sent at `sent_at`; `None` if it changes nothing.
     pub(in crate::breaker) fn agree(
         &self,
         rules: &Breaker,
@@ -56,40 +56,42 @@ impl Shared {
         match standing.generation.cmp(&self.agreed) {
             Ordering::Less => self.tell_again(standing),
             Ordering::Equal => self.stay(rules, standing, sent_at, now),
-            Ordering::Greater if self.untold && standing.mine => Some(self.confirm(standing, sent_at)),
+            Ordering::Greater if self.unreported && standing.mine => Some(self.confirm(standing, sent_at)),
             Ordering::Greater => Some(self.take_over(rules, standing, sent_at, now)),
         }
     }
 
-    /// The authority knows less than this instance: it has forgotten.
+    /// The authority knows less than this instance: it has lost data, so this instance reports again.
     fn tell_again(&self, standing: &Standing) -> Option<Self> {
         let knows = match self.phase {
-            // The one that is elected does.
+            // The elected instance knows, and reports it.
             Phase::Elsewhere { .. } => false,
-            // Of what is closed there need not stand anything.
+            // An authority without a record answers that the breaker is closed, which is right.
             Phase::Closed => standing.generation > 0,
             Phase::Open { .. } | Phase::HalfOpen(_) => true,
         };
-        (knows && !self.untold).then_some(Self { untold: true, ..*self })
+        (knows && !self.unreported).then_some(Self { unreported: true, ..*self })
     }
 
-    /// No transition, but what is to end may end later.
+    /// The generation is known: there is no transition, but a time may be extended.
     fn stay(&self, rules: &Breaker, standing: &Standing, sent_at: Timestamp, now: Timestamp) -> Option<Self> {
         let phase = match (self.phase, standing.state) {
-            _ if self.untold => return None,
-            (Phase::HalfOpen(probes), Stands::HalfOpen) if standing.mine && right(standing, sent_at) > probes.right => {
-                Phase::HalfOpen(Probes { right: right(standing, sent_at), ..probes })
+            _ if self.unreported => return None,
+            (Phase::HalfOpen(probes), StandingState::HalfOpen)
+                if standing.mine && election_end(standing, sent_at) > probes.give_until =>
+            {
+                Phase::HalfOpen(Probes { give_until: election_end(standing, sent_at), ..probes })
             }
-            (Phase::Elsewhere { until }, Stands::HalfOpen) => {
+            (Phase::Elsewhere { until }, StandingState::HalfOpen) => {
                 let later = now.after(rest(standing).min(rules.half_open.max_wait));
-                // What a message takes is no news.
+                // A difference as small as a message's delay is not worth a write.
                 if later <= until.after(SLACK) {
                     return None;
                 }
                 Phase::Elsewhere { until: later }
             }
-            // By the authority's clock it is not over yet.
-            (Phase::Open { until }, Stands::Open) if now >= until && standing.rest_ms > 0 => {
+            // The time is not over by the authority's clock.
+            (Phase::Open { until }, StandingState::Open) if now >= until && standing.rest_ms > 0 => {
                 Phase::Open { until: now.after(rest(standing).min(rules.open.max)) }
             }
             _ => return None,
@@ -97,29 +99,29 @@ impl Shared {
         Some(Self { phase, ..*self })
     }
 
-    /// What stands is what this instance has told, or an earlier step of it whose answer was lost.
+    /// The authority's state is what this instance has reported, or an earlier report whose answer was lost.
     fn confirm(&self, standing: &Standing, sent_at: Timestamp) -> Self {
         let (phase, is_this) = match (self.phase, standing.state) {
-            (Phase::Closed, Stands::Closed) | (Phase::Open { .. }, Stands::Open) => (self.phase, true),
-            (Phase::HalfOpen(probes), Stands::HalfOpen) => {
-                (Phase::HalfOpen(Probes { right: right(standing, sent_at), ..probes }), true)
+            (Phase::Closed, StandingState::Closed) | (Phase::Open { .. }, StandingState::Open) => (self.phase, true),
+            (Phase::HalfOpen(probes), StandingState::HalfOpen) => {
+                (Phase::HalfOpen(Probes { give_until: election_end(standing, sent_at), ..probes }), true)
             }
             _ => (self.phase, false),
         };
-        let untold = !is_this || standing.opened != self.opened;
-        Self { phase: if untold { self.phase } else { phase }, agreed: standing.generation, untold, ..*self }
+        let unreported = !is_this || standing.opened != self.opened;
+        Self { phase: if unreported { self.phase } else { phase }, agreed: standing.generation, unreported, ..*self }
     }
 
     fn take_over(&self, rules: &Breaker, standing: &Standing, sent_at: Timestamp, now: Timestamp) -> Self {
         let longest = rules.half_open.max_wait;
         let phase = match standing.state {
-            Stands::Closed => Phase::Closed,
-            Stands::Open => Phase::Open { until: now.after(rest(standing).min(rules.open.max)) },
-            Stands::HalfOpen if standing.mine => {
-                let right = right(standing, sent_at);
-                Phase::HalfOpen(Probes { right, ..Probes::own(0, right) })
+            StandingState::Closed => Phase::Closed,
+            StandingState::Open => Phase::Open { until: now.after(rest(standing).min(rules.open.max)) },
+            StandingState::HalfOpen if standing.mine => {
+                let give_until = election_end(standing, sent_at);
+                Phase::HalfOpen(Probes { give_until, ..Probes::own(0, give_until) })
             }
-            Stands::HalfOpen => Phase::Elsewhere { until: now.after(rest(standing).min(longest)) },
+            StandingState::HalfOpen => Phase::Elsewhere { until: now.after(rest(standing).min(longest)) },
         };
         Self {
             generation: self.generation.wrapping_add(1),
@@ -128,20 +130,20 @@ impl Shared {
             open_for: Span::from_millis(standing.open_for_ms).clamp(rules.open.initial, rules.open.max),
             opened: standing.opened.max(1),
             agreed: standing.generation,
-            untold: false,
+            unreported: false,
         }
     }
 }
 
 impl Probes {
     fn ends_too_early(&self) -> bool {
-        self.right.after(SLACK) < self.deadline
+        self.give_until.after(SLACK) < self.deadline
     }
 }
 
-/// Until when this instance is elected: less a millisecond, as the authority's clock has whole ones, and counted from when it
-/// asked, so that it ends here first.
-fn right(standing: &Standing, sent_at: Timestamp) -> Timestamp {
+/// The end of this instance's election, measured from when it asked. One millisecond is taken off because the
+/// authority's clock has whole milliseconds: the election must end here first.
+fn election_end(standing: &Standing, sent_at: Timestamp) -> Timestamp {
     sent_at.after(rest(standing)).before(Span::from_millis(1))
 }
 
@@ -153,6 +155,6 @@ fn millis(span: Span) -> u64 {
     span.as_nanos() / NANOS_PER_MILLI
 }
 
-/// What makes no difference: messages take as long.
+/// Smaller differences are ignored: messages take as long.
 const SLACK: Span = Span::from_millis(50);
 const NANOS_PER_MILLI: u64 = 1_000_000;

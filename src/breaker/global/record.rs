@@ -1,42 +1,44 @@
-//! What the authority keeps of one breaker.
+//! The authority's record of one breaker.
 
-use super::{LONGEST_MS, Report, Says, Standing, Stands};
+use super::{LONGEST_MS, Report, ReportKind, Standing, StandingState};
 use crate::authority::Instance;
 use crate::words;
 
-/// The record of one breaker. As a default: closed, since ever.
+/// The record of one breaker. The default is a breaker that never opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     generation: u64,
-    state: Stands,
-    /// When that began and when it ends, in ms since the Unix epoch by the authority's clock.
+    state: StandingState,
+    /// When the state began and when it ends, in ms since the Unix epoch by the authority's clock.
     since_ms: u64,
     ends_ms: u64,
     open_for_ms: u64,
     opened: u64,
-    /// Who has made the transition.
+    /// The instance that made the transition.
     instance: Instance,
 }
 
 impl Record {
     /// Answers a report at `now_ms`, in ms since the Unix epoch.
     pub fn answer(&mut self, report: &Report, instance: Instance, now_ms: u64) -> Standing {
-        self.follow(now_ms);
+        self.adjust_to_clock(now_ms);
         let lasts_ms = report.lasts_ms.min(LONGEST_MS);
-        // What the authority has forgotten, the instance knows better.
+        // The instance may know a higher generation that the authority has lost.
         let knows = report.from >= self.generation;
         let forgotten = report.from > self.generation;
-        // Whoever knows it closed and wants to probe has opened it since, and was not heard: that is over too.
+        // A closed record's time is over, too: an instance that wants to probe has opened the breaker since, and that
+        // report was lost.
         let is_over = self.ends_ms <= now_ms;
-        let holds = report.from == self.generation && self.state == Stands::HalfOpen && self.instance == instance;
+        let holds =
+            report.from == self.generation && self.state == StandingState::HalfOpen && self.instance == instance;
         let since_ms = now_ms.saturating_sub(report.age_ms);
-        let next = match report.says {
-            Says::Closed if knows => Some((Stands::Closed, since_ms, now_ms)),
-            Says::Open if knows => Some((Stands::Open, since_ms, now_ms.saturating_add(lasts_ms))),
-            Says::Elect if forgotten || (knows && is_over) => {
-                Some((Stands::HalfOpen, now_ms, now_ms.saturating_add(lasts_ms)))
+        let next = match report.kind {
+            ReportKind::Closed if knows => Some((StandingState::Closed, since_ms, now_ms)),
+            ReportKind::Open if knows => Some((StandingState::Open, since_ms, now_ms.saturating_add(lasts_ms))),
+            ReportKind::Elect if forgotten || (knows && is_over) => {
+                Some((StandingState::HalfOpen, now_ms, now_ms.saturating_add(lasts_ms)))
             }
-            Says::Hold if holds => {
+            ReportKind::Hold if holds => {
                 self.ends_ms = self.ends_ms.max(now_ms.saturating_add(lasts_ms));
                 None
             }
@@ -50,9 +52,9 @@ impl Record {
         self.standing(instance, now_ms)
     }
 
-    /// A clock that was set back is followed: what is to last goes on from here, or it would last until the clock is there
-    /// again.
-    fn follow(&mut self, now_ms: u64) {
+    /// Adjusts the record to a clock that was set back: its full length starts again now. Otherwise it would last until
+    /// the clock reaches its old time again.
+    fn adjust_to_clock(&mut self, now_ms: u64) {
         if self.since_ms > now_ms {
             let length_ms = self.ends_ms.saturating_sub(self.since_ms);
             (self.since_ms, self.ends_ms) = (now_ms, now_ms.saturating_add(length_ms));
@@ -71,10 +73,10 @@ impl Record {
         }
     }
 
-    /// How many bytes a record has.
+    /// The size of a record in bytes.
     pub const BYTES: usize = 8 * 8;
 
-    /// The record as bytes: a version, then whole numbers of eight bytes, the lowest first.
+    /// The record as bytes: a version, then the fields, each as a little-endian u64.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         words::array(&[
@@ -89,7 +91,7 @@ impl Record {
         ])
     }
 
-    /// The record of these bytes; `None` when they are of another version, or no record.
+    /// Decodes a record; `None` for another version, and for invalid bytes.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
@@ -101,7 +103,7 @@ impl Record {
         }
         Some(Self {
             generation: next()?,
-            state: Stands::from_number(next()?)?,
+            state: StandingState::from_number(next()?)?,
             since_ms: next()?,
             ends_ms: next()?,
             open_for_ms: next()?,
@@ -122,65 +124,73 @@ mod tests {
     const ONE: Instance = Instance::new(1);
     const OTHER: Instance = Instance::new(2);
 
-    fn report(from: u64, says: Says, lasts_ms: u64) -> Report {
+    fn report(from: u64, kind: ReportKind, lasts_ms: u64) -> Report {
         let breaker = KeyHash::from_bits(1);
-        Report { breaker, from, says, age_ms: 0, lasts_ms, open_for_ms: 1_000, opened: 1 }
+        Report { breaker, from, kind, age_ms: 0, lasts_ms, open_for_ms: 1_000, opened: 1 }
     }
 
     #[test]
     fn of_two_that_tell_from_one_generation_the_first_has_made_the_transition() {
         let mut record = Record::default();
-        let made = record.answer(&report(0, Says::Open, 1_000), ONE, 5_000);
-        assert_eq!((made.state, made.rest_ms, made.mine), (Stands::Open, 1_000, true));
-        let lost = record.answer(&report(0, Says::Closed, 0), OTHER, 5_100);
+        let made = record.answer(&report(0, ReportKind::Open, 1_000), ONE, 5_000);
+        assert_eq!((made.state, made.rest_ms, made.mine), (StandingState::Open, 1_000, true));
+        let lost = record.answer(&report(0, ReportKind::Closed, 0), OTHER, 5_100);
         assert_eq!(lost, Standing { age_ms: 100, rest_ms: 900, mine: false, ..made });
-        // And the same once more, as it comes when the answer was lost.
-        assert_eq!(record.answer(&report(0, Says::Open, 1_000), ONE, 5_100), Standing { mine: true, ..lost });
+        // The same report again, as after a lost answer.
+        assert_eq!(record.answer(&report(0, ReportKind::Open, 1_000), ONE, 5_100), Standing { mine: true, ..lost });
     }
 
     #[test]
     fn one_is_elected_when_the_time_is_over_and_the_next_when_its_election_is() {
         let mut record = Record::default();
-        let open = record.answer(&report(0, Says::Open, 1_000), ONE, 5_000).generation;
-        assert_eq!(record.answer(&report(open, Says::Elect, 500), ONE, 5_999).state, Stands::Open, "too early");
-        let elected = record.answer(&report(open, Says::Elect, 500), OTHER, 6_000);
-        assert_eq!((elected.state, elected.rest_ms, elected.mine), (Stands::HalfOpen, 500, true));
+        let open = record.answer(&report(0, ReportKind::Open, 1_000), ONE, 5_000).generation;
+        assert_eq!(
+            record.answer(&report(open, ReportKind::Elect, 500), ONE, 5_999).state,
+            StandingState::Open,
+            "too early"
+        );
+        let elected = record.answer(&report(open, ReportKind::Elect, 500), OTHER, 6_000);
+        assert_eq!((elected.state, elected.rest_ms, elected.mine), (StandingState::HalfOpen, 500, true));
         let from = elected.generation;
-        assert!(!record.answer(&report(open, Says::Elect, 500), ONE, 6_000).mine, "from an old generation");
-        assert!(!record.answer(&report(from, Says::Elect, 500), ONE, 6_499).mine, "too early");
-        // It holds on, and nobody else can for it.
-        assert_eq!(record.answer(&report(from, Says::Hold, 500), ONE, 6_400).rest_ms, 100);
-        assert_eq!(record.answer(&report(from, Says::Hold, 500), OTHER, 6_400).rest_ms, 500);
-        assert!(!record.answer(&report(from, Says::Elect, 500), ONE, 6_899).mine);
-        let next = record.answer(&report(from, Says::Elect, 500), ONE, 6_900);
+        assert!(!record.answer(&report(open, ReportKind::Elect, 500), ONE, 6_000).mine, "from an old generation");
+        assert!(!record.answer(&report(from, ReportKind::Elect, 500), ONE, 6_499).mine, "too early");
+        // Only the elected instance can hold the election.
+        assert_eq!(record.answer(&report(from, ReportKind::Hold, 500), ONE, 6_400).rest_ms, 100);
+        assert_eq!(record.answer(&report(from, ReportKind::Hold, 500), OTHER, 6_400).rest_ms, 500);
+        assert!(!record.answer(&report(from, ReportKind::Elect, 500), ONE, 6_899).mine);
+        let next = record.answer(&report(from, ReportKind::Elect, 500), ONE, 6_900);
         assert!(next.mine && next.generation > from);
-        assert_eq!(record.answer(&report(from, Says::Closed, 0), OTHER, 6_950).state, Stands::HalfOpen, "too late");
+        assert_eq!(
+            record.answer(&report(from, ReportKind::Closed, 0), OTHER, 6_950).state,
+            StandingState::HalfOpen,
+            "too late"
+        );
     }
 
     #[test]
     fn what_was_forgotten_is_told_again_and_new_to_all() {
         let mut record = Record::default();
-        let known = record.answer(&report(0, Says::Open, 1_000), ONE, 5_000).generation;
+        let known = record.answer(&report(0, ReportKind::Open, 1_000), ONE, 5_000).generation;
         record = Record::default();
-        assert!(record.answer(&report(0, Says::Open, 1_000), OTHER, 5_001).generation > known);
+        assert!(record.answer(&report(0, ReportKind::Open, 1_000), OTHER, 5_001).generation > known);
         record = Record::default();
-        let again = record.answer(&report(known, Says::Open, 900), ONE, 4_000);
+        let again = record.answer(&report(known, ReportKind::Open, 900), ONE, 4_000);
         assert!(again.generation > known, "also by a clock that was set back");
     }
 
     #[test]
     fn a_clock_that_is_set_back_makes_nothing_last_longer_than_it_was_to_last() {
         let mut record = Record::default();
-        let from = record.answer(&report(0, Says::Open, 1_000), ONE, 10_000_000).generation;
-        let back = record.answer(&report(from, Says::Nothing, 0), ONE, 5_000);
+        let from = record.answer(&report(0, ReportKind::Open, 1_000), ONE, 10_000_000).generation;
+        let back = record.answer(&report(from, ReportKind::Nothing, 0), ONE, 5_000);
         assert_eq!((back.age_ms, back.rest_ms), (0, 1_000));
-        assert!(record.answer(&report(from, Says::Elect, 500), OTHER, 6_000).mine);
+        assert!(record.answer(&report(from, ReportKind::Elect, 500), OTHER, 6_000).mine);
     }
 
     #[test]
     fn nothing_is_open_for_longer_than_a_day() {
         let mut record = Record::default();
-        assert_eq!(record.answer(&report(0, Says::Open, u64::MAX), ONE, 5_000).rest_ms, LONGEST_MS);
+        assert_eq!(record.answer(&report(0, ReportKind::Open, u64::MAX), ONE, 5_000).rest_ms, LONGEST_MS);
     }
 
     proptest! {
@@ -189,7 +199,7 @@ mod tests {
             (generation, since_ms, ends_ms, open_for_ms, opened, instance) in any::<(u64, u64, u64, u64, u64, u64)>(),
             state in 0_u64..3,
         ) {
-            let (state, instance) = (Stands::from_number(state).unwrap(), Instance::new(instance));
+            let (state, instance) = (StandingState::from_number(state).unwrap(), Instance::new(instance));
             let record = Record { generation, state, since_ms, ends_ms, open_for_ms, opened, instance };
             prop_assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record));
         }

@@ -1,23 +1,24 @@
-//! Reports and standings as bytes, for an authority that is reached by messages: whole numbers of eight bytes, the lowest first.
-//! A message begins with its version; that of reports then has the instance, and seven numbers follow for each breaker.
+//! Reports and standings as bytes, for an authority that is reached by messages: little-endian u64 numbers. A message
+//! begins with its version. In a message of reports the instance follows. Then there are seven numbers for each
+//! breaker.
 
-use super::{Report, Says, Standing, Stands};
+use super::{Report, ReportKind, Standing, StandingState};
 use crate::authority::Instance;
 use crate::key::KeyHash;
 use crate::words;
 
-/// What one instance reports at one time.
+/// The reports that one instance sends in one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Who does.
+pub struct ReportMessage {
+    /// The instance that reports.
     pub instance: Instance,
-    /// At most [`Asked::MOST`].
+    /// The reports, at most [`ReportMessage::MAX_REPORTS`].
     pub reports: Vec<Report>,
 }
 
-impl Asked {
-    /// The most reports of one message.
-    pub const MOST: usize = 32;
+impl ReportMessage {
+    /// The maximum number of reports in one message.
+    pub const MAX_REPORTS: usize = 32;
 
     /// The message as bytes.
     #[must_use]
@@ -25,13 +26,13 @@ impl Asked {
         let mut bytes = Vec::new();
         words::append(&mut bytes, &[VERSION, self.instance.get()]);
         for it in &self.reports {
-            let (breaker, says) = (it.breaker.get(), it.says.number());
-            words::append(&mut bytes, &[breaker, it.from, says, it.age_ms, it.lasts_ms, it.open_for_ms, it.opened]);
+            let (breaker, kind) = (it.breaker.get(), it.kind.number());
+            words::append(&mut bytes, &[breaker, it.from, kind, it.age_ms, it.lasts_ms, it.open_for_ms, it.opened]);
         }
         bytes
     }
 
-    /// The message of these bytes; `None` when they are of another version, or no message.
+    /// Decodes a message; `None` for another version, and for invalid bytes.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (mut numbers, count) = numbers(bytes, 2)?;
@@ -40,7 +41,7 @@ impl Asked {
             Some(Report {
                 breaker: KeyHash::from_bits(numbers.next()?),
                 from: numbers.next()?,
-                says: *Says::ALL.get(usize::try_from(numbers.next()?).ok()?)?,
+                kind: *ReportKind::ALL.get(usize::try_from(numbers.next()?).ok()?)?,
                 age_ms: numbers.next()?,
                 lasts_ms: numbers.next()?,
                 open_for_ms: numbers.next()?,
@@ -52,7 +53,7 @@ impl Asked {
     }
 }
 
-/// The answer as bytes, a standing for each report.
+/// The answer as bytes, with a standing for each report.
 #[must_use]
 pub fn standings_to_bytes(standings: &[Standing]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -64,7 +65,7 @@ pub fn standings_to_bytes(standings: &[Standing]) -> Vec<u8> {
     bytes
 }
 
-/// The answer of these bytes; `None` when they are of another version, or no answer.
+/// Decodes an answer; `None` for another version, and for invalid bytes.
 #[must_use]
 pub fn standings_from_bytes(bytes: &[u8]) -> Option<Vec<Standing>> {
     let (mut numbers, count) = numbers(bytes, 1)?;
@@ -72,11 +73,11 @@ pub fn standings_from_bytes(bytes: &[u8]) -> Option<Vec<Standing>> {
 }
 
 impl Standing {
-    /// The standing of seven numbers, in the order of the fields; `None` when they are no such thing.
+    /// Reads a standing from seven numbers, in the order of the fields; `None` if they are invalid.
     pub(crate) fn from_numbers(numbers: &mut impl Iterator<Item = u64>) -> Option<Self> {
         Some(Self {
             generation: numbers.next()?,
-            state: Stands::from_number(numbers.next()?)?,
+            state: StandingState::from_number(numbers.next()?)?,
             age_ms: numbers.next()?,
             rest_ms: numbers.next()?,
             open_for_ms: numbers.next()?,
@@ -90,20 +91,21 @@ impl Standing {
     }
 }
 
-/// The numbers of a message after its version, and how many breakers it is about; so many numbers come before those.
+/// The numbers of a message after its version, and the number of breakers in it. `before` counts the version and
+/// whatever else precedes the breakers.
 fn numbers(bytes: &[u8], before: usize) -> Option<(impl Iterator<Item = u64>, usize)> {
     let (chunks, rest) = bytes.as_chunks::<8>();
     let of_breakers = chunks.len().checked_sub(before)?;
     let count = of_breakers / NUMBERS;
     let mut numbers = chunks.iter().map(|number| u64::from_le_bytes(*number));
-    let is_whole = rest.is_empty() && of_breakers.is_multiple_of(NUMBERS) && count <= Asked::MOST;
+    let is_whole = rest.is_empty() && of_breakers.is_multiple_of(NUMBERS) && count <= ReportMessage::MAX_REPORTS;
     (is_whole && numbers.next() == Some(VERSION)).then_some((numbers, count))
 }
 
 const VERSION: u64 = 1;
-/// How many numbers there are for each breaker, in either direction.
+/// The numbers for each breaker, in either direction.
 const NUMBERS: usize = 7;
-/// How many bytes a report has, of which its breaker's key is the first eight.
+/// The size of a report in bytes. The first eight are its breaker's key.
 pub const BYTES_OF_REPORT: usize = NUMBERS * 8;
 
 #[cfg(test)]
@@ -115,18 +117,21 @@ mod tests {
         #[test]
         fn bytes_are_the_same_message_again(
             instance in any::<u64>(),
-            all in prop::collection::vec((any::<[u64; 6]>(), 0_usize..5, 0_u64..3, any::<bool>()), 0..=Asked::MOST),
+            all in prop::collection::vec(
+                (any::<[u64; 6]>(), 0_usize..5, 0_u64..3, any::<bool>()),
+                0..=ReportMessage::MAX_REPORTS,
+            ),
         ) {
-            let report = |(numbers, says, _, _): &([u64; 6], usize, u64, bool)| {
+            let report = |(numbers, kind, _, _): &([u64; 6], usize, u64, bool)| {
                 let [breaker, from, age_ms, lasts_ms, open_for_ms, opened] = *numbers;
-                let (breaker, says) = (KeyHash::from_bits(breaker), Says::ALL[*says]);
-                Report { breaker, from, says, age_ms, lasts_ms, open_for_ms, opened }
+                let (breaker, kind) = (KeyHash::from_bits(breaker), ReportKind::ALL[*kind]);
+                Report { breaker, from, kind, age_ms, lasts_ms, open_for_ms, opened }
             };
-            let asked = Asked { instance: Instance::new(instance), reports: all.iter().map(report).collect() };
-            prop_assert_eq!(Asked::from_bytes(&asked.to_bytes()), Some(asked));
+            let asked = ReportMessage { instance: Instance::new(instance), reports: all.iter().map(report).collect() };
+            prop_assert_eq!(ReportMessage::from_bytes(&asked.to_bytes()), Some(asked));
             let standing = |(numbers, _, state, mine): &([u64; 6], usize, u64, bool)| {
                 let [generation, age_ms, rest_ms, open_for_ms, opened, _] = *numbers;
-                let state = Stands::from_number(*state).unwrap();
+                let state = StandingState::from_number(*state).unwrap();
                 Standing { generation, state, age_ms, rest_ms, open_for_ms, opened, mine: *mine }
             };
             let standings: Vec<_> = all.iter().map(standing).collect();
@@ -135,12 +140,12 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_message_or_none(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (Asked::from_bytes(&bytes), standings_from_bytes(&bytes));
+            let _ = (ReportMessage::from_bytes(&bytes), standings_from_bytes(&bytes));
             if let Some(version) = bytes.first_chunk_mut::<8>() {
                 *version = VERSION.to_le_bytes();
             }
             bytes.resize(16 + 2 * BYTES_OF_REPORT, 0);
-            let _ = Asked::from_bytes(&bytes);
+            let _ = ReportMessage::from_bytes(&bytes);
             bytes.resize(8 + 2 * BYTES_OF_REPORT, 0);
             let _ = standings_from_bytes(&bytes);
         }
@@ -149,12 +154,15 @@ mod tests {
     #[test]
     fn another_version_or_length_is_no_message_nor_is_one_of_too_many() {
         let good = standings_to_bytes(&[Standing::default()]);
-        assert!(standings_from_bytes(&good).is_some() && Asked::from_bytes(&good).is_none());
+        assert!(standings_from_bytes(&good).is_some() && ReportMessage::from_bytes(&good).is_none());
         assert_eq!(standings_from_bytes(&good[8..]), None);
         assert_eq!(standings_from_bytes(&good[..8 + 6]), None);
         let mut other = good.clone();
         other[0] = 2;
         assert_eq!(standings_from_bytes(&other), None);
-        assert_eq!(standings_from_bytes(&standings_to_bytes(&[Standing::default(); Asked::MOST + 1])), None);
+        assert_eq!(
+            standings_from_bytes(&standings_to_bytes(&[Standing::default(); ReportMessage::MAX_REPORTS + 1])),
+            None
+        );
     }
 }

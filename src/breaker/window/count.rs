@@ -1,4 +1,4 @@
-//! So many last calls, two bits each.
+//! The last calls, up to a fixed number, with two bits for each.
 
 use super::{Call, Tally};
 use crate::breaker::bytes::Reader;
@@ -8,22 +8,22 @@ use crate::breaker::bytes::Reader;
 pub(crate) struct CountWindow {
     /// How many calls the window holds when full.
     capacity: u32,
-    /// The place of the next call, and of the oldest when the ring is full.
+    /// The position of the next call, which is also that of the oldest call once the ring is full.
     next: u32,
-    /// Four calls a byte.
+    /// Four calls per byte.
     calls: Vec<u8>,
     total: Tally,
 }
 
 impl CountWindow {
-    /// An empty window of so many calls.
+    /// An empty window for `capacity` calls.
     pub(crate) fn new(capacity: u32) -> Self {
         let calls = vec![0; usize::try_from(capacity.div_ceil(PER_BYTE)).unwrap_or(0)];
         Self { capacity, next: 0, calls, total: Tally::default() }
     }
 
     pub(crate) fn clear(&mut self) {
-        // What lies beyond the calls that were counted is never read.
+        // Calls beyond the count are never read, so they need not be cleared.
         (self.next, self.total) = (0, Tally::default());
     }
 
@@ -40,7 +40,7 @@ impl CountWindow {
         self.next = self.after(self.next);
     }
 
-    /// Adds the calls of another window of the same capacity, the oldest first.
+    /// Adds the calls of another window of the same capacity, oldest first.
     pub(crate) fn merge(&mut self, later: &Self) {
         let mut place = later.first();
         for _ in 0..later.total.calls {
@@ -53,7 +53,7 @@ impl CountWindow {
         self.total
     }
 
-    /// The place of the oldest call.
+    /// The position of the oldest call.
     fn first(&self) -> u32 {
         if self.total.calls >= self.capacity { self.next } else { 0 }
     }
@@ -69,7 +69,7 @@ impl CountWindow {
         Call { failed: bits & 1 != 0, slow: bits & 2 != 0 }
     }
 
-    /// The capacity, how many calls there are and the place of the next, then the ring as far as it was used.
+    /// Writes the capacity, the number of calls, the position of the next call, and the used part of the ring.
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.push(KIND);
         for number in [self.capacity, self.total.calls, self.next] {

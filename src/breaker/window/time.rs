@@ -1,15 +1,15 @@
-//! The calls of the last so much time, in thirty buckets of equal length, of which the oldest is dropped whole.
+//! The calls of a recent span of time, in thirty buckets of equal length. The oldest bucket is dropped as a whole.
 
 use super::{Call, Tally};
 use crate::breaker::bytes::Reader;
 use crate::units::{Span, Timestamp};
 
-/// A ring of buckets. The window covers the bucket of the present and the 29 before it: never more than its length, and
-/// at most a thirtieth less.
+/// A ring of buckets: the current one and the 29 before it. So the window covers at most its length, and at least 29/30
+/// of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TimeWindow {
     bucket_ns: u64,
-    /// The newest bucket, counted from the Unix epoch; the ring has it at this place modulo its size.
+    /// The number of the newest bucket since the Unix epoch. It is in the ring at this number modulo the ring's size.
     head: u64,
     buckets: Box<[Tally; BUCKETS]>,
     /// The sum of all buckets.
@@ -19,7 +19,7 @@ pub(crate) struct TimeWindow {
 impl TimeWindow {
     /// An empty window of this length.
     pub(crate) fn new(length: Span) -> Self {
-        let bucket_ns = (length.as_nanos() / TURN).max(1);
+        let bucket_ns = (length.as_nanos() / RING_SIZE).max(1);
         Self { bucket_ns, head: 0, buckets: Box::new([Tally::default(); BUCKETS]), total: Tally::default() }
     }
 
@@ -37,38 +37,38 @@ impl TimeWindow {
         self.total.add(call.into());
     }
 
-    /// Makes the bucket of `now` the newest.
+    /// Makes the bucket that contains `now` the newest.
     pub(crate) fn advance(&mut self, now: Timestamp) {
         let index = now.as_nanos().checked_div(self.bucket_ns).unwrap_or(0);
         if index != self.head {
-            self.turn(index);
+            self.move_to(index);
         }
     }
 
-    fn turn(&mut self, index: u64) {
+    fn move_to(&mut self, index: u64) {
         if index < self.head {
             let back_ns = self.head.saturating_sub(index).saturating_mul(self.bucket_ns);
-            // Workers read the clock one after another: a little earlier is as good as now.
+            // Workers read the clock at slightly different times: a small step back counts as now.
             if back_ns > SKEW.as_nanos().max(self.bucket_ns) {
                 self.relabel(index);
             }
             return;
         }
-        let steps = index.saturating_sub(self.head).min(TURN);
+        let steps = index.saturating_sub(self.head).min(RING_SIZE);
         for step in 1..=steps {
             if let Some(bucket) = self.buckets.get_mut(place(self.head.wrapping_add(step))) {
                 *bucket = Tally::default();
             }
         }
         self.head = index;
-        // A jump of more than the ring has cleared all of it, wherever it began.
+        // If the jump was longer than the ring, every bucket has been cleared.
         self.sum();
     }
 
-    /// The clock was set back: what was counted stays counted, as if it had happened that much earlier, and ages from
-    /// there. Else it would stay until the clock is where it was.
+    /// Handles a clock that was set back: all buckets move back by the same time and age from there. Otherwise they
+    /// would stay until the clock reaches its old time again.
     fn relabel(&mut self, index: u64) {
-        let shift = usize::try_from(self.head.wrapping_sub(index) % TURN).unwrap_or(0);
+        let shift = usize::try_from(self.head.wrapping_sub(index) % RING_SIZE).unwrap_or(0);
         self.buckets.rotate_left(shift);
         self.head = index;
     }
@@ -80,17 +80,17 @@ impl TimeWindow {
         }
     }
 
-    /// Adds the buckets of another window, each to that of its time. Those that are too old here are left out.
+    /// Adds each bucket of another window to the bucket of the same time. Buckets that are too old here are left out.
     pub(crate) fn merge(&mut self, other: &Self) {
         if other.bucket_ns != self.bucket_ns {
             return;
         }
         if other.head > self.head {
-            self.turn(other.head);
+            self.move_to(other.head);
         }
-        for age in 0..TURN {
+        for age in 0..RING_SIZE {
             let Some(index) = other.head.checked_sub(age) else { break };
-            if self.head.saturating_sub(index) >= TURN {
+            if self.head.saturating_sub(index) >= RING_SIZE {
                 break;
             }
             if let (Some(bucket), Some(more)) = (self.buckets.get_mut(place(index)), other.buckets.get(place(index))) {
@@ -104,7 +104,7 @@ impl TimeWindow {
         self.total
     }
 
-    /// The length of a bucket, the newest bucket, then each from the oldest on.
+    /// Writes the length of a bucket, the number of the newest, and all buckets in ring order.
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.push(KIND);
         bytes.extend_from_slice(&self.bucket_ns.to_le_bytes());
@@ -123,7 +123,7 @@ impl TimeWindow {
         self.head = reader.u64()?;
         for bucket in self.buckets.iter_mut() {
             let [calls, failures, slow] = [reader.u32()?, reader.u32()?, reader.u32()?];
-            // What no call can have been is not believed.
+            // A call cannot fail, or be slow, more than once: higher numbers are capped.
             *bucket = Tally { calls, failures: failures.min(calls), slow: slow.min(calls) };
         }
         self.sum();
@@ -132,14 +132,14 @@ impl TimeWindow {
 }
 
 fn place(index: u64) -> usize {
-    usize::try_from(index % TURN).unwrap_or(0)
+    usize::try_from(index % RING_SIZE).unwrap_or(0)
 }
 
-/// A second each for the usual window of 30 s; 12 bytes each are what a host copies at once.
+/// One second per bucket for the usual window of 30 s, and 12 bytes per bucket: few enough for a host to copy at once.
 const BUCKETS: usize = 30;
-const TURN: u64 = BUCKETS as u64;
+const RING_SIZE: u64 = BUCKETS as u64;
 
-/// How far two workers' readings of one clock, or the clocks of two instances, may lie apart.
+/// The largest expected difference between two workers' readings of one clock, or between the clocks of two instances.
 const SKEW: Span = crate::breaker::SKEW;
 
 const KIND: u8 = 1;

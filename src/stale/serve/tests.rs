@@ -107,10 +107,10 @@ fn a_client_that_has_the_answer_already_is_told_so() {
             assert_eq!(line(&served, "age"), "6");
         }
     }
-    // The tag decides where there is one.
+    // The tag decides if there is one.
     let request = get().with("if-none-match", "\"x\"").with("if-modified-since", "Sun, 06 Nov 1994 09:00:00 GMT");
     assert_eq!(serve(&asset(), &request, Why::NotAsked, at(1)).unwrap().status, 200);
-    // A redirect has no state that a client could have.
+    // A redirect is not conditional.
     let moved = record(301, &[("location", "/b"), ("etag", "\"1\"")]);
     let request = get().with("if-none-match", "\"1\"").with("range", "bytes=0-1");
     assert_eq!(serve(&moved, &request, Why::NotAsked, at(1)).unwrap().status, 301);
@@ -146,7 +146,7 @@ fn a_range_of_a_kept_answer_is_served_as_such() {
         head.method = b"HEAD".to_vec();
         assert_eq!(serve(&tagged, &head, Why::NotAsked, at(1)).unwrap().status, 200);
     }
-    // A condition that holds comes before the range.
+    // A condition is evaluated before the range.
     let request = get().with("range", "bytes=2-4").with("if-none-match", "\"1\"");
     assert_eq!(serve(&tagged, &request, Why::NotAsked, at(1)).unwrap().status, 304);
 }

@@ -1,4 +1,4 @@
-//! Keeping an answer, finding one, and making room.
+//! Keeping a response, finding one, and making room.
 
 use super::super::AnswerKey;
 use super::page::Move;
@@ -6,22 +6,22 @@ use super::{PAGES, Page, Place, REFRESH, SLOTS, Shelf};
 use crate::store::{MAX_ROUNDS, StoreError};
 use crate::units::{Span, Timestamp};
 
-/// What came of keeping an answer.
+/// The result of keeping a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// It is kept, and so many others went for it.
+    /// The response is kept.
     Stored {
-        /// How many.
+        /// The number of responses that were evicted for it.
         evicted: u32,
     },
-    /// Somebody else was keeping the same answer.
+    /// Another worker was keeping the same response.
     Busy,
     /// There is no room for it.
     NoRoom,
 }
 
-/// Whether an answer of this key should be kept anew: there is none, or it was kept longer ago than [`REFRESH`] or a tenth
-/// of `stale`.
+/// Whether a response with this key should be kept: there is none, or it was kept longer ago than [`REFRESH`] or a
+/// tenth of `stale`, whichever is less.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
@@ -31,8 +31,7 @@ pub fn is_wanted<S: Shelf>(shelf: &mut S, key: AnswerKey, stale: Span, now: Time
     Ok(page.find(key).is_none_or(|(_, entry)| !entry.is_younger_than(refresh, now)))
 }
 
-/// The bytes that may be the record of this key; whether they are, [`Record::decode`](super::super::record::Record::decode)
-/// says.
+/// The bytes that may be the record of this key; [`Record::decode`](super::super::record::Record::decode) decides.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
@@ -45,11 +44,11 @@ pub fn find<S: Shelf>(shelf: &mut S, key: AnswerKey) -> Result<Option<Vec<u8>>, 
     }
 }
 
-/// Keeps a record under its key, so that all records together have no more than `max_bytes`.
+/// Keeps a record under its key. All records together never exceed `max_bytes`.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] when others kept coming first. Whatever the error, nothing that was kept is damaged, and the
-/// bound holds.
+/// [`StoreError::Conflict`] if other workers were first in every round. After any error, kept responses are undamaged
+/// and the bound holds.
 pub fn keep<S: Shelf>(
     shelf: &mut S,
     key: AnswerKey,
@@ -74,7 +73,7 @@ pub fn keep<S: Shelf>(
                 Err(error) => return Err(error),
             },
             Move::Fill(slot) => {
-                // Before the lock: see the order in `shelf`.
+                // The token must be read before the lock is taken: see `shelf`.
                 let token = shelf.read(place(number, slot))?.token;
                 let lock = page.lock_to_fill(slot, key, size, until, now);
                 match shelf.write(Place::Page(number), &page.encode(), read.token) {
@@ -90,10 +89,10 @@ pub fn keep<S: Shelf>(
     Err(StoreError::Conflict)
 }
 
-/// Makes every page fit its share of `max_bytes`, after a policy has lowered it.
+/// Reduces every page to its share of `max_bytes`, after a policy has lowered it.
 ///
 /// # Errors
-/// The last error of a page; the others have been trimmed all the same.
+/// The last error of any page; the other pages have still been trimmed.
 pub fn trim<S: Shelf>(shelf: &mut S, max_bytes: u32, now: Timestamp) -> Result<(), StoreError> {
     let share = u64::from(max_bytes / PAGES);
     let mut result = Ok(());
@@ -117,7 +116,7 @@ pub fn trim<S: Shelf>(shelf: &mut S, max_bytes: u32, now: Timestamp) -> Result<(
     result
 }
 
-/// Empties slots of a page that was read with `token`, and answers how many.
+/// Empties slots of a page that was read with `token`, and returns how many were emptied.
 fn empty<S: Shelf>(
     shelf: &mut S,
     number: u32,
@@ -136,7 +135,8 @@ fn empty<S: Shelf>(
     for (slot, token) in tokens {
         match shelf.write(place(number, slot), EMPTIED, token) {
             Ok(()) => emptied.push(slot),
-            // Somebody late has written there: it stays locked and charged, until it is old enough for the next try.
+            // A delayed worker has written to the slot. It stays locked and charged until the lock is old enough for
+            // another try.
             Err(StoreError::Conflict) => {}
             Err(error) => return Err(error),
         }
@@ -145,7 +145,7 @@ fn empty<S: Shelf>(
     Ok(u32::try_from(emptied.len()).unwrap_or(u32::MAX))
 }
 
-/// Unlocks slots that hold so many bytes now.
+/// Unlocks slots that now hold this many bytes.
 fn unlock<S: Shelf>(shelf: &mut S, number: u32, slots: &[usize], lock: u32, bytes: u32) -> Result<(), StoreError> {
     for _ in 0..MAX_ROUNDS {
         let read = shelf.read(Place::Page(number))?;
@@ -165,5 +165,6 @@ fn place(page: u32, slot: usize) -> Place {
     Place::Slot(page, u32::try_from(slot).unwrap_or(u32::MAX))
 }
 
-/// What an empty slot holds: one byte, which no record is. Hosts do not tell an empty value from none.
+/// The content of an empty slot: one byte, which is never a record. Hosts do not distinguish an empty value from a
+/// missing one.
 const EMPTIED: &[u8] = &[0];

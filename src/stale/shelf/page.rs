@@ -5,10 +5,10 @@ use super::{LOCK, SLOTS};
 use crate::store::StoreError;
 use crate::units::{Span, Timestamp};
 
-/// What lies in the slots of one page.
+/// The entries of one page's slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The lock that was given last.
+    /// The last lock that was handed out.
     last_lock: u32,
     entries: Vec<Entry>,
 }
@@ -17,28 +17,28 @@ pub struct Page {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) key: AnswerKey,
-    /// How many bytes the slot may hold: none when it is free.
+    /// How many bytes the slot may hold; 0 if it is free.
     charge: u32,
-    /// Whose lock it has, of which no two are equal; 0 for none.
+    /// The lock of the worker that is writing the slot, unique within the page; 0 for none.
     lock: u32,
-    /// When it was kept or locked, in seconds.
+    /// When the response was kept or locked, in seconds.
     touched_secs: u32,
-    /// Until when the answer may be served, in seconds.
+    /// The time until which the response may be served, in seconds.
     until_secs: u32,
-    /// Whether it was kept more than once.
+    /// Whether the response was kept more than once.
     again: bool,
 }
 
-/// What has to be done to make room for an answer.
+/// What must be done to make room for a response.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Move {
-    /// Its slot, which can be locked and filled.
+    /// This slot can be locked and filled.
     Fill(usize),
-    /// These slots are to be emptied first.
+    /// These slots must be emptied first.
     Empty(Vec<usize>),
-    /// Somebody is keeping the same answer just now.
+    /// Another worker is keeping the same response now.
     Busy,
-    /// There is no room: the answer is larger than the page's share, or others are writing.
+    /// There is no room: the response is larger than the page's share, or other workers hold the slots.
     NoRoom,
 }
 
@@ -49,12 +49,12 @@ impl Entry {
         *self == Self::FREE
     }
 
-    /// Whether somebody is writing it, as far as can be told. A clock that was set back makes a lock old, too.
+    /// Whether a worker may still be writing the slot. After the clock was set back, a lock can count as old.
     fn is_locked(&self, now_secs: u32) -> bool {
         self.lock != 0 && u64::from(self.touched_secs.abs_diff(now_secs)) < LOCK.as_secs()
     }
 
-    /// The lower, the sooner it goes.
+    /// The eviction order: the lowest goes first.
     fn rank(&self, now_secs: u32) -> (bool, bool, u32) {
         let good = self.lock == 0 && self.until_secs > now_secs;
         (good, self.again, self.touched_secs)
@@ -62,24 +62,23 @@ impl Entry {
 }
 
 impl Page {
-    /// A page with nothing in it.
+    /// An empty page.
     #[must_use]
     pub(super) fn empty() -> Self {
         Self { last_lock: 0, entries: vec![Entry::FREE; SLOTS] }
     }
 
-    /// The slot in which `key` is, and when it was kept. Also one that is being written: what is in the slot
-    /// says itself what it is.
+    /// The slot of `key`, and its entry. The slot may be in the middle of a write: its content identifies itself.
     pub(super) fn find(&self, key: AnswerKey) -> Option<(usize, &Entry)> {
         self.entries.iter().enumerate().find(|(_, entry)| entry.key == key && !entry.is_free())
     }
 
-    /// What the slots may hold at most.
+    /// The number of bytes that the slots may hold.
     pub(super) fn charged(&self) -> u64 {
         self.entries.iter().map(|entry| u64::from(entry.charge)).sum()
     }
 
-    /// What to do to keep so many bytes under `key` within `share`.
+    /// What to do to keep this many bytes under `key` within `share`.
     pub(super) fn plan(&self, key: AnswerKey, bytes: u32, share: u64, now: Timestamp) -> Move {
         let now = secs(now);
         let own = self.find(key);
@@ -88,20 +87,20 @@ impl Page {
         }
         let own = own.map(|(slot, _)| slot);
         let slot = own.or_else(|| self.entries.iter().position(Entry::is_free));
-        let mut going = Going { page: self, now_secs: now, left: [true; SLOTS] };
-        if let Some(place) = own.and_then(|own| going.left.get_mut(own)) {
+        let mut order = EvictionOrder { page: self, now_secs: now, left: [true; SLOTS] };
+        if let Some(place) = own.and_then(|own| order.left.get_mut(own)) {
             *place = false;
         }
-        // Without a free slot the first to go gives its own, and is written over.
-        let Some(slot) = slot.or_else(|| going.clone().next().map(|(slot, _)| slot)) else { return Move::NoRoom };
+        // If no slot is free, the first one in eviction order is overwritten.
+        let Some(slot) = slot.or_else(|| order.clone().next().map(|(slot, _)| slot)) else { return Move::NoRoom };
         let held = self.entries.get(slot).map_or(0, |entry| entry.charge);
         let mut then = self.charged().saturating_add(u64::from(bytes.saturating_sub(held)));
         if then <= share {
             return Move::Fill(slot);
         }
         let mut emptied = Vec::new();
-        for (other, entry) in going {
-            // Emptying the slot that is to be written over frees only what it has more than the answer needs.
+        for (other, entry) in order {
+            // Emptying the slot that will be overwritten frees only the bytes that the response does not need.
             let freed = if other == slot { entry.charge.saturating_sub(bytes) } else { entry.charge };
             then = then.saturating_sub(u64::from(freed));
             emptied.push(other);
@@ -112,11 +111,11 @@ impl Page {
         Move::NoRoom
     }
 
-    /// The slots to be emptied so that the rest is within `share`.
+    /// The slots to empty to get the rest within `share`.
     pub(super) fn excess(&self, share: u64, now: Timestamp) -> Vec<usize> {
         let mut charged = self.charged();
         let mut emptied = Vec::new();
-        for (slot, entry) in (Going { page: self, now_secs: secs(now), left: [true; SLOTS] }) {
+        for (slot, entry) in (EvictionOrder { page: self, now_secs: secs(now), left: [true; SLOTS] }) {
             if charged <= share {
                 break;
             }
@@ -126,7 +125,7 @@ impl Page {
         emptied
     }
 
-    /// Locks a slot to be filled with so many bytes, and answers with the lock.
+    /// Locks a slot to fill it with this many bytes, and returns the lock.
     pub(super) fn lock_to_fill(
         &mut self,
         slot: usize,
@@ -143,7 +142,7 @@ impl Page {
         lock
     }
 
-    /// Locks slots to be emptied, and answers with the lock.
+    /// Locks slots to empty them, and returns the lock.
     pub(super) fn lock_to_empty(&mut self, slots: &[usize], now: Timestamp) -> u32 {
         let lock = self.next_lock();
         for slot in slots {
@@ -155,7 +154,8 @@ impl Page {
         lock
     }
 
-    /// Unlocks a slot that now holds so many bytes, if the lock is still this one; without any it is free.
+    /// Unlocks a slot that now holds this many bytes, if the lock is still this one. With zero bytes the slot becomes
+    /// free.
     pub(super) fn unlock(&mut self, slot: usize, lock: u32, bytes: u32) {
         if let Some(entry) = self.entries.get_mut(slot).filter(|entry| entry.lock == lock) {
             *entry = if bytes == 0 { Entry::FREE } else { Entry { lock: 0, charge: bytes, ..*entry } };
@@ -163,7 +163,7 @@ impl Page {
     }
 
     fn next_lock(&mut self) -> u32 {
-        // 2^32 locks of one page take years; none is 0, which is no lock.
+        // 2^32 locks of one page take years. 0 is skipped because it means no lock.
         self.last_lock = self.last_lock.checked_add(1).unwrap_or(1);
         self.last_lock
     }
@@ -175,7 +175,7 @@ impl Page {
         bytes.extend_from_slice(&self.last_lock.to_le_bytes());
         for entry in &self.entries {
             bytes.extend_from_slice(&entry.key.to_bytes());
-            // The charge takes 31 bits at most: an answer has no more than a mebibyte.
+            // The charge takes at most 31 bits: a response has at most a mebibyte.
             let charge = (entry.charge << 1) | u32::from(entry.again);
             for word in [charge, entry.lock, entry.touched_secs, entry.until_secs] {
                 bytes.extend_from_slice(&word.to_le_bytes());
@@ -184,7 +184,7 @@ impl Page {
         bytes
     }
 
-    /// The page of these bytes, of which there are none before it is first published.
+    /// Decodes a page; empty bytes are a page that was never published.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         if bytes.is_empty() {
             return Ok(Self::empty());
@@ -218,22 +218,23 @@ impl Page {
 }
 
 impl Entry {
-    /// Whether the answer was kept or is being kept so lately, or not that long before a clock was set back.
+    /// Whether the response was kept or locked within `span`, or less than `span` after `now` by a clock that was set
+    /// back since.
     pub(super) fn is_younger_than(&self, span: Span, now: Timestamp) -> bool {
         u64::from(self.touched_secs.abs_diff(secs(now))) < span.as_secs()
     }
 }
 
-/// The slots that may be emptied, in the order in which they go. Each step searches the page: sorting it would take more
-/// code than all else here.
+/// The slots that may be emptied, in eviction order. Each step searches the page, because sorting would take more code
+/// than the rest of this file.
 #[derive(Clone)]
-struct Going<'p> {
+struct EvictionOrder<'p> {
     page: &'p Page,
     now_secs: u32,
     left: [bool; SLOTS],
 }
 
-impl<'p> Iterator for Going<'p> {
+impl<'p> Iterator for EvictionOrder<'p> {
     type Item = (usize, &'p Entry);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -253,7 +254,7 @@ impl<'p> Iterator for Going<'p> {
     }
 }
 
-/// Good until the year 2106.
+/// Valid until the year 2106.
 fn secs(at: Timestamp) -> u32 {
     u32::try_from(at.since(Timestamp::EPOCH).as_secs()).unwrap_or(u32::MAX)
 }

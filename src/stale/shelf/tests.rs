@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 const SEED: Seed = Seed::new([3, 5]);
 
-/// What all workers share, with what its slots have ever held at most in one page.
+/// The shared values, and the most bytes that the slots of one page ever held.
 #[derive(Debug, Default)]
 struct Values {
     values: HashMap<Place, (Vec<u8>, u32)>,
@@ -40,7 +40,7 @@ impl Values {
         Ok(())
     }
 
-    /// Without the one byte of each slot that was emptied.
+    /// Without the single byte of each emptied slot.
     fn held(&self, page: u32) -> usize {
         let of_page = |place: &Place| matches!(place, Place::Slot(other, _) if *other == page);
         let slots = self.values.iter().filter(|(place, (bytes, _))| of_page(place) && bytes.len() > 1);
@@ -63,7 +63,7 @@ impl Shelf for Values {
 }
 
 fn key(n: u64) -> AnswerKey {
-    // All on one page.
+    // All keys are on one page.
     AnswerKey([n * u64::from(PAGES), !n])
 }
 
@@ -98,7 +98,7 @@ fn what_is_kept_is_found_and_kept_anew_when_it_is_older() {
     assert!(is_found(&mut shelf, 1) && !is_found(&mut shelf, 2));
     assert!(!wanted(&mut shelf, 9));
     assert!(wanted(&mut shelf, 10));
-    // Of answers that live ten seconds, a second is old.
+    // For responses that live ten seconds, a second is old.
     assert!(is_wanted(&mut shelf, key(1), Span::from_secs(10), at(1)).unwrap());
     assert_eq!(keep_one(&mut shelf, 1, 700, 10, 1_000), Ok(Kept::Stored { evicted: 0 }));
     assert_eq!(find(&mut shelf, key(1)).unwrap().unwrap().len(), 700);
@@ -112,7 +112,7 @@ fn what_may_not_be_served_goes_first_then_what_was_kept_once_then_the_oldest() {
     for n in 1..=3 {
         keep_one(&mut shelf, n, 300, n, 1_000).unwrap();
     }
-    // The first, oldest, is asked for again.
+    // The first, which is the oldest, is kept again.
     keep_one(&mut shelf, 1, 300, 20, 1_000).unwrap();
     keep_one(&mut shelf, 3, 300, 21, 1_000).unwrap();
     for (n, gone) in [(4, 2), (5, 4), (6, 5), (7, 6)] {
@@ -120,10 +120,10 @@ fn what_may_not_be_served_goes_first_then_what_was_kept_once_then_the_oldest() {
         assert!(!is_found(&mut shelf, gone), "{gone}");
         assert!(is_found(&mut shelf, n) && is_found(&mut shelf, 1) && is_found(&mut shelf, 3));
     }
-    // Two go for one that takes two thirds, the one that was asked for least lately of those asked for again.
+    // A response of two thirds evicts two: the one kept once, and the least recent of those kept again.
     assert_eq!(keep_one(&mut shelf, 8, 600, 40, 1_000), Ok(Kept::Stored { evicted: 2 }));
     assert!(is_found(&mut shelf, 3) && !is_found(&mut shelf, 1) && !is_found(&mut shelf, 7));
-    // All too old.
+    // All are too old to be served.
     assert_eq!(keep_one(&mut shelf, 9, 800, 800, 1_000), Ok(Kept::Stored { evicted: 2 }));
     assert!(shelf.most() <= 1_000);
 }
@@ -161,10 +161,10 @@ fn a_page_of_another_version_is_corrupt_and_left_alone() {
     assert_eq!(Values::read(&shelf, page).bytes, [9; 40]);
 }
 
-/// A worker that others overtake between any two of its calls, and that may die at any of them.
+/// A worker that others may overtake between any two of its calls, and that may die at any call.
 struct Overtaken {
     shared: Rc<RefCell<Values>>,
-    /// What happens at the calls to come: each number draws one thing.
+    /// What happens at the next calls, drawn by one number each.
     fates: Rc<RefCell<Vec<u32>>>,
     depth: u32,
     dead: bool,
@@ -178,7 +178,7 @@ impl Overtaken {
         let fate = self.fates.borrow_mut().pop().unwrap_or(0);
         match fate % 8 {
             0..=3 => {}
-            // Another worker does all of a keeping, which may be overtaken itself, or dies in it.
+            // Another worker keeps a response here. It may be overtaken or die itself.
             4 | 5 if self.depth < 6 => {
                 let (fates, now_secs) = (Rc::clone(&self.fates), Rc::clone(&self.now_secs));
                 let mut other =
@@ -186,7 +186,7 @@ impl Overtaken {
                 let now = *self.now_secs.borrow();
                 let _ = keep_one(&mut other, u64::from(fate / 8 % 7), (fate / 64 % 900) as usize, now, SHARE);
             }
-            // This one is held up for so long that its locks are taken over.
+            // This worker is delayed for so long that its locks are taken over.
             6 => *self.now_secs.borrow_mut() += u64::from(fate / 8 % 15),
             7 if fate.is_multiple_of(3) => self.dead = true,
             _ => {}
@@ -226,7 +226,7 @@ proptest! {
         }
         let mut shared = shared.borrow_mut();
         prop_assert!(shared.most() <= SHARE as usize, "{}", shared.most());
-        // And once every lock is old, keeping works again.
+        // Once every lock is old, keeping works again.
         let late = *now_secs.borrow() + 1_000;
         prop_assert_eq!(matches!(keep_one(&mut *shared, 1, 900, late, SHARE), Ok(Kept::Stored { .. })), true);
         prop_assert!(is_found(&mut *shared, 1));
@@ -234,7 +234,7 @@ proptest! {
     }
 }
 
-/// Threads that share the values, each call alone.
+/// Values shared by threads, locked for each call.
 struct Threaded(Arc<Mutex<Values>>);
 
 impl Shelf for Threaded {

@@ -4,7 +4,7 @@
 use super::command::Words;
 use super::script::Script;
 use super::{HttpRequest, NO_STATUS, Redis, RedisError, upstash, webdis};
-use crate::breaker::global::{Asked, Standing};
+use crate::breaker::global::{ReportMessage, Standing};
 use crate::fallback::Round;
 use crate::key::KeyHash;
 use crate::policy::Protocol;
@@ -52,7 +52,7 @@ impl BreakerExchange {
     }
 
     fn command(&self) -> Command<'_> {
-        Command { asked: &self.round.asked, authority: self.round.authority, with_script: self.with_script }
+        Command { message: &self.round.message, authority: self.round.authority, with_script: self.with_script }
     }
 
     fn request<'r>(&self, redis: &'r Redis) -> HttpRequest<'r> {
@@ -69,7 +69,7 @@ impl BreakerExchange {
             Protocol::Webdis => webdis::decode(body, self.command().verb()),
         }?;
         let mut numbers = reply.into_iter();
-        let reports = &self.round.asked.reports;
+        let reports = &self.round.message.reports;
         let standings: Option<Vec<_>> = reports.iter().map(|_| Standing::from_numbers(&mut numbers)).collect();
         standings.filter(|_| numbers.next().is_none()).ok_or(RedisError::Garbled)
     }
@@ -77,7 +77,7 @@ impl BreakerExchange {
 
 /// The command that runs the script for a round.
 struct Command<'a> {
-    asked: &'a Asked,
+    message: &'a ReportMessage,
     authority: KeyHash,
     with_script: bool,
 }
@@ -97,11 +97,11 @@ impl Words for Command<'_> {
         }
         word("1");
         word(&breakers_key(self.authority));
-        word(&self.asked.instance.get().to_string());
-        for report in &self.asked.reports {
+        word(&self.message.instance.get().to_string());
+        for report in &self.message.reports {
             word(&format!("{:016x}", report.breaker.get()));
-            let says = report.says.number();
-            for number in [report.from, says, report.age_ms, report.lasts_ms, report.open_for_ms, report.opened] {
+            let kind = report.kind.number();
+            for number in [report.from, kind, report.age_ms, report.lasts_ms, report.open_for_ms, report.opened] {
                 word(&number.min(MOST).to_string());
             }
         }

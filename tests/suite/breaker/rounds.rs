@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use tidegate::authority::Instance;
-use tidegate::breaker::global::{Asked, Says, Standing};
+use tidegate::breaker::global::{ReportKind, ReportMessage, Standing};
 use tidegate::engine::Engine;
-use tidegate::fallback::{Around, MemoryLedgers, Round, Step, Upstreams};
+use tidegate::fallback::{Context, MemoryLedgers, Round, Step, Upstreams};
 use tidegate::key::Seed;
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::units::Draw;
@@ -30,22 +30,22 @@ fn worker(breakers: usize, mode: &str) -> (Policy, Upstreams) {
 }
 
 fn confer(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, at: u64) -> Option<Round> {
-    let mut around = Around { ledgers, draw: Draw(0), now: ms(at) };
-    upstreams.tick(&mut around);
-    upstreams.confer(&mut around)
+    let mut context = Context { ledgers, draw: Draw(0), now: ms(at) };
+    upstreams.tick(&mut context);
+    upstreams.next_round(&mut context)
 }
 
 /// The authority knows of nothing.
 fn answer(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, round: &Round, at: u64) {
-    let standings = vec![Standing::default(); round.asked.reports.len()];
-    upstreams.heard(round, Some(&standings), &mut Around { ledgers, draw: Draw(0), now: ms(at) });
+    let standings = vec![Standing::default(); round.message.reports.len()];
+    upstreams.apply_answer(round, Some(&standings), &mut Context { ledgers, draw: Draw(0), now: ms(at) });
 }
 
 fn fail((policy, upstreams): (&Policy, &mut Upstreams), ledgers: &mut MemoryLedgers, route: usize, at: u64) {
-    let mut around = Around { ledgers, draw: Draw(0), now: ms(at) };
-    let (mut way, step) = upstreams.begin(policy, route, None, true, &mut around);
+    let mut context = Context { ledgers, draw: Draw(0), now: ms(at) };
+    let (mut progress, step) = upstreams.begin(policy, route, None, true, &mut context);
     assert!(matches!(step, Step::Send { .. }));
-    upstreams.ended(policy, &mut way, CallEnd::Answered(500).into(), &mut around);
+    upstreams.ended(policy, &mut progress, CallEnd::Answered(500).into(), &mut context);
 }
 
 #[test]
@@ -66,11 +66,11 @@ fn one_worker_at_a_time_asks_once_a_second_and_sooner_with_news() {
     fail((&policy, &mut one), ledgers, 0, 5_020);
     // Also the worker that has not seen the failures tells of it.
     let round = confer(&mut other, ledgers, 5_030).expect("news are told at once");
-    let [report] = round.asked.reports[..] else { panic!("{round:?}") };
-    assert_eq!((report.says, report.lasts_ms, report.age_ms, report.opened), (Says::Open, 4_990, 10, 1));
+    let [report] = round.message.reports[..] else { panic!("{round:?}") };
+    assert_eq!((report.kind, report.lasts_ms, report.age_ms, report.opened), (ReportKind::Open, 4_990, 10, 1));
     // While there is no answer they are told no more often than anything else.
     assert!((5_040..6_030).all(|at| confer(&mut one, ledgers, at).is_none()));
-    assert_eq!(confer(&mut one, ledgers, 6_030).unwrap().asked.reports[0].says, Says::Open);
+    assert_eq!(confer(&mut one, ledgers, 6_030).unwrap().message.reports[0].kind, ReportKind::Open);
 }
 
 #[test]
@@ -81,10 +81,10 @@ fn many_breakers_are_asked_for_by_turns_and_those_with_news_first() {
     let (mut asked, mut first) = (HashSet::new(), Vec::new());
     for at in (0..=1_000).step_by(50) {
         let Some(round) = confer(&mut upstreams, ledgers, at) else { continue };
-        assert!(round.asked.reports.len() <= Asked::MOST);
-        assert_eq!(round.asked.reports[0].says, Says::Open, "nobody has taken it up");
-        first.push(round.asked.reports[0].breaker);
-        asked.extend(round.asked.reports.iter().map(|report| report.breaker));
+        assert!(round.message.reports.len() <= ReportMessage::MAX_REPORTS);
+        assert_eq!(round.message.reports[0].kind, ReportKind::Open, "nobody has taken it up");
+        first.push(round.message.reports[0].breaker);
+        asked.extend(round.message.reports.iter().map(|report| report.breaker));
         answer(&mut upstreams, ledgers, &round, at);
     }
     assert!(first.iter().all(|breaker| *breaker == first[0]));

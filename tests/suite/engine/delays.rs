@@ -91,7 +91,7 @@ impl Site {
                 let decision = self.engine.finish(left, plan, &mut books, ms(now));
                 assert_eq!(decision.refusal.is_none(), released);
                 let mut fields = Fields::default();
-                fields.tell(&self.engine, plan);
+                fields.push_limits(&self.engine, plan);
                 let standings = fields.iter().find(|(name, _)| *name == "ratelimit").map_or("", |(_, value)| value);
                 let standings = standings.split(", ").filter_map(|item| item.split(";pk").next());
                 let told = standings.collect::<Vec<_>>().join(", ");

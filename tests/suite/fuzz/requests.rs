@@ -134,7 +134,7 @@ fn any_request_at_any_time_is_decided_and_told_within_bounds() {
         let observed = decision.observed.as_ref().and_then(|refusal| refusal.limit);
         assert!(decision.observed.is_none() || observed == Some(WATCHED), "{:?}", decision.observed);
         fields.clear();
-        fields.tell(&engine, &plan);
+        fields.push_limits(&engine, &plan);
         for (name, value) in fields.iter() {
             assert!(value.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{name}: {value}");
             assert!(!value.is_empty() && value.len() < 1_000, "{name}: {value}");

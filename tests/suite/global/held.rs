@@ -83,7 +83,7 @@ fn what_a_client_is_told_is_what_all_instances_have_left() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 5 }"#));
     let _first = bench.served(1, 0);
     let mut fields = Fields::default();
-    fields.tell(&bench.engine, &bench.plan);
+    fields.push_limits(&bench.engine, &bench.plan);
     let told: String = fields.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
     assert!(told.contains(r#"ratelimit: "s";r=4"#) && told.contains(r#"q=5;qu="concurrent-requests""#), "{told}");
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use tidegate::authority::Instance;
-use tidegate::breaker::global::{Asked, Record, Report, Says, Standing, Stands};
+use tidegate::breaker::global::{Record, Report, ReportKind, ReportMessage, Standing, StandingState};
 use tidegate::engine::Engine;
-use tidegate::fallback::{Around, MemoryLedgers, Round, Upstreams};
+use tidegate::fallback::{Context, MemoryLedgers, Round, Upstreams};
 use tidegate::key::{KeyHash, Seed};
 use tidegate::policy::{Policy, Protocol};
 use tidegate::store::redis::{RedisError, Script, breakers_key};
@@ -29,20 +29,20 @@ fn answer(
     script: &redis::Script,
     connection: &mut redis::Connection,
     key: &str,
-    asked: &Asked,
+    asked: &ReportMessage,
     now_ms: u64,
 ) -> Vec<Standing> {
     let mut call = script.key(key);
     call.arg(asked.instance.get());
     for report in &asked.reports {
-        call.arg(format!("{:016x}", report.breaker.get())).arg(report.from).arg(report.says.number());
+        call.arg(format!("{:016x}", report.breaker.get())).arg(report.from).arg(report.kind.number());
         call.arg(report.age_ms).arg(report.lasts_ms).arg(report.open_for_ms).arg(report.opened);
     }
     call.arg(now_ms);
     let numbers: Vec<u64> = call.invoke(connection).unwrap_or_else(|error| panic!("{asked:?} at {now_ms}: {error}"));
     let standing = |numbers: &[u64]| {
         let [generation, state, age_ms, rest_ms, open_for_ms, opened, mine] = *numbers else { panic!("{numbers:?}") };
-        let state = Stands::from_number(state).unwrap();
+        let state = StandingState::from_number(state).unwrap();
         Standing { generation, state, age_ms, rest_ms, open_for_ms, opened, mine: mine == 1 }
     };
     numbers.chunks(7).map(standing).collect()
@@ -53,7 +53,7 @@ fn some_report(dice: &mut Dice, known: &BTreeMap<u64, Record>, now_ms: u64, inst
     let look = Report {
         breaker: KeyHash::from_bits(breaker),
         from: 0,
-        says: Says::Nothing,
+        kind: ReportKind::Nothing,
         age_ms: 0,
         lasts_ms: 0,
         open_for_ms: 0,
@@ -66,12 +66,19 @@ fn some_report(dice: &mut Dice, known: &BTreeMap<u64, Record>, now_ms: u64, inst
         2 => newest + 1 + dice.below(100) as u64,
         _ => newest,
     };
-    let says = [Says::Nothing, Says::Closed, Says::Open, Says::Elect, Says::Elect, Says::Hold][dice.below(6)];
+    let kind = [
+        ReportKind::Nothing,
+        ReportKind::Closed,
+        ReportKind::Open,
+        ReportKind::Elect,
+        ReportKind::Elect,
+        ReportKind::Hold,
+    ][dice.below(6)];
     let lasts_ms = [0, 1, 500, 5_000, 86_400_000, 86_400_001, 1 << 52][dice.below(7)];
     let age_ms = [0, 7, 60_000, 1 << 52][dice.below(4)];
     Report {
         from,
-        says,
+        kind,
         age_ms,
         lasts_ms,
         open_for_ms: dice.below(10_000) as u64,
@@ -104,7 +111,7 @@ fn the_script_answers_as_the_core_does() {
             let instance = Instance::new(1 + dice.below(3) as u64);
             let count = dice.below(4);
             let reports = (0..count).map(|_| some_report(dice, &records, now_ms, instance)).collect();
-            let round = Asked { instance, reports };
+            let round = ReportMessage { instance, reports };
             let before = records.clone();
             let each =
                 |report: &Report| records.entry(report.breaker.get()).or_default().answer(report, instance, now_ms);
@@ -114,7 +121,8 @@ fn the_script_answers_as_the_core_does() {
             assert_eq!(answered, expected, "{told:#?}");
             asked += count;
             made += records.iter().filter(|(breaker, record)| before.get(breaker) != Some(record)).count();
-            elected += expected.iter().filter(|it| it.state == Stands::HalfOpen && it.mine && it.age_ms == 0).count();
+            elected +=
+                expected.iter().filter(|it| it.state == StandingState::HalfOpen && it.mine && it.age_ms == 0).count();
         }
     });
     println!("{asked} reports: {made} changed something, {elected} elected");
@@ -130,15 +138,15 @@ fn of_too_many_breakers_the_script_forgets_some_and_never_holds_more() {
         let report = |breaker: u64| Report {
             breaker: KeyHash::from_bits(breaker),
             from: 0,
-            says: Says::Open,
+            kind: ReportKind::Open,
             age_ms: 0,
             lasts_ms: 1_000,
             open_for_ms: 1_000,
             opened: 1,
         };
-        let round = Asked { instance: Instance::new(1), reports: (first..first + 32).map(report).collect() };
+        let round = ReportMessage { instance: Instance::new(1), reports: (first..first + 32).map(report).collect() };
         let standings = answer(&script, &mut connection, "tg:test", &round, 1_800_000_000_000 + first);
-        assert!(standings.iter().all(|standing| standing.state == Stands::Open && standing.mine));
+        assert!(standings.iter().all(|standing| standing.state == StandingState::Open && standing.mine));
     }
     let kept: u64 = redis::cmd("HLEN").arg("tg:test").query(&mut connection).unwrap();
     assert_eq!(kept, 8_192);
@@ -156,8 +164,8 @@ fn first_round() -> Round {
     let mut upstreams = Upstreams::new(&policy);
     Engine::new(policy, Seed::new([1, 2])).share_breakers(&mut upstreams, Instance::new(7));
     let mut ledgers = MemoryLedgers::new();
-    let mut around = Around { ledgers: &mut ledgers, draw: Draw(0), now: Timestamp::from_millis(1_800_000_000_000) };
-    upstreams.confer(&mut around).expect("a round is due at the beginning")
+    let mut context = Context { ledgers: &mut ledgers, draw: Draw(0), now: Timestamp::from_millis(1_800_000_000_000) };
+    upstreams.next_round(&mut context).expect("a round is due at the beginning")
 }
 
 #[tokio::test]
@@ -166,10 +174,10 @@ async fn both_fronts_carry_a_whole_round_and_bring_the_script_along_where_it_is_
         let stage = Stage::start(protocol, &[]).await;
         for requests in [2, 1] {
             let mut round = first_round();
-            assert_eq!(round.asked.reports.len(), Asked::MOST);
+            assert_eq!(round.message.reports.len(), ReportMessage::MAX_REPORTS);
             let authority = round.authority;
-            for report in &mut round.asked.reports {
-                (report.says, report.lasts_ms, report.from) = (Says::Open, 90_000, (1 << 53) - 100);
+            for report in &mut round.message.reports {
+                (report.kind, report.lasts_ms, report.from) = (ReportKind::Open, 90_000, (1 << 53) - 100);
             }
             let (mut exchange, request) = stage.redis.report(round);
             let (mut next, mut sent) = (Some(request), 0);
@@ -181,9 +189,9 @@ async fn both_fronts_carry_a_whole_round_and_bring_the_script_along_where_it_is_
             }
             assert_eq!(sent, requests, "{protocol:?}");
             let standings = exchange.standings().unwrap();
-            assert_eq!(standings.len(), Asked::MOST);
+            assert_eq!(standings.len(), ReportMessage::MAX_REPORTS);
             assert!(
-                standings.iter().all(|it| it.state == Stands::Open && it.mine && it.rest_ms > 80_000),
+                standings.iter().all(|it| it.state == StandingState::Open && it.mine && it.rest_ms > 80_000),
                 "{standings:?}"
             );
             let mut connection = stage.server.connect();

@@ -13,7 +13,7 @@ use tidegate::authority::Authority;
 use tidegate::decision::Fields;
 use tidegate::engine::delaying::{Books, Room};
 use tidegate::engine::{Engine, Plan, Ticket};
-use tidegate::fallback::{Around, MemoryLedgers, TICK, Upstreams, Way};
+use tidegate::fallback::{Context, MemoryLedgers, Progress, TICK, Upstreams};
 use tidegate::health::monitor::Monitor;
 use tidegate::key::Seed;
 use tidegate::lease::{LEASE_IDLE, Leases};
@@ -116,7 +116,7 @@ struct Flight<'s> {
     began: Option<Timestamp>,
     fields: Vec<(String, String)>,
     asset: Option<AssetRequest>,
-    way: Option<Way>,
+    progress: Option<Progress>,
     /// The upstream that holds its answer back.
     held_by: Option<String>,
     /// The last answer to it that there was, though a failure.
@@ -179,8 +179,8 @@ impl<'s> Host<'s> {
         // A clock that has stepped back is not waited for.
         if (self.now < self.ticked_at || self.now >= self.ticked_at.after(TICK)) && self.upstreams.ticks(self.now) {
             self.ticked_at = self.now;
-            let mut around = Around { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
-            self.upstreams.tick(&mut around);
+            let mut context = Context { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
+            self.upstreams.tick(&mut context);
         }
         self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
         for ticket in self.flights.iter_mut().filter_map(|flight| flight.ticket.as_mut()) {
@@ -239,7 +239,7 @@ impl<'s> Host<'s> {
             began: None,
             fields: Vec::new(),
             asset: None,
-            way: None,
+            progress: None,
             held_by: None,
             failure: None,
         };
@@ -298,7 +298,7 @@ impl<'s> Host<'s> {
 
     fn fields(&self) -> Vec<(String, String)> {
         let mut fields = Fields::default();
-        fields.tell(&self.engine, &self.plan);
+        fields.push_limits(&self.engine, &self.plan);
         fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 }

@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use tidegate::authority::Instance;
-use tidegate::breaker::global::{Asked, Record, Standing, standings_from_bytes, standings_to_bytes};
+use tidegate::breaker::global::{Record, ReportMessage, Standing, standings_from_bytes, standings_to_bytes};
 use tidegate::breaker::{Ledger, Part, State};
 use tidegate::engine::Engine;
-use tidegate::fallback::{Around, Ended, Ledgers, Round, Step, Upstreams, Way};
+use tidegate::fallback::{Context, Ended, Ledgers, Progress, Round, Step, Upstreams};
 use tidegate::key::Seed;
 use tidegate::policy::{CallEnd, Policy};
 use tidegate::store::StoreError;
@@ -114,7 +114,7 @@ pub struct Host {
 
 pub struct Call {
     pub worker: usize,
-    pub way: Way,
+    pub progress: Progress,
     pub host: u64,
     pub ends_ms: u64,
     pub end: CallEnd,
@@ -207,7 +207,7 @@ impl World {
     pub fn with<T>(
         &mut self,
         worker: usize,
-        act: impl FnOnce(&mut Upstreams, &mut Around<'_, Hand>, &Policy) -> T,
+        act: impl FnOnce(&mut Upstreams, &mut Context<'_, Hand>, &Policy) -> T,
     ) -> T {
         let (draw, draws) = (Draw(self.draw()), self.draw());
         let Worker { instance, upstreams } = &mut self.workers[worker];
@@ -216,14 +216,14 @@ impl World {
         let mut hand =
             Hand { places, identity: String::new(), seen: HashMap::new(), bytes: Vec::new(), overtaken, draws };
         let now = Timestamp::from_millis(self.now_ms + host.ahead_ms);
-        act(upstreams, &mut Around { ledgers: &mut hand, draw, now }, &self.policy)
+        act(upstreams, &mut Context { ledgers: &mut hand, draw, now }, &self.policy)
     }
 
     /// A call comes to this worker. Answers whether the upstream had it.
     pub fn ask(&mut self, worker: usize) -> bool {
-        let (way, is_sent) = self.with(worker, |upstreams, around, policy| {
-            let (way, step) = upstreams.begin(policy, 0, None, true, around);
-            (way, matches!(step, Step::Send { .. }))
+        let (progress, is_sent) = self.with(worker, |upstreams, context, policy| {
+            let (progress, step) = upstreams.begin(policy, 0, None, true, context);
+            (progress, matches!(step, Step::Send { .. }))
         });
         if !is_sent {
             return false;
@@ -251,7 +251,7 @@ impl World {
             () => (self.below(40), CallEnd::Answered(200)),
         };
         let host = self.hosts[self.workers[worker].instance].number;
-        self.calls.push(Call { worker, way, host, ends_ms: self.now_ms + took, end, elected });
+        self.calls.push(Call { worker, progress, host, ends_ms: self.now_ms + took, end, elected });
         true
     }
 
@@ -264,23 +264,23 @@ impl World {
         if self.hosts[self.workers[call.worker].instance].number != call.host {
             return;
         }
-        self.with(call.worker, |upstreams, around, policy| match call.end {
-            CallEnd::Abandoned => upstreams.abandoned(&mut call.way, around),
+        self.with(call.worker, |upstreams, context, policy| match call.end {
+            CallEnd::Abandoned => upstreams.abandoned(&mut call.progress, context),
             end => {
-                upstreams.ended(policy, &mut call.way, Ended::from(end), around);
+                upstreams.ended(policy, &mut call.progress, Ended::from(end), context);
             }
         });
     }
 
     pub fn tick(&mut self, worker: usize) {
-        let round = self.with(worker, |upstreams, around, _| {
-            upstreams.tick(around);
-            upstreams.confer(around)
+        let round = self.with(worker, |upstreams, context, _| {
+            upstreams.tick(context);
+            upstreams.next_round(context)
         });
         let Some(round) = round else { return };
         let host = &self.hosts[self.workers[worker].instance];
         let (host, sent_ms) = (host.number, self.now_ms);
-        let (asked, round) = (round.asked.to_bytes(), Rc::new(round));
+        let (asked, round) = (round.message.to_bytes(), Rc::new(round));
         let copies = 1 + u64::from(self.happens(self.faults.doubled));
         for _ in 0..copies {
             let (round, asked) = (Rc::clone(&round), asked.clone());
@@ -301,7 +301,7 @@ impl World {
     pub fn deliver(&mut self, message: Message) {
         match message {
             Message::ToAuthority { worker, host, round, asked, sent_ms } => {
-                let asked = Asked::from_bytes(&asked).unwrap();
+                let asked = ReportMessage::from_bytes(&asked).unwrap();
                 let now_ms = self.now_ms + AUTHORITY_AHEAD_MS;
                 let answer = |report: &_| {
                     let report: &tidegate::breaker::global::Report = report;
@@ -317,7 +317,9 @@ impl World {
                     return;
                 }
                 let standings = standings.map(|bytes| standings_from_bytes(&bytes).unwrap());
-                self.with(worker, |upstreams, around, _| upstreams.heard(&round, standings.as_deref(), around));
+                self.with(worker, |upstreams, context, _| {
+                    upstreams.apply_answer(&round, standings.as_deref(), context)
+                });
             }
         }
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tidegate::assets;
 use tidegate::decision::{Cause, Refusal, Reply};
-use tidegate::fallback::{Around, Ended, Step as Next, forwarding};
+use tidegate::fallback::{Context, Ended, Step as Next, forwarding};
 use tidegate::policy::CallEnd;
 use tidegate::request::{RequestFacts, ResponseFacts};
 use tidegate::stale::record::Record;
@@ -32,9 +32,9 @@ impl<'s> Host<'s> {
         let method = flight.request.method();
         let method = flight.request.step.body.is_none().then_some(&*method);
         let draw = draw(flight.request.step);
-        let mut around = Around { ledgers: &mut self.breakers, draw, now: self.now };
-        let (way, next) = self.upstreams.begin(policy, route, method, true, &mut around);
-        flight.way = Some(way);
+        let mut context = Context { ledgers: &mut self.breakers, draw, now: self.now };
+        let (progress, next) = self.upstreams.begin(policy, route, method, true, &mut context);
+        flight.progress = Some(progress);
         match next {
             Next::Send { upstream, .. } => {
                 let cluster = self.cluster(upstream);
@@ -54,8 +54,8 @@ impl<'s> Host<'s> {
         if is_stale && self.kept_for(flight).is_some() {
             return Last::Stale;
         }
-        let next = match &mut flight.way {
-            Some(way) if is_stale => self.upstreams.last(self.engine.policy(), way),
+        let next = match &mut flight.progress {
+            Some(progress) if is_stale => self.upstreams.last(self.engine.policy(), progress),
             _ => next,
         };
         match next {
@@ -124,10 +124,10 @@ impl<'s> Host<'s> {
         }
         let engine = Rc::clone(&self.engine);
         let mut next = Next::Deliver;
-        if let Some(way) = &mut flight.way {
+        if let Some(progress) = &mut flight.progress {
             let draw = draw(flight.request.step);
-            let mut around = Around { ledgers: &mut self.breakers, draw, now: self.now };
-            next = self.upstreams.ended(engine.policy(), way, Ended { retry_after, ..end.into() }, &mut around);
+            let mut context = Context { ledgers: &mut self.breakers, draw, now: self.now };
+            next = self.upstreams.ended(engine.policy(), progress, Ended { retry_after, ..end.into() }, &mut context);
         }
         if let Next::Send { upstream, .. } = next {
             let cluster = self.cluster(upstream);
@@ -143,11 +143,11 @@ impl<'s> Host<'s> {
     /// The client gets its answer.
     fn conclude(&mut self, mut flight: Flight<'s>, last: &Last, answer: Option<&Answer<'_>>) {
         if matches!(last, Last::Stale) {
-            self.upstreams.kept(flight.way.as_mut().expect("what was kept is for requests on a way"));
+            self.upstreams.kept(flight.progress.as_mut().expect("what was kept is for requests on a way"));
         }
         let policy = self.engine.policy();
-        if let Some(way) = flight.way.as_ref().filter(|_| policy.sends_x_tidegate()) {
-            flight.fields.push(("x-tidegate".to_owned(), self.upstreams.describe(policy, way, self.now)));
+        if let Some(progress) = flight.progress.as_ref().filter(|_| policy.sends_x_tidegate()) {
+            flight.fields.push(("x-tidegate".to_owned(), self.upstreams.describe(policy, progress, self.now)));
         }
         match last {
             Last::Refused(refusal) => {
@@ -164,7 +164,7 @@ impl<'s> Host<'s> {
                 let bytes = self.kept_for(&flight).expect("it was there");
                 let key = flight.asset.as_ref().and_then(|asset| asset.key).expect("what is kept has a key");
                 let record = Record::decode(&bytes, self.engine.seed(), key).expect("it was read before");
-                let why = flight.way.as_ref().expect("it is on a way").why();
+                let why = flight.progress.as_ref().expect("it is on a way").why();
                 let served = serve(&record, &flight.request, why, self.now).expect("it was served before");
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 let lines = served.lines.iter().map(|(name, value)| (text(name), text(value))).collect();
