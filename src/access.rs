@@ -62,8 +62,8 @@ impl AccessList {
         header.map(|header| Entry::Header(&header.name))
     }
 
-    /// The headers of which a value stands here that stands in `other` too.
-    pub(crate) fn headers_in(&self, other: &Self) -> impl Iterator<Item = &str> {
+    /// The headers of which a value is on both lists.
+    pub(crate) fn headers_shared_with(&self, other: &Self) -> impl Iterator<Item = &str> {
         let is_in = |header: &&HeaderValues| {
             let mut same = other.headers.iter().filter(|other| other.name == header.name);
             same.any(|other| header.values.iter().any(|value| other.has(value.as_bytes())))

@@ -82,8 +82,8 @@ impl ApiKeys {
         find(&self.0, &key, |(digest, _)| digest).map(|(_, tier)| *tier)
     }
 
-    /// Whether a key of this table is in the other one too.
-    pub(crate) fn meet(&self, other: &Self) -> bool {
+    /// Whether a key is in both tables.
+    pub(crate) fn shares_key_with(&self, other: &Self) -> bool {
         self.0.iter().any(|(key, _)| other.tier(*key).is_some())
     }
 

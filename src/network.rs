@@ -115,8 +115,8 @@ impl Networks {
         }
     }
 
-    /// The ranges of addresses that lie in a range of `other`, each with its first and its last.
-    pub(crate) fn within(&self, other: &Self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+    /// The ranges of this table that lie within a range of `other`, each as its first and last address.
+    pub(crate) fn ranges_within(&self, other: &Self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
         let v4 = self.v4.iter().filter(|range| lies_in(&other.v4, **range));
         let v6 = self.v6.iter().filter(|range| lies_in(&other.v6, **range));
         let v4 = v4.map(|(first, last)| (Ipv4Addr::from_bits(*first).into(), Ipv4Addr::from_bits(*last).into()));

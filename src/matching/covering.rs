@@ -1,12 +1,13 @@
-//! Whether one rule is for every request that another one is for: of the two, the later may never be reached.
+//! Whether one rule matches every request that another one matches, so that the later of the two is never reached.
 //!
-//! What is answered is certain. Two rules that together cover a third are not looked for, nor what no request can be.
+//! A positive answer is certain. A negative one is not: two rules that cover a third only together are not found, nor
+//! are rules that no request can match.
 
 use super::significant;
 use crate::policy::{HeaderCondition, HostGlob, Match, PathGlob, SegmentGlob};
 
 impl Match {
-    /// Whether every request that meets `other` meets this too.
+    /// Whether every request that matches `other` matches this rule too.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         let has_method = |method| self.methods.contains(method);
         let has_host = |host: &HostGlob| self.hosts.iter().any(|of| host_covers(of, host));
@@ -20,7 +21,7 @@ impl Match {
     }
 }
 
-/// Without a glob it is every path.
+/// A rule without a glob matches every path.
 fn path_covers(glob: Option<&PathGlob>, other: Option<&PathGlob>) -> bool {
     let of = |glob: Option<&PathGlob>| glob.is_none_or(|glob| glob.deep);
     let (segments, others) = (glob.map_or(&[][..], significant), other.map_or(&[][..], significant));
@@ -32,7 +33,7 @@ fn segment_covers(glob: &SegmentGlob, other: &SegmentGlob) -> bool {
     match (glob, other) {
         (SegmentGlob::Literal(text), SegmentGlob::Literal(other)) => text == other,
         (SegmentGlob::Literal(_), SegmentGlob::Star { .. }) => false,
-        // An empty segment is what follows a slash at the end, and no glob is for it.
+        // The empty segment after a trailing slash is matched by no glob.
         (SegmentGlob::Star { prefix, suffix }, SegmentGlob::Literal(text)) => {
             let rest = text.strip_prefix(prefix.as_slice());
             !text.is_empty() && rest.is_some_and(|rest| rest.ends_with(suffix))

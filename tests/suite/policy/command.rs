@@ -78,7 +78,7 @@ fn check_says_what_can_never_act() {
     let denied = "has no effect: it is on \"deny\" too, which comes first; remove it from one of them";
     let told = format!(
         "stdin: ok (0 limits, 0 tiers)\n\
-         stdin: the route \"posts\" is never taken: the route \"all\" before it is for all of its requests; put \"posts\" first\n\
+         stdin: the route \"posts\" is never taken: the route \"all\" before it takes all of its requests; put \"posts\" first\n\
          stdin: the network 10.1.0.0 to 10.1.255.255 on \"allow\" {denied}\n\
          stdin: the address 10.9.9.9 on \"allow\" {denied}\n\
          stdin: a value of the header \"x-probe\" on \"allow\" {denied}\n"
