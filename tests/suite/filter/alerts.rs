@@ -1,4 +1,4 @@
-//! The alerts that `envoy/README.md` proposes ask for what a real Envoy exports.
+//! The alerts and the recording rules in `envoy/README.md` select metrics that a real Envoy exports.
 
 use serde_json::json;
 
@@ -18,7 +18,9 @@ struct Selector {
 /// The selectors of an expression. Alternatives of a regular expression are all that the README has of those.
 fn selectors(expression: &'static str) -> Vec<Selector> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let starts = expression.match_indices("tidegate_").map(|(at, _)| at);
+    // Names of recording rules have a colon instead.
+    let own = ["tidegate_", "envoy_http_downstream"].map(|prefix| expression.match_indices(prefix));
+    let starts = own.into_iter().flatten().map(|(at, _)| at);
     let selector = |at: usize| {
         let from = expression[..at].rfind(|c| !is_word(c)).map_or(0, |before| before + 1);
         let metric = expression[from..].split(|c| !is_word(c)).next().unwrap_or_default();
@@ -42,11 +44,11 @@ fn is_exported(text: &str, selector: &Selector) -> bool {
 }
 
 #[tokio::test]
-async fn what_the_alerts_of_the_readme_ask_for_is_what_envoy_exports() {
-    let list = README.split("Useful alerts in Prometheus:").nth(1).unwrap();
-    let expressions = list.split("\n- `").skip(1).map(|item| item.split('`').next().unwrap());
-    let selectors: Vec<Selector> = expressions.flat_map(selectors).collect();
-    assert!(selectors.len() >= 5, "{selectors:?}");
+async fn the_expressions_of_the_readme_select_metrics_that_envoy_exports() {
+    let (alerts, rules) = README.split_once("Useful alerts in Prometheus:").unwrap().1.split_once("```yaml").unwrap();
+    let alerts = alerts.split("\n- `").skip(1).map(|item| item.split('`').next().unwrap());
+    let selectors: Vec<Selector> = alerts.chain(rules.split("```").next()).flat_map(selectors).collect();
+    assert!(selectors.len() >= 8, "{selectors:?}");
 
     let mut policy = policy([limit("api", "/api", &["address"], 1)]);
     policy["limits"][0]["ban"] = json!({ "after": 2, "within": "1h", "for": "1h" });
