@@ -45,6 +45,15 @@ fn each_part_tells_clients_apart_by_what_it_names_and_nothing_else() {
     }
 }
 
+proptest! {
+    #[test]
+    fn an_address_alone_hashes_to_the_same_as_piece_by_piece(domain: u8, identity: u64, address: [u8; 4]) {
+        let mut hasher = SEED.hasher_of(domain, identity);
+        write(&mut hasher, TAG_ADDRESS, &address);
+        prop_assert_eq!(SEED.hash_v4(domain, identity, address.into()), hasher.finish());
+    }
+}
+
 #[test]
 fn an_absent_part_makes_the_key_fall_back_to_the_address() {
     let none = || Recorded::get("/").from("192.0.2.7");

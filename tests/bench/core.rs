@@ -1,15 +1,19 @@
 //! One decision of the core, compared with what a Rust program would use instead: a million keys in random order, one
-//! thread, virtual time.
+//! thread, virtual time. The keys are IPv4 addresses, as those of most limits, and then 64-bit numbers.
 //!
 //! `cargo bench --bench core` runs it. All contenders alternate in one process. Each is reported as a median of rounds
 //! and as a ratio to governor's keyed limiter. The row `touch` is a limiter that decides nothing: it hashes the key,
 //! and reads and writes one place of a table as large as Tidegate's. Then come the instructions per decision, counted
-//! by valgrind. Given a contender's name and a number of decisions, the program runs that one alone, for valgrind.
+//! by valgrind. Given a kind of key, a contender's name and a number of decisions, the program runs
+//! that one alone, for valgrind.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark needs the real clock")]
 #![allow(missing_docs, reason = "a program, not a library")]
 
-use core::hash::Hasher;
+use core::hash::{Hash, Hasher};
+use core::hint::black_box;
+use core::marker::PhantomData;
+use core::net::{IpAddr, Ipv4Addr};
 use governor::clock::FakeRelativeClock;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
@@ -22,7 +26,7 @@ use std::num::NonZeroU32;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tidegate::key::KeyHash;
+use tidegate::key::{self, KeyHash, Seed};
 use tidegate::limiter::{Meter, Verdict};
 use tidegate::policy::{Policy, TierIndex};
 use tidegate::store::Store;
@@ -36,14 +40,73 @@ trait Limiter {
     fn advance(&mut self, by: Duration);
 }
 
+/// What clients are known by.
+trait Key: Hash + Eq + Clone + Send + Sync + 'static {
+    /// What the report calls such keys.
+    const NAME: &'static str;
+
+    /// The key of this number.
+    fn of(number: u64) -> Self;
+
+    /// The hash by which Tidegate knows it.
+    fn hash_by(&self, secret: &Secret) -> KeyHash;
+}
+
+/// What a key's hash depends on beside the key.
+struct Secret {
+    bits: [u64; 2],
+    seed: Seed,
+    limit: u64,
+}
+
+impl Secret {
+    /// Unknown to the compiler, which would compute half of the hash in advance.
+    fn new() -> Self {
+        let bits = black_box([1, 2]);
+        Self { bits, seed: Seed::new(bits), limit: black_box(3) }
+    }
+}
+
+impl Key for IpAddr {
+    const NAME: &'static str = "addresses";
+
+    fn of(number: u64) -> Self {
+        // Spread over all addresses; no two numbers have the same.
+        Ipv4Addr::from_bits((number as u32).wrapping_mul(0x9e37_79b1)).into()
+    }
+
+    fn hash_by(&self, secret: &Secret) -> KeyHash {
+        match self {
+            Self::V4(address) => key::of_ipv4(secret.seed, secret.limit, *address),
+            Self::V6(_) => unreachable!("all are IPv4"),
+        }
+    }
+}
+
+impl Key for u64 {
+    const NAME: &'static str = "numbers";
+
+    fn of(number: u64) -> Self {
+        number
+    }
+
+    fn hash_by(&self, secret: &Secret) -> KeyHash {
+        let mut hasher = SipHasher13::new_with_keys(secret.bits[0], secret.bits[1]);
+        hasher.write_u64(*self);
+        KeyHash::from_bits(hasher.finish())
+    }
+}
+
 /// The engine's work for one limit: hash the key, find its page and slot, check, and write the charge.
-struct Ours {
+struct Ours<K> {
+    secret: Secret,
     meter: Meter,
     store: MemoryStore,
     now_ns: u64,
+    keys: PhantomData<K>,
 }
 
-impl Ours {
+impl<K: Key> Ours<K> {
     fn boxed(algorithm: &str) -> Box<dyn Limiter> {
         let quota = format!(r#"{{"permits":{PERMITS},"window":"{WINDOW_S}s"}}"#);
         let document =
@@ -51,15 +114,14 @@ impl Ours {
         let policy = Policy::parse(&document).expect("a good policy");
         let limit = &policy.limits()[0];
         let meter = Meter::new(limit.algorithm(), &limit.quotas(TierIndex::default())[0]);
-        Box::new(Self { meter, store: MemoryStore::new(KEYS as u32), now_ns: START_NS })
+        let (secret, store) = (Secret::new(), MemoryStore::new(KEYS as u32));
+        Box::new(Self { secret, meter, store, now_ns: START_NS, keys: PhantomData })
     }
 }
 
-impl Limiter for Ours {
+impl<K: Key> Limiter for Ours<K> {
     fn decide(&mut self, key: u64) -> bool {
-        let mut hasher = SipHasher13::new_with_keys(1, 2);
-        hasher.write_u64(key);
-        let key = KeyHash::from_bits(hasher.finish());
+        let key = K::of(key).hash_by(&self.secret);
         let now = Timestamp::from_nanos(self.now_ns);
         let pages = self.store.pages();
         let page = self.store.write(page_of(key, pages)).expect("memory does not fail");
@@ -78,14 +140,17 @@ impl Limiter for Ours {
 }
 
 /// No limiter: the cost of a table that is indexed by a keyed hash.
-struct Touch(Vec<[u64; 2]>);
+struct Touch<K> {
+    secret: Secret,
+    table: Vec<[u64; 2]>,
+    keys: PhantomData<K>,
+}
 
-impl Limiter for Touch {
+impl<K: Key> Limiter for Touch<K> {
     fn decide(&mut self, key: u64) -> bool {
-        let mut hasher = SipHasher13::new_with_keys(1, 2);
-        hasher.write_u64(key);
-        let at = (u128::from(hasher.finish()) * self.0.len() as u128) >> 64;
-        let [one, other] = &mut self.0[at as usize];
+        let hash = K::of(key).hash_by(&self.secret).get();
+        let at = (u128::from(hash) * self.table.len() as u128) >> 64;
+        let [one, other] = &mut self.table[at as usize];
         *one += 1;
         *other ^= key;
         true
@@ -94,23 +159,24 @@ impl Limiter for Touch {
     fn advance(&mut self, _by: Duration) {}
 }
 
-struct Governor<S: KeyedStateStore<u64>> {
-    limiter: RateLimiter<u64, S, FakeRelativeClock, NoOpMiddleware<Nanos>>,
+struct Governor<K: Key, S: KeyedStateStore<K>> {
+    limiter: RateLimiter<K, S, FakeRelativeClock, NoOpMiddleware<Nanos>>,
     clock: FakeRelativeClock,
+    keys: PhantomData<K>,
 }
 
-impl<S: KeyedStateStore<u64> + 'static> Governor<S> {
+impl<K: Key, S: KeyedStateStore<K> + 'static> Governor<K, S> {
     fn boxed(store: S) -> Box<dyn Limiter> {
         let clock = FakeRelativeClock::default();
         let quota = Quota::with_period(Duration::from_secs(WINDOW_S) / PERMITS).expect("a period");
         let quota = quota.allow_burst(NonZeroU32::new(PERMITS).expect("permits"));
-        Box::new(Self { limiter: RateLimiter::new(quota, store, clock.clone()), clock })
+        Box::new(Self { limiter: RateLimiter::new(quota, store, clock.clone()), clock, keys: PhantomData })
     }
 }
 
-impl<S: KeyedStateStore<u64>> Limiter for Governor<S> {
+impl<K: Key, S: KeyedStateStore<K>> Limiter for Governor<K, S> {
     fn decide(&mut self, key: u64) -> bool {
-        self.limiter.check_key(&key).is_ok()
+        self.limiter.check_key(&K::of(key)).is_ok()
     }
 
     fn advance(&mut self, by: Duration) {
@@ -119,11 +185,11 @@ impl<S: KeyedStateStore<u64>> Limiter for Governor<S> {
 }
 
 /// A rate estimate by a count-min sketch. It uses its own, real clock.
-struct Pingora(Rate);
+struct Pingora<K>(Rate, PhantomData<K>);
 
-impl Limiter for Pingora {
+impl<K: Key> Limiter for Pingora<K> {
     fn decide(&mut self, key: u64) -> bool {
-        self.0.observe(&key, 1) <= PERMITS as isize
+        self.0.observe(&K::of(key), 1) <= PERMITS as isize
     }
 
     fn advance(&mut self, _by: Duration) {}
@@ -131,15 +197,22 @@ impl Limiter for Pingora {
 
 type Make = fn() -> Box<dyn Limiter>;
 
-const CONTENDERS: [(&str, Make); 7] = [
-    ("tidegate-sliding-window", || Ours::boxed("sliding-window")),
-    ("tidegate-token-bucket", || Ours::boxed("token-bucket")),
-    ("tidegate-fixed-window", || Ours::boxed("fixed-window")),
-    ("governor-dashmap", || Governor::boxed(DefaultKeyedStateStore::<u64>::default())),
-    ("governor-hashmap", || Governor::boxed(HashMapStateStore::<u64>::default())),
-    ("touch", || Box::new(Touch(vec![[1; 2]; KEYS as usize * 10 / 9]))),
-    ("pingora-rate", || Box::new(Pingora(Rate::new(Duration::from_secs(WINDOW_S))))),
-];
+fn contenders<K: Key>() -> [(&'static str, Make); 7] {
+    [
+        ("tidegate-sliding-window", || Ours::<K>::boxed("sliding-window")),
+        ("tidegate-token-bucket", || Ours::<K>::boxed("token-bucket")),
+        ("tidegate-fixed-window", || Ours::<K>::boxed("fixed-window")),
+        ("governor-dashmap", || Governor::boxed(DefaultKeyedStateStore::<K>::default())),
+        ("governor-hashmap", || Governor::boxed(HashMapStateStore::<K>::default())),
+        ("touch", || Box::new(Touch::<K> { secret: Secret::new(), table: places(), keys: PhantomData })),
+        ("pingora-rate", || Box::new(Pingora::<K>(Rate::new(Duration::from_secs(WINDOW_S)), PhantomData))),
+    ]
+}
+
+/// As many places as Tidegate's table has slots.
+fn places() -> Vec<[u64; 2]> {
+    vec![[1; 2]; KEYS as usize * 10 / 9]
+}
 
 /// The contender that ratios refer to: what a program gets when it asks governor for a keyed limiter.
 const PEER: usize = 3;
@@ -163,8 +236,9 @@ fn run(limiter: &mut dyn Limiter, decisions: u64, keys: u64, random: &mut u64) -
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    if let [name, decisions] = &arguments[..] {
-        let (_, make) = CONTENDERS.iter().find(|(known, _)| known == name).expect("a contender's name");
+    if let [keys, name, decisions] = &arguments[..] {
+        let contenders = if keys == IpAddr::NAME { contenders::<IpAddr>() } else { contenders::<u64>() };
+        let (_, make) = contenders.iter().find(|(known, _)| known == name).expect("a contender's name");
         let mut limiter = make();
         // Few enough keys that all are soon known: further decisions then cost nothing else.
         run(&mut *limiter, decisions.parse().expect("a number of decisions"), COUNTED_KEYS, &mut 1);
@@ -172,19 +246,25 @@ fn main() {
     }
     // `cargo test --benches` only checks in one short run that everything still works.
     let smoke = !std::env::args().any(|argument| argument == "--bench");
+    compare::<IpAddr>(smoke);
+    compare::<u64>(smoke);
+}
+
+/// Measures all contenders by keys of one kind.
+fn compare<K: Key>(smoke: bool) {
     let (rounds, decisions) = if smoke { (1, 20_000) } else { (ROUNDS, KEYS) };
-    let mut contenders = Vec::new();
-    for (name, make) in CONTENDERS {
+    let mut running = Vec::new();
+    for (name, make) in contenders::<K>() {
         let before = LIVE.load(Ordering::Relaxed);
         let mut limiter = make();
         for key in 0..KEYS {
             limiter.decide(key);
         }
         let bytes = LIVE.load(Ordering::Relaxed).saturating_sub(before);
-        contenders.push((name, limiter, bytes as f64 / KEYS as f64, Vec::new(), 0));
+        running.push((name, limiter, bytes as f64 / KEYS as f64, Vec::new(), 0));
     }
     for round in 0..rounds {
-        for (_, limiter, _, times, admitted) in &mut contenders {
+        for (_, limiter, _, times, admitted) in &mut running {
             let began = Instant::now();
             *admitted += run(&mut **limiter, decisions, KEYS, &mut (round + 1).wrapping_mul(0x1234_5678_9abc_def1));
             times.push(began.elapsed().as_nanos() as f64 / decisions as f64);
@@ -195,12 +275,13 @@ fn main() {
         sorted.sort_by(f64::total_cmp);
         sorted[sorted.len() / 2]
     };
-    let (peer_ns, peer_bytes) = (median(&contenders[PEER].3), contenders[PEER].2);
+    let (peer_ns, peer_bytes) = (median(&running[PEER].3), running[PEER].2);
     println!(
-        "{KEYS} keys in random order, {rounds} rounds of {decisions} decisions, medians; ratios to governor-dashmap"
+        "{KEYS} {} in random order, {rounds} rounds of {decisions} decisions, medians; ratios to governor-dashmap",
+        K::NAME
     );
     println!("{:<26}{:>12}{:>8}{:>14}{:>8}{:>12}", "", "ns/decision", "ratio", "bytes/key", "ratio", "refused");
-    for (name, _, bytes, times, admitted) in &contenders {
+    for (name, _, bytes, times, admitted) in &running {
         let ns = median(times);
         let refused = 100.0 - 100.0 * *admitted as f64 / (rounds * decisions) as f64;
         println!(
@@ -210,18 +291,22 @@ fn main() {
             format!("{refused:.2}%")
         );
     }
-    print_instructions(if smoke { 1_000 } else { 200_000 });
+    print_instructions::<K>(if smoke { 1_000 } else { 200_000 });
 }
 
 /// The instructions per decision, including key generation and loop: the difference between a long run and a short one.
-fn print_instructions(decisions: u64) {
+fn print_instructions<K: Key>(decisions: u64) {
     let mut peer = None;
-    println!("\nInstructions of one decision, {COUNTED_KEYS} keys, counted by valgrind; ratios to governor-dashmap");
+    println!(
+        "\nInstructions of one decision, {COUNTED_KEYS} {}, counted by valgrind; ratios to governor-dashmap",
+        K::NAME
+    );
     // The peer first, for the ratios.
-    let (before, from_peer) = CONTENDERS.split_at(PEER);
+    let contenders = contenders::<K>();
+    let (before, from_peer) = contenders.split_at(PEER);
     for (name, _) in from_peer.iter().chain(before) {
-        let short = instructions(name, 10 * COUNTED_KEYS);
-        let long = instructions(name, 10 * COUNTED_KEYS + decisions);
+        let short = instructions(K::NAME, name, 10 * COUNTED_KEYS);
+        let long = instructions(K::NAME, name, 10 * COUNTED_KEYS + decisions);
         let (Some(short), Some(long)) = (short, long) else {
             println!("valgrind is missing, or does not run here: not counted");
             return;
@@ -230,14 +315,15 @@ fn print_instructions(decisions: u64) {
         let peer = *peer.get_or_insert(each);
         println!("{name:<26}{each:>12.0}{:>8.2}", each / peer);
     }
+    println!();
 }
 
 /// Valgrind's count of this program when it runs one contender alone.
-fn instructions(name: &str, decisions: u64) -> Option<u64> {
+fn instructions(keys: &str, name: &str, decisions: u64) -> Option<u64> {
     let program = std::env::current_exe().ok()?;
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-    let output = valgrind.arg(program).args([name, &decisions.to_string()]).output().ok()?;
+    let output = valgrind.arg(program).args([keys, name, &decisions.to_string()]).output().ok()?;
     let told = String::from_utf8(output.stderr).ok()?;
     let line = told.lines().find(|line| line.contains("Collected"))?;
     line.rsplit(' ').next()?.parse().ok()
