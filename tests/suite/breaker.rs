@@ -1,4 +1,4 @@
-//! Circuit breakers: cases one by one, then against a naive model and in a simulation of many workers.
+//! Circuit breakers: single cases, a comparison with a naive model, and a simulation of many workers.
 
 mod model;
 mod published;
@@ -14,19 +14,19 @@ use tidegate::policy::{Breaker, CallEnd, Policy};
 use tidegate::store::StoreError;
 use tidegate::units::{Draw, Span, Timestamp};
 
-/// What all workers publish to, in memory: a value and how often it was published.
+/// The record that all workers publish to, in memory: each part with the number of its publications.
 #[derive(Debug, Default)]
 pub struct Memory {
     parts: HashMap<Part, (u64, Vec<u8>)>,
     /// Publications so far.
     published: u64,
     reads: u64,
-    /// Whether nothing can be read, or nothing published.
+    /// If `deaf`, every read fails; if `mute`, every publication fails.
     deaf: bool,
     mute: bool,
 }
 
-/// One worker's access to it, with what it has read.
+/// The versions that one worker has read from [`Memory`].
 #[derive(Debug, Default)]
 pub struct Seen(HashMap<Part, u64>);
 
@@ -58,7 +58,7 @@ impl Memory {
     }
 }
 
-/// A memory with one who uses it.
+/// A [`Memory`] with a single user.
 #[derive(Debug, Default)]
 pub struct Alone {
     pub memory: Memory,
@@ -75,7 +75,7 @@ impl Ledger for Alone {
     }
 }
 
-/// The pattern of a breaker with these fields.
+/// The breaker that a policy with these fields describes.
 pub fn rules(fields: &str) -> Breaker {
     policy(&format!(r#""breakers": {{ "b": {{ {fields} }} }}"#)).breakers()[0].clone()
 }
@@ -112,7 +112,7 @@ impl Bench {
         }
     }
 
-    /// Waits in milliseconds after which a refused call is to come again.
+    /// The milliseconds after which the refused call may be repeated, if known. Panics if the call passes.
     fn refused(&mut self) -> Option<u64> {
         match self.admit() {
             Admission::Refuse { retry_after } => retry_after.map(|span| span.as_nanos() / 1_000_000),
@@ -148,7 +148,7 @@ impl Bench {
     }
 }
 
-/// The draw that every share admits, and that takes nothing off a span.
+/// The draw that every share admits and that adds no jitter to a span.
 const CERTAIN: Draw = Draw(0);
 const SUCCESS: Outcome = Outcome::Success;
 const FAILURE: Outcome = Outcome::Failure;
@@ -333,7 +333,7 @@ fn a_ramp_ends_by_itself_and_a_relapse_ends_it() {
     bench.wait(5_000);
     bench.calls(&[SUCCESS; 3]);
     assert_eq!(bench.state(), State::Ramping);
-    // Half of the draws, a share that the line reaches after 13.3 s.
+    // The draw at the middle: admitted once the ramp has reached half of the calls, after 13.3 s.
     let ask = |bench: &mut Bench| bench.local.admit(&mut bench.ledger, Draw(u64::MAX / 2), bench.now);
     let Admission::Refuse { retry_after: Some(wait) } = ask(&mut bench) else { panic!("not refused") };
     assert_eq!(wait.as_nanos() / 1_000_000, 13_333);
@@ -365,7 +365,7 @@ fn outcomes_of_an_earlier_generation_are_dropped() {
     assert_eq!(bench.state(), State::Open);
     bench.wait(10_000);
     let probes = [bench.pass(), bench.pass(), bench.pass()];
-    // Neither calls from before it opened nor probes of an earlier round decide.
+    // Neither calls from before the opening nor probes of an earlier half-open round count.
     bench.end(late[0], FAILURE, 1);
     bench.end(stale_probe, FAILURE, 1);
     bench.end(stale_probe, SUCCESS, 1);

@@ -1,4 +1,4 @@
-//! What a client is told.
+//! The fields and the body that a client gets.
 
 use crate::harness::{Request, engine, ms};
 use tidegate::decision::{Fields, Reply};
@@ -17,7 +17,7 @@ impl Client {
         Self { engine: engine(policy), store: MemoryStore::new(1_000) }
     }
 
-    /// The reply, if the request is refused, and the quota headers.
+    /// The reply, if the request is refused, and the quota fields.
     fn send(&mut self, request: &Request, at_ms: u64) -> (Option<Reply>, Vec<(String, String)>) {
         let (mut plan, mut counters, mut local) = (Plan::new(), Counters::new(8, 8), MemoryStore::new(1_000));
         self.engine.plan(request, &mut plan);
@@ -71,7 +71,7 @@ fn a_refusal_names_the_limit_and_the_seconds_to_wait() {
     assert_eq!(reply.retry_after_secs, Some(30));
     assert_eq!(reply.content_type, "application/json");
     assert_eq!(reply.body, r#"{"error":"rate limit exceeded","retryAfter":30}"#);
-    // The limit that would have admitted it was not charged.
+    // The refused request was not charged to the limit that had room for it.
     assert!(header(&headers, "ratelimit").contains(r#""per-minute";r=0;t=30;"#), "{headers:?}");
     assert!(header(&headers, "ratelimit").contains(r#""per-hour";r=98;"#), "{headers:?}");
 }

@@ -1,4 +1,4 @@
-//! `tidegate explain`, as a shell sees it.
+//! `tidegate explain`, run as a command.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -176,7 +176,7 @@ fn explain(options: &[&str], policy: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the command line");
-    // It may end before it has read all, when the options are wrong.
+    // With wrong options it may exit before it has read its input.
     let _ = child.stdin.take().expect("a pipe").write_all(policy);
     child.wait_with_output().expect("an end")
 }

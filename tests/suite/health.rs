@@ -1,4 +1,4 @@
-//! Health as workers find it together, what is shed by it, and the pages that tell of it.
+//! Health as several workers find it together, the load shedding that depends on it, and the pages that report it.
 
 use crate::harness::{Answer, Request, engine, ms};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use tidegate::status::{Fingerprint, Page, Sources};
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::Draw;
 
-/// Workers of one Envoy and what they share.
+/// The workers of one Envoy and their shared bytes.
 struct Workers {
     monitors: Vec<Monitor>,
     shared: Option<Vec<u8>>,
@@ -60,7 +60,7 @@ fn what_no_worker_sees_alone_all_see_together() {
     assert_eq!(workers.health(), [Degraded; 3]);
     let recent = workers.monitors[0].recent();
     assert_eq!((recent.calls(), recent.failures(), recent.error_rate().get()), (30, 6, 2_000));
-    // The window passes, then the wait.
+    // First the window has to pass, then the wait before a recovery.
     for secs in 3..20 {
         (0..3).for_each(|worker| workers.tick(worker, secs * 1_000 + 100));
         assert_eq!(workers.health(), [if secs < 15 { Degraded } else { Healthy }; 3], "{secs}");
@@ -74,14 +74,14 @@ fn a_merge_that_somebody_else_was_before_loses_and_doubles_nothing() {
         (0..7).for_each(|_| workers.answer(worker, &Answer::of(200), 5, 500));
     }
     let mut merged = Vec::new();
-    // The first worker reads, and the second publishes before it can.
+    // The first worker reads, and the second publishes before the first can.
     assert!(workers.monitors[0].merge(None, &mut merged, ms(1_000)));
     workers.tick(1, 1_000);
     workers.tick(0, 1_000);
     assert_eq!(workers.monitors[0].recent().calls(), 14);
     workers.tick(1, 1_001);
     assert_eq!(workers.monitors[1].recent().calls(), 14);
-    // Nothing is new, so nothing is published.
+    // Nothing has changed, so nothing is published.
     assert!(!workers.monitors[0].merge(workers.shared.as_deref(), &mut merged, ms(1_002)));
 }
 
@@ -105,7 +105,7 @@ fn damaged_shared_bytes_cost_their_counts_and_no_more() {
         workers.tick(0, 2_000);
         assert!(workers.monitors[0].recent().calls() >= 30, "{damage}");
     }
-    // Bytes of a version to come count as none.
+    // Bytes of a later version are ignored.
     workers.shared = Some([&[9], &whole[1..]].concat());
     workers.tick(0, 3_000);
     assert_eq!(workers.health(), [Health::Healthy]);
@@ -167,7 +167,7 @@ fn each_signal_makes_the_service_worse() {
 fn a_service_that_answers_nobody_is_found_by_those_who_gave_up() {
     let policy = r#"{ "version": 1, "health": { "latency": { "degraded": "300ms", "critical": "2s" } } }"#;
     let mut workers = Workers::new(1, policy);
-    // Whoever goes away at once tells nothing, however many there are.
+    // Clients that go away early say nothing about the service, however many there are.
     (0..1_000).for_each(|_| workers.monitors[0].abandoned(ms(5_000), ms(5_100)));
     (0..30).for_each(|_| workers.monitors[0].abandoned(ms(0), ms(5_000)));
     workers.tick(0, 5_000);
@@ -179,7 +179,7 @@ fn an_answer_of_which_nobody_knows_how_long_it_took_is_a_call_and_no_slow_one() 
     let policy = r#"{ "version": 1, "health": { "latency": { "degraded": "300ms", "critical": "2s" } } }"#;
     let mut workers = Workers::new(1, policy);
     (0..58).for_each(|_| workers.monitors[0].answered(&Answer::of(200), None, ms(5_000)));
-    // No error is that a method is not implemented, which any client can bring about.
+    // A 501 (method not implemented) is no failure, because any client can cause it.
     for status in [501, 503] {
         workers.monitors[0].answered(&Answer::of(status), None, ms(5_000));
     }
@@ -200,7 +200,7 @@ fn reports_are_looked_at_no_more_than_a_mean_needs() {
     assert_eq!(workers.monitors[0].recent().load(Load::Cpu), Some(500_000), "one in ten milliseconds");
 }
 
-/// An engine with a worker's memory.
+/// An engine with the monitors that feed it.
 struct Bench {
     engine: Engine,
     plan: Plan,
@@ -209,7 +209,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// The worker of a service that has been critical for so long.
+    /// A service whose worker has found it critical for this long.
     fn critical_for(policy: &str, ms_long: u64) -> Self {
         let mut workers = Workers::new(1, policy);
         for step in 0..=ms_long / 100 {
@@ -227,7 +227,7 @@ impl Bench {
         self.engine.decide(&mut self.plan, &mut store, &mut local, &mut Leases::new(), &mut self.counters, ms(0))
     }
 
-    /// The share of such requests that is shed, in percent.
+    /// The percentage of such requests that is shed.
     fn shed(&mut self, request: &Request) -> u64 {
         (0..100).filter(|n| self.send(request, (n << 57) / 50 * 64).refusal.is_some()).count() as u64
     }
@@ -376,7 +376,7 @@ fn pages_tell_how_the_service_is() {
     assert_eq!(status["keys"], json!({ "live": 7, "max": 100_000 }));
     let health = &status["health"];
     assert_eq!((&health["state"], &health["error_rate_percent"]), (&json!("critical"), &json!(100.0)));
-    // Four hundred a second for ten seconds, to a tenth of them.
+    // 400 per second for ten seconds, give or take a tenth.
     assert!(health["calls"] == health["failures"] && (3_600..=4_000).contains(&health["calls"].as_u64().unwrap()));
     assert!(health["for_ms"].as_u64().is_some_and(|ms| ms > 40_000), "{health}");
     assert_eq!(status["limits"][1]["quotas"]["doctor"], json!([{ "permits": 9, "window": "1s" }]));

@@ -1,17 +1,17 @@
-//! The READMEs hold: their policies are good, their commands run, and what they name is there.
+//! The READMEs are correct: their policies parse, their commands run, and the files and items that they name exist.
 
 use std::path::Path;
 use std::process::Command;
 use tidegate::policy::Policy;
 
-/// All that is told, in the order in which it is read.
+/// All READMEs as one text, in reading order.
 const README: &str = concat!(
     include_str!("../../README.md"),
     include_str!("../../src/policy/README.md"),
     include_str!("../../envoy/README.md"),
     include_str!("../../cloudflare/README.md"),
 );
-/// The same, each with the directory that its links are from.
+/// The same, each with the directory that its links are relative to.
 const READMES: [(&str, &str); 4] = [
     ("", include_str!("../../README.md")),
     ("src/policy", include_str!("../../src/policy/README.md")),
@@ -103,7 +103,7 @@ fn links_of_the_readme_lead_somewhere() {
     assert!(seen > 10, "only {seen} links");
 }
 
-/// What a heading is called in links, as forges do it.
+/// The anchor of a heading, as forges derive it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().to_lowercase();
     kept.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == ' ').collect::<String>().replace(' ', "-")

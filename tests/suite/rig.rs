@@ -1,4 +1,4 @@
-//! The rig itself: the origin carries what it is told to, and Envoy starts, answers and ends as asked.
+//! The test servers themselves: the origin behaves as it is configured, and Envoy starts, serves and stops.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

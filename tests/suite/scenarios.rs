@@ -1,5 +1,5 @@
-//! One list of scenarios, `tests/scenarios/*.json`, and three hosts that must give the same answers, byte for byte: the core
-//! alone, here; the real Envoy, here; and the real workerd, in `cloudflare/test/scenarios.test.mjs`.
+//! One list of scenarios, `tests/scenarios/*.json`, and three hosts that must give the same responses, byte for byte:
+//! the core alone and the real Envoy, both here; and the real workerd, in `cloudflare/test/scenarios.test.mjs`.
 
 mod document;
 mod envoy;
@@ -32,7 +32,7 @@ async fn scenarios_come_out_as_they_say_in_the_real_envoy() {
     assert_none(envoy::run(&scenarios).await);
 }
 
-/// A good scenario, changed at these places.
+/// A valid scenario with the values at these JSON pointers replaced.
 fn changed(changes: &[(&str, Value)]) -> String {
     let mut scenario = json!({
         "shows": "This is a scenario.",
@@ -130,13 +130,13 @@ fn scenarios_show_all_that_a_policy_can_say() {
     let mut sayable = BTreeSet::new();
     fields(&serde_json::from_str(everything).unwrap(), &mut sayable);
     let elsewhere = [
-        // Of documents, and of what one answer of one host does not show.
+        // Settings of the document, or without an effect on the response of a single host.
         "$schema",
         "max_keys",
-        // Of a store, an instance or a host that fails, which is tried on each by itself.
+        // Failures of a store, an instance or a host, which have their own tests for each host.
         "on_store_failure",
         "on_failure",
-        // Cloudflare's own service of images, which no local workerd has.
+        // Cloudflare's image service, which is not available in a local workerd.
         "cf_image",
     ];
     let missing: Vec<&String> = sayable.difference(&shown).filter(|it| !elsewhere.contains(&it.as_str())).collect();
