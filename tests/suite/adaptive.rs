@@ -46,9 +46,9 @@ struct Simulation {
     /// The upstream's queue length; it refuses further requests at once.
     room: usize,
     status: u16,
-    /// Whether requests have bodies that are still to come. The next field is the upstream time that the host then
-    /// knows.
+    /// Whether requests have bodies that are still to come, which makes the response time unknown.
     untimed: bool,
+    /// The upstream time that the host reports, if it knows one.
     upstream_ms: Option<u64>,
     next_arrival_ns: u64,
     in_flight: usize,

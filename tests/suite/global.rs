@@ -15,8 +15,7 @@ use crate::harness::seeds;
 use timeline::{DEADLINE_MS, Faults};
 use world::{Setup, World};
 
-/// Every algorithm, with a quota of 200 per second and a window of 1 s or 2 s. The last bucket is too small to grant
-/// leases.
+/// Every algorithm, with a quota of 200 per second and a window of 1 s or 2 s. The last bucket is too small to lend.
 const ALGORITHMS: [(&str, &str); 4] = [
     ("fixed-window", r#"{ "permits": 200, "window": "1s" }"#),
     ("sliding-window", r#"{ "permits": 400, "window": "2s" }"#),

@@ -1,4 +1,4 @@
-//! What is published, when, and what becomes of a worker when it cannot be, or is nonsense.
+//! What is published and when, and what a worker does if publishing fails or if the published bytes are invalid.
 
 use super::{Bench, FAILURE, PLAIN, SUCCESS, rules};
 use tidegate::breaker::{Local, Part, State};

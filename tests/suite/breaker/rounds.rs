@@ -12,7 +12,7 @@ use tidegate::units::Draw;
 
 use crate::harness::ms;
 
-/// A worker of an instance that has so many breakers together with others, in this mode.
+/// A worker of an instance with this many shared breakers in this mode.
 fn worker(breakers: usize, mode: &str) -> (Policy, Upstreams) {
     let each = |number: usize| format!(r#""u{number}": {{ "cluster": "c", "breaker": "b" }}"#);
     let route = |number: usize| format!(r#"{{ "name": "r{number}", "upstreams": ["u{number}"] }}"#);
@@ -35,7 +35,7 @@ fn confer(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, at: u64) -> Op
     upstreams.next_round(&mut context)
 }
 
-/// The authority knows of nothing.
+/// The answer of an authority that has no state.
 fn answer(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, round: &Round, at: u64) {
     let standings = vec![Standing::default(); round.message.reports.len()];
     upstreams.apply_answer(round, Some(&standings), &mut Context { ledgers, draw: Draw(0), now: ms(at) });
@@ -64,11 +64,11 @@ fn one_worker_at_a_time_asks_once_a_second_and_sooner_with_news() {
     }
     assert_eq!(asked_at, [0, 1_000, 2_000, 3_000, 4_000]);
     fail((&policy, &mut one), ledgers, 0, 5_020);
-    // Also the worker that has not seen the failures tells of it.
+    // The worker that has not seen the failures reports them too.
     let round = confer(&mut other, ledgers, 5_030).expect("news are told at once");
     let [report] = round.message.reports[..] else { panic!("{round:?}") };
     assert_eq!((report.kind, report.lasts_ms, report.age_ms, report.opened), (ReportKind::Open, 4_990, 10, 1));
-    // While there is no answer they are told no more often than anything else.
+    // Until it is answered, news is reported again only after the usual second.
     assert!((5_040..6_030).all(|at| confer(&mut one, ledgers, at).is_none()));
     assert_eq!(confer(&mut one, ledgers, 6_030).unwrap().message.reports[0].kind, ReportKind::Open);
 }

@@ -1,4 +1,4 @@
-//! The authority alone, asked at random.
+//! The authority alone, under random asks.
 
 use super::timeline::Random;
 use super::world::shared;
@@ -90,7 +90,7 @@ fn a_return_is_credited_once_in_its_window_and_to_whom_it_was_granted() {
             back_of: of,
             ..ask(terms, seq, 0, 0)
         };
-        // So that there is something of others' that could be credited to it.
+        // Another instance's permits, which could be credited to this one by mistake.
         let others = Ask { instance: Instance::new(3), ..ask(terms, 1, 0, 100) };
         assert_eq!(account.answer(&others, NOW).granted, Permits::new(100), "{algorithm}");
         let left = |account: &mut Account, ask: &Ask| account.answer(ask, NOW + 1).left.get();
@@ -110,7 +110,7 @@ fn a_bucket_and_what_it_has_lent_are_never_more_than_the_burst() {
     for round in 0..500 {
         let terms = terms("token-bucket", 10 + random.below(1_000) as u32, 1 + random.below(1_000) as u32);
         let mut account = Account::default();
-        // What is out, by when it expires.
+        // Lent permits, each with its expiry.
         let mut out: Vec<(u64, u64)> = Vec::new();
         let mut now = NOW;
         for seq in 1..200 {
@@ -145,7 +145,7 @@ fn an_account_comes_back_from_its_bytes_and_nothing_else_does() {
         let bytes = account.to_bytes();
         assert_eq!(Account::from_bytes(&bytes), Some(account), "{algorithm}");
         for len in 0..bytes.len() {
-            // An account of fewer instances is one, too.
+            // A prefix can be a valid account with fewer instances.
             if let Some(shorter) = Account::from_bytes(&bytes[..len]) {
                 assert_eq!(shorter.to_bytes(), &bytes[..len]);
             }
@@ -200,7 +200,7 @@ fn whatever_is_asked_and_whichever_answers_are_lost_all_together_hold_no_more_th
                 uses.permits = 0;
             }
             if random.below(5) == 0 && !earlier.is_empty() {
-                // One that was late, or is doubled, and whose answer nobody hears.
+                // A late or duplicate ask, whose answer is lost.
                 let late: Ask = earlier[random.below(earlier.len() as u64) as usize];
                 account.answer(&late, now);
             }
@@ -214,7 +214,7 @@ fn whatever_is_asked_and_whichever_answers_are_lost_all_together_hold_no_more_th
                 ..ask(terms, seq, need, need + ahead)
             };
             earlier.push(ask);
-            // From when it asks it uses no more than it keeps.
+            // From the time of its ask on, the instance uses no more than it keeps.
             (uses.permits, uses.seq) = (keeps, seq);
             let grant = account.answer(&ask, now);
             assert!(grant.granted.get() <= keeps + need + ahead, "round {round}: {ask:?} {grant:?}");

@@ -21,7 +21,7 @@ pub(super) struct Bench {
     pub(super) counters: Counters,
     pub(super) plan: Plan,
     pub(super) authority: Authority,
-    /// The ask that was answered last.
+    /// The ask that was last answered.
     pub(super) last: Option<Ask>,
 }
 
@@ -30,7 +30,7 @@ impl Bench {
         Self::within(Span::from_millis(20), limits)
     }
 
-    /// With an authority that is waited for so long.
+    /// With this deadline for the authority.
     fn within(deadline: Span, limits: &str) -> Self {
         let policy = Policy::parse(&format!(r#"{{ "version": 1, "limits": [ {limits} ] }}"#)).unwrap();
         let engine = Engine::new(policy, Seed::new([1, 2]));
@@ -61,7 +61,7 @@ impl Bench {
         self.decide_since(None, now)
     }
 
-    /// Decides on a request and lets it wait if it has to.
+    /// Decides on a request, and lets it wait if it has to.
     pub(super) fn arrive(&mut self, id: u32, now: u64) -> Decision {
         let decision = self.decide(now);
         if decision.awaits.is_some() {
@@ -86,7 +86,7 @@ impl Bench {
         self.engine.granted(answer, leases, store, counters, at(now));
     }
 
-    /// Answers all that is asked, as often as that lets somebody ask again, and tells who was admitted.
+    /// Answers all asks until there are no more, and returns the decisions on the requests that waited.
     pub(super) fn serve(&mut self, now: u64) -> Vec<(u32, Decision)> {
         let mut served = Vec::new();
         for _ in 0..100 {
@@ -188,7 +188,7 @@ fn no_answer_of_the_authority_locks_a_client_out_for_longer_than_its_quota_lasts
             let mut bench = Bench::new(&limit);
             bench.arrive(1, 0);
             let ask = bench.asks(0)[0];
-            // As another's answer would be, or one that was given by a clock of another year.
+            // A corrupt grant, or one from a clock that is years ahead.
             let none = Permits::ZERO;
             let lie = Grant {
                 granted: none,
@@ -246,7 +246,7 @@ fn a_request_is_charged_to_shared_limits_and_others_all_or_none() {
     bench.arrive(1, 2);
     let refused = bench.serve(3);
     assert_eq!(refused[0].1.refusal.and_then(|refusal| refusal.limit), Some(1));
-    // The own limit still has its second permit.
+    // The local limit still has its second permit.
     let charge = bench.plan.charges()[0];
     assert_eq!(bench.engine.standing(&bench.plan, &charge).map(|it| it.remaining.get()), Some(1));
 }
@@ -275,7 +275,7 @@ fn without_an_answer_the_policy_says_what_happens() {
     for (word, cause) in [("deny", Some(Cause::StoreFailed)), ("allow", None), ("local", None)] {
         let limit = SHARED.replace(r#""scope""#, &format!(r#""on_store_failure": "{word}", "scope""#));
         let mut bench = Bench::new(&limit);
-        // One that fails, and one that is never answered.
+        // One answer that reports a failure, and one that never comes.
         bench.arrive(1, 0);
         let ask = bench.asks(0)[0];
         bench.hand_in(&Answer::to(&ask, None), 1);
@@ -434,7 +434,7 @@ fn where_others_take_all_there_is_nobody_waits_to_be_told_so() {
     };
     let (mut waited, mut admitted, mut refused) = (0, 0, 0);
     for now in 2..6_000_u64 {
-        // Another instance takes what there is, but for some.
+        // Another instance takes nearly all permits.
         let others = Ask { instance: Instance::new(8), seq: now, need: Permits::ONE, want: Permits::ONE, ..terms };
         if now % 100 < 90 {
             bench.authority.answer(&others, NOW_MS + now);
@@ -451,7 +451,7 @@ fn where_others_take_all_there_is_nobody_waits_to_be_told_so() {
     }
     assert!(waited <= 6, "{waited} of 600 waited");
     assert!(admitted >= 30 && refused > 600, "{admitted} admitted, {refused} refused at once");
-    // When the others have gone, whoever comes back after the wait that was told is admitted.
+    // Once the others have gone, a request that comes back after the announced wait is admitted.
     assert!(bench.arrive(1, 8_000).refusal.is_none());
 }
 

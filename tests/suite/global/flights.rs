@@ -9,7 +9,7 @@ fn setup(sharing: &'static str) -> Setup {
         permits: 10,
         sharing,
         on_store_failure: "deny",
-        // About twice as much as there is room for.
+        // About twice the capacity.
         rates: vec![60_000, 25_000, 5_000],
         lasts_ms: 200,
     }
@@ -54,7 +54,7 @@ fn below_the_limit_everybody_is_served_and_few_wait() {
         let asks = crowd.asks();
         let (requests, admitted, waited) = sums(&crowd);
         println!("{sharing}: {waited} of {requests} waited, {asks} asks, {:?}", seen(&crowd));
-        // Some are still being asked for when time is up.
+        // Some are still waiting for an answer at the end.
         assert!(admitted + 3 >= requests, "{sharing}: {admitted} of {requests}");
         assert!((waited as f64) < most_waits * requests as f64, "{sharing}: {waited} of {requests} waited");
     }
@@ -133,5 +133,5 @@ fn sums(crowd: &Crowd) -> (u64, u64, u64) {
     crowd.seen.iter().fold((0, 0, 0), |sum, it| (sum.0 + it.requests, sum.1 + it.admitted, sum.2 + it.waited))
 }
 
-/// As many as take three seconds.
+/// About three seconds of work.
 const SEEDS: u64 = 60;

@@ -12,7 +12,7 @@ fn slots(more: &str) -> String {
 }
 
 impl Bench {
-    /// Has a request of this number served, and answers with what it holds.
+    /// Has request `id` admitted, and returns the ticket of what it holds.
     fn served(&mut self, id: u32, now: u64) -> Ticket {
         let mut decision = self.arrive(id, now);
         if decision.awaits.is_some() {
@@ -35,7 +35,7 @@ impl Bench {
         self.serve(now).into_iter().find(|(served, _)| *served == id).expect("it is refused").1
     }
 
-    /// What the authority says that all instances hold.
+    /// The permits that all instances hold, according to the authority.
     fn held(&self, now: u64) -> u64 {
         let asked = self.last.expect("something was asked");
         self.authority.account(asked.key).map_or(0, |account| {
@@ -95,7 +95,7 @@ fn what_is_called_back_is_given_back_when_a_request_ends_and_not_used_for_the_ne
     let other = Ask { instance: Instance::new(2), seq: 1, back: Permits::ZERO, ..bench.last.unwrap() };
     let needs = Ask { need: Permits::ONE, least: Permits::ONE, want: Permits::ONE, ..other };
     assert_eq!(bench.answer(&needs, 10).grant.unwrap().granted, Permits::ZERO);
-    // A lease of which little is left is renewed every second.
+    // A lease with little time left is renewed every second.
     for now in [400, 800, 1_200] {
         bench.tend(now);
         bench.serve(now);
@@ -120,7 +120,7 @@ fn an_answer_that_is_late_counts_until_something_else_was_said() {
     assert_eq!(bench.decide(41), Decision::admit());
     let ticket = bench.plan.ticket().unwrap();
     bench.end(ticket, 50);
-    // It gives back what is idle, and what was granted before that is no more.
+    // It returns idle permits, and the earlier grant no longer counts.
     let given = (0..10).find_map(|round| {
         bench.tend(300 + round * 200);
         bench.asks(300 + round * 200).first().copied()
@@ -138,7 +138,7 @@ fn the_time_of_an_answer_counts_from_when_the_ask_was_sent() {
     let asked = bench.asks(0);
     let late = bench.answer(&asked[0], 1);
     bench.tend(30);
-    // Of its ten seconds less than half are left, though it comes only now.
+    // Less than half of its ten seconds is left when it arrives.
     bench.hand_in(&late, 6_000);
     assert!(bench.decide(6_001).awaits.is_some());
 }

@@ -1,4 +1,4 @@
-//! Instances, an authority, and what lies between them, on a virtual clock.
+//! Instances, an authority, and the messages between them, on a virtual clock.
 
 #![allow(dead_code, reason = "the benchmark and the tests do not need the same of it")]
 
@@ -14,7 +14,7 @@ pub struct Setup<'a> {
     pub quota: &'a str,
     pub sharing: &'a str,
     pub on_store_failure: &'a str,
-    /// Requests of each instance in a thousand seconds.
+    /// Requests per instance in a thousand seconds.
     pub rates: Vec<u64>,
 }
 
@@ -46,7 +46,7 @@ pub struct World {
     instances: Vec<Site>,
     rates: Vec<u64>,
     terms: Terms,
-    /// When, by the authority's clock, permits were used that it has granted.
+    /// The time of each admission, by the authority's clock.
     used: Vec<u64>,
     measured: Measured,
     longest_wait_us: u64,
@@ -116,7 +116,7 @@ impl World {
         self.longest_wait_us / 1_000
     }
 
-    /// Whether every instance takes the store for one that answers.
+    /// Whether every instance considers the store available.
     pub fn store_answers(&mut self) -> bool {
         let answers = |at: usize| {
             let now = self.site_now(at);
@@ -143,7 +143,7 @@ impl World {
         self.instances.iter_mut().for_each(|site| site.parted = false);
     }
 
-    /// Whether what was used is what the algorithm allows, by the authority's clock.
+    /// Whether all admissions conform to the algorithm, by the authority's clock.
     pub fn verify(&self) -> Result<(), String> {
         let Terms { permits, window_ms, burst, algorithm } = self.terms;
         let permits = permits.get();
@@ -163,7 +163,7 @@ impl World {
                 }
             }
             Shared::TokenBucket => {
-                // Answers to those who wait are under way for so long at most.
+                // A grant for waiting requests is in transit for at most this long.
                 let under_way = tidegate::authority::bucket::SOON_MS as f64 * f64::from(permits) / window_ms as f64;
                 let (mut level, mut last) = (f64::from(burst.get()) + under_way, 0);
                 let full = level;
@@ -238,7 +238,7 @@ impl World {
         }
     }
 
-    /// Sends what is to be sent, and decides those again who are ready.
+    /// Sends the pending asks, and decides again on the requests that are ready.
     fn settle(&mut self, at: usize) {
         let now = self.site_now(at);
         while let Some(wake) = self.instances[at].leases.global().unwrap().ready() {
@@ -270,7 +270,7 @@ impl World {
     }
 }
 
-/// The algorithm of this word.
+/// The algorithm of this name.
 pub fn shared(word: &str) -> Shared {
     match word {
         "fixed-window" => Shared::FixedWindow,

@@ -1,5 +1,4 @@
-//! The core alone, without a host: what an adapter does with it, one call after the other, under a clock that stands where
-//! the scenario puts it.
+//! The core alone, without a host: the calls that an adapter makes, one after the other, with the scenario's clock.
 
 mod answering;
 mod facts;
@@ -28,12 +27,12 @@ use super::memory::KeptAnswers;
 use super::seen::{Report, Seen};
 use facts::Request;
 
-/// Runs a scenario; answers what there is to complain of.
+/// Runs a scenario; returns the complaint if it fails.
 pub fn run(scenario: &Scenario) -> Option<String> {
     play(scenario).map_or_else(Some, |played| played.report.complaint())
 }
 
-/// What came of a scenario.
+/// The result of a scenario.
 pub struct Played<'s> {
     pub report: Report<'s>,
     /// The steps whose requests had to wait for their turn.
@@ -64,7 +63,7 @@ pub fn play(scenario: &Scenario) -> Result<Played<'_>, String> {
             }
         }
     }
-    // Whoever still waits gets his turn.
+    // Requests that still wait get their turn.
     while let Some(due) = host.due() {
         host.advance(due);
     }
@@ -106,7 +105,7 @@ struct Host<'s> {
     has_asked: bool,
 }
 
-/// A request under way.
+/// A request in flight.
 struct Flight<'s> {
     id: u32,
     request: Request<'s>,
@@ -117,13 +116,13 @@ struct Flight<'s> {
     fields: Vec<(String, String)>,
     asset: Option<AssetRequest>,
     progress: Option<Progress>,
-    /// The upstream that holds its answer back.
+    /// The upstream that holds its response back.
     held_by: Option<String>,
-    /// The last answer to it that there was, though a failure.
+    /// The last HTTP response of an upstream, for the case that a later upstream gives none.
     failure: Option<Does>,
 }
 
-/// What is known so far of what comes of a request.
+/// The result of a request as far as it is known.
 struct Partial {
     number: usize,
     is_last: bool,
@@ -176,7 +175,7 @@ impl<'s> Host<'s> {
         self.now = to;
         self.finish_waits();
         self.settle();
-        // A clock that has stepped back is not waited for.
+        // After a step back of the clock, tick at once.
         if (self.now < self.ticked_at || self.now >= self.ticked_at.after(TICK)) && self.upstreams.ticks(self.now) {
             self.ticked_at = self.now;
             let mut context = Context { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
@@ -199,7 +198,7 @@ impl<'s> Host<'s> {
         }
     }
 
-    /// When the next of those who wait is due. The clocks of the hosts move by whole milliseconds.
+    /// When the next waiting request is due, in whole milliseconds, as the hosts' clocks move.
     fn due(&self) -> Option<Timestamp> {
         let due = self.now.after(self.room.next_due(self.now)?);
         Some(Timestamp::from_millis(due.as_nanos().div_ceil(1_000_000)))
@@ -270,7 +269,7 @@ impl<'s> Host<'s> {
         self.engine.plan(request, &mut self.plan);
     }
 
-    /// Decides on the request that is planned.
+    /// Decides on the planned request.
     fn decide(&mut self, mut flight: Flight<'s>) {
         if self.plan.may_wait() {
             self.engine.offer(&mut self.plan, &self.room, self.now);
