@@ -1,4 +1,4 @@
-//! Leases: alone an instance decides as without them, and several together never admit more than the quota.
+//! Leases: a single instance decides as it would without them, and several together never admit more than the quota.
 
 use super::Bench;
 use crate::harness::{Request, engine, ms};
@@ -13,7 +13,7 @@ use tidegate::store::{Store, StoreError};
 use tidegate::table::Page;
 use tidegate::units::{Permits, Span, Timestamp};
 
-/// A store that counts how often it is asked, and that others may change between a reading and a publishing.
+/// A store that counts its reads, and that others may change between a read and a publication.
 struct Counted {
     pages: MemoryStore,
     reads: u32,
@@ -40,10 +40,10 @@ impl Store for Counted {
     }
 }
 
-/// The wait of a refused request, and how its client stands with each quota.
+/// The wait of a refused request, and its client's standing with each quota.
 type Told = (Option<Option<Span>>, Vec<Option<(Permits, Span)>>);
 
-/// One instance beside others that share its store.
+/// One of several instances that share a store.
 struct Instance {
     plan: Plan,
     local: MemoryStore,
@@ -121,7 +121,7 @@ fn a_lease_that_nobody_uses_is_given_back() {
     assert_eq!(tick(199, LEASE_IDLE), (true, 0));
     assert_eq!(tick(200, LEASE_IDLE), (false, 0));
     assert_eq!(bench.left(&request(), 0, 200), 10_000 - 5);
-    // In use all the time, it ends by its age.
+    // A lease in constant use ends when it reaches its maximum age.
     for at in (300..1_250).step_by(10) {
         assert_eq!(bench.send(&request().with("x-cost", if at < 350 { "1" } else { "0" }), at), Ok(()));
     }
@@ -204,14 +204,14 @@ fn permits_held_by_one_instance_are_missing_elsewhere_for_a_moment_and_at_most_a
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// This instance gets a request of this cost from this client, with or without the plan that has more.
+    /// The instance gets a request of this cost from this client, in the larger plan or not.
     Send(usize, u32, u8, bool),
     /// Time passes, in microseconds.
     Pass(u64),
-    /// The clock steps back, in microseconds, seen by everybody.
+    /// The clock of all instances steps back, in microseconds.
     Back(u64),
     Tick(usize),
-    /// The instance is gone, with all that it holds.
+    /// The instance dies with all that it holds.
     Die(usize),
 }
 
@@ -227,7 +227,7 @@ fn step(back: u32, die: u32) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Two quotas, of which the premium plan has more.
+/// A limit of two quotas, both larger in the premium plan.
 fn plans(algorithm: &str, permits: u32) -> String {
     let quotas = |permits: u32| {
         format!(r#"[{{ "permits": {permits}, "window": "500ms" }}, {{ "permits": {}, "window": "2s" }}]"#, permits * 3)
@@ -252,7 +252,7 @@ const ALGORITHMS: [&str; 3] = ["sliding-window", "fixed-window", "token-bucket"]
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Beside an instance whose memory is thrown away after each request.
+    /// Compared with an instance whose memory is discarded after each request.
     #[test]
     fn alone_an_instance_decides_and_tells_exactly_as_without_leases(
         algorithm in prop::sample::select(&ALGORITHMS),
@@ -284,8 +284,9 @@ proptest! {
         }
     }
 
-    /// What is admitted by all goes, at its time, to the naive model: the same rule without leases, which must have room
-    /// for it. Clients keep their tiers: one whose plan gets smaller may use what it has drawn by the larger.
+    /// Every admitted request also goes, at its time, to the naive model: the same limit without leases, which must
+    /// admit it. Clients keep their tiers, because a client that changes to a smaller plan may still use what it has
+    /// drawn in the larger one.
     #[test]
     fn several_instances_never_admit_more_than_the_rule(
         algorithm in prop::sample::select(&ALGORITHMS),
@@ -324,7 +325,7 @@ proptest! {
                 }
             }
         }
-        // What is given back leaves the store with exactly what was admitted.
+        // After all leases are returned, the store holds exactly what was admitted.
         for instance in &mut instances {
             instance.tick(&engine, &mut store, Span::ZERO, now);
         }

@@ -1,4 +1,4 @@
-//! Answers of a store that is broken or hostile, against serde_json; and what is sent, read back.
+//! Answers of a broken or hostile store, checked against serde_json; and requests, decoded again.
 
 use serde_json::{Value, json};
 use tidegate::authority::{Ask, Grant, Instance, Shared, Terms};
@@ -62,7 +62,7 @@ fn some_ask(dice: &mut Dice) -> Ask {
     }
 }
 
-/// What a script might answer to this ask.
+/// A possible reply of a script to this ask.
 fn some_reply(dice: &mut Dice, ask: &Ask) -> Value {
     let granted = [0, ask.least.get().min(ask.need.get()), ask.want.get()][dice.below(3)];
     let mut numbers: Vec<u64> = vec![granted.into(), 5, if granted > 0 { 7 } else { 0 }, 9, 1_800_000_000_000, 77];
@@ -70,7 +70,7 @@ fn some_reply(dice: &mut Dice, ask: &Ask) -> Value {
     json!(numbers)
 }
 
-/// A whole answer, and the verb under which Webdis tells it.
+/// A whole answer, and the verb that names the command in Webdis.
 fn some_answer(dice: &mut Dice, protocol: Protocol, asks: &[Ask], verb: &str) -> Value {
     let error =
         |dice: &mut Dice| dice.pick(&["NOSCRIPT No matching script.", "OOM command not allowed", "what"]).to_owned();
@@ -86,7 +86,7 @@ fn some_answer(dice: &mut Dice, protocol: Protocol, asks: &[Ask], verb: &str) ->
     }
 }
 
-/// The numbers that serde_json finds where the grant of one ask stands.
+/// The numbers that serde_json finds at the place of one ask's grant.
 fn naive(body: &[u8], protocol: Protocol, place: usize, verb: &str) -> Option<Vec<u64>> {
     let value: Value = serde_json::from_slice(body).ok()?;
     let numbers = match protocol {
@@ -172,7 +172,7 @@ fn half_an_answer_is_garbled() {
             assert_eq!(outcome(&whole[..length]), Err(RedisError::Garbled), "{}", whole[..length].escape_ascii());
         }
         assert_eq!(outcome(&whole).unwrap().granted, ask.want);
-        // As much as anybody cares to send.
+        // However much follows.
         for more in [vec![b' '; 5_000_000], vec![b'['; 5_000_000], whole.repeat(100_000)] {
             assert_eq!(outcome(&[&whole[..], &more].concat()), Err(RedisError::Garbled), "{protocol:?}");
         }
@@ -209,7 +209,7 @@ fn no_answer_grants_more_than_was_asked_for_or_for_longer() {
     }
 }
 
-/// The words of each command of a request, read as the front does.
+/// The words of each command of a request, as the front decodes them.
 fn words(protocol: Protocol, request: &HttpRequest<'_>) -> Vec<Vec<String>> {
     match protocol {
         Protocol::Upstash => serde_json::from_slice(&request.body).unwrap(),
