@@ -11,18 +11,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::client::{Answer, Request, in_time};
 
-/// One connection that speaks HTTP/2 with prior knowledge; a clone is the same connection.
+/// An HTTP/2 connection with prior knowledge; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     authority: SocketAddr,
 }
 
-/// What came back of a gRPC call.
+/// The response to a gRPC call.
 #[derive(Debug)]
 pub struct GrpcAnswer {
     pub headers: HeaderMap,
-    /// Whether the first headers were also the last: no message and no trailers after them.
+    /// Whether the first headers ended the stream, without message and trailers.
     pub trailers_only: bool,
     pub trailers: HeaderMap,
 }

@@ -1,4 +1,4 @@
-//! Breakers in Redis: its script gives the answers of [`Record`], and both fronts carry rounds of reports.
+//! Breakers in Redis: the script gives the same answers as [`Record`], and both fronts carry rounds of reports.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use super::stage::Stage;
 use crate::fuzz::cases;
 use crate::fuzz::dice::Dice;
 
-/// The shipped script on another clock, which is the last argument and taken off the list.
+/// The shipped script with a clock that is passed as its last argument.
 fn on_clock() -> redis::Script {
     let source = Script::of_breakers().source();
     let rest = source.strip_prefix(CLOCK).expect("the script begins with its clock");
@@ -152,7 +152,7 @@ fn of_too_many_breakers_the_script_forgets_some_and_never_holds_more() {
     assert_eq!(kept, 8_192);
 }
 
-/// What an instance with these breakers asks first.
+/// The first round of an instance with these breakers.
 fn first_round() -> Round {
     let breakers = |number: usize| format!(r#""u{number}": {{ "cluster": "c", "breaker": "b" }}"#);
     let all: Vec<String> = (0..40).map(breakers).collect();

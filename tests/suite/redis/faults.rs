@@ -1,4 +1,4 @@
-//! What goes wrong with a real Redis, and what the codec makes of it.
+//! Faults of a real Redis, and how the codec reports them.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tidegate::units::Permits;
 use super::stage::{Stage, token};
 use super::{ALGORITHMS, PROTOCOLS, ask, terms};
 
-/// An ask of the first algorithm, in a window that outlasts every test.
+/// An ask for the first algorithm, in a window that outlasts every test.
 fn one(seq: u64) -> Ask {
     Ask { seq, ..ask(1, terms(ALGORITHMS[0], 100, 86_400_000), 1) }
 }
@@ -77,7 +77,7 @@ async fn a_redis_without_memory_says_so_and_charges_nothing() {
             let first = ask(place as u64, terms(algorithm, 100, 86_400_000), 1);
             assert_eq!(stage.ask_one(&first).await.unwrap().drawn, 1);
             memory("1");
-            // Of a key that is there, and of one that would be new.
+            // For an existing key and for a new one.
             for ask in [Ask { seq: 2, ..first }, ask(place as u64 + 100, first.terms, 1)] {
                 assert_eq!(stage.ask_one(&ask).await, Err(RedisError::OutOfMemory), "{protocol:?} {algorithm:?}");
             }
@@ -98,7 +98,7 @@ async fn a_redis_that_stands_still_costs_the_deadline_and_charges_the_ask_once()
         assert_eq!(outcome, [Err(RedisError::Unavailable)], "{protocol:?}");
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         drop(paused);
-        // Whether or not the ask that nobody waits for is still carried out.
+        // Redis may or may not still run the ask that timed out: the count is the same.
         assert_eq!(granted_in_the_end(&stage, &one(2)).await, 2, "{protocol:?}");
     }
 }

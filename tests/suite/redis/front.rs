@@ -1,4 +1,4 @@
-//! A small front of the suite that speaks Upstash's REST protocol, as its documentation has it, and forwards to a real Redis.
+//! A small HTTP front that speaks Upstash's REST protocol, as documented, and forwards to a real Redis.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,14 +14,14 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-/// A running front. Dropping it ends it.
+/// A running front. Dropping it stops it.
 pub struct Front {
     pub addr: SocketAddr,
     serving: JoinHandle<()>,
 }
 
 impl Front {
-    /// Before this Redis, for those who know the token.
+    /// Starts a front of this Redis that requires the token.
     pub async fn start(redis: SocketAddr, token: &'static str) -> Self {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -71,7 +71,7 @@ async fn answer(redis: SocketAddr, token: &str, request: Request<Incoming>) -> R
     }
 }
 
-/// What Redis says to each command.
+/// Redis' reply to each command.
 fn run(redis: SocketAddr, commands: &[Value]) -> redis::RedisResult<Vec<Value>> {
     let client = redis::Client::open(format!("redis://{redis}/"))?;
     let mut connection = client.get_connection_with_timeout(REDIS_WITHIN)?;
@@ -84,7 +84,7 @@ fn run(redis: SocketAddr, commands: &[Value]) -> redis::RedisResult<Vec<Value>> 
         }
         answers.push(match command.query::<redis::Value>(&mut connection) {
             Ok(value) => json!({ "result": shown(&value) }),
-            // Redis' own words begin with their code.
+            // Redis' error messages begin with their code.
             Err(error) => match error.code() {
                 Some(code) => json!({ "error": format!("{code} {}", error.detail().unwrap_or_default()) }),
                 None => return Err(error),

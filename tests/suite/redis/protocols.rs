@@ -26,7 +26,7 @@ async fn a_grant_is_counted_by_the_clock_of_redis() {
                 "{protocol:?} {algorithm:?}"
             );
             assert_eq!(grant.retry_after_ms, Some(0), "{protocol:?} {algorithm:?}");
-            // What a bucket lends lasts a second, and may delay its filling by two.
+            // Permits that a bucket lends last a second, and may delay its filling by two.
             let (length, reset) = match algorithm {
                 Shared::TokenBucket => (1_000, DAY_MS / 10..=DAY_MS / 10 + 2_000),
                 _ => (DAY_MS, DAY_MS - after % DAY_MS..=DAY_MS - before % DAY_MS),
@@ -132,7 +132,7 @@ async fn several_asks_go_in_one_request_where_the_protocol_can_and_each_has_its_
         let (exchange, request) = stage.redis.begin(&mut queue).unwrap();
         assert_eq!((exchange.outcomes().count(), queue.len()), (most, 20 - most), "{protocol:?}");
         assert_eq!(String::from_utf8_lossy(&request.body).matches("EVALSHA").count(), most, "{protocol:?}");
-        // Something else stands under one of the keys.
+        // One of the keys has a value of another type.
         let () = redis::cmd("SET").arg(key(&asks[5])).arg("mine").query(&mut stage.server.connect()).unwrap();
         for (place, outcome) in stage.ask(&asks).await.into_iter().enumerate() {
             match outcome {

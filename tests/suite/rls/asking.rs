@@ -1,4 +1,4 @@
-//! What the service is asked, and what becomes of its answers.
+//! What the service is asked, and the effects of its answers.
 
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::{
@@ -30,7 +30,7 @@ async fn every_request_is_asked_for_by_the_limits_name_and_the_parts_of_its_key(
     assert_eq!((asked[0].domain.as_str(), asked[0].hits_addend, asked[0].descriptors.len()), ("shop", 1, 1));
     assert_eq!(entries(&asked[0].descriptors[0]), [("generic_key", "api"), ("header:x-user", "ann")]);
     stage.ask(&user("/many?q=1%202", "ann").with("cookie", "c=d")).await;
-    // Of one that has not all parts the address counts.
+    // For a request without all parts of the key, the address is used.
     stage.ask(&user("/many", "ann")).await;
     let asked = service.asked();
     let all = [
@@ -62,7 +62,7 @@ async fn costs_are_the_hits_and_what_is_free_is_not_asked_for() {
     assert_eq!(service.asked(), []);
     assert_eq!(stage.ask(&costs("/", "4")).await.status, 200);
     assert_eq!(service.asked()[0].hits_addend, 4);
-    // Six, and one of the other.
+    // Six hits of one limit, and one of the other.
     assert_eq!(stage.ask(&costs("/both", "6")).await.status, 200);
     let both = &service.asked()[1];
     let hits: Vec<_> =

@@ -1,4 +1,4 @@
-//! A service that fails: nobody waits longer than the deadline, and the limit's `on_store_failure` decides.
+//! A service that fails: no request waits longer than the deadline, and the limit's `on_store_failure` decides.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ async fn saying(message: &'static [u8]) -> SocketAddr {
     addr
 }
 
-/// Three limits that the service counts, one for each way to do without it.
+/// Three limits that the service counts, one for each value of `on_store_failure`.
 async fn three_ways(addr: SocketAddr, deadline: &str) -> Stage {
     let limits = ["local", "allow", "deny"].map(|word| {
         let mut limit = counted(word, &format!("/{word}"));
@@ -52,7 +52,7 @@ async fn three_ways(addr: SocketAddr, deadline: &str) -> Stage {
     stage(&policy, addr).await
 }
 
-/// The instance's own quota of two, all, or none.
+/// Checks all three values: the instance's own quota of two, everything, nothing.
 async fn assert_does_without(stage: &Stage) {
     let ask = |path| Request::get(path).with("x-user", "ann");
     let mut statuses = Vec::new();
@@ -106,11 +106,11 @@ async fn nobody_waits_for_a_dead_service_beyond_the_deadline_nor_at_all_while_th
         let began = Instant::now();
         assert_eq!(stage.ask(&ask).await.status, 503);
         let took = began.elapsed();
-        // By Envoy's timers, which are a little early.
+        // Measured by Envoy's timers, which may fire a little early.
         assert!(took >= Duration::from_millis(90), "{took:?}");
         assert!(took < Duration::from_secs(5), "{took:?}");
     }
-    // Ten seconds of waiting, but for the breaker.
+    // Without the breaker these would wait for ten seconds.
     let began = Instant::now();
     for _ in 0..100 {
         assert_eq!(stage.ask(&ask).await.status, 503);

@@ -14,7 +14,7 @@ async fn envoys_that_share_a_store_admit_the_quota_together_and_no_more() {
             let mut limit = shared(120);
             limit["sharing"] = json!(sharing);
             let stage = Sharing::start(&Setup { protocol, envoys: 3, workers: 2, ..Setup::of([limit]) }).await;
-            // What one has drawn and does not use goes back, so that nothing is left in the end.
+            // Unused permits are returned, so that all of them are used in the end.
             stage.use_up(120).await;
             assert_eq!(stage.admitted(10).await, [0; 3], "{protocol:?} {sharing}");
             if sharing == "exact" {

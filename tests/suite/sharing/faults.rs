@@ -1,5 +1,5 @@
-//! What goes wrong between Envoys and their store, with real processes: nothing is admitted over the quota beyond what the
-//! policy allows then, nobody waits longer than the deadline, no VM is lost, and all is well afterwards.
+//! Faults between Envoys and their store, with real processes: the quota is not exceeded beyond what the policy allows
+//! in that case, no request waits longer than the deadline, no VM fails, and afterwards everything works again.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::redis::process::Webdis;
 use crate::redis::stage::token;
 
 const QUOTA: usize = 300;
-/// The deadline, and what a busy machine takes for a request. Less than a call to the store may last.
+/// The deadline plus the time of a request on a busy machine. Less than a call to the store may take.
 const WITHIN: Duration = Duration::from_millis(1_000);
 
-/// Two Envoys that wait 300 ms for their store, and of a quota of 300 have used one each.
+/// Two Envoys with a deadline of 300 ms for their store, which have each used one permit of a quota of 300.
 async fn started(protocol: Protocol, limit: Value) -> Sharing {
     let stores = json!({ "deadline": "300ms" });
     let stage = Sharing::start(&Setup { protocol, stores, ..Setup::of([limit]) }).await;
@@ -26,7 +26,8 @@ async fn started(protocol: Protocol, limit: Value) -> Sharing {
 }
 
 impl Sharing {
-    /// How many of so many requests each Envoy admitted, while its store may fail. None takes much longer than the deadline.
+    /// How many of `each` requests every Envoy admitted while its store may fail. None takes much longer than the
+    /// deadline.
     async fn admitted_or_failed(&self, each: usize) -> Vec<usize> {
         let mut admitted = vec![0; self.envoys.len()];
         for (envoy, admitted) in self.envoys.iter().zip(&mut admitted) {
@@ -43,8 +44,8 @@ impl Sharing {
         admitted
     }
 
-    /// What is admitted while the store fails, which it does until its breakers are open, and then until nothing is left once
-    /// it works again. Both are sums over all Envoys.
+    /// The requests admitted while the store fails, until its breakers are open; and those admitted after it works
+    /// again, until no permits are left. Both are sums over all Envoys.
     async fn through(&mut self, breaks: impl AsyncFnOnce(&mut Self), mends: impl AsyncFnOnce(&mut Self)) -> [usize; 2] {
         breaks(self).await;
         let mut during = 0;
@@ -57,7 +58,7 @@ impl Sharing {
         let mut after = 0;
         let mut in_vain = 0;
         let deadline = Instant::now() + Duration::from_secs(40);
-        // In vain for longer than what idle Envoys give back takes.
+        // Refusals must last longer than idle Envoys take to return permits.
         while in_vain < 8 {
             assert!(Instant::now() < deadline, "{after} were admitted, and there is no end");
             let admitted = self.admitted_or_failed(20).await.iter().sum::<usize>();
@@ -151,13 +152,13 @@ async fn while_the_store_fails_the_policy_says_what_passes() {
         limit["on_store_failure"] = json!(word);
         let stores = json!({ "deadline": "300ms", "local_share_percent": 10 });
         let mut stage = Sharing::start(&Setup { stores, ..Setup::of([limit]) }).await;
-        // From the beginning: no Envoy knows which share of the quota it uses.
+        // The store fails from the beginning, so no Envoy knows its share of the quota.
         stage.redis.kill();
         assert_eq!(stage.admitted_or_failed(60).await, [passes; 2], "{word}");
         stage.redis.restart();
         if word == "local" {
             let [_, after] = stage.through(async |stage| stage.redis.kill(), async |stage| stage.redis.restart()).await;
-            // What passed meanwhile is paid for with what is drawn ahead.
+            // What passed during the failure is charged to permits drawn ahead.
             println!("local: {after} after twice 30");
             assert!(after <= QUOTA - 30, "{after} when Redis was there again");
         }
@@ -172,7 +173,7 @@ async fn an_envoy_that_is_killed_takes_its_leases_with_it_and_no_more() {
     let mut stage = Sharing::start(&Setup::of([limit])).await;
     let first = stage.admitted(40).await;
     assert_eq!(first, [40, 40]);
-    // Killed, without a word.
+    // Killed, without a chance to return its permits.
     drop(stage.envoys.remove(0));
     let mut rest = 0;
     let mut in_vain = 0;
@@ -183,7 +184,7 @@ async fn an_envoy_that_is_killed_takes_its_leases_with_it_and_no_more() {
     }
     println!("80, then {rest} of {QUOTA}");
     assert!(80 + rest <= QUOTA, "80, then {rest}");
-    // A lease is a quarter of what is left at most.
+    // A lease is at most a quarter of the permits that are left.
     assert!(80 + rest >= QUOTA * 3 / 4 - 20, "80, then {rest}");
     stage.end().await;
 }
@@ -215,7 +216,7 @@ async fn many_clients_that_nobody_knows_do_not_make_the_store_fail() {
                 let mut connection = Connection::open(to).await.unwrap();
                 for number in 0..100 {
                     let request = Request::get("/").from(format!("10.{client}.0.{number}"));
-                    // Each is asked for, and has one.
+                    // A request of a new client needs an ask. Its quota is one.
                     assert_eq!(connection.send(&request).await.unwrap().status, 200);
                     assert_eq!(connection.send(&request).await.unwrap().status, 429);
                 }

@@ -51,7 +51,7 @@ async fn a_client_that_goes_away_while_it_waits_costs_nothing_and_harms_nobody()
     let name = "http.http.downstream_cx_active";
     eventually("all have gone", async || stage.envoys[0].envoy.stats().await.unwrap()[name] == 0).await;
     stage.proxy.set(Does::PassesOn);
-    // What was drawn for them is there for others.
+    // Permits drawn for them are available to other requests.
     stage.use_up(10).await;
     stage.end().await;
 }
@@ -101,7 +101,7 @@ async fn under_overload_an_empty_bucket_refuses_and_lets_nobody_wait_for_long() 
                 assert!(matches!(status, 200 | 429), "{status}");
                 longest = longest.max(asked.elapsed());
                 (sent, admitted) = (sent + 1, admitted + u64::from(status == 200));
-                // As much as a crowd, and not as fast as Envoy can refuse.
+                // As many requests as a crowd sends, but slower than Envoy can refuse them.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             (sent, admitted, longest)
