@@ -57,7 +57,7 @@ const LISTS: &str = r#"
     "allow": { "addresses": ["10.0.0.0/8", "::1"], "headers": { "x-api-key": ["trusted"], "x-probe": ["a, b"] } },"#;
 
 #[test]
-fn the_allowed_meet_no_limits_and_the_denied_are_refused_though_they_are_allowed() {
+fn allowed_clients_bypass_limits_and_deny_overrides_allow() {
     let mut bench = Bench::new(LISTS);
     for (request, statuses) in [
         (at("192.0.2.1"), LIMITED),
@@ -84,7 +84,7 @@ fn the_allowed_meet_no_limits_and_the_denied_are_refused_though_they_are_allowed
 }
 
 #[test]
-fn a_denied_client_is_told_that_and_nothing_more() {
+fn a_denied_client_gets_403_without_details() {
     let mut bench = Bench::new(LISTS);
     for (accept, content_type, body) in [
         ("*/*", "application/json", r#"{"error":"Forbidden"}"#),
@@ -102,7 +102,7 @@ fn a_denied_client_is_told_that_and_nothing_more() {
 }
 
 #[test]
-fn under_other_modes_the_lists_hold_as_well() {
+fn the_lists_apply_in_other_modes_too() {
     let mut observing = Bench::new(&format!(r#""mode": "observe", {LISTS}"#));
     let decision = observing.send(&at("10.66.0.1"));
     assert_eq!(decision.refusal, None);

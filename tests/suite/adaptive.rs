@@ -236,7 +236,7 @@ fn limit_follows_an_upstream_that_becomes_weaker_stronger_or_slower() {
 }
 
 #[test]
-fn limit_that_is_not_made_use_of_does_not_grow() {
+fn an_unused_limit_does_not_grow() {
     let upstream = Upstream { slots: 500, service: Service::Uniform, mean_ms: 50.0 };
     // Five in flight on average; the initial limit is twenty.
     let mut simulation = Simulation::new(8, upstream, 0.01);
@@ -245,7 +245,7 @@ fn limit_that_is_not_made_use_of_does_not_grow() {
 }
 
 #[test]
-fn limit_shrinks_while_the_upstream_fails_and_grows_again_after_it() {
+fn limit_shrinks_while_the_upstream_fails_and_recovers_afterwards() {
     let upstream = Upstream { slots: 40, service: Service::Uniform, mean_ms: 50.0 };
     let mut simulation = Simulation::new(9, upstream, 2.0);
     simulation.run(settling(40));
@@ -292,7 +292,7 @@ fn observing(whole: bool) -> Engine {
 }
 
 #[test]
-fn a_client_that_sends_its_request_slowly_tells_nothing_of_the_upstream() {
+fn a_slowly_sent_request_is_no_sample_of_the_upstream() {
     let upstream = Upstream { slots: 40, service: Service::Uniform, mean_ms: 50.0 };
     let mut simulation = Simulation::new(11, upstream, 2.0);
     simulation.untimed = true;
@@ -304,7 +304,7 @@ fn a_client_that_sends_its_request_slowly_tells_nothing_of_the_upstream() {
 }
 
 #[test]
-fn limit_that_only_observes_finds_the_capacity_of_an_upstream_that_nobody_spares() {
+fn limit_that_only_observes_finds_the_capacity_of_an_overloaded_upstream() {
     for (seed, service) in [(21, Service::Constant), (22, Service::Uniform), (23, Service::Exponential)] {
         for (slots, mean_ms) in [(5, 20.0), (40, 20.0), (200, 100.0)] {
             let upstream = Upstream { slots, service, mean_ms };

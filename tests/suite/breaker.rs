@@ -158,7 +158,7 @@ const PLAIN: &str =
     r#""window": { "time": "30s" }, "consecutive_failures": 5, "half_open": { "probes": 3, "max_wait": "10s" }"#;
 
 #[test]
-fn a_rate_opens_the_breaker_with_enough_calls_alone() {
+fn a_failure_rate_opens_the_breaker_only_with_enough_calls() {
     for window in [r#""window": { "time": "30s" }"#, r#""window": { "count": 10 }"#] {
         let mut bench = Bench::new(&format!(r#"{window}, "min_calls": 10, "failure_rate_percent": 50"#));
         bench.calls(&[FAILURE, FAILURE, FAILURE, FAILURE, SUCCESS, SUCCESS, SUCCESS, SUCCESS, SUCCESS]);
@@ -169,7 +169,7 @@ fn a_rate_opens_the_breaker_with_enough_calls_alone() {
 }
 
 #[test]
-fn a_share_of_slow_calls_opens_the_breaker_also_when_clients_did_not_wait() {
+fn a_share_of_slow_calls_opens_the_breaker_even_if_clients_gave_up() {
     let fields = r#""window": { "count": 4 }, "slow_call": "2s", "slow_rate_percent": 75"#;
     let mut bench = Bench::new(fields);
     for (outcome, took) in [(SUCCESS, 1_999), (SUCCESS, 2_000), (IGNORED, 1_999), (IGNORED, 2_000), (FAILURE, 2_000)] {
@@ -183,7 +183,7 @@ fn a_share_of_slow_calls_opens_the_breaker_also_when_clients_did_not_wait() {
 }
 
 #[test]
-fn the_policy_says_what_a_failure_is_and_4xx_is_none_by_itself() {
+fn the_policy_defines_failures_and_4xx_is_none_by_default() {
     let local = |fields: &str| Local::new(&rules(&format!(r#""window": {{ "count": 1 }} {fields}"#)));
     let (plain, listed) = (local(""), local(r#", "failures": ["timeout", "429", "503"]"#));
     for (end, by_default, by_list) in [
@@ -223,7 +223,7 @@ fn half_open_admits_its_probes_and_closes_when_all_have_succeeded() {
 }
 
 #[test]
-fn a_probe_that_fails_is_slow_or_never_tells_opens_again_for_longer() {
+fn a_failed_slow_or_lost_probe_opens_again_for_longer() {
     for (outcome, took) in [(FAILURE, 1), (SUCCESS, 2_000), (IGNORED, 2_000)] {
         let mut bench = Bench::new(&[PLAIN, r#", "slow_call": "2s""#].concat());
         bench.open();
@@ -245,7 +245,7 @@ fn a_probe_that_fails_is_slow_or_never_tells_opens_again_for_longer() {
 }
 
 #[test]
-fn a_probe_whose_client_left_gives_its_place_to_another() {
+fn a_probe_whose_client_left_is_replaced() {
     let mut bench = Bench::new(PLAIN);
     bench.open();
     bench.wait(5_000);
@@ -259,7 +259,7 @@ fn a_probe_whose_client_left_gives_its_place_to_another() {
 }
 
 #[test]
-fn half_open_waits_for_calls_as_long_as_it_takes() {
+fn half_open_waits_for_calls_indefinitely() {
     let mut bench = Bench::new(PLAIN);
     bench.open();
     for _ in 0..3 {
@@ -271,7 +271,7 @@ fn half_open_waits_for_calls_as_long_as_it_takes() {
 }
 
 #[test]
-fn a_probe_that_never_tells_is_not_waited_for_while_others_come_and_go() {
+fn a_lost_probe_expires_even_while_others_come_and_go() {
     let mut bench = Bench::new(PLAIN);
     bench.open();
     bench.wait(5_000);

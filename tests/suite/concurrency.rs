@@ -134,7 +134,7 @@ proptest! {
 
     /// The clock steps back once, by up to 140 days. Permits in flight stay counted until they are returned.
     #[test]
-    fn a_clock_that_steps_back_frees_nothing_and_locks_nobody_out(
+    fn a_clock_that_steps_back_frees_no_permit_and_locks_no_client_out(
         costs in prop::collection::vec(1_u32..4, 1..8), apart_ms in 0..EPOCH_MS / 8, back_ms in 0_u64..12_096_000_000,
     ) {
         let meter = meter(40);
@@ -248,7 +248,7 @@ fn a_permit_is_free_again_when_its_request_has_ended() {
 }
 
 #[test]
-fn a_client_is_told_of_requests_in_flight_and_of_no_time() {
+fn the_fields_show_requests_in_flight_and_no_time() {
     let mut bench = Bench::new(&two("", ""));
     let ticket = bench.held(0);
     let told = bench.told();
@@ -287,7 +287,7 @@ fn a_permit_that_is_never_given_back_is_free_after_its_lease() {
 }
 
 #[test]
-fn a_request_that_lasts_keeps_its_permit_and_gives_it_back_once() {
+fn a_long_request_keeps_its_permit_and_returns_it_once() {
     let mut bench = Bench::new(&two("", ""));
     let (mut first, mut second) = (bench.held(0), bench.held(4_000));
     for at_ms in (0..200_000).step_by(4_000) {
@@ -317,7 +317,7 @@ fn a_request_that_another_limit_refuses_holds_nothing() {
 }
 
 #[test]
-fn a_limit_that_observes_refuses_nobody_and_gives_back_what_it_took() {
+fn a_limit_that_observes_refuses_no_request_and_returns_its_permits() {
     let mut bench = Bench::new(&two(r#", "on_exceed": "observe""#, ""));
     let request = Request::get("/").from("192.0.2.1");
     for _ in 0..3 {
@@ -330,7 +330,7 @@ fn a_limit_that_observes_refuses_nobody_and_gives_back_what_it_took() {
 }
 
 #[test]
-fn all_that_the_upstream_works_on_is_in_flight_of_a_limit_that_observes_and_is_found_out() {
+fn an_adaptive_limit_in_observe_mode_counts_every_request_at_the_upstream() {
     let adaptive = |mode: &str, on_exceed: &str, more: &str| {
         format!(
             r#"{{ "version": 1, "mode": "{mode}", "limits": [ {{ "name": "found", "key": [], "algorithm": "concurrency",
@@ -383,7 +383,7 @@ fn a_strict_policy_lowers_the_number_in_flight() {
 }
 
 #[test]
-fn an_answer_does_not_give_back_what_its_request_holds_until_the_end() {
+fn a_response_does_not_return_permits_before_the_stream_ends() {
     let mut bench = Bench::new(&two(r#", "cost": 2"#, ""));
     let mut ticket = bench.held(0);
     for answer in [Answer::of(200), Answer::none()] {
@@ -398,7 +398,7 @@ fn an_answer_does_not_give_back_what_its_request_holds_until_the_end() {
 }
 
 #[test]
-fn loads_are_told_of_limits_for_all_requests() {
+fn loads_are_reported_for_limits_with_a_single_counter() {
     let all = r#", "key": []"#;
     let more = r#", { "name": "each", "algorithm": "concurrency", "quota": { "permits": 9 } },
         { "name": "found", "key": [], "algorithm": "concurrency", "quota": { "adaptive": { "min": 3, "max": 7 } } }"#;

@@ -43,7 +43,7 @@ fn due(room: &mut WaitingRoom<u32>, at: u64, most: usize) -> Vec<(u32, Departure
 }
 
 #[test]
-fn no_more_are_told_at_once_than_asked_for_and_the_rest_next_time() {
+fn due_returns_at_most_as_many_as_requested_and_the_rest_later() {
     let mut room: WaitingRoom<u32> = WaitingRoom::new([(1, 500), (2, 500)].into_iter());
     for id in 0..400 {
         let slowed =
@@ -62,7 +62,7 @@ fn no_more_are_told_at_once_than_asked_for_and_the_rest_next_time() {
 }
 
 #[test]
-fn what_has_waited_has_waited_whatever_the_clock_does() {
+fn a_step_back_of_the_clock_keeps_the_time_already_waited() {
     let mut room = room();
     room.enter(LIMIT, arrival(1, 1, Priority::Medium, turn(100, 1), 200), ms(3_600_000));
     assert_eq!(due(&mut room, 3_600_060, 64), []);
@@ -74,7 +74,7 @@ fn what_has_waited_has_waited_whatever_the_clock_does() {
 }
 
 #[test]
-fn nobody_keeps_others_out_by_waiting_often() {
+fn a_client_with_many_waiting_requests_does_not_keep_others_out() {
     let mut room = room();
     for id in 0..6 {
         room.enter(LIMIT, arrival(id, 1, Priority::Medium, turn(100, 1), 100), ms(0));
@@ -192,7 +192,7 @@ impl Model {
 
 proptest! {
     #[test]
-    fn the_room_does_as_the_model(steps in prop::collection::vec(step(), 1..120)) {
+    fn the_room_behaves_as_the_model(steps in prop::collection::vec(step(), 1..120)) {
         let (mut room, mut model, mut now) = (room(), Model::default(), 0);
         for (id, step) in (1..).zip(steps) {
             let number = u64::from(id);

@@ -91,7 +91,7 @@ fn plays_an_outage(arguments: &[&str]) {
 }
 
 #[test]
-fn demo_of_a_shared_quota_admits_it_in_sum_while_redis_counts() {
+fn demo_of_a_shared_quota_admits_the_quota_over_all_envoys() {
     let text = played(&["--act", "global", "--phase-seconds", "3"]);
     for phase in ["80, 15 and 5 percent of the load", "it turns over: 5, 15 and 80 percent"] {
         // The later line with this title is in the summary.

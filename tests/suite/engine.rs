@@ -179,7 +179,7 @@ fn a_request_refused_by_one_limit_is_charged_to_none() {
 }
 
 #[test]
-fn a_conflict_is_decided_anew_and_nothing_is_charged_twice() {
+fn a_conflict_is_decided_again_and_nothing_is_charged_twice() {
     use StoreError::Conflict;
     // The first page is published and the second is not, then the reverse; each twice.
     let script = vec![Ok(()), Err(Conflict), Err(Conflict), Ok(()), Err(Conflict), Ok(()), Ok(()), Ok(())];
@@ -194,7 +194,7 @@ fn a_conflict_is_decided_anew_and_nothing_is_charged_twice() {
 }
 
 #[test]
-fn a_charge_is_taken_back_when_a_later_round_refuses() {
+fn a_charge_is_refunded_when_a_later_round_refuses() {
     let mut bench = Bench::new(WIDE_AND_NARROW, Unruly::new(vec![]));
     let request = Request::get("/").from("192.0.2.1");
     for _ in 0..2 {
@@ -212,7 +212,7 @@ fn a_charge_is_taken_back_when_a_later_round_refuses() {
 }
 
 #[test]
-fn endless_conflicts_end_as_the_policy_says() {
+fn endless_conflicts_end_in_the_failure_policy() {
     let request = Request::get("/").from("192.0.2.1");
     let endless = || Unruly::new(vec![Err(StoreError::Conflict); 1_000]);
     let mut local = Bench::new(&deciding("local"), endless());
@@ -276,7 +276,7 @@ impl<S: Store> Bench<S> {
 }
 
 #[test]
-fn a_limit_on_certain_answers_counts_no_others_and_refuses_before_them() {
+fn a_limit_on_certain_responses_counts_only_those() {
     let mut bench = Bench::new(LOGINS, MemoryStore::new(1_000));
     let request = Request::get("/").from("192.0.2.1");
     for status in [200, 401, 204, 500, 404, 401, 302, 599, 403] {
@@ -289,7 +289,7 @@ fn a_limit_on_certain_answers_counts_no_others_and_refuses_before_them() {
 }
 
 #[test]
-fn answers_that_come_after_the_quota_is_used_up_are_charged_all_the_same() {
+fn responses_beyond_the_quota_are_charged_too() {
     let mut bench = Bench::new(LOGINS, MemoryStore::new(1_000));
     let request = Request::get("/").from("192.0.2.1");
     // Ten concurrent logins: each was admitted, and each fails.
@@ -309,7 +309,7 @@ fn answers_that_come_after_the_quota_is_used_up_are_charged_all_the_same() {
 }
 
 #[test]
-fn an_answer_is_charged_in_spite_of_conflicts_or_in_local_memory() {
+fn a_response_is_charged_despite_conflicts_or_else_in_local_memory() {
     use StoreError::Conflict;
     let request = Request::get("/").from("192.0.2.1");
     let mut bench = Bench::new(LOGINS, Unruly::new(vec![Err(Conflict), Err(Conflict), Ok(())]));
@@ -336,7 +336,7 @@ fn a_refused_client_whose_clock_stepped_back_is_admitted_after_its_wait() {
 }
 
 #[test]
-fn a_request_that_meets_no_limit_touches_no_state() {
+fn a_request_without_a_limit_accesses_no_state() {
     let policy = r#"{ "version": 1, "limits": [ { "name": "api", "match": { "path": "/api/**" }, "key": [],
         "quota": { "permits": 1, "window": "1h" } } ] }"#;
     let mut bench = Bench::new(policy, Unruly::new(vec![]));
@@ -383,7 +383,7 @@ impl<S: Store> Bench<S> {
 }
 
 #[test]
-fn a_permit_is_given_back_in_spite_of_conflicts_or_comes_back_by_its_lease() {
+fn a_permit_is_returned_despite_conflicts_or_expires_with_its_lease() {
     use StoreError::Conflict;
     let request = Request::get("/").from("192.0.2.1");
     let mut bench = Bench::new(SLOTS, Unruly::new(vec![]));
@@ -398,7 +398,7 @@ fn a_permit_is_given_back_in_spite_of_conflicts_or_comes_back_by_its_lease() {
 }
 
 #[test]
-fn permits_taken_in_local_memory_are_given_back_there() {
+fn permits_taken_in_local_memory_are_returned_there() {
     let request = Request::get("/").from("192.0.2.1");
     let mut bench = Bench::new(SLOTS, Unruly::new(vec![]));
     bench.store.read = Err(StoreError::Unavailable);

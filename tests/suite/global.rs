@@ -24,7 +24,7 @@ const ALGORITHMS: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn whatever_becomes_of_messages_instances_and_clocks_no_more_is_admitted_than_the_algorithm_allows() {
+fn under_any_faults_no_more_is_admitted_than_the_algorithm_allows() {
     let kinds: Vec<_> = ALGORITHMS.iter().flat_map(|kind| ["lease", "exact"].map(|sharing| (kind, sharing))).collect();
     for (seed, ((algorithm, quota), sharing)) in seeds(SEEDS).zip(kinds.into_iter().cycle()) {
         let setup = Setup { algorithm, quota, sharing, on_store_failure: "deny", ..Setup::default() };
@@ -89,7 +89,7 @@ fn a_sliding_window_is_used_up_by_however_many_instances() {
 }
 
 #[test]
-fn under_full_demand_nearly_all_of_the_quota_is_used_and_nearly_nobody_waits() {
+fn under_full_demand_nearly_all_of_the_quota_is_used_and_few_requests_wait() {
     for (algorithm, quota) in [
         ("fixed-window", r#"{ "permits": 1000, "window": "1s" }"#),
         ("sliding-window", r#"{ "permits": 1000, "window": "1s" }"#),
@@ -111,7 +111,7 @@ fn under_full_demand_nearly_all_of_the_quota_is_used_and_nearly_nobody_waits() {
 }
 
 #[test]
-fn below_the_quota_everybody_is_served_and_nearly_nobody_waits() {
+fn below_the_quota_all_requests_are_admitted_and_few_wait() {
     for (algorithm, quota) in [
         ("fixed-window", r#"{ "permits": 1000, "window": "1s" }"#),
         ("sliding-window", r#"{ "permits": 1000, "window": "1s" }"#),
@@ -132,7 +132,7 @@ fn below_the_quota_everybody_is_served_and_nearly_nobody_waits() {
 }
 
 #[test]
-fn what_a_crash_loses_is_back_when_it_expires() {
+fn permits_lost_in_a_crash_are_back_when_they_expire() {
     for (algorithm, quota) in ALGORITHMS {
         let setup = Setup { algorithm, quota, rates: vec![1_000_000, 0], ..Setup::default() };
         let mut world = World::new(3, &setup, Faults::none());
@@ -150,7 +150,7 @@ fn what_a_crash_loses_is_back_when_it_expires() {
 }
 
 #[test]
-fn while_the_store_is_away_instances_keep_to_their_shares_and_it_comes_back_without_a_burst() {
+fn without_the_store_instances_keep_to_their_shares_and_it_returns_without_a_burst() {
     for (algorithm, quota) in ALGORITHMS {
         let setup = Setup { algorithm, quota, rates: vec![800_000, 150_000, 50_000], ..Setup::default() };
         let mut world = World::new(4, &setup, Faults::none());

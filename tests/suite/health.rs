@@ -45,7 +45,7 @@ impl Workers {
 }
 
 #[test]
-fn what_no_worker_sees_alone_all_see_together() {
+fn workers_together_find_what_none_sees_alone() {
     let mut workers = Workers::new(3, r#"{ "version": 1, "health": { "min_calls": 24 } }"#);
     for worker in 0..3 {
         for call in 0..10 {
@@ -68,7 +68,7 @@ fn what_no_worker_sees_alone_all_see_together() {
 }
 
 #[test]
-fn a_merge_that_somebody_else_was_before_loses_and_doubles_nothing() {
+fn a_conflicting_merge_loses_and_duplicates_nothing() {
     let mut workers = Workers::new(2, r#"{ "version": 1, "health": {} }"#);
     for worker in 0..2 {
         (0..7).for_each(|_| workers.answer(worker, &Answer::of(200), 5, 500));
@@ -86,7 +86,7 @@ fn a_merge_that_somebody_else_was_before_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn damaged_shared_bytes_cost_their_counts_and_no_more() {
+fn damaged_shared_bytes_only_lose_their_counts() {
     let mut workers = Workers::new(1, r#"{ "version": 1, "health": {}, "shedding": {} }"#);
     (0..100).for_each(|_| workers.answer(0, &Answer::of(500), 5, 500));
     workers.tick(0, 1_000);
@@ -164,7 +164,7 @@ fn each_signal_makes_the_service_worse() {
 }
 
 #[test]
-fn a_service_that_answers_nobody_is_found_by_those_who_gave_up() {
+fn abandoned_calls_reveal_a_service_that_does_not_respond() {
     let policy = r#"{ "version": 1, "health": { "latency": { "degraded": "300ms", "critical": "2s" } } }"#;
     let mut workers = Workers::new(1, policy);
     // Clients that go away early say nothing about the service, however many there are.
@@ -175,7 +175,7 @@ fn a_service_that_answers_nobody_is_found_by_those_who_gave_up() {
 }
 
 #[test]
-fn an_answer_of_which_nobody_knows_how_long_it_took_is_a_call_and_no_slow_one() {
+fn a_response_of_unknown_latency_counts_as_a_call_but_not_as_a_slow_one() {
     let policy = r#"{ "version": 1, "health": { "latency": { "degraded": "300ms", "critical": "2s" } } }"#;
     let mut workers = Workers::new(1, policy);
     (0..58).for_each(|_| workers.monitors[0].answered(&Answer::of(200), None, ms(5_000)));
@@ -189,7 +189,7 @@ fn an_answer_of_which_nobody_knows_how_long_it_took_is_a_call_and_no_slow_one() 
 }
 
 #[test]
-fn reports_are_looked_at_no_more_than_a_mean_needs() {
+fn load_reports_are_sampled() {
     let policy = r#"{ "version": 1, "health": { "orca": { "cpu_percent": { "degraded": 80, "critical": 95 } } } }"#;
     let mut workers = Workers::new(1, policy);
     for call in 0..1_000_u64 {
@@ -263,7 +263,7 @@ const SHEDDING: &str = r#"{
 }"#;
 
 #[test]
-fn a_request_is_as_important_as_the_most_important_thing_about_it() {
+fn a_request_has_the_highest_priority_that_applies_to_it() {
     let mut bench = Bench::critical_for(SHEDDING, 10_000);
     for (path, tier, shed) in [
         ("/", "none", 50),
@@ -281,7 +281,7 @@ fn a_request_is_as_important_as_the_most_important_thing_about_it() {
 }
 
 #[test]
-fn shedding_begins_with_a_part_of_the_least_important() {
+fn shedding_begins_with_a_share_of_the_lowest_priority() {
     let mut bench = Bench::critical_for(SHEDDING, 400);
     let low = bench.shed(&Request::get("/reports"));
     assert!((20..=60).contains(&low), "{low}");
@@ -289,7 +289,7 @@ fn shedding_begins_with_a_part_of_the_least_important() {
 }
 
 #[test]
-fn who_was_shed_is_told_to_come_back_at_some_time_of_his_own() {
+fn a_shed_request_gets_a_random_retry_after() {
     let mut bench = Bench::critical_for(SHEDDING, 10_000);
     let request = Request::get("/reports");
     let mut waits = Vec::new();
@@ -321,7 +321,7 @@ fn lists_come_before_shedding_and_a_policy_that_observes_sheds_nobody() {
 const TOKEN: &str = "41ef4bb0b23661e66301aac36066912dac037827b4ae63a7b1165a5aa93ed4eb";
 
 #[test]
-fn pages_are_there_for_those_who_may_see_them_and_for_nobody_else() {
+fn status_pages_are_visible_to_operators_only() {
     let status =
         format!(r#""status": {{ "path": "/.well/ops", "addresses": ["10.0.0.0/8"], "token_sha256": "{TOKEN}" }}"#);
     let policy = SHEDDING.replacen('{', &format!(r#"{{ "mode": "maintenance", {status},"#), 1);
@@ -360,7 +360,7 @@ fn pages_are_there_for_those_who_may_see_them_and_for_nobody_else() {
 }
 
 #[test]
-fn pages_tell_how_the_service_is() {
+fn status_pages_report_health() {
     let bench = Bench::critical_for(SHEDDING, 10_000);
     let read = |page| {
         let reply = bench.reply(page);

@@ -195,7 +195,7 @@ proptest! {
     }
 
     #[test]
-    fn waiting_as_told_suffices_and_a_nanosecond_less_does_not(case in case()) {
+    fn the_announced_wait_suffices_and_a_nanosecond_less_does_not(case in case()) {
         let mut client = Client::new(&case);
         let mut now = case.start();
         for (step, cost) in &case.requests {
@@ -212,7 +212,7 @@ proptest! {
     }
 
     #[test]
-    fn a_refund_restores_exactly(case in case(), later in 0_u64..1_000_000) {
+    fn a_refund_restores_the_state_exactly(case in case(), later in 0_u64..1_000_000) {
         let mut client = Client::new(&case);
         let mut now = case.start();
         for (step, cost) in &case.requests {

@@ -35,7 +35,7 @@ fn policies_of_the_readme_are_good() {
 }
 
 #[test]
-fn code_of_the_readme_is_that_of_the_examples_that_are_tested() {
+fn code_in_the_readme_equals_the_tested_examples() {
     let examples = [
         ("rust", 1, include_str!("../../cloudflare/examples/rust/src/lib.rs")),
         ("toml", 1, include_str!("../../cloudflare/examples/rust/Cargo.toml")),
@@ -110,7 +110,7 @@ fn anchor(heading: &str) -> String {
 }
 
 #[test]
-fn metrics_of_the_readme_are_those_of_the_filter_and_the_other_way_round() {
+fn the_readme_lists_exactly_the_metrics_of_the_filter() {
     let source =
         include_str!("../../envoy/src/metrics.rs").to_owned() + include_str!("../../envoy/src/metrics/upstreams.rs");
     let names = |text: &str| -> std::collections::BTreeSet<String> {

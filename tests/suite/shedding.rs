@@ -216,7 +216,7 @@ fn overload(sheds: bool, seed: u64) -> (Simulation, [u64; MIX.len()], [u64; MIX.
 }
 
 #[test]
-fn under_twice_the_load_shedding_keeps_what_matters_going() {
+fn under_twice_the_load_shedding_protects_important_requests() {
     for seed in [1, 2, 3] {
         let (without, served_without, _) = overload(false, seed);
         let (with, served, asked) = overload(true, seed);
@@ -236,7 +236,7 @@ fn under_twice_the_load_shedding_keeps_what_matters_going() {
 }
 
 #[test]
-fn when_the_load_is_gone_all_are_let_through_again() {
+fn when_the_load_is_gone_all_requests_pass_again() {
     let (mut simulation, ..) = overload(true, 7);
     assert_ne!(simulation.shed[0], 0, "{}", simulation.trace);
     // The window, the wait of both steps, and the time for the pressure to fall from its maximum.

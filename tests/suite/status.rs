@@ -72,7 +72,7 @@ fn page(engine: &Engine, known: &Upstreams, counted: &Sums, at: u64) -> Value {
 }
 
 #[test]
-fn page_tells_which_breakers_many_instances_share_and_whether_they_go_on_alone() {
+fn page_shows_which_breakers_are_shared_and_whether_they_decide_alone() {
     let engine = engine(include_str!("../policies/good/shared-breakers.json"));
     let mut upstreams = Upstreams::new(engine.policy());
     let mut ledgers = MemoryLedgers::default();
@@ -96,7 +96,7 @@ fn page_tells_which_breakers_many_instances_share_and_whether_they_go_on_alone()
 }
 
 #[test]
-fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
+fn page_shows_the_state_of_each_breaker_and_what_served_clients() {
     let engine = engine(
         r#"{ "version": 1,
         "breakers": {
@@ -195,7 +195,7 @@ fn window_on_the_page_is_that_of_all_workers_and_ends_with_its_time() {
 }
 
 #[test]
-fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
+fn page_leaves_out_healthy_breakers_if_there_are_too_many() {
     let routes: Vec<String> =
         (0..300).map(|index| format!(r#"{{ "name": "r{index}", "upstreams": ["a"] }}"#)).collect();
     let engine = engine(&format!(
@@ -219,7 +219,7 @@ fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
 }
 
 #[test]
-fn page_tells_what_was_counted_where_nobody_exports_it() {
+fn page_shows_the_counters_on_hosts_without_metrics() {
     let engine = engine(
         r#"{ "version": 1, "client": { "tier": { "header": "x-plan" }, "trusted_headers": ["x-plan"] }, "tiers": ["free", "paid"],
         "limits": [{ "name": "one", "quota": { "permits": 1, "window": "1s" } },

@@ -55,7 +55,7 @@ fn an_entry_that_equals_a_fresh_one_goes_before_any_live_one() {
 }
 
 #[test]
-fn of_live_entries_the_one_with_the_smallest_share_goes_and_of_those_the_soonest_fresh() {
+fn the_live_entry_with_the_smallest_share_goes_first_then_the_one_soonest_fresh() {
     let mut page = Page::EMPTY;
     for n in 0..SLOTS as u64 {
         let (ends, used) = match n {
@@ -89,7 +89,7 @@ fn a_client_at_its_limit_outlives_a_flood_of_a_hundred_keys_a_slot() {
 }
 
 #[test]
-fn as_many_keys_as_promised_live_together() {
+fn the_table_holds_the_promised_number_of_keys() {
     let max_keys = 100_000;
     let mut store = MemoryStore::new(max_keys);
     let pages = store.pages();

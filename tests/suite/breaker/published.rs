@@ -4,7 +4,7 @@ use super::{Bench, FAILURE, PLAIN, SUCCESS, rules};
 use tidegate::breaker::{Local, Part, State};
 
 #[test]
-fn a_closed_breaker_asks_the_store_for_nothing_but_on_ticks() {
+fn a_closed_breaker_accesses_the_store_only_on_ticks() {
     let mut bench = Bench::new(PLAIN);
     for _ in 0..1_000 {
         bench.calls(&[SUCCESS, SUCCESS, FAILURE]);
@@ -18,7 +18,7 @@ fn a_closed_breaker_asks_the_store_for_nothing_but_on_ticks() {
 }
 
 #[test]
-fn without_its_store_a_worker_goes_on_alone_and_joins_again() {
+fn without_its_store_a_worker_decides_alone_and_rejoins() {
     for (deaf, mute) in [(true, true), (true, false), (false, true)] {
         let mut bench = Bench::new(PLAIN);
         (bench.ledger.memory.deaf, bench.ledger.memory.mute) = (deaf, mute);
@@ -43,7 +43,7 @@ fn without_its_store_a_worker_goes_on_alone_and_joins_again() {
 }
 
 #[test]
-fn published_nonsense_does_no_harm() {
+fn invalid_published_bytes_do_no_harm() {
     for bytes in [vec![9_u8; 60], vec![1], vec![1, 7, 0], vec![0; 400]] {
         let mut bench = Bench::new(PLAIN);
         for part in [Part::Transitions, Part::Calls] {
@@ -60,7 +60,7 @@ fn published_nonsense_does_no_harm() {
 }
 
 #[test]
-fn a_new_policy_keeps_the_state_and_no_probe_count_locks_it() {
+fn a_new_policy_with_fewer_probes_keeps_the_state_and_can_still_close() {
     let mut bench = Bench::new(PLAIN);
     bench.open();
     bench.wait(5_000);

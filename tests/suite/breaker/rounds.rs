@@ -74,7 +74,7 @@ fn one_worker_at_a_time_asks_once_a_second_and_sooner_with_news() {
 }
 
 #[test]
-fn many_breakers_are_asked_for_by_turns_and_those_with_news_first() {
+fn many_breakers_are_asked_for_in_rotation_and_those_with_news_first() {
     let (policy, mut upstreams) = worker(100, "enforce");
     let ledgers = &mut MemoryLedgers::new();
     fail((&policy, &mut upstreams), ledgers, 77, 0);
@@ -92,7 +92,7 @@ fn many_breakers_are_asked_for_by_turns_and_those_with_news_first() {
 }
 
 #[test]
-fn a_breaker_that_does_not_act_by_what_it_sees_asks_nobody() {
+fn a_breaker_that_is_not_enforced_asks_no_authority() {
     for mode in ["observe", "forced-open", "disabled"] {
         let (_, mut upstreams) = worker(1, mode);
         assert!(confer(&mut upstreams, &mut MemoryLedgers::new(), 0).is_none(), "{mode}");

@@ -291,7 +291,7 @@ fn never_more_probes_than_allowed_and_never_stuck_whatever_goes_wrong() {
 }
 
 #[test]
-fn what_one_worker_knows_all_know_within_two_ticks() {
+fn workers_learn_what_one_knows_within_two_ticks() {
     for_seeds(50, |seed| {
         let simulation = Simulation::new(&fields(), 8, seed);
         // Few enough calls for each worker that none opens the breaker by itself.

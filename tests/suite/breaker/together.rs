@@ -92,7 +92,7 @@ fn a_transition_reaches_all_instances_within_a_second_and_a_half() {
 }
 
 #[test]
-fn while_the_authority_is_away_each_goes_on_by_itself_and_then_they_agree_without_a_flap() {
+fn without_the_authority_instances_decide_alone_and_later_agree_without_a_flap() {
     for_seeds(20, |seed| {
         let mut world = World::new(3, 2, seed);
         world.steps(2_000, 5);
@@ -123,7 +123,7 @@ fn while_the_authority_is_away_each_goes_on_by_itself_and_then_they_agree_withou
 }
 
 #[test]
-fn whose_call_was_refused_just_before_the_breaker_may_be_probed_is_elected_before_the_next_one_comes() {
+fn an_instance_refused_just_before_the_breaker_may_be_probed_is_elected_without_a_further_call() {
     for_seeds(10, |seed| {
         let mut world = World::new(2, 1, seed);
         (0..2).for_each(|worker| assert!(world.ask(worker)));
@@ -143,7 +143,7 @@ fn whose_call_was_refused_just_before_the_breaker_may_be_probed_is_elected_befor
 }
 
 #[test]
-fn who_has_probed_alone_goes_on_when_the_authority_is_back_and_has_it_closed() {
+fn an_instance_that_probed_alone_continues_when_the_authority_returns() {
     for_seeds(10, |seed| {
         let mut world = World::new(1, 1, seed);
         world.fail_at(0);
@@ -166,7 +166,7 @@ fn who_has_probed_alone_goes_on_when_the_authority_is_back_and_has_it_closed() {
 }
 
 #[test]
-fn one_that_is_elected_and_dies_or_has_no_more_calls_is_followed_by_another() {
+fn an_elected_instance_without_further_calls_is_replaced() {
     for_seeds(10, |seed| {
         // Its call gets it elected, then no further call comes.
         let mut world = first_of_two_elected(seed);
@@ -181,7 +181,7 @@ fn one_that_is_elected_and_dies_or_has_no_more_calls_is_followed_by_another() {
 }
 
 #[test]
-fn one_that_is_elected_and_cut_off_sends_no_probe_when_another_may_be_elected() {
+fn an_elected_instance_that_is_cut_off_stops_probing_before_another_is_elected() {
     for_seeds(10, |seed| {
         let mut world = first_of_two_elected(seed);
         // Its one probe reports, then the instance is cut off.

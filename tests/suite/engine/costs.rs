@@ -41,7 +41,7 @@ fn a_request_costs_what_the_policy_says() {
 }
 
 #[test]
-fn a_request_costs_what_its_header_says_and_never_nothing() {
+fn a_request_costs_what_its_header_says_and_at_least_one() {
     let mut bench = bench("fixed-window", BY_REQUEST, "");
     for (value, left) in [("5", 15), ("seven", 13), ("0", 12), ("-5", 10), (" 8 ", 2)] {
         assert_eq!(bench.send(&request().with("x-cost", value), 0), Ok(()), "{value}");
@@ -53,7 +53,7 @@ fn a_request_costs_what_its_header_says_and_never_nothing() {
 }
 
 #[test]
-fn what_costs_more_than_the_whole_quota_is_refused_and_told_no_time() {
+fn a_cost_above_the_whole_quota_is_refused_without_retry_after() {
     for algorithm in ALGORITHMS {
         let mut bench = bench(algorithm, BY_REQUEST, "");
         for (value, told) in [("21", false), ("4000000000", false), ("20", true)] {
@@ -97,7 +97,7 @@ fn an_answer_may_cost_more_than_is_left_and_the_debt_is_bounded() {
 }
 
 #[test]
-fn an_answer_that_says_nothing_costs_the_default_and_so_does_none() {
+fn a_response_without_a_cost_and_a_missing_response_cost_the_default() {
     let mut bench = bench("fixed-window", BY_ANSWER, "");
     for (answer, left) in [
         (Answer::of(200), 18),
@@ -134,7 +134,7 @@ fn only_certain_answers_are_charged_what_they_cost() {
 }
 
 #[test]
-fn a_free_request_passes_and_takes_no_place_in_the_table() {
+fn a_free_request_passes_and_takes_no_slot_in_the_table() {
     let cost = r#"{ "request_header": "x-cost", "default": 0, "min": 0 }"#;
     let mut bench = bench("fixed-window", cost, "");
     for _ in 0..100 {

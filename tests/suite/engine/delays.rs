@@ -126,7 +126,7 @@ fn client() -> Request {
 }
 
 #[test]
-fn turns_come_one_interval_apart_whichever_instance_they_are_waited_for_at() {
+fn turns_are_one_interval_apart_over_all_instances() {
     let mut site = Site::new(&paced(r#", "max_delay": "1s""#, ""), 3);
     for id in 0..20 {
         let expected = match id {
@@ -154,7 +154,7 @@ fn turns_come_one_interval_apart_whichever_instance_they_are_waited_for_at() {
 }
 
 #[test]
-fn who_waits_for_one_limit_is_charged_to_all_or_none() {
+fn a_waiting_request_is_charged_to_all_limits_or_none() {
     let other = r#", { "name": "other", "algorithm": "fixed-window", "quota": { "permits": 3, "window": "1h" } }"#;
     let mut site = Site::new(&paced(r#", "max_delay": "1s""#, other), 1);
     let sent: Vec<_> = (0..4).map(|id| site.send(0, id, &client(), 0)).collect();
@@ -170,7 +170,7 @@ fn who_waits_for_one_limit_is_charged_to_all_or_none() {
 }
 
 #[test]
-fn who_has_waited_is_charged_by_his_answer_where_a_limit_counts_answers() {
+fn a_request_that_has_waited_is_charged_by_its_response() {
     let other = r#", { "name": "login", "algorithm": "fixed-window", "quota": { "permits": 1, "window": "1h" },
         "only_on": ["401"] }"#;
     let mut site = Site::new(&paced(r#", "max_delay": "1s""#, other), 1);
@@ -186,7 +186,7 @@ fn who_has_waited_is_charged_by_his_answer_where_a_limit_counts_answers() {
 }
 
 #[test]
-fn whoever_leaves_leaves_the_last_turn_behind_and_others_get_it_only_if_nobody_else_was_promised_a_later_one() {
+fn a_leaving_request_frees_the_last_turn_unless_another_instance_has_a_later_one() {
     let mut site = Site::new(&paced(r#", "max_delay": "1s""#, ""), 2);
     for id in 0..5 {
         site.send(0, id, &client(), 0);
@@ -206,7 +206,7 @@ fn whoever_leaves_leaves_the_last_turn_behind_and_others_get_it_only_if_nobody_e
 }
 
 #[test]
-fn the_important_take_the_turns_of_others_without_a_charge_of_their_own() {
+fn an_important_request_takes_over_a_turn_without_a_further_charge() {
     let other = r#", { "name": "other", "algorithm": "fixed-window", "quota": { "permits": 5, "window": "1h" } }"#;
     let mut site = Site::new(&paced(r#", "max_delay": "200ms""#, other), 1);
     let (bulk, gold) = (client().with("x-plan", "bulk"), client().with("x-plan", "gold"));
@@ -226,7 +226,7 @@ fn the_important_take_the_turns_of_others_without_a_charge_of_their_own() {
 }
 
 #[test]
-fn who_could_take_over_a_turn_and_is_refused_elsewhere_is_told_when_he_would_have_one_of_his_own() {
+fn a_request_that_could_take_over_a_turn_but_is_refused_elsewhere_learns_when_it_has_its_own() {
     let other =
         r#", { "name": "all", "algorithm": "token-bucket", "quota": { "permits": 20, "window": "1s", "burst": 3 } }"#;
     let mut site = Site::new(&paced(r#", "max_delay": "100ms""#, other), 1);
@@ -240,7 +240,7 @@ fn who_could_take_over_a_turn_and_is_refused_elsewhere_is_told_when_he_would_hav
 }
 
 #[test]
-fn who_is_overtaken_too_often_is_refused_and_his_turn_given_back() {
+fn a_request_overtaken_too_often_is_refused_and_its_turn_refunded() {
     let mut site = Site::new(&paced(r#", "max_delay": "300ms""#, ""), 1);
     let (bulk, gold) = (client().with("x-plan", "bulk"), client().with("x-plan", "gold"));
     for id in 0..3 {
@@ -276,7 +276,7 @@ fn a_full_room_refuses_before_anything_is_charged() {
 }
 
 #[test]
-fn what_is_refused_for_want_of_room_brings_no_ban_and_what_is_refused_for_being_too_much_does() {
+fn refusals_by_a_full_room_do_not_ban_and_refusals_by_the_limit_do() {
     let more = r#", "max_delay": "500ms", "max_waiting": 2, "ban": { "after": 3, "within": "1m", "for": "1m" }"#;
     let mut site = Site::new(&paced(more, ""), 2);
     for id in 0..20 {
@@ -304,7 +304,7 @@ fn under_a_policy_that_observes_nobody_waits() {
 }
 
 #[test]
-fn a_client_near_to_its_limit_waits_step_by_step_under_every_algorithm() {
+fn a_client_near_its_limit_is_slowed_down_in_steps_under_every_algorithm() {
     for algorithm in ["sliding-window", "fixed-window", "token-bucket"] {
         let policy = |mode: &str| {
             format!(
@@ -326,7 +326,7 @@ fn a_client_near_to_its_limit_waits_step_by_step_under_every_algorithm() {
 }
 
 #[test]
-fn who_is_slowed_down_and_goes_away_is_not_charged() {
+fn a_slowed_down_request_that_leaves_is_not_charged() {
     let policy = r#"{ "version": 1, "limits": [{ "name": "api", "algorithm": "fixed-window",
         "quota": { "permits": 3, "window": "1h" }, "max_waiting": 2,
         "slow_down": { "slow_after": 1, "step": "100ms", "max_delay": "1s" } }] }"#;

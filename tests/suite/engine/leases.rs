@@ -82,7 +82,7 @@ fn request() -> Request {
 }
 
 #[test]
-fn a_busy_client_is_counted_with_few_questions_to_the_store_and_refused_with_fewer() {
+fn a_busy_client_needs_few_reads_of_the_store_and_a_refused_one_fewer() {
     for (algorithm, most) in [("sliding-window", 400), ("fixed-window", 400), ("token-bucket", 10_100)] {
         let mut bench =
             Bench::new(&limited(algorithm, 10_000, "1d"), Counted { pages: MemoryStore::new(1_000), reads: 0 });
@@ -99,7 +99,7 @@ fn a_busy_client_is_counted_with_few_questions_to_the_store_and_refused_with_few
 }
 
 #[test]
-fn a_quiet_client_leaves_nothing_in_an_instance() {
+fn a_quiet_client_gets_no_lease() {
     let mut bench = Bench::new(&limited("sliding-window", 10_000, "1d"), MemoryStore::new(1_000));
     for at in 0..100 {
         assert_eq!(bench.send(&request(), at * 50), Ok(()));
@@ -108,7 +108,7 @@ fn a_quiet_client_leaves_nothing_in_an_instance() {
 }
 
 #[test]
-fn a_lease_that_nobody_uses_is_given_back() {
+fn an_unused_lease_is_returned() {
     let mut bench = Bench::new(&limited("sliding-window", 10_000, "1d"), MemoryStore::new(1_000));
     for _ in 0..5 {
         assert_eq!(bench.send(&request(), 0), Ok(()));
@@ -153,7 +153,7 @@ fn a_request_that_leases_admit_is_counted_once_for_each_limit_whatever_its_quota
 }
 
 #[test]
-fn what_another_limit_refuses_is_not_taken_from_a_lease() {
+fn a_request_refused_by_another_limit_is_not_taken_from_a_lease() {
     let policy = r#"{ "version": 1, "limits": [
         { "name": "wide", "key": ["address"], "quota": { "permits": 10000, "window": "1d" } },
         { "name": "narrow", "key": ["address"], "quota": { "permits": 50, "window": "1d" } } ] }"#;
@@ -165,7 +165,7 @@ fn what_another_limit_refuses_is_not_taken_from_a_lease() {
 }
 
 #[test]
-fn a_limit_that_punishes_sees_every_request() {
+fn a_limit_with_penalties_or_bans_uses_no_leases() {
     for punishment in
         [r#""penalty": { "cost": 1, "max": 5 }"#, r#""ban": { "after": 20, "within": "1m", "for": "5m" }"#]
     {
@@ -183,7 +183,7 @@ fn a_limit_that_punishes_sees_every_request() {
 }
 
 #[test]
-fn permits_held_by_one_instance_are_missing_elsewhere_for_a_moment_and_at_most_a_sixteenth() {
+fn an_instance_holds_back_at_most_a_sixteenth_for_a_moment() {
     let engine = engine(&limited("fixed-window", 1_600, "1d"));
     let mut store = MemoryStore::new(1_000);
     let (mut one, mut other) = (Instance::new(), Instance::new());
@@ -254,7 +254,7 @@ proptest! {
 
     /// Compared with an instance whose memory is discarded after each request.
     #[test]
-    fn alone_an_instance_decides_and_tells_exactly_as_without_leases(
+    fn a_single_instance_decides_exactly_as_without_leases(
         algorithm in prop::sample::select(&ALGORITHMS),
         permits in 30_u32..400,
         steps in prop::collection::vec(step(1, 0), 1..800),

@@ -77,7 +77,7 @@ fn a_tier_may_have_one_quota_where_others_have_several_and_keeps_the_first_ones_
 }
 
 #[test]
-fn what_awaits_its_answer_is_charged_to_all_quotas() {
+fn a_charge_by_response_goes_to_all_quotas() {
     let cost = r#", "cost": { "response_header": "x-cost" }, "only_on": ["2xx"]"#;
     let mut bench = Bench::new(&limited("fixed-window", &[(10, 10), (20, 3_600)], cost), MemoryStore::new(1_000));
     assert!(bench.answer_with(&request(), &Answer::of(500).with("x-cost", "4")));
@@ -87,7 +87,7 @@ fn what_awaits_its_answer_is_charged_to_all_quotas() {
 }
 
 #[test]
-fn one_quota_charged_before_another_is_lost_to_somebody_else_is_taken_back() {
+fn a_charge_to_one_quota_is_refunded_if_another_worker_takes_the_last_of_the_next() {
     for (more, last) in [("", refused()), (r#", "on_exceed": "observe""#, Ok(()))] {
         let policy = limited("fixed-window", &[(9, 10), (3, 3_600)], more);
         let mut bench = Bench::new(&policy, Unruly::new(vec![]));

@@ -47,7 +47,7 @@ impl<S: Store> Bench<S> {
 }
 
 #[test]
-fn a_client_that_is_refused_too_often_is_banned_for_a_time_that_nothing_prolongs() {
+fn a_client_refused_too_often_is_banned_and_nothing_prolongs_the_ban() {
     let mut bench = Bench::new(&banning(), MemoryStore::new(1_000));
     let (one, other) = (client(1), client(2));
     let minutes = |minutes: u64| minutes * 60_000;
@@ -66,7 +66,7 @@ fn a_client_that_is_refused_too_often_is_banned_for_a_time_that_nothing_prolongs
 }
 
 #[test]
-fn refusals_that_are_too_far_apart_are_no_ban() {
+fn refusals_too_far_apart_do_not_ban() {
     let mut bench = Bench::new(&banning(), MemoryStore::new(1_000));
     let one = client(1);
     for minute in 0..30 {
@@ -78,7 +78,7 @@ fn refusals_that_are_too_far_apart_are_no_ban() {
 }
 
 #[test]
-fn under_a_ban_nothing_is_charged_at_other_limits() {
+fn a_banned_request_is_charged_to_no_other_limit() {
     let policy = format!(
         r#"{{ "version": 1, "limits": [
         {{ "name": "wide", "key": ["address"], "algorithm": "fixed-window", "quota": {{ "permits": 100, "window": "1h" }} }},
@@ -128,7 +128,7 @@ fn a_banned_client_is_told_to_wait_until_every_quota_has_room() {
 }
 
 #[test]
-fn a_limit_that_observes_bans_nobody_and_counts_as_if_it_did() {
+fn a_limit_that_observes_only_counts_its_bans() {
     let mut watching =
         Bench::new(&policy(&[QUOTA, BAN, r#""on_exceed": "observe""#].join(",")), MemoryStore::new(1_000));
     let observing = banning().replacen("\"version\": 1", "\"version\": 1, \"mode\": \"observe\"", 1);
@@ -142,7 +142,7 @@ fn a_limit_that_observes_bans_nobody_and_counts_as_if_it_did() {
 }
 
 #[test]
-fn a_ban_that_begins_elsewhere_meanwhile_is_one_ban_and_a_conflict_is_decided_anew() {
+fn a_ban_that_another_worker_begins_first_is_counted_once() {
     let mut bench = Bench::new(&banning(), Unruly::new(vec![]));
     let one = client(1);
     for _ in 0..4 {
@@ -162,7 +162,7 @@ fn a_ban_that_begins_elsewhere_meanwhile_is_one_ban_and_a_conflict_is_decided_an
 }
 
 #[test]
-fn a_refusal_that_cannot_be_noted_is_refused_all_the_same_and_not_for_ever_tried() {
+fn a_refusal_that_cannot_be_recorded_still_refuses_with_bounded_retries() {
     let mut bench = Bench::new(&banning(), Unruly::new(vec![]));
     let one = client(1);
     assert_eq!([bench.refusal(&one, 0), bench.refusal(&one, 0)], [None, None]);
@@ -195,7 +195,7 @@ fn refusals_count_in_local_memory_when_the_store_fails() {
 }
 
 #[test]
-fn a_clock_that_steps_back_makes_no_ban_longer() {
+fn a_clock_that_steps_back_prolongs_no_ban() {
     let mut bench =
         Bench::new(&policy(&[r#""quota": { "permits": 1, "window": "1s" }"#, BAN].join(",")), MemoryStore::new(1_000));
     let (one, day) = (client(1), 86_400_000);
@@ -314,7 +314,7 @@ proptest! {
     /// Whatever passes a quota of `permits - max`, given what was admitted, passes here too, after any number of
     /// refusals.
     #[test]
-    fn penalties_leave_every_client_what_they_may_not_take(case in case()) {
+    fn penalties_never_take_more_than_their_bound(case in case()) {
         let mut bench = Bench::new(&case.policy(), MemoryStore::new(1_000));
         let mut left = Left { permits: case.permits - case.max, bucket: case.algorithm == "token-bucket", admitted: Vec::new() };
         let (one, mut now) = (client(1), 1_700_000_000 * SECOND);
@@ -331,7 +331,7 @@ proptest! {
 
     /// The announced wait suffices, with penalties and bans too; a nanosecond less does not.
     #[test]
-    fn waiting_as_told_suffices(case in case(), after in 1_u32..6, lasts in prop::sample::select(vec!["1s", "20s", "5m"])) {
+    fn the_announced_wait_suffices(case in case(), after in 1_u32..6, lasts in prop::sample::select(vec!["1s", "20s", "5m"])) {
         let ban = format!(r#""ban": {{ "after": {after}, "within": "30s", "for": "{lasts}" }}, "penalty""#);
         let policy = case.policy().replacen("\"penalty\"", &ban, 1);
         let mut bench = Bench::new(&policy, MemoryStore::new(1_000));

@@ -73,7 +73,7 @@ fn list(dice: &mut Dice) -> Vec<u8> {
 }
 
 #[test]
-fn nothing_left_of_the_trusted_hop_is_looked_at() {
+fn entries_before_the_trusted_hop_are_ignored() {
     let engines: Vec<_> = (1..=4).map(trusting).collect();
     cases("addresses: trust", |dice| {
         let hops = 1 + dice.below(4);

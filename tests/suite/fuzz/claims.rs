@@ -108,7 +108,7 @@ fn claims_are_those_that_serde_json_finds() {
 }
 
 #[test]
-fn headers_that_are_no_payload_are_nobody() {
+fn headers_that_are_no_payload_identify_no_client() {
     let engine = keyed_by("claim:sub");
     let (nobody, somebody) = (key(&engine, &Raw::default()), sent(&engine, br#"{"sub":"u1"}"#, false));
     assert_ne!(nobody, somebody);

@@ -62,7 +62,7 @@ fn text(dice: &mut Dice) -> String {
 }
 
 #[test]
-fn networks_are_read_and_asked_as_by_plain_arithmetic() {
+fn networks_are_parsed_and_matched_as_by_plain_arithmetic() {
     cases("networks", |dice| {
         let texts: Vec<_> = (0..dice.below(12)).map(|_| text(dice)).collect();
         let mut networks = Vec::new();

@@ -53,7 +53,7 @@ fn text(dice: &mut Dice, joints: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn cookie_is_found_wherever_it_stands_once() {
+fn cookie_is_found_at_any_position_if_it_occurs_once() {
     let engine = keyed_by("cookie:sid");
     let of = |header: &[u8]| key(&engine, &Raw::default().with("cookie", header));
     let sent = Sent(of, key(&engine, &Raw::default()));
@@ -72,7 +72,7 @@ fn cookie_is_found_wherever_it_stands_once() {
 }
 
 #[test]
-fn query_parameter_is_found_wherever_and_however_it_is_written_once() {
+fn query_parameter_is_found_at_any_position_and_encoding_if_it_occurs_once() {
     let engine = keyed_by("query:sid");
     let of = |query: &[u8]| key(&engine, &Raw { path: [b"/?", query].concat(), ..Raw::default() });
     let sent = Sent(of, key(&engine, &Raw::default()));

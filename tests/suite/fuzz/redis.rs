@@ -106,7 +106,7 @@ fn numbers_of(grant: &Grant) -> Vec<u64> {
 }
 
 #[test]
-fn an_answer_gives_what_it_says_or_an_error() {
+fn an_answer_is_decoded_correctly_or_is_an_error() {
     let (mut granted, mut garbled, mut forgotten) = (0, 0, 0);
     cases("redis: answers", |dice| {
         let (protocol, redis) = redis(dice);
@@ -180,7 +180,7 @@ fn half_an_answer_is_garbled() {
 }
 
 #[test]
-fn no_answer_grants_more_than_was_asked_for_or_for_longer() {
+fn an_answer_that_grants_more_or_longer_than_asked_is_refused() {
     let redis = Redis::new(Protocol::Webdis, "", None).unwrap();
     let terms =
         Terms { algorithm: Shared::FixedWindow, permits: Permits::new(50), window_ms: 1_000, burst: Permits::new(50) };
@@ -232,7 +232,7 @@ fn percent_decoded(word: &str) -> String {
 }
 
 #[test]
-fn what_is_sent_is_the_ask() {
+fn the_request_carries_the_ask() {
     cases("redis: requests", |dice| {
         let (protocol, redis) = redis(dice);
         let ask = some_ask(dice);

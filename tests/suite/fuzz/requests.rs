@@ -114,7 +114,7 @@ fn later(dice: &mut Dice, now: u64) -> u64 {
 }
 
 #[test]
-fn any_request_at_any_time_is_decided_and_told_within_bounds() {
+fn any_request_at_any_time_gets_a_decision_within_bounds() {
     let engine = engine(POLICY);
     let limits = engine.policy().limits().len();
     let (mut store, mut local) = (MemoryStore::new(1_000), MemoryStore::new(1_000));

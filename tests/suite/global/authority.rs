@@ -21,7 +21,7 @@ const ALGORITHMS: [&str; 3] = ["fixed-window", "sliding-window", "token-bucket"]
 const NOW: u64 = 1_700_000_000_000;
 
 #[test]
-fn the_same_ask_again_is_given_the_same_and_charged_nothing_more() {
+fn a_repeated_ask_gets_the_same_grant_and_is_charged_once() {
     for algorithm in ALGORITHMS {
         let mut account = Account::default();
         let first = account.answer(&ask(terms(algorithm, 100, 100), 1, 5, 9), NOW);
@@ -37,7 +37,7 @@ fn the_same_ask_again_is_given_the_same_and_charged_nothing_more() {
 }
 
 #[test]
-fn as_many_are_served_as_are_left_but_none_below_what_the_cheapest_costs() {
+fn a_partial_grant_is_never_below_the_least_that_was_asked_for() {
     for algorithm in ALGORITHMS {
         let mut account = Account::default();
         let terms = terms(algorithm, 10, 10);
@@ -52,7 +52,7 @@ fn as_many_are_served_as_are_left_but_none_below_what_the_cheapest_costs() {
 }
 
 #[test]
-fn waiting_as_long_as_it_says_suffices_and_a_millisecond_less_does_not() {
+fn the_announced_wait_suffices_and_a_millisecond_less_does_not() {
     let mut random = Random(5);
     for round in 0..2_000 {
         let algorithm = ALGORITHMS[round % 3];
@@ -78,7 +78,7 @@ fn waiting_as_long_as_it_says_suffices_and_a_millisecond_less_does_not() {
 }
 
 #[test]
-fn a_return_is_credited_once_in_its_window_and_to_whom_it_was_granted() {
+fn a_return_is_credited_once_in_its_window_and_to_its_instance() {
     for algorithm in ALGORITHMS {
         let terms = terms(algorithm, 1_000, 1_000);
         let mut account = Account::default();
@@ -133,7 +133,7 @@ fn a_bucket_and_what_it_has_lent_are_never_more_than_the_burst() {
 }
 
 #[test]
-fn an_account_comes_back_from_its_bytes_and_nothing_else_does() {
+fn an_account_survives_its_encoding_and_other_bytes_are_refused() {
     for algorithm in ALGORITHMS.into_iter().chain(["concurrency"]) {
         let mut account = Account::default();
         for seq in 1..4 {
@@ -183,7 +183,7 @@ struct Uses {
 }
 
 #[test]
-fn whatever_is_asked_and_whichever_answers_are_lost_all_together_hold_no_more_than_there_are() {
+fn under_any_asks_and_lost_answers_all_instances_hold_no_more_than_all_permits() {
     let mut random = Random(11);
     let (mut most, mut called) = (0, 0);
     for round in 0..1_000 {

@@ -22,7 +22,7 @@ fn served(bench: &mut Bench, id: u32, now: u64, ahead: u64) -> usize {
 }
 
 #[test]
-fn a_clock_that_is_set_back_locks_nobody_out_who_was_refused_before() {
+fn a_clock_that_is_set_back_locks_no_refused_client_out() {
     for algorithm in ["fixed-window", "sliding-window", "token-bucket"] {
         for sharing in ["lease", "exact"] {
             let mut bench = Bench::new(&format!(

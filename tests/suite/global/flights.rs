@@ -16,7 +16,7 @@ fn setup(sharing: &'static str) -> Setup {
 }
 
 #[test]
-fn whatever_becomes_of_messages_instances_and_clocks_no_more_are_in_flight_than_permits() {
+fn under_any_faults_no_more_requests_are_in_flight_than_permits() {
     let (mut fullest, mut tried) = (0, 0);
     for seed in seeds(SEEDS) {
         tried += 1;
@@ -44,7 +44,7 @@ fn under_full_demand_nearly_all_permits_are_in_use() {
 }
 
 #[test]
-fn below_the_limit_everybody_is_served_and_few_wait() {
+fn below_the_limit_all_requests_are_admitted_and_few_wait() {
     for (sharing, most_waits) in [("lease", 0.1), ("exact", 1.0)] {
         let below = Setup { permits: 60, rates: vec![80_000, 40_000, 4_000], ..setup(sharing) };
         let mut crowd = Crowd::new(2, below, Faults::none());
@@ -61,7 +61,7 @@ fn below_the_limit_everybody_is_served_and_few_wait() {
 }
 
 #[test]
-fn nobody_starves_beside_one_who_wants_everything() {
+fn a_greedy_instance_starves_no_other() {
     for sharing in ["lease", "exact"] {
         for permits in [1, 10] {
             let rates = vec![100_000, 3_000, 3_000];
@@ -81,7 +81,7 @@ fn nobody_starves_beside_one_who_wants_everything() {
 }
 
 #[test]
-fn what_a_crash_loses_is_back_when_its_lease_is_over_and_not_before() {
+fn permits_lost_in_a_crash_are_back_exactly_when_their_lease_ends() {
     for sharing in ["lease", "exact"] {
         let rates = vec![200_000, 0];
         let mut crowd = Crowd::new(4, Setup { rates, ..setup(sharing) }, Faults::none());

@@ -130,7 +130,7 @@ fn the_script_answers_as_the_core_does() {
 }
 
 #[test]
-fn of_too_many_breakers_the_script_forgets_some_and_never_holds_more() {
+fn the_script_evicts_breakers_beyond_its_bound() {
     let server = RedisServer::start(&[]);
     let mut connection = server.connect();
     let script = on_clock();
@@ -169,7 +169,7 @@ fn first_round() -> Round {
 }
 
 #[tokio::test]
-async fn both_fronts_carry_a_whole_round_and_bring_the_script_along_where_it_is_not_known() {
+async fn both_fronts_carry_a_whole_round_and_send_the_script_if_it_is_unknown() {
     for protocol in [Protocol::Upstash, Protocol::Webdis] {
         let stage = Stage::start(protocol, &[]).await;
         for requests in [2, 1] {
@@ -203,7 +203,7 @@ async fn both_fronts_carry_a_whole_round_and_bring_the_script_along_where_it_is_
 }
 
 #[test]
-fn what_is_no_answer_for_the_round_is_garbled() {
+fn an_answer_that_does_not_fit_the_round_is_garbled() {
     for protocol in [Protocol::Upstash, Protocol::Webdis] {
         let redis = tidegate::store::redis::Redis::new(protocol, "", None).unwrap();
         let whole = |count: usize| {

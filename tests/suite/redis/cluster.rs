@@ -53,7 +53,7 @@ async fn ask_at(node: &Front, ask: &Ask) -> Result<u64, RedisError> {
 }
 
 #[tokio::test]
-async fn every_script_touches_one_slot_and_works_where_that_is() {
+async fn every_script_accesses_one_slot_and_runs_on_its_node() {
     let nodes = cluster();
     let mut fronts = Vec::new();
     for node in &nodes {

@@ -180,7 +180,7 @@ fn an_account_forgets_one_of_too_many_instances_and_counts_all_of_them() {
 }
 
 #[test]
-fn of_too_many_instances_those_that_hold_permits_are_remembered_and_no_other_gets_any() {
+fn beyond_the_bound_instances_with_permits_are_kept_and_new_ones_get_none() {
     let server = RedisServer::start(&[]);
     let mut connection = server.connect();
     let (script, now_ms) = (OnClock::of(Shared::InFlight), 1_800_000_000_000);

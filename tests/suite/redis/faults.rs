@@ -31,7 +31,7 @@ async fn granted_in_the_end(stage: &Stage, ask: &Ask) -> u64 {
 }
 
 #[tokio::test]
-async fn a_script_that_redis_has_forgotten_is_brought_along_once() {
+async fn a_script_that_redis_has_lost_is_sent_once() {
     for protocol in PROTOCOLS {
         let stage = Stage::start(protocol, &[]).await;
         for (seq, requests) in [(1, 2), (2, 1), (3, 2)] {
@@ -52,7 +52,7 @@ async fn a_script_that_redis_has_forgotten_is_brought_along_once() {
 }
 
 #[tokio::test]
-async fn a_redis_that_starts_again_empty_counts_from_nothing() {
+async fn a_redis_that_restarts_without_data_counts_from_zero() {
     for protocol in PROTOCOLS {
         let mut stage = Stage::start(protocol, &[]).await;
         for seq in 1..=5 {
@@ -66,7 +66,7 @@ async fn a_redis_that_starts_again_empty_counts_from_nothing() {
 }
 
 #[tokio::test]
-async fn a_redis_without_memory_says_so_and_charges_nothing() {
+async fn a_redis_out_of_memory_is_reported_and_charges_nothing() {
     for protocol in PROTOCOLS {
         let stage = Stage::start(protocol, &["--maxmemory-policy", "noeviction"]).await;
         let memory = |bytes: &str| {
@@ -88,7 +88,7 @@ async fn a_redis_without_memory_says_so_and_charges_nothing() {
 }
 
 #[tokio::test]
-async fn a_redis_that_stands_still_costs_the_deadline_and_charges_the_ask_once() {
+async fn a_suspended_redis_costs_the_deadline_and_charges_the_ask_once() {
     for protocol in PROTOCOLS {
         let stage = Stage::start(protocol, &[]).await;
         assert_eq!(stage.ask_one(&one(1)).await.unwrap().drawn, 1);
@@ -142,7 +142,7 @@ async fn a_wrong_token_is_refused_and_never_shown() {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_under_a_key_is_left_alone() {
+async fn a_foreign_value_under_a_key_is_left_alone() {
     for protocol in PROTOCOLS {
         let stage = Stage::start(protocol, &[]).await;
         let mut connection = stage.server.connect();

@@ -98,7 +98,7 @@ async fn whichever_way_a_service_fails_the_policy_decides() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_dead_service_beyond_the_deadline_nor_at_all_while_the_breaker_is_open_and_it_comes_back() {
+async fn waits_for_a_dead_service_end_at_the_deadline_and_an_open_breaker_avoids_them() {
     let service = Service::start(Does::Holds).await;
     let stage = three_ways(service.addr, "100ms").await;
     let ask = Request::get("/deny").with("x-user", "ann");
@@ -147,7 +147,7 @@ async fn a_service_that_answers_with_a_hundred_megabytes_leaves_the_vm_its_memor
 }
 
 #[tokio::test]
-async fn cluster_that_envoy_does_not_know_is_a_service_that_fails() {
+async fn a_missing_cluster_counts_as_a_failed_service() {
     let service = Service::start(Does::Counts(9)).await;
     let mut limit = counted("api", "/**");
     limit["on_store_failure"] = json!("allow");

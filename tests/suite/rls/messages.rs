@@ -70,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_that_a_service_can_send_break_the_reader(
+    fn any_bytes_of_a_service_are_handled(
         of in response(), at: prop::sample::Index, byte: u8, cut: prop::sample::Index, any in any::<Vec<u8>>()
     ) {
         let mut bytes = of.encode_to_vec();

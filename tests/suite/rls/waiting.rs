@@ -51,7 +51,7 @@ async fn client_that_leaves_takes_its_call_with_it() {
 }
 
 #[tokio::test]
-async fn request_that_waits_while_a_new_policy_comes_is_decided_by_its_own() {
+async fn request_that_waits_during_a_policy_change_is_decided_by_its_own_policy() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("filter.json");
     let service = Service::start(Does::Holds).await;

@@ -136,7 +136,7 @@ async fn a_breaker_that_opens_in_one_envoy_opens_in_all_and_one_set_of_probes_cl
 }
 
 #[tokio::test]
-async fn while_the_store_is_away_breakers_go_on_by_themselves_and_agree_again_without_a_flap() {
+async fn without_the_store_breakers_decide_alone_and_later_agree_without_a_flap() {
     let fickle = Upstream::start(good("well")).await;
     let mut stage = started(Protocol::Webdis, &fickle, breaking("1s", "10s")).await;
     stage.redis.kill();

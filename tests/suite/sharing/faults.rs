@@ -72,7 +72,7 @@ impl Sharing {
 }
 
 #[tokio::test]
-async fn whatever_the_network_and_the_front_do_no_more_than_the_quota_is_admitted() {
+async fn under_any_fault_of_network_and_front_no_more_than_the_quota_is_admitted() {
     for does in [
         Does::AnswersGarbage,
         Does::AnswersNoHttp,
@@ -93,7 +93,7 @@ async fn whatever_the_network_and_the_front_do_no_more_than_the_quota_is_admitte
 }
 
 #[tokio::test]
-async fn a_redis_that_stands_still_admits_no_more_than_the_quota() {
+async fn a_suspended_redis_admits_no_more_than_the_quota() {
     let mut stage = started(Protocol::Upstash, shared(QUOTA as u32)).await;
     let breaks = async |stage: &mut Sharing| stage.paused = Some(stage.redis.pause());
     let mends = async |stage: &mut Sharing| stage.paused = None;
@@ -104,7 +104,7 @@ async fn a_redis_that_stands_still_admits_no_more_than_the_quota() {
 }
 
 #[tokio::test]
-async fn a_redis_without_memory_admits_no_more_than_the_quota() {
+async fn a_redis_out_of_memory_admits_no_more_than_the_quota() {
     let memory = |stage: &Sharing, bytes: &str| {
         let mut connection = stage.redis.connect();
         let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query(&mut connection).unwrap();
@@ -146,7 +146,7 @@ async fn a_webdis_that_is_gone_and_comes_back_admits_no_more_than_the_quota() {
 }
 
 #[tokio::test]
-async fn while_the_store_fails_the_policy_says_what_passes() {
+async fn while_the_store_fails_the_policy_decides_what_passes() {
     for (word, passes) in [("local", 30), ("allow", 60), ("deny", 0)] {
         let mut limit = shared(QUOTA as u32);
         limit["on_store_failure"] = json!(word);
@@ -190,7 +190,7 @@ async fn an_envoy_that_is_killed_takes_its_leases_with_it_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_no_cluster_of_envoys_fails_at_once_and_is_told_of() {
+async fn a_store_whose_cluster_is_missing_fails_at_once_and_is_reported() {
     let mut policy = policy([shared(10)]);
     policy["stores"] = json!({ "deadline": "10s", "redis": { "cluster": "nowhere" } });
     let stage = Stage::start(&policy).await;
@@ -204,7 +204,7 @@ async fn a_store_that_is_no_cluster_of_envoys_fails_at_once_and_is_told_of() {
 }
 
 #[tokio::test]
-async fn many_clients_that_nobody_knows_do_not_make_the_store_fail() {
+async fn many_new_clients_do_not_make_the_store_fail() {
     let mut limit = shared(1);
     limit["key"] = json!(["address"]);
     for protocol in [Protocol::Upstash, Protocol::Webdis] {

@@ -215,7 +215,7 @@ async fn a_request_that_outlasts_the_lease_keeps_its_permit() {
 }
 
 #[tokio::test]
-async fn while_the_store_fails_the_policy_says_how_many_are_in_flight_and_afterwards_no_more_than_permits() {
+async fn while_the_store_fails_the_policy_bounds_requests_in_flight() {
     for (word, passes) in [("local", 3), ("allow", 9), ("deny", 0)] {
         let gate = Gate::start().await;
         let mut limit = in_flight("lease");

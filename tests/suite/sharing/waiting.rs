@@ -10,7 +10,7 @@ use crate::filter::client::{Connection, Request};
 use crate::filter::stage::eventually;
 
 #[tokio::test]
-async fn many_who_wait_are_all_answered_by_few_calls() {
+async fn many_waiting_requests_are_decided_with_few_calls() {
     let mut setup = Setup::of([shared(200)]);
     setup.envoys = 1;
     setup.stores = json!({ "deadline": "10s" });
@@ -83,7 +83,7 @@ async fn a_body_that_comes_while_its_request_waits_arrives_whole() {
 }
 
 #[tokio::test]
-async fn under_overload_an_empty_bucket_refuses_and_lets_nobody_wait_for_long() {
+async fn under_overload_an_empty_bucket_refuses_without_long_waits() {
     let mut limit = shared(1);
     limit["algorithm"] = json!("token-bucket");
     limit["quota"] = json!({ "permits": 200, "window": "1s", "burst": 20 });
