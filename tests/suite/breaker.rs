@@ -21,31 +21,30 @@ pub struct Memory {
     /// Publications so far.
     published: u64,
     reads: u64,
-    /// If `deaf`, every read fails; if `mute`, every publication fails.
-    deaf: bool,
-    mute: bool,
+    reads_fail: bool,
+    publishes_fail: bool,
 }
 
 /// The versions that one worker has read from [`Memory`].
 #[derive(Debug, Default)]
-pub struct Seen(HashMap<Part, u64>);
+pub struct ReadVersions(HashMap<Part, u64>);
 
 impl Memory {
     fn version(&self, part: Part) -> u64 {
         self.parts.get(&part).map_or(0, |(version, _)| *version)
     }
 
-    pub fn read(&mut self, part: Part, seen: &mut Seen) -> Result<Option<&[u8]>, StoreError> {
+    pub fn read(&mut self, part: Part, seen: &mut ReadVersions) -> Result<Option<&[u8]>, StoreError> {
         self.reads += 1;
-        if self.deaf {
+        if self.reads_fail {
             return Err(StoreError::Unavailable);
         }
         seen.0.insert(part, self.version(part));
         Ok(self.parts.get(&part).map(|(_, bytes)| bytes.as_slice()))
     }
 
-    pub fn publish(&mut self, part: Part, bytes: &[u8], seen: &Seen) -> Result<(), StoreError> {
-        if self.mute {
+    pub fn publish(&mut self, part: Part, bytes: &[u8], seen: &ReadVersions) -> Result<(), StoreError> {
+        if self.publishes_fail {
             return Err(StoreError::Unavailable);
         }
         let version = self.version(part);
@@ -60,12 +59,12 @@ impl Memory {
 
 /// A [`Memory`] with a single user.
 #[derive(Debug, Default)]
-pub struct Alone {
+pub struct SoleWorker {
     pub memory: Memory,
-    seen: Seen,
+    seen: ReadVersions,
 }
 
-impl Ledger for Alone {
+impl Ledger for SoleWorker {
     fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
         self.memory.read(part, &mut self.seen)
     }
@@ -88,13 +87,13 @@ fn policy(parts: &str) -> Policy {
 /// One worker and its store, driven by hand.
 struct Bench {
     local: Local,
-    ledger: Alone,
+    ledger: SoleWorker,
     now: Timestamp,
 }
 
 impl Bench {
     fn new(fields: &str) -> Self {
-        Self { local: Local::new(&rules(fields)), ledger: Alone::default(), now: ms(0) }
+        Self { local: Local::new(&rules(fields)), ledger: SoleWorker::default(), now: ms(0) }
     }
 
     fn wait(&mut self, ms: u64) {

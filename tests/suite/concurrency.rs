@@ -218,7 +218,7 @@ impl Bench {
         engine.renew(ticket, store, local, &mut Leases::none(), counters, ms(at_ms));
     }
 
-    fn told(&mut self) -> Vec<String> {
+    fn quota_fields(&mut self) -> Vec<String> {
         let mut fields = Fields::default();
         fields.push_limits(&self.engine, &self.plan);
         fields.iter().map(|(name, value)| format!("{name}: {value}")).collect()
@@ -251,12 +251,12 @@ fn a_permit_is_free_again_when_its_request_has_ended() {
 fn the_fields_show_requests_in_flight_and_no_time() {
     let mut bench = Bench::new(&two("", ""));
     let ticket = bench.held(0);
-    let told = bench.told();
+    let told = bench.quota_fields();
     assert_eq!(told[0], r#"ratelimit-policy: "slots";q=2;qu="concurrent-requests""#);
     assert!(told[1].starts_with(r#"ratelimit: "slots";r=1;pk=:"#), "{}", told[1]);
     let _second = bench.held(0);
     assert!(bench.is_full(0));
-    assert!(bench.told()[1].starts_with(r#"ratelimit: "slots";r=0;pk=:"#));
+    assert!(bench.quota_fields()[1].starts_with(r#"ratelimit: "slots";r=0;pk=:"#));
     let request = Request::get("/").from("192.0.2.1");
     bench.engine.plan(&request, &mut bench.plan);
     let decision = bench.engine.decide(
@@ -341,8 +341,7 @@ fn an_adaptive_limit_in_observe_mode_counts_every_request_at_the_upstream() {
     let policies = [
         adaptive("enforce", "observe", ""),
         adaptive("observe", "reject", ""),
-        // In observe mode a request that one limit would refuse still reaches the upstream, so no limit may return its
-        // permits.
+        // In observe mode a request that `once` would refuse still reaches the upstream, so it must count as in flight.
         adaptive("observe", "reject", once),
     ];
     let in_flight = |bench: &mut Bench, at_ms| {

@@ -19,7 +19,7 @@ use tidegate::table::Page;
 use tidegate::units::Span;
 
 /// A store whose publications fail as a script says, and that others publish to in the meantime.
-struct Unruly {
+struct FaultyStore {
     shared: MemoryStore,
     round: Vec<Read>,
     /// The results of the next calls of `publish`; after these, all succeed.
@@ -38,7 +38,7 @@ struct Read {
     published: Option<Result<(), StoreError>>,
 }
 
-impl Unruly {
+impl FaultyStore {
     fn new(publish: Vec<Result<(), StoreError>>) -> Self {
         Self {
             shared: MemoryStore::new(1_000),
@@ -60,7 +60,7 @@ impl Unruly {
     }
 }
 
-impl Store for Unruly {
+impl Store for FaultyStore {
     fn pages(&self) -> u32 {
         self.shared.pages()
     }
@@ -183,7 +183,7 @@ fn a_conflict_is_decided_again_and_nothing_is_charged_twice() {
     use StoreError::Conflict;
     // The first page is published and the second is not, then the reverse; each twice.
     let script = vec![Ok(()), Err(Conflict), Err(Conflict), Ok(()), Err(Conflict), Ok(()), Ok(()), Ok(())];
-    let mut bench = Bench::new(WIDE_AND_NARROW, Unruly::new(script));
+    let mut bench = Bench::new(WIDE_AND_NARROW, FaultyStore::new(script));
     let request = Request::get("/").from("192.0.2.1");
     for _ in 0..3 {
         assert_eq!(bench.send(&request, 0), Ok(()));
@@ -195,13 +195,13 @@ fn a_conflict_is_decided_again_and_nothing_is_charged_twice() {
 
 #[test]
 fn a_charge_is_refunded_when_a_later_round_refuses() {
-    let mut bench = Bench::new(WIDE_AND_NARROW, Unruly::new(vec![]));
+    let mut bench = Bench::new(WIDE_AND_NARROW, FaultyStore::new(vec![]));
     let request = Request::get("/").from("192.0.2.1");
     for _ in 0..2 {
         assert_eq!(bench.send(&request, 0), Ok(()));
     }
     // `wide` is published. The page of `narrow` conflicts, because another worker takes the last permit first.
-    let mut other = Bench::new(WIDE_AND_NARROW, Unruly::new(vec![]));
+    let mut other = Bench::new(WIDE_AND_NARROW, FaultyStore::new(vec![]));
     std::mem::swap(&mut bench.store.shared, &mut other.store.shared);
     assert_eq!(other.send(&request, 0), Ok(()));
     std::mem::swap(&mut bench.store.shared, &mut other.store.shared);
@@ -214,7 +214,7 @@ fn a_charge_is_refunded_when_a_later_round_refuses() {
 #[test]
 fn endless_conflicts_end_in_the_failure_policy() {
     let request = Request::get("/").from("192.0.2.1");
-    let endless = || Unruly::new(vec![Err(StoreError::Conflict); 1_000]);
+    let endless = || FaultyStore::new(vec![Err(StoreError::Conflict); 1_000]);
     let mut local = Bench::new(&deciding("local"), endless());
     assert_eq!(local.send(&request, 0), Ok(()));
     assert_eq!(local.send(&request, 0), Ok(()));
@@ -234,7 +234,7 @@ fn damaged_state_is_a_store_failure_and_no_panic() {
     for (policy, expected) in
         [("local", Ok(())), ("allow", Ok(())), ("deny", Err(("api".to_owned(), Cause::StoreFailed)))]
     {
-        let mut bench = Bench::new(&deciding(policy), Unruly::new(vec![]));
+        let mut bench = Bench::new(&deciding(policy), FaultyStore::new(vec![]));
         bench.store.read = Err(StoreError::Corrupt);
         assert_eq!(bench.send(&Request::get("/").from("192.0.2.1"), 0), expected, "{policy}");
         assert_eq!(bench.total(Total::StoreFailures), 1);
@@ -312,10 +312,10 @@ fn responses_beyond_the_quota_are_charged_too() {
 fn a_response_is_charged_despite_conflicts_or_else_in_local_memory() {
     use StoreError::Conflict;
     let request = Request::get("/").from("192.0.2.1");
-    let mut bench = Bench::new(LOGINS, Unruly::new(vec![Err(Conflict), Err(Conflict), Ok(())]));
+    let mut bench = Bench::new(LOGINS, FaultyStore::new(vec![Err(Conflict), Err(Conflict), Ok(())]));
     assert!(bench.answer(&request, 401));
     assert_eq!((bench.left(&request, 0, 0), bench.total(Total::Conflicts)), (4, 2));
-    let mut bench = Bench::new(LOGINS, Unruly::new(vec![]));
+    let mut bench = Bench::new(LOGINS, FaultyStore::new(vec![]));
     bench.store.read = Err(StoreError::Unavailable);
     for _ in 0..5 {
         assert!(bench.answer(&request, 401));
@@ -339,7 +339,7 @@ fn a_refused_client_whose_clock_stepped_back_is_admitted_after_its_wait() {
 fn a_request_without_a_limit_accesses_no_state() {
     let policy = r#"{ "version": 1, "limits": [ { "name": "api", "match": { "path": "/api/**" }, "key": [],
         "quota": { "permits": 1, "window": "1h" } } ] }"#;
-    let mut bench = Bench::new(policy, Unruly::new(vec![]));
+    let mut bench = Bench::new(policy, FaultyStore::new(vec![]));
     for _ in 0..3 {
         assert_eq!(bench.send(&Request::get("/other"), 0), Ok(()));
     }
@@ -386,7 +386,7 @@ impl<S: Store> Bench<S> {
 fn a_permit_is_returned_despite_conflicts_or_expires_with_its_lease() {
     use StoreError::Conflict;
     let request = Request::get("/").from("192.0.2.1");
-    let mut bench = Bench::new(SLOTS, Unruly::new(vec![]));
+    let mut bench = Bench::new(SLOTS, FaultyStore::new(vec![]));
     let (first, second) = (bench.hold(&request, 0), bench.hold(&request, 0));
     bench.store.publish = vec![Err(Conflict), Err(Conflict), Ok(())];
     bench.release(first, 1);
@@ -400,7 +400,7 @@ fn a_permit_is_returned_despite_conflicts_or_expires_with_its_lease() {
 #[test]
 fn permits_taken_in_local_memory_are_returned_there() {
     let request = Request::get("/").from("192.0.2.1");
-    let mut bench = Bench::new(SLOTS, Unruly::new(vec![]));
+    let mut bench = Bench::new(SLOTS, FaultyStore::new(vec![]));
     bench.store.read = Err(StoreError::Unavailable);
     let (first, _second) = (bench.hold(&request, 0), bench.hold(&request, 0));
     assert!(bench.send(&request, 0).is_err());

@@ -26,20 +26,20 @@ pub fn cases(name: &str, mut check: impl FnMut(&mut Dice)) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seed = number("TIDEGATE_FUZZ_SEED").unwrap_or(SEED);
     for case in 0..number("TIDEGATE_FUZZ_CASES").unwrap_or(10_000) {
-        let told = Told { name, seed, case };
+        let report = FailureReport { name, seed, case };
         check(&mut Dice::new(seed.wrapping_add(case.wrapping_mul(0x9e37_79b9_7f4a_7c15))));
-        std::mem::forget(told);
+        std::mem::forget(report);
     }
 }
 
 /// Prints the case if its check panics.
-struct Told<'n> {
+struct FailureReport<'n> {
     name: &'n str,
     seed: u64,
     case: u64,
 }
 
-impl Drop for Told<'_> {
+impl Drop for FailureReport<'_> {
     fn drop(&mut self) {
         eprintln!("{}: case {} of TIDEGATE_FUZZ_SEED={} failed", self.name, self.case, self.seed);
     }

@@ -155,7 +155,7 @@ fn without_the_store_instances_keep_to_their_shares_and_it_returns_without_a_bur
         let setup = Setup { algorithm, quota, rates: vec![800_000, 150_000, 50_000], ..Setup::default() };
         let mut world = World::new(4, &setup, Faults::none());
         world.run(4_000);
-        world.part_all();
+        world.disconnect_all();
         world.run(2_000);
         world.begin_measuring();
         world.run(4_000);
@@ -165,7 +165,7 @@ fn without_the_store_instances_keep_to_their_shares_and_it_returns_without_a_bur
         assert!((0.3..=1.2).contains(&used), "{algorithm}: {used} of the quota without the store");
         assert!(away.asks > 0 && !world.store_answers(), "{algorithm}: now and then one tries");
         assert!(away.waited * 100 < away.requests, "{algorithm}: {} of {} waited", away.waited, away.requests);
-        world.join_all();
+        world.reconnect_all();
         world.begin_measuring();
         world.run(12_000);
         let back = world.measured().admitted as f64 / 2_400.0;

@@ -1,6 +1,6 @@
 //! One worker against a naive model that keeps every call.
 
-use super::{Alone, rules};
+use super::{SoleWorker, rules};
 use crate::harness::ms;
 use proptest::prelude::*;
 use tidegate::breaker::{Admission, Local, Outcome, State, Ticket};
@@ -245,7 +245,7 @@ proptest! {
     #[test]
     fn a_breaker_does_what_the_naive_model_does(case in case()) {
         let mut local = Local::new(&rules(&case.document()));
-        let mut ledger = Alone::default();
+        let mut ledger = SoleWorker::default();
         let mut model =
             Model { case: &case, phase: Phase::Closed { since: None }, age: 0, open_ms: 0, calls: Vec::new(), unmerged: false };
         let mut now = 0;

@@ -19,9 +19,9 @@ fn a_closed_breaker_accesses_the_store_only_on_ticks() {
 
 #[test]
 fn without_its_store_a_worker_decides_alone_and_rejoins() {
-    for (deaf, mute) in [(true, true), (true, false), (false, true)] {
+    for (reads_fail, publishes_fail) in [(true, true), (true, false), (false, true)] {
         let mut bench = Bench::new(PLAIN);
-        (bench.ledger.memory.deaf, bench.ledger.memory.mute) = (deaf, mute);
+        (bench.ledger.memory.reads_fail, bench.ledger.memory.publishes_fail) = (reads_fail, publishes_fail);
         bench.open();
         bench.wait(5_000);
         let probes = [bench.pass(), bench.pass(), bench.pass()];
@@ -33,12 +33,12 @@ fn without_its_store_a_worker_decides_alone_and_rejoins() {
         bench.tick();
         assert_eq!(bench.state(), State::Closed);
         bench.open();
-        (bench.ledger.memory.deaf, bench.ledger.memory.mute) = (false, false);
+        (bench.ledger.memory.reads_fail, bench.ledger.memory.publishes_fail) = (false, false);
         bench.tick();
         assert_eq!(bench.state(), State::Open);
         let mut other = Bench { local: Local::new(bench.local.rules()), ..bench };
         other.tick();
-        assert_eq!(other.state(), State::Open, "deaf {deaf}, mute {mute}");
+        assert_eq!(other.state(), State::Open, "reads_fail {reads_fail}, publishes_fail {publishes_fail}");
     }
 }
 

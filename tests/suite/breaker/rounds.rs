@@ -29,7 +29,7 @@ fn worker(breakers: usize, mode: &str) -> (Policy, Upstreams) {
     (policy, upstreams)
 }
 
-fn confer(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, at: u64) -> Option<Round> {
+fn next_round(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, at: u64) -> Option<Round> {
     let mut context = Context { ledgers, draw: Draw(0), now: ms(at) };
     upstreams.tick(&mut context);
     upstreams.next_round(&mut context)
@@ -56,7 +56,7 @@ fn one_worker_at_a_time_asks_once_a_second_and_sooner_with_news() {
     let mut asked_at = Vec::new();
     for at in (0..5_000).step_by(50) {
         for upstreams in [&mut one, &mut other] {
-            if let Some(round) = confer(upstreams, ledgers, at) {
+            if let Some(round) = next_round(upstreams, ledgers, at) {
                 asked_at.push(at);
                 answer(upstreams, ledgers, &round, at + 5);
             }
@@ -65,12 +65,12 @@ fn one_worker_at_a_time_asks_once_a_second_and_sooner_with_news() {
     assert_eq!(asked_at, [0, 1_000, 2_000, 3_000, 4_000]);
     fail((&policy, &mut one), ledgers, 0, 5_020);
     // The worker that has not seen the failures reports them too.
-    let round = confer(&mut other, ledgers, 5_030).expect("news are told at once");
+    let round = next_round(&mut other, ledgers, 5_030).expect("news are told at once");
     let [report] = round.message.reports[..] else { panic!("{round:?}") };
     assert_eq!((report.kind, report.lasts_ms, report.age_ms, report.opened), (ReportKind::Open, 4_990, 10, 1));
     // Until it is answered, news is reported again only after the usual second.
-    assert!((5_040..6_030).all(|at| confer(&mut one, ledgers, at).is_none()));
-    assert_eq!(confer(&mut one, ledgers, 6_030).unwrap().message.reports[0].kind, ReportKind::Open);
+    assert!((5_040..6_030).all(|at| next_round(&mut one, ledgers, at).is_none()));
+    assert_eq!(next_round(&mut one, ledgers, 6_030).unwrap().message.reports[0].kind, ReportKind::Open);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn many_breakers_are_asked_for_in_rotation_and_those_with_news_first() {
     fail((&policy, &mut upstreams), ledgers, 77, 0);
     let (mut asked, mut first) = (HashSet::new(), Vec::new());
     for at in (0..=1_000).step_by(50) {
-        let Some(round) = confer(&mut upstreams, ledgers, at) else { continue };
+        let Some(round) = next_round(&mut upstreams, ledgers, at) else { continue };
         assert!(round.message.reports.len() <= ReportMessage::MAX_REPORTS);
         assert_eq!(round.message.reports[0].kind, ReportKind::Open, "nobody has taken it up");
         first.push(round.message.reports[0].breaker);
@@ -95,10 +95,10 @@ fn many_breakers_are_asked_for_in_rotation_and_those_with_news_first() {
 fn a_breaker_that_is_not_enforced_asks_no_authority() {
     for mode in ["observe", "forced-open", "disabled"] {
         let (_, mut upstreams) = worker(1, mode);
-        assert!(confer(&mut upstreams, &mut MemoryLedgers::new(), 0).is_none(), "{mode}");
+        assert!(next_round(&mut upstreams, &mut MemoryLedgers::new(), 0).is_none(), "{mode}");
         assert_eq!(upstreams.agreed().count(), 0, "{mode}");
     }
     let (_, mut upstreams) = worker(1, "enforce");
-    assert!(confer(&mut upstreams, &mut MemoryLedgers::new(), 0).is_some());
+    assert!(next_round(&mut upstreams, &mut MemoryLedgers::new(), 0).is_some());
     assert_eq!(upstreams.agreed().collect::<Vec<_>>(), ["u0"]);
 }

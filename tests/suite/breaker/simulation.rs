@@ -1,7 +1,7 @@
 //! Many workers and one published state: workers conflict between a read and the following publication, merge late or
 //! never, die with the calls they have not merged, and the clock jumps.
 
-use super::{Memory, Seen, rules};
+use super::{Memory, ReadVersions, rules};
 use crate::harness::{ms, seeds};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -55,15 +55,15 @@ struct Call {
 }
 
 /// A worker's access to the memory. With the fault `overtaken`, another worker acts before this one publishes.
-struct Hand<'s> {
+struct WorkerLedger<'s> {
     simulation: &'s Simulation,
     worker: usize,
-    seen: Seen,
+    seen: ReadVersions,
     bytes: Vec<u8>,
     overtakes: bool,
 }
 
-impl Ledger for Hand<'_> {
+impl Ledger for WorkerLedger<'_> {
     fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
         let mut memory = self.simulation.memory.borrow_mut();
         let Some(bytes) = memory.read(part, &mut self.seen)? else { return Ok(None) };
@@ -126,15 +126,15 @@ impl Simulation {
         ms(self.real_ms.get() + self.clock_ms.get())
     }
 
-    fn hand(&self, worker: usize, overtakes: bool) -> Hand<'_> {
-        Hand { simulation: self, worker, seen: Seen::default(), bytes: Vec::new(), overtakes }
+    fn ledger(&self, worker: usize, overtakes: bool) -> WorkerLedger<'_> {
+        WorkerLedger { simulation: self, worker, seen: ReadVersions::default(), bytes: Vec::new(), overtakes }
     }
 
     /// A call arrives at this worker. Returns whether it was admitted.
     fn asks(&self, worker: usize, overtakes: bool) -> bool {
         let (admission, generation) = {
             let mut local = self.workers[worker].borrow_mut();
-            let admission = local.admit(&mut self.hand(worker, overtakes), Draw(self.draw()), self.now());
+            let admission = local.admit(&mut self.ledger(worker, overtakes), Draw(self.draw()), self.now());
             (admission, local.generation())
         };
         let Admission::Pass(ticket) = admission else { return false };
@@ -162,7 +162,7 @@ impl Simulation {
 
     fn tick(&self, worker: usize, overtakes: bool) {
         let mut local = self.workers[worker].borrow_mut();
-        local.tick(&mut self.hand(worker, overtakes), Draw(self.draw()), self.now());
+        local.tick(&mut self.ledger(worker, overtakes), Draw(self.draw()), self.now());
     }
 
     fn end(&self, call: &Call) {
@@ -172,7 +172,7 @@ impl Simulation {
         }
         let mut local = self.workers[call.worker].borrow_mut();
         let draw = Draw(self.draw());
-        local.observe(&mut self.hand(call.worker, false), call.ticket, call.outcome, took, draw, self.now());
+        local.observe(&mut self.ledger(call.worker, false), call.ticket, call.outcome, took, draw, self.now());
     }
 
     /// Advances by a millisecond, in which with a chance of one in `every` a call arrives at a random worker.

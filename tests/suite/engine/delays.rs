@@ -132,7 +132,7 @@ fn turns_are_one_interval_apart_over_all_instances() {
         let expected = match id {
             0 | 1 => Sent::Passed,
             2..12 => Sent::Waits(0),
-            // The next turn within the maximum delay is a tenth of a second away.
+            // In a tenth of a second the next turn is within the maximum delay.
             _ => Sent::Refused(Some(1)),
         };
         assert_eq!(site.send(id as usize % 3, id, &client(), 0), expected, "{id}");

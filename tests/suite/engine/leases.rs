@@ -41,7 +41,7 @@ impl Store for Counted {
 }
 
 /// The wait of a refused request, and its client's standing with each quota.
-type Told = (Option<Option<Span>>, Vec<Option<(Permits, Span)>>);
+type WaitAndStandings = (Option<Option<Span>>, Vec<Option<(Permits, Span)>>);
 
 /// One of several instances that share a store.
 struct Instance {
@@ -56,7 +56,13 @@ impl Instance {
         Self { plan: Plan::new(), local: MemoryStore::new(10), leases: Leases::new(), counters: Counters::new(3, 2) }
     }
 
-    fn send<S: Store>(&mut self, engine: &Engine, store: &mut S, request: &Request, now: Timestamp) -> Told {
+    fn send<S: Store>(
+        &mut self,
+        engine: &Engine,
+        store: &mut S,
+        request: &Request,
+        now: Timestamp,
+    ) -> WaitAndStandings {
         engine.plan(request, &mut self.plan);
         let decision = engine.decide(&mut self.plan, store, &mut self.local, &mut self.leases, &mut self.counters, now);
         let told = self.plan.charges().iter().map(|charge| {

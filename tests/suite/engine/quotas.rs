@@ -1,6 +1,6 @@
 //! Limits of several quotas: a request is charged to all or none, each quota counts by itself, and the request once.
 
-use super::{Bench, Unruly};
+use super::{Bench, FaultyStore};
 use crate::harness::{Answer, Request};
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -90,7 +90,7 @@ fn a_charge_by_response_goes_to_all_quotas() {
 fn a_charge_to_one_quota_is_refunded_if_another_worker_takes_the_last_of_the_next() {
     for (more, last) in [("", refused()), (r#", "on_exceed": "observe""#, Ok(()))] {
         let policy = limited("fixed-window", &[(9, 10), (3, 3_600)], more);
-        let mut bench = Bench::new(&policy, Unruly::new(vec![]));
+        let mut bench = Bench::new(&policy, FaultyStore::new(vec![]));
         assert_eq!([bench.send(&request(), 0), bench.send(&request(), 0)], [Ok(()), Ok(())]);
         // The first quota is published. Meanwhile the last permit of the second goes to another instance.
         bench.store.publish = vec![Ok(()), Err(StoreError::Conflict)];
@@ -141,7 +141,7 @@ proptest! {
         }
         let script = case.published.iter().map(|good| if *good { Ok(()) } else { Err(StoreError::Conflict) });
         let policy = limited("fixed-window", &case.quotas, &more);
-        let mut bench = Bench::new(&policy, Unruly::new(script.collect()));
+        let mut bench = Bench::new(&policy, FaultyStore::new(script.collect()));
         let (mut now, mut admitted) = (0, Vec::<(u64, u32)>::new());
         let (mut good, mut over) = (0, 0);
         for (step, cost) in case.requests {

@@ -1,6 +1,6 @@
 //! The effects of refusals: penalties that lock no client out, and bans that are neither lifted early nor prolonged.
 
-use super::{Bench, Unruly};
+use super::{Bench, FaultyStore};
 use crate::harness::{Request, engine, ms};
 use proptest::prelude::*;
 use tidegate::decision::{Cause, Decision};
@@ -143,7 +143,7 @@ fn a_limit_that_observes_only_counts_its_bans() {
 
 #[test]
 fn a_ban_that_another_worker_begins_first_is_counted_once() {
-    let mut bench = Bench::new(&banning(), Unruly::new(vec![]));
+    let mut bench = Bench::new(&banning(), FaultyStore::new(vec![]));
     let one = client(1);
     for _ in 0..4 {
         bench.refusal(&one, 0);
@@ -163,7 +163,7 @@ fn a_ban_that_another_worker_begins_first_is_counted_once() {
 
 #[test]
 fn a_refusal_that_cannot_be_recorded_still_refuses_with_bounded_retries() {
-    let mut bench = Bench::new(&banning(), Unruly::new(vec![]));
+    let mut bench = Bench::new(&banning(), FaultyStore::new(vec![]));
     let one = client(1);
     assert_eq!([bench.refusal(&one, 0), bench.refusal(&one, 0)], [None, None]);
     bench.store.publishes = 0;
@@ -186,7 +186,7 @@ fn a_refusal_that_cannot_be_recorded_still_refuses_with_bounded_retries() {
 
 #[test]
 fn refusals_count_in_local_memory_when_the_store_fails() {
-    let mut bench = Bench::new(&banning(), Unruly::new(vec![]));
+    let mut bench = Bench::new(&banning(), FaultyStore::new(vec![]));
     bench.store.read = Err(StoreError::Unavailable);
     for _ in 0..5 {
         bench.refusal(&client(1), 0);

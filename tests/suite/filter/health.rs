@@ -10,7 +10,7 @@ use super::metrics::{assert_shows, sample};
 use super::stage::{Stage, eventually, limit, policy};
 use crate::origin::Settings;
 
-/// The client that may see the status pages.
+/// The address of the client that may see the status pages.
 const OPERATOR: &str = "10.0.0.1";
 
 fn watching(health: Value) -> Value {

@@ -29,25 +29,25 @@ const TOKENS: [&str; 14] = ["sid=", "sid", ";", ",", "&", "=", "\"", " ", "\t", 
 struct Sent<F>(F, KeyHash);
 
 impl<F: Fn(&[u8]) -> KeyHash> Sent<F> {
-    /// Checks what must be true of any list of pairs with the separator `joint`. Returns whether the pair was found.
-    fn assert_holds(&self, text: &[u8], joint: &str) -> bool {
+    /// Checks what must be true of any list of pairs with the separator `separator`. Returns whether the pair was found.
+    fn assert_holds(&self, text: &[u8], separator: &str) -> bool {
         let Self(key, nobody) = self;
         let found = key(text);
         let shown = text.escape_ascii();
-        let joint = joint.as_bytes();
-        assert_eq!(key(&[text, joint, b"zz=1"].concat()), found, "{shown} and another behind it");
-        assert_eq!(key(&[b"zz=1", joint, text].concat()), found, "{shown} and another before it");
+        let separator = separator.as_bytes();
+        assert_eq!(key(&[text, separator, b"zz=1"].concat()), found, "{shown} and another behind it");
+        assert_eq!(key(&[b"zz=1", separator, text].concat()), found, "{shown} and another before it");
         if found != *nobody {
             // A name that occurs twice identifies no client.
-            assert_eq!(key(&[text, joint, b"sid=9"].concat()), *nobody, "{shown}");
-            assert_eq!(key(&[b"sid=9", joint, text].concat()), *nobody, "{shown}");
+            assert_eq!(key(&[text, separator, b"sid=9"].concat()), *nobody, "{shown}");
+            assert_eq!(key(&[b"sid=9", separator, text].concat()), *nobody, "{shown}");
         }
         found != *nobody
     }
 }
 
-fn text(dice: &mut Dice, joints: &[&str]) -> Vec<u8> {
-    let mut text = dice.list(&PIECES, joints, 5);
+fn text(dice: &mut Dice, separators: &[&str]) -> Vec<u8> {
+    let mut text = dice.list(&PIECES, separators, 5);
     dice.mutate(&mut text, &TOKENS);
     text
 }

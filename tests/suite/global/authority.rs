@@ -176,7 +176,7 @@ fn keys_and_instances_are_bounded() {
 
 /// What an instance may use of its permits, and until when.
 #[derive(Clone, Copy, Default)]
-struct Uses {
+struct Holding {
     permits: u32,
     until: u64,
     seq: u64,
@@ -190,7 +190,7 @@ fn under_any_asks_and_lost_answers_all_instances_hold_no_more_than_all_permits()
         let terms = Terms { window_ms: 10_000, ..terms("concurrency", 1 + random.below(30) as u32, 1) };
         let mut account = Account::default();
         let mut now = NOW;
-        let mut all = [Uses::default(); 5];
+        let mut all = [Holding::default(); 5];
         let mut earlier = Vec::new();
         for _ in 0..100 {
             now += [0, 1, 30, 400, 3_000][random.below(5) as usize];

@@ -60,7 +60,7 @@ enum Event {
     Tend(usize),
     Renew,
     Minute,
-    Joined(usize),
+    Reconnected(usize),
 }
 
 impl Crowd {
@@ -145,12 +145,12 @@ impl Crowd {
         self.in_flight[at].clear();
     }
 
-    pub fn part_all(&mut self) {
-        self.sites.iter_mut().for_each(|site| site.parted = true);
+    pub fn disconnect_all(&mut self) {
+        self.sites.iter_mut().for_each(|site| site.disconnected = true);
     }
 
-    pub fn join_all(&mut self) {
-        self.sites.iter_mut().for_each(|site| site.parted = false);
+    pub fn reconnect_all(&mut self) {
+        self.sites.iter_mut().for_each(|site| site.disconnected = false);
     }
 
     fn step(&mut self, event: Event) {
@@ -203,16 +203,16 @@ impl Crowd {
                     if self.time.random.below(10_000) < self.time.faults.crashes {
                         self.crash(at);
                     }
-                    if self.time.random.below(10_000) < self.time.faults.parts {
-                        self.sites[at].parted = true;
+                    if self.time.random.below(10_000) < self.time.faults.disconnections {
+                        self.sites[at].disconnected = true;
                         let most = 30_000 * self.time.random.below(1_000);
                         let lasts = self.time.random.below(1 + most);
-                        self.time.after(lasts, Event::Joined(at));
+                        self.time.after(lasts, Event::Reconnected(at));
                     }
                 }
                 self.time.after(50_000, Event::Minute);
             }
-            Event::Joined(at) => self.sites[at].parted = false,
+            Event::Reconnected(at) => self.sites[at].disconnected = false,
         }
     }
 
@@ -268,7 +268,7 @@ impl Crowd {
     }
 
     fn send(&mut self, of: usize, event: impl Fn() -> Event) {
-        self.time.send(self.sites[of].parted, mostly_soon, event);
+        self.time.send(self.sites[of].disconnected, mostly_soon, event);
     }
 
     fn arrive_later(&mut self, at: usize) {

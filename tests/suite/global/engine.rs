@@ -188,7 +188,7 @@ fn no_answer_of_the_authority_locks_a_client_out_for_longer_than_its_quota_could
             let mut bench = Bench::new(&limit);
             bench.arrive(1, 0);
             let ask = bench.asks(0)[0];
-            // A corrupt grant, or one from a clock that is years ahead.
+            // As in the answer to a different ask, or from a clock that is years off.
             let none = Permits::ZERO;
             let lie = Grant {
                 granted: none,

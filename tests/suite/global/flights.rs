@@ -109,14 +109,14 @@ fn while_the_store_is_away_instances_keep_to_their_shares() {
         let here = Setup { on_store_failure: "local", permits: 20, rates: vec![300_000, 100_000], ..setup(sharing) };
         let mut crowd = Crowd::new(5, here, Faults::none());
         crowd.run(10_000);
-        crowd.part_all();
+        crowd.disconnect_all();
         crowd.run(2 * LEASE_MS);
         (crowd.most_in_flight, _) = (0, crowd.begin_measuring());
         crowd.run(10_000);
         let (used, most) = (crowd.used(), crowd.most_in_flight);
         println!("{sharing}: {used:.2} of the permits without the store, {most} at most");
         assert!(used > 0.5 && most <= 24, "{sharing}: {used}, {most}");
-        crowd.join_all();
+        crowd.reconnect_all();
         crowd.run(20_000);
         crowd.most_in_flight = 0;
         crowd.begin_measuring();

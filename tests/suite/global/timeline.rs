@@ -26,13 +26,13 @@ pub struct Faults {
     pub doubled: u64,
     pub late: u64,
     pub crashes: u64,
-    pub parts: u64,
+    pub disconnections: u64,
     pub skew_ms: u64,
 }
 
 impl Faults {
     pub fn none() -> Self {
-        Self { lost: 0, doubled: 0, late: 0, crashes: 0, parts: 0, skew_ms: 0 }
+        Self { lost: 0, doubled: 0, late: 0, crashes: 0, disconnections: 0, skew_ms: 0 }
     }
 
     /// A random rate for each fault; with a chance of one in three it is zero.
@@ -44,7 +44,7 @@ impl Faults {
             doubled: upto(300),
             late: upto(300),
             crashes: upto(20),
-            parts: upto(20),
+            disconnections: upto(20),
             skew_ms: upto(5_000),
         }
     }
@@ -87,10 +87,10 @@ impl<E> Timeline<E> {
     }
 
     /// Sends a message between an instance and the authority; `late_us` draws the delay of a late message.
-    pub fn send(&mut self, is_parted: bool, late_us: impl Fn(&mut Random) -> u64, event: impl Fn() -> E) {
+    pub fn send(&mut self, is_disconnected: bool, late_us: impl Fn(&mut Random) -> u64, event: impl Fn() -> E) {
         let copies = 1 + u64::from(self.random.below(1_000) < self.faults.doubled);
         for _ in 0..copies {
-            if is_parted || self.random.below(1_000) < self.faults.lost {
+            if is_disconnected || self.random.below(1_000) < self.faults.lost {
                 continue;
             }
             let is_late = self.random.below(1_000) < self.faults.late;
@@ -118,7 +118,7 @@ pub struct Site {
     next_id: u32,
     /// Raised by a crash: messages and requests of an earlier life are dropped.
     pub life: u32,
-    pub parted: bool,
+    pub disconnected: bool,
     tends_at: u64,
 }
 
@@ -143,7 +143,7 @@ impl Site {
             waiting: BTreeMap::new(),
             next_id: 0,
             life,
-            parted: false,
+            disconnected: false,
             tends_at: u64::MAX,
         }
     }
@@ -159,7 +159,7 @@ impl Site {
         self.next_id
     }
 
-    /// Decides on a request, for the second time if it has waited since `since`. `now` is this instance's clock, `us`
+    /// Decides on a request, again if it has waited since `since`. `now` is this instance's clock, `us`
     /// the true time.
     pub fn decide(&mut self, engine: &Engine, id: u32, since: Option<Timestamp>, now: Timestamp, us: u64) -> Outcome {
         engine.plan(&Plain, &mut self.plan);

@@ -58,7 +58,7 @@ enum Event {
     Answered { answer: Answer, to: usize, life: u32 },
     Tend(usize),
     Minute,
-    Joined(usize),
+    Reconnected(usize),
 }
 
 impl World {
@@ -135,12 +135,12 @@ impl World {
         self.instances[at] = Site::new(life, &self.engine, &mut self.time);
     }
 
-    pub fn part_all(&mut self) {
-        self.instances.iter_mut().for_each(|site| site.parted = true);
+    pub fn disconnect_all(&mut self) {
+        self.instances.iter_mut().for_each(|site| site.disconnected = true);
     }
 
-    pub fn join_all(&mut self) {
-        self.instances.iter_mut().for_each(|site| site.parted = false);
+    pub fn reconnect_all(&mut self) {
+        self.instances.iter_mut().for_each(|site| site.disconnected = false);
     }
 
     /// Whether all admissions conform to the algorithm, by the authority's clock.
@@ -212,15 +212,15 @@ impl World {
                     if self.time.random.below(10_000) < self.time.faults.crashes {
                         self.crash(at);
                     }
-                    if self.time.random.below(10_000) < self.time.faults.parts {
-                        self.instances[at].parted = true;
+                    if self.time.random.below(10_000) < self.time.faults.disconnections {
+                        self.instances[at].disconnected = true;
                         let lasts = self.time.random.below(1_000_000);
-                        self.time.after(lasts, Event::Joined(at));
+                        self.time.after(lasts, Event::Reconnected(at));
                     }
                 }
                 self.time.after(5_000, Event::Minute);
             }
-            Event::Joined(at) => self.instances[at].parted = false,
+            Event::Reconnected(at) => self.instances[at].disconnected = false,
         }
     }
 
@@ -254,7 +254,7 @@ impl World {
     }
 
     fn send(&mut self, of: usize, event: impl Fn() -> Event) {
-        self.time.send(self.instances[of].parted, |random| random.below(400_000), event);
+        self.time.send(self.instances[of].disconnected, |random| random.below(400_000), event);
     }
 
     fn arrive_later(&mut self, at: usize) {

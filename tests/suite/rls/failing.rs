@@ -20,7 +20,7 @@ use crate::filter::metrics::assert_shows;
 use crate::filter::stage::{Stage, eventually};
 
 /// A service that answers every call with these bytes as its message.
-async fn saying(message: &'static [u8]) -> SocketAddr {
+async fn service_answering(message: &'static [u8]) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -72,8 +72,8 @@ async fn whichever_way_a_service_fails_the_policy_decides() {
     let cuts = Raw::start(Upstream::Cuts).await.address;
     let status = Service::start(Does::Fails(tonic::Code::Internal)).await.addr;
     let unknown = Service::start(Does::Answers(answer(Code::Unknown))).await.addr;
-    let garbage = saying(b"\xff\xff no message").await;
-    let empty = saying(b"").await;
+    let garbage = service_answering(b"\xff\xff no message").await;
+    let empty = service_answering(b"").await;
     for (name, addr, says) in [
         ("none", none, "cannot be reached"),
         ("no HTTP/2", no_http2, "gRPC status"),

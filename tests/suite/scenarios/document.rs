@@ -51,10 +51,10 @@ pub struct Step {
     /// The request's method and target: `"GET /api/x?y=z"`.
     pub send: Option<String>,
     /// The address of the client.
-    #[serde(default = "usual_client")]
+    #[serde(default = "default_client")]
     pub from: String,
     /// The host that the request names.
-    #[serde(default = "usual_host")]
+    #[serde(default = "default_host")]
     pub host: String,
     /// Header lines; several values for one name are a list.
     #[serde(default)]
@@ -92,7 +92,7 @@ pub struct Does {
     #[serde(default)]
     pub echoes: bool,
     /// Whether its body lists the request that it received: method, path and query, and those header lines that are in
-    /// [`TOLD`].
+    /// [`ECHOED_FIELDS`].
     #[serde(default)]
     pub tells: bool,
     /// A failure in place of a response.
@@ -223,7 +223,7 @@ impl Scenario {
         if self.shows.split(' ').count() < 4 || !self.shows.ends_with('.') {
             return Some("`shows` is a sentence".to_owned());
         }
-        strange(self.always.keys())
+        unknown_field(self.always.keys())
     }
 
     pub fn numbered(&self) -> impl Iterator<Item = (usize, &Step)> {
@@ -247,12 +247,12 @@ impl Expected {
         if self.decision == Decision::Delayed && self.after.is_none() {
             return Some("a request that is delayed goes on `after` a while".to_owned());
         }
-        strange(self.fields.keys())
+        unknown_field(self.fields.keys())
     }
 }
 
 /// What is wrong with these header fields.
-fn strange<'n>(mut names: impl Iterator<Item = &'n String>) -> Option<String> {
+fn unknown_field<'n>(mut names: impl Iterator<Item = &'n String>) -> Option<String> {
     names.find(|name| !FIELDS.contains(&name.as_str())).map(|name| format!("{name} is none of {:?}", *FIELDS))
 }
 
@@ -292,11 +292,11 @@ fn some_millis<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opti
     millis(deserializer).map(Some)
 }
 
-fn usual_client() -> String {
+fn default_client() -> String {
     "192.0.2.1".to_owned()
 }
 
-fn usual_host() -> String {
+fn default_host() -> String {
     "example.com".to_owned()
 }
 
@@ -312,7 +312,7 @@ fn ok() -> u16 {
 pub static FIELDS: LazyLock<Vec<&str>> = LazyLock::new(|| fields("compared"));
 
 /// The header fields of requests that upstreams list in their responses.
-pub static TOLD: LazyLock<Vec<&str>> = LazyLock::new(|| fields("told"));
+pub static ECHOED_FIELDS: LazyLock<Vec<&str>> = LazyLock::new(|| fields("told"));
 
 /// One of the lists that the Worker's tests read too.
 fn fields(list: &str) -> Vec<&'static str> {

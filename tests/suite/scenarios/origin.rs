@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
-use super::document::{Does, Fails, Scenario, TOLD};
+use super::document::{Does, ECHOED_FIELDS, Fails, Scenario};
 use super::seen::answer_of;
 use crate::filter::failing::next_request;
 
@@ -115,7 +115,7 @@ async fn serve(stream: TcpStream, cluster: &str, known: &Known) -> std::io::Resu
         }
         if answer.tells {
             let line = head.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1");
-            let told = TOLD.iter().filter_map(|name| Some(format!("\n{name}: {}", header(name)?)));
+            let told = ECHOED_FIELDS.iter().filter_map(|name| Some(format!("\n{name}: {}", header(name)?)));
             answer.body = Some(std::iter::once(line.to_owned()).chain(told).collect());
         }
         match answer.fails {

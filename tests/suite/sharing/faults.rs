@@ -46,7 +46,11 @@ impl Sharing {
 
     /// The requests admitted while the store fails, until its breakers are open; and those admitted after it works
     /// again, until no permits are left. Both are sums over all Envoys.
-    async fn through(&mut self, breaks: impl AsyncFnOnce(&mut Self), mends: impl AsyncFnOnce(&mut Self)) -> [usize; 2] {
+    async fn admitted_through_failure(
+        &mut self,
+        breaks: impl AsyncFnOnce(&mut Self),
+        mends: impl AsyncFnOnce(&mut Self),
+    ) -> [usize; 2] {
         breaks(self).await;
         let mut during = 0;
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -56,14 +60,14 @@ impl Sharing {
         }
         mends(self).await;
         let mut after = 0;
-        let mut in_vain = 0;
+        let mut refused_rounds = 0;
         let deadline = Instant::now() + Duration::from_secs(40);
         // Refusals must last longer than idle Envoys take to return permits.
-        while in_vain < 8 {
+        while refused_rounds < 8 {
             assert!(Instant::now() < deadline, "{after} were admitted, and there is no end");
             let admitted = self.admitted_or_failed(20).await.iter().sum::<usize>();
             let fails = self.metric("tidegate_store_breakers_open").await > 0;
-            in_vain = if admitted > 0 || fails { 0 } else { in_vain + 1 };
+            refused_rounds = if admitted > 0 || fails { 0 } else { refused_rounds + 1 };
             after += admitted;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -84,7 +88,7 @@ async fn under_any_fault_of_network_and_front_no_more_than_the_quota_is_admitted
         let mut stage = started(Protocol::Upstash, shared(QUOTA as u32)).await;
         let breaks = async |stage: &mut Sharing| stage.proxy.set(does);
         let mends = async |stage: &mut Sharing| stage.proxy.set(Does::PassesOn);
-        let [during, after] = stage.through(breaks, mends).await;
+        let [during, after] = stage.admitted_through_failure(breaks, mends).await;
         println!("{does:?}: 2, then {during}, then {after}");
         assert!(2 + during + after <= QUOTA, "{does:?}: 2, then {during}, then {after}");
         assert!(after > QUOTA / 2, "{does:?}: only {after} were admitted when all was well again");
@@ -97,7 +101,7 @@ async fn a_suspended_redis_admits_no_more_than_the_quota() {
     let mut stage = started(Protocol::Upstash, shared(QUOTA as u32)).await;
     let breaks = async |stage: &mut Sharing| stage.paused = Some(stage.redis.pause());
     let mends = async |stage: &mut Sharing| stage.paused = None;
-    let [during, after] = stage.through(breaks, mends).await;
+    let [during, after] = stage.admitted_through_failure(breaks, mends).await;
     assert!(2 + during + after <= QUOTA, "2, then {during}, then {after}");
     assert!(after > QUOTA / 2, "only {after} were admitted when all was well again");
     stage.end().await;
@@ -112,7 +116,7 @@ async fn a_redis_out_of_memory_admits_no_more_than_the_quota() {
     let mut stage = started(Protocol::Upstash, shared(QUOTA as u32)).await;
     let breaks = async |stage: &mut Sharing| memory(stage, "1");
     let mends = async |stage: &mut Sharing| memory(stage, "0");
-    let [during, after] = stage.through(breaks, mends).await;
+    let [during, after] = stage.admitted_through_failure(breaks, mends).await;
     assert!(2 + during + after <= QUOTA, "2, then {during}, then {after}");
     assert!(after > QUOTA / 2, "only {after} were admitted when all was well again");
     assert!(stage.envoys[0].envoy.logged("the store of shared limits, cluster redis: ").await);
@@ -124,7 +128,7 @@ async fn a_redis_that_was_killed_and_starts_empty_admits_one_more_quota_at_most(
     let mut stage = started(Protocol::Upstash, shared(QUOTA as u32)).await;
     let breaks = async |stage: &mut Sharing| stage.redis.kill();
     let mends = async |stage: &mut Sharing| stage.redis.restart();
-    let [during, after] = stage.through(breaks, mends).await;
+    let [during, after] = stage.admitted_through_failure(breaks, mends).await;
     assert!(2 + during <= QUOTA, "2, then {during}");
     assert!((QUOTA / 2..=QUOTA).contains(&after), "{after} when Redis had forgotten all");
     stage.end().await;
@@ -139,7 +143,7 @@ async fn a_webdis_that_is_gone_and_comes_back_admits_no_more_than_the_quota() {
         stage.proxy.lead_to(webdis.addr());
         stage.webdis = Some(webdis);
     };
-    let [during, after] = stage.through(breaks, mends).await;
+    let [during, after] = stage.admitted_through_failure(breaks, mends).await;
     assert!(2 + during + after <= QUOTA, "2, then {during}, then {after}");
     assert!(after > QUOTA / 2, "only {after} were admitted when all was well again");
     stage.end().await;
@@ -157,7 +161,9 @@ async fn while_the_store_fails_the_policy_decides_what_passes() {
         assert_eq!(stage.admitted_or_failed(60).await, [passes; 2], "{word}");
         stage.redis.restart();
         if word == "local" {
-            let [_, after] = stage.through(async |stage| stage.redis.kill(), async |stage| stage.redis.restart()).await;
+            let [_, after] = stage
+                .admitted_through_failure(async |stage| stage.redis.kill(), async |stage| stage.redis.restart())
+                .await;
             // What passed during the failure is charged to permits drawn ahead.
             println!("local: {after} after twice 30");
             assert!(after <= QUOTA - 30, "{after} when Redis was there again");
@@ -176,10 +182,10 @@ async fn an_envoy_that_is_killed_takes_its_leases_with_it_and_no_more() {
     // Killed, without a chance to return its permits.
     drop(stage.envoys.remove(0));
     let mut rest = 0;
-    let mut in_vain = 0;
-    while in_vain < 3 {
+    let mut refused_rounds = 0;
+    while refused_rounds < 3 {
         let admitted = stage.admitted(50).await[0];
-        in_vain = if admitted == 0 { in_vain + 1 } else { 0 };
+        refused_rounds = if admitted == 0 { refused_rounds + 1 } else { 0 };
         rest += admitted;
     }
     println!("80, then {rest} of {QUOTA}");

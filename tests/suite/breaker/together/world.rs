@@ -41,7 +41,7 @@ pub struct Places(Rc<RefCell<HashMap<(String, Part), Value>>>);
 type Value = (u64, Vec<u8>);
 
 /// A worker's access to [`Places`]. Some publications fail with a conflict.
-pub struct Hand {
+pub struct WorkerLedger {
     pub places: Places,
     pub identity: String,
     pub seen: HashMap<Part, u64>,
@@ -50,7 +50,7 @@ pub struct Hand {
     pub draws: u64,
 }
 
-impl Ledgers for Hand {
+impl Ledgers for WorkerLedger {
     fn of(&mut self, identity: &str) -> &mut impl Ledger {
         self.identity = identity.to_owned();
         self.seen.clear();
@@ -58,7 +58,7 @@ impl Ledgers for Hand {
     }
 }
 
-impl Ledger for Hand {
+impl Ledger for WorkerLedger {
     fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
         let places = self.places.0.borrow();
         let value = places.get(&(self.identity.clone(), part));
@@ -207,16 +207,16 @@ impl World {
     pub fn with<T>(
         &mut self,
         worker: usize,
-        act: impl FnOnce(&mut Upstreams, &mut Context<'_, Hand>, &Policy) -> T,
+        act: impl FnOnce(&mut Upstreams, &mut Context<'_, WorkerLedger>, &Policy) -> T,
     ) -> T {
         let (draw, draws) = (Draw(self.draw()), self.draw());
         let Worker { instance, upstreams } = &mut self.workers[worker];
         let host = &self.hosts[*instance];
         let (places, overtaken) = (host.places.clone(), self.faults.overtaken);
-        let mut hand =
-            Hand { places, identity: String::new(), seen: HashMap::new(), bytes: Vec::new(), overtaken, draws };
+        let mut ledger =
+            WorkerLedger { places, identity: String::new(), seen: HashMap::new(), bytes: Vec::new(), overtaken, draws };
         let now = Timestamp::from_millis(self.now_ms + host.ahead_ms);
-        act(upstreams, &mut Context { ledgers: &mut hand, draw, now }, &self.policy)
+        act(upstreams, &mut Context { ledgers: &mut ledger, draw, now }, &self.policy)
     }
 
     /// A call arrives at this worker. Returns whether it reached the upstream.

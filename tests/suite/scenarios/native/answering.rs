@@ -11,7 +11,7 @@ use tidegate::stale::record::Record;
 use tidegate::stale::serve::{Why, serve};
 use tidegate::stale::shelf;
 
-use super::super::document::{Fails, TOLD};
+use super::super::document::{ECHOED_FIELDS, Fails};
 use super::super::seen::answer_of;
 use super::facts::Answer;
 use super::{Flight, Host, Partial, draw};
@@ -105,7 +105,7 @@ impl<'s> Host<'s> {
             let target = String::from_utf8_lossy(asset.unwrap_or(flight.request.target.as_bytes())).into_owned();
             let line = format!("{} {target}", String::from_utf8_lossy(&flight.request.method()));
             let request = &flight.request;
-            let told = TOLD
+            let told = ECHOED_FIELDS
                 .iter()
                 .filter_map(|name| Some(format!("\n{name}: {}", String::from_utf8_lossy(&request.header(name)?))));
             does.body = Some(std::iter::once(line).chain(told).collect());
