@@ -61,6 +61,15 @@ impl AccessList {
         });
         header.map(|header| Entry::Header(&header.name))
     }
+
+    /// The headers of which a value is on both lists.
+    pub(crate) fn headers_shared_with(&self, other: &Self) -> impl Iterator<Item = &str> {
+        let is_in = |header: &&HeaderValues| {
+            let mut same = other.headers.iter().filter(|other| other.name == header.name);
+            same.any(|other| header.values.iter().any(|value| other.has(value.as_bytes())))
+        };
+        self.headers.iter().filter(is_in).map(|header| header.name.as_str())
+    }
 }
 
 impl HeaderValues {

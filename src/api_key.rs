@@ -82,6 +82,11 @@ impl ApiKeys {
         find(&self.0, &key, |(digest, _)| digest).map(|(_, tier)| *tier)
     }
 
+    /// Whether a key is in both tables.
+    pub(crate) fn shares_key_with(&self, other: &Self) -> bool {
+        self.0.iter().any(|(key, _)| other.tier(*key).is_some())
+    }
+
     /// Whether a value is a comma-separated list of several items, one of which is a key of this table: a refused key
     /// must not pass by being sent together with others. A list of more than 16 items counts as if it had one.
     #[must_use]

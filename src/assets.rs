@@ -59,7 +59,7 @@ impl Assets {
         let matcher = Matcher::new(routes.iter().map(|route| &route.matches));
         let serves = routes.iter().any(|route| route.serving.affects_responses());
         let policy::Client { api_key_header, claims_header, .. } = &policy.client;
-        let mut personal = vec!["cookie".to_owned()];
+        let mut personal = PERSONAL.map(str::to_owned).to_vec();
         personal.extend([api_key_header, claims_header].into_iter().flatten().cloned());
         Self { matcher, routing: policy.routing.clone(), serves, keyed: keyed.into(), personal }
     }
@@ -145,6 +145,9 @@ impl Assets {
         self.routing.routes.get(request.route)
     }
 }
+
+/// By these headers services tell clients apart whatever the policy says. Envoy sends the second for clients with a certificate.
+const PERSONAL: [&str; 2] = ["cookie", "x-forwarded-client-cert"];
 
 /// Whether the request allows its response to be kept, and a kept one to be served.
 fn may_be_kept(request: &Lookup<'_>) -> bool {

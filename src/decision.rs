@@ -1,7 +1,7 @@
 //! What to do with a request, why, and what its client gets.
 
 mod fields;
-mod grpc;
+pub(crate) mod grpc;
 
 pub use fields::Fields;
 pub(crate) use fields::QuotaItem;

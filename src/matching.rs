@@ -18,6 +18,7 @@
 //! in the name of a header cost one call for each name.
 
 mod conditions;
+mod covering;
 mod mismatch;
 mod values;
 

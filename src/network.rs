@@ -114,6 +114,14 @@ impl Networks {
             IpAddr::V6(address) => covers(&self.v6, address.to_bits()),
         }
     }
+
+    /// The ranges of this table that lie within a range of `other`, each as its first and last address.
+    pub(crate) fn ranges_within(&self, other: &Self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        let v4 = self.v4.iter().filter(|range| lies_in(&other.v4, **range));
+        let v6 = self.v6.iter().filter(|range| lies_in(&other.v6, **range));
+        let v4 = v4.map(|(first, last)| (Ipv4Addr::from_bits(*first).into(), Ipv4Addr::from_bits(*last).into()));
+        v4.chain(v6.map(|(first, last)| (Ipv6Addr::from_bits(*first).into(), Ipv6Addr::from_bits(*last).into())))
+    }
 }
 
 /// Sorts the ranges and merges those that overlap. Networks either contain one another or are disjoint.
@@ -128,6 +136,11 @@ fn merged(ranges: BinaryHeap<(u128, Reverse<u128>)>) -> Vec<(u128, u128)> {
 fn covers<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
     let after = ranges.partition_point(|(first, _)| *first <= address);
     after.checked_sub(1).and_then(|place| ranges.get(place)).is_some_and(|(_, last)| address <= *last)
+}
+
+/// Whether the whole range lies in one of these.
+fn lies_in<T: Ord>(ranges: &[(T, T)], (first, last): (T, T)) -> bool {
+    ranges.iter().any(|(from, to)| *from <= first && last <= *to)
 }
 
 fn longest_prefix(address: IpAddr) -> u8 {

@@ -27,6 +27,7 @@ mod retries;
 mod routing;
 mod schema;
 mod serving;
+mod shadowed;
 mod shapes;
 mod status;
 mod stores;
@@ -42,6 +43,7 @@ pub use limit::{Algorithm, Ban, Limit, OnExceed, OnStoreFailure, Penalty, Quota,
 pub use retries::{Backoff, Retries};
 pub use routing::{Fallback, Route, Routing, Upstream};
 pub use serving::{Caching, KeptBytes, Piece, Serving, StaticResponse, Variants, WidthFrom};
+pub use shadowed::Shadowed;
 pub use stores::{Protocol, RateLimitService, RedisStore, Sharing, Stores};
 
 use std::sync::Arc;

@@ -42,7 +42,7 @@ impl AnswerKey {
 
     /// The key of a request on a route. It covers the route's name and the version of its cache, whose change
     /// invalidates all kept responses; the scheme, host and target as the upstream gets them, because their port or
-    /// spelling may appear in the response; and the values of the headers by which responses vary.
+    /// spelling may appear in the response; the headers that services read in their place; and the values of the headers by which responses vary.
     #[must_use]
     pub(crate) fn new<'a>(
         keyed: KeyHasher,
@@ -59,6 +59,12 @@ impl AnswerKey {
             write(2, request.header("x-forwarded-proto").unwrap_or_default());
             write(3, authority);
             write(4, target);
+            for name in IN_PLACE {
+                if let Some(value) = request.header(name) {
+                    write(8, name.as_bytes());
+                    write(6, value);
+                }
+            }
             for name in vary {
                 write(5, name.as_bytes());
                 match request.header(name) {
@@ -90,3 +96,8 @@ impl AnswerKey {
         u32::try_from(self.0[0].checked_rem(u64::from(pages)).unwrap_or(0)).unwrap_or(0)
     }
 }
+
+/// Headers that many services read in place of the host, the target or the method. Any client may send them, and responses do not name
+/// them in `Vary`: a redirect to one client's host would come back to all.
+const IN_PLACE: [&str; 5] =
+    ["x-forwarded-host", "x-forwarded-prefix", "x-original-url", "x-rewrite-url", "x-http-method-override"];

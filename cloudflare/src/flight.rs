@@ -41,8 +41,8 @@ pub struct Flight {
 enum End {
     /// An upstream's response, and the response rules of its route.
     Answer(Response, Option<Serving>),
-    /// A response in its place.
-    Own(Response),
+    /// A response in its place, and its status, which for a gRPC client is not that of the HTTP response.
+    Own(Response, u16),
 }
 
 impl Flight {
@@ -57,8 +57,7 @@ impl Flight {
                 self.learn(&Answer(&answer));
                 self.deliver(answer, serving).await;
             }
-            End::Own(answer) => {
-                let status = answer.status();
+            End::Own(answer, status) => {
                 self.learn(&Status((!self.lost).then_some(status)));
                 // Nothing of this response comes from the upstream, so the request ends here.
                 let answer = reply::with_fields(answer, &[], &core::mem::take(&mut self.fields));
@@ -112,11 +111,12 @@ impl Flight {
                 Step::Stale(_) => match serving.find(&self.request, chain.why()).await {
                     Some(kept) => {
                         chain.kept();
-                        break End::Own(kept);
+                        let status = kept.status();
+                        break End::Own(kept, status);
                     }
                     None => chain.last(policy),
                 },
-                Step::Static(fixed) => break End::Own(reply::fixed(fixed)),
+                Step::Static(fixed) => break End::Own(reply::fixed(fixed), fixed.status),
                 Step::Unavailable { retry_after } => break self.unavailable(retry_after),
                 Step::Deliver => match last.take() {
                     Some(answer) => break End::Answer(answer, Some(serving)),
@@ -137,7 +137,8 @@ impl Flight {
 
     fn unavailable(&self, retry_after: Option<Span>) -> End {
         let refusal = Refusal { limit: None, window: None, cause: Cause::Unavailable, retry_after };
-        End::Own(reply::response(&refusal.reply(&self.gate.engine, &Facts::new(&self.request)), ""))
+        let reply = refusal.reply(&self.gate.engine, &Facts::new(&self.request));
+        End::Own(reply::response(&reply, ""), reply.status)
     }
 
     /// Sends an upstream's response to the client, stores it if the route keeps it, and holds the request's permits

@@ -8,7 +8,13 @@ test("what was kept for one client is served to nobody who asks otherwise", asyn
   const server = await listen(t, (request, response) => response.writeHead(server.down ? 503 : 200).end(request.url));
   const { base, get } = await direct(t, {
     version: 1,
-    client: { api_key: { header: "x-api-key" }, claims: { header: "x-jwt-payload" }, trusted_headers: ["x-jwt-payload"] },
+    client: {
+      api_key: { header: "x-api-key" },
+      claims: { header: "x-jwt-payload" },
+      tier: { header: "x-plan" },
+      trusted_headers: ["x-jwt-payload", "x-plan"],
+    },
+    tiers: ["free", "premium"],
     upstreams: { origin: { url: urlOf(server) } },
     routes: [{ name: "all", upstreams: ["origin"], fallback: { on: ["5xx"], stale: "1h" }, cache: { vary: [] } }],
   });
@@ -17,12 +23,14 @@ test("what was kept for one client is served to nobody who asks otherwise", asyn
   await sent(base, plain("/body"), "q=1");
   await sent(base, `${plain("/key")}\r\nx-api-key: k1`);
   await sent(base, `${plain("/claims")}\r\nx-jwt-payload: e30`);
+  await sent(base, `${plain("/tier")}\r\nx-plan: premium`);
+  await sent(base, `${plain("/forwarded")}\r\nx-forwarded-host: other.example`);
   await sent(base, "GET /host HTTP/1.1\r\nHost: other.example");
   // Sent last: when its response is kept, the others would be too.
   await sent(base, `${plain("/plain")}\r\nx-other: 1`);
   server.down = true;
   await until(async () => (await get("/plain")).status === 200);
-  for (const path of ["/body", "/key", "/claims", "/host"]) assert.equal((await get(path)).status, 503, path);
+  for (const path of ["/body", "/key", "/claims", "/tier", "/forwarded", "/host"]) assert.equal((await get(path)).status, 503, path);
 });
 
 test("clients that do not send their bodies, or do it slowly, open no breaker and have nobody shed", async (t) => {

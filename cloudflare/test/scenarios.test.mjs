@@ -131,6 +131,9 @@ class Stage {
       Object.assign(this.#does, step.upstreams);
       this.upstreams.set(this.scenario.name, this.#does);
       if (step.ends !== undefined) {
+        // Whatever its answer leads to has the draw of the request.
+        const draw = this.#flights.find(({ holds }) => holds === step.ends)?.draw ?? "0";
+        if (draw !== "0") await this.#ask(now, { draw });
         this.upstreams.end(this.scenario.name, step.ends);
         await this.#take(now, ({ holds }) => holds === step.ends);
         // A request's permits are returned a moment after its response has ended.
@@ -251,7 +254,7 @@ class Stage {
 /** Sends one request exactly as given, and returns the response. */
 function exchange(base, options, body) {
   return new Promise((resolve, reject) => {
-    const request = send({ host: base.hostname, port: base.port, agent: false, timeout: 10_000, ...options }, (answer) => {
+    const request = send({ host: base.hostname, port: base.port, agent: false, timeout: 30_000, ...options }, (answer) => {
       const pieces = [];
       answer.on("data", (piece) => pieces.push(piece));
       answer.on("error", reject);
@@ -259,7 +262,7 @@ function exchange(base, options, body) {
         resolve({ status: answer.statusCode, headers: answer.headers, body: Buffer.concat(pieces).toString() }),
       );
     });
-    request.on("timeout", () => request.destroy(new Error("no answer within 10 s")));
+    request.on("timeout", () => request.destroy(new Error("no answer within 30 s")));
     request.on("error", reject);
     request.end(body);
   });

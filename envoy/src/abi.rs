@@ -146,6 +146,17 @@ extern "C" fn proxy_on_response_body(stream: u32, size: usize, end: u32) -> u32 
     })
 }
 
+/// Ends a response with trailers, as those of gRPC.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_trailers(stream: u32, _count: u32) -> u32 {
+    VM.with_borrow_mut(|vm| {
+        if let Some(filter) = vm.streams.get_mut(stream) {
+            filter.response_ended();
+        }
+    });
+    Next::Continue as u32
+}
+
 /// Ends a stream; or ends a root, after it has returned its leases and cleared its gauges.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(id: u32) {

@@ -86,8 +86,7 @@ pub fn configuration() -> Result<Option<Vec<u8>>, HostError> {
 /// The value of a request header; repeated lines are joined by `,`. `None` if it is absent or empty.
 pub fn request_header(name: &str) -> Result<Option<Vec<u8>>, HostError> {
     const PREFIX: &[u8] = b"request\0headers\0";
-    let path = [PREFIX, name.as_bytes()].concat();
-    received(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
+    property(&[PREFIX, name.as_bytes()].concat())
 }
 
 /// The first value of a header. `None` if it is absent or empty.
@@ -163,9 +162,7 @@ pub fn remove_header(map: Map, name: &str) -> Result<(), HostError> {
 
 /// The address of the connection, with its port.
 pub fn source_address() -> Result<Option<Vec<u8>>, HostError> {
-    // The parts of a property's path are separated by a zero byte.
-    const PATH: &[u8] = b"source\0address";
-    received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) })
+    property(b"source\0address")
 }
 
 /// A value shared by all workers; `None` if it was never set.
@@ -218,23 +215,23 @@ pub fn resume_response() -> Result<(), HostError> {
 
 /// Envoy's flags about what happened to the stream, one bit each: `response.flags`.
 pub fn response_flags() -> Result<u64, HostError> {
-    const PATH: &[u8] = b"response\0flags";
-    let bytes = received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) })?;
-    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
+    Ok(property(b"response\0flags")?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
 }
 
 /// The cluster to which Envoy's router has sent the current stream: `xds.cluster_name`.
 pub fn cluster() -> Result<Option<Vec<u8>>, HostError> {
-    const PATH: &[u8] = b"xds\0cluster_name";
-    received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) })
+    property(b"xds\0cluster_name")
 }
 
 /// Whether the response came from an upstream, and not from a filter or from Envoy: `response.code_details`. Also
 /// `true` if Envoy cannot tell.
 pub fn answered_by_upstream() -> bool {
-    const PATH: &[u8] = b"response\0code_details";
-    let bytes = received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) });
-    bytes.ok().flatten().is_none_or(|details| details == b"via_upstream")
+    property(b"response\0code_details").ok().flatten().is_none_or(|details| details == b"via_upstream")
+}
+
+/// The `vm_id` of the plugin, be it empty.
+pub fn vm_id() -> Result<Option<Vec<u8>>, HostError> {
+    property(b"plugin_vm_id")
 }
 
 /// Sends a request to a cluster, for the current root or the current stream's root. Returns the token that its response
@@ -408,6 +405,12 @@ fn received(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Option
         // hands over its ownership.
         Ok(()) => Ok(Some(unsafe { Vec::from_raw_parts(data, size, size) })),
     }
+}
+
+/// The property at this path, whose parts are separated by a zero byte.
+#[inline]
+fn property(path: &[u8]) -> Result<Option<Vec<u8>>, HostError> {
+    received(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
 }
 
 fn check(status: u32) -> Result<(), HostError> {

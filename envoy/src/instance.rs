@@ -27,7 +27,7 @@ use tidegate::key::Seed;
 use tidegate::lease::Leases;
 use tidegate::metrics::Counters;
 use tidegate::policy::{KeptBytes, Policy};
-use tidegate::stale::{AnswerKey, shelf};
+use tidegate::stale::{Collecting, shelf};
 use tidegate::status::{Fingerprint, Page, Sources, UpstreamsNow};
 use tidegate::store::memory::MemoryStore;
 use tidegate::table::Survey;
@@ -95,8 +95,10 @@ pub struct Work {
     pub bytes: Vec<u8>,
     /// How many keys the table held when it was last counted.
     pub live_keys: u64,
-    /// The responses that streams of this VM are collecting.
-    pub collected: Vec<AnswerKey>,
+    /// The responses that streams of this VM are collecting, each with a number of its own, the oldest first.
+    pub collected: Vec<(u32, Collecting)>,
+    /// The number of the last of them.
+    pub last_collected: u32,
 }
 
 impl Work {
@@ -179,6 +181,7 @@ impl Instance {
                 bytes,
                 live_keys: 0,
                 collected: Vec::new(),
+                last_collected: 0,
             }),
         }
     }

@@ -95,7 +95,7 @@ impl Metrics {
         if !self.loads.iter().any(|known| known.place == place) {
             let tier = load.tier.and_then(|tier| policy.tiers().get(tier.get()));
             let tier = tier.map(|tier| format!(".tier={}", tier.as_str())).unwrap_or_default();
-            let define = |name| host::define_metric(MetricKind::Gauge, &format!("{name}.limit={limit}{tier}")).ok();
+            let define = |name| define(MetricKind::Gauge, format!("{name}.limit={limit}{tier}"));
             let [in_flight, permits] = ["tidegate_concurrency_in_flight", "tidegate_concurrency_limit"].map(define);
             self.loads.push(LoadGauges { place, in_flight, permits, added: 0 });
         }
@@ -187,10 +187,27 @@ fn id(
     }
     let id = ids.get_mut(place)?;
     if id.is_none() {
-        *id = host::define_metric(kind, &name()).ok();
+        *id = define(kind, name());
     }
     *id
 }
+
+/// Defines a metric. Filters whose `vm_id`s differ share no state, but all of Envoy's metrics by their names: what the shipped
+/// configuration does not have is a label.
+fn define(kind: MetricKind, mut name: String) -> Option<MetricId> {
+    if let Ok(Some(id)) = host::vm_id()
+        && !matches!(id.as_slice(), b"" | b"tidegate")
+    {
+        // A dot would end the label.
+        let word = |byte: &u8| if byte.is_ascii_alphanumeric() || *byte == b'-' { char::from(*byte) } else { '_' };
+        name.push_str(".vm_id=");
+        name.extend(id.iter().take(LONGEST_LABEL).map(word));
+    }
+    host::define_metric(kind, &name).ok()
+}
+
+/// More of a `vm_id` tells nobody more.
+const LONGEST_LABEL: usize = 64;
 
 const FIRST_GAUGE: usize = Total::ALL.len();
 const FIRST_REQUESTS: usize = FIRST_GAUGE + Gauge::COUNT;

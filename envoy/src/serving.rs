@@ -2,7 +2,7 @@
 
 use crate::facts::Facts;
 use crate::host::{self, Level, Map};
-use crate::instance::Instance;
+use crate::instance::{Instance, Work};
 use crate::shelf::SharedShelf;
 use tidegate::assets::{Answer, AssetRequest, Edit};
 use tidegate::metrics::Total;
@@ -14,7 +14,8 @@ use tidegate::units::Timestamp;
 #[derive(Default)]
 pub struct Serving {
     request: Option<Box<AssetRequest>>,
-    collecting: Option<Box<Collecting>>,
+    /// The number of the response that is being collected.
+    collecting: Option<u32>,
 }
 
 impl Serving {
@@ -100,11 +101,7 @@ impl Serving {
             && draft.is_wanted(&mut SharedShelf, now) == Ok(true)
         {
             self.collect(instance, draft, false);
-            if self.collecting.as_mut().is_some_and(|collecting| collecting.push(body)) {
-                self.keep(instance);
-            } else if self.stop(instance).is_some() {
-                not_kept(instance);
-            }
+            self.add(instance, true, &|collecting| collecting.push(body));
         }
         edits
     }
@@ -118,15 +115,10 @@ impl Serving {
 
     #[inline(never)]
     fn collect_piece(&mut self, instance: &Instance, size: usize, is_last: bool) {
-        let Some(collecting) = &mut self.collecting else { return };
-        let pushed = size == 0
-            || (collecting.has_room(size) && host::body_piece(size).is_ok_and(|piece| collecting.push(&piece)));
-        if !pushed {
-            self.stop(instance);
-            not_kept(instance);
-        } else if is_last {
-            self.keep(instance);
-        }
+        self.add(instance, is_last, &|collecting| {
+            size == 0
+                || (collecting.has_room(size) && host::body_piece(size).is_ok_and(|piece| collecting.push(&piece)))
+        });
     }
 
     /// Ends the stream. An incomplete response is not kept.
@@ -139,30 +131,49 @@ impl Serving {
     fn collect(&mut self, instance: &Instance, draft: Draft, is_whole: bool) {
         let key = draft.key();
         {
-            let collected = &mut instance.work.borrow_mut().collected;
+            let Work { collected, last_collected, counters, .. } = &mut *instance.work.borrow_mut();
             // Only one stream of this VM collects a response: a thousand requests for it at once would otherwise hold
             // it a thousand times.
-            if collected.contains(&key) {
+            if collected.iter().any(|(_, other)| other.key() == key) {
                 return;
             }
-            if collected.len() < MAX_COLLECTED
-                && let Some(collecting) = draft.collect(instance.kept.max_object)
-            {
-                collected.push(key);
-                self.collecting = Some(Box::new(collecting));
+            let Some(collecting) = draft.collect(instance.kept.max_object) else {
+                return counters.add(Total::NotKept, 1);
+            };
+            // The oldest makes room: otherwise 64 responses that never end would stop all keeping.
+            if collected.len() >= MAX_COLLECTED {
+                collected.remove(0);
+                counters.add(Total::NotKept, 1);
             }
+            *last_collected = last_collected.wrapping_add(1);
+            collected.push((*last_collected, collecting));
+            self.collecting = Some(*last_collected);
         }
-        if self.collecting.is_none() {
-            not_kept(instance);
-        } else if is_whole {
+        if is_whole {
             self.keep(instance);
         }
     }
 
-    fn stop(&mut self, instance: &Instance) -> Option<Box<Collecting>> {
-        let collecting = self.collecting.take()?;
-        instance.work.borrow_mut().collected.retain(|key: &AnswerKey| *key != collecting.key());
-        Some(collecting)
+    /// Adds to the response that is being collected, if it has not had to make room, and keeps it when it is complete.
+    fn add(&mut self, instance: &Instance, is_last: bool, add: &dyn Fn(&mut Collecting) -> bool) {
+        let added = {
+            let collected = &mut instance.work.borrow_mut().collected;
+            let found = collected.iter_mut().find(|(number, _)| Some(*number) == self.collecting);
+            let Some((_, collecting)) = found else { return };
+            add(collecting)
+        };
+        if !added {
+            self.end(instance);
+        } else if is_last {
+            self.keep(instance);
+        }
+    }
+
+    fn stop(&mut self, instance: &Instance) -> Option<Collecting> {
+        let number = self.collecting.take()?;
+        let collected = &mut instance.work.borrow_mut().collected;
+        let at = collected.iter().position(|(other, _)| *other == number)?;
+        Some(collected.remove(at).1)
     }
 
     fn keep(&mut self, instance: &Instance) {

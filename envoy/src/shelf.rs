@@ -2,7 +2,7 @@
 
 use crate::host::{self, HostError};
 use tidegate::stale::Shelf;
-use tidegate::stale::shelf::{Place, Read};
+use tidegate::stale::shelf::{Place, Read, VERSION};
 use tidegate::store::StoreError;
 
 /// Shared data as a shelf. Envoy never frees a key, so the number of places is fixed.
@@ -25,12 +25,16 @@ impl Shelf for SharedShelf {
     }
 }
 
-/// The key of a place in shared data.
+/// The key of a place in shared data. As for the pages of the key table, it contains the version of the format: after a
+/// change of the format, keeping begins anew instead of finding only corrupt pages.
 fn key(place: Place) -> [u8; 12] {
     let (kind, page, slot) = match place {
         Place::Page(page) => (b'i', page, 0),
         Place::Slot(page, slot) => (b'k', page, slot),
     };
     let ([a, b, c, d], [e, f, g, h]) = (page.to_le_bytes(), slot.to_le_bytes());
-    [b't', b'g', b'/', kind, a, b, c, d, e, f, g, h]
+    [b't', b'g', MARK, kind, a, b, c, d, e, f, g, h]
 }
+
+/// A slash in version 1.
+const MARK: u8 = b'.'.wrapping_add(VERSION as u8);

@@ -178,6 +178,9 @@ fn answers_to_different_requests_have_different_keys() {
         key(&one, &Recorded::get("/a?b=1").on("a.example")),
         key(&one, &Recorded::get("/a?b=1").on("a.example").with("accept-encoding", "")),
         key(&one, &get("/a?b=1").with("x-forwarded-proto", "https")),
+        // What a client may say in their place.
+        key(&one, &get("/a?b=1").with("x-forwarded-host", "b.example")),
+        key(&one, &get("/a?b=1").with("x-original-url", "b.example")),
         key(&newer, &get("/a?b=1")),
         key(&varied, &get("/a?b=1")),
         key(&varied, &get("/a?b=1").with("x-market", "de")),
@@ -216,7 +219,8 @@ fn an_answer_is_kept_by_what_its_route_says() {
     assert_eq!(kept(&images, &head), None);
     // For one client, unless the route has a caching rule.
     let with_cookie = image.clone().with("cookie", "sid=1");
-    assert_eq!(kept(&images, &with_cookie), None);
+    let with_certificate = image.clone().with("x-forwarded-client-cert", "Hash=1");
+    assert_eq!([&with_cookie, &with_certificate].map(|request| kept(&images, request)), [None; 2]);
     let for_caches = format!(r#"{stale}, {IMAGES}, "cache": {{ "ttl": "1m" }}"#);
     assert_eq!(kept(&assets(&for_caches), &with_cookie), hour);
     // The policy itself distinguishes clients by these.

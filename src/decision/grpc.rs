@@ -25,7 +25,7 @@ impl Reply {
 
 /// Whether the request's client uses gRPC: `application/grpc`, which may be followed by the format of its messages.
 /// gRPC-Web has another content type, and sends trailers in the body.
-pub(super) fn is_spoken(facts: &dyn RequestFacts) -> bool {
+pub(crate) fn is_spoken(facts: &dyn RequestFacts) -> bool {
     let kind = facts.header("content-type");
     let kind = kind.as_deref().map(trim_blanks).unwrap_or_default();
     let rest =

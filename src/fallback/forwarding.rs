@@ -2,7 +2,9 @@
 //! make the call themselves.
 
 use crate::date;
+use crate::decision::grpc;
 use crate::lookup::trim_blanks;
+use crate::request::RequestFacts;
 use crate::units::{Span, Timestamp};
 
 /// The header lines of a request, including pseudo-headers, as a further upstream gets them: without hop-by-hop headers
@@ -15,6 +17,23 @@ pub fn request<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> 
 /// `content-length`, which the host sets itself.
 pub fn answer<'a>(lines: &[(&'a [u8], &'a [u8])]) -> Vec<(&'a [u8], &'a [u8])> {
     kept(lines, &NOT_ANSWERED)
+}
+
+/// Tells caches not to keep the response to a request that claims to speak gRPC, where the host sends it in gRPC's own form: with status
+/// 200 and without a body. Any client can claim so when it requests a page, and a shared cache would then serve nothing as the page.
+/// Returns the body that may become gRPC's message, which is a header line: empty if it is too long for one.
+pub fn keep_from_caches<'a, 'b>(
+    lines: &mut Vec<(&'a [u8], &'a [u8])>,
+    body: &'b [u8],
+    facts: &dyn RequestFacts,
+) -> &'b [u8] {
+    if !grpc::is_spoken(facts) {
+        return body;
+    }
+    // `CDN-Cache-Control` (RFC 9213) and `Surrogate-Control` too, which take precedence over `Cache-Control`.
+    lines.retain(|(name, _)| !name.ends_with(b"-control"));
+    lines.push((b"cache-control", b"no-store"));
+    if body.len() > LONGEST_MESSAGE { b"" } else { body }
 }
 
 /// The pause that a response asks for with `Retry-After`, in whole seconds or as a date (RFC 9110 section 10.2.3).
@@ -57,6 +76,9 @@ const NOT_SENT_AGAIN: [&str; 6] = [
     "x-envoy-expected-rq-timeout-ms",
 ];
 
+/// In bytes. Escaping makes it at most three times as long, and clients commonly accept 8 KiB of headers.
+const LONGEST_MESSAGE: usize = 2_048;
+
 const NOT_ANSWERED: [&str; 2] = [":status", "content-length"];
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
@@ -64,6 +86,7 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lookup::recorded::Recorded;
 
     #[test]
     fn lines_of_one_connection_stay_there_also_those_that_it_names() {
@@ -90,6 +113,27 @@ mod tests {
         ];
         let sent: [(&[u8], &[u8]); 2] = [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")];
         assert_eq!(answer(&lines), sent);
+    }
+
+    #[test]
+    fn no_cache_is_told_to_keep_what_a_request_gets_that_says_it_speaks_grpc() {
+        let page: [(&[u8], &[u8]); 4] = [
+            (b"cache-control", b"public"),
+            (b"surrogate-control", b"max-age=9"),
+            (b"cdn-cache-control", b"max-age=9"),
+            (b"etag", b"1"),
+        ];
+        for (kind, left) in
+            [("text/html", &page[..]), ("application/grpc", &[page[3], (b"cache-control", b"no-store")])]
+        {
+            let (mut lines, facts) = (page.to_vec(), Recorded::get("/").with("content-type", kind));
+            for (len, at_grpc) in [(2_048, 2_048), (2_049, 0)] {
+                let body = vec![b'x'; len];
+                let said = keep_from_caches(&mut lines, &body, &facts);
+                assert_eq!(said.len(), if kind == "text/html" { len } else { at_grpc }, "{kind}");
+                assert_eq!(lines, left, "{kind}");
+            }
+        }
     }
 
     #[test]

@@ -116,6 +116,49 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn a_rule_that_covers_another_is_met_by_every_request_that_meets_that(
+        (rule, other) in (any_rule(), any_rule()),
+        requests in prop::collection::vec(any_request(), 1..8),
+    ) {
+        prop_assert!(rule.covers(&rule));
+        let meets = |rule: &Match, request: &Recorded| mismatch(rule, &Lookup::new(request)).is_none();
+        if rule.covers(&other) {
+            for request in requests.iter().filter(|request| meets(&other, request)) {
+                prop_assert!(meets(&rule, request), "{request:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rule_covers_those_that_ask_for_the_same_and_more() {
+    for (glob, covered, others) in [
+        ("/**", &["/", "/a", "/a/", "/a/**", "/*"][..], &[][..]),
+        ("/a/**", &["/a", "/a/", "/a/*/b", "/a/**"], &["/", "/**", "/b", "/*/**", "/a*"]),
+        ("/a/*", &["/a/b", "/a/b*", "/a/*"], &["/a", "/a/", "/a/**", "/a/b/c"]),
+        ("/a*c", &["/ac", "/abc", "/ab*bc"], &["/a*", "/*c", "/a", "/*"]),
+        ("/", &["/"], &["/a", "/**"]),
+    ] {
+        for (path, expected) in covered.iter().map(|path| (path, true)).chain(others.iter().map(|path| (path, false))) {
+            assert_eq!(rule(glob).covers(&rule(path)), expected, "{glob} {path}");
+        }
+    }
+    let get = Match { methods: vec!["GET".into()], ..Match::default() };
+    let below = Match { hosts: vec![host("*.b.c")], ..Match::default() };
+    let present = Match { headers: vec![("x".into(), glob("", ""))], ..Match::default() };
+    let here =
+        Match { hosts: vec![host("a.b.c"), host("*.a.b.c")], headers: vec![("x".into(), exact("1"))], ..get.clone() };
+    for rule in [&get, &below, &present] {
+        assert!(Match::default().covers(rule) && rule.covers(&here), "{rule:?}");
+        assert!(!rule.covers(&Match::default()) && !here.covers(rule), "{rule:?}");
+    }
+    assert!(!below.covers(&Match { hosts: vec![host("b.c")], ..Match::default() }));
+}
+
 fn any_rule() -> impl Strategy<Value = Match> {
     let segment = prop::sample::select(vec!["a", "b", "ab", "*", "a*", "*b", "a*b", "ab*", ""]);
     let path = prop::option::weighted(0.8, (prop::collection::vec(segment, 0..4), any::<bool>()));

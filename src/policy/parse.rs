@@ -23,7 +23,7 @@ use super::shapes::OneOf;
 use super::status;
 use super::stores;
 use super::value::{Items, View};
-use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response};
+use super::{KeyPart, Limit, Match, Name, Policy, Priority, Response, TierSource};
 use crate::mode::ModeWord;
 
 /// Reads the text of a policy document. `mode`, if given, replaces the document's mode.
@@ -96,8 +96,12 @@ fn checked(document: View<'_, Document>, mode: Option<ModeWord>, problems: &mut 
     let status = status::status(document, problems);
     let stores = stores::stores(document, problems);
     let response = document.response()?;
+    let (client, mut routing) = (client?, routing?);
+    if let Some(TierSource::Header(tier)) = &client.tier {
+        routing.vary_by(tier);
+    }
     Some(Policy {
-        client: client?,
+        client,
         tiers: tiers?,
         priorities: priorities?,
         max_keys: document.state()?.max_keys()?,
@@ -106,7 +110,7 @@ fn checked(document: View<'_, Document>, mode: Option<ModeWord>, problems: &mut 
         strict: strict?,
         deny: deny?,
         allow: allow?,
-        routing: routing?.into(),
+        routing: routing.into(),
         kept: kept?,
         response: Response {
             ratelimit: response.ratelimit()?,

@@ -149,6 +149,16 @@ pub(super) fn routing(document: View<'_, Document>, problems: &mut Problems) -> 
 }
 
 impl Routing {
+    /// Keeps responses apart by a header by which services may respond differently without saying so in `Vary`.
+    pub(super) fn vary_by(&mut self, header: &str) {
+        for route in &mut self.routes {
+            let vary = &mut route.serving.vary;
+            if !vary.iter().any(|name| name == header) {
+                vary.push(header.to_owned());
+            }
+        }
+    }
+
     /// The settings of an upstream's breaker.
     pub(crate) fn breaker_settings(&self, upstream: usize) -> Option<&Breaker> {
         self.breakers.get(self.upstreams.get(upstream)?.breaker?)

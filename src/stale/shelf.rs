@@ -24,7 +24,7 @@ mod keep;
 mod page;
 
 pub use keep::{Kept, find, is_wanted, keep, trim};
-pub use page::Page;
+pub use page::{Page, VERSION};
 
 use crate::store::StoreError;
 use crate::units::Span;

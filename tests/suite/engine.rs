@@ -7,7 +7,7 @@ mod leases;
 mod quotas;
 mod refusals;
 
-use crate::harness::{Answer, Request, engine, engine_of, ms};
+use crate::harness::{Answer, Request, digits, engine, engine_of, ms};
 use tidegate::decision::Cause;
 use tidegate::engine::{Engine, Plan};
 use tidegate::lease::Leases;
@@ -148,6 +148,33 @@ impl<S: Store> Bench<S> {
     fn total(&mut self, total: Total) -> u64 {
         self.counters.take_total(total)
     }
+}
+
+#[test]
+fn bytes_of_pages_of_version_1_do_not_change() {
+    let limit = |algorithm: &str, quota: &str| {
+        format!(
+            r#"{{ "name": "{algorithm}", "key": ["address"], "algorithm": "{algorithm}", "quota": {{ "permits": 9{quota} }} }}"#
+        )
+    };
+    let window = r#", "window": "1h" "#;
+    let limits = ["fixed-window", "sliding-window", "token-bucket"].map(|algorithm| limit(algorithm, window)).join(",");
+    let policy = format!(
+        r#"{{ "version": 1, "limits": [{limits}, {},
+            {{ "name": "ban", "quota": {{ "permits": 1{window} }}, "ban": {{ "after": 1, "within": "1m", "for": "1h" }} }}] }}"#,
+        limit("concurrency", "")
+    );
+    let mut bench = Bench::new(&policy, MemoryStore::new(100));
+    let request = Request::get("/").from("192.0.2.1");
+    for at_ms in [0, 1, 2, 3_600_000] {
+        let _ = bench.send(&request, at_ms);
+    }
+    let (mut all, mut page) = (Vec::new(), Vec::new());
+    for number in 0..bench.store.pages() {
+        bench.store.read(number).unwrap().encode(&mut page);
+        all.extend_from_slice(&page);
+    }
+    assert_eq!((tidegate::table::VERSION, digits(&all).as_str()), (2, "af3b0914c645"));
 }
 
 const WIDE_AND_NARROW: &str = r#"{

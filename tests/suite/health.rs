@@ -1,6 +1,6 @@
 //! Health as several workers find it together, the load shedding that depends on it, and the pages that report it.
 
-use crate::harness::{Answer, Request, engine, ms};
+use crate::harness::{Answer, Request, digits, engine, ms};
 use serde_json::{Value, json};
 use tidegate::decision::{Decision, Reply};
 use tidegate::engine::{Engine, Plan};
@@ -42,6 +42,18 @@ impl Workers {
     fn health(&self) -> Vec<Health> {
         self.monitors.iter().map(|monitor| monitor.standing().health).collect()
     }
+}
+
+#[test]
+fn shared_bytes_of_version_1_do_not_change() {
+    let mut workers = Workers::new(1, r#"{ "version": 1, "health": { "min_calls": 10 } }"#);
+    for call in 0..20 {
+        workers.answer(0, &Answer::of(if call < 12 { 503 } else { 200 }), 5 * call, 500);
+    }
+    workers.tick(0, 1_000);
+    workers.tick(0, 3_000);
+    let shared = workers.shared.unwrap();
+    assert_eq!((shared[0], digits(&shared).as_str()), (1, "701feecc58bb"));
 }
 
 #[test]

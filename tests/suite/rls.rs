@@ -4,6 +4,6 @@
 mod asking;
 mod failing;
 mod messages;
-mod service;
-mod stage;
+pub mod service;
+pub mod stage;
 mod waiting;

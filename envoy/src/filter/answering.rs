@@ -252,6 +252,8 @@ impl Filter {
         let replaces = |name: &[u8]| own.iter().any(|(other, _)| other.starts_with("x-") && other.as_bytes() == name);
         let mut all: Vec<(&[u8], &[u8])> = lines.into_iter().filter(|(name, _)| !replaces(name)).collect();
         all.extend(own.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        let facts: &dyn RequestFacts = self.chain.saved().map_or(&Facts, |saved| saved);
+        let body = forwarding::keep_from_caches(&mut all, body, facts);
         if let Err(error) = host::respond(status, UNAVAILABLE, details, &all, body) {
             host::log(Level::Error, format_args!("cannot answer a request: {error}"));
         }

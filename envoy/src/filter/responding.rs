@@ -58,7 +58,20 @@ impl Filter {
     /// Passes on a chunk of the response's body.
     pub fn response_body(&mut self, size: usize, is_last: bool) -> Next {
         self.serving.body(&self.instance, size, is_last);
+        if is_last {
+            self.response_ended();
+        }
         Next::Continue
+    }
+
+    /// Returns the permits once the whole response has come. Its upstream is done with it, and a client that does not
+    /// read would keep the stream open for as long as Envoy lets it.
+    pub fn response_ended(&mut self) {
+        let instance = Rc::clone(&self.instance);
+        self.serving.end(&instance);
+        if self.ticket.is_some() {
+            self.end_ticket(&instance, &mut instance.work.borrow_mut());
+        }
     }
 
     /// Passes the response to the limits that charge by it, and to the service's health.

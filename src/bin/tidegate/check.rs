@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::string::FromUtf8Error;
 
-use tidegate::policy::{Policy, PolicyError, PolicyErrors};
+use tidegate::policy::{Policy, PolicyError, PolicyErrors, Shadowed};
 
 use crate::locate::Located;
 
@@ -112,6 +112,9 @@ fn approval(name: &str, policy: &Policy) -> String {
              quota would have only {least}; raise \"factor_percent\" or the quota\n"
         ));
     }
+    for shadowed in policy.shadowed() {
+        approval.push_str(&format!("{name}: {}\n", warning(&shadowed)));
+    }
     let store = policy.stores().redis().filter(|store| store.cluster().is_some());
     let limit = policy.limits().iter().find(|limit| limit.is_shared()).map(|limit| ("limit", limit.name()));
     let breaker =
@@ -124,6 +127,23 @@ fn approval(name: &str, policy: &Policy) -> String {
         ));
     }
     approval
+}
+
+/// Why a part never takes effect, and what to change.
+fn warning(shadowed: &Shadowed<'_>) -> String {
+    let denied = "has no effect: it is on \"deny\" too, which comes first; remove it from one of them";
+    match shadowed {
+        Shadowed::Route { route, by } => {
+            let (route, by) = (route.as_str(), by.as_str());
+            format!(
+                "the route \"{route}\" is never taken: the route \"{by}\" before it takes all of its requests; put \"{route}\" first"
+            )
+        }
+        Shadowed::Addresses(first, last) if first == last => format!("the address {first} on \"allow\" {denied}"),
+        Shadowed::Addresses(first, last) => format!("the network {first} to {last} on \"allow\" {denied}"),
+        Shadowed::Header(header) => format!("a value of the header \"{header}\" on \"allow\" {denied}"),
+        Shadowed::ApiKeys => format!("an API key on \"allow\" {denied}"),
+    }
 }
 
 /// The mark with which some editors begin UTF-8 files.

@@ -259,5 +259,6 @@ fn secs(at: Timestamp) -> u32 {
     u32::try_from(at.since(Timestamp::EPOCH).as_secs()).unwrap_or(u32::MAX)
 }
 
-const VERSION: u32 = 1;
+/// The version of a page's bytes, the first of them, and of the names of pages and records.
+pub const VERSION: u32 = 1;
 const ENTRY_BYTES: usize = 32;

@@ -4,6 +4,7 @@ use super::*;
 use crate::key::Seed;
 use crate::units::Timestamp;
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -86,6 +87,22 @@ fn keep_one(shelf: &mut impl Shelf, n: u64, size: usize, secs: u64, share: u32) 
 
 fn is_found(shelf: &mut impl Shelf, n: u64) -> bool {
     find(shelf, key(n)).unwrap().is_some_and(|bytes| Record::decode(&bytes, SEED, key(n)).is_some())
+}
+
+/// Whoever changes these bytes gives them another version, and then writes the new digits here: they outlive an update.
+#[test]
+fn pages_and_records_are_the_bytes_of_their_version() {
+    let mut shelf = Values::default();
+    let key = key(1);
+    let head = Head { key, kept_at: at(0), until: at(600), age_secs: 3, status: 206 };
+    let mut record = head.begin([(&b"etag"[..], &b"\"1\""[..])].into_iter()).unwrap();
+    seal(&mut record, SEED);
+    keep(&mut shelf, key, &record, at(600), at(0), 1_000 * PAGES).unwrap();
+    let page = shelf.read(Place::Page(key.page(PAGES))).bytes;
+    let digits =
+        |bytes: &[u8]| Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let known = (1, "3f0bbe674683".to_owned(), 1, "8f6e8e2c92b8".to_owned());
+    assert_eq!((VERSION, digits(&page), record[0], digits(&record)), known);
 }
 
 #[test]

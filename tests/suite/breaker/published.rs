@@ -1,7 +1,8 @@
 //! What is published and when, and what a worker does if publishing fails or if the published bytes are invalid.
 
 use super::{Bench, FAILURE, PLAIN, SUCCESS, rules};
-use tidegate::breaker::{Local, Part, State};
+use crate::harness::digits;
+use tidegate::breaker::{Ledger as _, Local, Part, State};
 
 #[test]
 fn a_closed_breaker_accesses_the_store_only_on_ticks() {
@@ -57,6 +58,24 @@ fn invalid_published_bytes_do_no_harm() {
         bench.calls(&[SUCCESS; 3]);
         assert_eq!(bench.state(), State::Closed, "{bytes:?}");
     }
+}
+
+#[test]
+fn published_bytes_of_version_1_do_not_change() {
+    let mut found = Vec::new();
+    for window in [r#""time": "30s""#, r#""count": 9"#] {
+        let mut bench = Bench::new(&PLAIN.replace(r#""time": "30s""#, window));
+        bench.calls(&[SUCCESS, FAILURE, SUCCESS]);
+        bench.tick();
+        let calls = bench.ledger.read(Part::Calls).unwrap().unwrap().to_vec();
+        bench.open();
+        bench.wait(5_000);
+        bench.pass();
+        let half_open = bench.ledger.read(Part::Transitions).unwrap().unwrap().to_vec();
+        found.extend([calls, half_open].map(|bytes| (bytes[0], digits(&bytes))));
+    }
+    let known = ["5fd9fc812eb4", "6dbef86e2c2d", "fc466fe24f44", "6dbef86e2c2d"].map(|digits| (1, digits.to_owned()));
+    assert_eq!(found, known);
 }
 
 #[test]

@@ -160,6 +160,28 @@ async fn answers_that_are_too_large_or_cut_short_reach_the_client_as_ever_and_ar
 }
 
 #[tokio::test]
+async fn answers_that_never_end_do_not_keep_others_from_being_kept() {
+    let upstream = upstream(|target| match target {
+        "/good" => whole("200 OK", "", b"good"),
+        _ => chunked("", b"begun", 5)[..2].to_vec(),
+    });
+    let upstream = upstream.await;
+    let stage = Stage::of_workers(1, &keeping(), |bootstrap| bootstrap.upstream(upstream).unwrap()).await;
+    let mut endless = Vec::new();
+    for n in 0..100 {
+        endless.push(Connection::open(stage.http).await.unwrap());
+        endless[n].write(&Request::get(format!("/{n}")).bytes()).await.unwrap();
+    }
+    // The responses that were given up to make room.
+    assert_shows(&stage, NOT_KEPT, &[], 100 - 64).await;
+    assert_eq!(stage.ask(&Request::get("/good")).await.text(), "good");
+    assert_shows(&stage, KEPT, &[], 1).await;
+    drop(endless);
+    assert_shows(&stage, NOT_KEPT, &[], 100).await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn a_flood_of_addresses_drives_out_kept_answers_and_takes_no_more_room() {
     let mut policy = keeping();
     policy["state"] = json!({ "kept": { "max_object": 1_024, "max_bytes": 32_768 } });

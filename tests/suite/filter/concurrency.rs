@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::client::{Connection, Request};
+use super::http2;
 use super::metrics::assert_shows;
 use super::stage::{Stage, eventually, policy};
 use crate::bootstrap::Bootstrap;
@@ -125,6 +126,21 @@ async fn no_more_are_in_flight_than_permits_over_both_workers() {
     held(&stage, 0).await;
     assert_eq!(stage.admitted(&Request::get("/slow"), 100).await, 100, "one after the other");
     assert_shows(&stage, "tidegate_releases_lost_total", &[], 0).await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_no_permit_once_all_of_its_answer_has_come() {
+    let policy = policy([in_flight("/**", 2)]);
+    let stage = Stage::with(&policy, |bootstrap| bootstrap.downstream_protocol_upstream().unwrap()).await;
+    let grpc = Request::post("/service/Method", vec![0; 5]).with("content-type", "application/grpc");
+    for request in [Request::get("/"), grpc.with("te", "trailers")] {
+        let mut deaf = http2::Connection::open_deaf(stage.http).await;
+        let unread = [deaf.respond(&request).await, deaf.respond(&request).await];
+        held(&stage, 0).await;
+        assert_eq!(stage.admitted(&Request::get("/"), 5).await, 5);
+        drop(unread);
+    }
     stage.end().await;
 }
 

@@ -8,7 +8,7 @@ use super::client::Request;
 use super::concurrency::{Gate, in_flight, patient, sent};
 use super::metrics::{assert_shows, sample};
 use super::reload::{in_force, stage_from, version};
-use super::stage::{Stage, eventually, policy, shipped};
+use super::stage::{Stage, eventually, limit, policy, shipped};
 
 /// Waits until the metric has this value for three seconds, in which each policy sets it twice.
 async fn assert_goes_on_showing(stage: &Stage, name: &str, labels: &[(&str, &str)], value: u64) {
@@ -112,6 +112,32 @@ async fn gauges_show_what_the_new_policy_says_also_while_a_stream_goes_on_under_
         assert_goes_on_showing(&stage, metric, label.as_slice(), value).await;
     }
     stage.assert_no_vm_failed().await;
+}
+
+#[tokio::test]
+async fn metrics_of_another_vm_id_have_that_as_a_label() {
+    let mut shop = policy([limit("api", "/api", &["address"], 2)]);
+    shop["state"] = json!({ "max_keys": 5_000 });
+    let stage = Stage::with(&policy([limit("api", "/api", &["address"], 3)]), |bootstrap| {
+        let filters = "/filter_chains/0/filters/0/typed_config/http_filters";
+        let mut all = bootstrap.listener().unwrap().pointer(filters).unwrap().clone();
+        let mut other = all[0].clone();
+        other["typed_config"]["config"]["vm_config"]["vm_id"] = json!("shop.example");
+        other["typed_config"]["config"]["configuration"]["value"] = json!(shop.to_string());
+        all.as_array_mut().unwrap().insert(1, other);
+        bootstrap.set(&format!("/static_resources/listeners/0{filters}"), all).unwrap()
+    })
+    .await;
+    assert_eq!(stage.admitted(&Request::get("/api").from("192.0.2.1"), 5).await, 2);
+    let other = ("vm_id", "shop_example");
+    for (decision, first, second) in [("admitted", 3, 2), ("refused", 2, 1)] {
+        let labels = [("limit", "api"), ("decision", decision), ("tier", "default"), other];
+        assert_shows(&stage, "tidegate_requests_total", &labels[..3], first).await;
+        assert_shows(&stage, "tidegate_requests_total", &labels, second).await;
+    }
+    assert_goes_on_showing(&stage, "tidegate_table_max_keys", &[], 100_000).await;
+    assert_goes_on_showing(&stage, "tidegate_table_max_keys", &[other], 5_000).await;
+    stage.end().await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::client::conn::http2::{Builder, SendRequest, handshake};
 use hyper::header::HeaderMap;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
@@ -35,6 +35,15 @@ impl Connection {
         Self { sender, authority: to }
     }
 
+    /// The same for a client that never accepts a byte of a response body.
+    pub async fn open_deaf(to: SocketAddr) -> Self {
+        let stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        let mut builder = Builder::new(TokioExecutor::new());
+        let (sender, connection) = builder.initial_stream_window_size(0).handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self { sender, authority: to }
+    }
+
     pub async fn send(&mut self, request: &Request) -> Answer {
         let response = self.respond(request).await;
         let (parts, body) = response.into_parts();
@@ -53,7 +62,8 @@ impl Connection {
         GrpcAnswer { headers: parts.headers, trailers_only, trailers: body.trailers().cloned().unwrap_or_default() }
     }
 
-    async fn respond(&mut self, request: &Request) -> hyper::Response<hyper::body::Incoming> {
+    /// Sends a request; returns once the header of the response has arrived.
+    pub async fn respond(&mut self, request: &Request) -> hyper::Response<hyper::body::Incoming> {
         let target = str::from_utf8(&request.target).unwrap();
         let mut builder =
             hyper::Request::builder().method(request.method).uri(format!("http://{}{target}", self.authority));

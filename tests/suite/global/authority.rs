@@ -37,6 +37,18 @@ fn a_repeated_ask_gets_the_same_grant_and_is_charged_once() {
 }
 
 #[test]
+fn bytes_of_accounts_asks_and_grants_of_version_1_do_not_change() {
+    let mut all = Vec::new();
+    for algorithm in ALGORITHMS {
+        let mut account = Account::default();
+        let ask = ask(terms(algorithm, 100, 50), 1, 5, 9);
+        let grant = account.answer(&ask, NOW);
+        all.extend([ask.to_bytes().to_vec(), grant.to_bytes().to_vec(), account.to_bytes()].concat());
+    }
+    assert_eq!((all[0], crate::harness::digits(&all).as_str()), (1, "0b8d52661028"));
+}
+
+#[test]
 fn a_partial_grant_is_never_below_the_least_that_was_asked_for() {
     for algorithm in ALGORITHMS {
         let mut account = Account::default();

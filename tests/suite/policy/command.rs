@@ -63,6 +63,30 @@ fn check_says_that_envoy_shares_nothing_without_a_store_that_is_a_cluster() {
 }
 
 #[test]
+fn check_says_what_can_never_act() {
+    let policy = r#"{ "version": 1,
+        "allow": { "addresses": ["10.1.0.0/16", "10.9.9.9", "192.0.2.7"], "headers": { "x-probe": ["secret"] } },
+        "deny": { "addresses": ["10.0.0.0/8"], "headers": { "X-Probe": ["other", "secret"] } },
+        "upstreams": { "origin": { "cluster": "origin" } },
+        "routes": [
+          { "name": "api", "match": { "path": "/api/**", "methods": ["GET"] }, "upstreams": ["origin"] },
+          { "name": "all", "upstreams": ["origin"] },
+          { "name": "posts", "match": { "path": "/api/**", "methods": ["POST"] }, "upstreams": ["origin"] }
+        ] }"#;
+    let output = tidegate(&["check", "-"], policy);
+    assert_eq!(output.status.code(), Some(0));
+    let denied = "has no effect: it is on \"deny\" too, which comes first; remove it from one of them";
+    let told = format!(
+        "stdin: ok (0 limits, 0 tiers)\n\
+         stdin: the route \"posts\" is never taken: the route \"all\" before it takes all of its requests; put \"posts\" first\n\
+         stdin: the network 10.1.0.0 to 10.1.255.255 on \"allow\" {denied}\n\
+         stdin: the address 10.9.9.9 on \"allow\" {denied}\n\
+         stdin: a value of the header \"x-probe\" on \"allow\" {denied}\n"
+    );
+    assert_eq!(text(&output.stdout), told);
+}
+
+#[test]
 fn a_field_at_the_wrong_level_is_told_where_it_belongs() {
     let policy = r#"{ "version": 1, "limits": [{ "name": "api", "path": "/api/**", "quota": { "permits": 5, "window": "1s" } }] }"#;
     let output = tidegate(&["check", "-"], policy);

@@ -44,7 +44,7 @@ pub struct Service {
 struct Shared {
     does: Mutex<Does>,
     asked: Mutex<Vec<RateLimitRequest>>,
-    hits: Mutex<HashMap<String, u64>>,
+    hits: Mutex<Hits>,
     released: watch::Sender<bool>,
     under_way: AtomicUsize,
 }
@@ -92,9 +92,16 @@ impl Service {
     pub fn under_way(&self) -> usize {
         self.shared.under_way.load(Relaxed)
     }
+}
 
-    fn count(&self, request: &RateLimitRequest, most: u64) -> RateLimitResponse {
-        let hits = &mut *self.shared.hits.lock().unwrap();
+/// The hits of each descriptor.
+#[derive(Debug, Default)]
+pub struct Hits(HashMap<String, u64>);
+
+impl Hits {
+    /// Counts every descriptor of a request, and admits `most` hits of each.
+    pub fn count(&mut self, request: &RateLimitRequest, most: u64) -> RateLimitResponse {
+        let hits = &mut self.0;
         let statuses: Vec<_> = request
             .descriptors
             .iter()
@@ -123,7 +130,7 @@ impl RateLimitService for Service {
         self.shared.asked.lock().unwrap().push(request.clone());
         let does = self.shared.does.lock().unwrap().clone();
         match does {
-            Does::Counts(most) => Ok(Response::new(self.count(&request, most))),
+            Does::Counts(most) => Ok(Response::new(self.shared.hits.lock().unwrap().count(&request, most))),
             Does::Answers(answer) => Ok(Response::new(answer)),
             Does::Fails(code) => Err(Status::new(code, "as it was told to")),
             Does::Holds => {

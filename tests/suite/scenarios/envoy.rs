@@ -11,13 +11,18 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet};
 
 use super::document::{Decision, Does, START_MS, Scenario, Step};
+use super::native::service::PERMITS;
 use super::origin::Origin;
+use super::random::shares;
 use super::seen::{Report, Seen};
 use crate::bootstrap::Bootstrap;
-use crate::envoy::{Envoy, Options};
+use crate::envoy::{Envoy, Error, Options};
 use crate::filter::client::{Answer, Connection, Request};
 use crate::filter::stage::eventually;
 use crate::redis::process::{RedisServer, Webdis};
+use crate::rls::service::Does::Counts;
+use crate::rls::service::Service;
+use crate::rls::stage::service_at;
 
 /// Runs all scenarios; returns the complaints.
 pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
@@ -34,14 +39,35 @@ pub async fn failing(scenarios: &[Arc<Scenario>]) -> Vec<(String, String)> {
     complaints
 }
 
-/// Runs these scenarios in one Envoy.
+/// Runs these scenarios in one Envoy. If it does not start, finds the scenarios that it refuses.
 async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<(String, String)> {
+    match run_together(scenarios, wasm).await {
+        Ok(complaints) => complaints,
+        Err(error) if scenarios.len() == 1 => {
+            let name = scenarios[0].name.clone();
+            vec![(name.clone(), format!("\n  tests/scenarios/{name}.json on envoy: {error}"))]
+        }
+        Err(_) => {
+            let (some, others) = scenarios.split_at(scenarios.len() / 2);
+            let mut complaints = Box::pin(run_at_once(some, wasm)).await;
+            complaints.extend(Box::pin(run_at_once(others, wasm)).await);
+            complaints
+        }
+    }
+}
+
+/// Runs these scenarios in one Envoy.
+///
+/// # Errors
+/// Why Envoy does not start.
+async fn run_together(scenarios: &[Arc<Scenario>], wasm: &Path) -> Result<Vec<(String, String)>, Error> {
     let origin = Arc::new(Origin::start(scenarios).await);
     let redis = RedisServer::start(&[]);
     let webdis = Webdis::start(redis.addr(), None).unwrap();
-    let bootstrap = bootstrap(scenarios, wasm, &origin, webdis.addr());
+    let service = Service::start(Counts(PERMITS)).await;
+    let bootstrap = bootstrap(scenarios, wasm, &origin, (webdis.addr(), service.addr));
     let options = Options { concurrency: 1, ..Options::new(bootstrap.text()) };
-    let envoy = Envoy::start(options).await.unwrap_or_else(|error| panic!("{error}"));
+    let envoy = Envoy::start(options).await?;
     let playing = LocalSet::new();
     let mut played = Vec::new();
     for scenario in scenarios {
@@ -56,11 +82,12 @@ async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<(String, S
     }
     // Otherwise each instance could have counted by itself and given the same responses.
     let keys: usize = redis::cmd("DBSIZE").query(&mut redis.connect()).unwrap();
-    let shares = scenarios.iter().any(|scenario| scenario.policy.get("stores").is_some());
-    assert_eq!(keys > 0, shares, "{keys} keys in Redis");
+    let has_store = scenarios.iter().any(|scenario| scenario.policy.pointer("/stores/redis").is_some());
+    let shares = scenarios.iter().any(|scenario| shares(&scenario.policy));
+    assert!(if keys > 0 { has_store } else { !shares }, "{keys} keys in Redis");
     let log = envoy.log();
     assert!(!log.contains("panicked") && !log.contains("Uncaught RuntimeError"), "{log}");
-    complaints
+    Ok(complaints)
 }
 
 /// Builds the filter with a clock that requests set. The shipped build stays as it is.
@@ -81,8 +108,13 @@ pub fn build() -> PathBuf {
     target.join("wasm32-wasip1/debug/tidegate_envoy.wasm")
 }
 
-/// The shipped bootstrap with a listener for each scenario.
-fn bootstrap(scenarios: &[Arc<Scenario>], wasm: &Path, origin: &Origin, redis: SocketAddr) -> Bootstrap {
+/// The shipped bootstrap with a listener for each scenario, and Redis and the rate-limit service at these addresses.
+fn bootstrap(
+    scenarios: &[Arc<Scenario>],
+    wasm: &Path,
+    origin: &Origin,
+    (redis, service): (SocketAddr, SocketAddr),
+) -> Bootstrap {
     let clusters = ["cdn", "spare"].map(|name| (name, origin.address(name)));
     let shipped = Bootstrap::shipped().unwrap().wasm(wasm).unwrap().upstream(origin.address("origin")).unwrap();
     let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
@@ -105,6 +137,7 @@ fn bootstrap(scenarios: &[Arc<Scenario>], wasm: &Path, origin: &Origin, redis: S
             "headers_to_add": [{ "header": { "key": REASON, "value": "%RESPONSE_CODE_DETAILS%" } }],
         }] }))
         .unwrap();
+    let shipped = service_at(shipped, service);
     let all = clusters.into_iter().chain([("nowhere", origin.address("nowhere")), ("redis", redis)]);
     let mut bootstrap = all.fold(shipped, |bootstrap, (name, address)| bootstrap.with_cluster(name, address).unwrap());
     let mut listeners = Vec::new();
@@ -157,6 +190,11 @@ async fn play(scenario: &Scenario, origin: &Origin, to: SocketAddr) -> Option<St
         stage.does.extend(step.upstreams.clone());
         origin.set(&scenario.name, &stage.does);
         if let Some(name) = &step.ends {
+            // All effects of the response use the draw of its request.
+            let held = |flight: &&Flight| flight.held.as_ref() == Some(name) && flight.draw > 0;
+            if let Some(draw) = stage.flights.iter().find(held).map(|flight| flight.draw) {
+                stage.ask(step.at, draw).await;
+            }
             origin.end(&scenario.name, name);
             stage.take(step.at, |flight| flight.held.as_ref() == Some(name)).await;
         }

@@ -2,6 +2,7 @@
 
 mod answering;
 mod facts;
+pub mod service;
 mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,8 @@ use tidegate::key::Seed;
 use tidegate::lease::{LEASE_IDLE, Leases};
 use tidegate::metrics::Counters;
 use tidegate::policy::Policy;
+use tidegate::rls::ServiceOutcome;
+use tidegate::shed::Pressure;
 use tidegate::status::{Fingerprint, Sources};
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::{Draw, Timestamp};
@@ -26,10 +29,11 @@ use super::document::{Does, SEED, START_MS, Scenario, Step};
 use super::memory::KeptAnswers;
 use super::seen::{Report, Seen};
 use facts::Request;
+use service::Service;
 
 /// Runs a scenario; returns the complaint if it fails.
 pub fn run(scenario: &Scenario) -> Option<String> {
-    play(scenario).map_or_else(Some, |played| played.report.complaint())
+    play(scenario, true).map_or_else(Some, |played| played.report.complaint())
 }
 
 /// The result of a scenario.
@@ -41,14 +45,14 @@ pub struct Played<'s> {
     pub has_asked: bool,
 }
 
-/// Runs a scenario.
+/// Runs a scenario, as on a host that can or cannot call a rate-limit service.
 ///
 /// # Errors
 /// What is wrong with its policy.
-pub fn play(scenario: &Scenario) -> Result<Played<'_>, String> {
+pub fn play(scenario: &Scenario, has_service: bool) -> Result<Played<'_>, String> {
     let policy = Policy::parse(&scenario.policy.to_string())
         .map_err(|problems| format!("\n  tests/scenarios/{}.json: {problems}", scenario.name))?;
-    let mut host = Host::new(scenario, policy);
+    let mut host = Host::new(scenario, policy, has_service);
     for (number, step) in scenario.numbered() {
         host.advance(moment(step.at));
         host.does.extend(step.upstreams.clone());
@@ -88,6 +92,7 @@ struct Host<'s> {
     local: MemoryStore,
     leases: Leases,
     authority: Authority,
+    service: Option<Service>,
     counters: Counters,
     plan: Plan,
     room: Room,
@@ -118,6 +123,8 @@ struct Flight<'s> {
     progress: Option<Progress>,
     /// The upstream that holds its response back.
     held_by: Option<String>,
+    /// The answer of the rate-limit service.
+    service_outcome: ServiceOutcome,
     /// The last HTTP response of an upstream, for the case that a later upstream gives none.
     failure: Option<Does>,
 }
@@ -131,7 +138,7 @@ struct Partial {
 }
 
 impl<'s> Host<'s> {
-    fn new(scenario: &'s Scenario, policy: Policy) -> Self {
+    fn new(scenario: &'s Scenario, policy: Policy, has_service: bool) -> Self {
         let seed = Seed::from_bytes(SEED);
         let max_keys = policy.max_keys();
         let counters = Counters::new(policy.limits().len(), policy.tiers().len());
@@ -141,6 +148,7 @@ impl<'s> Host<'s> {
         Self {
             room: engine.waiting_room(),
             upstreams: Upstreams::new(engine.policy()),
+            service: has_service.then(|| Service::of(&engine)).flatten(),
             engine,
             assets,
             breakers: MemoryLedgers::default(),
@@ -168,7 +176,10 @@ impl<'s> Host<'s> {
 
     /// Moves the clock, and does what becomes due on the way.
     fn advance(&mut self, to: Timestamp) {
-        while let Some(due) = self.due().filter(|due| *due < to) {
+        while let Some(due) = self.due().filter(|due| *due <= to) {
+            // As on the other hosts, also check just before that no request passes too early.
+            self.now = Timestamp::from_nanos(due.as_nanos().saturating_sub(1_000_000)).max(self.now);
+            self.end_leases();
             self.now = due;
             self.finish_waits();
         }
@@ -181,7 +192,7 @@ impl<'s> Host<'s> {
             let mut context = Context { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
             self.upstreams.tick(&mut context);
         }
-        self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
+        self.end_leases();
         for ticket in self.flights.iter_mut().filter_map(|flight| flight.ticket.as_mut()) {
             self.engine.renew(ticket, &mut self.store, &mut self.local, &mut self.leases, &mut self.counters, self.now);
         }
@@ -202,6 +213,10 @@ impl<'s> Host<'s> {
     fn due(&self) -> Option<Timestamp> {
         let due = self.now.after(self.room.next_due(self.now)?);
         Some(Timestamp::from_millis(due.as_nanos().div_ceil(1_000_000)))
+    }
+
+    fn end_leases(&mut self) {
+        self.engine.end_leases(&mut self.leases, LEASE_IDLE, &mut self.store, &mut self.counters, self.now);
     }
 
     fn finish_waits(&mut self) {
@@ -240,6 +255,7 @@ impl<'s> Host<'s> {
             asset: None,
             progress: None,
             held_by: None,
+            service_outcome: ServiceOutcome::NotAsked,
             failure: None,
         };
         if let Some(page) = self.plan.page() {
@@ -269,6 +285,13 @@ impl<'s> Host<'s> {
         self.engine.plan(request, &mut self.plan);
     }
 
+    /// Plans again for a request that has waited for an answer. It has passed shedding when it arrived.
+    fn plan_again(&mut self, flight: &Flight<'_>) {
+        self.plan.set_pressure(Pressure::default(), Draw::default());
+        self.engine.plan(&flight.request, &mut self.plan);
+        self.plan.set_service_outcome(flight.service_outcome.clone());
+    }
+
     /// Decides on the planned request.
     fn decide(&mut self, mut flight: Flight<'s>) {
         if self.plan.may_wait() {
@@ -280,6 +303,11 @@ impl<'s> Host<'s> {
             engine.await_grant(plan, flight.id, leases);
             self.flights.push(flight);
             return;
+        }
+        if decision.consults {
+            flight.service_outcome = self.consult(&flight.request);
+            self.plan_again(&flight);
+            return self.decide(flight);
         }
         if decision.delay.is_some() {
             self.waited.insert(flight.seen.number);

@@ -104,7 +104,9 @@ async fn serve(stream: TcpStream, cluster: &str, known: &Known) -> std::io::Resu
         };
         let id = header("x-scenario").unwrap_or_default();
         let scenario = id.split('/').next().unwrap_or_default().to_owned();
-        known.state.lock().unwrap().asked.entry(id.clone()).or_default().push(cluster.to_owned());
+        // This header is for Envoy only, and must not reach an upstream.
+        let leaked = if header("x-tidegate-upstream").is_some() { " was told x-tidegate-upstream" } else { "" };
+        known.state.lock().unwrap().asked.entry(id.clone()).or_default().push(format!("{cluster}{leaked}"));
         if let Some(name) = header("x-scenario-holds") {
             known.hold(&id, &(scenario.clone(), name)).await;
         }

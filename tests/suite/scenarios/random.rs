@@ -26,16 +26,17 @@ use serde_json::Value;
 
 use super::envoy;
 use crate::fuzz::dice::Dice;
+pub use fitting::shares;
 use policy::SCHEMA;
-use recording::{Recorded, record};
+use recording::{Caller, Recorded, record};
 
-/// The scenario of this number.
-fn scenario(seed: u64) -> Recorded {
+/// The scenario of this number, recorded for this host.
+fn scenario(seed: u64, on: Caller) -> Recorded {
     let told = Told(seed);
     let (name, mut dice, mut why) = (format!("random-{seed}"), Dice::new(seed), String::new());
     for _ in 0..MOST_TRIES {
         let Some(policy) = policy(&mut dice) else { continue };
-        match record(&name, &traffic::scenario(&name, policy, &mut dice)) {
+        match record(&name, &traffic::scenario(&name, policy, &mut dice), on) {
             Ok(recorded) => {
                 std::mem::forget(told);
                 return recorded;
@@ -83,7 +84,7 @@ impl Drop for Told {
 fn whatever_the_policy_the_core_does_with_it_what_is_always_true() {
     let mut sent = 0;
     for seed in seeds(1_000) {
-        let recorded = scenario(seed);
+        let recorded = scenario(seed, if seed % 2 == 0 { Caller::Envoy } else { Caller::Worker });
         let told = Told(seed);
         let violated = invariants::violated(&recorded);
         assert!(violated.is_none(), "{}\n{}", violated.unwrap_or_default(), recorded.document);
@@ -108,7 +109,7 @@ fn random_policies_say_all_that_a_policy_can_say() {
 
 #[tokio::test]
 async fn random_scenarios_come_out_in_the_real_envoy_as_in_the_core() {
-    let all: Vec<Recorded> = seeds(96).map(scenario).collect();
+    let all: Vec<Recorded> = seeds(96).map(|seed| scenario(seed, Caller::Envoy)).collect();
     let scenarios: Vec<_> = all.iter().map(|recorded| Arc::clone(&recorded.scenario)).collect();
     let failed = envoy::failing(&scenarios).await;
     let Some((name, _)) = failed.first() else { return };
@@ -139,7 +140,7 @@ fn random_scenarios_are_written_for_the_worker() {
     let failed = std::env::var_os("TIDEGATE_SCENARIO_SMALLER").map(PathBuf::from);
     let (of, scenarios) = match &failed {
         Some(file) => ("smaller", shrinking::smaller(&kept(file))),
-        None => ("worker", seeds(96).map(scenario).collect()),
+        None => ("worker", seeds(96).map(|seed| scenario(seed, Caller::Worker)).collect()),
     };
     let directory = directory(of);
     let _ = fs::remove_dir_all(&directory);
@@ -149,11 +150,11 @@ fn random_scenarios_are_written_for_the_worker() {
     assert!(failed.is_some() || !scenarios.is_empty());
 }
 
-/// The scenario in this file.
+/// The scenario in this file, as recorded for the Worker.
 fn kept(file: &Path) -> Recorded {
     let name = file.file_stem().unwrap().to_string_lossy();
     let document = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
-    record(&name, &document).unwrap()
+    record(&name, &document, Caller::Worker).unwrap()
 }
 
 fn directory(of: &str) -> PathBuf {

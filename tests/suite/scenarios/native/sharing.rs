@@ -52,7 +52,7 @@ impl Host<'_> {
     fn wake(&mut self, wake: Wake) {
         let at = self.flights.iter().position(|flight| flight.id == wake.id).expect("who waits is known");
         let flight = self.flights.remove(at);
-        self.plan(&flight.request);
+        self.plan_again(&flight);
         self.plan.resume(wake.since);
         self.decide(flight);
     }

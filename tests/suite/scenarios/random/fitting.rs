@@ -1,7 +1,7 @@
 //! Changes a policy to what scenarios can show on every host: there are four upstreams, waits follow the scenario's
 //! clock, and the store of shared limits has its own clock.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::policy::remove;
 use crate::fuzz::dice::Dice;
@@ -9,8 +9,11 @@ use crate::fuzz::dice::Dice;
 /// Changes a policy to what scenarios can show. It may have to be mended afterwards.
 pub fn fit(policy: &mut Value, dice: &mut Dice) {
     upstreams(policy, dice);
-    without_what_no_host_has(policy);
     shared(policy);
+    agreed(policy);
+    stores(policy);
+    // Room for all kept responses: which of them a full cache evicts is its own decision.
+    remove(policy, "/state/kept/max_bytes");
     let waits = may_wait(policy);
     for limit in items(policy, "limits") {
         if limit["algorithm"] == "concurrency" && waits {
@@ -29,9 +32,23 @@ pub fn may_wait(policy: &Value) -> bool {
     list(policy, "limits").iter().any(|limit| limit["on_exceed"] == "delay" || limit.get("slow_down").is_some())
 }
 
-/// Whether a limit is shared by several instances.
+/// Whether a store counts limits for several instances.
 pub fn shares(policy: &Value) -> bool {
-    list(policy, "limits").iter().any(|limit| limit["scope"] == "global")
+    list(policy, "limits").iter().any(is_shared)
+}
+
+/// Whether a rate-limit service counts limits.
+pub fn consults(policy: &Value) -> bool {
+    list(policy, "limits").iter().any(|limit| limit["store"] == "rls")
+}
+
+/// Whether several instances share breakers.
+pub fn agrees(policy: &Value) -> bool {
+    entries(policy, "breakers").any(|(_, breaker)| breaker["scope"] == "global")
+}
+
+fn is_shared(limit: &Value) -> bool {
+    limit["scope"] == "global" && limit["store"] != "rls"
 }
 
 /// Whether every request follows a route, so that the filter decides about each response.
@@ -95,41 +112,54 @@ fn cut_is_refused(failures: Option<&mut Value>) {
     }
 }
 
-/// Removes what not every host has. Shared breakers exchange reports once per second, not before a response, and a
-/// rate-limit service is not a store.
-fn without_what_no_host_has(policy: &mut Value) {
-    for (_, breaker) in policy.get_mut("breakers").and_then(Value::as_object_mut).into_iter().flatten() {
-        remove(breaker, "/scope");
+/// The stores of scenarios, with deadlines that suit a busy machine.
+fn stores(policy: &mut Value) {
+    let mut stores = Map::new();
+    if shares(policy) || agrees(policy) {
+        stores.insert("redis".to_owned(), json!({ "protocol": "webdis", "cluster": "redis" }));
+        stores.insert("deadline".to_owned(), json!("5s"));
     }
-    for limit in items(policy, "limits") {
-        remove(limit, "/store");
+    if consults(policy) {
+        stores.insert("rls".to_owned(), json!({ "cluster": "rls", "domain": "shop", "deadline": "10s" }));
     }
-    remove(policy, "/stores/rls");
-    // Room for all kept responses: which of them a full cache evicts is its own decision.
-    remove(policy, "/state/kept/max_bytes");
+    if stores.is_empty() {
+        remove(policy, "/stores");
+    } else {
+        policy["stores"] = stores.into();
+    }
 }
 
-/// Shared limits are asked for before every request, and their windows outlast a scenario. The store computes the
-/// remaining time by its own clock. A ban therefore gives the wait, and `RateLimit` fields are off.
+/// The store elects, by its own clock, the instance that probes a shared breaker. Shared breakers therefore stay open
+/// for longer than a scenario lasts.
+fn agreed(policy: &mut Value) {
+    for (_, breaker) in policy.get_mut("breakers").and_then(Value::as_object_mut).into_iter().flatten() {
+        if breaker["scope"] == "global" {
+            breaker["open"] = json!({ "initial": "1d", "max": "1d", "jitter_percent": 0 });
+        }
+    }
+}
+
+/// The windows of shared limits outlast a scenario. The store computes the remaining time by its own clock. A ban
+/// therefore gives the wait, and `RateLimit` fields are off.
 fn shared(policy: &mut Value) {
     if !shares(policy) {
-        remove(policy, "/stores");
         return;
     }
-    policy["stores"] = json!({ "redis": { "protocol": "webdis", "cluster": "redis" }, "deadline": "5s" });
     policy["response"] = json!({ "ratelimit": false });
     for limit in items(policy, "limits") {
         for wait in ["/slow_down", "/on_exceed", "/max_delay", "/max_waiting"] {
             remove(limit, wait);
         }
-        if limit["scope"] != "global" {
+        if !is_shared(limit) {
             continue;
         }
         for own in ["/penalty", "/only_on", "/cost", "/quotas", "/lease"] {
             remove(limit, own);
         }
+        limit["on_store_failure"] = json!("deny");
         if limit["algorithm"] == "concurrency" {
-            limit["algorithm"] = json!("token-bucket");
+            remove(limit, "/quota/adaptive");
+            continue;
         }
         let quota = |permits: &Value| json!({ "permits": permits.as_u64().unwrap_or(2).clamp(1, 40), "window": "7d" });
         limit["quota"] = quota(&limit["quota"]["permits"]);
@@ -137,8 +167,6 @@ fn shared(policy: &mut Value) {
             *of_tier = quota(&of_tier["permits"]);
         }
         limit["key"] = json!(["address"]);
-        limit["sharing"] = json!("exact");
-        limit["on_store_failure"] = json!("deny");
         limit["ban"] = json!({ "after": 1, "within": "1m", "for": "31d" });
     }
 }

@@ -4,22 +4,20 @@ use serde_json::{Value, json};
 use sfv::{List, ListEntry, Parameters, Parser};
 
 use super::super::document::{Decision, Step};
-use super::super::native;
 use super::super::seen::Seen;
-use super::fitting::{list, may_wait, shares};
-use super::recording::{Recorded, left_open, scenario};
+use super::fitting::{consults, list, may_wait, shares};
+use super::recording::Recorded;
 
 /// What is wrong with the core's results for a scenario, if anything.
 pub fn violated(recorded: &Recorded) -> Option<String> {
-    let Recorded { document, scenario: it } = recorded;
-    let again = native::run(it);
+    let Recorded { scenario: it, .. } = recorded;
+    let again = recorded.again();
     if again.is_some() {
         return again.map(|differs| format!("the same comes to something else: {differs}"));
     }
-    let open = scenario(&it.name, &left_open(document)).ok()?;
-    let played = native::play(&open).ok()?;
+    let all = recorded.play(&recorded.document)?;
     for (number, step) in it.numbered() {
-        let Some(seen) = played.report.seen.get(&number) else { continue };
+        let Some(seen) = all.get(&number) else { continue };
         let wrong = answer(&it.policy, step, seen).or_else(|| returning(recorded, number, seen));
         if wrong.is_some() {
             return wrong.map(|wrong| format!("step {number} ({:?}): {wrong}: {seen:?}", step.send));
@@ -114,9 +112,9 @@ fn returning(recorded: &Recorded, number: usize, seen: &Seen) -> Option<String> 
     let name = reason.strip_prefix("tidegate_limit_").or_else(|| reason.strip_prefix("tidegate_ban_"))?;
     let secs: u64 = seen.fields.get("retry-after")?.parse().ok()?;
     let policy = &recorded.scenario.policy;
-    if has_in_flight(policy) || policy.get("shedding").is_some() || shares(policy) {
+    if has_in_flight(policy) || policy.get("shedding").is_some() || shares(policy) || consults(policy) {
         // The end of a request in flight and the recovery of the service are unknown. For a request that a local limit
-        // refuses, the store of shared limits is not asked.
+        // refuses, neither the store nor the rate-limit service is asked, and the service has its own clock.
         return None;
     }
     let is_charged_late =
@@ -133,9 +131,8 @@ fn returning(recorded: &Recorded, number: usize, seen: &Seen) -> Option<String> 
     back["at"] = json!(format!("{at}ms"));
     back["steps_back"] = json!(false);
     steps.push(back);
-    let open = scenario(&recorded.scenario.name, &left_open(&document)).ok()?;
-    let played = native::play(&open).ok()?;
-    let again = played.report.seen.get(&(number + 1))?;
+    let all = recorded.play(&document)?;
+    let again = all.get(&(number + 1))?;
     let is_limited = |reason: &str| reason.starts_with("tidegate_limit_") || reason.starts_with("tidegate_ban_");
     again
         .reason

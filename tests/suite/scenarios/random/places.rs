@@ -45,19 +45,13 @@ pub fn said(schema: &Value, value: &Value, place: &str, found: &mut BTreeSet<Str
 }
 
 /// What random policies never contain, and why.
-pub const ELSEWHERE: [(&str, &str); 26] = [
-    ("/breakers/*/scope", SECONDS),
-    ("/breakers/*/scope=global", SECONDS),
-    ("/breakers/*/scope=instance", SECONDS),
+pub const ELSEWHERE: [(&str, &str); 16] = [
     ("/limits/*/by_tier/*/*/adaptive", ALONE),
     ("/limits/*/by_tier/*/*/adaptive/max", ALONE),
     ("/limits/*/by_tier/*/*/adaptive/min", ALONE),
     ("/limits/*/quotas/*/adaptive", ALONE),
     ("/limits/*/quotas/*/adaptive/max", ALONE),
     ("/limits/*/quotas/*/adaptive/min", ALONE),
-    ("/limits/*/sharing=lease", AHEAD),
-    ("/limits/*/store", SERVICE),
-    ("/limits/*/store=rls", SERVICE),
     ("/routes/*/variants/cf_image", IMAGES),
     ("/routes/*/variants/cf_image=false", IMAGES),
     ("/routes/*/variants/cf_image=true", IMAGES),
@@ -68,15 +62,8 @@ pub const ELSEWHERE: [(&str, &str); 26] = [
     ("/stores/redis/token", STORE),
     ("/stores/redis/token_env", STORE),
     ("/stores/redis/url", STORE),
-    ("/stores/rls", SERVICE),
-    ("/stores/rls/cluster", SERVICE),
-    ("/stores/rls/deadline", SERVICE),
-    ("/stores/rls/domain", SERVICE),
 ];
-const SECONDS: &str = "Breakers that instances share tell each other once a second of the host's own clock.";
 const ALONE: &str = "A quota that is found out is the only one of its limit.";
-const AHEAD: &str = "What is drawn ahead goes back by the host's own clock.";
-const SERVICE: &str = "A rate-limit service has its quotas in its own configuration.";
 const IMAGES: &str = "Cloudflare's own service of images is in no workerd.";
 const ROOM: &str = "What goes first when there is no room for more, a cache decides by itself.";
 const FAILS: &str = "The store of scenarios does not fail.";

@@ -1,6 +1,6 @@
 //! Records the core's results in a scenario, as the expectations for every host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::super::document::{self, Decision, FIELDS, Scenario, Step};
 use super::super::native::{self, Played};
 use super::super::seen::Seen;
-use super::fitting::{is_routed, shares};
+use super::fitting::{agrees, is_routed, shares};
 use super::policy::remove;
 
 /// A scenario whose document is complete.
@@ -17,13 +17,42 @@ pub struct Recorded {
     /// The document, as in a file.
     pub document: Value,
     pub scenario: Arc<Scenario>,
+    pub on: Caller,
+}
+
+/// Which host a scenario is recorded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// It calls a rate-limit service.
+    Envoy,
+    /// It cannot call one: for a Worker the service has failed.
+    Worker,
+}
+
+impl Recorded {
+    /// Plays it again; returns the differences.
+    pub fn again(&self) -> Option<String> {
+        native::play(&self.scenario, self.on.has_service()).map_or_else(Some, |played| played.report.complaint())
+    }
+
+    /// The result of each step of another document on the same host.
+    pub fn play(&self, document: &Value) -> Option<BTreeMap<usize, Seen>> {
+        let open = scenario(&self.scenario.name, &left_open(document)).ok()?;
+        Some(native::play(&open, self.on.has_service()).ok()?.report.seen)
+    }
+}
+
+impl Caller {
+    fn has_service(self) -> bool {
+        self == Self::Envoy
+    }
 }
 
 /// Plays the scenario in the core, and records the result of each request.
 ///
 /// # Errors
 /// Why it is not a valid scenario: its policy is refused, or a request has no result.
-pub fn record(name: &str, document: &Value) -> Result<Recorded, String> {
+pub fn record(name: &str, document: &Value, on: Caller) -> Result<Recorded, String> {
     let mut document = document.clone();
     own(&mut document, name)?;
     // What hosts are known to differ in (see README) is removed, which may change the remaining results.
@@ -32,7 +61,7 @@ pub fn record(name: &str, document: &Value) -> Result<Recorded, String> {
         if !is_routed(&open.policy) && document.to_string().contains("\"fails\"") {
             return Err("what an upstream fails to answer without a route, each host says in its own words".to_owned());
         }
-        let played = native::play(&open)?;
+        let played = native::play(&open, on.has_service())?;
         if shares(&open.policy) != played.has_asked {
             return Err("a limit is shared, and nobody is asked".to_owned());
         }
@@ -49,7 +78,7 @@ pub fn record(name: &str, document: &Value) -> Result<Recorded, String> {
         }
         expect(&mut document, &played)?;
         let scenario = Arc::new(scenario(name, &document)?);
-        return Ok(Recorded { document, scenario });
+        return Ok(Recorded { document, scenario, on });
     }
     Err("hosts differ in it, whatever is left out".to_owned())
 }
@@ -59,16 +88,25 @@ pub fn scenario(name: &str, document: &Value) -> Result<Scenario, String> {
     document::parse(&document.to_string(), name.to_owned())
 }
 
-/// Scenarios share a store, so keys of shared limits also contain the scenario's name.
+/// Scenarios share a store and a service, so keys of shared limits and breakers also contain the scenario's name.
 fn own(document: &mut Value, name: &str) -> Result<(), String> {
-    let has_store = document.pointer("/policy/stores/redis/cluster").is_some();
-    for limit in document["policy"].get_mut("limits").and_then(Value::as_array_mut).into_iter().flatten() {
+    let own = |it: &str| format!("{}-{name}", it.split('-').next().unwrap_or_default());
+    let policy = &mut document["policy"];
+    if (shares(policy) || agrees(policy)) && policy.pointer("/stores/redis/cluster").is_none() {
+        return Err("Envoy has no store of its own".to_owned());
+    }
+    for limit in policy.get_mut("limits").and_then(Value::as_array_mut).into_iter().flatten() {
         if limit["scope"] == "global" {
-            let own = limit["name"].as_str().and_then(|it| it.split('-').next()).unwrap_or_default();
-            limit["name"] = json!(format!("{own}-{name}"));
-            if !has_store {
-                return Err("Envoy has no store of its own".to_owned());
-            }
+            limit["name"] = json!(limit["name"].as_str().map(own));
+        }
+    }
+    if agrees(policy) {
+        // The store identifies shared breakers by their upstreams' names.
+        let upstreams = policy.get_mut("upstreams").and_then(Value::as_object_mut).into_iter();
+        upstreams.for_each(|all| *all = std::mem::take(all).into_iter().map(|(name, it)| (own(&name), it)).collect());
+        for route in policy.get_mut("routes").and_then(Value::as_array_mut).into_iter().flatten() {
+            let names = route["upstreams"].as_array_mut().into_iter().flatten();
+            names.for_each(|it| *it = json!(it.as_str().map(own)));
         }
     }
     Ok(())

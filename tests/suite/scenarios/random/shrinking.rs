@@ -58,7 +58,10 @@ pub fn smaller(of: &Recorded) -> Vec<Recorded> {
     let name = &of.scenario.name;
     // Each has its own name, by which its upstreams know it.
     let name = name.split_once("--").map_or(name.as_str(), |(name, _)| name);
-    recorded.filter_map(|(at, document)| record(&format!("{name}--{at}"), document).ok()).take(MOST_AT_ONCE).collect()
+    recorded
+        .filter_map(|(at, document)| record(&format!("{name}--{at}"), document, of.on).ok())
+        .take(MOST_AT_ONCE)
+        .collect()
 }
 
 /// All places in a value, as JSON pointers.

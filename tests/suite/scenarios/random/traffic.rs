@@ -3,7 +3,7 @@
 use base64ct::{Base64UrlUnpadded, Encoding};
 use serde_json::{Map, Value, json};
 
-use super::fitting::{entries, may_wait, shares};
+use super::fitting::{agrees, entries, may_wait, shares};
 use super::upstreams::{Manners, answers};
 use crate::fuzz::dice::Dice;
 
@@ -52,7 +52,7 @@ impl Traffic {
             has_api_keys: client.get("api_key").is_some(),
             has_claims: client.get("claims").is_some(),
             pages: policy.get("status").map(|it| it["path"].as_str().unwrap_or("/tidegate").to_owned()),
-            deltas: if holds || shares(policy) { &AT_ONCE } else { *dice.any(&DELTAS) },
+            deltas: if holds || shares(policy) || agrees(policy) { &AT_ONCE } else { *dice.any(&DELTAS) },
             // After a step back of the clock, the end of a wait is undefined.
             steps_back: dice.chance(20) && !holds && !may_wait(policy),
             holds,
