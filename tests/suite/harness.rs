@@ -132,8 +132,8 @@ pub fn seeds(count: u64) -> Range<u64> {
     range.filter(|range| !range.is_empty()).unwrap_or_else(|| panic!("{text}: write two numbers, as in 40000..50000"))
 }
 
-/// The first digits of the bytes' SHA-256, which tests compare for bytes that outlive an update of Tidegate. A change of
-/// such bytes needs a new version number, by which other releases recognise that they cannot read them; then update the
+/// The first digits of the bytes' SHA-256. Tests compare them for bytes that outlive an update of Tidegate. A change of
+/// such bytes needs a new version number, by which other releases recognise that they cannot read them. Then update the
 /// expected digits.
 pub fn digits(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
