@@ -29,7 +29,7 @@ const TOKENS: [&str; 14] = ["sid=", "sid", ";", ",", "&", "=", "\"", " ", "\t", 
 struct Sent<F>(F, KeyHash);
 
 impl<F: Fn(&[u8]) -> KeyHash> Sent<F> {
-    /// Checks what is true of any list of pairs with the separator `separator`. Returns whether the pair was found.
+    /// Checks what is true of any list of pairs with `separator` between them. Returns whether the pair was found.
     fn assert_holds(&self, text: &[u8], separator: &str) -> bool {
         let Self(key, nobody) = self;
         let found = key(text);
