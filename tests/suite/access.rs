@@ -1,4 +1,4 @@
-//! Who is refused and who is freed of limits, by the policy's lists.
+//! The policy's deny and allow lists: which clients are refused, and which are exempt from limits.
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use tidegate::lease::Leases;
 use tidegate::metrics::{Counters, Total};
 use tidegate::store::memory::MemoryStore;
 
-/// An engine under a policy with one limit of two in an hour for each address, and `lists`.
+/// An engine with a policy of `lists` and one limit: two requests per hour for each address.
 struct Bench {
     engine: Engine,
     store: MemoryStore,
@@ -35,7 +35,7 @@ impl Bench {
         self.engine.decide(&mut self.plan, &mut self.store, &mut local, &mut Leases::new(), &mut self.counters, ms(0))
     }
 
-    /// The statuses of the refusals of three requests in a row, 200 for one that goes on.
+    /// The refusal statuses of three requests in a row, 200 for each admitted one.
     fn statuses(&mut self, request: &Request) -> [u16; 3] {
         [(); 3].map(|()| match self.send(request).refusal {
             Some(refusal) => refusal.reply(&self.engine, request).status,
@@ -57,7 +57,7 @@ const LISTS: &str = r#"
     "allow": { "addresses": ["10.0.0.0/8", "::1"], "headers": { "x-api-key": ["trusted"], "x-probe": ["a, b"] } },"#;
 
 #[test]
-fn the_allowed_meet_no_limits_and_the_denied_are_refused_though_they_are_allowed() {
+fn allowed_clients_bypass_limits_and_deny_overrides_allow() {
     let mut bench = Bench::new(LISTS);
     for (request, statuses) in [
         (at("192.0.2.1"), LIMITED),
@@ -72,7 +72,7 @@ fn the_allowed_meet_no_limits_and_the_denied_are_refused_though_they_are_allowed
         (at("192.0.2.2").with("x-api-key", "Trusted"), LIMITED),
         (at("192.0.2.3").with("x-api-key", " stolen "), DENIED),
         (at("10.0.0.1").with("x-api-key", "leaked"), DENIED),
-        // What is sent along with a denied value does not hide it, and nobody is allowed by one of several.
+        // Other values beside a denied one do not hide it. Several values beside an allowed one do not count as it.
         (at("192.0.2.3").with("x-api-key", "trusted, leaked"), DENIED),
         (at("192.0.2.4").with("x-api-key", "trusted,other"), LIMITED),
         (at("192.0.2.5").with("x-probe", "a, b"), ALLOWED),
@@ -84,7 +84,7 @@ fn the_allowed_meet_no_limits_and_the_denied_are_refused_though_they_are_allowed
 }
 
 #[test]
-fn a_denied_client_is_told_that_and_nothing_more() {
+fn a_denied_client_gets_403_without_details() {
     let mut bench = Bench::new(LISTS);
     for (accept, content_type, body) in [
         ("*/*", "application/json", r#"{"error":"Forbidden"}"#),
@@ -102,7 +102,7 @@ fn a_denied_client_is_told_that_and_nothing_more() {
 }
 
 #[test]
-fn under_other_modes_the_lists_hold_as_well() {
+fn the_lists_apply_in_other_modes_too() {
     let mut observing = Bench::new(&format!(r#""mode": "observe", {LISTS}"#));
     let decision = observing.send(&at("10.66.0.1"));
     assert_eq!(decision.refusal, None);
@@ -133,7 +133,7 @@ fn ten_thousand_networks_values_and_api_keys_are_each_found() {
         let first = network(n).to_bits();
         assert!(denied(at(&Ipv4Addr::from_bits(first + n % 256).to_string())), "{n}");
         assert!(!denied(at(&Ipv4Addr::from_bits(first + 256).to_string())), "{n}");
-        // Of another client each, so that no limit refuses it.
+        // From a different client each time, so that the limit refuses none.
         let client = at(&Ipv4Addr::from_bits(0xc000_0000 + n).to_string());
         assert!(denied(client.clone().with("x-api-key", &format!("key-{n}"))), "{n}");
         assert!(denied(client.clone().with("authorization", &format!("secret-{n}"))), "{n}");

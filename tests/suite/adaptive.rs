@@ -1,7 +1,7 @@
-//! The adaptive limit against a simulated upstream: a number of slots, a queue before them, and clients that do not care.
+//! The adaptive limit against a simulated upstream with a number of slots, a queue, and clients that do not adapt.
 //!
-//! Arrivals are an open loop: they come at their rate whatever becomes of them. The limit that makes the most of such an
-//! upstream without a queue is the number of its slots. Everything is seeded; a failure prints its case.
+//! Arrivals are an open loop: their rate does not depend on responses. The ideal limit for such an upstream, full use
+//! without a queue, is the number of its slots. Everything is seeded; a failure prints its case.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -38,19 +38,21 @@ struct Simulation {
     dice: u64,
     now_ns: u64,
     upstream: Upstream,
-    /// Arrivals a second, in multiples of what the upstream can carry.
+    /// Arrivals per second, as a multiple of the upstream's capacity.
     load: f64,
-    /// So many clients, each of which asks again as soon as it has its answer, in place of arrivals at a rate.
+    /// If set, this many clients take the place of arrivals at a rate: each sends its next request when it has its
+    /// response.
     clients: Option<usize>,
-    /// How many may wait at the upstream; it answers others at once that it cannot.
+    /// The upstream's queue length; it refuses further requests at once.
     room: usize,
     status: u16,
-    /// Requests have bodies that are still to come, and what the host knows of the upstream's time.
+    /// Whether requests have bodies that are still to come, which makes the response time unknown.
     untimed: bool,
+    /// The upstream time that the host reports, if it knows one.
     upstream_ms: Option<u64>,
     next_arrival_ns: u64,
     in_flight: usize,
-    /// When each request that is worked on is done.
+    /// The completion time of each request that the upstream is working on.
     working: BinaryHeap<Reverse<(u64, usize)>>,
     waiting: VecDeque<usize>,
     tickets: Vec<Option<Ticket>>,
@@ -83,7 +85,7 @@ impl Simulation {
         }
     }
 
-    /// Uniform over what lies above 0 and up to 1: SplitMix64.
+    /// Uniform in (0, 1]: SplitMix64.
     fn draw(&mut self) -> f64 {
         self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.dice;
@@ -109,7 +111,7 @@ impl Simulation {
         f64::from(found)
     }
 
-    /// Goes on until so many more requests have been answered.
+    /// Runs until this many more requests have been answered.
     fn run(&mut self, answers: usize) {
         let end = self.answered + answers;
         while self.answered < end {
@@ -182,13 +184,13 @@ impl Simulation {
     }
 }
 
-/// After so many answers the limit has been found: 75 windows, or 25 turns of what is in flight.
+/// The number of responses after which the limit has settled: 75 windows, or 25 rounds of the requests in flight.
 fn settling(slots: usize) -> usize {
     15_000.max(100 * slots)
 }
 
-/// Asserts that in what comes the limit is within a fifth of the upstream's slots (or one, where a fifth is less) on
-/// average, and at every moment within two.
+/// Asserts that from here on the limit is within a fifth of the upstream's slots on average (or within one slot, if a
+/// fifth is less), and within twice that at every sample.
 fn assert_found(simulation: &mut Simulation, case: &str) {
     let slots = simulation.upstream.slots as f64;
     let found: Vec<f64> = (0..100)
@@ -227,27 +229,27 @@ fn limit_follows_an_upstream_that_becomes_weaker_stronger_or_slower() {
         let mut simulation = Simulation::new(seed, before, 2.0);
         simulation.run(settling(before.slots));
         simulation.upstream = after;
-        // Half of what came in while the upstream was as before has to be worked off first.
+        // Half of the requests that arrived before the change have to be served first.
         simulation.run(2 * settling(after.slots));
         assert_found(&mut simulation, &format!("seed {seed}, {before:?}, then {after:?}"));
     }
 }
 
 #[test]
-fn limit_that_is_not_made_use_of_does_not_grow() {
+fn an_unused_limit_does_not_grow() {
     let upstream = Upstream { slots: 500, service: Service::Uniform, mean_ms: 50.0 };
-    // Five in flight on average, of a limit of twenty at first.
+    // Five in flight on average; the initial limit is twenty.
     let mut simulation = Simulation::new(8, upstream, 0.01);
     simulation.run(20_000);
     assert!(simulation.found() <= 45.0, "{}", simulation.found());
 }
 
 #[test]
-fn limit_shrinks_while_the_upstream_fails_and_grows_again_after_it() {
+fn limit_shrinks_while_the_upstream_fails_and_recovers_afterwards() {
     let upstream = Upstream { slots: 40, service: Service::Uniform, mean_ms: 50.0 };
     let mut simulation = Simulation::new(9, upstream, 2.0);
     simulation.run(settling(40));
-    // Quick failures are no sign of strength.
+    // Fast failures do not indicate capacity.
     simulation.status = 503;
     simulation.upstream.mean_ms = 1.0;
     simulation.run(5_000);
@@ -280,7 +282,7 @@ fn adaptive(bounds: &str) -> Engine {
     ))
 }
 
-/// The same that holds nobody back, said by the limit or by the whole policy.
+/// The same limit in observe mode, set on the whole policy or on the limit.
 fn observing(whole: bool) -> Engine {
     let (mode, on_exceed) = if whole { ("observe", "reject") } else { ("enforce", "observe") };
     engine(&format!(
@@ -290,7 +292,7 @@ fn observing(whole: bool) -> Engine {
 }
 
 #[test]
-fn a_client_that_sends_its_request_slowly_tells_nothing_of_the_upstream() {
+fn a_slowly_sent_request_is_no_sample_of_the_upstream() {
     let upstream = Upstream { slots: 40, service: Service::Uniform, mean_ms: 50.0 };
     let mut simulation = Simulation::new(11, upstream, 2.0);
     simulation.untimed = true;
@@ -302,17 +304,18 @@ fn a_client_that_sends_its_request_slowly_tells_nothing_of_the_upstream() {
 }
 
 #[test]
-fn limit_that_only_observes_finds_the_capacity_of_an_upstream_that_nobody_spares() {
+fn limit_that_only_observes_finds_the_capacity_of_an_overloaded_upstream() {
     for (seed, service) in [(21, Service::Constant), (22, Service::Uniform), (23, Service::Exponential)] {
         for (slots, mean_ms) in [(5, 20.0), (40, 20.0), (200, 100.0)] {
             let upstream = Upstream { slots, service, mean_ms };
-            // Clients that wait for their answers; and twice the rate that can be carried, with a longer and a shorter queue.
+            // Clients that wait for their responses; then twice the rate that the upstream can carry, with a longer and
+            // a shorter queue.
             let loads = [(Some(3 * slots), usize::MAX), (None, 20 * slots), (None, 2 * slots)];
             for (clients, room) in loads.into_iter().take(if slots == 40 { 3 } else { 1 }) {
                 let mut simulation = Simulation::new(seed, upstream, 0.5);
                 simulation.engine = observing(seed % 2 == 0);
                 simulation.room = room;
-                // An hour of little load, as every service has it.
+                // A period of low load, as every service has.
                 simulation.run(settling(slots));
                 (simulation.load, simulation.clients) = (2.0, clients);
                 simulation.run(settling(slots));
@@ -339,7 +342,7 @@ fn limit_that_only_observes_follows_an_upstream_that_changes() {
         assert_found(&mut simulation, &format!("seed {seed}, {before:?}"));
         simulation.upstream = after;
         if after.slots == before.slots {
-            // How long it takes without a queue shows when there is none.
+            // The latency without a queue can only be measured when there is no queue.
             simulation.clients = Some(5);
             simulation.run(2 * settling(after.slots));
             simulation.clients = Some(120);

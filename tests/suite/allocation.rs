@@ -1,4 +1,4 @@
-//! The way of an ordinary request through the core allocates nothing.
+//! An ordinary request's path through the core allocates nothing.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::borrow::Cow;
@@ -13,7 +13,7 @@ use tidegate::policy::Policy;
 use tidegate::request::{RequestFacts, ResponseFacts};
 use tidegate::units::{Draw, Span, Timestamp};
 
-/// The system's allocator, counting for each thread, since tests run beside each other.
+/// The system's allocator with a count per thread, because tests run concurrently.
 struct Counting;
 
 #[global_allocator]
@@ -23,16 +23,16 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: every call goes on to the system's allocator as it came; the counter neither allocates nor has a destructor.
+// SAFETY: every call goes to the system's allocator unchanged; the counter neither allocates nor has a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are the system allocator's own.
+        // SAFETY: the caller's guarantees are those that the system's allocator needs.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are the system allocator's own.
+        // SAFETY: the caller's guarantees are those that the system's allocator needs.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -43,7 +43,7 @@ fn planning_an_ordinary_request_allocates_nothing() {
     let engine = Engine::new(policy, Seed::new([1, 2]));
     let mut plan = Plan::new();
     let plan_once = |plan: &mut Plan| engine.plan(&Ordinary, plan);
-    // The first request makes room for what later ones put into the plan.
+    // The first request reserves the plan's memory, which later ones use again.
     plan_once(&mut plan);
     assert_eq!(plan.charges().len(), 4);
 
@@ -70,7 +70,7 @@ fn counting_an_answer_allocates_nothing() {
     assert_eq!((monitor.recent().calls(), monitor.recent().load(Load::Cpu)), (1_000, Some(500_000)));
 }
 
-/// An answer of a service that reports its load.
+/// A response from a service that reports its load.
 struct Loaded;
 
 impl ResponseFacts for Loaded {
@@ -101,7 +101,7 @@ fn a_call_through_a_closed_breaker_allocates_nothing() {
     }
 }
 
-/// A request whose path is normal, as most are, from a host that lends what it has.
+/// A request with an already normal path, from a host that lends its values without copying.
 struct Ordinary;
 
 impl RequestFacts for Ordinary {

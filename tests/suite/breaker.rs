@@ -1,4 +1,4 @@
-//! Circuit breakers: cases one by one, then against a naive model and in a simulation of many workers.
+//! Circuit breakers: single cases, a comparison with a naive model, and a simulation of many workers.
 
 mod model;
 mod published;
@@ -14,38 +14,37 @@ use tidegate::policy::{Breaker, CallEnd, Policy};
 use tidegate::store::StoreError;
 use tidegate::units::{Draw, Span, Timestamp};
 
-/// What all workers publish to, in memory: a value and how often it was published.
+/// The record that all workers publish to, in memory: each part with the number of its publications.
 #[derive(Debug, Default)]
 pub struct Memory {
     parts: HashMap<Part, (u64, Vec<u8>)>,
     /// Publications so far.
     published: u64,
     reads: u64,
-    /// Whether nothing can be read, or nothing published.
-    deaf: bool,
-    mute: bool,
+    reads_fail: bool,
+    publishes_fail: bool,
 }
 
-/// One worker's access to it, with what it has read.
+/// The versions that one worker has read from [`Memory`].
 #[derive(Debug, Default)]
-pub struct Seen(HashMap<Part, u64>);
+pub struct ReadVersions(HashMap<Part, u64>);
 
 impl Memory {
     fn version(&self, part: Part) -> u64 {
         self.parts.get(&part).map_or(0, |(version, _)| *version)
     }
 
-    pub fn read(&mut self, part: Part, seen: &mut Seen) -> Result<Option<&[u8]>, StoreError> {
+    pub fn read(&mut self, part: Part, seen: &mut ReadVersions) -> Result<Option<&[u8]>, StoreError> {
         self.reads += 1;
-        if self.deaf {
+        if self.reads_fail {
             return Err(StoreError::Unavailable);
         }
         seen.0.insert(part, self.version(part));
         Ok(self.parts.get(&part).map(|(_, bytes)| bytes.as_slice()))
     }
 
-    pub fn publish(&mut self, part: Part, bytes: &[u8], seen: &Seen) -> Result<(), StoreError> {
-        if self.mute {
+    pub fn publish(&mut self, part: Part, bytes: &[u8], seen: &ReadVersions) -> Result<(), StoreError> {
+        if self.publishes_fail {
             return Err(StoreError::Unavailable);
         }
         let version = self.version(part);
@@ -58,14 +57,14 @@ impl Memory {
     }
 }
 
-/// A memory with one who uses it.
+/// A [`Memory`] with a single user.
 #[derive(Debug, Default)]
-pub struct Alone {
+pub struct SoleWorker {
     pub memory: Memory,
-    seen: Seen,
+    seen: ReadVersions,
 }
 
-impl Ledger for Alone {
+impl Ledger for SoleWorker {
     fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
         self.memory.read(part, &mut self.seen)
     }
@@ -75,7 +74,7 @@ impl Ledger for Alone {
     }
 }
 
-/// The pattern of a breaker with these fields.
+/// The breaker that a policy with these fields describes.
 pub fn rules(fields: &str) -> Breaker {
     policy(&format!(r#""breakers": {{ "b": {{ {fields} }} }}"#)).breakers()[0].clone()
 }
@@ -88,13 +87,13 @@ fn policy(parts: &str) -> Policy {
 /// One worker and its store, driven by hand.
 struct Bench {
     local: Local,
-    ledger: Alone,
+    ledger: SoleWorker,
     now: Timestamp,
 }
 
 impl Bench {
     fn new(fields: &str) -> Self {
-        Self { local: Local::new(&rules(fields)), ledger: Alone::default(), now: ms(0) }
+        Self { local: Local::new(&rules(fields)), ledger: SoleWorker::default(), now: ms(0) }
     }
 
     fn wait(&mut self, ms: u64) {
@@ -112,7 +111,7 @@ impl Bench {
         }
     }
 
-    /// Waits in milliseconds after which a refused call is to come again.
+    /// The milliseconds after which the refused call may be repeated, if known. Panics if the call passes.
     fn refused(&mut self) -> Option<u64> {
         match self.admit() {
             Admission::Refuse { retry_after } => retry_after.map(|span| span.as_nanos() / 1_000_000),
@@ -148,7 +147,7 @@ impl Bench {
     }
 }
 
-/// The draw that every share admits, and that takes nothing off a span.
+/// The draw that every share admits and that adds no jitter to a span.
 const CERTAIN: Draw = Draw(0);
 const SUCCESS: Outcome = Outcome::Success;
 const FAILURE: Outcome = Outcome::Failure;
@@ -158,7 +157,7 @@ const PLAIN: &str =
     r#""window": { "time": "30s" }, "consecutive_failures": 5, "half_open": { "probes": 3, "max_wait": "10s" }"#;
 
 #[test]
-fn a_rate_opens_the_breaker_with_enough_calls_alone() {
+fn a_failure_rate_opens_the_breaker_only_with_enough_calls() {
     for window in [r#""window": { "time": "30s" }"#, r#""window": { "count": 10 }"#] {
         let mut bench = Bench::new(&format!(r#"{window}, "min_calls": 10, "failure_rate_percent": 50"#));
         bench.calls(&[FAILURE, FAILURE, FAILURE, FAILURE, SUCCESS, SUCCESS, SUCCESS, SUCCESS, SUCCESS]);
@@ -169,7 +168,7 @@ fn a_rate_opens_the_breaker_with_enough_calls_alone() {
 }
 
 #[test]
-fn a_share_of_slow_calls_opens_the_breaker_also_when_clients_did_not_wait() {
+fn a_share_of_slow_calls_opens_the_breaker_even_if_clients_gave_up() {
     let fields = r#""window": { "count": 4 }, "slow_call": "2s", "slow_rate_percent": 75"#;
     let mut bench = Bench::new(fields);
     for (outcome, took) in [(SUCCESS, 1_999), (SUCCESS, 2_000), (IGNORED, 1_999), (IGNORED, 2_000), (FAILURE, 2_000)] {
@@ -183,7 +182,7 @@ fn a_share_of_slow_calls_opens_the_breaker_also_when_clients_did_not_wait() {
 }
 
 #[test]
-fn the_policy_says_what_a_failure_is_and_4xx_is_none_by_itself() {
+fn the_policy_defines_failures_and_4xx_is_none_by_default() {
     let local = |fields: &str| Local::new(&rules(&format!(r#""window": {{ "count": 1 }} {fields}"#)));
     let (plain, listed) = (local(""), local(r#", "failures": ["timeout", "429", "503"]"#));
     for (end, by_default, by_list) in [
@@ -223,7 +222,7 @@ fn half_open_admits_its_probes_and_closes_when_all_have_succeeded() {
 }
 
 #[test]
-fn a_probe_that_fails_is_slow_or_never_tells_opens_again_for_longer() {
+fn a_failed_slow_or_lost_probe_opens_again_for_longer() {
     for (outcome, took) in [(FAILURE, 1), (SUCCESS, 2_000), (IGNORED, 2_000)] {
         let mut bench = Bench::new(&[PLAIN, r#", "slow_call": "2s""#].concat());
         bench.open();
@@ -245,7 +244,7 @@ fn a_probe_that_fails_is_slow_or_never_tells_opens_again_for_longer() {
 }
 
 #[test]
-fn a_probe_whose_client_left_gives_its_place_to_another() {
+fn a_probe_whose_client_left_is_replaced() {
     let mut bench = Bench::new(PLAIN);
     bench.open();
     bench.wait(5_000);
@@ -259,7 +258,7 @@ fn a_probe_whose_client_left_gives_its_place_to_another() {
 }
 
 #[test]
-fn half_open_waits_for_calls_as_long_as_it_takes() {
+fn half_open_waits_for_calls_indefinitely() {
     let mut bench = Bench::new(PLAIN);
     bench.open();
     for _ in 0..3 {
@@ -271,7 +270,7 @@ fn half_open_waits_for_calls_as_long_as_it_takes() {
 }
 
 #[test]
-fn a_probe_that_never_tells_is_not_waited_for_while_others_come_and_go() {
+fn a_lost_probe_expires_even_while_others_come_and_go() {
     let mut bench = Bench::new(PLAIN);
     bench.open();
     bench.wait(5_000);
@@ -333,7 +332,7 @@ fn a_ramp_ends_by_itself_and_a_relapse_ends_it() {
     bench.wait(5_000);
     bench.calls(&[SUCCESS; 3]);
     assert_eq!(bench.state(), State::Ramping);
-    // Half of the draws, a share that the line reaches after 13.3 s.
+    // The draw at the middle: admitted once the ramp has reached half of the calls, after 13.3 s.
     let ask = |bench: &mut Bench| bench.local.admit(&mut bench.ledger, Draw(u64::MAX / 2), bench.now);
     let Admission::Refuse { retry_after: Some(wait) } = ask(&mut bench) else { panic!("not refused") };
     assert_eq!(wait.as_nanos() / 1_000_000, 13_333);
@@ -365,7 +364,7 @@ fn outcomes_of_an_earlier_generation_are_dropped() {
     assert_eq!(bench.state(), State::Open);
     bench.wait(10_000);
     let probes = [bench.pass(), bench.pass(), bench.pass()];
-    // Neither calls from before it opened nor probes of an earlier round decide.
+    // Neither calls from before the opening nor probes of an earlier half-open round count.
     bench.end(late[0], FAILURE, 1);
     bench.end(stale_probe, FAILURE, 1);
     bench.end(stale_probe, SUCCESS, 1);

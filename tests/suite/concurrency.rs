@@ -1,5 +1,5 @@
-//! Requests in flight: the meter against a naive list of permits, packed into a page and back at each step, and the engine
-//! taking, renewing and giving back.
+//! Concurrency limits: the meter against a naive list of permits, its state packed into a page and unpacked at each
+//! step; and the engine, which takes, renews and returns permits.
 
 use proptest::prelude::*;
 use tidegate::decision::Fields;
@@ -26,10 +26,10 @@ struct Permit {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// So many milliseconds pass.
+    /// This many milliseconds pass.
     Wait(u64),
     Take(u32),
-    /// The permit of this place gives back, once more too if it already has.
+    /// Returns the permit at this index, even if it has expired. A permit already returned is left alone.
     Return(prop::sample::Index),
     Renew(prop::sample::Index),
 }
@@ -51,7 +51,7 @@ fn slots(meter: &Meter) -> &Slots {
     meter.slots().expect("requests in flight")
 }
 
-/// By way of the bytes of a page, as in a real store.
+/// The state after a round trip through the bytes of a page, as in a real store.
 fn stored(state: Option<State>, now: Timestamp) -> Option<State> {
     let mut page = Page::EMPTY;
     if let Some(state) = state {
@@ -75,7 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    /// A permit counts until it is given back, or the epoch after the one it was taken in has ended.
+    /// A permit counts until it is returned, or until the end of the epoch after the one in which it was taken.
     #[test]
     fn permits_in_flight_are_those_of_the_naive_model(
         permits in 1_u32..20, start_ms in 0..EPOCH_MS, steps in prop::collection::vec(step(), 1..80),
@@ -101,7 +101,7 @@ proptest! {
                 Step::Return(place) if !model.is_empty() => {
                     let place = place.index(model.len());
                     let permit = &mut model[place];
-                    // Late, after it has expired, but never twice: that is the ticket's part.
+                    // Possibly after it has expired, but never twice: the ticket guarantees that.
                     if !permit.returned {
                         permit.returned = true;
                         let given = state.map(|state| meter.refund(state, Permits::new(permit.cost), ms(permit.taken_ms)));
@@ -125,16 +125,16 @@ proptest! {
             prop_assert_eq!(slots(&meter).in_flight(state, ms(now_ms)).get(), in_flight);
             let left = meter.standing(state, ms(now_ms)).remaining.get();
             prop_assert_eq!(left, permits.saturating_sub(in_flight));
-            // The table may use the slot as soon as nothing counts, up to its resolution, and not before.
+            // The table may reuse the slot as soon as no permit counts, up to its time resolution, and not before.
             let live = state.is_some_and(|state| state.fresh_at() > ms(now_ms + 10));
             prop_assert!(in_flight == 0 || state.is_some_and(|state| state.fresh_at() > ms(now_ms)));
             prop_assert!(in_flight > 0 || !live, "{:?}", state);
         }
     }
 
-    /// The clock steps back, by anything up to 140 days, and what is in flight stays in flight until it is given back.
+    /// The clock steps back once, by up to 140 days. Permits in flight stay counted until they are returned.
     #[test]
-    fn a_clock_that_steps_back_frees_nothing_and_locks_nobody_out(
+    fn a_clock_that_steps_back_frees_no_permit_and_locks_no_client_out(
         costs in prop::collection::vec(1_u32..4, 1..8), apart_ms in 0..EPOCH_MS / 8, back_ms in 0_u64..12_096_000_000,
     ) {
         let meter = meter(40);
@@ -173,7 +173,8 @@ impl Bench {
         Self { engine, store: MemoryStore::new(1_000), local: MemoryStore::new(1_000), counters, plan: Plan::new() }
     }
 
-    /// Sends a request: its ticket if it is admitted, which may be none.
+    /// Sends a request; returns the ticket of an admitted one, if it has one, or the seconds that a refused one has to
+    /// wait.
     fn send(&mut self, request: &Request, at_ms: u64) -> Result<Option<Ticket>, u64> {
         self.engine.plan(request, &mut self.plan);
         let now = ms(at_ms);
@@ -217,14 +218,14 @@ impl Bench {
         engine.renew(ticket, store, local, &mut Leases::none(), counters, ms(at_ms));
     }
 
-    fn told(&mut self) -> Vec<String> {
+    fn quota_fields(&mut self) -> Vec<String> {
         let mut fields = Fields::default();
         fields.push_limits(&self.engine, &self.plan);
         fields.iter().map(|(name, value)| format!("{name}: {value}")).collect()
     }
 }
 
-/// Two requests in flight for each address, with these further fields of the limit, and further limits.
+/// A policy of two requests in flight for each address, with further fields of that limit and further limits.
 fn two(more: &str, limits: &str) -> String {
     format!(
         r#"{{ "version": 1, "limits": [ {{ "name": "slots", "algorithm": "concurrency", "lease": "10s",
@@ -247,15 +248,15 @@ fn a_permit_is_free_again_when_its_request_has_ended() {
 }
 
 #[test]
-fn a_client_is_told_of_requests_in_flight_and_of_no_time() {
+fn the_fields_show_requests_in_flight_and_no_time() {
     let mut bench = Bench::new(&two("", ""));
     let ticket = bench.held(0);
-    let told = bench.told();
+    let told = bench.quota_fields();
     assert_eq!(told[0], r#"ratelimit-policy: "slots";q=2;qu="concurrent-requests""#);
     assert!(told[1].starts_with(r#"ratelimit: "slots";r=1;pk=:"#), "{}", told[1]);
     let _second = bench.held(0);
     assert!(bench.is_full(0));
-    assert!(bench.told()[1].starts_with(r#"ratelimit: "slots";r=0;pk=:"#));
+    assert!(bench.quota_fields()[1].starts_with(r#"ratelimit: "slots";r=0;pk=:"#));
     let request = Request::get("/").from("192.0.2.1");
     bench.engine.plan(&request, &mut bench.plan);
     let decision = bench.engine.decide(
@@ -277,7 +278,7 @@ fn a_permit_that_is_never_given_back_is_free_after_its_lease() {
     let lost = [bench.held(0), bench.held(4_999)];
     assert!(bench.is_full(9_999));
     assert!(!bench.is_full(10_000));
-    // Given back late, they take nothing from those who hold permits by then.
+    // Returning expired permits late does not free those that other requests hold by now.
     let _now = [bench.held(10_000), bench.held(10_000)];
     for ticket in lost {
         bench.end(ticket, 10_001);
@@ -286,7 +287,7 @@ fn a_permit_that_is_never_given_back_is_free_after_its_lease() {
 }
 
 #[test]
-fn a_request_that_lasts_keeps_its_permit_and_gives_it_back_once() {
+fn a_long_request_keeps_its_permit_and_returns_it_once() {
     let mut bench = Bench::new(&two("", ""));
     let (mut first, mut second) = (bench.held(0), bench.held(4_000));
     for at_ms in (0..200_000).step_by(4_000) {
@@ -316,7 +317,7 @@ fn a_request_that_another_limit_refuses_holds_nothing() {
 }
 
 #[test]
-fn a_limit_that_observes_refuses_nobody_and_gives_back_what_it_took() {
+fn a_limit_that_observes_refuses_no_request_and_returns_its_permits() {
     let mut bench = Bench::new(&two(r#", "on_exceed": "observe""#, ""));
     let request = Request::get("/").from("192.0.2.1");
     for _ in 0..3 {
@@ -329,7 +330,7 @@ fn a_limit_that_observes_refuses_nobody_and_gives_back_what_it_took() {
 }
 
 #[test]
-fn all_that_the_upstream_works_on_is_in_flight_of_a_limit_that_observes_and_is_found_out() {
+fn an_adaptive_limit_in_observe_mode_counts_every_request_at_the_upstream() {
     let adaptive = |mode: &str, on_exceed: &str, more: &str| {
         format!(
             r#"{{ "version": 1, "mode": "{mode}", "limits": [ {{ "name": "found", "key": [], "algorithm": "concurrency",
@@ -340,7 +341,7 @@ fn all_that_the_upstream_works_on_is_in_flight_of_a_limit_that_observes_and_is_f
     let policies = [
         adaptive("enforce", "observe", ""),
         adaptive("observe", "reject", ""),
-        // What one limit would refuse is given back by all, and yet the upstream gets the request.
+        // In observe mode a request that `once` would refuse still reaches the upstream, so it must count as in flight.
         adaptive("observe", "reject", once),
     ];
     let in_flight = |bench: &mut Bench, at_ms| {
@@ -381,7 +382,7 @@ fn a_strict_policy_lowers_the_number_in_flight() {
 }
 
 #[test]
-fn an_answer_does_not_give_back_what_its_request_holds_until_the_end() {
+fn a_response_does_not_return_permits_before_the_stream_ends() {
     let mut bench = Bench::new(&two(r#", "cost": 2"#, ""));
     let mut ticket = bench.held(0);
     for answer in [Answer::of(200), Answer::none()] {
@@ -396,7 +397,7 @@ fn an_answer_does_not_give_back_what_its_request_holds_until_the_end() {
 }
 
 #[test]
-fn loads_are_told_of_limits_for_all_requests() {
+fn loads_are_reported_for_limits_with_a_single_counter() {
     let all = r#", "key": []"#;
     let more = r#", { "name": "each", "algorithm": "concurrency", "quota": { "permits": 9 } },
         { "name": "found", "key": [], "algorithm": "concurrency", "quota": { "adaptive": { "min": 3, "max": 7 } } }"#;

@@ -1,4 +1,4 @@
-//! The core knows no host: compiled to wasm32 as it is, all of it, it imports nothing.
+//! The core depends on no host: compiled to wasm32 as a whole, it imports nothing.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,8 @@ use wasmparser::{Parser, Payload};
 fn the_core_compiled_to_wasm32_imports_nothing() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = root.join("target/pure");
-    // Everything is exported and nothing collected, or the linker would drop what nobody calls, imports and all.
+    // Export everything and disable garbage collection: otherwise the linker would drop unused code along with its
+    // imports.
     let status = Command::new(env!("CARGO"))
         .current_dir(root)
         .args(["rustc", "--quiet", "--locked", "--package", "tidegate", "--lib", "--crate-type", "cdylib"])

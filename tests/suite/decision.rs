@@ -1,4 +1,4 @@
-//! What a client is told.
+//! The fields and the body that a client gets.
 
 use crate::harness::{Request, engine, ms};
 use tidegate::decision::{Fields, Reply};
@@ -17,7 +17,7 @@ impl Client {
         Self { engine: engine(policy), store: MemoryStore::new(1_000) }
     }
 
-    /// The reply, if the request is refused, and the quota headers.
+    /// The reply, if the request is refused, and the quota fields.
     fn send(&mut self, request: &Request, at_ms: u64) -> (Option<Reply>, Vec<(String, String)>) {
         let (mut plan, mut counters, mut local) = (Plan::new(), Counters::new(8, 8), MemoryStore::new(1_000));
         self.engine.plan(request, &mut plan);
@@ -71,7 +71,7 @@ fn a_refusal_names_the_limit_and_the_seconds_to_wait() {
     assert_eq!(reply.retry_after_secs, Some(30));
     assert_eq!(reply.content_type, "application/json");
     assert_eq!(reply.body, r#"{"error":"rate limit exceeded","retryAfter":30}"#);
-    // The limit that would have admitted it was not charged.
+    // The refused request was not charged to the limit that had room for it.
     assert!(header(&headers, "ratelimit").contains(r#""per-minute";r=0;t=30;"#), "{headers:?}");
     assert!(header(&headers, "ratelimit").contains(r#""per-hour";r=98;"#), "{headers:?}");
 }
@@ -104,7 +104,7 @@ fn a_client_that_accepts_problem_json_gets_it() {
 }
 
 #[test]
-fn of_several_refusals_the_longest_wait_is_told() {
+fn retry_after_is_the_longest_wait_of_all_refusing_limits() {
     let policy = TWO_LIMITS.replace("\"permits\": 100", "\"permits\": 2");
     let mut client = Client::new(&policy);
     let request = Request::get("/").from("192.0.2.1");
@@ -115,7 +115,7 @@ fn of_several_refusals_the_longest_wait_is_told() {
 }
 
 #[test]
-fn a_limit_that_only_observes_is_not_told_of() {
+fn a_limit_that_only_observes_adds_no_fields() {
     let policy =
         TWO_LIMITS.replace(r#""quota": { "permits": 2,"#, r#""on_exceed": "observe", "quota": { "permits": 2,"#);
     let (_, headers) = Client::new(&policy).send(&Request::get("/").from("192.0.2.1"), 0);
@@ -123,7 +123,7 @@ fn a_limit_that_only_observes_is_not_told_of() {
 }
 
 #[test]
-fn several_quotas_of_a_limit_are_told_of_by_their_windows() {
+fn the_fields_name_several_quotas_of_a_limit_by_their_windows() {
     let policy = r#"{ "version": 1, "response": { "x_ratelimit": true }, "limits": [ { "name": "api", "key": ["address"],
         "algorithm": "fixed-window",
         "quotas": [ { "permits": 2, "window": "1500ms" }, { "permits": 3, "window": "3600s" } ] } ] }"#;
@@ -147,7 +147,7 @@ fn several_quotas_of_a_limit_are_told_of_by_their_windows() {
 }
 
 #[test]
-fn the_partition_key_tells_clients_apart_and_nothing_of_who_they_are() {
+fn the_partition_key_differs_between_clients_and_does_not_identify_them() {
     let mut client = Client::new(TWO_LIMITS);
     let pk = |headers: &[(String, String)]| header(headers, "ratelimit").split(':').nth(1).map(str::to_owned);
     let (_, one) = client.send(&Request::get("/").from("192.0.2.1"), 0);

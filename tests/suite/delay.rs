@@ -1,4 +1,4 @@
-//! The waiting room against a naive model of it: who goes, in which order, and that no turn is had twice.
+//! The waiting room against a naive model: who leaves, in which order, and that no turn is used twice.
 
 use crate::harness::ms;
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ fn line(key: u64) -> Line {
     Line { quota: 0, key: KeyHash::from_bits(key), cost: Permits::ONE }
 }
 
-/// A state by which a turn is known again.
+/// A state that identifies a turn.
 fn charged(number: u64) -> State {
     State::new(ms(0), UsedShare::default(), number)
 }
@@ -35,7 +35,7 @@ fn turn(wait: u64, number: u64) -> WaitsFor {
     WaitsFor::Turn { wait: Span::from_millis(wait), charged: charged(number) }
 }
 
-/// Who leaves at this time, and why.
+/// The requests that leave at this time, and the reason.
 fn due(room: &mut WaitingRoom<u32>, at: u64, most: usize) -> Vec<(u32, DepartureReason)> {
     let mut left = Vec::new();
     room.due(ms(at), most, &mut left);
@@ -43,7 +43,7 @@ fn due(room: &mut WaitingRoom<u32>, at: u64, most: usize) -> Vec<(u32, Departure
 }
 
 #[test]
-fn no_more_are_told_at_once_than_asked_for_and_the_rest_next_time() {
+fn due_returns_at_most_as_many_as_requested_and_the_rest_later() {
     let mut room: WaitingRoom<u32> = WaitingRoom::new([(1, 500), (2, 500)].into_iter());
     for id in 0..400 {
         let slowed =
@@ -62,11 +62,11 @@ fn no_more_are_told_at_once_than_asked_for_and_the_rest_next_time() {
 }
 
 #[test]
-fn what_has_waited_has_waited_whatever_the_clock_does() {
+fn a_step_back_of_the_clock_keeps_the_time_already_waited() {
     let mut room = room();
     room.enter(LIMIT, arrival(1, 1, Priority::Medium, turn(100, 1), 200), ms(3_600_000));
     assert_eq!(due(&mut room, 3_600_060, 64), []);
-    // An hour back: forty milliseconds are left, and not an hour and those.
+    // The clock goes back an hour: forty milliseconds are left, not an hour more.
     assert_eq!(due(&mut room, 0, 64), []);
     assert_eq!(room.next_due(ms(0)), Some(Span::from_millis(40)));
     assert_eq!(due(&mut room, 39, 64), []);
@@ -74,7 +74,7 @@ fn what_has_waited_has_waited_whatever_the_clock_does() {
 }
 
 #[test]
-fn nobody_keeps_others_out_by_waiting_often() {
+fn a_client_with_many_waiting_requests_does_not_keep_others_out() {
     let mut room = room();
     for id in 0..6 {
         room.enter(LIMIT, arrival(id, 1, Priority::Medium, turn(100, 1), 100), ms(0));
@@ -86,11 +86,11 @@ fn nobody_keeps_others_out_by_waiting_often() {
     for (id, gone) in [(6, 5), (7, 4)] {
         assert_eq!(leaves(room.enter(LIMIT, arrival(id, 2, Priority::Medium, turn(9, 1), 9), ms(0))), Some(gone));
     }
-    // Four to two; a third one makes it three to three, and no more.
+    // The clients now have four and two places. One more exchange makes it three each, and then it stops.
     assert!(room.has_room(LIMIT, honest, Priority::Medium));
     assert_eq!(leaves(room.enter(LIMIT, arrival(8, 2, Priority::Medium, turn(9, 1), 9), ms(0))), Some(3));
     assert!(!room.has_room(LIMIT, honest, Priority::Medium));
-    // The important come in, whoever they are; the unimportant do not.
+    // A more important request gets a place whoever its client is; a less important one does not.
     assert!(room.has_room(LIMIT, greedy, Priority::High));
     assert!(!room.has_room(LIMIT, line(3).key, Priority::Low));
 }
@@ -127,11 +127,11 @@ struct Waiter {
     deadline: u64,
 }
 
-/// The model: plain lists, in the order of arrival.
+/// The model: plain lists in order of arrival.
 #[derive(Default)]
 struct Model {
     waiters: Vec<Waiter>,
-    /// When each turn comes, by client, and its number.
+    /// For each turn: its time, its client, its number.
     turns: Vec<(u64, u64, u64)>,
 }
 
@@ -141,7 +141,7 @@ impl Model {
         self.waiters.remove(at)
     }
 
-    /// Somebody leaves without having gone: the last turn of his line is left behind.
+    /// A request leaves without having used a turn: the last turn of its line is left over.
     fn drop(&mut self, id: u32) -> Option<State> {
         let waiter = self.take(id);
         let last = self.turns.iter().filter(|turn| waiter.for_turn && turn.1 == waiter.key).max().copied()?;
@@ -149,7 +149,7 @@ impl Model {
         Some(charged(last.2))
     }
 
-    /// Of the least important, of the client with the most of them, the latest.
+    /// Among the least important requests, the newest of the client that has the most of them.
     fn to_leave(&self) -> u32 {
         let least = self.waiters.iter().map(|waiter| waiter.priority).max().expect("somebody");
         let of_least = || self.waiters.iter().filter(move |waiter| waiter.priority == least);
@@ -161,7 +161,7 @@ impl Model {
         of_least().rfind(|waiter| crowd[&waiter.key] == *most).expect("somebody").id
     }
 
-    /// Line by line: as many go as turns have come, the most important first.
+    /// For each line, as many requests leave as turns are due, the most important first.
     fn due(&mut self, now: u64) -> (Vec<u32>, Vec<(u32, Option<State>)>) {
         let mut released = Vec::new();
         for key in 0..3 {
@@ -192,13 +192,13 @@ impl Model {
 
 proptest! {
     #[test]
-    fn the_room_does_as_the_model(steps in prop::collection::vec(step(), 1..120)) {
+    fn the_room_behaves_as_the_model(steps in prop::collection::vec(step(), 1..120)) {
         let (mut room, mut model, mut now) = (room(), Model::default(), 0);
         for (id, step) in (1..).zip(steps) {
             let number = u64::from(id);
             let (key, priority, waits_for, at_least, at_most) = match step {
                 Step::Turn { key, priority, wait, at_least, patience } => {
-                    // Turns of a line are promised one after another.
+                    // The turns of one line are at strictly increasing times.
                     let last = model.turns.iter().filter(|turn| turn.1 == key).map(|turn| turn.0).max();
                     let wait = (now + wait).max(last.map_or(0, |last| last + 1)) - now;
                     (key, PRIORITIES[priority], turn(wait, number), at_least, wait.max(at_least) + patience)
@@ -256,7 +256,7 @@ proptest! {
             prop_assert_eq!(left, leaves.map(|id| (id, model.drop(id))));
             prop_assert_eq!(room.len(), model.waiters.len());
         }
-        // Nobody is left behind.
+        // Finally every request has left.
         room.due(ms(now + 1_000), usize::MAX, &mut Vec::new());
         prop_assert!(room.is_empty() && room.next_due(ms(now)).is_none());
     }

@@ -1,4 +1,4 @@
-//! The demo, played for a second an act or a phase: it runs through, and its numbers are those of a filter at work.
+//! The demo, with one second per act or phase: it completes, and its numbers are those of a working filter.
 
 use std::process::{Command, Output};
 
@@ -7,7 +7,7 @@ fn demo(arguments: &[&str]) -> Output {
     command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["demo", "--plain"]).args(arguments).output().unwrap()
 }
 
-/// What it prints when it has come through.
+/// The output of a successful run.
 fn played(arguments: &[&str]) -> String {
     let output = demo(arguments);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -15,7 +15,7 @@ fn played(arguments: &[&str]) -> String {
     text
 }
 
-/// How many requests of the greedy client were refused, in column 3, in each of the two spikes.
+/// The number of the greedy client's requests that were refused, column 3, in each of the two spikes.
 fn refused_of_the_greedy(text: &str) -> Vec<u64> {
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("greedy (free)"))
@@ -35,17 +35,17 @@ fn demo_plays_three_acts_and_sums_them_up() {
 fn demo_plays_the_spike_against_two_locations_of_the_worker() {
     let text = played(&["--cloudflare", "--act", "spike", "--act-seconds", "2"]);
     let greedy = refused_of_the_greedy(&text);
-    // Of 2,000: 50 in 5 s pass, in all locations together, and the act may be in two windows.
+    // Of 2,000 requests, 50 in 5 s pass in all locations together; the act may overlap two windows.
     assert!(matches!(greedy[..], [with, 0] if with > 1_850), "refused of the greedy: {greedy:?}\n{text}");
 }
 
-/// The numbers of one row of the outage's summary: requests, by whom they were served (CDN, origin, nobody with what was
-/// kept, nobody with the static answer), failures, and failures without the filter.
+/// One row of the outage's summary: requests, those served by the CDN, by the origin, with a kept response and with the
+/// static response, failures, and failures without the filter.
 fn row(text: &str, phase: &str) -> [u64; 7] {
     let row = text.lines().find_map(|line| {
         let numbers: Vec<u64> =
             line.trim().strip_prefix(phase)?.split_whitespace().filter_map(|cell| cell.parse().ok()).collect();
-        // The slowest stands between, with a unit.
+        // The column of the slowest request has a unit. It stands before the last.
         let [requests, cdn, origin, stale, fixed, failed, _slowest, without] = numbers[..] else { return None };
         Some([requests, cdn, origin, stale, fixed, failed, without])
     });
@@ -69,7 +69,7 @@ fn plays_an_outage(arguments: &[&str]) {
         assert!(origin * 2 > requests && cdn == 0 && failed == 0, "{phase}: the origin serves\n{text}");
         assert_eq!(without, requests, "{phase}: without the filter all fail\n{text}");
     }
-    // What was under way when both came back may have got their answers.
+    // Requests in flight when both came back may have got their responses.
     let [requests, _, _, stale, fixed, failed, _] = row(&text, "the origin is gone as well");
     let kept = stale > fixed && (stale + fixed) * 10 > requests * 9;
     assert!(kept && failed == 0, "what was kept is served\n{text}");
@@ -78,7 +78,7 @@ fn plays_an_outage(arguments: &[&str]) {
     let [requests, cdn, .., failed, _] = row(&text, "all is well again");
     assert!(cdn * 10 > requests * 9 && failed == 0, "the CDN serves all again\n{text}");
     let states = |phase: &str| {
-        // The later table tells of breakers.
+        // The later table lists the breakers.
         let row = text.lines().rev().find_map(|line| line.trim().strip_prefix(phase));
         row.unwrap().to_owned()
     };
@@ -91,14 +91,14 @@ fn plays_an_outage(arguments: &[&str]) {
 }
 
 #[test]
-fn demo_of_a_shared_quota_admits_it_in_sum_while_redis_counts() {
+fn demo_of_a_shared_quota_admits_the_quota_over_all_envoys() {
     let text = played(&["--act", "global", "--phase-seconds", "3"]);
     for phase in ["80, 15 and 5 percent of the load", "it turns over: 5, 15 and 80 percent"] {
-        // The later line of this title is the summary's.
+        // The later line with this title is in the summary.
         let row = text.lines().rev().find_map(|line| line.trim().strip_prefix(phase)).unwrap();
         let numbers: Vec<u64> = row.split_whitespace().filter_map(|cell| cell.parse().ok()).collect();
         let [one, two, three, together, ..] = numbers[..] else { panic!("{row}") };
-        // What was drawn is of one window more than was measured, at most.
+        // The authority may have charged up to one window more than the measured period.
         assert!((700..=1_340).contains(&together) && one + two + three <= together + 2, "{phase}: {row}\n{text}");
     }
 }

@@ -1,4 +1,5 @@
-//! The engine over stores that misbehave: all or none, under conflicts, failures and a clock that moves.
+//! The engine over stores that misbehave: requests are charged to all limits or none, under conflicts, failures and
+//! clock changes.
 
 mod costs;
 mod delays;
@@ -17,15 +18,15 @@ use tidegate::store::{Store, StoreError};
 use tidegate::table::Page;
 use tidegate::units::Span;
 
-/// A store whose publishing fails as a script says, and behind whose back others publish.
-struct Unruly {
+/// A store whose publications fail as a script says, and that others publish to in the meantime.
+struct FaultyStore {
     shared: MemoryStore,
     round: Vec<Read>,
-    /// What the next calls of `publish` answer; afterwards all is well.
+    /// The results of the next calls of `publish`; after these, all succeed.
     publish: Vec<Result<(), StoreError>>,
     read: Result<(), StoreError>,
     publishes: u32,
-    /// What somebody else does to the pages when a publishing first fails.
+    /// What another worker does to the pages when a publication first fails.
     meanwhile: Option<Meanwhile>,
 }
 
@@ -37,7 +38,7 @@ struct Read {
     published: Option<Result<(), StoreError>>,
 }
 
-impl Unruly {
+impl FaultyStore {
     fn new(publish: Vec<Result<(), StoreError>>) -> Self {
         Self {
             shared: MemoryStore::new(1_000),
@@ -59,7 +60,7 @@ impl Unruly {
     }
 }
 
-impl Store for Unruly {
+impl Store for FaultyStore {
     fn pages(&self) -> u32 {
         self.shared.pages()
     }
@@ -109,7 +110,7 @@ impl<S: Store> Bench<S> {
         Self { engine, store, local: MemoryStore::new(1_000), leases: Leases::new(), counters, plan: Plan::new() }
     }
 
-    /// Sends a request; answers the name of the limit that refused it, and the cause.
+    /// Sends a request; a refusal names the limit and the cause.
     fn send(&mut self, request: &Request, at_ms: u64) -> Result<(), (String, Cause)> {
         self.engine.plan(request, &mut self.plan);
         let decision = self.engine.decide(
@@ -129,7 +130,7 @@ impl<S: Store> Bench<S> {
         }
     }
 
-    /// Permits left, of which no instance holds any, at the quota of the charge of this number in the request's plan.
+    /// The permits left in the store, after all leases have ended, at the quota of the plan's charge with this number.
     fn left(&mut self, request: &Request, charge: usize, at_ms: u64) -> u32 {
         self.engine.end_leases(&mut self.leases, Span::ZERO, &mut self.store, &mut self.counters, ms(at_ms));
         self.engine.plan(request, &mut self.plan);
@@ -150,7 +151,7 @@ impl<S: Store> Bench<S> {
 }
 
 #[test]
-fn pages_of_counts_are_the_bytes_of_their_version() {
+fn bytes_of_pages_of_version_1_do_not_change() {
     let limit = |algorithm: &str, quota: &str| {
         format!(
             r#"{{ "name": "{algorithm}", "key": ["address"], "algorithm": "{algorithm}", "quota": {{ "permits": 9{quota} }} }}"#
@@ -205,11 +206,11 @@ fn a_request_refused_by_one_limit_is_charged_to_none() {
 }
 
 #[test]
-fn a_conflict_is_decided_anew_and_nothing_is_charged_twice() {
+fn a_conflict_is_decided_again_and_nothing_is_charged_twice() {
     use StoreError::Conflict;
-    // The first page goes through and the second does not, then the other way round; each twice.
+    // The first page is published and the second is not, then the reverse; each twice.
     let script = vec![Ok(()), Err(Conflict), Err(Conflict), Ok(()), Err(Conflict), Ok(()), Ok(()), Ok(())];
-    let mut bench = Bench::new(WIDE_AND_NARROW, Unruly::new(script));
+    let mut bench = Bench::new(WIDE_AND_NARROW, FaultyStore::new(script));
     let request = Request::get("/").from("192.0.2.1");
     for _ in 0..3 {
         assert_eq!(bench.send(&request, 0), Ok(()));
@@ -220,14 +221,14 @@ fn a_conflict_is_decided_anew_and_nothing_is_charged_twice() {
 }
 
 #[test]
-fn a_charge_is_taken_back_when_a_later_round_refuses() {
-    let mut bench = Bench::new(WIDE_AND_NARROW, Unruly::new(vec![]));
+fn a_charge_is_refunded_when_a_later_round_refuses() {
+    let mut bench = Bench::new(WIDE_AND_NARROW, FaultyStore::new(vec![]));
     let request = Request::get("/").from("192.0.2.1");
     for _ in 0..2 {
         assert_eq!(bench.send(&request, 0), Ok(()));
     }
-    // `wide` is published, `narrow` is not: somebody else takes its last permit first.
-    let mut other = Bench::new(WIDE_AND_NARROW, Unruly::new(vec![]));
+    // `wide` is published. The page of `narrow` conflicts, because another worker takes the last permit first.
+    let mut other = Bench::new(WIDE_AND_NARROW, FaultyStore::new(vec![]));
     std::mem::swap(&mut bench.store.shared, &mut other.store.shared);
     assert_eq!(other.send(&request, 0), Ok(()));
     std::mem::swap(&mut bench.store.shared, &mut other.store.shared);
@@ -238,9 +239,9 @@ fn a_charge_is_taken_back_when_a_later_round_refuses() {
 }
 
 #[test]
-fn endless_conflicts_end_as_the_policy_says() {
+fn endless_conflicts_end_in_the_failure_policy() {
     let request = Request::get("/").from("192.0.2.1");
-    let endless = || Unruly::new(vec![Err(StoreError::Conflict); 1_000]);
+    let endless = || FaultyStore::new(vec![Err(StoreError::Conflict); 1_000]);
     let mut local = Bench::new(&deciding("local"), endless());
     assert_eq!(local.send(&request, 0), Ok(()));
     assert_eq!(local.send(&request, 0), Ok(()));
@@ -260,7 +261,7 @@ fn damaged_state_is_a_store_failure_and_no_panic() {
     for (policy, expected) in
         [("local", Ok(())), ("allow", Ok(())), ("deny", Err(("api".to_owned(), Cause::StoreFailed)))]
     {
-        let mut bench = Bench::new(&deciding(policy), Unruly::new(vec![]));
+        let mut bench = Bench::new(&deciding(policy), FaultyStore::new(vec![]));
         bench.store.read = Err(StoreError::Corrupt);
         assert_eq!(bench.send(&Request::get("/").from("192.0.2.1"), 0), expected, "{policy}");
         assert_eq!(bench.total(Total::StoreFailures), 1);
@@ -282,12 +283,12 @@ fn a_limit_that_observes_counts_and_changes_nothing() {
     assert_eq!(bench.counters.take_requests(0, tier, Fate::Refused), 0);
 }
 
-/// Five failed logins in an hour.
+/// Five failed logins per hour.
 const LOGINS: &str = r#"{ "version": 1, "limits": [ { "name": "logins", "key": ["address"], "algorithm": "sliding-window",
     "quota": { "permits": 5, "window": "1h" }, "only_on": ["401", "5xx"] } ] }"#;
 
 impl<S: Store> Bench<S> {
-    /// Sends a request and, if it is admitted, answers it with this status.
+    /// Sends a request and, if it is admitted, answers it with this status. Returns whether it was admitted.
     fn answer(&mut self, request: &Request, status: u16) -> bool {
         self.answer_with(request, &Answer::of(status))
     }
@@ -302,7 +303,7 @@ impl<S: Store> Bench<S> {
 }
 
 #[test]
-fn a_limit_on_certain_answers_counts_no_others_and_refuses_before_them() {
+fn a_limit_on_certain_responses_counts_only_those() {
     let mut bench = Bench::new(LOGINS, MemoryStore::new(1_000));
     let request = Request::get("/").from("192.0.2.1");
     for status in [200, 401, 204, 500, 404, 401, 302, 599, 403] {
@@ -315,10 +316,10 @@ fn a_limit_on_certain_answers_counts_no_others_and_refuses_before_them() {
 }
 
 #[test]
-fn answers_that_come_after_the_quota_is_used_up_are_charged_all_the_same() {
+fn responses_beyond_the_quota_are_charged_too() {
     let mut bench = Bench::new(LOGINS, MemoryStore::new(1_000));
     let request = Request::get("/").from("192.0.2.1");
-    // Ten logins under way at once: each was admitted, and each fails.
+    // Ten concurrent logins: each was admitted, and each fails.
     let mut tickets: Vec<_> = (0..10)
         .map(|_| {
             assert_eq!(bench.send(&request, 0), Ok(()));
@@ -329,19 +330,19 @@ fn answers_that_come_after_the_quota_is_used_up_are_charged_all_the_same() {
         let answer = Answer::of(401);
         bench.engine.observe(ticket, &answer, &mut bench.store, &mut bench.local, &mut bench.counters, ms(0));
     }
-    // All ten count, and fade with their window: half of them weigh five, half-way through the next hour.
+    // All ten count and fade with their window: half-way through the next hour they still count as five.
     assert!(bench.send(&request, 3_600_000 + 1_799_999).is_err());
     assert!(bench.send(&request, 3_600_000 + 2_160_000).is_ok());
 }
 
 #[test]
-fn an_answer_is_charged_in_spite_of_conflicts_or_in_local_memory() {
+fn a_response_is_charged_despite_conflicts_or_else_in_local_memory() {
     use StoreError::Conflict;
     let request = Request::get("/").from("192.0.2.1");
-    let mut bench = Bench::new(LOGINS, Unruly::new(vec![Err(Conflict), Err(Conflict), Ok(())]));
+    let mut bench = Bench::new(LOGINS, FaultyStore::new(vec![Err(Conflict), Err(Conflict), Ok(())]));
     assert!(bench.answer(&request, 401));
     assert_eq!((bench.left(&request, 0, 0), bench.total(Total::Conflicts)), (4, 2));
-    let mut bench = Bench::new(LOGINS, Unruly::new(vec![]));
+    let mut bench = Bench::new(LOGINS, FaultyStore::new(vec![]));
     bench.store.read = Err(StoreError::Unavailable);
     for _ in 0..5 {
         assert!(bench.answer(&request, 401));
@@ -356,16 +357,16 @@ fn a_refused_client_whose_clock_stepped_back_is_admitted_after_its_wait() {
     let day = 86_400_000;
     assert_eq!(bench.send(&request, 10 * day), Ok(()));
     assert_eq!(bench.send(&request, 10 * day), Ok(()));
-    // Nine days back: still refused, but for the rest of this window only.
+    // Nine days back: still refused, but only for the rest of this window.
     assert!(bench.send(&request, day).is_err());
     assert_eq!(bench.send(&request, day + 3_600_000), Ok(()));
 }
 
 #[test]
-fn a_request_that_meets_no_limit_touches_no_state() {
+fn a_request_without_a_limit_accesses_no_state() {
     let policy = r#"{ "version": 1, "limits": [ { "name": "api", "match": { "path": "/api/**" }, "key": [],
         "quota": { "permits": 1, "window": "1h" } } ] }"#;
-    let mut bench = Bench::new(policy, Unruly::new(vec![]));
+    let mut bench = Bench::new(policy, FaultyStore::new(vec![]));
     for _ in 0..3 {
         assert_eq!(bench.send(&Request::get("/other"), 0), Ok(()));
     }
@@ -379,7 +380,7 @@ fn counts_are_kept_when_a_new_policy_keeps_name_key_and_algorithm() {
     let request = Request::get("/").from("192.0.2.1");
     assert_eq!(bench.send(&request, 0), Ok(()));
     assert_eq!(bench.send(&request, 0), Ok(()));
-    // A limit before it, another quota, another way to fail: still the same counter.
+    // Another limit before it, another quota, another failure policy: still the same counter.
     let new = r#"{ "version": 1, "limits": [
         { "name": "first", "key": ["host"], "quota": { "permits": 5, "window": "1s" } },
         { "name": "api", "key": ["address"], "algorithm": "fixed-window", "quota": { "permits": 3, "window": "1h" },
@@ -387,7 +388,7 @@ fn counts_are_kept_when_a_new_policy_keeps_name_key_and_algorithm() {
     bench.engine = engine_of(new, old.seed());
     assert_eq!(bench.send(&request, 0), Ok(()));
     assert_eq!(bench.send(&request, 0), Err(("api".to_owned(), Cause::Exceeded)));
-    // Another algorithm counts anew.
+    // With another algorithm the count starts from zero.
     bench.engine = engine_of(&deciding("local").replace("fixed-window", "token-bucket"), old.seed());
     assert_eq!(bench.send(&request, 0), Ok(()));
 }
@@ -409,10 +410,10 @@ impl<S: Store> Bench<S> {
 }
 
 #[test]
-fn a_permit_is_given_back_in_spite_of_conflicts_or_comes_back_by_its_lease() {
+fn a_permit_is_returned_despite_conflicts_or_expires_with_its_lease() {
     use StoreError::Conflict;
     let request = Request::get("/").from("192.0.2.1");
-    let mut bench = Bench::new(SLOTS, Unruly::new(vec![]));
+    let mut bench = Bench::new(SLOTS, FaultyStore::new(vec![]));
     let (first, second) = (bench.hold(&request, 0), bench.hold(&request, 0));
     bench.store.publish = vec![Err(Conflict), Err(Conflict), Ok(())];
     bench.release(first, 1);
@@ -424,13 +425,13 @@ fn a_permit_is_given_back_in_spite_of_conflicts_or_comes_back_by_its_lease() {
 }
 
 #[test]
-fn permits_taken_in_local_memory_are_given_back_there() {
+fn permits_taken_in_local_memory_are_returned_there() {
     let request = Request::get("/").from("192.0.2.1");
-    let mut bench = Bench::new(SLOTS, Unruly::new(vec![]));
+    let mut bench = Bench::new(SLOTS, FaultyStore::new(vec![]));
     bench.store.read = Err(StoreError::Unavailable);
     let (first, _second) = (bench.hold(&request, 0), bench.hold(&request, 0));
     assert!(bench.send(&request, 0).is_err());
-    // The store is there again meanwhile: what was not taken from it is not given back to it.
+    // The store is available again: permits that were taken in local memory are not returned to the store.
     bench.store.read = Ok(());
     let _third = bench.hold(&request, 1);
     bench.release(first, 2);

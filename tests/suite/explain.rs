@@ -1,4 +1,4 @@
-//! `tidegate explain`, as a shell sees it.
+//! `tidegate explain`, run as a command.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -25,7 +25,7 @@ reads does not apply: the method POST is not GET
 }
 
 #[test]
-fn a_client_on_a_list_is_shown_the_stages_that_its_requests_get_to() {
+fn explain_shows_the_stages_that_a_listed_client_reaches() {
     let told = |mode: &str, address: &str| {
         let fields = format!(
             r#""mode": "{mode}", "deny": {{ "addresses": ["192.0.2.1"] }}, "allow": {{ "addresses": ["192.0.2.2"] }},
@@ -54,7 +54,7 @@ fn a_client_on_a_list_is_shown_the_stages_that_its_requests_get_to() {
 }
 
 #[test]
-fn a_shared_limit_says_so_and_what_happens_while_its_store_fails() {
+fn explain_shows_that_a_limit_is_shared_and_what_happens_while_its_store_fails() {
     for (fields, words) in [
         ("", "each draws permits ahead; while the store fails it counts its share of the quota"),
         (
@@ -75,7 +75,7 @@ fn a_shared_limit_says_so_and_what_happens_while_its_store_fails() {
 }
 
 #[test]
-fn what_is_shed_of_such_requests_is_told_and_who_gets_a_page() {
+fn explain_shows_the_shedding_of_a_request_and_whether_it_gets_a_status_page() {
     let policy = POLICY.replacen(
         "\"limits\"",
         r#""tiers": ["a", "b"], "priorities": { "a": "low" }, "health": {}, "shedding": { "degraded": { "low_percent": 12.5 } },
@@ -95,7 +95,7 @@ fn what_is_shed_of_such_requests_is_told_and_who_gets_a_page() {
 }
 
 #[test]
-fn what_a_route_says_of_the_answer_is_told() {
+fn explain_shows_the_response_settings_of_a_route() {
     let policy = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/policies/good/everything.json")).unwrap();
     let told = |options: &[&str]| {
         let out = explain(options, &policy);
@@ -127,7 +127,7 @@ fn what_a_route_says_of_the_answer_is_told() {
 }
 
 #[test]
-fn a_breaker_that_many_instances_share_is_told_as_such() {
+fn explain_shows_that_a_breaker_is_shared() {
     let policy =
         std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/policies/good/shared-breakers.json")).unwrap();
     let out = explain(&["--path", "/", "--address", "192.0.2.1"], &policy);
@@ -137,7 +137,7 @@ fn a_breaker_that_many_instances_share_is_told_as_such() {
 }
 
 #[test]
-fn a_bad_policy_is_named_and_fails() {
+fn explain_of_a_bad_policy_names_it_and_fails() {
     for (policy, error) in [
         (POLICY.replace("60s", "60").into_bytes(), "stdin:7: /limits/0/quota/window: "),
         (POLICY.replace("api", "\u{0}").into_bytes(), "stdin:"),
@@ -151,7 +151,7 @@ fn a_bad_policy_is_named_and_fails() {
 }
 
 #[test]
-fn an_address_is_one() {
+fn the_address_option_must_be_an_address() {
     let output = explain(&["--address", "foo"], b"{\"version\":1}");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("write an IP address"), "{output:?}");
@@ -176,7 +176,7 @@ fn explain(options: &[&str], policy: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the command line");
-    // It may end before it has read all, when the options are wrong.
+    // With wrong options it may exit before it has read its input.
     let _ = child.stdin.take().expect("a pipe").write_all(policy);
     child.wait_with_output().expect("an end")
 }

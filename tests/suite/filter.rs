@@ -1,4 +1,4 @@
-//! The filter as shipped, in the real Envoy, under real requests. Each test has an Envoy of its own.
+//! The shipped filter in the real Envoy, under real requests. Each test starts its own Envoy.
 
 pub mod client;
 pub mod failing;

@@ -1,8 +1,8 @@
-//! Hostile input by the ten thousand: mutated from what is valid, held to invariants and to readers of the standard library
-//! and of serde_json. (Policy documents are fuzzed in `policy/mutation.rs`.)
+//! Hostile input, tens of thousands of cases mutated from valid input, checked against invariants and against parsers
+//! of the standard library and serde_json. (`policy/mutation.rs` fuzzes policy documents.)
 //!
-//! The seed is fixed, so that a run proves what the one before did; `TIDEGATE_FUZZ_SEED` and `TIDEGATE_FUZZ_CASES` choose
-//! others. What fails says both.
+//! The seed is fixed, so runs are reproducible; `TIDEGATE_FUZZ_SEED` and `TIDEGATE_FUZZ_CASES` override it. A failure
+//! prints both.
 
 pub mod dice;
 
@@ -21,31 +21,31 @@ use tidegate::request::RequestFacts;
 
 use dice::Dice;
 
-/// Runs a check on many cases, each with dice of its own.
+/// Runs a check on many cases, each with its own random source.
 pub fn cases(name: &str, mut check: impl FnMut(&mut Dice)) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seed = number("TIDEGATE_FUZZ_SEED").unwrap_or(SEED);
     for case in 0..number("TIDEGATE_FUZZ_CASES").unwrap_or(10_000) {
-        let told = Told { name, seed, case };
+        let report = FailureReport { name, seed, case };
         check(&mut Dice::new(seed.wrapping_add(case.wrapping_mul(0x9e37_79b9_7f4a_7c15))));
-        std::mem::forget(told);
+        std::mem::forget(report);
     }
 }
 
-/// Says which case has failed.
-struct Told<'n> {
+/// Prints the case if its check panics.
+struct FailureReport<'n> {
     name: &'n str,
     seed: u64,
     case: u64,
 }
 
-impl Drop for Told<'_> {
+impl Drop for FailureReport<'_> {
     fn drop(&mut self) {
         eprintln!("{}: case {} of TIDEGATE_FUZZ_SEED={} failed", self.name, self.case, self.seed);
     }
 }
 
-/// A request whose every fact is any bytes.
+/// A request whose facts can be any bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Raw {
     pub method: Vec<u8>,

@@ -1,7 +1,6 @@
 //! Limits that many instances share: instances, the authority and the messages between them, on a virtual clock.
 //!
-//! The instances run the engine and the authority is the one that a Durable Object runs. What a seed chooses is printed
-//! when it fails.
+//! The instances run the engine; the authority is the one that a Durable Object runs. A failure prints its seed.
 
 mod authority;
 mod clocks;
@@ -16,7 +15,7 @@ use crate::harness::seeds;
 use timeline::{DEADLINE_MS, Faults};
 use world::{Setup, World};
 
-/// Every algorithm, with a quota of 200 a second and a window of one or two; a bucket that is too small to lend is the last.
+/// Every algorithm, with a quota of 200 per second and a window of 1 s or 2 s. The last bucket is too small to lend.
 const ALGORITHMS: [(&str, &str); 4] = [
     ("fixed-window", r#"{ "permits": 200, "window": "1s" }"#),
     ("sliding-window", r#"{ "permits": 400, "window": "2s" }"#),
@@ -25,7 +24,7 @@ const ALGORITHMS: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn whatever_becomes_of_messages_instances_and_clocks_no_more_is_admitted_than_the_algorithm_allows() {
+fn under_any_faults_no_more_is_admitted_than_the_algorithm_allows() {
     let kinds: Vec<_> = ALGORITHMS.iter().flat_map(|kind| ["lease", "exact"].map(|sharing| (kind, sharing))).collect();
     for (seed, ((algorithm, quota), sharing)) in seeds(SEEDS).zip(kinds.into_iter().cycle()) {
         let setup = Setup { algorithm, quota, sharing, on_store_failure: "deny", ..Setup::default() };
@@ -41,7 +40,7 @@ fn whatever_becomes_of_messages_instances_and_clocks_no_more_is_admitted_than_th
 fn a_hundred_instances_with_a_few_permits_each_wait_no_more_than_three() {
     for (algorithm, waits_below) in [("fixed-window", 0.02), ("sliding-window", 0.02), ("token-bucket", 0.01)] {
         for (demand, waits_below) in [(3, 0.005), (1, waits_below)] {
-            // Eight in ten of the requests come to a fifth of the instances.
+            // A fifth of the instances gets eight tenths of the requests.
             let rates = (0..100).map(|at| if at < 20 { 84_000 * demand } else { 5_250 * demand }).collect();
             let quota = r#"{ "permits": 3000, "window": "1s" }"#;
             let mut world = World::new(5, &Setup { algorithm, quota, rates, ..Setup::default() }, Faults::none());
@@ -65,11 +64,11 @@ fn a_hundred_instances_with_a_few_permits_each_wait_no_more_than_three() {
 
 #[test]
 fn a_sliding_window_is_used_up_by_however_many_instances() {
-    // With 30 permits for each, and with so few for all that many requests have to wait.
+    // With 30 permits for each instance, and with so few that many requests have to wait.
     let cases =
         [(100, 3_000, 0.005), (300, 9_000, 0.005), (100, 1_000, 0.04), (300, 1_000, 0.13), (1_000, 1_000, 0.23)];
     for (instances, permits, waits_below) in cases {
-        // Three times the quota, eight in ten of it at a fifth of the instances.
+        // Demand is three times the quota; a fifth of the instances gets eight tenths of it.
         let busy = instances / 5;
         let of = |tenths: u64, among: u64| permits * 300 * tenths / among;
         let rates = (0..instances).map(|at| if at < busy { of(8, busy) } else { of(2, instances - busy) }).collect();
@@ -90,7 +89,7 @@ fn a_sliding_window_is_used_up_by_however_many_instances() {
 }
 
 #[test]
-fn under_full_demand_nearly_all_of_the_quota_is_used_and_nearly_nobody_waits() {
+fn under_full_demand_nearly_all_of_the_quota_is_used_and_few_requests_wait() {
     for (algorithm, quota) in [
         ("fixed-window", r#"{ "permits": 1000, "window": "1s" }"#),
         ("sliding-window", r#"{ "permits": 1000, "window": "1s" }"#),
@@ -112,7 +111,7 @@ fn under_full_demand_nearly_all_of_the_quota_is_used_and_nearly_nobody_waits() {
 }
 
 #[test]
-fn below_the_quota_everybody_is_served_and_nearly_nobody_waits() {
+fn below_the_quota_all_requests_are_admitted_and_few_wait() {
     for (algorithm, quota) in [
         ("fixed-window", r#"{ "permits": 1000, "window": "1s" }"#),
         ("sliding-window", r#"{ "permits": 1000, "window": "1s" }"#),
@@ -133,14 +132,14 @@ fn below_the_quota_everybody_is_served_and_nearly_nobody_waits() {
 }
 
 #[test]
-fn what_a_crash_loses_is_back_when_it_expires() {
+fn permits_lost_in_a_crash_are_back_when_they_expire() {
     for (algorithm, quota) in ALGORITHMS {
         let setup = Setup { algorithm, quota, rates: vec![1_000_000, 0], ..Setup::default() };
         let mut world = World::new(3, &setup, Faults::none());
         world.run(500);
         world.crash(0);
         world.set_rates(vec![0, 1_000_000]);
-        // Two windows, or what a bucket lends, later.
+        // After two windows, or after the time that a bucket lends for.
         world.run(4_000);
         world.begin_measuring();
         world.run(4_000);
@@ -151,12 +150,12 @@ fn what_a_crash_loses_is_back_when_it_expires() {
 }
 
 #[test]
-fn while_the_store_is_away_instances_keep_to_their_shares_and_it_comes_back_without_a_burst() {
+fn without_the_store_instances_keep_to_their_shares_and_it_returns_without_a_burst() {
     for (algorithm, quota) in ALGORITHMS {
         let setup = Setup { algorithm, quota, rates: vec![800_000, 150_000, 50_000], ..Setup::default() };
         let mut world = World::new(4, &setup, Faults::none());
         world.run(4_000);
-        world.part_all();
+        world.disconnect_all();
         world.run(2_000);
         world.begin_measuring();
         world.run(4_000);
@@ -166,7 +165,7 @@ fn while_the_store_is_away_instances_keep_to_their_shares_and_it_comes_back_with
         assert!((0.3..=1.2).contains(&used), "{algorithm}: {used} of the quota without the store");
         assert!(away.asks > 0 && !world.store_answers(), "{algorithm}: now and then one tries");
         assert!(away.waited * 100 < away.requests, "{algorithm}: {} of {} waited", away.waited, away.requests);
-        world.join_all();
+        world.reconnect_all();
         world.begin_measuring();
         world.run(12_000);
         let back = world.measured().admitted as f64 / 2_400.0;
@@ -186,5 +185,5 @@ fn no_request_waits_beyond_the_deadline() {
     }
 }
 
-/// As many as take half a minute.
+/// About half a minute of work.
 const SEEDS: u64 = 6_000;

@@ -1,4 +1,4 @@
-//! What the suite's parts share: a request as plain data, and short ways to an engine.
+//! Shared by the whole suite: plain requests and responses, and short ways to build an engine.
 
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
@@ -57,7 +57,7 @@ impl RequestFacts for Request {
     }
 }
 
-/// What came of a request, as plain data.
+/// A response, or its absence, as plain data.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     status: Option<u16>,
@@ -66,7 +66,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The client went away before it.
+    /// No response: the client went away first.
     pub fn none() -> Self {
         Self::default()
     }
@@ -80,7 +80,7 @@ impl Answer {
         self
     }
 
-    /// The upstream began it so long after it had the whole request.
+    /// The upstream began its response this long after it had received the whole request.
     pub fn after(mut self, ms: u64) -> Self {
         self.upstream_time = Some(Span::from_millis(ms));
         self
@@ -102,12 +102,12 @@ impl ResponseFacts for Answer {
     }
 }
 
-/// The engine of a good policy, with a seed that tests can rely on.
+/// The engine of a valid policy, with a fixed seed.
 pub fn engine(policy: &str) -> Engine {
     engine_of(policy, Seed::from_bytes([7; 16]))
 }
 
-/// The engine of a good policy.
+/// The engine of a valid policy.
 pub fn engine_of(policy: &str, seed: Seed) -> Engine {
     match Policy::parse(policy) {
         Ok(policy) => Engine::new(policy, seed),
@@ -115,7 +115,7 @@ pub fn engine_of(policy: &str, seed: Seed) -> Engine {
     }
 }
 
-/// The meter of one quota, by way of a policy document.
+/// The meter of one quota, built through a policy document.
 pub fn limit(algorithm: &str, quota: &str) -> Meter {
     let document =
         format!(r#"{{"version":1,"limits":[{{"name":"a","key":[],"algorithm":"{algorithm}","quota":{quota}}}]}}"#);
@@ -124,21 +124,22 @@ pub fn limit(algorithm: &str, quota: &str) -> Meter {
     Meter::new(limit.algorithm(), &limit.quotas(TierIndex::default())[0])
 }
 
-/// The seeds of a simulation: the first so many, or those that `TIDEGATE_SIMULATION_SEEDS` says: from `40000` to `50000`,
-/// exclusive, by `40000..50000`.
+/// The seeds of a simulation: the first `count`, or the range in `TIDEGATE_SIMULATION_SEEDS`: `40000..50000` stands for
+/// 40000 to 49999.
 pub fn seeds(count: u64) -> Range<u64> {
     let Ok(text) = std::env::var("TIDEGATE_SIMULATION_SEEDS") else { return 0..count };
     let range = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     range.filter(|range| !range.is_empty()).unwrap_or_else(|| panic!("{text}: write two numbers, as in 40000..50000"))
 }
 
-/// The first digits of the bytes' SHA-256. Bytes that outlive an update of Tidegate are held to it: whoever changes them gives them
-/// another version, by which the other code knows that they are not its own, and then writes the new digits where they are wanted.
+/// The first digits of the bytes' SHA-256. Tests compare them for bytes that outlive an update of Tidegate. A change of
+/// such bytes needs a new version number, by which other releases recognise that they cannot read them. Then update the
+/// expected digits.
 pub fn digits(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A moment of the suite's: so many milliseconds after noon of some day.
+/// The suite's time: this many milliseconds after noon of a fixed day.
 pub fn ms(ms: u64) -> Timestamp {
     Timestamp::from_millis(1_800_014_400_000 + ms)
 }

@@ -1,4 +1,4 @@
-//! Health as workers find it together, what is shed by it, and the pages that tell of it.
+//! Health as several workers find it together, the load shedding that depends on it, and the pages that report it.
 
 use crate::harness::{Answer, Request, digits, engine, ms};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use tidegate::status::{Fingerprint, Page, Sources};
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::Draw;
 
-/// Workers of one Envoy and what they share.
+/// The workers of one Envoy and their shared bytes.
 struct Workers {
     monitors: Vec<Monitor>,
     shared: Option<Vec<u8>>,
@@ -45,7 +45,7 @@ impl Workers {
 }
 
 #[test]
-fn what_workers_share_are_the_bytes_of_its_version() {
+fn shared_bytes_of_version_1_do_not_change() {
     let mut workers = Workers::new(1, r#"{ "version": 1, "health": { "min_calls": 10 } }"#);
     for call in 0..20 {
         workers.answer(0, &Answer::of(if call < 12 { 503 } else { 200 }), 5 * call, 500);
@@ -57,7 +57,7 @@ fn what_workers_share_are_the_bytes_of_its_version() {
 }
 
 #[test]
-fn what_no_worker_sees_alone_all_see_together() {
+fn workers_together_find_what_none_sees_alone() {
     let mut workers = Workers::new(3, r#"{ "version": 1, "health": { "min_calls": 24 } }"#);
     for worker in 0..3 {
         for call in 0..10 {
@@ -72,7 +72,7 @@ fn what_no_worker_sees_alone_all_see_together() {
     assert_eq!(workers.health(), [Degraded; 3]);
     let recent = workers.monitors[0].recent();
     assert_eq!((recent.calls(), recent.failures(), recent.error_rate().get()), (30, 6, 2_000));
-    // The window passes, then the wait.
+    // First the window has to pass, then the wait before a recovery.
     for secs in 3..20 {
         (0..3).for_each(|worker| workers.tick(worker, secs * 1_000 + 100));
         assert_eq!(workers.health(), [if secs < 15 { Degraded } else { Healthy }; 3], "{secs}");
@@ -80,25 +80,25 @@ fn what_no_worker_sees_alone_all_see_together() {
 }
 
 #[test]
-fn a_merge_that_somebody_else_was_before_loses_and_doubles_nothing() {
+fn a_conflicting_merge_loses_and_duplicates_nothing() {
     let mut workers = Workers::new(2, r#"{ "version": 1, "health": {} }"#);
     for worker in 0..2 {
         (0..7).for_each(|_| workers.answer(worker, &Answer::of(200), 5, 500));
     }
     let mut merged = Vec::new();
-    // The first worker reads, and the second publishes before it can.
+    // The first worker reads, and the second publishes before the first can.
     assert!(workers.monitors[0].merge(None, &mut merged, ms(1_000)));
     workers.tick(1, 1_000);
     workers.tick(0, 1_000);
     assert_eq!(workers.monitors[0].recent().calls(), 14);
     workers.tick(1, 1_001);
     assert_eq!(workers.monitors[1].recent().calls(), 14);
-    // Nothing is new, so nothing is published.
+    // Nothing has changed, so nothing is published.
     assert!(!workers.monitors[0].merge(workers.shared.as_deref(), &mut merged, ms(1_002)));
 }
 
 #[test]
-fn damaged_shared_bytes_cost_their_counts_and_no_more() {
+fn damaged_shared_bytes_only_lose_their_counts() {
     let mut workers = Workers::new(1, r#"{ "version": 1, "health": {}, "shedding": {} }"#);
     (0..100).for_each(|_| workers.answer(0, &Answer::of(500), 5, 500));
     workers.tick(0, 1_000);
@@ -117,7 +117,7 @@ fn damaged_shared_bytes_cost_their_counts_and_no_more() {
         workers.tick(0, 2_000);
         assert!(workers.monitors[0].recent().calls() >= 30, "{damage}");
     }
-    // Bytes of a version to come count as none.
+    // Bytes of a later version are ignored.
     workers.shared = Some([&[9], &whole[1..]].concat());
     workers.tick(0, 3_000);
     assert_eq!(workers.health(), [Health::Healthy]);
@@ -176,10 +176,10 @@ fn each_signal_makes_the_service_worse() {
 }
 
 #[test]
-fn a_service_that_answers_nobody_is_found_by_those_who_gave_up() {
+fn abandoned_calls_reveal_a_service_that_does_not_respond() {
     let policy = r#"{ "version": 1, "health": { "latency": { "degraded": "300ms", "critical": "2s" } } }"#;
     let mut workers = Workers::new(1, policy);
-    // Whoever goes away at once tells nothing, however many there are.
+    // Clients that go away early say nothing about the service, however many there are.
     (0..1_000).for_each(|_| workers.monitors[0].abandoned(ms(5_000), ms(5_100)));
     (0..30).for_each(|_| workers.monitors[0].abandoned(ms(0), ms(5_000)));
     workers.tick(0, 5_000);
@@ -187,11 +187,11 @@ fn a_service_that_answers_nobody_is_found_by_those_who_gave_up() {
 }
 
 #[test]
-fn an_answer_of_which_nobody_knows_how_long_it_took_is_a_call_and_no_slow_one() {
+fn a_response_of_unknown_latency_counts_as_a_call_but_not_as_a_slow_one() {
     let policy = r#"{ "version": 1, "health": { "latency": { "degraded": "300ms", "critical": "2s" } } }"#;
     let mut workers = Workers::new(1, policy);
     (0..58).for_each(|_| workers.monitors[0].answered(&Answer::of(200), None, ms(5_000)));
-    // No error is that a method is not implemented, which any client can bring about.
+    // A 501 (method not implemented) is no failure, because any client can cause it.
     for status in [501, 503] {
         workers.monitors[0].answered(&Answer::of(status), None, ms(5_000));
     }
@@ -201,7 +201,7 @@ fn an_answer_of_which_nobody_knows_how_long_it_took_is_a_call_and_no_slow_one() 
 }
 
 #[test]
-fn reports_are_looked_at_no_more_than_a_mean_needs() {
+fn load_reports_are_sampled() {
     let policy = r#"{ "version": 1, "health": { "orca": { "cpu_percent": { "degraded": 80, "critical": 95 } } } }"#;
     let mut workers = Workers::new(1, policy);
     for call in 0..1_000_u64 {
@@ -212,7 +212,7 @@ fn reports_are_looked_at_no_more_than_a_mean_needs() {
     assert_eq!(workers.monitors[0].recent().load(Load::Cpu), Some(500_000), "one in ten milliseconds");
 }
 
-/// An engine with a worker's memory.
+/// An engine with the monitors that feed it.
 struct Bench {
     engine: Engine,
     plan: Plan,
@@ -221,7 +221,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// The worker of a service that has been critical for so long.
+    /// A service whose worker has found it critical for this long.
     fn critical_for(policy: &str, ms_long: u64) -> Self {
         let mut workers = Workers::new(1, policy);
         for step in 0..=ms_long / 100 {
@@ -239,7 +239,7 @@ impl Bench {
         self.engine.decide(&mut self.plan, &mut store, &mut local, &mut Leases::new(), &mut self.counters, ms(0))
     }
 
-    /// The share of such requests that is shed, in percent.
+    /// The percentage of such requests that is shed.
     fn shed(&mut self, request: &Request) -> u64 {
         (0..100).filter(|n| self.send(request, (n << 57) / 50 * 64).refusal.is_some()).count() as u64
     }
@@ -275,7 +275,7 @@ const SHEDDING: &str = r#"{
 }"#;
 
 #[test]
-fn a_request_is_as_important_as_the_most_important_thing_about_it() {
+fn a_request_has_the_highest_priority_that_applies_to_it() {
     let mut bench = Bench::critical_for(SHEDDING, 10_000);
     for (path, tier, shed) in [
         ("/", "none", 50),
@@ -293,7 +293,7 @@ fn a_request_is_as_important_as_the_most_important_thing_about_it() {
 }
 
 #[test]
-fn shedding_begins_with_a_part_of_the_least_important() {
+fn shedding_begins_with_a_share_of_the_lowest_priority() {
     let mut bench = Bench::critical_for(SHEDDING, 400);
     let low = bench.shed(&Request::get("/reports"));
     assert!((20..=60).contains(&low), "{low}");
@@ -301,7 +301,7 @@ fn shedding_begins_with_a_part_of_the_least_important() {
 }
 
 #[test]
-fn who_was_shed_is_told_to_come_back_at_some_time_of_his_own() {
+fn a_shed_request_gets_a_random_retry_after() {
     let mut bench = Bench::critical_for(SHEDDING, 10_000);
     let request = Request::get("/reports");
     let mut waits = Vec::new();
@@ -333,7 +333,7 @@ fn lists_come_before_shedding_and_a_policy_that_observes_sheds_nobody() {
 const TOKEN: &str = "41ef4bb0b23661e66301aac36066912dac037827b4ae63a7b1165a5aa93ed4eb";
 
 #[test]
-fn pages_are_there_for_those_who_may_see_them_and_for_nobody_else() {
+fn status_pages_are_visible_to_operators_only() {
     let status =
         format!(r#""status": {{ "path": "/.well/ops", "addresses": ["10.0.0.0/8"], "token_sha256": "{TOKEN}" }}"#);
     let policy = SHEDDING.replacen('{', &format!(r#"{{ "mode": "maintenance", {status},"#), 1);
@@ -372,7 +372,7 @@ fn pages_are_there_for_those_who_may_see_them_and_for_nobody_else() {
 }
 
 #[test]
-fn pages_tell_how_the_service_is() {
+fn status_pages_report_health() {
     let bench = Bench::critical_for(SHEDDING, 10_000);
     let read = |page| {
         let reply = bench.reply(page);
@@ -388,7 +388,7 @@ fn pages_tell_how_the_service_is() {
     assert_eq!(status["keys"], json!({ "live": 7, "max": 100_000 }));
     let health = &status["health"];
     assert_eq!((&health["state"], &health["error_rate_percent"]), (&json!("critical"), &json!(100.0)));
-    // Four hundred a second for ten seconds, to a tenth of them.
+    // 400 per second for ten seconds, give or take a tenth.
     assert!(health["calls"] == health["failures"] && (3_600..=4_000).contains(&health["calls"].as_u64().unwrap()));
     assert!(health["for_ms"].as_u64().is_some_and(|ms| ms > 40_000), "{health}");
     assert_eq!(status["limits"][1]["quotas"]["doctor"], json!([{ "permits": 9, "window": "1s" }]));

@@ -1,4 +1,5 @@
-//! Each algorithm against a naive model that keeps every admitted request, state packed into a page and back at each step.
+//! Each algorithm against a naive model that keeps every admitted request. The state is packed into a page and unpacked
+//! at each step.
 
 use crate::harness::limit;
 use proptest::prelude::*;
@@ -7,7 +8,7 @@ use tidegate::limiter::{Meter, Outcome, Standing, State, Verdict};
 use tidegate::table::Page;
 use tidegate::units::{Permits, Span, Timestamp};
 
-/// One client of one limit: its state lives in the bytes of a page, as in a real store.
+/// One client of one limit: its state is in the bytes of a page, as in a real store.
 struct Client {
     meter: Meter,
     bytes: Vec<u8>,
@@ -51,9 +52,9 @@ impl Client {
     }
 }
 
-/// What a quota means, told from the list of everything it admitted.
+/// The meaning of a quota, computed from every request that it admitted.
 trait Model {
-    /// Whether a request of `cost` at `now` may pass, and how many permits are left as things stand.
+    /// Whether a request of `cost` at `now` may pass, and the permits that are left before it.
     fn ask(&self, cost: u64, now: u64) -> (bool, u64);
     fn charge(&mut self, cost: u64, now: u64);
 }
@@ -78,7 +79,7 @@ impl Model for Windows {
         let index = now / self.length_ns;
         let current = self.sum(Some(index));
         let previous = if self.sliding { self.sum(index.checked_sub(1)) } else { 0 };
-        // In whole milliseconds, as the rule is defined.
+        // In whole milliseconds, as the algorithm is defined.
         let length_ms = u128::from(self.length_ns / MS);
         let left_ms = length_ms - u128::from(now % self.length_ns / MS);
         let weighted = (u128::from(previous) * left_ms).div_ceil(length_ms) as u64;
@@ -90,7 +91,7 @@ impl Model for Windows {
     }
 }
 
-/// A bucket as one is drawn: a level that rises by time and falls by permits.
+/// The textbook bucket: time raises its level, permits lower it.
 struct Bucket {
     interval_ns: u64,
     capacity_ns: u64,
@@ -117,7 +118,7 @@ struct Case {
     window_ms: u64,
     burst: u64,
     start_ms: u64,
-    /// Nanoseconds since the last one, and a cost.
+    /// Nanoseconds since the previous request, and a cost.
     requests: Vec<(u64, u32)>,
 }
 
@@ -140,7 +141,7 @@ impl Case {
         Box::new(Windows { permits: self.permits, length_ns, sliding, admitted: Vec::new() })
     }
 
-    /// A window and its fading, or the filling of a bucket.
+    /// The window and the time in which it fades, or the time to fill the bucket.
     fn longest_wait_ns(&self) -> u64 {
         let length_ns = self.window_ms * MS;
         if self.algorithm == "token-bucket" { length_ns.div_ceil(self.permits) * self.burst } else { 2 * length_ns }
@@ -194,7 +195,7 @@ proptest! {
     }
 
     #[test]
-    fn waiting_as_told_suffices_and_a_nanosecond_less_does_not(case in case()) {
+    fn the_announced_wait_suffices_and_a_nanosecond_less_does_not(case in case()) {
         let mut client = Client::new(&case);
         let mut now = case.start();
         for (step, cost) in &case.requests {
@@ -211,7 +212,7 @@ proptest! {
     }
 
     #[test]
-    fn a_refund_restores_exactly(case in case(), later in 0_u64..1_000_000) {
+    fn a_refund_restores_the_state_exactly(case in case(), later in 0_u64..1_000_000) {
         let mut client = Client::new(&case);
         let mut now = case.start();
         for (step, cost) in &case.requests {
@@ -234,7 +235,7 @@ proptest! {
         }
     }
 
-    /// The clock steps back once, by anything up to 140 days, in the middle of it all.
+    /// The clock steps back once, by up to 140 days, in the middle of the sequence.
     #[test]
     fn a_clock_that_steps_back_neither_admits_more_nor_locks_out(
         case in case(), back_ms in 0_u64..12_096_000_000, step_at in any::<prop::sample::Index>(),
@@ -248,13 +249,13 @@ proptest! {
             if index == step_at {
                 let before = client.standing(now).remaining;
                 now -= back_ms * MS;
-                // What was used stays used.
+                // The used permits stay used.
                 prop_assert!(client.standing(now).remaining <= before);
                 fresh = Some(case.model());
             }
             let outcome = client.request(*cost, Timestamp::from_nanos(now));
             if let Some(fresh) = &mut fresh && outcome.verdict == Verdict::Admit {
-                // On the new clock it gets nothing that a client with a clean account would not get.
+                // On the new clock, every admitted request would also be admitted with a fresh account.
                 prop_assert!(fresh.ask(u64::from(*cost), now).0, "at {}", now);
                 fresh.charge(u64::from(*cost), now);
             }

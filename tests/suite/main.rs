@@ -1,8 +1,8 @@
-//! The one integration binary: the core through its public face, and the filter in the real Envoy.
+//! The integration tests, in one binary: the core through its public interface, and the filter in the real Envoy.
 
 #![allow(clippy::disallowed_methods, reason = "the suite drives real servers by the real clock")]
 
-// The rig is the demo's: what the tests drive is what the demo shows.
+// The demo's modules: the tests drive the same Envoy, origin and store as the demo.
 #[path = "../../src/bin/tidegate/demo/bootstrap.rs"]
 mod bootstrap;
 #[path = "../../src/bin/tidegate/demo/envoy.rs"]

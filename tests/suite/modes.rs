@@ -1,4 +1,4 @@
-//! What a policy's mode makes of its limits.
+//! The effect of a policy's mode on its limits.
 
 use crate::harness::{Request, engine, ms};
 use tidegate::decision::{Decision, Fields, Reply};
@@ -8,7 +8,7 @@ use tidegate::metrics::{Counters, Fate, Total};
 use tidegate::policy::TierIndex;
 use tidegate::store::memory::MemoryStore;
 
-/// An engine under a policy with one limit of ten in an hour for each address, and `more` fields.
+/// An engine whose policy has one limit, ten requests per hour for each address, and `more` fields.
 struct Bench {
     engine: Engine,
     store: MemoryStore,
@@ -40,7 +40,7 @@ impl Bench {
         )
     }
 
-    /// How many of so many requests go on.
+    /// How many of `times` requests are admitted.
     fn admitted(&mut self, request: &Request, times: usize) -> usize {
         (0..times).filter(|_| self.send(request).refusal.is_none()).count()
     }
@@ -76,7 +76,7 @@ fn a_policy_that_observes_counts_what_it_would_refuse_and_says_nothing() {
     let mut fields = Fields::default();
     fields.push_limits(&bench.engine, &bench.plan);
     assert!(fields.is_empty(), "{fields:?}");
-    // What it has counted holds when it is enforced.
+    // The counts of observe mode remain valid when the policy is enforced.
     bench.engine = engine(&policy(""));
     assert_eq!(bench.admitted(&client(), 1), 0);
 }
@@ -106,10 +106,10 @@ fn maintenance_answers_everybody_but_those_let_in() {
     assert_eq!(reply.retry_after_secs, Some(90));
     assert_eq!(bench.counters.take_total(Total::Maintenance), 1);
     assert_eq!(bench.counted(), [0, 0, 0, 0], "nobody is charged for being turned away");
-    // Who is let in meets the limits.
+    // Limits still apply to the clients that are let in.
     assert_eq!(bench.admitted(&Request::get("/health/live").from("192.0.2.1"), 12), 10);
     assert_eq!(bench.admitted(&Request::get("/").from("10.9.8.7:4711"), 12), 10);
-    // The whole address counts, and not only the part that makes a client.
+    // The whole address is compared, not only the prefix that identifies a client.
     assert_eq!(bench.admitted(&Request::get("/").from("2001:db8::1"), 1), 1);
     assert_eq!(bench.admitted(&Request::get("/").from("2001:db9::1"), 1), 0);
     assert_eq!(bench.admitted(&Request::get("/").from("/run/app.sock"), 1), 0);

@@ -1,5 +1,5 @@
-//! The policy document: what is accepted, what is refused and in which words, by the parser, by the JSON Schema and on
-//! the command line.
+//! The policy document: what is accepted, and what is refused with which errors, by the parser, by the JSON Schema and
+//! on the command line.
 
 mod command;
 mod mutation;
@@ -20,8 +20,8 @@ fn good_policies_are_accepted() {
     }
 }
 
-/// The expected errors stand beside each bad policy, in the order of the text, each after its line:
-/// `3: /tiers/0: "Free" is not a name; ...`. The command line's tests check the lines.
+/// The file beside each bad policy lists the expected errors in document order, each after its line number: `3:
+/// /tiers/0: "Free" is not a name; ...`. The command line's tests check the line numbers.
 #[test]
 fn bad_policies_are_refused_with_all_their_errors() {
     for policy in policies("bad") {
@@ -47,8 +47,8 @@ fn the_schema_accepts_good_policies() {
     }
 }
 
-/// The schema finds each single error where the parser finds it, or in the object or list that holds it, but for
-/// those that no schema can find: of these it finds none.
+/// The schema finds each error at the parser's path, or at the object or list that contains it. It finds none of the
+/// errors that no schema can express.
 #[test]
 fn the_schema_refuses_bad_policies() {
     let validator = jsonschema::draft202012::new(&schema()).expect("a schema");
@@ -84,24 +84,24 @@ fn a_text_without_a_json_value_is_refused_as_such() {
 
 /// Bad policies with errors that a JSON Schema cannot express.
 const BEYOND_A_SCHEMA: [&str; 30] = [
-    // Two fields of an object, of which readers of JSON keep one.
+    // Duplicate fields: JSON parsers keep one of them.
     "duplicate-fields",
-    // A number of decimals: a schema's `multipleOf` is at the mercy of binary fractions.
+    // The number of decimals: `multipleOf` in a schema depends on binary fractions.
     "too-many-decimals",
-    // How long a text of number and unit is.
+    // The length of a span, written as number and unit.
     "spans-out-of-range",
-    // What an address is, and which of its bits are zero.
+    // What is a valid address, and which of its bits must be zero.
     "networks",
-    // Equality but for case.
+    // Names that differ only in case.
     "twice-but-for-case",
-    // Names across items, and references.
+    // Unique names across items, and references.
     "names-taken",
     "references",
     "references-to-nothing",
     "unknown-tiers",
     "no-tiers",
     "claim-without-claims",
-    // What one field means for another.
+    // Fields whose meaning depends on other fields.
     "assets-together",
     "quotas",
     "quotas-of-one-window",
@@ -123,15 +123,15 @@ const BEYOND_A_SCHEMA: [&str; 30] = [
     "shedding-without-health",
 ];
 
-/// Bad policies that no validator is handed, since there is no value to hand over.
+/// Bad policies that cannot be passed to a validator, because there is no JSON value.
 const NO_VALUE: [&str; 4] = ["syntax", "empty", "two-documents", "nested-too-deep"];
 
-/// The bad policy that has errors of both kinds.
+/// The bad policy with both kinds of errors.
 const MIXED: &str = "all-at-once";
 
 /// A document of `tests/policies`.
 struct Sample {
-    /// The file's name without its ending.
+    /// The file name without its extension.
     name: String,
     path: PathBuf,
     text: String,
@@ -142,7 +142,7 @@ impl Sample {
         serde_json::from_str(&self.text).expect(&self.name)
     }
 
-    /// The expected errors of a bad policy, with their lines.
+    /// The expected errors of a bad policy, with their line numbers.
     fn expected(&self) -> Vec<(usize, String)> {
         let path = self.path.with_extension("errors");
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -154,7 +154,7 @@ impl Sample {
     }
 }
 
-/// The good or the bad policies, in the order of their names, at least one.
+/// All good or all bad policies, in order of their names; at least one.
 fn policies(kind: &str) -> Vec<Sample> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policies").join(kind);
     let files = fs::read_dir(&directory).expect("the policies").map(|entry| entry.expect("an entry").path());

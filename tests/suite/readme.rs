@@ -1,17 +1,17 @@
-//! The READMEs hold: their policies are good, their commands run, and what they name is there.
+//! The READMEs are correct: their policies parse, their commands run, and the files and items that they name exist.
 
 use std::path::Path;
 use std::process::Command;
 use tidegate::policy::Policy;
 
-/// All that is told, in the order in which it is read.
+/// All READMEs as one text, in reading order.
 const README: &str = concat!(
     include_str!("../../README.md"),
     include_str!("../../src/policy/README.md"),
     include_str!("../../envoy/README.md"),
     include_str!("../../cloudflare/README.md"),
 );
-/// The same, each with the directory that its links are from.
+/// The same, each with the directory that its links are relative to.
 const READMES: [(&str, &str); 4] = [
     ("", include_str!("../../README.md")),
     ("src/policy", include_str!("../../src/policy/README.md")),
@@ -35,7 +35,7 @@ fn policies_of_the_readme_are_good() {
 }
 
 #[test]
-fn code_of_the_readme_is_that_of_the_examples_that_are_tested() {
+fn code_in_the_readme_equals_the_tested_examples() {
     let examples = [
         ("rust", 1, include_str!("../../cloudflare/examples/rust/src/lib.rs")),
         ("toml", 1, include_str!("../../cloudflare/examples/rust/Cargo.toml")),
@@ -103,14 +103,14 @@ fn links_of_the_readme_lead_somewhere() {
     assert!(seen > 10, "only {seen} links");
 }
 
-/// What a heading is called in links, as forges do it.
+/// The anchor of a heading, as forges derive it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().to_lowercase();
     kept.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == ' ').collect::<String>().replace(' ', "-")
 }
 
 #[test]
-fn metrics_of_the_readme_are_those_of_the_filter_and_the_other_way_round() {
+fn the_readme_lists_exactly_the_metrics_of_the_filter() {
     let source =
         include_str!("../../envoy/src/metrics.rs").to_owned() + include_str!("../../envoy/src/metrics/upstreams.rs");
     let names = |text: &str| -> std::collections::BTreeSet<String> {

@@ -1,4 +1,5 @@
-//! Redis as the authority: the scripts against the core's own, and both protocols, on a real Redis behind real fronts.
+//! Redis as the authority: its scripts against the core's implementation, and both protocols, on a real Redis behind
+//! real HTTP fronts.
 
 mod breakers;
 mod cluster;
@@ -17,12 +18,12 @@ use tidegate::units::Permits;
 pub const PROTOCOLS: [Protocol; 2] = [Protocol::Upstash, Protocol::Webdis];
 pub const ALGORITHMS: [Shared; 3] = [Shared::FixedWindow, Shared::SlidingWindow, Shared::TokenBucket];
 
-/// Terms of so many permits in a window.
+/// Terms of `permits` in a window.
 pub fn terms(algorithm: Shared, permits: u32, window_ms: u64) -> Terms {
     Terms { algorithm, permits: Permits::new(permits), window_ms, burst: Permits::new(permits) }
 }
 
-/// The first ask of an instance, for a permit that is needed now.
+/// The first ask of an instance, for one permit that it needs now.
 pub fn ask(key: u64, terms: Terms, instance: u64) -> Ask {
     Ask {
         key: KeyHash::from_bits(key),

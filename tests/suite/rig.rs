@@ -1,4 +1,4 @@
-//! The rig itself: the origin carries what it is told to, and Envoy starts, answers and ends as asked.
+//! The test servers themselves: the origin behaves as it is configured, and Envoy starts, serves and stops.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ async fn origin_works_on_no_more_than_its_capacity_and_refuses_beyond_its_queue(
 }
 
 #[tokio::test]
-async fn origin_changes_its_strength_while_it_runs() {
+async fn origin_settings_can_change_while_it_runs() {
     let origin = Origin::start(Settings { failure_basis_points: 2_500, ..Settings::default() }).unwrap();
     for _ in 0..8 {
         post(origin.addr, "/", Vec::new()).await;
@@ -103,7 +103,7 @@ async fn envoy_carries_requests_to_the_origin_and_grpc_too() {
 }
 
 #[tokio::test]
-async fn envoy_takes_up_listeners_from_a_file_and_keeps_their_port() {
+async fn envoy_loads_listeners_from_a_file_and_keeps_their_port() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("listeners.json");
     let origin = Origin::start(Settings::default()).unwrap();

@@ -1,4 +1,5 @@
-//! Limits that a rate-limit service counts, in the real Envoy, before a service of the published definition of the API.
+//! Limits that an external rate-limit service counts, in the real Envoy, with a test service built from the published
+//! API definition.
 
 mod asking;
 mod failing;

@@ -1,5 +1,5 @@
-//! One list of scenarios, `tests/scenarios/*.json`, and three hosts that must give the same answers, byte for byte: the core
-//! alone, here; the real Envoy, here; and the real workerd, in `cloudflare/test/scenarios.test.mjs`.
+//! One list of scenarios, `tests/scenarios/*.json`, and three hosts that must give the same responses, byte for byte:
+//! the core alone and the real Envoy, both here; and the real workerd, in `cloudflare/test/scenarios.test.mjs`.
 
 mod document;
 mod envoy;
@@ -22,17 +22,17 @@ fn assert_none(complaints: impl IntoIterator<Item = String>) {
 }
 
 #[test]
-fn scenarios_come_out_as_they_say_in_the_core_alone() {
+fn scenarios_pass_in_the_core_alone() {
     assert_none(document::all().iter().filter_map(native::run));
 }
 
 #[tokio::test]
-async fn scenarios_come_out_as_they_say_in_the_real_envoy() {
+async fn scenarios_pass_in_the_real_envoy() {
     let scenarios: Vec<_> = document::all().into_iter().map(Arc::new).collect();
     assert_none(envoy::run(&scenarios).await);
 }
 
-/// A good scenario, changed at these places.
+/// A valid scenario with the values at these JSON pointers replaced.
 fn changed(changes: &[(&str, Value)]) -> String {
     let mut scenario = json!({
         "shows": "This is a scenario.",
@@ -53,7 +53,7 @@ fn changed(changes: &[(&str, Value)]) -> String {
 }
 
 #[test]
-fn scenario_that_says_what_nobody_understands_is_none() {
+fn invalid_scenarios_are_refused() {
     for (pointer, value, problem) in [
         ("/stops", json!([]), "unknown field `stops`"),
         ("/steps/0/tymes", json!(3), "unknown field `tymes`"),
@@ -80,7 +80,7 @@ fn scenario_that_says_what_nobody_understands_is_none() {
 }
 
 #[test]
-fn whatever_differs_from_a_scenario_is_found() {
+fn every_difference_from_a_scenario_is_reported() {
     let run =
         |changes: &[(&str, Value)]| native::run(&document::parse(&changed(changes), "changed".to_owned()).unwrap());
     assert_eq!(run(&[]), None);
@@ -109,7 +109,7 @@ fn whatever_differs_from_a_scenario_is_found() {
 }
 
 #[test]
-fn readme_tells_of_every_difference_and_of_no_other() {
+fn readme_lists_exactly_the_differences_of_the_scenarios() {
     let said: BTreeSet<String> = document::all()
         .iter()
         .flat_map(|scenario| &scenario.differs)
@@ -123,20 +123,20 @@ fn readme_tells_of_every_difference_and_of_no_other() {
 }
 
 #[test]
-fn scenarios_show_all_that_a_policy_can_say() {
+fn scenarios_use_every_field_of_a_policy() {
     let mut shown = BTreeSet::new();
     document::all().iter().for_each(|scenario| fields(&scenario.policy, &mut shown));
     let everything = include_str!("../policies/good/everything.json");
     let mut sayable = BTreeSet::new();
     fields(&serde_json::from_str(everything).unwrap(), &mut sayable);
     let elsewhere = [
-        // Of documents, and of what one answer of one host does not show.
+        // Settings of the document, or without an effect on the response of a single host.
         "$schema",
         "max_keys",
-        // Of a store, an instance or a host that fails, which is tried on each by itself.
+        // Failures of a store, an instance or a host, which have their own tests for each host.
         "on_store_failure",
         "on_failure",
-        // Cloudflare's own service of images, which no local workerd has.
+        // Cloudflare's image service, which is not available in a local workerd.
         "cf_image",
     ];
     let missing: Vec<&String> = sayable.difference(&shown).filter(|it| !elsewhere.contains(&it.as_str())).collect();
@@ -164,7 +164,7 @@ fn fields(value: &Value, names: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn what_is_shipped_for_envoy_has_the_clock_of_its_host_whatever_a_request_says() {
+fn the_shipped_filter_lacks_the_test_clock() {
     let holds = |wasm: &Path| {
         let bytes = std::fs::read(wasm).unwrap_or_else(|error| panic!("{}: {error}", wasm.display()));
         bytes.windows(HEADER.len()).any(|window| window == HEADER.as_bytes())

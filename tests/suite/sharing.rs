@@ -1,4 +1,4 @@
-//! Limits that many Envoys share: real Envoys with the filter as shipped, a real Redis, and what goes wrong between them.
+//! Limits that many Envoys share: real Envoys with the shipped filter, a real Redis, and faults between them.
 
 mod breaking;
 mod counting;

@@ -1,5 +1,5 @@
-//! Load shedding against a simulated service: two workers, one service that collapses under twice what it can carry, and
-//! clients that go away when they have to wait.
+//! Load shedding against a simulated service: two workers, a service that collapses under twice its capacity, and
+//! clients that give up after a wait.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -23,15 +23,15 @@ const POLICY: &str = r#"{
     SHEDDING
 }"#;
 
-/// What share of the requests is of which tier, in percent, least important first.
+/// The share of requests of each tier in percent, least important first.
 const MIX: [(&str, u64); 4] = [("bulk", 40), ("normal", 30), ("paying", 20), ("doctor", 10)];
 
-/// So many requests at once, each for so long: 400 in a second.
+/// The requests that the service works on at once; each takes `WORK_MS`, so it serves 400 per second.
 const CAPACITY: usize = 20;
 const WORK_MS: u64 = 50;
-/// Requests that wait; more are refused at once.
+/// Requests that wait; further ones are refused at once.
 const QUEUE: usize = 1_000;
-/// How long a client waits. The service works on its request all the same, as services do.
+/// How long a client waits. The service still works on its request afterwards, as real services do.
 const PATIENCE_MS: u64 = 1_000;
 
 struct Worker {
@@ -42,7 +42,7 @@ struct Worker {
     monitor: Monitor,
 }
 
-/// A request that the service has.
+/// A request that has reached the service.
 #[derive(Clone, Copy)]
 struct Job {
     came_ms: u64,
@@ -55,14 +55,14 @@ struct Simulation {
     workers: Vec<Worker>,
     shared: Vec<u8>,
     queue: VecDeque<Job>,
-    /// When each of the requests that are worked on is done.
+    /// The completion time of each request that the service is working on.
     working: Vec<(u64, Job)>,
-    /// Whose clients wait, in the order of their coming.
+    /// Requests whose clients still wait, in order of arrival, and whether each has been answered.
     waiting: VecDeque<(Job, bool)>,
     random: u64,
     now_ms: u64,
     asked: [u64; MIX.len()],
-    /// Answered while the client still waited.
+    /// Answered while the client was still waiting.
     served: [u64; MIX.len()],
     shed: [u64; MIX.len()],
     trace: String,
@@ -104,19 +104,19 @@ impl Simulation {
         mixed ^ (mixed >> 31)
     }
 
-    /// So many seconds at so many requests a second.
+    /// Runs for `secs` seconds at `rate` requests per second.
     fn run(&mut self, secs: u64, rate: u64) {
         for _ in 0..secs * 1_000 {
             self.now_ms += 1;
             self.work();
-            // A Bernoulli trial for each of five slices of the millisecond: near enough to a Poisson process.
+            // A Bernoulli trial for each of five slices of the millisecond, close to a Poisson process.
             for _ in 0..5 {
                 if self.draw() % 5_000 < rate {
                     self.arrive();
                 }
             }
             for worker in 0..self.workers.len() {
-                // Ticks of different workers do not fall together.
+                // The workers' ticks are staggered.
                 if self.now_ms % 1_000 == 300 * worker as u64 {
                     self.tick(worker);
                 }
@@ -134,7 +134,7 @@ impl Simulation {
         {
             self.working.push((now + WORK_MS, job));
         }
-        // Who has waited too long is gone.
+        // Clients that have waited too long leave.
         while let Some((job, _)) = self.waiting.front().filter(|(job, _)| now - job.came_ms > PATIENCE_MS) {
             let job = *job;
             let (_, answered) = self.waiting.pop_front().expect("there is one");
@@ -202,7 +202,7 @@ impl Simulation {
     }
 }
 
-/// Two minutes of twice the load, after ten quiet seconds; what came of the last hundred seconds.
+/// Ten quiet seconds, then two minutes at twice the capacity; the results are those of the last hundred seconds.
 fn overload(sheds: bool, seed: u64) -> (Simulation, [u64; MIX.len()], [u64; MIX.len()]) {
     let mut simulation = Simulation::new(sheds, seed);
     simulation.run(10, 200);
@@ -216,7 +216,7 @@ fn overload(sheds: bool, seed: u64) -> (Simulation, [u64; MIX.len()], [u64; MIX.
 }
 
 #[test]
-fn under_twice_the_load_shedding_keeps_what_matters_going() {
+fn under_twice_the_load_shedding_protects_important_requests() {
     for seed in [1, 2, 3] {
         let (without, served_without, _) = overload(false, seed);
         let (with, served, asked) = overload(true, seed);
@@ -226,7 +226,7 @@ fn under_twice_the_load_shedding_keeps_what_matters_going() {
         assert_eq!(without.shed, [0; 4], "{why}");
         let [goodput, goodput_without] = [served, served_without].map(|it| it.iter().sum::<u64>());
         assert!(goodput > 3 * goodput_without, "{why}");
-        // Of what the service could do.
+        // Compared with the service's capacity.
         assert!(goodput > 100 * 400 * 7 / 10, "{why}");
         let share = |tier: usize| served[tier] as f64 / asked[tier] as f64;
         assert!(share(3) > 0.9 && share(2) > 0.9, "{why}");
@@ -236,10 +236,10 @@ fn under_twice_the_load_shedding_keeps_what_matters_going() {
 }
 
 #[test]
-fn when_the_load_is_gone_all_are_let_through_again() {
+fn when_the_load_is_gone_all_requests_pass_again() {
     let (mut simulation, ..) = overload(true, 7);
     assert_ne!(simulation.shed[0], 0, "{}", simulation.trace);
-    // The window, the wait of both steps, and the fall of the pressure from its height.
+    // The window, the wait of both steps, and the time for the pressure to fall from its maximum.
     simulation.run(10 + 2 * 5 + 60, 200);
     let shed = simulation.shed;
     simulation.run(10, 200);

@@ -1,4 +1,4 @@
-//! What the page of status says of upstreams and breakers.
+//! What the status page reports about upstreams and breakers.
 
 use std::collections::HashMap;
 
@@ -14,18 +14,18 @@ use tidegate::units::Draw;
 
 use crate::harness::{engine, ms};
 
-/// What a host has added up, by route and number, and by breaker.
+/// What a host has added up: by route and server number, and by breaker.
 #[derive(Debug, Default)]
 struct Sums {
     served: HashMap<(usize, usize), u64>,
     misses: HashMap<usize, u64>,
     breakers: HashMap<usize, [u64; Statistics::NAMES.len()]>,
-    /// Of how many upstreams each route is.
+    /// The number of upstreams of each route.
     upstreams: usize,
 }
 
 impl Sums {
-    /// Takes what a worker has counted.
+    /// Adds what a worker has counted since the last call.
     fn take(&mut self, upstreams: &mut Upstreams, routes: usize) {
         for route in 0..routes {
             for (by, count) in upstreams.served().take(route) {
@@ -72,7 +72,7 @@ fn page(engine: &Engine, known: &Upstreams, counted: &Sums, at: u64) -> Value {
 }
 
 #[test]
-fn page_tells_which_breakers_many_instances_share_and_whether_they_go_on_alone() {
+fn page_shows_which_breakers_are_shared_and_whether_they_decide_alone() {
     let engine = engine(include_str!("../policies/good/shared-breakers.json"));
     let mut upstreams = Upstreams::new(engine.policy());
     let mut ledgers = MemoryLedgers::default();
@@ -84,7 +84,7 @@ fn page_tells_which_breakers_many_instances_share_and_whether_they_go_on_alone()
             .map(|name| page["breakers"].as_array().unwrap().iter().find(|it| it["name"] == name).unwrap().clone())
             .into()
     };
-    // Without anybody to ask.
+    // Without an authority to ask.
     let [origin, mirror, cdn] = &told(&mut upstreams, 0)[..] else { panic!() };
     assert_eq!((&origin["scope"], &origin["alone"]), (&json!("global"), &json!(true)));
     assert_eq!((&mirror["scope"], &cdn["scope"]), (&Value::Null, &Value::Null), "one only observes");
@@ -96,7 +96,7 @@ fn page_tells_which_breakers_many_instances_share_and_whether_they_go_on_alone()
 }
 
 #[test]
-fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
+fn page_shows_the_state_of_each_breaker_and_what_served_clients() {
     let engine = engine(
         r#"{ "version": 1,
         "breakers": {
@@ -144,7 +144,7 @@ fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
             "window": { "calls": 0, "failures": 0, "slow": 0 }, "calls": 3, "failures": 2, "slow": 0, "rejected": 1,
             "observed": 0, "probes": 0, "opened": 1 })
     );
-    // What the policy alone says has not begun at any time.
+    // A state that the policy forces has no start time.
     assert_eq!((&shut(&told)["state"], &shut(&told)["for_ms"]), (&json!("open"), &Value::Null));
     assert_eq!(shut(&told)["rejected"], 3);
     assert_eq!(
@@ -157,7 +157,7 @@ fn page_tells_how_each_breaker_stands_and_what_clients_were_served_by() {
         json!([{ "name": "a", "breaker": "own", "served": 1 }, { "name": "b", "breaker": "shut", "served": 0 }])
     );
 
-    // A worker that was never asked knows the same as soon as it wants to.
+    // A worker that was never asked sees the same after its next refresh.
     assert_eq!(own(&page(&engine, &other, &Sums::default(), 40))["state"], "closed");
     other.refresh(&mut Context { ledgers: &mut ledgers, draw: Draw(0), now: ms(40) });
     assert_eq!(own(&page(&engine, &other, &Sums::default(), 40))["state"], "open");
@@ -195,7 +195,7 @@ fn window_on_the_page_is_that_of_all_workers_and_ends_with_its_time() {
 }
 
 #[test]
-fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
+fn page_leaves_out_healthy_breakers_if_there_are_too_many() {
     let routes: Vec<String> =
         (0..300).map(|index| format!(r#"{{ "name": "r{index}", "upstreams": ["a"] }}"#)).collect();
     let engine = engine(&format!(
@@ -219,7 +219,7 @@ fn page_leaves_out_what_is_well_when_there_are_too_many_breakers() {
 }
 
 #[test]
-fn page_tells_what_was_counted_where_nobody_exports_it() {
+fn page_shows_the_counters_on_hosts_without_metrics() {
     let engine = engine(
         r#"{ "version": 1, "client": { "tier": { "header": "x-plan" }, "trusted_headers": ["x-plan"] }, "tiers": ["free", "paid"],
         "limits": [{ "name": "one", "quota": { "permits": 1, "window": "1s" } },
@@ -252,6 +252,6 @@ fn page_tells_what_was_counted_where_nobody_exports_it() {
         json!([{ "limit": "two", "tier": "paid", "admitted": 0, "refused": 1, "observed": 0, "banned": 0, "delayed": 0 }])
     );
     assert_eq!((&page["totals"]["bans"], &page["totals"]["conflicts"]), (&json!(3), &json!(0)));
-    // It reads its own numbers, and takes none away.
+    // Rendering the page reads the counters without resetting them.
     assert_eq!((&page["served"]["upstreams"], upstreams.served_known().get(0, ServedBy::Upstream(0))), (&json!(1), 1));
 }

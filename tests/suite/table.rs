@@ -1,4 +1,4 @@
-//! The key table: what it forgets, and in which order.
+//! The key table: which entries it evicts, and in which order.
 
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use tidegate::store::memory::MemoryStore;
 use tidegate::table::{Displaces, Page, SLOTS, Survey, page_of, pages_for};
 use tidegate::units::Timestamp;
 
-/// Puts a key into a page as the engine does; answers what it displaced.
+/// Puts a key into a page as the engine does; returns what it displaces.
 fn put(page: &mut Page, key: KeyHash, state: State, now: Timestamp) -> Displaces {
     let probe = page.probe(key, now);
     page.write(&probe, key, state);
@@ -24,7 +24,7 @@ fn at_s(s: u64) -> Timestamp {
     Timestamp::from_millis(1_800_000_000_000 + s * 1_000)
 }
 
-/// Keys that all differ in their tags and first slots.
+/// Keys with different tags and different first slots.
 fn key(n: u64) -> KeyHash {
     KeyHash::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
 }
@@ -46,7 +46,7 @@ fn a_page_holds_as_many_keys_as_it_has_slots() {
 fn an_entry_that_equals_a_fresh_one_goes_before_any_live_one() {
     let mut page = Page::EMPTY;
     for n in 0..SLOTS as u64 {
-        // One of them is heavy but over by second 30.
+        // One of them is heavy, but fresh again by second 30.
         let ends = if n == 17 { 30 } else { 60 };
         put(&mut page, key(n), state(ends, if n == 17 { 255 } else { 1 }), at_s(0));
     }
@@ -55,7 +55,7 @@ fn an_entry_that_equals_a_fresh_one_goes_before_any_live_one() {
 }
 
 #[test]
-fn of_live_entries_the_one_with_the_smallest_share_goes_and_of_those_the_soonest_fresh() {
+fn the_live_entry_with_the_smallest_share_goes_first_then_the_one_soonest_fresh() {
     let mut page = Page::EMPTY;
     for n in 0..SLOTS as u64 {
         let (ends, used) = match n {
@@ -89,7 +89,7 @@ fn a_client_at_its_limit_outlives_a_flood_of_a_hundred_keys_a_slot() {
 }
 
 #[test]
-fn as_many_keys_as_promised_live_together() {
+fn the_table_holds_the_promised_number_of_keys() {
     let max_keys = 100_000;
     let mut store = MemoryStore::new(max_keys);
     let pages = store.pages();
@@ -99,7 +99,7 @@ fn as_many_keys_as_promised_live_together() {
         let displaced = put(store.write(page_of(key, pages)).unwrap(), key, state(60, 1), at_s(0));
         forgotten += u32::from(matches!(displaced, Displaces::Live(_)));
     }
-    // Pages fill unevenly; at nine tenths full some few overflow.
+    // Pages fill unevenly: at nine tenths full, a few overflow.
     assert!(forgotten * 100 < max_keys, "{forgotten} of {max_keys} were forgotten");
     let mut survey = Survey::default();
     let estimate = survey.step(&mut store, at_s(0));
@@ -107,7 +107,7 @@ fn as_many_keys_as_promised_live_together() {
     let walks = 4 * pages.div_ceil(128);
     let counted = (0..walks).map(|_| survey.step(&mut store, at_s(0))).last().unwrap();
     assert_eq!(counted, u64::from(max_keys - forgotten));
-    // Later all of them have passed, and a whole walk has seen it.
+    // Later all entries have expired, and a whole walk counts none.
     assert_eq!((0..walks).map(|_| survey.step(&mut store, at_s(61))).last(), Some(0));
 }
 
@@ -115,7 +115,7 @@ fn as_many_keys_as_promised_live_together() {
 fn keys_spread_over_all_pages() {
     for pages in [1, 2, 3, 417, pages_for(1_000_000)] {
         let mut seen = vec![false; pages as usize];
-        // Multiplied by an odd constant, numbers spread evenly over the topmost bits, which choose the page.
+        // Multiplied by an odd constant, numbers spread evenly over the top bits, which choose the page.
         for n in 0..u64::from(pages) * 20 {
             seen[page_of(key(n), pages) as usize] = true;
         }

@@ -1,6 +1,6 @@
 //! One worker against a naive model that keeps every call.
 
-use super::{Alone, rules};
+use super::{SoleWorker, rules};
 use crate::harness::ms;
 use proptest::prelude::*;
 use tidegate::breaker::{Admission, Local, Outcome, State, Ticket};
@@ -22,11 +22,11 @@ struct Case {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Time goes on, by anything from nothing to hours.
+    /// Time passes, from nothing to hours.
     Wait(u64),
-    /// A call asks, with a draw.
+    /// A call asks, with this draw.
     Ask(u64),
-    /// One of the calls under way ends.
+    /// One of the calls in flight ends.
     End(prop::sample::Index, Outcome, u64),
     Tick,
 }
@@ -53,16 +53,16 @@ impl Case {
     }
 }
 
-/// A breaker told as a story, in milliseconds.
+/// The breaker as simple rules, in milliseconds.
 struct Model<'c> {
     case: &'c Case,
     phase: Phase,
-    /// One more with each change.
+    /// The generation: one more with each transition.
     age: u32,
-    /// How long it was last open.
+    /// How long it was open the last time.
     open_ms: u64,
     calls: Vec<(u64, Outcome, bool)>,
-    /// Whether there were any since the last tick.
+    /// Whether there were calls since the last tick.
     unmerged: bool,
 }
 
@@ -85,7 +85,7 @@ impl Model<'_> {
         self.change(Phase::Open { until: now + self.open_ms });
     }
 
-    /// Whether probes that never told have opened it again.
+    /// Opens the breaker again if probes have not reported by their deadline.
     fn expire(&mut self, now: u64) {
         if let Phase::HalfOpen { given, succeeded, deadline } = self.phase
             && given > succeeded
@@ -95,7 +95,7 @@ impl Model<'_> {
         }
     }
 
-    /// Whether the call is admitted, and whether as a probe.
+    /// Whether the call is admitted, and if so, whether as a probe.
     fn ask(&mut self, draw: u64, now: u64) -> Option<bool> {
         let deadline = now + self.case.max_wait_ms;
         match &mut self.phase {
@@ -114,7 +114,7 @@ impl Model<'_> {
             }
             Phase::HalfOpen { given, succeeded, deadline: last } => {
                 if *given == self.case.probes {
-                    // Nobody looks whether the wait is over while it is not.
+                    // Opens it again only if the deadline has passed.
                     self.expire(now);
                     return None;
                 }
@@ -160,7 +160,7 @@ impl Model<'_> {
         }
     }
 
-    /// When calls are merged, those that were not too old when the last one came may be.
+    /// Opens the breaker if the calls since the last tick suffice.
     fn tick(&mut self, now: u64) {
         self.expire(now);
         if std::mem::take(&mut self.unmerged) {
@@ -185,7 +185,7 @@ impl Model<'_> {
         let count = window.len() as u64;
         let failures = window.iter().filter(|(_, outcome, _)| *outcome == Outcome::Failure).count() as u64;
         let slow = window.iter().filter(|(.., slow)| *slow).count() as u64;
-        // However long ago: nothing has succeeded since.
+        // At any age: no call has succeeded since.
         let told = self.calls.iter().rev().filter(|(_, outcome, _)| *outcome != Outcome::Ignored);
         let run = told.take_while(|(_, outcome, _)| *outcome == Outcome::Failure).count() as u64;
         let enough = count >= u64::from(self.case.min_calls);
@@ -245,7 +245,7 @@ proptest! {
     #[test]
     fn a_breaker_does_what_the_naive_model_does(case in case()) {
         let mut local = Local::new(&rules(&case.document()));
-        let mut ledger = Alone::default();
+        let mut ledger = SoleWorker::default();
         let mut model =
             Model { case: &case, phase: Phase::Closed { since: None }, age: 0, open_ms: 0, calls: Vec::new(), unmerged: false };
         let mut now = 0;

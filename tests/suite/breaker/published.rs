@@ -1,11 +1,11 @@
-//! What is published, when, and what becomes of a worker when it cannot be, or is nonsense.
+//! What is published and when, and what a worker does if publishing fails or if the published bytes are invalid.
 
 use super::{Bench, FAILURE, PLAIN, SUCCESS, rules};
 use crate::harness::digits;
 use tidegate::breaker::{Ledger as _, Local, Part, State};
 
 #[test]
-fn a_closed_breaker_asks_the_store_for_nothing_but_on_ticks() {
+fn a_closed_breaker_accesses_the_store_only_on_ticks() {
     let mut bench = Bench::new(PLAIN);
     for _ in 0..1_000 {
         bench.calls(&[SUCCESS, SUCCESS, FAILURE]);
@@ -19,10 +19,10 @@ fn a_closed_breaker_asks_the_store_for_nothing_but_on_ticks() {
 }
 
 #[test]
-fn without_its_store_a_worker_goes_on_alone_and_joins_again() {
-    for (deaf, mute) in [(true, true), (true, false), (false, true)] {
+fn without_its_store_a_worker_decides_alone_and_rejoins() {
+    for (reads_fail, publishes_fail) in [(true, true), (true, false), (false, true)] {
         let mut bench = Bench::new(PLAIN);
-        (bench.ledger.memory.deaf, bench.ledger.memory.mute) = (deaf, mute);
+        (bench.ledger.memory.reads_fail, bench.ledger.memory.publishes_fail) = (reads_fail, publishes_fail);
         bench.open();
         bench.wait(5_000);
         let probes = [bench.pass(), bench.pass(), bench.pass()];
@@ -34,17 +34,17 @@ fn without_its_store_a_worker_goes_on_alone_and_joins_again() {
         bench.tick();
         assert_eq!(bench.state(), State::Closed);
         bench.open();
-        (bench.ledger.memory.deaf, bench.ledger.memory.mute) = (false, false);
+        (bench.ledger.memory.reads_fail, bench.ledger.memory.publishes_fail) = (false, false);
         bench.tick();
         assert_eq!(bench.state(), State::Open);
         let mut other = Bench { local: Local::new(bench.local.rules()), ..bench };
         other.tick();
-        assert_eq!(other.state(), State::Open, "deaf {deaf}, mute {mute}");
+        assert_eq!(other.state(), State::Open, "reads_fail {reads_fail}, publishes_fail {publishes_fail}");
     }
 }
 
 #[test]
-fn published_nonsense_does_no_harm() {
+fn invalid_published_bytes_do_no_harm() {
     for bytes in [vec![9_u8; 60], vec![1], vec![1, 7, 0], vec![0; 400]] {
         let mut bench = Bench::new(PLAIN);
         for part in [Part::Transitions, Part::Calls] {
@@ -61,7 +61,7 @@ fn published_nonsense_does_no_harm() {
 }
 
 #[test]
-fn what_is_published_are_the_bytes_of_its_version() {
+fn published_bytes_of_version_1_do_not_change() {
     let mut found = Vec::new();
     for window in [r#""time": "30s""#, r#""count": 9"#] {
         let mut bench = Bench::new(&PLAIN.replace(r#""time": "30s""#, window));
@@ -79,7 +79,7 @@ fn what_is_published_are_the_bytes_of_its_version() {
 }
 
 #[test]
-fn a_new_policy_keeps_the_state_and_no_probe_count_locks_it() {
+fn a_new_policy_with_fewer_probes_keeps_the_state_and_can_still_close() {
     let mut bench = Bench::new(PLAIN);
     bench.open();
     bench.wait(5_000);

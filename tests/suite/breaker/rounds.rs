@@ -12,7 +12,7 @@ use tidegate::units::Draw;
 
 use crate::harness::ms;
 
-/// A worker of an instance that has so many breakers together with others, in this mode.
+/// A worker of an instance with this many shared breakers in this mode.
 fn worker(breakers: usize, mode: &str) -> (Policy, Upstreams) {
     let each = |number: usize| format!(r#""u{number}": {{ "cluster": "c", "breaker": "b" }}"#);
     let route = |number: usize| format!(r#"{{ "name": "r{number}", "upstreams": ["u{number}"] }}"#);
@@ -29,13 +29,13 @@ fn worker(breakers: usize, mode: &str) -> (Policy, Upstreams) {
     (policy, upstreams)
 }
 
-fn confer(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, at: u64) -> Option<Round> {
+fn next_round(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, at: u64) -> Option<Round> {
     let mut context = Context { ledgers, draw: Draw(0), now: ms(at) };
     upstreams.tick(&mut context);
     upstreams.next_round(&mut context)
 }
 
-/// The authority knows of nothing.
+/// The answer of an authority that has no state.
 fn answer(upstreams: &mut Upstreams, ledgers: &mut MemoryLedgers, round: &Round, at: u64) {
     let standings = vec![Standing::default(); round.message.reports.len()];
     upstreams.apply_answer(round, Some(&standings), &mut Context { ledgers, draw: Draw(0), now: ms(at) });
@@ -56,7 +56,7 @@ fn one_worker_at_a_time_asks_once_a_second_and_sooner_with_news() {
     let mut asked_at = Vec::new();
     for at in (0..5_000).step_by(50) {
         for upstreams in [&mut one, &mut other] {
-            if let Some(round) = confer(upstreams, ledgers, at) {
+            if let Some(round) = next_round(upstreams, ledgers, at) {
                 asked_at.push(at);
                 answer(upstreams, ledgers, &round, at + 5);
             }
@@ -64,23 +64,23 @@ fn one_worker_at_a_time_asks_once_a_second_and_sooner_with_news() {
     }
     assert_eq!(asked_at, [0, 1_000, 2_000, 3_000, 4_000]);
     fail((&policy, &mut one), ledgers, 0, 5_020);
-    // Also the worker that has not seen the failures tells of it.
-    let round = confer(&mut other, ledgers, 5_030).expect("news are told at once");
+    // The worker that has not seen the failures reports them too.
+    let round = next_round(&mut other, ledgers, 5_030).expect("news are told at once");
     let [report] = round.message.reports[..] else { panic!("{round:?}") };
     assert_eq!((report.kind, report.lasts_ms, report.age_ms, report.opened), (ReportKind::Open, 4_990, 10, 1));
-    // While there is no answer they are told no more often than anything else.
-    assert!((5_040..6_030).all(|at| confer(&mut one, ledgers, at).is_none()));
-    assert_eq!(confer(&mut one, ledgers, 6_030).unwrap().message.reports[0].kind, ReportKind::Open);
+    // Until it is answered, news is reported again only after the usual second.
+    assert!((5_040..6_030).all(|at| next_round(&mut one, ledgers, at).is_none()));
+    assert_eq!(next_round(&mut one, ledgers, 6_030).unwrap().message.reports[0].kind, ReportKind::Open);
 }
 
 #[test]
-fn many_breakers_are_asked_for_by_turns_and_those_with_news_first() {
+fn many_breakers_are_asked_for_in_rotation_and_those_with_news_first() {
     let (policy, mut upstreams) = worker(100, "enforce");
     let ledgers = &mut MemoryLedgers::new();
     fail((&policy, &mut upstreams), ledgers, 77, 0);
     let (mut asked, mut first) = (HashSet::new(), Vec::new());
     for at in (0..=1_000).step_by(50) {
-        let Some(round) = confer(&mut upstreams, ledgers, at) else { continue };
+        let Some(round) = next_round(&mut upstreams, ledgers, at) else { continue };
         assert!(round.message.reports.len() <= ReportMessage::MAX_REPORTS);
         assert_eq!(round.message.reports[0].kind, ReportKind::Open, "nobody has taken it up");
         first.push(round.message.reports[0].breaker);
@@ -92,13 +92,13 @@ fn many_breakers_are_asked_for_by_turns_and_those_with_news_first() {
 }
 
 #[test]
-fn a_breaker_that_does_not_act_by_what_it_sees_asks_nobody() {
+fn a_breaker_that_is_not_enforced_asks_no_authority() {
     for mode in ["observe", "forced-open", "disabled"] {
         let (_, mut upstreams) = worker(1, mode);
-        assert!(confer(&mut upstreams, &mut MemoryLedgers::new(), 0).is_none(), "{mode}");
+        assert!(next_round(&mut upstreams, &mut MemoryLedgers::new(), 0).is_none(), "{mode}");
         assert_eq!(upstreams.agreed().count(), 0, "{mode}");
     }
     let (_, mut upstreams) = worker(1, "enforce");
-    assert!(confer(&mut upstreams, &mut MemoryLedgers::new(), 0).is_some());
+    assert!(next_round(&mut upstreams, &mut MemoryLedgers::new(), 0).is_some());
     assert_eq!(upstreams.agreed().collect::<Vec<_>>(), ["u0"]);
 }

@@ -1,7 +1,7 @@
-//! Many workers, one published state: they overtake each other between a read and the publication that follows, merge late
-//! or never, die with what they know, and the clock jumps.
+//! Many workers and one published state: workers conflict between a read and the following publication, merge late or
+//! never, die with the calls they have not merged, and the clock jumps.
 
-use super::{Memory, Seen, rules};
+use super::{Memory, ReadVersions, rules};
 use crate::harness::{ms, seeds};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -10,20 +10,20 @@ use tidegate::policy::Breaker;
 use tidegate::store::StoreError;
 use tidegate::units::{Draw, Span, Timestamp};
 
-/// What goes wrong, each in so many of a thousand cases.
+/// Faults, each with its rate per thousand.
 #[derive(Clone, Copy, Default)]
 struct Faults {
     /// Another worker acts between a read and its publication.
     overtaken: u64,
-    /// Calls that were to be merged are not.
+    /// A merge of calls fails.
     lost_merge: u64,
-    /// A tick does not come.
+    /// A tick is skipped.
     late_tick: u64,
-    /// A worker dies, in a millisecond, and another begins in its place.
+    /// A worker dies and a new one takes its place; per millisecond.
     death: u64,
-    /// The client goes away before the answer.
+    /// The client goes away before the response.
     abandoned: u64,
-    /// The clock jumps, in a millisecond, by up to an hour either way.
+    /// The clock jumps by up to an hour either way; per millisecond.
     jump: u64,
 }
 
@@ -34,13 +34,13 @@ struct Simulation {
     faults: Cell<Faults>,
     random: Cell<u64>,
     under_way: RefCell<Vec<Call>>,
-    /// Real time, which nobody here sees, and how far the clock is from it.
+    /// Real time, which the breaker does not see, and the offset of the clock from it.
     real_ms: Cell<u64>,
     clock_ms: Cell<u64>,
-    /// How many of a thousand calls the upstream fails, and how many it never answers.
+    /// How many of a thousand calls fail, and how many never get a response.
     failing: Cell<u64>,
     hanging: Cell<u64>,
-    /// For each generation with probes, how many are under way or have succeeded.
+    /// For each generation with probes, those in flight or successful.
     probes: RefCell<HashMap<u64, u32>>,
     most_probes: Cell<u32>,
 }
@@ -54,16 +54,16 @@ struct Call {
     outcome: Outcome,
 }
 
-/// A worker's way to the memory. A call that comes while another is at it comes to another worker.
-struct Hand<'s> {
+/// A worker's access to the memory. With the fault `overtaken`, another worker acts before this one publishes.
+struct WorkerLedger<'s> {
     simulation: &'s Simulation,
     worker: usize,
-    seen: Seen,
+    seen: ReadVersions,
     bytes: Vec<u8>,
     overtakes: bool,
 }
 
-impl Ledger for Hand<'_> {
+impl Ledger for WorkerLedger<'_> {
     fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
         let mut memory = self.simulation.memory.borrow_mut();
         let Some(bytes) = memory.read(part, &mut self.seen)? else { return Ok(None) };
@@ -126,15 +126,15 @@ impl Simulation {
         ms(self.real_ms.get() + self.clock_ms.get())
     }
 
-    fn hand(&self, worker: usize, overtakes: bool) -> Hand<'_> {
-        Hand { simulation: self, worker, seen: Seen::default(), bytes: Vec::new(), overtakes }
+    fn ledger(&self, worker: usize, overtakes: bool) -> WorkerLedger<'_> {
+        WorkerLedger { simulation: self, worker, seen: ReadVersions::default(), bytes: Vec::new(), overtakes }
     }
 
-    /// A call comes to this worker. Answers whether it was admitted.
+    /// A call arrives at this worker. Returns whether it was admitted.
     fn asks(&self, worker: usize, overtakes: bool) -> bool {
         let (admission, generation) = {
             let mut local = self.workers[worker].borrow_mut();
-            let admission = local.admit(&mut self.hand(worker, overtakes), Draw(self.draw()), self.now());
+            let admission = local.admit(&mut self.ledger(worker, overtakes), Draw(self.draw()), self.now());
             (admission, local.generation())
         };
         let Admission::Pass(ticket) = admission else { return false };
@@ -162,7 +162,7 @@ impl Simulation {
 
     fn tick(&self, worker: usize, overtakes: bool) {
         let mut local = self.workers[worker].borrow_mut();
-        local.tick(&mut self.hand(worker, overtakes), Draw(self.draw()), self.now());
+        local.tick(&mut self.ledger(worker, overtakes), Draw(self.draw()), self.now());
     }
 
     fn end(&self, call: &Call) {
@@ -172,10 +172,10 @@ impl Simulation {
         }
         let mut local = self.workers[call.worker].borrow_mut();
         let draw = Draw(self.draw());
-        local.observe(&mut self.hand(call.worker, false), call.ticket, call.outcome, took, draw, self.now());
+        local.observe(&mut self.ledger(call.worker, false), call.ticket, call.outcome, took, draw, self.now());
     }
 
-    /// A millisecond passes, in which a call comes in one of `every` cases, to any worker.
+    /// Advances by a millisecond, in which with a chance of one in `every` a call arrives at a random worker.
     fn step(&self, every: u64) {
         self.real_ms.set(self.real_ms.get() + 1);
         let faults = self.faults.get();
@@ -189,7 +189,7 @@ impl Simulation {
             self.under_way.borrow_mut().retain(|call| call.worker != worker);
         }
         for worker in 0..workers {
-            // Each worker has ticks of its own.
+            // The workers' ticks are staggered.
             if (self.real_ms.get() + 37 * worker as u64).is_multiple_of(TICK_MS) && !self.happens(faults.late_tick) {
                 self.tick(worker, false);
             }
@@ -211,7 +211,7 @@ impl Simulation {
         self.workers.iter().all(|worker| worker.borrow().state(self.now()) == state)
     }
 
-    /// Lets time pass until all workers see this state, and answers how long it took.
+    /// Advances until all workers are in this state; returns how long that took.
     fn until(&self, state: State, bound_ms: u64, every: u64) -> u64 {
         let began = self.real_ms.get();
         while !self.all(state) {
@@ -223,7 +223,7 @@ impl Simulation {
     }
 }
 
-/// Nothing is random but by the seed, which is in the message of whatever fails.
+/// Runs a simulation for each seed and prints the seed of a failure. The seed is the only source of randomness.
 pub fn for_seeds(count: u64, test: impl Fn(u64)) {
     let given = std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok());
     for seed in given.map_or_else(|| seeds(count), |seed: u64| seed..seed + 1) {
@@ -235,8 +235,8 @@ pub fn for_seeds(count: u64, test: impl Fn(u64)) {
     }
 }
 
-/// The longest way back: the longest time open, then probes one by one, each waited for, then the ramp. A clock that was
-/// set back may double what was left of each.
+/// The longest recovery: the maximum time open, then probes one after the other with a full wait for each, then the
+/// ramp. A clock that was set back may double the remainder of each.
 fn longest_recovery_ms(every: u64, workers: u64) -> u64 {
     let calls = 40 * every * workers;
     MAX_OPEN_MS + u64::from(PROBES + 1) * MAX_WAIT_MS + RAMP_MS + calls + 3_000
@@ -274,7 +274,7 @@ fn never_more_probes_than_allowed_and_never_stuck_whatever_goes_wrong() {
             for _ in 0..4_000 {
                 simulation.step(every);
             }
-            // The upstream is well again, and nothing goes wrong any more.
+            // The upstream recovers, and the faults end.
             simulation.faults.set(Faults::default());
             simulation.failing.set(0);
             simulation.hanging.set(0);
@@ -285,16 +285,16 @@ fn never_more_probes_than_allowed_and_never_stuck_whatever_goes_wrong() {
         elected.set(elected.get() + simulation.probes.borrow().len());
     });
     if std::env::var("TIDEGATE_SEED").is_err() {
-        // Or nothing was tried.
+        // Otherwise the faults were not exercised.
         assert!(opened.get() > 200 && elected.get() > 200, "opened {}, probed {}", opened.get(), elected.get());
     }
 }
 
 #[test]
-fn what_one_worker_knows_all_know_within_two_ticks() {
+fn workers_learn_what_one_knows_within_two_ticks() {
     for_seeds(50, |seed| {
         let simulation = Simulation::new(&fields(), 8, seed);
-        // One call for every worker, so that none has enough to open by itself.
+        // Few enough calls for each worker that none opens the breaker by itself.
         (0..200).for_each(|_| simulation.step(u64::MAX));
         simulation.failing.set(1_000);
         (0..16).for_each(|call| simulation.ask(call % 8, false));
@@ -315,7 +315,7 @@ fn a_worker_with_enough_calls_of_its_own_opens_at_once() {
     simulation.failing.set(1_000);
     (0..10).for_each(|_| simulation.ask(3, false));
     while !simulation.under_way.borrow().is_empty() {
-        // No ticks.
+        // Without ticks.
         simulation.real_ms.set(simulation.real_ms.get() + 1);
         let calls = simulation.under_way.take();
         calls.iter().for_each(|call| simulation.end(call));
@@ -373,7 +373,7 @@ fn a_clock_set_back_keeps_nothing_open_for_more_than_twice_its_time() {
         simulation.until(State::Open, 1_000, u64::MAX);
         simulation.failing.set(0);
         simulation.clock_ms.set(simulation.clock_ms.get() - back_ms);
-        // The skew that clocks may have, and a tick.
+        // The allowed clock skew, and a tick.
         simulation.until(State::Ramping, 500 + 1_000 + 500 + 2 * TICK_MS, 2);
         simulation.clock_ms.set(simulation.clock_ms.get() - back_ms.min(1_000_000));
         simulation.until(State::Closed, 2 * RAMP_MS + 1_000, 2);

@@ -1,5 +1,5 @@
-//! Many instances that share a breaker, in a simulation: messages are lost, late and doubled, clocks lie apart, instances die, and the authority
-//! forgets or cannot be reached.
+//! Many instances that share a breaker, in a simulation: messages are lost, delayed and duplicated, clocks differ,
+//! instances die, and the authority loses its state or is unreachable.
 
 mod world;
 
@@ -34,10 +34,10 @@ fn never_more_probes_than_allowed_over_all_instances_and_never_stuck() {
                 }
                 world.steps(1_500, every);
             }
-            // The upstream is well again, and nothing goes wrong any more.
+            // The upstream recovers, and the faults end.
             world.faults = Faults { late_ms: 20, ..Faults::default() };
             world.hosts.iter_mut().for_each(|host| host.cut_off = false);
-            // The longest time open; a set of probes that waits for one that never tells, and another; the ramp.
+            // The maximum time open; a set of probes in which one never reports, and a second set; the ramp.
             let bound_ms = 2 * MAX_OPEN_MS + 4 * MAX_WAIT_MS + RAMP_MS + 200 * every * instances as u64 + 10_000;
             world.until(State::Closed, bound_ms, every);
         }
@@ -60,18 +60,19 @@ fn a_transition_reaches_all_instances_within_a_second_and_a_half() {
     for_seeds(20, |seed| {
         let mut world = World::new(10, 2, seed);
         world.faults.late_ms = 30;
-        // Each has come once, so that its workers tick.
+        // Every worker has had a call, and therefore ticks.
         (0..20).for_each(|worker| assert!(world.ask(worker)));
         world.steps(2_000, u64::MAX);
         world.fail_at(7);
         let opened = world.now_ms;
-        // Open for half a second at first: those who hear of it when that is over see the time that it is over.
+        // It opens for half a second first. A worker that learns of it after that sees an expired opening, not an open
+        // state.
         while (0..20).any(|worker| world.workers[worker].upstreams.breakers().get(0).unwrap().shared().opened() == 0) {
             world.step(u64::MAX);
             assert!(world.now_ms - opened <= 1_500);
         }
         let took = world.now_ms - opened;
-        // And so it closes: by the probes of one instance alone.
+        // It closes in the same way, after the probes of a single instance.
         world.steps(600, 2);
         let closes = |world: &mut World| (0..20).any(|worker| matches!(world.state(worker), State::Ramping));
         while !closes(&mut world) {
@@ -91,7 +92,7 @@ fn a_transition_reaches_all_instances_within_a_second_and_a_half() {
 }
 
 #[test]
-fn while_the_authority_is_away_each_goes_on_by_itself_and_then_they_agree_without_a_flap() {
+fn without_the_authority_instances_decide_alone_and_later_agree_without_a_flap() {
     for_seeds(20, |seed| {
         let mut world = World::new(3, 2, seed);
         world.steps(2_000, 5);
@@ -99,14 +100,14 @@ fn while_the_authority_is_away_each_goes_on_by_itself_and_then_they_agree_withou
         world.steps(4_500, 5);
         world.fail_at(0);
         assert_eq!(world.state(2), State::Closed, "it cannot have heard of that");
-        // It probes by itself.
+        // The instance probes by itself.
         world.until(State::Closed, 10_000, 5);
         assert!(world.own >= u64::from(PROBES), "{}", world.own);
         world.faults.failing = 1_000;
         world.until(State::Open, 5_000, 5);
         world.hosts.iter_mut().for_each(|host| host.cut_off = false);
         let before = world.records.clone();
-        // All have it open: none of them closes because others are heard again.
+        // All have it open: reconnecting must not close it on any of them.
         for _ in 0..1_500 {
             world.step(5);
             for worker in 0..6 {
@@ -122,14 +123,14 @@ fn while_the_authority_is_away_each_goes_on_by_itself_and_then_they_agree_withou
 }
 
 #[test]
-fn whose_call_was_refused_just_before_the_breaker_may_be_probed_is_elected_before_the_next_one_comes() {
+fn an_instance_refused_just_before_the_breaker_may_be_probed_is_elected_without_a_further_call() {
     for_seeds(10, |seed| {
         let mut world = World::new(2, 1, seed);
         (0..2).for_each(|worker| assert!(world.ask(worker)));
         world.steps(1_500, u64::MAX);
         world.fail_at(0);
         let began = world.now_ms;
-        // Open for half a second, or up to a fifth less.
+        // Open for half a second, less up to a fifth of jitter.
         world.steps(390, u64::MAX);
         assert!(!world.ask(0));
         while world.workers[0].upstreams.breakers().get(0).unwrap().shared().elected().is_none() {
@@ -142,7 +143,7 @@ fn whose_call_was_refused_just_before_the_breaker_may_be_probed_is_elected_befor
 }
 
 #[test]
-fn who_has_probed_alone_goes_on_when_the_authority_is_back_and_has_it_closed() {
+fn an_instance_that_probed_alone_continues_when_the_authority_returns() {
     for_seeds(10, |seed| {
         let mut world = World::new(1, 1, seed);
         world.fail_at(0);
@@ -156,7 +157,7 @@ fn who_has_probed_alone_goes_on_when_the_authority_is_back_and_has_it_closed() {
         }
         world.steps(50, u64::MAX);
         assert_eq!((world.state(0), world.own), (State::HalfOpen, 1));
-        // It is heard again before another call comes.
+        // The authority is reachable again before the next call.
         world.hosts[0].cut_off = false;
         world.steps(1_500, u64::MAX);
         world.until(State::Closed, 5_000, 5);
@@ -165,9 +166,9 @@ fn who_has_probed_alone_goes_on_when_the_authority_is_back_and_has_it_closed() {
 }
 
 #[test]
-fn one_that_is_elected_and_dies_or_has_no_more_calls_is_followed_by_another() {
+fn an_elected_instance_without_further_calls_is_replaced() {
     for_seeds(10, |seed| {
-        // Its call has it elected, and then none comes.
+        // Its call gets it elected, then no further call comes.
         let mut world = first_of_two_elected(seed);
         let began = world.now_ms;
         while !world.ask(1) {
@@ -180,10 +181,10 @@ fn one_that_is_elected_and_dies_or_has_no_more_calls_is_followed_by_another() {
 }
 
 #[test]
-fn one_that_is_elected_and_cut_off_sends_no_probe_when_another_may_be_elected() {
+fn an_elected_instance_that_is_cut_off_stops_probing_before_another_is_elected() {
     for_seeds(10, |seed| {
         let mut world = first_of_two_elected(seed);
-        // Its one probe tells what it has to, and it does not hear any more.
+        // Its one probe reports, then the instance is cut off.
         assert!(world.ask(0));
         world.hosts[0].cut_off = true;
         while !world.ask(1) {
@@ -194,7 +195,7 @@ fn one_that_is_elected_and_cut_off_sends_no_probe_when_another_may_be_elected() 
     });
 }
 
-/// Two instances whose breaker was open, and the first of them is elected to probe.
+/// Two instances whose breaker was open; the first is elected to probe.
 fn first_of_two_elected(seed: u64) -> World {
     let mut world = World::new(2, 1, seed);
     (0..2).for_each(|worker| assert!(world.ask(worker)));

@@ -1,4 +1,4 @@
-//! Requests that cost more than one permit, or less: by the policy, by a header of theirs, or by one of their answer's.
+//! Requests that cost more or less than one permit, set by the policy, by a request header or by a response header.
 
 use super::Bench;
 use crate::harness::{Answer, Request, ms};
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tidegate::decision::Cause;
 use tidegate::store::memory::MemoryStore;
 
-/// Twenty permits an hour, at this cost, with these further fields.
+/// A limit of twenty permits per hour with this cost and further fields.
 fn costing(algorithm: &str, cost: &str, more: &str) -> String {
     format!(
         r#"{{ "version": 1, "client": {{ "trusted_headers": ["x-cost"] }},
@@ -41,7 +41,7 @@ fn a_request_costs_what_the_policy_says() {
 }
 
 #[test]
-fn a_request_costs_what_its_header_says_and_never_nothing() {
+fn a_request_costs_what_its_header_says_and_at_least_one() {
     let mut bench = bench("fixed-window", BY_REQUEST, "");
     for (value, left) in [("5", 15), ("seven", 13), ("0", 12), ("-5", 10), (" 8 ", 2)] {
         assert_eq!(bench.send(&request().with("x-cost", value), 0), Ok(()), "{value}");
@@ -53,7 +53,7 @@ fn a_request_costs_what_its_header_says_and_never_nothing() {
 }
 
 #[test]
-fn what_costs_more_than_the_whole_quota_is_refused_and_told_no_time() {
+fn a_cost_above_the_whole_quota_is_refused_without_retry_after() {
     for algorithm in ALGORITHMS {
         let mut bench = bench(algorithm, BY_REQUEST, "");
         for (value, told) in [("21", false), ("4000000000", false), ("20", true)] {
@@ -79,9 +79,10 @@ fn what_costs_more_than_the_whole_quota_is_refused_and_told_no_time() {
 #[test]
 fn an_answer_may_cost_more_than_is_left_and_the_debt_is_bounded() {
     for (algorithm, waits_ms) in [
-        // All 95 count until their window ends; then they fade, and weigh 19 when a fifth of the next is left.
+        // All 95 count until their window ends; then they fade, and count as 19 when a fifth of the next window is
+        // left.
         ("sliding-window", 3_600_000 + 2_880_000),
-        // Empty at most: one permit is back after a twentieth of the hour.
+        // An empty bucket is the lower bound: one permit is back after a twentieth of the hour.
         ("token-bucket", 180_000),
         ("fixed-window", 3_600_000),
     ] {
@@ -96,7 +97,7 @@ fn an_answer_may_cost_more_than_is_left_and_the_debt_is_bounded() {
 }
 
 #[test]
-fn an_answer_that_says_nothing_costs_the_default_and_so_does_none() {
+fn a_response_without_a_cost_and_a_missing_response_cost_the_default() {
     let mut bench = bench("fixed-window", BY_ANSWER, "");
     for (answer, left) in [
         (Answer::of(200), 18),
@@ -127,13 +128,13 @@ fn only_certain_answers_are_charged_what_they_cost() {
             assert_eq!(bench.left(&request, 0, 0), left, "{answer:?}");
         }
     }
-    // What it would cost is known before: there is no room for it.
+    // The cost is known before the request, and there is no room for it.
     assert!(fixed.answer(&request, 500) && fixed.answer(&request, 500));
     assert!(!fixed.answer(&request, 200));
 }
 
 #[test]
-fn a_free_request_passes_and_takes_no_place_in_the_table() {
+fn a_free_request_passes_and_takes_no_slot_in_the_table() {
     let cost = r#"{ "request_header": "x-cost", "default": 0, "min": 0 }"#;
     let mut bench = bench("fixed-window", cost, "");
     for _ in 0..100 {
@@ -146,7 +147,7 @@ fn a_free_request_passes_and_takes_no_place_in_the_table() {
 }
 
 proptest! {
-    /// The naive model adds up what was admitted, and what was answered.
+    /// The naive model adds up what was admitted and what the responses cost.
     #[test]
     fn costs_add_up_as_in_the_naive_model(
         by_answer in any::<bool>(),

@@ -1,5 +1,5 @@
-//! Requests that wait: their turns are exact over several instances, all or none are charged, and what is not used is
-//! given back.
+//! Requests that wait: their turns are exact over several instances, each is charged to all limits or none, and unused
+//! charges are refunded.
 
 use crate::harness::{Answer, Request, engine, ms};
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ use tidegate::policy::TierIndex;
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::{Permits, Span};
 
-/// Instances that share a store, each with a room of its own.
+/// Instances that share a store, each with its own waiting room.
 struct Site {
     engine: Engine,
     store: MemoryStore,
@@ -28,13 +28,13 @@ struct Instance {
     plan: Plan,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Sent {
     Passed,
-    /// It waits at this limit.
+    /// It waits at the limit with this number.
     Waits(u32),
-    /// So many seconds to come back in.
+    /// Refused; it may be repeated after this many seconds, if any.
     Refused(Option<u64>),
 }
 
@@ -59,7 +59,7 @@ impl Site {
         self.engine.decide(plan, &mut self.store, local, &mut Leases::new(), counters, ms(now))
     }
 
-    /// Sends a request to an instance, as the one of this number.
+    /// Sends request `id` to the instance at `at`.
     fn send(&mut self, at: usize, id: u32, request: &Request, now: u64) -> Sent {
         let decision = self.decide(at, request, now);
         let Instance { room, local, counters, plan } = &mut self.instances[at];
@@ -79,7 +79,7 @@ impl Site {
         self.engine.leave(limit, id, room, &mut books, ms(now));
     }
 
-    /// Who waits no more: the number, whether it passes, and what its client is told.
+    /// The requests that leave the room: each with its number, whether it passes, and its `RateLimit` field.
     fn due(&mut self, at: usize, now: u64) -> Vec<(u32, bool, String)> {
         let Instance { room, local, counters, plan } = &mut self.instances[at];
         let mut left = Vec::new();
@@ -112,7 +112,7 @@ impl Site {
     }
 }
 
-/// A limit that lets one request go in every 100 ms, after a burst of two; these further fields, and further limits.
+/// A limit of one request per 100 ms after a burst of two, with further fields and further limits.
 fn paced(more: &str, limits: &str) -> String {
     format!(
         r#"{{ "version": 1, "tiers": ["plain", "gold", "bulk"], "priorities": {{ "gold": "high", "bulk": "low" }},
@@ -126,13 +126,13 @@ fn client() -> Request {
 }
 
 #[test]
-fn turns_come_one_interval_apart_whichever_instance_they_are_waited_for_at() {
+fn turns_are_one_interval_apart_over_all_instances() {
     let mut site = Site::new(&paced(r#", "max_delay": "1s""#, ""), 3);
     for id in 0..20 {
         let expected = match id {
             0 | 1 => Sent::Passed,
             2..12 => Sent::Waits(0),
-            // The next turn that may be waited for is promised in a tenth of a second.
+            // In a tenth of a second the next turn is within the maximum delay.
             _ => Sent::Refused(Some(1)),
         };
         assert_eq!(site.send(id as usize % 3, id, &client(), 0), expected, "{id}");
@@ -141,7 +141,7 @@ fn turns_come_one_interval_apart_whichever_instance_they_are_waited_for_at() {
         let due: Vec<_> = (0..3).flat_map(|at| site.due(at, now)).collect();
         match now {
             100.. if now % 100 == 0 => {
-                // Eleven tenths of a second are owed at first, of which the time has passed; two tenths are the burst.
+                // At first 1.1 s of the bucket are owed, less the elapsed time; the burst accounts for two tenths.
                 let turn = u32::try_from(now / 100).unwrap() + 1;
                 let reset = (1_200 - now).div_ceil(1_000);
                 assert_eq!(due, [(turn, true, format!(r#""paced";r=0;t={reset}"#))], "at {now}");
@@ -154,13 +154,13 @@ fn turns_come_one_interval_apart_whichever_instance_they_are_waited_for_at() {
 }
 
 #[test]
-fn who_waits_for_one_limit_is_charged_to_all_or_none() {
+fn a_waiting_request_is_charged_to_all_limits_or_none() {
     let other = r#", { "name": "other", "algorithm": "fixed-window", "quota": { "permits": 3, "window": "1h" } }"#;
     let mut site = Site::new(&paced(r#", "max_delay": "1s""#, other), 1);
     let sent: Vec<_> = (0..4).map(|id| site.send(0, id, &client(), 0)).collect();
     assert_eq!(sent[..3], [Sent::Passed, Sent::Passed, Sent::Waits(0)]);
     assert!(matches!(sent[3], Sent::Refused(Some(3_600))), "{sent:?}");
-    // Gone: its place at the other limit is free again, and so is the turn.
+    // It leaves: both its place at the other limit and its turn are free again.
     site.leave(0, 0, 2, 10);
     assert_eq!(site.send(0, 4, &client(), 10), Sent::Waits(0));
     assert_eq!(site.due(0, 99), []);
@@ -170,7 +170,7 @@ fn who_waits_for_one_limit_is_charged_to_all_or_none() {
 }
 
 #[test]
-fn who_has_waited_is_charged_by_his_answer_where_a_limit_counts_answers() {
+fn a_request_that_has_waited_is_charged_by_its_response() {
     let other = r#", { "name": "login", "algorithm": "fixed-window", "quota": { "permits": 1, "window": "1h" },
         "only_on": ["401"] }"#;
     let mut site = Site::new(&paced(r#", "max_delay": "1s""#, other), 1);
@@ -186,15 +186,15 @@ fn who_has_waited_is_charged_by_his_answer_where_a_limit_counts_answers() {
 }
 
 #[test]
-fn whoever_leaves_leaves_the_last_turn_behind_and_others_get_it_only_if_nobody_else_was_promised_a_later_one() {
+fn a_leaving_request_frees_the_last_turn_unless_another_instance_has_a_later_one() {
     let mut site = Site::new(&paced(r#", "max_delay": "1s""#, ""), 2);
     for id in 0..5 {
         site.send(0, id, &client(), 0);
     }
-    // 2, 3 and 4 wait for 100, 200 and 300. The middle one goes, and 5 takes up the third turn.
+    // Requests 2, 3 and 4 wait for 100, 200 and 300 ms. Request 3 leaves, and 5 takes the turn at 300.
     site.leave(0, 0, 3, 0);
     assert_eq!(site.send(1, 5, &client(), 0), Sent::Waits(0));
-    // 4 has moved up to 200. It goes too, but 300 is promised elsewhere: 200 is lost.
+    // Request 4 has moved up to 200. It leaves too, but 300 belongs to another instance: the turn at 200 is lost.
     site.leave(0, 0, 4, 0);
     assert_eq!(site.total(Total::RefundsLost), 1);
     assert_eq!(site.send(0, 6, &client(), 0), Sent::Waits(0));
@@ -206,7 +206,7 @@ fn whoever_leaves_leaves_the_last_turn_behind_and_others_get_it_only_if_nobody_e
 }
 
 #[test]
-fn the_important_take_the_turns_of_others_without_a_charge_of_their_own() {
+fn an_important_request_takes_over_a_turn_without_a_further_charge() {
     let other = r#", { "name": "other", "algorithm": "fixed-window", "quota": { "permits": 5, "window": "1h" } }"#;
     let mut site = Site::new(&paced(r#", "max_delay": "200ms""#, other), 1);
     let (bulk, gold) = (client().with("x-plan", "bulk"), client().with("x-plan", "gold"));
@@ -215,7 +215,7 @@ fn the_important_take_the_turns_of_others_without_a_charge_of_their_own() {
     }
     assert_eq!(site.send(0, 4, &bulk, 0), Sent::Refused(Some(1)));
     assert_eq!(site.send(0, 5, &gold, 0), Sent::Waits(0));
-    // At the other limit four are charged as before: the one for the fifth, and that of the displaced taken back.
+    // The other limit still has four charges: the fifth request was charged, and the displaced one refunded.
     let due = site.due(0, 0);
     assert_eq!(due.len(), 1);
     assert_eq!((due[0].0, due[0].1), (3, false));
@@ -226,27 +226,27 @@ fn the_important_take_the_turns_of_others_without_a_charge_of_their_own() {
 }
 
 #[test]
-fn who_could_take_over_a_turn_and_is_refused_elsewhere_is_told_when_he_would_have_one_of_his_own() {
+fn a_request_that_could_take_over_a_turn_but_is_refused_elsewhere_learns_when_it_has_its_own() {
     let other =
         r#", { "name": "all", "algorithm": "token-bucket", "quota": { "permits": 20, "window": "1s", "burst": 3 } }"#;
     let mut site = Site::new(&paced(r#", "max_delay": "100ms""#, other), 1);
     let (bulk, gold) = (client().with("x-plan", "bulk"), client().with("x-plan", "gold"));
     let sent = [0, 1, 2].map(|id| site.send(0, id, &bulk, 0));
     assert_eq!(sent, [Sent::Passed, Sent::Passed, Sent::Waits(0)]);
-    // `all` has a permit after 50 ms. By then the turn that comes at 100 ms would still be the last.
+    // `all` has a permit after 50 ms. At that time the last turn is still the one at 100 ms.
     let told = site.decide(0, &gold, 0).refusal.and_then(|refusal| refusal.retry_after);
     assert_eq!(told, Some(Span::from_millis(100)));
     assert_eq!(site.send(0, 3, &gold, 50), Sent::Waits(0));
 }
 
 #[test]
-fn who_is_overtaken_too_often_is_refused_and_his_turn_given_back() {
+fn a_request_overtaken_too_often_is_refused_and_its_turn_refunded() {
     let mut site = Site::new(&paced(r#", "max_delay": "300ms""#, ""), 1);
     let (bulk, gold) = (client().with("x-plan", "bulk"), client().with("x-plan", "gold"));
     for id in 0..3 {
         site.send(0, id, &bulk, 0);
     }
-    // The one that waits for 100 is overtaken again and again.
+    // The request that waits for 100 ms is overtaken three times.
     let mut order = Vec::new();
     for now in (0..=400).step_by(50) {
         order.extend(site.due(0, now).into_iter().map(|(id, released, _)| (now, id, released)));
@@ -256,7 +256,7 @@ fn who_is_overtaken_too_often_is_refused_and_his_turn_given_back() {
     }
     assert_eq!(order, [(100, 3, true), (200, 4, true), (300, 5, true), (300, 2, false)]);
     assert_eq!((site.total(Total::Overdue), site.total(Total::RefundsLost)), (1, 0));
-    // At 500 the bucket would have one permit and not yet two, had the turn at 400 been used.
+    // If the turn at 400 had been used, the bucket would have only one permit at 500.
     assert_eq!([site.send(0, 6, &bulk, 500), site.send(0, 7, &bulk, 500)], [Sent::Passed, Sent::Passed]);
 }
 
@@ -267,7 +267,7 @@ fn a_full_room_refuses_before_anything_is_charged() {
         site.send(0, id, &client(), 0);
     }
     for id in 4..9 {
-        // To come when it would pass without waiting.
+        // The wait after which it would pass without a delay.
         assert_eq!(site.send(0, id, &client(), 0), Sent::Refused(Some(1)));
     }
     assert_eq!(site.total(Total::RoomFull), 5);
@@ -276,13 +276,13 @@ fn a_full_room_refuses_before_anything_is_charged() {
 }
 
 #[test]
-fn what_is_refused_for_want_of_room_brings_no_ban_and_what_is_refused_for_being_too_much_does() {
+fn refusals_by_a_full_room_do_not_ban_and_refusals_by_the_limit_do() {
     let more = r#", "max_delay": "500ms", "max_waiting": 2, "ban": { "after": 3, "within": "1m", "for": "1m" }"#;
     let mut site = Site::new(&paced(more, ""), 2);
     for id in 0..20 {
         site.send(0, id, &client(), 0);
     }
-    // There is room elsewhere, and three turns are left.
+    // The other instance's room has places, and the delay allows three more turns.
     for id in 20..23 {
         assert_eq!(site.send(1, id, &client(), 0), if id < 22 { Sent::Waits(0) } else { Sent::Refused(Some(1)) });
     }
@@ -304,7 +304,7 @@ fn under_a_policy_that_observes_nobody_waits() {
 }
 
 #[test]
-fn a_client_near_to_its_limit_waits_step_by_step_under_every_algorithm() {
+fn a_client_near_its_limit_is_slowed_down_in_steps_under_every_algorithm() {
     for algorithm in ["sliding-window", "fixed-window", "token-bucket"] {
         let policy = |mode: &str| {
             format!(
@@ -326,7 +326,7 @@ fn a_client_near_to_its_limit_waits_step_by_step_under_every_algorithm() {
 }
 
 #[test]
-fn who_is_slowed_down_and_goes_away_is_not_charged() {
+fn a_slowed_down_request_that_leaves_is_not_charged() {
     let policy = r#"{ "version": 1, "limits": [{ "name": "api", "algorithm": "fixed-window",
         "quota": { "permits": 3, "window": "1h" }, "max_waiting": 2,
         "slow_down": { "slow_after": 1, "step": "100ms", "max_delay": "1s" } }] }"#;
@@ -372,8 +372,8 @@ proptest! {
         }
     }
 
-    /// However requests come and go, at whichever instance: those that pass conform to the bucket, as a naive one counts
-    /// them that is told of nobody who waits.
+    /// The requests that pass, in any order and at any instance, conform to the bucket. The naive bucket counts only
+    /// those, and knows nothing of waiting requests.
     #[test]
     fn what_passes_never_exceeds_the_bucket(
         steps in prop::collection::vec((0_u64..60, 0_usize..3, 0_u32..3, any::<bool>()), 1..150),
@@ -402,7 +402,7 @@ proptest! {
                 Sent::Refused(_) => {}
             }
         }
-        // Two at once, and then one in each 100 ms.
+        // Two at once, then one per 100 ms.
         for (place, later) in passed.iter().enumerate() {
             for (other, earlier) in passed.iter().enumerate().take(place) {
                 let count = (place - other + 1) as u64;

@@ -1,4 +1,4 @@
-//! Leases: alone an instance decides as without them, and several together never admit more than the quota.
+//! Leases: a single instance decides as it would without them, and several together never admit more than the quota.
 
 use super::Bench;
 use crate::harness::{Request, engine, ms};
@@ -13,7 +13,7 @@ use tidegate::store::{Store, StoreError};
 use tidegate::table::Page;
 use tidegate::units::{Permits, Span, Timestamp};
 
-/// A store that counts how often it is asked, and that others may change between a reading and a publishing.
+/// A store that counts its reads, and that others may change between a read and a publication.
 struct Counted {
     pages: MemoryStore,
     reads: u32,
@@ -40,10 +40,10 @@ impl Store for Counted {
     }
 }
 
-/// The wait of a refused request, and how its client stands with each quota.
-type Told = (Option<Option<Span>>, Vec<Option<(Permits, Span)>>);
+/// The wait of a refused request, and its client's standing with each quota.
+type WaitAndStandings = (Option<Option<Span>>, Vec<Option<(Permits, Span)>>);
 
-/// One instance beside others that share its store.
+/// One of several instances that share a store.
 struct Instance {
     plan: Plan,
     local: MemoryStore,
@@ -56,7 +56,13 @@ impl Instance {
         Self { plan: Plan::new(), local: MemoryStore::new(10), leases: Leases::new(), counters: Counters::new(3, 2) }
     }
 
-    fn send<S: Store>(&mut self, engine: &Engine, store: &mut S, request: &Request, now: Timestamp) -> Told {
+    fn send<S: Store>(
+        &mut self,
+        engine: &Engine,
+        store: &mut S,
+        request: &Request,
+        now: Timestamp,
+    ) -> WaitAndStandings {
         engine.plan(request, &mut self.plan);
         let decision = engine.decide(&mut self.plan, store, &mut self.local, &mut self.leases, &mut self.counters, now);
         let told = self.plan.charges().iter().map(|charge| {
@@ -82,7 +88,7 @@ fn request() -> Request {
 }
 
 #[test]
-fn a_busy_client_is_counted_with_few_questions_to_the_store_and_refused_with_fewer() {
+fn a_busy_client_needs_few_reads_of_the_store_and_a_refused_one_fewer() {
     for (algorithm, most) in [("sliding-window", 400), ("fixed-window", 400), ("token-bucket", 10_100)] {
         let mut bench =
             Bench::new(&limited(algorithm, 10_000, "1d"), Counted { pages: MemoryStore::new(1_000), reads: 0 });
@@ -99,7 +105,7 @@ fn a_busy_client_is_counted_with_few_questions_to_the_store_and_refused_with_few
 }
 
 #[test]
-fn a_quiet_client_leaves_nothing_in_an_instance() {
+fn a_quiet_client_gets_no_lease() {
     let mut bench = Bench::new(&limited("sliding-window", 10_000, "1d"), MemoryStore::new(1_000));
     for at in 0..100 {
         assert_eq!(bench.send(&request(), at * 50), Ok(()));
@@ -108,7 +114,7 @@ fn a_quiet_client_leaves_nothing_in_an_instance() {
 }
 
 #[test]
-fn a_lease_that_nobody_uses_is_given_back() {
+fn an_unused_lease_is_returned() {
     let mut bench = Bench::new(&limited("sliding-window", 10_000, "1d"), MemoryStore::new(1_000));
     for _ in 0..5 {
         assert_eq!(bench.send(&request(), 0), Ok(()));
@@ -121,7 +127,7 @@ fn a_lease_that_nobody_uses_is_given_back() {
     assert_eq!(tick(199, LEASE_IDLE), (true, 0));
     assert_eq!(tick(200, LEASE_IDLE), (false, 0));
     assert_eq!(bench.left(&request(), 0, 200), 10_000 - 5);
-    // In use all the time, it ends by its age.
+    // A lease in constant use ends when it reaches its maximum age.
     for at in (300..1_250).step_by(10) {
         assert_eq!(bench.send(&request().with("x-cost", if at < 350 { "1" } else { "0" }), at), Ok(()));
     }
@@ -153,7 +159,7 @@ fn a_request_that_leases_admit_is_counted_once_for_each_limit_whatever_its_quota
 }
 
 #[test]
-fn what_another_limit_refuses_is_not_taken_from_a_lease() {
+fn a_request_refused_by_another_limit_is_not_taken_from_a_lease() {
     let policy = r#"{ "version": 1, "limits": [
         { "name": "wide", "key": ["address"], "quota": { "permits": 10000, "window": "1d" } },
         { "name": "narrow", "key": ["address"], "quota": { "permits": 50, "window": "1d" } } ] }"#;
@@ -165,7 +171,7 @@ fn what_another_limit_refuses_is_not_taken_from_a_lease() {
 }
 
 #[test]
-fn a_limit_that_punishes_sees_every_request() {
+fn a_limit_with_penalties_or_bans_uses_no_leases() {
     for punishment in
         [r#""penalty": { "cost": 1, "max": 5 }"#, r#""ban": { "after": 20, "within": "1m", "for": "5m" }"#]
     {
@@ -183,7 +189,7 @@ fn a_limit_that_punishes_sees_every_request() {
 }
 
 #[test]
-fn permits_held_by_one_instance_are_missing_elsewhere_for_a_moment_and_at_most_a_sixteenth() {
+fn an_instance_holds_back_at_most_a_sixteenth_for_a_moment() {
     let engine = engine(&limited("fixed-window", 1_600, "1d"));
     let mut store = MemoryStore::new(1_000);
     let (mut one, mut other) = (Instance::new(), Instance::new());
@@ -204,14 +210,14 @@ fn permits_held_by_one_instance_are_missing_elsewhere_for_a_moment_and_at_most_a
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// This instance gets a request of this cost from this client, with or without the plan that has more.
+    /// The instance gets a request of this cost from this client, in the larger plan or not.
     Send(usize, u32, u8, bool),
     /// Time passes, in microseconds.
     Pass(u64),
-    /// The clock steps back, in microseconds, seen by everybody.
+    /// The clock of all instances steps back, in microseconds.
     Back(u64),
     Tick(usize),
-    /// The instance is gone, with all that it holds.
+    /// The instance dies with all that it holds.
     Die(usize),
 }
 
@@ -227,7 +233,7 @@ fn step(back: u32, die: u32) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Two quotas, of which the premium plan has more.
+/// A limit of two quotas, both larger in the premium plan.
 fn plans(algorithm: &str, permits: u32) -> String {
     let quotas = |permits: u32| {
         format!(r#"[{{ "permits": {permits}, "window": "500ms" }}, {{ "permits": {}, "window": "2s" }}]"#, permits * 3)
@@ -252,9 +258,9 @@ const ALGORITHMS: [&str; 3] = ["sliding-window", "fixed-window", "token-bucket"]
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Beside an instance whose memory is thrown away after each request.
+    /// Compared with an instance whose memory is discarded after each request.
     #[test]
-    fn alone_an_instance_decides_and_tells_exactly_as_without_leases(
+    fn a_single_instance_decides_exactly_as_without_leases(
         algorithm in prop::sample::select(&ALGORITHMS),
         permits in 30_u32..400,
         steps in prop::collection::vec(step(1, 0), 1..800),
@@ -284,8 +290,9 @@ proptest! {
         }
     }
 
-    /// What is admitted by all goes, at its time, to the naive model: the same rule without leases, which must have room
-    /// for it. Clients keep their tiers: one whose plan gets smaller may use what it has drawn by the larger.
+    /// Every admitted request also goes, at its time, to the naive model: the same limit without leases, which must
+    /// admit it. Clients keep their tiers, because a client that changes to a smaller plan may still use what it has
+    /// drawn in the larger one.
     #[test]
     fn several_instances_never_admit_more_than_the_rule(
         algorithm in prop::sample::select(&ALGORITHMS),
@@ -324,7 +331,7 @@ proptest! {
                 }
             }
         }
-        // What is given back leaves the store with exactly what was admitted.
+        // After all leases are returned, the store holds exactly what was admitted.
         for instance in &mut instances {
             instance.tick(&engine, &mut store, Span::ZERO, now);
         }

@@ -1,6 +1,6 @@
-//! Limits of several quotas: all or none, each counted on its own, and each request once.
+//! Limits of several quotas: a request is charged to all or none, each quota counts by itself, and the request once.
 
-use super::{Bench, Unruly};
+use super::{Bench, FaultyStore};
 use crate::harness::{Answer, Request};
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use tidegate::policy::TierIndex;
 use tidegate::store::memory::MemoryStore;
 use tidegate::store::{Store, StoreError};
 
-/// A limit of these quotas, permits and seconds, with these further fields.
+/// A limit of these quotas, in permits and seconds, with further fields.
 fn limited(algorithm: &str, quotas: &[(u32, u64)], more: &str) -> String {
     let mut list = String::new();
     for (permits, secs) in quotas {
@@ -45,7 +45,7 @@ fn a_request_is_charged_to_all_quotas_or_to_none() {
             assert_eq!(bench.send(&request(), 0), refused());
         }
         assert_eq!((bench.left(&request(), 0, 0), bench.left(&request(), 1, 0)), (0, 1), "{algorithm}");
-        // Twenty seconds on, the short window is over and the long one has one left.
+        // After twenty seconds the short window is over, and the long one has one permit left.
         assert_eq!(bench.send(&request(), 20_000), Ok(()));
         assert_eq!(bench.send(&request(), 20_000), refused());
         assert_eq!((bench.left(&request(), 0, 20_000), bench.left(&request(), 1, 20_000)), (1, 0), "{algorithm}");
@@ -77,7 +77,7 @@ fn a_tier_may_have_one_quota_where_others_have_several_and_keeps_the_first_ones_
 }
 
 #[test]
-fn what_awaits_its_answer_is_charged_to_all_quotas() {
+fn a_charge_by_response_goes_to_all_quotas() {
     let cost = r#", "cost": { "response_header": "x-cost" }, "only_on": ["2xx"]"#;
     let mut bench = Bench::new(&limited("fixed-window", &[(10, 10), (20, 3_600)], cost), MemoryStore::new(1_000));
     assert!(bench.answer_with(&request(), &Answer::of(500).with("x-cost", "4")));
@@ -87,12 +87,12 @@ fn what_awaits_its_answer_is_charged_to_all_quotas() {
 }
 
 #[test]
-fn one_quota_charged_before_another_is_lost_to_somebody_else_is_taken_back() {
+fn a_charge_to_one_quota_is_refunded_if_another_worker_takes_the_last_of_the_next() {
     for (more, last) in [("", refused()), (r#", "on_exceed": "observe""#, Ok(()))] {
         let policy = limited("fixed-window", &[(9, 10), (3, 3_600)], more);
-        let mut bench = Bench::new(&policy, Unruly::new(vec![]));
+        let mut bench = Bench::new(&policy, FaultyStore::new(vec![]));
         assert_eq!([bench.send(&request(), 0), bench.send(&request(), 0)], [Ok(()), Ok(())]);
-        // The first quota is published, and the second one's last permit goes to another instance meanwhile.
+        // The first quota is published. Meanwhile the last permit of the second goes to another instance.
         bench.store.publish = vec![Ok(()), Err(StoreError::Conflict)];
         bench.store.meanwhile = Some(Box::new({
             let policy = policy.clone();
@@ -112,9 +112,9 @@ fn one_quota_charged_before_another_is_lost_to_somebody_else_is_taken_back() {
 struct Case {
     quotas: Vec<(u32, u64)>,
     observes: bool,
-    /// Milliseconds since the last one, and a cost.
+    /// Milliseconds since the previous request, and a cost.
     requests: Vec<(u64, u32)>,
-    /// Whether each publishing goes through.
+    /// Whether each publication succeeds.
     published: Vec<bool>,
 }
 
@@ -124,7 +124,7 @@ prop_compose! {
         permits in prop::collection::vec(3_u32..12, 4),
         observes in any::<bool>(),
         requests in prop::collection::vec((0_u64..900, 1_u32..4), 1..40),
-        // So few conflicts in a row that no request runs out of rounds.
+        // So few conflicts that no request runs out of rounds.
         published in prop::collection::vec(prop::bool::weighted(0.6), 0..31),
     ) -> Case {
         Case { quotas: permits.into_iter().zip(windows).collect(), observes, requests, published }
@@ -141,12 +141,12 @@ proptest! {
         }
         let script = case.published.iter().map(|good| if *good { Ok(()) } else { Err(StoreError::Conflict) });
         let policy = limited("fixed-window", &case.quotas, &more);
-        let mut bench = Bench::new(&policy, Unruly::new(script.collect()));
+        let mut bench = Bench::new(&policy, FaultyStore::new(script.collect()));
         let (mut now, mut admitted) = (0, Vec::<(u64, u32)>::new());
         let (mut good, mut over) = (0, 0);
         for (step, cost) in case.requests {
             now += step;
-            // The suite's noon is a whole minute, and so a boundary of every window here.
+            // The suite's noon is a whole minute, and therefore a boundary of every window here.
             let used = |secs: u64| -> u32 {
                 admitted.iter().filter(|(at, _)| at / (secs * 1_000) == now / (secs * 1_000)).map(|(_, cost)| cost).sum()
             };

@@ -1,6 +1,6 @@
-//! What refusals bring: penalties that lock nobody out, and bans that nothing lifts and nothing prolongs.
+//! The effects of refusals: penalties that lock no client out, and bans that are neither lifted early nor prolonged.
 
-use super::{Bench, Unruly};
+use super::{Bench, FaultyStore};
 use crate::harness::{Request, engine, ms};
 use proptest::prelude::*;
 use tidegate::decision::{Cause, Decision};
@@ -11,7 +11,7 @@ use tidegate::store::memory::MemoryStore;
 use tidegate::store::{Store, StoreError};
 use tidegate::units::{Span, Timestamp};
 
-/// A limit named `api` of these fields.
+/// A policy of one limit named `api` with these fields.
 fn policy(fields: &str) -> String {
     format!(r#"{{ "version": 1, "limits": [{{ "name": "api", "key": ["address"], {fields} }}] }}"#)
 }
@@ -33,7 +33,7 @@ impl<S: Store> Bench<S> {
         self.engine.decide(&mut self.plan, &mut self.store, &mut self.local, &mut self.leases, &mut self.counters, now)
     }
 
-    /// The cause of the refusal and how long it makes the client wait, in seconds.
+    /// The cause of the refusal and its wait, in seconds.
     fn refusal(&mut self, request: &Request, at_ms: u64) -> Option<(Cause, u64)> {
         let refusal = self.decide(request, ms(at_ms)).refusal?;
         Some((refusal.cause, refusal.retry_after.map_or(u64::MAX, Span::as_secs_ceil)))
@@ -47,18 +47,18 @@ impl<S: Store> Bench<S> {
 }
 
 #[test]
-fn a_client_that_is_refused_too_often_is_banned_for_a_time_that_nothing_prolongs() {
+fn a_client_refused_too_often_is_banned_and_nothing_prolongs_the_ban() {
     let mut bench = Bench::new(&banning(), MemoryStore::new(1_000));
     let (one, other) = (client(1), client(2));
     let minutes = |minutes: u64| minutes * 60_000;
     assert_eq!([bench.refusal(&one, 0), bench.refusal(&one, 0)], [None, None]);
     assert_eq!(bench.refusal(&one, 1_000), Some((Cause::Exceeded, 3_599)));
     assert_eq!(bench.refusal(&one, 2_000), Some((Cause::Exceeded, 3_598)));
-    // Waiting must suffice for the quota too, which has no room before the hour is over.
+    // The announced wait must suffice for the quota too, which has no room before the hour is over.
     assert_eq!(bench.refusal(&one, 3_000), Some((Cause::Banned, 3_597)));
     assert_eq!(bench.refusal(&one, minutes(10)), Some((Cause::Banned, 3_000)));
     assert_eq!(bench.refusal(&other, 3_000), None, "another client");
-    // The ban is over, and the client is judged as any other: two more refusals are no ban.
+    // After the ban the client starts from zero: two more refusals bring no ban.
     assert_eq!(bench.refusal(&one, minutes(11)), Some((Cause::Exceeded, 2_940)));
     assert_eq!(bench.refusal(&one, minutes(11)), Some((Cause::Exceeded, 2_940)));
     assert_eq!(bench.refusal(&one, minutes(60)), None);
@@ -66,11 +66,11 @@ fn a_client_that_is_refused_too_often_is_banned_for_a_time_that_nothing_prolongs
 }
 
 #[test]
-fn refusals_that_are_too_far_apart_are_no_ban() {
+fn refusals_too_far_apart_do_not_ban() {
     let mut bench = Bench::new(&banning(), MemoryStore::new(1_000));
     let one = client(1);
     for minute in 0..30 {
-        // Two in each run of a minute.
+        // Two in each 61 seconds.
         bench.refusal(&one, minute * 61_000);
         bench.refusal(&one, minute * 61_000 + 59_000);
     }
@@ -78,7 +78,7 @@ fn refusals_that_are_too_far_apart_are_no_ban() {
 }
 
 #[test]
-fn under_a_ban_nothing_is_charged_at_other_limits() {
+fn a_banned_request_is_charged_to_no_other_limit() {
     let policy = format!(
         r#"{{ "version": 1, "limits": [
         {{ "name": "wide", "key": ["address"], "algorithm": "fixed-window", "quota": {{ "permits": 100, "window": "1h" }} }},
@@ -89,7 +89,7 @@ fn under_a_ban_nothing_is_charged_at_other_limits() {
     let mut bench = Bench::new(&policy, MemoryStore::new(1_000));
     let one = client(1);
     assert_eq!(bench.refusal(&one, 0), None);
-    // `next` bans; that is all that happens from then on, though `api` would have room again.
+    // `next` bans. From then on nothing else happens, although `api` has room again.
     assert_eq!(bench.refusal(&one, 0).map(|(cause, _)| cause), Some(Cause::Banned));
     for second in 1..50 {
         assert_eq!(bench.refusal(&one, second * 1_000).map(|(cause, _)| cause), Some(Cause::Banned), "{second}");
@@ -114,7 +114,7 @@ fn a_banned_client_is_told_to_wait_until_every_quota_has_room() {
         (0, Some(10)),
         (10, None),
         (20, None),
-        // The hour's quota, as the ban begins and while it lasts.
+        // The hour's quota, when the ban begins and during it.
         (21, Some(3_579)),
         (22, Some(3_578)),
         (3_600, None),
@@ -128,7 +128,7 @@ fn a_banned_client_is_told_to_wait_until_every_quota_has_room() {
 }
 
 #[test]
-fn a_limit_that_observes_bans_nobody_and_counts_as_if_it_did() {
+fn a_limit_that_observes_only_counts_its_bans() {
     let mut watching =
         Bench::new(&policy(&[QUOTA, BAN, r#""on_exceed": "observe""#].join(",")), MemoryStore::new(1_000));
     let observing = banning().replacen("\"version\": 1", "\"version\": 1, \"mode\": \"observe\"", 1);
@@ -142,13 +142,13 @@ fn a_limit_that_observes_bans_nobody_and_counts_as_if_it_did() {
 }
 
 #[test]
-fn a_ban_that_begins_elsewhere_meanwhile_is_one_ban_and_a_conflict_is_decided_anew() {
-    let mut bench = Bench::new(&banning(), Unruly::new(vec![]));
+fn a_ban_that_another_worker_begins_first_is_counted_once() {
+    let mut bench = Bench::new(&banning(), FaultyStore::new(vec![]));
     let one = client(1);
     for _ in 0..4 {
         bench.refusal(&one, 0);
     }
-    // The third refusal, while another worker notes one of its own first.
+    // At the third refusal, another worker publishes one of its own first.
     bench.store.publish = vec![Err(StoreError::Conflict)];
     let elsewhere = one.clone();
     bench.store.meanwhile = Some(Box::new(move |shared| {
@@ -162,8 +162,8 @@ fn a_ban_that_begins_elsewhere_meanwhile_is_one_ban_and_a_conflict_is_decided_an
 }
 
 #[test]
-fn a_refusal_that_cannot_be_noted_is_refused_all_the_same_and_not_for_ever_tried() {
-    let mut bench = Bench::new(&banning(), Unruly::new(vec![]));
+fn a_refusal_that_cannot_be_recorded_still_refuses_with_bounded_retries() {
+    let mut bench = Bench::new(&banning(), FaultyStore::new(vec![]));
     let one = client(1);
     assert_eq!([bench.refusal(&one, 0), bench.refusal(&one, 0)], [None, None]);
     bench.store.publishes = 0;
@@ -172,7 +172,7 @@ fn a_refusal_that_cannot_be_noted_is_refused_all_the_same_and_not_for_ever_tried
         assert_eq!(bench.refusal(&one, 0).map(|(cause, _)| cause), Some(Cause::Exceeded));
     }
     assert!(bench.store.publishes <= 5 * 32, "{}", bench.store.publishes);
-    // A banned client costs no write at all.
+    // A banned client causes no writes.
     bench.store.publish.clear();
     for _ in 0..3 {
         bench.refusal(&one, 0);
@@ -186,7 +186,7 @@ fn a_refusal_that_cannot_be_noted_is_refused_all_the_same_and_not_for_ever_tried
 
 #[test]
 fn refusals_count_in_local_memory_when_the_store_fails() {
-    let mut bench = Bench::new(&banning(), Unruly::new(vec![]));
+    let mut bench = Bench::new(&banning(), FaultyStore::new(vec![]));
     bench.store.read = Err(StoreError::Unavailable);
     for _ in 0..5 {
         bench.refusal(&client(1), 0);
@@ -195,20 +195,20 @@ fn refusals_count_in_local_memory_when_the_store_fails() {
 }
 
 #[test]
-fn a_clock_that_steps_back_makes_no_ban_longer() {
+fn a_clock_that_steps_back_prolongs_no_ban() {
     let mut bench =
         Bench::new(&policy(&[r#""quota": { "permits": 1, "window": "1s" }"#, BAN].join(",")), MemoryStore::new(1_000));
     let (one, day) = (client(1), 86_400_000);
     for _ in 0..4 {
         bench.refusal(&one, 10 * day);
     }
-    // Nine days back: ten minutes from then on, and from the first request on.
+    // Nine days back: ten minutes from the first request on.
     assert_eq!(bench.refusal(&one, day), Some((Cause::Banned, 600)));
     assert_eq!(bench.refusal(&one, day + 599_000).map(|(cause, _)| cause), Some(Cause::Banned));
     assert_eq!(bench.refusal(&one, day + 600_000), None);
 }
 
-/// A table for 1,000 keys, into which 200,000 others come, once each: bans and counts of refusals stay.
+/// The table has room for 1,000 keys, and 200,000 new keys arrive once each: bans and refusal counts stay.
 #[test]
 fn a_flood_of_new_keys_lifts_no_ban() {
     let mut bench = Bench::new(&banning(), MemoryStore::new(1_000));
@@ -222,13 +222,13 @@ fn a_flood_of_new_keys_lifts_no_ban() {
         assert_eq!(bench.refusal(&client(1_000 + number), 1_000), None);
     }
     for one in &banned {
-        // Half had been banned, and the others had two refusals of three.
+        // Half had been banned; the others had two of the three refusals.
         assert_eq!(bench.refusal(one, 2_000).map(|(cause, _)| cause), Some(Cause::Banned));
     }
 }
 
-/// Clients that use up all of their quota are kept as long as the banned; even these lift no ban, unless they are banned
-/// themselves and fill whole pages.
+/// Clients that use up their quota stay in the table as long as banned ones. Not even these lift a ban, unless they are
+/// banned themselves and fill whole pages.
 #[test]
 fn a_flood_of_clients_that_use_up_their_quota_lifts_no_ban_either() {
     let mut bench =
@@ -255,33 +255,33 @@ fn a_penalty_makes_the_wait_longer_but_no_longer_than_its_bound() {
     for _ in 0..10 {
         assert_eq!(bench.refusal(&one, 0), None);
     }
-    // An empty bucket owes nothing more: a penalty takes away what has come back since.
+    // An empty bucket goes no lower: a penalty only takes what has come back since.
     assert_eq!(bench.refusal(&one, 9_000), Some((Cause::Exceeded, 10)));
     assert_eq!(bench.refusal(&one, 18_000), Some((Cause::Exceeded, 10)));
-    // Four of the five are charged, and two more would be above them.
+    // Four of at most five penalty permits are charged. Two more would exceed the bound.
     assert_eq!(bench.refusal(&one, 27_000), Some((Cause::Exceeded, 1)));
     assert_eq!(bench.refusal(&one, 28_000), None);
     assert_eq!((bench.total(Total::PenaltyPermits), bench.fates()), (4, [11, 3, 0, 0]));
 }
 
-/// A client that keeps trying, and the quota that it can count on in any case.
+/// A client that keeps trying, and the part of the quota that penalties cannot take.
 #[derive(Clone, Debug)]
 struct Case {
     algorithm: &'static str,
-    /// Permits, of which penalties may take so many.
+    /// Permits, and how many of them penalties may take.
     permits: u64,
     max: u64,
     cost: u64,
     charged: u64,
     mode: &'static str,
-    /// Nanoseconds since the last one.
+    /// Nanoseconds since the previous request.
     requests: Vec<u64>,
 }
 
 prop_compose! {
     fn case()(
         algorithm in prop::sample::select(vec!["sliding-window", "token-bucket"]),
-        // Numbers that divide the window, so that a bucket's intervals are not rounded.
+        // Numbers that divide the window, so that a bucket's intervals are exact.
         (permits, max) in prop::sample::select(vec![(2_u64, 1_u64), (10, 5), (10, 2), (12, 4), (20, 19), (100, 20)]),
         cost in 1_u64..3,
         charged in 1_u64..4,
@@ -298,7 +298,7 @@ prop_compose! {
 impl Case {
     fn policy(&self) -> String {
         let Self { algorithm, permits, max, cost, charged, mode, .. } = self;
-        // In strict mode half of what the policy says is in force.
+        // Strict mode halves what the policy says.
         let [permits, max] = [permits, max].map(|number| if *mode == "strict" { number * 2 } else { *number });
         format!(
             r#"{{ "version": 1, "mode": "{mode}", "strict": {{ "factor_percent": 50 }}, "limits": [{{ "name": "api",
@@ -311,9 +311,10 @@ impl Case {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(800))]
 
-    /// What would pass a quota of `permits - max` by what was admitted alone passes, however often the client was refused.
+    /// Whatever passes a quota of `permits - max`, given what was admitted, passes here too, after any number of
+    /// refusals.
     #[test]
-    fn penalties_leave_every_client_what_they_may_not_take(case in case()) {
+    fn penalties_never_take_more_than_their_bound(case in case()) {
         let mut bench = Bench::new(&case.policy(), MemoryStore::new(1_000));
         let mut left = Left { permits: case.permits - case.max, bucket: case.algorithm == "token-bucket", admitted: Vec::new() };
         let (one, mut now) = (client(1), 1_700_000_000 * SECOND);
@@ -328,9 +329,9 @@ proptest! {
         }
     }
 
-    /// Waiting as told suffices, with penalties and bans too, and a nanosecond less does not.
+    /// The announced wait suffices, with penalties and bans too; a nanosecond less does not.
     #[test]
-    fn waiting_as_told_suffices(case in case(), after in 1_u32..6, lasts in prop::sample::select(vec!["1s", "20s", "5m"])) {
+    fn the_announced_wait_suffices(case in case(), after in 1_u32..6, lasts in prop::sample::select(vec!["1s", "20s", "5m"])) {
         let ban = format!(r#""ban": {{ "after": {after}, "within": "30s", "for": "{lasts}" }}, "penalty""#);
         let policy = case.policy().replacen("\"penalty\"", &ban, 1);
         let mut bench = Bench::new(&policy, MemoryStore::new(1_000));
@@ -349,7 +350,7 @@ proptest! {
     }
 }
 
-/// A quota of 60 seconds, told from the list of all that was admitted, also beyond it.
+/// A quota of 60 seconds, computed from the list of all admitted requests, including those beyond this quota.
 struct Left {
     permits: u64,
     bucket: bool,
@@ -360,7 +361,7 @@ impl Left {
     fn passes(&self, cost: u64, now: u64) -> bool {
         let window = 60 * SECOND;
         if self.bucket {
-            // What is owed runs off evenly, and never below nothing.
+            // The debt decreases evenly, down to zero.
             let paid = |debt: u64, since: u64, until: u64| debt.saturating_sub((until - since) * self.permits);
             let (debt, last) = self
                 .admitted

@@ -1,4 +1,4 @@
-//! The lists of the allowed and the denied.
+//! The deny and allow lists.
 
 use serde_json::json;
 use tidegate::api_key::Digest;
@@ -34,7 +34,7 @@ async fn denied_clients_are_refused_and_allowed_ones_meet_no_limits() {
         (key("192.0.2.2", "trusted"), [200; 3]),
         (key("192.0.2.2", "stolen"), [403; 3]),
         (key("198.51.100.7", "stolen"), [403; 3]),
-        // Whoever adds a value must not win by it: in a list, or in a header that stands twice.
+        // A client must gain nothing by adding a value, in a list or in a repeated header.
         (key("192.0.2.3", "trusted, stolen"), [403; 3]),
         (key("192.0.2.3", "trusted").with("x-api-key", "stolen"), [403; 3]),
         (key("192.0.2.4", "trusted").with("x-api-key", "other"), [200, 200, 429]),

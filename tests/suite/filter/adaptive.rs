@@ -1,4 +1,4 @@
-//! The number of requests in flight that an origin can carry, found out by the filter in the real Envoy.
+//! The adaptive limit in the real Envoy: the filter finds how many requests in flight the origin can carry.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::metrics::sample;
 use super::stage::{Stage, policy};
 use crate::origin::Settings;
 
-/// Clients that want more than the origin can carry, and soon try again when they are refused.
+/// Clients that send more than the origin can carry, and soon retry when they are refused.
 async fn press(to: SocketAddr, clients: usize) -> Vec<tokio::task::JoinHandle<()>> {
     let client = || async move {
         let mut connection = Connection::open(to).await.unwrap();
@@ -24,7 +24,7 @@ async fn press(to: SocketAddr, clients: usize) -> Vec<tokio::task::JoinHandle<()
     (0..clients).map(|_| tokio::spawn(client())).collect()
 }
 
-/// The limit as the filter shows it.
+/// The limit that the filter exports.
 async fn found(stage: &Stage) -> f64 {
     let text = stage.envoy.admin_get("/stats/prometheus").await.unwrap();
     sample(&text, "tidegate_concurrency_limit", &[("limit", "origin")]).unwrap_or_default() as f64
@@ -47,7 +47,7 @@ async fn assert_finds(stage: &Stage, capacity: usize) {
     }
 }
 
-/// From now on the origin works at so many requests at once, and others wait for it.
+/// From now on the origin works on this many requests at once, and queues others.
 fn carries(stage: &Stage, capacity: usize) {
     let (latency, queue_timeout) = (Duration::from_millis(40), Duration::from_secs(10));
     stage.origin.set(Settings { capacity, latency, queue: 1_000, queue_timeout, ..stage.origin.settings() });
@@ -76,7 +76,7 @@ async fn what_the_origin_can_carry_is_found_while_nobody_is_held_back() {
     });
     let stage = Stage::start(&policy([limit])).await;
     carries(&stage, 32);
-    // Some hours of little load, in short: how long answers take without a queue shows then.
+    // Stands for some hours of low load, which show the latency without a queue.
     let mut clients = press(stage.http, 8).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     clients.extend(press(stage.http, 72).await);
@@ -104,7 +104,7 @@ async fn requests_with_a_body_are_timed_from_its_end() {
         tokio::spawn(async move {
             let mut connection = Connection::open(to).await.unwrap();
             let request = Request::post("/", b"body".to_vec()).bytes();
-            // The head first and the body later: the time between them is the client's.
+            // The head first, the body later: the client is responsible for the time between them.
             let (head, body) = request.split_at(request.len() - 4);
             for _ in 0..40 {
                 connection.write(head).await.unwrap();
@@ -117,7 +117,7 @@ async fn requests_with_a_body_are_timed_from_its_end() {
     for client in clients.collect::<Vec<_>>() {
         client.await.unwrap();
     }
-    // Without a time there would be no samples, and the limit would be as at first, 20.
+    // Without upstream times there would be no samples, and the limit would stay at its initial 20.
     super::stage::eventually("the limit has grown", || async { found(&stage).await == 30.0 }).await;
     stage.end().await;
 }

@@ -1,4 +1,4 @@
-//! Whose address a request counts for, and that a client cannot choose it.
+//! Which address a request counts for, and that a client cannot choose it.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -25,7 +25,7 @@ async fn forged_forwarded_for_does_not_change_the_key_of_a_client_behind_a_proxy
     let stage = Stage::start(&policy([limit("all", "/**", &["address"], 2)])).await;
     assert_eq!(stage.admitted(&Request::get("/").from("192.0.2.1"), 3).await, 2);
     for lines in FORGERIES {
-        // The proxy appends to the last line, or adds a line of its own: the same list either way.
+        // The proxy appends to the last line, or adds a line of its own: the list is the same.
         let forged = lines.iter().fold(Request::get("/"), Request::from);
         assert_eq!(stage.admitted(&forged.clone().from("192.0.2.1"), 1).await, 0, "{lines:?}");
         let (last, before) = lines.split_last().unwrap();
@@ -54,11 +54,11 @@ async fn list_shorter_than_the_trusted_proxies_counts_for_the_connection() {
     let mut policy = policy([limit("all", "/**", &["address"], 2)]);
     policy["client"]["address"]["trusted_hops"] = json!(4);
     let stage = Stage::start(&policy).await;
-    // Two entries and Envoy's own are three.
+    // With Envoy's own entry these are three.
     assert_eq!(stage.admitted(&Request::get("/").from("192.0.2.1, 192.0.2.2"), 3).await, 2);
     assert_eq!(stage.admitted(&Request::get("/").from("192.0.2.3"), 1).await, 0);
     assert_eq!(stage.admitted(&Request::get("/"), 1).await, 0);
-    // And four are enough.
+    // Four entries are enough.
     assert_eq!(stage.admitted(&Request::get("/").from("192.0.2.1, 192.0.2.2, 192.0.2.3"), 3).await, 2);
     stage.end().await;
 }
@@ -79,7 +79,7 @@ async fn ipv6_clients_are_one_per_prefix_however_they_are_written() {
         assert_eq!(stage.admitted(&Request::get("/").from(same), 1).await, 0, "{same}");
     }
     assert_eq!(stage.admitted(&Request::get("/").from("2001:db8:0:2::1"), 3).await, 2);
-    // An IPv4 address is the same one in the clothes of IPv6.
+    // An IPv4 address and its IPv4-mapped IPv6 form are the same client.
     assert_eq!(stage.admitted(&Request::get("/").from("192.0.2.1"), 3).await, 2);
     assert_eq!(stage.admitted(&Request::get("/").from("::ffff:192.0.2.1"), 1).await, 0);
     assert_eq!(stage.admitted(&Request::get("/").from("::ffff:192.0.2.2"), 1).await, 1);
@@ -94,7 +94,7 @@ async fn without_a_header_the_connection_counts_and_no_header_changes_that() {
     let statuses = async |address: [u8; 4], request: Request| {
         let mut statuses = Vec::new();
         for _ in 0..3 {
-            // A connection each: the port is not part of the address.
+            // A new connection for each: the port is not part of the address.
             let from = IpAddr::V4(Ipv4Addr::from(address));
             let mut connection = Connection::open_from(from, stage.http).await.unwrap();
             statuses.push(connection.send(&request).await.unwrap().status);

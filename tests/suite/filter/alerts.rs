@@ -8,17 +8,17 @@ use super::stage::{Stage, eventually, limit, policy};
 
 const README: &str = include_str!("../../../envoy/README.md");
 
-/// What an expression selects: a metric and, of each label that it asks for, the values that it takes.
+/// What an expression selects: a metric, and the accepted values of each label.
 #[derive(Debug)]
 struct Selector {
     metric: &'static str,
     labels: Vec<(&'static str, Vec<&'static str>)>,
 }
 
-/// The selectors of an expression. Alternatives of a regular expression are all that the README has of those.
+/// The selectors of an expression. Of regular expressions, only the alternatives that the README uses are read.
 fn selectors(expression: &'static str) -> Vec<Selector> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    // Names of recording rules have a colon instead.
+    // Names of recording rules have a colon after `tidegate`, and are no metrics.
     let own = ["tidegate_", "envoy_http_downstream"].map(|prefix| expression.match_indices(prefix));
     let starts = own.into_iter().flatten().map(|(at, _)| at);
     let selector = |at: usize| {
@@ -35,7 +35,7 @@ fn selectors(expression: &'static str) -> Vec<Selector> {
     starts.map(selector).collect()
 }
 
-/// Whether every value of every label that the selector asks for is in a series of the text that Prometheus reads.
+/// Whether some series of the Prometheus text has each value of each label of the selector.
 fn is_exported(text: &str, selector: &Selector) -> bool {
     let mut series = text.lines().filter(|line| line.split('{').next() == Some(selector.metric));
     let has = |label: &str| series.clone().any(|line| line.contains(label));

@@ -1,4 +1,4 @@
-//! Limits on certain answers: brute force is stopped, and who logs in well is left alone.
+//! Limits on certain responses: they stop brute force, and leave successful logins alone.
 
 use serde_json::json;
 
@@ -23,7 +23,7 @@ async fn failed_logins_are_counted_over_all_workers_and_then_refused_before_they
     let wrong = Request::get("/login/wrong").from("192.0.2.1");
     assert_eq!(stage.admitted(&right, 30).await, 30);
     for _ in 0..5 {
-        // Each on a connection of its own, so that both workers have a part in it.
+        // Each on a new connection, so that both workers get some.
         assert_eq!(stage.ask(&wrong).await.status, 401);
     }
     let refused = stage.ask(&wrong).await;

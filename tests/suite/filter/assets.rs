@@ -1,5 +1,5 @@
-//! What routes say of their answers, in the real Envoy: what caches are told, variants of images, what pages will need, and
-//! which answers are kept.
+//! What routes configure for responses, in the real Envoy: cache headers, image variants, preload headers, and which
+//! responses are kept.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::http2;
 use super::metrics::assert_shows;
 use super::stage::{Stage, policy};
 
-/// An upstream that answers each target with pieces, sent one after the other. A last piece that is empty closes the
+/// An upstream that sends its response to each target in pieces, one after the other. An empty last piece closes the
 /// connection.
 async fn upstream(answer: fn(&str) -> Vec<Vec<u8>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -43,13 +43,13 @@ async fn upstream(answer: fn(&str) -> Vec<Vec<u8>>) -> SocketAddr {
     address
 }
 
-/// An answer with these header lines and this body, in one piece.
+/// A response with these header lines and this body, in one piece.
 fn whole(status: &str, lines: &str, body: &[u8]) -> Vec<Vec<u8>> {
     let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{lines}\r\n", body.len());
     vec![[head.as_bytes(), body].concat()]
 }
 
-/// An answer in chunks, each a piece.
+/// A response in chunks, each a piece.
 fn chunked(lines: &str, body: &[u8], chunk: usize) -> Vec<Vec<u8>> {
     let mut pieces = vec![format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{lines}\r\n").into_bytes()];
     for piece in body.chunks(chunk) {
@@ -63,7 +63,7 @@ fn body(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at % 251) as u8).collect()
 }
 
-/// A policy with one route, of these fields, for everything.
+/// A policy with a single route, of these fields, for every request.
 pub fn route(fields: Value) -> Value {
     let mut policy = policy([]);
     policy["upstreams"] = json!({ "origin": { "cluster": "origin" } });
@@ -110,14 +110,14 @@ async fn good_answers_that_are_for_all_are_kept_and_no_others() {
     client.send(&Request::get("/a").with("cookie", "sid=1")).await;
     client.send(&Request::get("/a").with("cache-control", "no-store")).await;
     client.send(&Request::get("/a").method("POST")).await;
-    // None of these has counted when these four are all.
+    // Only responses from here on are kept: the counter below shows that none of the earlier ones was.
     assert_eq!(client.send(&Request::get("/moved")).await.status, 301);
     assert_eq!(client.send(&Request::get("/gzip").with("accept-encoding", "gzip")).await.body, b"\x1f\x8b...");
     assert_eq!(client.send(&Request::get("/chunked")).await.body, body(10_000));
     for _ in 0..5 {
         assert_eq!(client.send(&Request::get("/a")).await.text(), "for all");
     }
-    // On a connection each, so that every worker has some: it was kept for all of them.
+    // Each on a new connection, so that every worker gets some: the response was kept for all of them.
     for _ in 0..8 {
         assert_eq!(stage.ask(&Request::get("/a").with("accept-encoding", "")).await.status, 200);
     }
@@ -172,7 +172,7 @@ async fn answers_that_never_end_do_not_keep_others_from_being_kept() {
         endless.push(Connection::open(stage.http).await.unwrap());
         endless[n].write(&Request::get(format!("/{n}")).bytes()).await.unwrap();
     }
-    // As many as have had to make room.
+    // The responses that were given up to make room.
     assert_shows(&stage, NOT_KEPT, &[], 100 - 64).await;
     assert_eq!(stage.ask(&Request::get("/good")).await.text(), "good");
     assert_shows(&stage, KEPT, &[], 1).await;
@@ -215,7 +215,7 @@ async fn caches_are_told_the_rule_and_pages_what_they_will_need() {
         "/private" => whole("200 OK", "content-type: text/html\r\ncache-control: private\r\n", b"page"),
         "/same" => vec![b"HTTP/1.1 304 Not Modified\r\netag: \"1\"\r\n\r\n".to_vec()],
         "/down" => whole("503 Service Unavailable", "content-type: text/html\r\n", b"down"),
-        // To HEAD: a length, and no body.
+        // A response to HEAD: a length, and no body.
         "/head" => vec![b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\ncontent-type: text/html\r\n\r\n".to_vec()],
         _ => whole("200 OK", "content-type: text/css\r\ncontent-encoding: gzip\r\n", b"\x1f\x8b..."),
     })
@@ -245,7 +245,7 @@ async fn images_are_asked_for_in_the_format_and_width_of_the_client() {
         "formats": ["avif", "webp"], "widths": [320, 640],
         "rewrite": "/cdn-cgi/image/format={format},width={width}{path}",
     } }));
-    // An origin that echoes the path it was asked for.
+    // An origin that echoes the path of each request.
     let stage = Stage::start(&policy).await;
     for (target, accept, asked) in [
         ("/img/a.jpg?w=300", "image/avif,*/*", "/cdn-cgi/image/format=avif,width=320/img/a.jpg"),

@@ -1,4 +1,4 @@
-//! A policy with errors is never put in force, and the log says all that is wrong with it.
+//! A policy with errors is never put in force, and the log lists all of its errors.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::client::Request;
 use super::stage::{Stage, limit, policy, shipped};
 use crate::envoy::{Envoy, Options};
 
-/// A policy with an error of each kind, and where these are.
+/// A policy with an error of each kind, and the paths of these errors.
 pub fn bad() -> (Value, [&'static str; 6]) {
     let policy = json!({
         "version": 1,
@@ -29,7 +29,7 @@ pub fn bad() -> (Value, [&'static str; 6]) {
     (policy, places)
 }
 
-/// Every error is one line of its own, with more than the place.
+/// Checks that the log has a line for each error, with more than its path.
 pub fn assert_says_all(log: &str, places: &[&str]) {
     for place in places {
         let error = log.lines().find_map(|line| line.split_once(&format!("tidegate: policy error: {place}")));
@@ -65,7 +65,7 @@ async fn what_is_no_policy_at_all_is_refused_in_plain_words() {
 
 #[tokio::test]
 async fn policy_can_be_written_as_yaml_too() {
-    // A `Struct` instead of a text: what Envoy then hands over is JSON with every number a double.
+    // A `Struct` in place of a text: Envoy then passes JSON in which every number is a double.
     let mut policy = policy([limit("api", "/**", &["address"], 2)]);
     policy["response"] = json!({ "x_ratelimit": true });
     policy["limits"][0]["match"]["headers"] = json!({ "x-staff": null, "x-say": "\"\\\u{e9}\"*" });

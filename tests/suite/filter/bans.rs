@@ -12,7 +12,7 @@ use super::stage::{Stage, eventually, limit, policy};
 #[tokio::test]
 async fn a_client_that_is_refused_too_often_is_banned_over_all_workers_until_its_ban_is_over() {
     let mut api = limit("api", "/**", &["address"], 2);
-    // A bucket that is soon full again: what refuses later on is the ban.
+    // The bucket is soon full again: later refusals come from the ban.
     api["quota"] = json!({ "permits": 100, "window": "100ms" });
     api["cost"] = json!({ "request_header": "x-cost" });
     api["ban"] = json!({ "after": 3, "within": "10m", "for": "4s" });
@@ -30,7 +30,7 @@ async fn a_client_that_is_refused_too_often_is_banned_over_all_workers_until_its
     let begun = Instant::now();
     assert_eq!(stage.ask(&one().with("x-cost", "101")).await.status, 429);
     for _ in 0..8 {
-        // A connection each, so that both workers have some.
+        // Each on a new connection, so that both workers get some.
         let answer = stage.ask(&one()).await;
         assert_eq!(answer.status, 429, "{answer:?}");
         assert_eq!(answer.json()["error"], "too many refused requests");
@@ -47,7 +47,8 @@ async fn a_client_that_is_refused_too_often_is_banned_over_all_workers_until_its
     assert!(begun.elapsed() < Duration::from_secs(4), "the machine was too slow to see a ban of four seconds");
     eventually("the ban is over", || async { stage.ask(&one()).await.status == 200 }).await;
     assert!(begun.elapsed() >= Duration::from_millis(3_990), "{:?}", begun.elapsed());
-    // Nothing was charged during the ban: ten less the first, and the one that found it over.
+    // Nothing was charged during the ban: of ten permits, the first request has used one, and the one that found the
+    // ban over another.
     assert_eq!(stage.admitted(&one(), 20).await, 8);
     assert!(stage.envoy.access_logged("GET / 429 tidegate_ban_api").await, "{}", stage.envoy.access_log());
     assert_shows(&stage, "tidegate_bans_total", &[], 1).await;

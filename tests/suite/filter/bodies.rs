@@ -1,4 +1,4 @@
-//! What comes by a further upstream, or from what was kept, is as right as what the first one would have sent.
+//! A response from a further upstream, or a kept one, is as correct as one from the first upstream.
 
 use std::time::Duration;
 
@@ -41,13 +41,13 @@ async fn further_answer_keeps_its_status_its_lines_and_its_bytes() {
         let direct = Connection::open(second.address).await.unwrap().send(&request).await;
         let answer = stage.ask(&request).await;
         let Ok(direct) = direct else {
-            // In chunks, which the client here does not read.
+            // The direct response is in chunks, which this client does not read.
             assert_eq!((answer.text().as_str(), answer.header("x-hop")), ("abc", String::new()));
             continue;
         };
         assert_eq!((answer.status, answer.body == direct.body), (direct.status, true), "{:?}", answer.headers);
         for (name, value) in &direct.headers {
-            // Without a body there is none to have a length or type.
+            // A response without a body needs no length or type.
             if !direct.body.is_empty() || !name.as_str().starts_with("content-l") {
                 assert!(
                     answer.headers.get_all(name).iter().any(|other| other == value),
@@ -200,7 +200,7 @@ async fn what_was_kept_is_served_when_all_have_failed_in_the_way_that_the_client
         let same = stage.ask(&get.clone().with("if-none-match", "\"v1\"")).await;
         assert_eq!((same.status, same.text()), (304, String::new()));
         assert_eq!(stage.ask(&Request::get("/only/b")).await.text(), "static", "nothing was kept for this one");
-        // What is for one client alone is not kept, nor served what was.
+        // A response for a single client is not kept, and such a request gets no kept response.
         assert_eq!(stage.ask(&get.with("authorization", "x")).await.text(), "static");
     }
     assert_shows(&stage, "tidegate_served_total", &[("route", "only"), ("by", "stale")], 8).await;

@@ -11,7 +11,7 @@ use super::metrics::{assert_shows, sample};
 use super::reload::in_force;
 use super::stage::{Stage, eventually, limit, policy, shipped};
 
-/// A policy with one route, along the upstream `fickle`, whose breaker opens after ten failures, and a static answer.
+/// A policy with one route, along the upstream `fickle`, whose breaker opens after ten failures, and a static response.
 fn breaking(fields: Value) -> Value {
     let mut policy = policy([]);
     let mut pattern = json!({
@@ -38,12 +38,12 @@ fn request() -> Request {
     Request::get("/only/")
 }
 
-/// How the breaker stands, as an answer tells.
+/// The breaker's state, as the response reports it.
 fn state(told: &str) -> &str {
     told.split("fickle:").nth(1).unwrap_or_else(|| panic!("{told:?}"))
 }
 
-/// So many connections, so that each worker has some.
+/// This many connections, so that each worker gets some.
 async fn connections(stage: &Stage, count: usize) -> Vec<Connection> {
     let mut connections = Vec::new();
     for _ in 0..count {
@@ -52,16 +52,16 @@ async fn connections(stage: &Stage, count: usize) -> Vec<Connection> {
     connections
 }
 
-/// What clients have got.
+/// The responses that clients have got.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
     well: u64,
-    /// The static answer, be it that the upstream has failed or that nobody was asked.
+    /// The static response, because the upstream has failed or was not asked.
     fixed: u64,
 }
 
 impl Seen {
-    /// Sends a request, and answers how the breaker stood then.
+    /// Sends a request; returns the breaker's state at that time.
     async fn ask(&mut self, connection: &mut Connection) -> String {
         let answer = connection.send(&request()).await.unwrap();
         match (answer.status, answer.text().as_str()) {
@@ -73,11 +73,11 @@ impl Seen {
     }
 }
 
-/// Fails so many requests that the breaker opens, and waits until all workers know of it.
+/// Makes enough requests fail to open the breaker, and waits until all workers know.
 async fn open(connections: &mut [Connection], fickle: &Upstream) -> Seen {
     fickle.set(busy());
     let mut seen = Seen::default();
-    // One after the other, since a worker whose tick comes late may bring in a success of before, or not know yet.
+    // One after the other: a worker with a late tick may merge an earlier success, or not know of the opening.
     for connection in connections {
         eventually("the breaker is open", async || seen.ask(connection).await == "open").await;
     }
@@ -135,7 +135,7 @@ async fn breaker_opens_for_all_workers_and_one_set_of_probes_closes_it() {
         assert_shows(&stage, &format!("tidegate_breaker_{name}_total"), &[("breaker", "fickle")], value).await;
     }
     assert_shows(&stage, "tidegate_breaker_state", &[("breaker", "fickle")], 0).await;
-    // Those that were under way when their worker learnt that it was open do not count.
+    // Calls that were in flight when their worker learned of the opening do not count.
     let text = stage.envoy.admin_get("/stats/prometheus").await.unwrap();
     let failures = sample(&text, "tidegate_breaker_failures_total", &[("breaker", "fickle")]);
     assert!(failures.is_some_and(|failures| (10..=failed).contains(&failures)), "{failures:?} of {failed}");
@@ -158,7 +158,7 @@ async fn ramp_admits_a_share_that_grows_in_a_straight_line() {
     eventually("the probe has closed it", async || seen.ask(&mut connections[0]).await == "ramping").await;
     let closed = Instant::now();
     assert_eq!(seen.well, 1);
-    // For each eighth of the ramp: how many were admitted, how many should have been, the variance of that, and of how many.
+    // For each eighth of the ramp: the admitted requests, their expected number, its variance, and all requests.
     let mut eighths = [(0.0, 0.0, 0.0, 0.0); 8];
     while closed.elapsed() < Duration::from_millis(3_900) {
         for connection in &mut connections {
@@ -175,11 +175,11 @@ async fn ramp_admits_a_share_that_grows_in_a_straight_line() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let mut sum = (0.0, 0.0, 0.0);
-    // A machine may be as slow as 20 ms to take the time: half a percent of the line.
+    // Reading the time may be late by up to 20 ms on a slow machine: half a percent of the ramp.
     let late = |requests: f64| 0.005 * requests;
     let mut sent = 0.0;
     for (place, (count, expected, variance, requests)) in eighths.into_iter().enumerate() {
-        // Of eight eighths one is further off than three standard deviations in one of fifty runs.
+        // One of the eight is off by more than three standard deviations in one of fifty runs.
         let off: f64 = (count - expected).abs() - late(requests);
         assert!(off <= 4.0 * variance.sqrt(), "in eighth {place}: {count}, and not {expected}");
         assert!(expected > 10.0, "too few requests to tell: {eighths:?}");
@@ -197,7 +197,8 @@ async fn breaker_that_opens_under_two_thousand_requests_a_second_loses_none() {
     let stage = stage(&breaking(json!({ "open": { "initial": "1m" } })), &[("fickle", fickle.address)]).await;
     let to = stage.http;
     let began = Instant::now();
-    // Forty clients that send one in 20 ms each, whatever they are answered; one who is late sends the next at once.
+    // Forty clients that send one request per 20 ms each, whatever the response. A late client sends the next one at
+    // once.
     let clients: Vec<_> = (0..40_u32)
         .map(|client| {
             tokio::spawn(async move {
@@ -206,7 +207,7 @@ async fn breaker_that_opens_under_two_thousand_requests_a_second_loses_none() {
                 for turn in 0..150 {
                     let due = Duration::from_micros(u64::from(client) * 500) + Duration::from_millis(20) * turn;
                     tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
-                    // One that is lost, or gets anything but the three, fails here.
+                    // A lost request, or any response but the three expected ones, fails here.
                     seen.ask(&mut connection).await;
                 }
                 seen
@@ -222,8 +223,8 @@ async fn breaker_that_opens_under_two_thousand_requests_a_second_loses_none() {
     }
     let took = began.elapsed();
     assert_eq!(sum.well + sum.fixed, 6_000, "{sum:?}");
-    // What two workers let through until both know: ten failures and what comes within 200 ms, with room for ticks that a
-    // busy machine has late. Each was sent once.
+    // What two workers admit until both know of the opening: ten failures, and what arrives within 200 ms, with room
+    // for late ticks on a busy machine. No request is sent twice.
     let failed = fickle.requests() - sum.well;
     assert!((10..1_500).contains(&failed) && sum.fixed > failed + 1_000, "{failed} {sum:?}");
     assert!(took < Duration::from_secs(6), "the load was far below 2,000 a second: {took:?}");
@@ -265,11 +266,11 @@ async fn new_policy_finds_each_breaker_as_it_was() {
     open(&mut connections(&stage, 8).await, &fickle).await;
     fickle.set(good("well"));
     reload("1h").await;
-    // On connections of their own, so that both workers have some.
+    // Each on a new connection, so that both workers get some.
     for _ in 0..8 {
         assert_eq!(told().await, "open");
     }
-    // Under this policy nothing is open for so long, also what has been opened before.
+    // This policy keeps breakers open for less, also one that is already open.
     reload("100ms").await;
     eventually("the first of two probes has succeeded", async || match told().await.as_str() {
         "open" => false,

@@ -1,4 +1,4 @@
-//! The way along a route: each way of failing leads to the next upstream, and at the end to what is left.
+//! The upstreams of a route: every kind of failure leads to the next upstream, and after the last to the fallbacks.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use super::http2;
 use super::metrics::assert_shows;
 use super::stage::{Stage, policy};
 
-/// A policy with these upstreams, each of a cluster of its own name, and a route `/NAME/**` from each of them to `good`.
+/// A policy with these upstreams, each with a cluster of the same name, and a route `/NAME/**` from each of them to
+/// `good`.
 pub fn chains(names: &[&str]) -> Value {
     let mut policy = policy([]);
     policy["upstreams"] = names.iter().map(|name| ((*name).to_owned(), json!({ "cluster": name }))).collect();
@@ -96,7 +97,7 @@ async fn each_way_of_failing_leads_to_the_next_upstream() {
 async fn an_answer_with_more_header_lines_than_the_filter_can_hand_on_is_none_and_never_comes_without_them() {
     let busy = Upstream::start(Does::Answers(answer(503, "", "busy"))).await;
     let served = Upstream::start(good("served")).await;
-    // As an operator may have it: Envoy's own limit is a hundred lines.
+    // A possible configuration: Envoy's own limit is a hundred lines.
     let many = json!({ "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
         "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         "common_http_protocol_options": { "max_headers_count": 9_999, "max_response_headers_kb": 8_192 },
@@ -212,11 +213,11 @@ async fn when_all_have_failed_comes_the_static_answer_or_the_last_failure_or_503
     policy["routes"] = json!([fixed, route("words", &["gone", "busy"]), route("none", &["gone"])]);
     let stage = stage(&policy, &[("busy", busy.address), ("gone", refusing().await)]).await;
 
-    // On one connection, so that one worker has them all.
+    // On one connection, so that one worker gets both requests.
     let mut connection = Connection::open(stage.http).await.unwrap();
     let answer = connection.send(&Request::get("/words/")).await.unwrap();
     assert_eq!((answer.status, answer.text().as_str(), answer.header("retry-after").as_str()), (503, "busy", "9"));
-    // It has asked to be left alone for so long, at least by further tries.
+    // The upstream has asked for a pause, at least from further attempts.
     let answer = connection.send(&Request::get("/words/")).await.unwrap();
     assert_eq!((answer.status, answer.json()["retryAfter"].as_u64().is_some_and(|secs| secs <= 9)), (503, true));
     assert_eq!((answer.header("x-tidegate").as_str(), busy.requests()), ("step=unavailable", 1));

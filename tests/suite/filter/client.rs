@@ -1,4 +1,4 @@
-//! A client over raw sockets, so that it can send what no well-behaved one would, and as fast as Envoy takes it.
+//! A client over raw sockets. It can send malformed requests, and is as fast as Envoy.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -9,11 +9,11 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// A request, bytes throughout.
+/// A request as bytes.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: &'static str,
-    /// The host that it names; one of the suite's when absent.
+    /// The host that it names; the suite's default if absent.
     pub host: Option<String>,
     pub target: Vec<u8>,
     pub headers: Vec<(&'static str, Vec<u8>)>,
@@ -34,18 +34,18 @@ impl Request {
         self
     }
 
-    /// Adds a header line beside those of the same name.
+    /// Adds a header line; others of the same name stay.
     pub fn with(mut self, name: &'static str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name, value.as_ref().to_vec()));
         self
     }
 
-    /// As a proxy in front of Envoy would pass it on for the client at this address.
+    /// The request as a proxy in front of Envoy passes it on for a client at this address.
     pub fn from(self, address: impl AsRef<[u8]>) -> Self {
         self.with("x-forwarded-for", address)
     }
 
-    /// The request as HTTP/1.1 has it.
+    /// The bytes of the request in HTTP/1.1.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256 + self.body.len());
         let host = self.host.as_deref().unwrap_or("suite.example").as_bytes();
@@ -66,7 +66,7 @@ impl Request {
     }
 }
 
-/// An answer, whatever the protocol it came by.
+/// A response of any protocol.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -75,7 +75,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The values of a header, joined by `, `; empty when it is absent.
+    /// The values of a header, joined by `, `; empty if it is absent.
     pub fn header(&self, name: &str) -> String {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         self.headers.get_all(name).iter().map(text).collect::<Vec<_>>().join(", ")
@@ -89,7 +89,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// What the upstream was sent under this name, told by an origin that echoes; empty when nothing.
+    /// The values that the upstream got under this name, from an origin that echoes; empty if none.
     pub fn upstream_saw(&self, name: &str) -> Vec<String> {
         let echo = self.json();
         let values = echo["headers"].get(name).and_then(serde_json::Value::as_array).into_iter().flatten();
@@ -97,7 +97,7 @@ impl Answer {
     }
 }
 
-/// One connection that speaks HTTP/1.1 and stays open.
+/// An HTTP/1.1 connection that stays open.
 #[derive(Debug)]
 pub struct Connection {
     reader: BufReader<OwnedReadHalf>,
@@ -109,14 +109,15 @@ impl Connection {
         in_time(TcpStream::connect(to)).await?.try_into()
     }
 
-    /// From an address of this machine: all of 127.0.0.0/8 are.
+    /// Connects from an address of this machine: all of 127.0.0.0/8 are.
     pub async fn open_from(address: IpAddr, to: SocketAddr) -> io::Result<Self> {
         let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.bind(SocketAddr::new(address, 0))?;
         in_time(socket.connect(to)).await?.try_into()
     }
 
-    /// Sends a request and reads its answer. The two run at once: an answer may come before all of the request is read.
+    /// Sends a request and reads its response. Both run at once, because a response may come before the whole request
+    /// is read.
     pub async fn send(&mut self, request: &Request) -> io::Result<Answer> {
         let bytes = request.bytes();
         let (writer, reader) = (&mut self.writer, &mut self.reader);
@@ -127,7 +128,7 @@ impl Connection {
                 answer = &mut answer => answer,
                 written = writer.write_all(&bytes) => match written {
                     Ok(()) => answer.await,
-                    // Whoever refuses a request may close the connection before it is all there.
+                    // A server that refuses a request may close the connection before it has read all of it.
                     Err(error) => answer.await.map_err(|_| error),
                 },
             }
@@ -135,17 +136,17 @@ impl Connection {
         .await
     }
 
-    /// Sends these bytes, whatever they are.
+    /// Sends these bytes as they are.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         in_time(self.writer.write_all(bytes)).await
     }
 
-    /// Reads the answer to a request that was sent by [`Connection::write`].
+    /// Reads the response to a request that was sent by [`Connection::write`].
     pub async fn answer(&mut self, method: &str) -> io::Result<Answer> {
         in_time(read(&mut self.reader, method)).await
     }
 
-    /// Whether Envoy has closed the connection, or does within the bound of every wait here.
+    /// Whether Envoy has closed the connection, or does so within the timeout of [`in_time`].
     pub async fn is_closed(&mut self) -> bool {
         in_time(self.reader.read_u8()).await.is_err_and(|error| error.kind() != ErrorKind::TimedOut)
     }
@@ -161,7 +162,7 @@ impl TryFrom<TcpStream> for Connection {
     }
 }
 
-/// Bounds a wait for Envoy, generously: only what hangs fails by it.
+/// Bounds a wait for Envoy; the bound is generous, so only a hang exceeds it.
 pub async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = || io::Error::new(ErrorKind::TimedOut, "no answer within 30 s");
     tokio::time::timeout(Duration::from_secs(30), work).await.map_err(|_| late())?
@@ -170,12 +171,12 @@ pub async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result
 async fn read(reader: &mut BufReader<OwnedReadHalf>, method: &str) -> io::Result<Answer> {
     let (status, headers) = loop {
         let (status, headers) = read_head(reader).await?;
-        // 1xx come before the answer proper.
+        // 1xx responses come before the final one.
         if status >= 200 {
             break (status, headers);
         }
     };
-    // To HEAD an answer may say how it would be sent, though nothing is.
+    // A response to HEAD may have a transfer coding although it has no body.
     if headers.contains_key(TRANSFER_ENCODING) && method != "HEAD" {
         return Err(invalid("the origin and the filter both say how long their answers are"));
     }

@@ -1,4 +1,5 @@
-//! Requests in flight: taken when a request is admitted, given back when its stream ends, however it ends.
+//! Concurrency limits: a request takes its permits when it is admitted and returns them when its stream ends, in
+//! whatever way.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use super::stage::{Stage, eventually, policy};
 use crate::bootstrap::Bootstrap;
 use crate::origin::Settings;
 
-/// An upstream that holds its answers back until it is let go, and ends them as the path asks.
+/// An upstream that holds its responses back until it is released, and ends them as the path says.
 pub struct Gate {
     pub address: SocketAddr,
     open: watch::Sender<bool>,
@@ -34,7 +35,7 @@ impl Gate {
         Self { address, open }
     }
 
-    /// Ends everything that is held back, and holds back nothing more.
+    /// Releases everything that is held back; nothing more is held back from here on.
     pub fn let_go(&self) {
         self.open.send_replace(true);
     }
@@ -70,7 +71,7 @@ async fn answer(stream: TcpStream, mut opened: watch::Receiver<bool>) {
     }
 }
 
-/// So many in flight for all together; the lease is too long to free anything while a test runs.
+/// A limit of this many requests in flight for all clients; the lease is too long to free a permit while a test runs.
 pub fn in_flight(path: &str, permits: u32) -> Value {
     json!({
         "name": "slots", "match": { "path": path }, "key": [], "algorithm": "concurrency",
@@ -95,7 +96,7 @@ async fn on_stage(limits: impl IntoIterator<Item = Value>) -> (Stage, Gate) {
     (stage, gate)
 }
 
-/// The same without Envoy's own bound of 15 s on an answer.
+/// Without Envoy's own timeout of 15 s for a response.
 pub fn patient(bootstrap: Bootstrap) -> Bootstrap {
     let route =
         "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes/1";
@@ -106,7 +107,7 @@ pub fn patient(bootstrap: Bootstrap) -> Bootstrap {
 async fn no_more_are_in_flight_than_permits_over_both_workers() {
     let (stage, gate) = on_stage([in_flight("/slow", 20)]).await;
     let mut clients = Vec::new();
-    // One connection each, so that both workers have some.
+    // Each on a new connection, so that both workers get some.
     for _ in 0..20 {
         clients.push(sent(stage.http, "/slow").await);
     }
@@ -149,14 +150,14 @@ async fn a_permit_comes_back_however_the_stream_ends() {
     for (path, goes_away, status) in [
         ("/slow", false, 200),
         ("/stream", false, 200),
-        // The upstream closes the connection in place of an answer.
+        // The upstream closes the connection without a response.
         ("/reset", false, 503),
-        // The client closes its own before the answer, and in the midst of it.
+        // The client closes its connection before the response, and during it.
         ("/slow", true, 0),
         ("/stream", true, 0),
     ] {
         gate.hold();
-        // The last request before this one may still be on its way out.
+        // The previous request may still be ending.
         let mut client = loop {
             let client = sent(stage.http, path).await;
             if stage.ask(&Request::get("/quick")).await.status == 429 {
@@ -184,7 +185,7 @@ async fn a_permit_is_held_while_the_answer_streams_and_longer_than_its_lease() {
     let (stage, gate) = on_stage([slots]).await;
     let mut client = sent(stage.http, "/stream").await;
     held(&stage, 1).await;
-    // Were it not renewed, it would be free after ten seconds at the latest.
+    // Without renewal, it would be free after ten seconds at the latest.
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(21) {
         assert_eq!(stage.ask(&Request::get("/quick")).await.status, 429, "after {:?}", since.elapsed());

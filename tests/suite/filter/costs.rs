@@ -1,4 +1,4 @@
-//! Costs that a request's header says, or its answer's, in the real Envoy.
+//! Costs from a request header or a response header, in the real Envoy.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn a_request_is_charged_what_its_header_says_over_all_workers() {
     assert!(!refused.header("retry-after").is_empty(), "{refused:?}");
     let never = stage.ask(&request().with("x-cost", "21")).await;
     assert_eq!((never.status, never.header("retry-after").as_str()), (429, ""), "{never:?}");
-    // Twice says nothing that could be read.
+    // A repeated header has no readable value.
     assert_eq!(stage.ask(&request().with("x-cost", "1").with("x-cost", "1")).await.status, 200);
     assert_eq!(stage.ask(&request()).await.status, 429);
     stage.end().await;
@@ -54,7 +54,7 @@ async fn an_answer_is_charged_what_its_header_says_and_a_client_that_went_away_t
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         answer.header("ratelimit").split(';').find_map(|part| part.strip_prefix("r=")?.parse::<u32>().ok()).unwrap()
     };
-    // As the client stood before the answer.
+    // The fields show the client's standing before the response was charged.
     assert_eq!(left("/nine").await, 20);
     assert_eq!(left("/").await, 11);
 
@@ -66,7 +66,7 @@ async fn an_answer_is_charged_what_its_header_says_and_a_client_that_went_away_t
     eventually("its client is gone", async || stage.origin.stats().in_flight == 0).await;
     stage.origin.set(crate::origin::Settings { latency: Duration::ZERO, ..stage.origin.settings() });
 
-    // 20, less 9, and twice the default.
+    // 20, less 9, less the default twice.
     assert_eq!(left("/huge").await, 3);
     assert_eq!(stage.ask(&get("/")).await.status, 429);
     stage.end().await;

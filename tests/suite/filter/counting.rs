@@ -1,4 +1,4 @@
-//! One limit over all workers: what 64 connections and two workers get together is what the quota says.
+//! One limit over all workers: over 64 connections and two workers, exactly the quota is admitted.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use super::client::{Connection, Request};
 use super::stage::{Stage, limit, policy};
 
-/// What came of a storm of requests.
+/// The results of a storm of requests.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     admitted: usize,
     refused: usize,
 }
 
-/// Sends so many requests on each of 64 connections, all connections at once.
+/// Sends `each` requests on each of 64 connections, all connections at once.
 async fn storm(stage: &Stage, request: &Request, each: usize) -> Outcome {
     let clients = (0..CONNECTIONS).map(|_| {
         let (to, requests) = (stage.http, vec![request.clone(); each]);
@@ -41,7 +41,7 @@ async fn storm(stage: &Stage, request: &Request, each: usize) -> Outcome {
     outcome
 }
 
-/// Without this the counts below would say nothing about workers that count together.
+/// Otherwise the counts below would not show that workers count together.
 async fn assert_both_workers_served(stage: &Stage) {
     let stats = stage.envoy.stats().await.unwrap();
     let served = |(name, connections): (&String, &u64)| {
@@ -51,7 +51,7 @@ async fn assert_both_workers_served(stage: &Stage) {
     assert!(served.len() == 2 && served.iter().all(|connections| *connections > 0), "{served:?}");
 }
 
-/// A limit whose window is a day, and the promise that no day ends while the test runs.
+/// A limit with a window of a day; waits if the day would end during the test.
 async fn daily(algorithm: &str, permits: usize) -> Value {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() % DAY.as_secs();
@@ -69,7 +69,7 @@ async fn token_bucket_admits_exactly_its_burst_over_all_workers() {
     let stage = Stage::start(&policy([limit("all", "/**", &["address"], N as u32)])).await;
     let request = Request::get("/").from("192.0.2.1");
     assert_eq!(storm(&stage, &request, EACH).await, Outcome { admitted: N, refused: CONNECTIONS * EACH - N });
-    // Another client is not concerned.
+    // Another client is not affected.
     assert_eq!(stage.admitted(&Request::get("/").from("192.0.2.2"), 3).await, 3);
     assert_eq!(stage.origin.stats().received, N as u64 + 3, "the origin is spared what was refused");
     stage.end().await;
@@ -94,7 +94,7 @@ async fn of_two_limits_neither_is_charged_for_what_the_other_refuses_over_all_wo
     .await;
     let narrow = storm(&stage, &Request::get("/narrow").from("192.0.2.1"), EACH).await;
     assert_eq!(narrow.admitted, 500);
-    // What the narrow limit refused has cost the wide one nothing.
+    // Requests that the narrow limit refused were not charged to the wide one.
     let wide = storm(&stage, &Request::get("/other").from("192.0.2.1"), EACH).await;
     assert_eq!(wide.admitted, N - 500);
     stage.end().await;
@@ -106,7 +106,7 @@ async fn what_a_worker_holds_for_a_busy_client_comes_back_when_it_is_not_used() 
     let request = Request::get("/").from("192.0.2.1");
     let mut left = N - stage.admitted(&request, 300).await;
     assert_eq!(left, N - 300);
-    // Both workers are asked, at a pace at which neither draws permits in advance.
+    // Both workers get requests, slowly enough that neither draws permits ahead.
     let mut connections = Vec::new();
     for _ in 0..8 {
         connections.push(Connection::open(stage.http).await.unwrap());
@@ -131,5 +131,5 @@ async fn what_a_worker_holds_for_a_busy_client_comes_back_when_it_is_not_used() 
 
 const CONNECTIONS: usize = 64;
 const EACH: usize = 50;
-/// So many that the workers meet at the page now and then: it is in these meetings that a permit could be given twice.
+/// Enough requests that workers sometimes conflict at the page: only then could a permit be granted twice.
 const N: usize = 2_000;

@@ -1,7 +1,7 @@
 //! Requests that wait in the real Envoy: for their turn, or because their client is slowed down.
 //!
-//! Nothing is ever released early, and that is asserted to the millisecond. How late it may be depends on the machine, so
-//! that side has room.
+//! No request is released early; the tests check that to the millisecond. How late it is depends on the machine, so
+//! that bound is wide.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use super::http2;
 use super::metrics::assert_shows;
 use super::stage::{Stage, eventually, policy, shipped};
 
-/// A limit whose requests go one after another, one in each window.
+/// A limit of one request per window; others wait for their turn.
 fn one_in(window: &str, max_delay: &str) -> Value {
     json!({
         "name": "api", "match": { "path": "/api/**" }, "algorithm": "token-bucket",
@@ -23,7 +23,7 @@ fn one_in(window: &str, max_delay: &str) -> Value {
     })
 }
 
-/// A policy with this one limit and tiers of every importance.
+/// A policy with this single limit and tiers of every priority.
 fn with_tiers(limit: Value) -> Value {
     let mut policy = policy([limit]);
     policy["tiers"] = json!(["plain", "gold", "bulk"]);
@@ -40,12 +40,12 @@ fn of_tier(tier: &str) -> Request {
     api().with("x-plan", tier)
 }
 
-/// One worker, so that all wait in one room.
+/// A single worker, so that all wait in the same room.
 async fn one_worker(policy: &Value) -> Stage {
     Stage::of_workers(1, policy, |bootstrap| bootstrap).await
 }
 
-/// A request on its way: its answer, and when it came.
+/// A request in flight: its response, and when that arrived.
 struct Sent(JoinHandle<(Answer, Instant)>);
 
 impl Sent {
@@ -61,7 +61,7 @@ impl Sent {
         self.0.await.unwrap()
     }
 
-    /// The answer, which must be from the upstream, and how long after `since` it came.
+    /// The response, which must be from the upstream, and how long after `since` it arrived.
     async fn passed_after(self, since: Instant) -> Duration {
         let (answer, at) = self.answer().await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -69,7 +69,7 @@ impl Sent {
     }
 }
 
-/// Sends a request and waits until Envoy has so many under way.
+/// Sends a request and waits until Envoy has `under_way` requests in flight.
 async fn send_as(stage: &Stage, request: &Request, under_way: u64) -> Sent {
     let sent = Sent::now(stage, request);
     until_under_way(stage, under_way).await;
@@ -120,7 +120,7 @@ async fn a_request_whose_turn_would_come_too_late_is_refused_at_once_and_told_wh
     for waiting in waiting {
         let (answer, _) = waiting.answer().await;
         assert_eq!(answer.status, 200);
-        // As it is when the answer comes: nothing is left, and what is promised to others is counted.
+        // The standing at the time of the response: no permits are left, and turns promised to others are counted.
         assert!(answer.header("ratelimit").starts_with("\"api\";r=0;t="), "{answer:?}");
     }
     stage.end().await;
@@ -191,7 +191,7 @@ async fn an_important_request_takes_the_turn_of_one_less_important() {
     let last = send_as(&stage, &of_tier("bulk").with("accept", "application/problem+json"), 2).await;
     let start = Instant::now();
     let gold = Sent::now(&stage, &of_tier("gold"));
-    // Whoever came last of the unimportant is refused now, in the form that he asked for.
+    // The last request of the lowest priority is refused now, in the format that it accepts.
     let (refused, at) = last.answer().await;
     assert_eq!((refused.status, refused.header("content-type").as_str()), (429, "application/problem+json"));
     assert!(at - start < Duration::from_millis(1_500), "{:?}", at - start);
@@ -217,7 +217,7 @@ async fn a_client_that_goes_away_gives_its_turn_back() {
     drop(gone);
     until_under_way(&stage, 2).await;
     assert_shows(&stage, "tidegate_waits_abandoned_total", &[], 1).await;
-    // The last turn of all is to be had again, by whoever comes now.
+    // The last turn of all is available to the next request.
     let late = send_as(&stage, &api(), 3).await;
     next.passed_after(start).await;
     let last = last.passed_after(start).await;
@@ -229,7 +229,7 @@ async fn a_client_that_goes_away_gives_its_turn_back() {
     stage.end().await;
 }
 
-/// A limit under which every request but the first waits so long.
+/// A limit under which every request but the first waits this long.
 fn all_wait(max_delay: &str) -> Value {
     json!({
         "name": "api", "match": { "path": "/api/**" }, "key": [], "quota": { "permits": 10_000, "window": "1d" },
@@ -239,7 +239,7 @@ fn all_wait(max_delay: &str) -> Value {
 
 #[tokio::test]
 async fn hundreds_that_are_due_at_once_are_all_released() {
-    // Envoy answers by itself: each is answered before the next one is let go, one inside the other.
+    // Envoy responds by itself: each response is sent before the next request is released, in nested calls.
     let routes =
         "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes";
     let answered = json!([{ "match": { "prefix": "/" }, "direct_response": { "status": 204 } }]);
@@ -255,7 +255,7 @@ async fn hundreds_that_are_due_at_once_are_all_released() {
         }));
     }
     until_under_way(&stage, 600).await;
-    // An Envoy that gets no time: when it does again, all of them are due.
+    // Envoy gets no time; when it resumes, all requests are due.
     for (signal, pause) in [("-STOP", Duration::from_secs(5)), ("-CONT", Duration::ZERO)] {
         assert!(Command::new("kill").args([signal, &stage.envoy.pid().to_string()]).status().unwrap().success());
         tokio::time::sleep(pause).await;
@@ -363,7 +363,7 @@ async fn those_who_wait_at_a_listener_that_goes_are_released_or_cut_off_and_nobo
                 assert_eq!(answer.status, 200, "{answer:?}");
                 passed += 1;
             }
-            // What is under way when the listener has drained, five seconds here, Envoy cuts off.
+            // When the listener has drained, here for five seconds, Envoy resets the remaining streams.
             Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::TimedOut),
         }
     }

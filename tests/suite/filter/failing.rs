@@ -1,4 +1,4 @@
-//! Upstreams that fail in every way there is, over raw sockets.
+//! Upstreams that fail in every possible way, over raw sockets.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,21 +11,21 @@ use tokio::net::{TcpListener, TcpStream};
 /// What an upstream does with a request.
 #[derive(Clone, Debug)]
 pub enum Does {
-    /// Answers with these bytes, and keeps the connection.
+    /// Responds with these bytes, and keeps the connection.
     Answers(Vec<u8>),
-    /// Answers with these bytes after a while.
+    /// Responds with these bytes after a while.
     AnswersAfter(Duration, Vec<u8>),
-    /// Answers with the first, and with the second a while later, and keeps the connection.
+    /// Responds with the first part, after a while with the second, and keeps the connection.
     AnswersInTwo(Vec<u8>, Duration, Vec<u8>),
-    /// Answers with these bytes and cuts the connection.
+    /// Responds with these bytes and cuts the connection.
     AnswersAndCuts(Vec<u8>),
     /// Cuts the connection.
     Cuts,
-    /// Never answers.
+    /// Never responds.
     Hangs,
 }
 
-/// An upstream, and what it was sent.
+/// An upstream, and what it has received.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     pub address: SocketAddr,
@@ -36,7 +36,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// An upstream that does this with every request, until it is told otherwise.
+    /// An upstream that does this with every request, until [`Upstream::set`] changes it.
     pub async fn start(does: Does) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = Self {
@@ -49,19 +49,19 @@ impl Upstream {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let serving = serving.clone();
-                // A connection that ends badly is Envoy's affair.
+                // Connection errors are for Envoy to handle.
                 tokio::spawn(async move { serving.serve(stream).await });
             }
         });
         upstream
     }
 
-    /// From now on it does this.
+    /// What it does from now on.
     pub fn set(&self, does: Does) {
         *self.does.lock().unwrap() = does;
     }
 
-    /// How many requests came.
+    /// The number of requests received.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
@@ -106,19 +106,19 @@ impl Upstream {
     }
 }
 
-/// An address at which nobody listens.
+/// An address without a listener.
 pub async fn refusing() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
-/// An answer with these header lines, each ended, and a body.
+/// A response with these header lines, each with its line end, and a body.
 pub fn answer(status: u16, lines: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let head = format!("HTTP/1.1 {status} Any\r\ncontent-length: {}\r\n{lines}\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
 
-/// An answer of 200 with a text.
+/// A response of 200 with a text.
 pub fn good(body: impl AsRef<[u8]>) -> Does {
     Does::Answers(answer(200, "content-type: text/plain\r\n", body))
 }
@@ -128,7 +128,7 @@ fn head_of(bytes: &[u8]) -> Vec<u8> {
     bytes[..end].to_vec()
 }
 
-/// The head of the next request on a connection, when its body has come too; `None` when there is no further one.
+/// The head of a connection's next request, once its body has arrived too; `None` at the end of the connection.
 pub async fn next_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<String>> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

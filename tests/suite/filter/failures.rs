@@ -1,5 +1,5 @@
-//! What an upstream may do instead of answering well, by what the next one then answers: the client sees the latter as if it
-//! had asked there.
+//! Every way in which an upstream can fail to respond well, and the next upstream's response: the client gets that as
+//! if it had asked there.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::stage::{Stage, eventually, limit, shipped};
 use crate::bootstrap::Bootstrap;
 use crate::origin::{Origin, Settings};
 
-/// One more cluster, behind so many others, that has no host at all.
+/// Adds a cluster without any host, behind `others` further ones.
 fn with_empty_cluster(bootstrap: Bootstrap, name: &str, others: usize) -> Bootstrap {
     let bootstrap = bootstrap.with_cluster(name, SocketAddr::from(([127, 0, 0, 1], 9))).unwrap();
     let hosts = format!("/static_resources/clusters/{others}/load_assignment/endpoints/0/lb_endpoints");
@@ -27,7 +27,7 @@ fn busy() -> Does {
     Does::Answers(answer(503, "", "busy"))
 }
 
-/// What the next upstream does, how it is asked for that, and the status and body that the client gets.
+/// What the next upstream does, how the request is changed for that, and the status and body that the client gets.
 type Case<'a> = (&'static str, Does, fn(Request) -> Request, u16, &'a [u8]);
 
 #[tokio::test]
@@ -155,10 +155,10 @@ async fn cluster_without_a_healthy_host_fails_as_one_that_refuses_and_opens_its_
         with_empty_cluster(bootstrap.with_cluster("good", origin.address).unwrap(), "empty", 2)
     })
     .await;
-    // On one connection, so that one worker sees all of it.
+    // On one connection, so that one worker handles all of it.
     let mut connection = Connection::open(stage.http).await.unwrap();
     let mut ask = async |path: &str| connection.send(&Request::get(path)).await.unwrap();
-    // Once as the first, by Envoy's router, and twice as a further one, by a call.
+    // Once as the first upstream, by Envoy's router, and twice as a further one, by a call.
     let answer = ask("/first/").await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "served"));
     assert_eq!(answer.header("x-tidegate"), "upstream=good; step=fallback; breakers=empty:closed");
@@ -191,7 +191,7 @@ async fn answer_of_a_further_upstream_is_kept_and_served_when_that_one_fails_too
     assert_eq!(answer.header("x-tidegate"), "upstream=good; step=fallback");
     assert_shows(&stage, "tidegate_kept_total", &[], 1).await;
     second.set(Does::Cuts);
-    // On connections of their own, so that both workers have some.
+    // Each on a new connection, so that both workers get some.
     for _ in 0..8 {
         let answer = stage.ask(&Request::get("/only/a")).await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "by a call"), "{answer:?}");
@@ -202,8 +202,8 @@ async fn answer_of_a_further_upstream_is_kept_and_served_when_that_one_fails_too
     stage.end().await;
 }
 
-/// A policy whose revision shows, as [`in_force`] wants it, with one route whose further answer takes a while, and
-/// one with a wait before the further try.
+/// A policy whose revision is visible to [`in_force`], with one route whose further upstream responds slowly, and one
+/// with a wait before the further attempt.
 fn revised(revision: u32) -> Value {
     let mut policy = chains(&[]);
     for name in ["busy", "slow"] {
@@ -238,7 +238,7 @@ async fn new_policy_loses_no_request_that_waits_for_a_further_answer_or_try() {
     for revision in [200, 300] {
         shipped(&revised(revision)).publish_filter(&file).unwrap();
         in_force(&stage, revision).await;
-        // How long each waits is left to chance, but not all eight have waited for so short a time.
+        // Each wait is random, but some of the eight are still waiting when the first policy changes.
         assert!(last.requests() < 8 || revision > 200, "none waited while the policy changed");
     }
     for (path, mut connection) in waiting {
@@ -259,12 +259,12 @@ async fn upstream_that_says_until_when_by_a_date_gets_no_further_tries() {
     policy["upstreams"]["gone"] = json!({ "cluster": "gone" });
     policy["routes"] = json!([route("only", &["gone", "busy"])]);
     let stage = stage(&policy, &[("busy", busy.address), ("gone", refusing().await), ("good", refusing().await)]).await;
-    // On one connection, so that one worker has them all.
+    // On one connection, so that one worker gets all of it.
     let mut connection = Connection::open(stage.http).await.unwrap();
     assert_eq!(connection.send(&Request::get("/only/")).await.unwrap().text(), "busy");
     let answer = connection.send(&Request::get("/only/")).await.unwrap();
     let told = answer.json()["retryAfter"].as_u64();
-    // By the upstream's own clock it is forty seconds, less what this test has taken.
+    // By the upstream's own clock it is forty seconds, less the time that this test has taken.
     assert!(told.is_some_and(|secs| (10..=40).contains(&secs)), "{answer:?}");
     assert_eq!(busy.requests(), 1);
     stage.end().await;
@@ -276,7 +276,7 @@ async fn failure_that_breaks_off_while_the_next_is_asked_ends_as_envoys_own_and_
     let first = Upstream::start(Does::AnswersAndCuts(half)).await;
     let second = Upstream::start(Does::AnswersAfter(Duration::from_millis(300), answer(200, "", "served"))).await;
     let stage = stage(&chains(&["half"]), &[("half", first.address), ("good", second.address)]).await;
-    // Envoy holds the answer that has begun, and does not let the filter have another in its place once it breaks.
+    // Once a response has begun, Envoy does not let the filter replace it when it breaks off.
     let mut connection = Connection::open(stage.http).await.unwrap();
     for _ in 0..3 {
         assert_eq!(connection.send(&Request::get("/half/")).await.unwrap().status, 502);

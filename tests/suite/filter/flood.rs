@@ -1,4 +1,4 @@
-//! 200,000 addresses against room for 10,000: memory stays where it is, and the greedy do not get away in the crowd.
+//! 200,000 addresses with room for 10,000: memory use stays constant, and greedy clients stay limited.
 
 use std::fs;
 
@@ -12,9 +12,9 @@ use super::stage::{Stage, limit, policy};
 pub struct Memory {
     /// What Envoy itself has allocated.
     allocated: u64,
-    /// What the system has given it, V8 included.
+    /// The resident memory of the process, V8 included.
     resident: u64,
-    /// What of it is not Envoy's own: V8, with the memory of the VMs in it.
+    /// The part outside Envoy's own allocator: V8 with the memory of the VMs.
     pub of_vms: u64,
 }
 
@@ -31,8 +31,8 @@ impl Memory {
     }
 }
 
-/// Sends one request from each address numbered so, over as many connections as keep both workers busy. All must be
-/// admitted: whoever comes for the first time has used nothing.
+/// Sends one request from each of these numbered addresses, over enough connections to keep both workers busy. All must
+/// be admitted, because none of the clients has used anything.
 async fn flood(stage: &Stage, clients: std::ops::Range<u32>) {
     let connections = (0..CONNECTIONS).map(|connection| {
         let (to, clients) = (stage.http, clients.clone().skip(connection).step_by(CONNECTIONS));
@@ -54,7 +54,7 @@ async fn flood(stage: &Stage, clients: std::ops::Range<u32>) {
 async fn flood_of_addresses_takes_no_memory_and_frees_no_greedy_client() {
     let mut policy = policy([limit("all", "/**", &["address"], 20)]);
     policy["state"] = json!({ "max_keys": 10_000 });
-    // Envoy answers itself and logs nothing: the filter is what is tried.
+    // Envoy responds by itself and logs nothing: the test is about the filter.
     let connection_manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
     let routes = format!("{connection_manager}/route_config/virtual_hosts/0/routes");
     let direct = json!([{ "match": { "prefix": "/" }, "direct_response": { "status": 200 } }]);
@@ -68,7 +68,7 @@ async fn flood_of_addresses_takes_no_memory_and_frees_no_greedy_client() {
     for client in &greedy {
         assert_eq!(stage.admitted(client, 25).await, 20);
     }
-    // Warm: every page of the table is there, and every connection has had its buffers.
+    // Warms up: every page of the table exists, and every connection has its buffers.
     flood(&stage, 0..WARM).await;
     let warm = Memory::of(&stage).await;
     for part in 1..=CLIENTS / WARM - 1 {

@@ -1,4 +1,4 @@
-//! The pieces of configuration that `envoy/README.md` shows, as they stand there, in the real Envoy.
+//! The configuration examples of `envoy/README.md`, unchanged, in the real Envoy.
 
 use std::path::Path;
 
@@ -15,14 +15,14 @@ const README: &str = include_str!("../../../envoy/README.md");
 const LISTENER: &str = "/static_resources/listeners/0";
 const FILTERS: &str = "/filter_chains/0/filters/0/typed_config/http_filters";
 
-/// The piece of YAML at this place of a section.
+/// The YAML example at this place of a section.
 fn piece(section: &str, place: usize) -> Value {
     let text = README.split("\n## ").find(|text| text.starts_with(section)).unwrap_or_else(|| panic!("no {section}"));
     let block = text.split("```yaml\n").nth(place + 1).and_then(|rest| rest.split("```").next()).unwrap();
     serde_yaml_ng::from_str(block).unwrap()
 }
 
-/// The shipped filter's `typed_config`, which the pieces leave out.
+/// The shipped filter's `typed_config`, which the examples leave out.
 fn typed_config(bootstrap: &Bootstrap) -> Value {
     bootstrap.listener().unwrap().pointer(FILTERS).unwrap()[0]["typed_config"].clone()
 }
@@ -86,7 +86,7 @@ async fn a_filter_that_is_pinned_by_its_hash_is_fetched_and_one_of_another_hash_
     assert!(files.last().starts_with("GET /tidegate.wasm HTTP/1.1\r\n"), "{}", files.last());
 }
 
-/// The bootstrap whose listener has been patched as istiod does it.
+/// The bootstrap with its listener patched as istiod does it.
 fn patched(bootstrap: Bootstrap, patch: &Value) -> Bootstrap {
     assert_eq!((&patch["applyTo"], &patch["patch"]["operation"]), (&json!("HTTP_FILTER"), &json!("INSERT_BEFORE")));
     let wanted = &patch["match"]["listener"]["filterChain"]["filter"];

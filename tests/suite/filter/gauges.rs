@@ -1,4 +1,4 @@
-//! Gauges where policies come and go, and where several stand side by side: each is set by every policy that has it.
+//! Gauges while policies are replaced, and with several policies side by side: every policy with a gauge sets it.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::metrics::{assert_shows, sample};
 use super::reload::{in_force, stage_from, version};
 use super::stage::{Stage, eventually, limit, policy, shipped};
 
-/// Waits until the metric has this value and keeps it for three seconds, in which each policy sets it two times.
+/// Waits until the metric has this value for three seconds, in which each policy sets it twice.
 async fn assert_goes_on_showing(stage: &Stage, name: &str, labels: &[(&str, &str)], value: u64) {
     eventually(&format!("{name}{labels:?} goes on being {value}"), || async {
         let end = Instant::now() + Duration::from_secs(3);

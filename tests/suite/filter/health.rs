@@ -1,4 +1,4 @@
-//! A service that fails, is slow, or says that it is loaded: what the filter makes of it, and whom it then turns away.
+//! A service that fails, is slow or reports load: how the filter rates it, and which requests it sheds.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::metrics::{assert_shows, sample};
 use super::stage::{Stage, eventually, limit, policy};
 use crate::origin::Settings;
 
-/// Who may see the pages of status here.
+/// The address of the client that may see the status pages.
 const OPERATOR: &str = "10.0.0.1";
 
 fn watching(health: Value) -> Value {
@@ -32,9 +32,9 @@ async fn page(connection: &mut Connection, name: &str) -> (u16, Value) {
     (answer.status, answer.json())
 }
 
-/// Sends important requests until the service is in this state.
+/// Sends high-priority requests until the service is in this state.
 ///
-/// Answers the connection whose worker has found it so.
+/// Returns the connection to the worker that has found the state.
 async fn until(stage: &Stage, state: &str) -> Connection {
     let mut connection = Connection::open(stage.http).await.unwrap();
     eventually(&format!("the service is {state}"), async || {
@@ -112,7 +112,7 @@ async fn a_slow_service_is_degraded_and_one_that_nobody_waits_for_as_well() {
     let p50 = status["health"]["latency_ms"]["p50"].as_u64().unwrap();
     assert!((140..5_000).contains(&p50), "{status}");
 
-    // Nothing comes back any more, and clients go away.
+    // The origin no longer responds, and clients go away.
     stage.origin.set(Settings { latency: Duration::ZERO, ..stage.origin.settings() });
     until(&stage, "healthy").await;
     stage.origin.set(Settings { latency: Duration::from_secs(60), ..stage.origin.settings() });
@@ -167,13 +167,13 @@ async fn load_that_the_service_reports_counts_and_broken_reports_do_not() {
 #[tokio::test]
 async fn workers_agree_within_a_tick() {
     let stage = Stage::start(&watching(json!({ "window": "10s", "min_calls": 10 }))).await;
-    // As many that both workers have some.
+    // Enough connections that both workers get some.
     let mut operators = Vec::new();
     for _ in 0..12 {
         operators.push(Connection::open(stage.http).await.unwrap());
     }
     stage.origin.set(Settings { failure_basis_points: 10_000, ..stage.origin.settings() });
-    // All the failures are seen by one worker.
+    // One worker sees all failures.
     let mut connection = Connection::open(stage.http).await.unwrap();
     for _ in 0..40 {
         connection.send(&Request::get("/pay/1").from("192.0.2.1")).await.unwrap();
@@ -191,7 +191,7 @@ async fn workers_agree_within_a_tick() {
         critical == operators.len()
     })
     .await;
-    // A tick is a second; the other one is for a crowded machine.
+    // A tick is one second; the other second is for a busy machine.
     assert!(apart < Duration::from_secs(2), "{apart:?}");
     stage.end().await;
 }

@@ -1,4 +1,4 @@
-//! Thousands of hostile requests, raw over TCP: Envoy answers what it will, and the worker's VM is the same in the end.
+//! Thousands of hostile requests over raw TCP: whatever the responses, the workers' VMs survive.
 
 use serde_json::json;
 use tidegate::api_key::Digest;
@@ -57,7 +57,7 @@ const TARGETS: [&str; 12] = [
     "/a;b=c?q=1;q=2",
 ];
 
-/// A value as nobody sends one: of any bytes that end no line, sometimes very long.
+/// A hostile value: any bytes that do not end the line, sometimes very long.
 fn value(dice: &mut Dice) -> Vec<u8> {
     let mut value = dice.pick(&VALUES).as_bytes().to_vec();
     dice.mutate(&mut value, &VALUES);
@@ -79,7 +79,8 @@ fn request(dice: &mut Dice) -> Request {
     if dice.one_in(20) {
         target.extend(b"/..%2f".repeat(dice.below(2_000)));
     }
-    // What Envoy itself refuses is sent now and then, and else what comes to the filter: any bytes but these.
+    // Sometimes the request may have bytes that Envoy refuses. Otherwise it has any bytes but these, so that it reaches
+    // the filter.
     let is_raw = dice.one_in(8);
     let refused = |byte: &u8, plain: bool| match byte {
         b'\r' | b'\n' => true,
@@ -95,7 +96,7 @@ fn request(dice: &mut Dice) -> Request {
         value.retain(|byte| !refused(byte, false));
         request.with(HEADERS[dice.below(HEADERS.len())], value)
     });
-    // Behind all that the client writes, what the proxy in front of Envoy adds.
+    // The proxy in front of Envoy appends the address after whatever the client writes.
     request.from(address)
 }
 
@@ -125,14 +126,14 @@ async fn thousands_of_hostile_requests_leave_the_vm_as_it_was() {
     for request in &requests {
         let answer = match connection.send(request).await {
             Ok(answer) => Some(answer),
-            // Envoy closes a connection on which it does not know where the next request begins.
+            // Envoy closes the connection if it cannot tell where the next request begins.
             Err(error) => {
                 assert_ne!(error.kind(), std::io::ErrorKind::TimedOut, "{request:?}");
                 None
             }
         };
         let status = answer.as_ref().map_or(0, |answer| answer.status);
-        // Whatever is refused here is refused by somebody who had a reason to: no failed VM, and no upstream that is none.
+        // Every refusal has a legitimate reason: none comes from a failed VM or a missing upstream.
         assert!(matches!(status, 0 | 200 | 400 | 403 | 404 | 413 | 414 | 426 | 429 | 431), "{status}: {request:?}");
         *statuses.entry(status).or_default() += 1;
         let goes_on = answer.is_some_and(|answer| answer.header("connection") != "close");
@@ -141,7 +142,7 @@ async fn thousands_of_hostile_requests_leave_the_vm_as_it_was() {
         }
     }
     eprintln!("statuses: {statuses:?}");
-    // All that the filter can answer was answered, and an honest client is served as ever.
+    // All of the filter's responses have occurred, and an honest client is still served.
     for status in [200, 403, 429] {
         assert!(statuses.get(&status).is_some_and(|count| *count > 50), "{statuses:?}");
     }

@@ -11,18 +11,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::client::{Answer, Request, in_time};
 
-/// One connection that speaks HTTP/2 with prior knowledge; a clone is the same connection.
+/// An HTTP/2 connection with prior knowledge; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     authority: SocketAddr,
 }
 
-/// What came back of a gRPC call.
+/// The response to a gRPC call.
 #[derive(Debug)]
 pub struct GrpcAnswer {
     pub headers: HeaderMap,
-    /// Whether the first headers were also the last: no message and no trailers after them.
+    /// Whether the first headers ended the stream, without message and trailers.
     pub trailers_only: bool,
     pub trailers: HeaderMap,
 }
@@ -35,7 +35,7 @@ impl Connection {
         Self { sender, authority: to }
     }
 
-    /// The same, by a client that never lets a byte of an answer's body come.
+    /// The same for a client that never accepts a byte of a response body.
     pub async fn open_deaf(to: SocketAddr) -> Self {
         let stream = tokio::net::TcpStream::connect(to).await.unwrap();
         let mut builder = Builder::new(TokioExecutor::new());
@@ -62,7 +62,7 @@ impl Connection {
         GrpcAnswer { headers: parts.headers, trailers_only, trailers: body.trailers().cloned().unwrap_or_default() }
     }
 
-    /// An answer of which the header has come.
+    /// Sends a request; returns once the header of the response has arrived.
     pub async fn respond(&mut self, request: &Request) -> hyper::Response<hyper::body::Incoming> {
         let target = str::from_utf8(&request.target).unwrap();
         let mut builder =

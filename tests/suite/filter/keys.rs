@@ -1,4 +1,4 @@
-//! Which requests a limit is for, and what tells its clients apart.
+//! Which requests a limit applies to, and how it distinguishes clients.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,8 @@ use super::client::Request;
 use super::stage::{Stage, limit, policy, raw_paths};
 use super::tiers::tiered;
 
-/// Uses up a limit of two as one client; then the same client, also in another guise, is refused, and another is not.
+/// Uses up a limit of two as `client`. Then `client` and `guise` (the same client, written differently) are refused,
+/// and `other` is not.
 async fn assert_told_apart(stage: &Stage, client: &Request, guise: &Request, other: &Request) {
     assert_eq!(stage.admitted(client, 3).await, 2, "{client:?}");
     assert_eq!(stage.admitted(guise, 1).await, 0, "the same client: {guise:?}");

@@ -1,11 +1,11 @@
-//! What Envoy's statistics show of the filter.
+//! The filter's metrics in Envoy's statistics.
 
 use serde_json::json;
 
 use super::client::{Connection, Request};
 use super::stage::{Stage, eventually, limit, policy};
 
-/// The value of the metric with exactly these labels, in the text that Prometheus reads.
+/// The value of the metric with exactly these labels, in the Prometheus text format.
 pub fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
     text.lines().find_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
@@ -19,7 +19,7 @@ pub fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
     })
 }
 
-/// Waits until the metric has this value, as the filter exports its counts once in a second.
+/// Waits until the metric has this value: the filter exports its counts once per second.
 pub async fn assert_shows(stage: &Stage, name: &str, labels: &[(&str, &str)], value: u64) {
     eventually(&format!("{name}{labels:?} is {value}"), || async {
         let text = stage.envoy.admin_get("/stats/prometheus").await.unwrap();
@@ -36,7 +36,7 @@ async fn every_decision_is_counted_by_limit_and_tier_over_all_workers() {
     policy["client"]["tier"] = json!({ "header": "x-plan" });
     let stage = Stage::start(&policy).await;
     for _ in 0..8 {
-        // A connection each, so that both workers have some.
+        // Each on a new connection, so that both workers get some.
         stage.ask(&Request::get("/api/x").from("192.0.2.1")).await;
     }
     assert_eq!(stage.admitted(&Request::get("/api/x").from("192.0.2.2").with("x-plan", "premium-2"), 4).await, 4);
@@ -46,7 +46,7 @@ async fn every_decision_is_counted_by_limit_and_tier_over_all_workers() {
         ("api", "refused", "free", 3),
         ("api", "admitted", "premium-2", 4),
         ("watched-2", "admitted", "free", 3),
-        // Two that went on, and three that the other limit refused.
+        // Two were admitted, and three refused by the other limit.
         ("watched-2", "observed", "free", 5),
         ("watched-2", "admitted", "premium-2", 3),
         ("watched-2", "observed", "premium-2", 1),
@@ -62,10 +62,10 @@ async fn every_decision_is_counted_by_limit_and_tier_over_all_workers() {
 #[tokio::test]
 async fn conflicts_between_workers_are_counted() {
     let mut one = limit("one", "/**", &[], 1);
-    // More than will be asked for: what is refused is not charged, and cannot conflict.
+    // More than are requested: a refused request is not charged and cannot conflict.
     one["quota"]["permits"] = json!(10_000_000);
     let stage = Stage::start(&policy([one])).await;
-    // How often two workers meet at one page is chance: as long as it takes, up to the bound of every wait.
+    // Two workers conflict at random: this takes as long as it takes, up to the bound of `eventually`.
     eventually("two workers have met at one page", || async {
         let clients = (0..16).map(|_| {
             let to = stage.http;
@@ -93,7 +93,7 @@ async fn table_shows_how_full_it_is_and_what_it_had_to_forget() {
     let stage = Stage::start(&policy).await;
     assert_shows(&stage, "tidegate_table_live_keys", &[], 0).await;
     let mut connection = Connection::open(stage.http).await.unwrap();
-    // 1,000 keys are 9 pages of 128 slots: 1,152 in all, which 4,000 clients fill to the last.
+    // 1,000 keys are 9 pages of 128 slots: 1,152 in total, which 4,000 clients fill completely.
     for client in 0..4_000_u32 {
         let address = format!("10.0.{}.{}", client >> 8, client & 255);
         assert_eq!(connection.send(&Request::get("/").from(address)).await.unwrap().status, 200);

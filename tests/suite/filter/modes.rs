@@ -1,4 +1,4 @@
-//! Policies that only observe, are strict, or are closed for maintenance.
+//! Policies in observe mode, in strict mode and under maintenance.
 
 use serde_json::json;
 
@@ -78,7 +78,7 @@ async fn maintenance_shows_its_page_to_all_but_those_let_in() {
         (&call.headers["grpc-status"], &call.headers["retry-after"]),
         (&"14".parse().unwrap(), &"120".parse().unwrap())
     );
-    // Let in, and under the limits as ever.
+    // These are let in, and limited as usual.
     for request in [Request::get("/health/live").from("192.0.2.1"), Request::get("/shop").from("10.1.2.3")] {
         for status in [200, 200, 429] {
             assert_eq!(connection.send(&request).await.status, status, "{request:?}");

@@ -1,4 +1,4 @@
-//! Other filters of Envoy before and behind this one.
+//! Other Envoy filters before and behind this one.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::metrics::assert_shows;
 use super::stage::{Stage, policy};
 use crate::bootstrap::Bootstrap;
 
-/// With one more filter at this place among the filters.
+/// Adds a filter at this place of the filter chain.
 fn with_filter(bootstrap: Bootstrap, place: usize, filter: Value) -> Bootstrap {
     let listener = bootstrap.listener().unwrap();
     let mut filters = listener.pointer(FILTERS).and_then(Value::as_array).unwrap().clone();
@@ -16,7 +16,7 @@ fn with_filter(bootstrap: Bootstrap, place: usize, filter: Value) -> Bootstrap {
     bootstrap.set(&format!("/static_resources/listeners/0{FILTERS}"), json!(filters)).unwrap()
 }
 
-/// Envoy's `ext_authz`, which asks a service over HTTP whether a client may, and answers 503 when that fails.
+/// Envoy's `ext_authz`: it asks a service over HTTP whether a request is allowed, and answers 503 if that fails.
 fn asks_whether_it_may() -> Value {
     json!({ "name": "envoy.filters.http.ext_authz", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
@@ -48,7 +48,7 @@ async fn refusal_of_a_filter_behind_is_the_clients_and_leads_to_no_other_upstrea
     })
     .await;
     let request = Request::get("/a");
-    // Which is kept, too.
+    // This response is also kept.
     assert_eq!(stage.ask(&request).await.text(), "first");
     for (does, status) in [(Does::Answers(answer(403, "", "no")), 403), (Does::Cuts, 503)] {
         may.set(does);
@@ -56,7 +56,7 @@ async fn refusal_of_a_filter_behind_is_the_clients_and_leads_to_no_other_upstrea
             let refused = stage.ask(&request).await;
             assert_eq!((refused.status, refused.header("x-tidegate").as_str()), (status, ""), "{refused:?}");
         }
-        // To a gRPC client the same is 200, and stands in a header.
+        // For a gRPC client the refusal is a 200 with the status in a header.
         let refused = stage.ask(&request.clone().with("content-type", "application/grpc")).await;
         assert_eq!(refused.status, 200, "{refused:?}");
         assert!(["7", "14"].contains(&refused.header("grpc-status").as_str()), "{refused:?}");

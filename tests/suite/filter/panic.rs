@@ -1,4 +1,4 @@
-//! A VM that dies takes its streams with it, and nothing else: counts survive, and permits come back by their lease.
+//! A VM that dies loses its streams and nothing else: counts survive, and its permits expire with their lease.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::envoy::{Envoy, Options};
 
 const TRIGGER: &str = "x-tidegate-panic";
 
-/// The filter with a way to take its VM down.
+/// The filter with a way to crash its VM.
 fn panicking() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = root.join("target/panicking");
@@ -45,7 +45,7 @@ async fn counts_survive_a_vm_that_panics_and_permits_come_back_by_their_lease() 
     let gate = Gate::start().await;
     let bootstrap = shipped(&policy([slots, limit("api", "/quick", &[], 1_000)]));
     let bootstrap = bootstrap.upstream(gate.address).unwrap().wasm(&wasm).unwrap();
-    // One worker, so that what panics is the VM that holds the streams.
+    // A single worker, so that the VM that crashes is the one that has the streams.
     let options = Options { concurrency: 1, ..Options::new(bootstrap.text()) };
     let envoy = Envoy::start(options).await.unwrap_or_else(|error| panic!("{error}"));
     let to = envoy.listener("http").unwrap();
@@ -75,7 +75,7 @@ async fn counts_survive_a_vm_that_panics_and_permits_come_back_by_their_lease() 
     let stats = envoy.stats().await.unwrap();
     assert!(stats.iter().any(|(name, count)| name.contains("vm_reload_success") && *count > 0), "{stats:?}");
 
-    // Whatever becomes of the streams of the VM that died, nobody gives their permits back.
+    // The streams of the dead VM end, but their permits are not returned.
     drop(lost);
     assert_eq!(ask(Request::get("/slow")).await.unwrap().status, 429, "after {:?}", taken.elapsed());
     gate.let_go();

@@ -1,4 +1,4 @@
-//! What one client brings its upstream to answer, which must not come back to another when all upstreams fail.
+//! Responses that one client provokes must not be served to another one when all upstreams fail.
 
 use serde_json::json;
 
@@ -16,21 +16,21 @@ async fn what_was_kept_for_one_client_is_served_to_nobody_who_asks_otherwise() {
     policy["tiers"] = json!(["free", "premium"]);
     let upstream = Upstream::start(good("")).await;
     let stage = Stage::with(&policy, |bootstrap| bootstrap.upstream(upstream.address).unwrap()).await;
-    // What the first client asks, and whether the second gets the same.
+    // The first client's request, and whether the second client gets the same response.
     type Asks = fn(Request) -> Request;
     let cases: [(&str, Asks, bool); 11] = [
         ("plainly", |request| request, true),
         ("with another header", |request| request.with("x-other", "1"), true),
-        // A service may write these into its links and redirects.
+        // A service may write the host into its links and redirects.
         ("of another port", |request| Request { host: Some("suite.example:8080".to_owned()), ..request }, false),
         ("of another spelling", |request| Request { host: Some("suite.example.".to_owned()), ..request }, false),
         ("as of another host", |request| request.with("x-forwarded-host", "other.example"), false),
         ("as of another target", |request| request.with("x-original-url", "/other"), false),
-        // A service may answer by it, and nobody else sends it.
+        // A service may respond by the body, which the other client does not send.
         ("with a body", |request| Request { body: b"q=1".to_vec(), ..request }, false),
         ("of a better tier", |request| request.with("x-plan", "premium"), false),
         ("with an API key", |request| request.with("x-api-key", "k1"), false),
-        // By now `jwt_authn` has removed the token that it was read from.
+        // At this point `jwt_authn` has removed the token that these claims come from.
         ("with claims", |request| request.with("x-jwt-payload", "e30"), false),
         ("with a token", |request| request.with("authorization", "Bearer x"), false),
     ];

@@ -1,4 +1,4 @@
-//! HTTP/2, HEAD, gRPC and large bodies: the same decision, in the words of each protocol.
+//! HTTP/2, HEAD, gRPC and large bodies: the same decision in the terms of each protocol.
 
 use super::client::{Connection, Request};
 use super::http2;
@@ -16,7 +16,7 @@ async fn http2_is_limited_as_http1_is_and_together_with_it() {
     let refused = connection.send(&request).await;
     assert_eq!((refused.status, refused.header("content-type").as_str()), (429, "application/json"));
     assert_eq!(refused.json()["error"], "rate limit exceeded");
-    // The connection lives on, and the next client on it is another one.
+    // The connection stays open, and its next request is from another client.
     assert_eq!(connection.send(&Request::get("/").from("192.0.2.2")).await.status, 200);
     stage.end().await;
 }
@@ -27,7 +27,7 @@ async fn head_is_refused_with_the_headers_of_a_refusal_and_no_body() {
     let request = Request::get("/").from("192.0.2.1").method("HEAD");
     let mut one = Connection::open(stage.http).await.unwrap();
     assert_eq!(one.send(&request).await.unwrap().status, 200);
-    // A body after these headers would be read as the next answer.
+    // A body after these headers would be read as the next response.
     for _ in 0..2 {
         let refused = one.send(&request).await.unwrap();
         assert_eq!((refused.status, refused.header("content-type").as_str()), (429, "application/json"));
@@ -79,7 +79,7 @@ async fn five_megabytes_go_through_or_are_refused_before_they_are_sent() {
     let mut h1 = Connection::open(stage.http).await.unwrap();
     let refused = h1.send(&post).await.unwrap();
     assert_eq!((refused.status, &refused.json()["error"]), (429, &"rate limit exceeded".into()));
-    // The body that nobody reads cannot be told from a next request: Envoy gives the connection up, and says so.
+    // The unread body cannot be told from a next request: Envoy announces that it closes the connection.
     assert_eq!(refused.header("connection"), "close");
     assert!(h1.is_closed().await);
     assert_eq!(h2.send(&post).await.status, 429);

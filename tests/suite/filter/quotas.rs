@@ -11,7 +11,7 @@ async fn a_request_is_within_all_quotas_and_charged_to_all_or_none() {
     let mut api = limit("api", "/**", &["address"], 1);
     let object = api.as_object_mut().unwrap();
     object.remove("quota");
-    // Neither gives anything back while the test runs.
+    // Neither returns a permit while the test runs.
     object.insert(
         "quotas".to_owned(),
         json!([
@@ -27,7 +27,7 @@ async fn a_request_is_within_all_quotas_and_charged_to_all_or_none() {
     assert!(answer.header("ratelimit").starts_with(r#""api/30d";r=49;"#), "{answer:?}");
     assert!(answer.header("ratelimit").contains(r#", "api/31d";r=19;"#), "{answer:?}");
 
-    // Connections of their own, so that both workers have a part in it, many at a time.
+    // Each on a new connection and many at a time, so that both workers get some.
     let mut admitted = 0;
     let plain = request();
     let ask = || stage.ask(&plain);

@@ -1,4 +1,4 @@
-//! What a client is told: refused, admitted, and in the log of who runs the service.
+//! What a client learns when it is refused or admitted, and what the operator's log shows.
 
 use serde_json::json;
 
@@ -30,7 +30,7 @@ async fn refused_client_is_told_why_and_when_to_come_back() {
     assert_eq!(refused.status, 429);
     assert_tells(&refused, "api", 2, 0);
     let wait: u64 = refused.header("retry-after").parse().unwrap();
-    // One permit of two comes back in half the window.
+    // One of two permits comes back in half the window.
     assert!((31 * 43_200 - 600..=31 * 43_200).contains(&wait), "{wait}");
     assert_eq!(refused.header("content-type"), "application/json");
     assert_eq!(refused.header("cache-control"), "no-store");
@@ -38,7 +38,7 @@ async fn refused_client_is_told_why_and_when_to_come_back() {
     assert!(stage.envoy.access_logged("GET /api/x 429 tidegate_limit_api").await, "{}", stage.envoy.access_log());
     assert!(stage.envoy.access_logged("GET /api/x 200 via_upstream").await);
 
-    // The same partition for the same client, another for another one, and no limit no word.
+    // The partition key is the same for the same client and differs for others. Without a limit there is no field.
     let key = |answer: Answer| answer.header("ratelimit").split_once("pk=").unwrap().1.to_owned();
     let own = key(refused);
     assert_eq!(key(stage.ask(&request).await), own);
@@ -91,10 +91,10 @@ async fn client_under_several_limits_is_told_of_each_and_refused_by_the_one_that
 
     let refused = stage.ask(&request).await;
     assert_eq!(refused.status, 429);
-    // The refusal has cost the wide limit nothing.
+    // The refused request was not charged to the wide limit.
     assert_tells(&refused, "wide", 3, 2);
     assert!(stage.envoy.access_logged("GET /api/x 429 tidegate_limit_narrow").await, "{}", stage.envoy.access_log());
-    // Over the watched limit all the same goes on.
+    // The watched limit only observes, so requests over it go on.
     assert_eq!(stage.admitted(&Request::get("/").from("192.0.2.1"), 3).await, 2);
     stage.end().await;
 }

@@ -1,13 +1,13 @@
-//! A new policy in a running Envoy: nobody's request is lost, and what was counted stays counted.
+//! A new policy in a running Envoy: no request is lost, and counts stay.
 //!
-//! Two ways lead there. ECDS (`config_discovery` in the place of the filter's `typed_config`) swaps the filter alone: no
-//! connection notices, and a request under way ends as it began. LDS replaces the filter chain of the listener: Envoy asks
-//! every client to leave (`connection: close`; 16 clients that heeded it lost none of 500,000 requests over four
-//! updates), and after `--drain-time-s` cuts what is still under way. So ECDS is what we recommend.
+//! There are two ways. ECDS (`config_discovery` in place of the filter's `typed_config`) replaces only the filter: no
+//! connection notices, and a request in flight ends under its old policy. LDS replaces the listener's filter chain:
+//! Envoy asks every client to reconnect (`connection: close`; 16 clients that did lost none of 500,000 requests over
+//! four updates), and after `--drain-time-s` it resets what is still in flight. We therefore recommend ECDS.
 //!
-//! It wants a `default_config`: the policy that the bootstrap itself has. Without it Envoy starts whatever stands in the
-//! file, finds nothing wrong in `--mode validate`, and answers 500 to everyone while that is bad. With it a bad policy in
-//! the bootstrap keeps Envoy from starting, and a bad one in the file leaves that of the bootstrap in force.
+//! ECDS needs a `default_config`: the policy of the bootstrap itself. Without it, Envoy starts whatever the file
+//! contains, `--mode validate` finds nothing wrong, and while the file is bad every request gets 500. With it, a bad
+//! policy in the bootstrap keeps Envoy from starting, and a bad one in the file leaves that of the bootstrap in force.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use super::metrics::assert_shows;
 use super::stage::{Stage, eventually, limit, policy, shipped};
 use crate::envoy::Envoy;
 
-/// Clients that ask without a pause until they are told to stop, and what they got.
+/// Clients that send requests without a pause until they are stopped, and their results.
 struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Tally>>,
 }
 
-/// What one client of the load got.
+/// The results of one client.
 #[derive(Debug, Default)]
 struct Tally {
     answered: usize,
-    /// What was neither admitted nor refused by a limit.
+    /// Responses that are neither an admission nor a refusal by a limit.
     lost: Vec<String>,
-    /// How often Envoy asked the client to connect anew.
+    /// How often Envoy asked the client to reconnect.
     moved: usize,
 }
 
@@ -84,22 +84,22 @@ async fn client(to: std::net::SocketAddr, stop: Arc<AtomicBool>) -> Tally {
     tally
 }
 
-/// A policy under which `/load` has so many permits, by which one knows it, and `/api` three.
+/// A policy with this many permits for `/load`, which identify it, and three for `/api`.
 pub fn version(permits: u32) -> Value {
     policy([limit("load", "/load", &["address"], permits), limit("api", "/api", &["address"], 3)])
 }
 
-/// An Envoy whose filter comes from this file.
+/// An Envoy that reads its filter from this file.
 pub async fn stage_from(file: &Path, policy: &Value) -> Stage {
     Stage::with(policy, |bootstrap| bootstrap.filter_from(file).unwrap()).await
 }
 
-/// Waits until every worker has the version with so many permits for `/load`.
+/// Waits until every worker has the policy with this many permits for `/load`.
 pub async fn in_force(stage: &Stage, permits: u32) {
     eventually(&format!("the version with {permits}"), || async {
         let quota = format!("\"load\";q={permits};");
-        // The system spreads connections over the two workers by chance: that all of these come to one is less likely
-        // than one in 30,000.
+        // The kernel distributes connections over the two workers at random: that all 16 go to the same one has a
+        // probability of less than 1 in 30,000.
         for _ in 0..16 {
             let answer = stage.ask(&Request::get("/load").from("192.0.2.98")).await;
             if !answer.header("ratelimit-policy").starts_with(&quota) {
@@ -125,7 +125,7 @@ async fn new_policies_under_load_lose_no_request_no_connection_and_no_count() {
     assert_eq!(stage.admitted(&greedy, 4).await, 3);
     let mut idle = Connection::open(stage.http).await.unwrap();
     assert_eq!(idle.send(&Request::get("/")).await.unwrap().status, 200);
-    // A request of which only the half is there when the policies change.
+    // A request of which only half has arrived when the policies change.
     let mut slow = Connection::open(stage.http).await.unwrap();
     let upload = Request::post("/upload", vec![7; 100_000]).bytes();
     let (first, rest) = upload.split_at(50_000);
@@ -155,7 +155,7 @@ async fn new_quota_counts_what_was_used_under_the_old_one_and_a_new_name_key_or_
     let client = Request::get("/api").from("192.0.2.1");
     assert_eq!(stage.admitted(&client, 5).await, 3);
 
-    // What changes of the limit, and how many requests then pass.
+    // How the limit changes, and how many requests then pass.
     let changes = [
         ("quota", json!({ "permits": 5, "window": "31d" }), 2),
         ("name", json!("api-2"), 5),
@@ -179,7 +179,7 @@ async fn new_policy_loses_nothing_that_was_to_be_shown_in_statistics() {
     let stage = stage_from(&file, &version(100)).await;
     let client = Request::get("/api").from("192.0.2.1");
     for permits in [200, 300, 400] {
-        // What is counted now has most likely not been exported when the next policy comes: that is done once in a second.
+        // The next policy most likely comes before these counts are exported, which happens once per second.
         stage.admitted(&client, 4).await;
         put_in_force(&stage, &file, permits).await;
     }
@@ -204,7 +204,7 @@ async fn bad_policy_under_load_changes_nothing_and_the_log_says_every_error() {
     assert!(stage.envoy.logged("tidegate: policy error: /limits/3/quota").await, "{}", stage.envoy.log());
     assert_says_all(&stage.envoy.log(), &places);
     assert_eq!(stage.admitted(&greedy, 4).await, 0);
-    // The last good one, and not the one that Envoy started with.
+    // The last good policy, and not the one that Envoy started with.
     in_force(&stage, 200).await;
     put_in_force(&stage, &file, 300).await;
     let tally = load.end().await;

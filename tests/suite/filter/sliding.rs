@@ -1,4 +1,4 @@
-//! The sliding window in real time, across the ends of its windows.
+//! The sliding window in real time, across window boundaries.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::client::{Answer, Connection, Request};
 use super::stage::{Stage, policy};
 
-/// An admitted request: when it was sent and when its answer was there, in milliseconds since the Unix epoch. Envoy
+/// An admitted request: when it was sent and when its response arrived, in milliseconds since the Unix epoch. Envoy
 /// decided in between.
 #[derive(Clone, Copy, Debug)]
 struct Admitted {
@@ -16,15 +16,15 @@ struct Admitted {
 }
 
 impl Admitted {
-    /// The window it was decided in, if that is beyond doubt.
+    /// The window in which it was decided, if that is certain.
     fn window(&self) -> Option<u64> {
         let window = self.sent_ms / WINDOW_MS;
         (window == self.answered_ms / WINDOW_MS).then_some(window)
     }
 }
 
-/// The least that the rule can have counted when it admitted `this` request: what was answered before it was sent, and of the
-/// window before that what was still to be covered when its answer had come.
+/// A lower bound of what the algorithm had counted when it admitted `this`: the requests of its window that were
+/// answered before it was sent, and the share of the previous window that still counted when its own response arrived.
 fn least_used(all: &[Admitted], this: &Admitted) -> Option<f64> {
     let window = this.window()?;
     let earlier = |other: &&Admitted| other.window() == Some(window) && other.answered_ms < this.sent_ms;
@@ -38,7 +38,7 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
-/// Asks on several connections for as long, a little more than the quota would bear at every moment.
+/// Sends requests on several connections during this many windows, at a little more than the quota's rate.
 async fn drive(stage: &Stage, path: &'static str, windows: u32) -> Vec<Admitted> {
     let end = Instant::now() + Duration::from_millis(WINDOW_MS) * windows;
     let to = stage.http;
@@ -84,12 +84,12 @@ async fn sliding_window_never_admits_more_than_its_rule_where_a_fixed_window_wou
     };
     assert!(most(&sliding) <= f64::from(PERMITS), "{}", most(&sliding));
     assert!(sliding.len() >= 2 * PERMITS as usize, "nor does it starve its client: {}", sliding.len());
-    // The measure itself: it does find the fixed window's double quota around the end of a window.
+    // This check is able to fail: it does find the double quota of a fixed window around a boundary.
     assert!(most(&fixed) > f64::from(PERMITS), "{}", most(&fixed));
     stage.end().await;
 }
 
-/// Asks until it is refused.
+/// Sends requests until one is refused.
 async fn use_up(connection: &mut Connection, request: &Request) -> Answer {
     for _ in 0..1_000 {
         let answer = connection.send(request).await.unwrap();

@@ -1,4 +1,4 @@
-//! Envoy with the filter and a policy, an origin behind it, and what every test asks of them in the end.
+//! Envoy with the filter and a policy, an origin behind it, and the final checks of every test.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,23 +15,23 @@ use crate::origin::{Origin, Settings};
 pub struct Stage {
     pub origin: Origin,
     pub envoy: Envoy,
-    /// Where Envoy takes requests.
+    /// The address at which Envoy accepts requests.
     pub http: SocketAddr,
     vms_made: u64,
 }
 
 impl Stage {
-    /// The shipped bootstrap with this policy.
+    /// Starts the shipped bootstrap with this policy.
     pub async fn start(policy: &Value) -> Self {
         Self::with(policy, |bootstrap| bootstrap).await
     }
 
-    /// The shipped bootstrap with this policy and further changes.
+    /// Starts the shipped bootstrap with this policy and further changes.
     pub async fn with(policy: &Value, change: impl FnOnce(Bootstrap) -> Bootstrap) -> Self {
         Self::of_workers(2, policy, change).await
     }
 
-    /// The same with so many worker threads.
+    /// The same with this many worker threads.
     pub async fn of_workers(workers: u32, policy: &Value, change: impl FnOnce(Bootstrap) -> Bootstrap) -> Self {
         let origin = Origin::start(Settings { echo: true, ..Settings::default() }).unwrap();
         let bootstrap = change(shipped(policy).upstream(origin.addr).unwrap());
@@ -42,13 +42,13 @@ impl Stage {
         Self { origin, envoy, http, vms_made }
     }
 
-    /// Sends one request on a connection of its own.
+    /// Sends one request on a new connection.
     pub async fn ask(&self, request: &Request) -> Answer {
         let answer = Connection::open(self.http).await.unwrap().send(request).await;
         answer.unwrap_or_else(|error| panic!("{error}: {request:?}\n{}", self.envoy.log()))
     }
 
-    /// Sends the request so often, one after the other, and answers how many were admitted; the rest must be refused.
+    /// Sends the request `times` times in sequence, and returns how many were admitted; the others must be refused.
     pub async fn admitted(&self, request: &Request, times: usize) -> usize {
         let mut connection = Connection::open(self.http).await.unwrap();
         let mut admitted = 0;
@@ -60,8 +60,8 @@ impl Stage {
         admitted
     }
 
-    /// What every test has in common: no VM has ended and been made anew, and nothing went wrong unseen. For tests in
-    /// which no policy is replaced.
+    /// The final checks of every test: Envoy is running, and no VM has failed or been recreated. For tests that do not
+    /// replace the policy.
     pub async fn end(mut self) {
         assert!(self.envoy.is_running().unwrap(), "{}", self.envoy.log());
         let stats = self.envoy.stats().await.unwrap();
@@ -69,7 +69,7 @@ impl Stage {
         self.assert_no_vm_failed().await;
     }
 
-    /// No VM has failed, by Envoy's own count and by its log.
+    /// Checks Envoy's own count of failed VMs, and its log.
     pub async fn assert_no_vm_failed(&self) {
         let stats = self.envoy.stats().await.unwrap();
         let reloads = stats.iter().filter(|(name, _)| name.contains("vm_reload")).map(|(_, count)| count);
@@ -81,7 +81,7 @@ impl Stage {
     }
 }
 
-/// Polls until the condition holds; fails after 30 s, saying what was waited for.
+/// Polls until the condition holds; fails after 30 s with the name of the condition.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !condition().await {
@@ -95,7 +95,7 @@ pub fn shipped(policy: &Value) -> Bootstrap {
     Bootstrap::shipped().unwrap().policy(&policy.to_string()).unwrap()
 }
 
-/// Without Envoy's own normalisation of paths: the filter gets them as they were sent.
+/// Turns off Envoy's own path normalisation: the filter gets paths as they were sent.
 pub fn raw_paths(bootstrap: Bootstrap) -> Bootstrap {
     let connection_manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
     let settings = [
@@ -108,22 +108,22 @@ pub fn raw_paths(bootstrap: Bootstrap) -> Bootstrap {
     })
 }
 
-/// A policy with these limits. Clients' addresses are taken as Envoy behind one proxy would: Envoy adds the address of
-/// the connection, so that what the test itself writes is the second entry from the right.
+/// A policy with these limits. It reads client addresses as behind one proxy: Envoy appends the address of the
+/// connection, so the entry that a test writes is the second from the right.
 pub fn policy(limits: impl IntoIterator<Item = Value>) -> Value {
     json!({
         "version": 1,
         "client": {
             "address": { "header": "x-forwarded-for", "trusted_hops": 2 },
             "claims": { "header": "x-jwt-payload" },
-            // The tests are all of the proxies in front.
+            // The tests play the role of all proxies in front.
             "trusted_headers": ["x-jwt-payload", "x-plan", "x-cost"],
         },
         "limits": limits.into_iter().collect::<Vec<_>>(),
     })
 }
 
-/// A limit that gives nothing back while a test runs: a token bucket that takes 31 days to fill.
+/// A limit that returns no permits while a test runs: a token bucket that takes 31 days to fill.
 pub fn limit(name: &str, path: &str, key: &[&str], permits: u32) -> Value {
     assert!(permits <= 10_000, "more would come back sooner than one in four minutes");
     json!({

@@ -1,4 +1,4 @@
-//! The pages of status, and that they are nobody else's.
+//! The status pages, and that only operators can see them.
 
 use serde_json::json;
 
@@ -43,7 +43,7 @@ async fn pages_are_answered_for_an_address_or_a_token_and_count_nowhere() {
     let status = connection.send(&Request::get("/ops/status").from(OPERATOR)).await.unwrap().json();
     assert_eq!((&status["limits"][0]["name"], &status["health"]["calls"]), (&json!("api"), &json!(0)), "{status}");
     assert_eq!(status["policy"], ready.json()["policy"]);
-    // For all others they are paths like any other: the upstream answers, and the limits hold.
+    // For all other clients these are ordinary paths: the upstream responds, and the limits apply.
     for (address, more) in [
         ("192.0.2.2", None),
         ("192.0.2.3", Some("Bearer close sesame")),
@@ -102,13 +102,13 @@ async fn every_worker_tells_how_the_breakers_stand_and_what_all_have_counted() {
     only["fallback"]["stale"] = json!("1h");
     policy["routes"] = json!([only, route("never", &["idle"])]);
     let stage = chain::stage(&policy, &[("fickle", fickle.address)]).await;
-    // On one connection, so that one worker has seen all of it when it opens the breaker.
+    // On one connection, so that one worker has handled all requests when it opens the breaker.
     let mut connection = Connection::open(stage.http).await.unwrap();
     for _ in 0..10 {
         connection.send(&Request::get("/only/")).await.unwrap();
     }
     fickle.set(good("well"));
-    // On connections of their own, so that both workers refuse some.
+    // Each on a new connection, so that both workers refuse some.
     eventually("both workers know that it is open", || async {
         let mut refused = 0;
         for _ in 0..8 {
@@ -121,7 +121,7 @@ async fn every_worker_tells_how_the_breakers_stand_and_what_all_have_counted() {
     let status = Request::get("/tidegate/status").from(OPERATOR);
     for _ in 0..8 {
         let mut told = json!(null);
-        // What the other worker has counted is there when it has exported it, once in a second.
+        // The other worker's counts are included once it has exported them, once per second.
         eventually("all is counted", async || {
             told = stage.ask(&status).await.json();
             let number = |page: &str, name: &str| told.pointer(page).unwrap()[name].as_u64().unwrap();

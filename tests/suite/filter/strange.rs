@@ -1,4 +1,4 @@
-//! Requests that no well-behaved client sends: each gets a right answer, and the worker's VM lives.
+//! Unusual requests: each gets a correct response, and the worker's VM survives.
 
 use super::client::{Connection, Request};
 use super::http2;
@@ -30,7 +30,7 @@ async fn values_that_are_not_utf8_are_clients_like_any_other() {
     let mut connection = http2::Connection::open(stage.http).await;
     assert_eq!(connection.send(&key(b"\xff")).await.status, 429);
     assert_eq!(connection.send(&key(b"\xfd")).await.status, 200);
-    // What is read for the tier, taken for an address or matched.
+    // Headers that are read for the tier, as an address or for matching.
     for name in ["accept", "content-type", "user-agent", "x-jwt-payload", "x-plan", "x-forwarded-for", "referer"] {
         let answer = stage.ask(&Request::get("/claim/").with(name, b"\xff\xfe\x80")).await;
         assert!(matches!(answer.status, 200 | 429), "{name}: {answer:?}");
@@ -77,7 +77,7 @@ async fn eight_kilobytes_of_header_and_a_thousand_cookies_are_read_to_their_end(
     assert_eq!(stage.admitted(&cookies("a"), 3).await, 2);
     assert_eq!(stage.admitted(&cookies("b"), 3).await, 2);
 
-    // A thousand lines of them are more headers than Envoy takes.
+    // A thousand lines are more headers than Envoy accepts.
     let lines = (0..1_000).fold(Request::get("/cookie/"), |request, n| request.with("cookie", format!("c{n}=v{n}")));
     assert_eq!(stage.ask(&lines).await.status, 431);
 
@@ -104,7 +104,7 @@ async fn request_without_what_others_have_is_answered() {
             assert_eq!(stage.ask(&request).await.status, 200, "{request:?}");
         }
     }
-    // A whole address instead of a path, as one asks a proxy; an asterisk; no host.
+    // An absolute URL as sent to a proxy; an asterisk; no host.
     let mut connection = Connection::open(stage.http).await.unwrap();
     let absolute = Request::get("http://suite.example/header/x?y").from("192.0.2.1");
     assert_eq!(connection.send(&absolute).await.unwrap().status, 200);

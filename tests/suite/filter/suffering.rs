@@ -1,5 +1,5 @@
-//! What one client does, and no other is to suffer from: bodies that do not come, or come slowly, and methods that the service does not
-//! know.
+//! One client's behaviour must not harm others: bodies that never come or come slowly, and methods that the service
+//! does not implement.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::failing::{Does, Upstream, answer, good};
 use super::metrics::assert_shows;
 use super::stage::{Stage, eventually};
 
-/// A service that is shed and cut off when calls take longer than a moment.
+/// A service that is shed, and whose breaker opens, if calls take longer than a moment.
 fn impatient() -> serde_json::Value {
     json!({
         "version": 1,
@@ -43,7 +43,7 @@ async fn clients_that_do_not_send_their_bodies_or_do_it_slowly_open_no_breaker_a
             slow.push(connection);
         }
         eventually("all have begun", async || stage.envoy.stats().await.unwrap()[ACTIVE] >= 20).await;
-        // Not a wait for a state: this is how long they take, longer than anybody may.
+        // This is not a wait for a state: the requests last this long, which is longer than the thresholds allow.
         tokio::time::sleep(Duration::from_millis(400)).await;
         if !rest.is_empty() {
             for connection in &mut slow {
@@ -54,7 +54,7 @@ async fn clients_that_do_not_send_their_bodies_or_do_it_slowly_open_no_breaker_a
         drop(slow);
         eventually("all are over", async || stage.envoy.stats().await.unwrap()[ACTIVE] == 0).await;
         for _ in 0..20 {
-            // By then what has been counted is shared and acted upon: it takes a tenth of a second.
+            // Together these pauses exceed the 100 ms in which counts are shared and take effect.
             tokio::time::sleep(Duration::from_millis(20)).await;
             let answer = stage.ask(&Request::get("/")).await;
             assert_eq!(answer.status, 200, "a client that {what}: {answer:?}");
@@ -100,7 +100,7 @@ async fn a_breaker_closes_though_clients_that_do_not_send_their_bodies_come_befo
         let mut held = std::collections::VecDeque::new();
         loop {
             let mut connection = Connection::open(http).await.unwrap();
-            // Where it is refused, the connection may be closed before all is written.
+            // If the request is refused, the connection may be closed before all is written.
             let _ = connection.write(b"POST / HTTP/1.1\r\nhost: suite.example\r\ncontent-length: 10\r\n\r\n0").await;
             held.push_back(connection);
             if held.len() > 300 {
@@ -119,7 +119,7 @@ async fn a_breaker_closes_though_clients_that_do_not_send_their_bodies_come_befo
     .await;
     assert_shows(&stage, "tidegate_breaker_state", &[("breaker", "origin")], 0).await;
     crowd.abort();
-    // Where nobody sends anything but bodies, those that come close it.
+    // If all requests have bodies, those whose bodies arrive close it.
     upstream.set(Does::Answers(answer(500, "", "down")));
     eventually("the breaker is open", async || stage.ask(&Request::post("/", b"x".to_vec())).await.status == 503).await;
     upstream.set(good("served"));

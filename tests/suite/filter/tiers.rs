@@ -7,7 +7,7 @@ use super::client::Request;
 use super::stage::{Stage, limit, policy};
 use crate::bootstrap::Bootstrap;
 
-/// One permit for anybody, three for `free`, five for `premium`.
+/// One permit for anyone, three for `free`, five for `premium`.
 pub(super) fn tiered(tier: Value) -> Value {
     let mut limit = limit("api", "/**", &["address"], 1);
     limit["by_tier"] = json!({
@@ -35,7 +35,7 @@ async fn api_key_has_its_tier_and_whoever_has_none_of_ten_thousand_has_the_defau
         ("192.0.2.3", "secret-10000", 1),
         ("192.0.2.4", "Secret-1", 1),
         ("192.0.2.5", "premium", 1),
-        // The hash is no key: who has read the policy has won nothing.
+        // The hash is not the key: reading the policy does not give access.
         ("192.0.2.6", hash(1).as_str(), 1),
         ("192.0.2.7", "secret-1, secret-1", 1),
         ("192.0.2.8", "", 1),
@@ -68,7 +68,7 @@ async fn claim_says_the_tier() {
     stage.end().await;
 }
 
-/// Envoy's own verification of tokens before the filter, for the paths below `/api`, where a token may be missing.
+/// Envoy's own token verification before the filter, for the paths below `/api`, where a token may be missing.
 fn verifying_tokens(bootstrap: Bootstrap) -> Bootstrap {
     let mut bootstrap: Value = serde_json::from_str(&bootstrap.text()).unwrap();
     let filters = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters";
@@ -102,12 +102,12 @@ async fn claims_are_those_of_the_token_that_envoy_has_verified() {
     let forged = |request: Request| request.with("x-jwt-payload", "eyJvcmciOnsicGxhbiI6InByZW1pdW0ifX0");
     let at = |path: &str, address: &str| Request::get(path).from(address);
     assert_eq!(stage.admitted(&at("/api", "192.0.2.1").with("authorization", bearer(TOKEN)), 7).await, 5);
-    // What a client writes into the header is dropped, with a token beside it and without.
+    // Envoy drops what a client writes into the header, with or without a token.
     assert_eq!(stage.admitted(&forged(at("/api", "192.0.2.2")), 7).await, 1);
     assert_eq!(stage.admitted(&forged(at("/api", "192.0.2.3")).with("authorization", bearer(TOKEN)), 7).await, 5);
     let changed = TOKEN.replace(".AJQ", ".AJR");
     assert_eq!(stage.ask(&at("/api", "192.0.2.4").with("authorization", bearer(&changed))).await.status, 401);
-    // Also where a rule asks for no token, and where there is no rule.
+    // Also for a rule that requires no token, and without a rule.
     assert_eq!(stage.admitted(&forged(at("/open", "192.0.2.5")), 7).await, 1);
     assert_eq!(stage.admitted(&forged(at("/other", "192.0.2.6")), 7).await, 1);
     stage.end().await;

@@ -1,4 +1,4 @@
-//! Between the filter and the upstream: what must not reach it, and what must come back from it unharmed.
+//! Between the filter and the upstream: what must not reach the upstream, and what must come back from it unchanged.
 
 use std::net::SocketAddr;
 
@@ -33,7 +33,7 @@ async fn upstream_answering(answer: &'static str) -> SocketAddr {
 #[tokio::test]
 async fn what_a_client_sends_as_the_choice_of_upstream_never_reaches_it() {
     let stage = Stage::start(&policy([limit("api", "/api/**", &["address"], 100)])).await;
-    // Where a limit applies and where none does; once, twice, in any case.
+    // With and without a limit; once, twice, in upper and lower case.
     for path in ["/api/x", "/"] {
         let request = Request::get(path).from("192.0.2.1");
         for forged in [
@@ -80,7 +80,7 @@ async fn upstream_keeps_its_own_headers_and_its_own_word_on_limits() {
         ("retry-after", "9"),
         ("set-cookie", "a=1, b=2"),
         ("x-raw", "caf\u{e9}"),
-        // Of this header only one can be right, and it is the nearer limit's.
+        // Only one value of this header can be right: that of the filter's limit.
         ("x-ratelimit-limit", "1"),
     ] {
         assert_eq!(answer.header(name), value);

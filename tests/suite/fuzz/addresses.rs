@@ -1,4 +1,4 @@
-//! `X-Forwarded-For` as nobody should write it, against the standard library's own readers of addresses.
+//! Malformed `X-Forwarded-For` headers, checked against the address parsers of the standard library.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -73,13 +73,13 @@ fn list(dice: &mut Dice) -> Vec<u8> {
 }
 
 #[test]
-fn nothing_left_of_the_trusted_hop_is_looked_at() {
+fn entries_before_the_trusted_hop_are_ignored() {
     let engines: Vec<_> = (1..=4).map(trusting).collect();
     cases("addresses: trust", |dice| {
         let hops = 1 + dice.below(4);
         let engine = &engines[hops - 1];
         let mut header = list(dice);
-        // At least as many entries as hops, in front of which anything may stand.
+        // At least as many entries as hops; forged entries go in front of them.
         while header.iter().filter(|byte| **byte == b',').count() + 1 < hops {
             header.extend_from_slice(b",192.0.2.1");
         }
@@ -87,7 +87,7 @@ fn nothing_left_of_the_trusted_hop_is_looked_at() {
         assert_ne!(honest.1, AddressFrom::ShortList);
         let lies = [dice.bytes(40), list(dice), b"198.51.100.66".to_vec()];
         for lie in lies {
-            // The tabs and blanks of an entry are its own: a lie ends where its comma stands.
+            // The blanks of an entry belong to it: a forged entry ends at its comma.
             let forged = [&lie[..], b",", &header].concat();
             assert_eq!(found(engine, &forged), honest, "{} with {}", header.escape_ascii(), lie.escape_ascii());
         }
@@ -120,7 +120,7 @@ fn addresses_are_those_that_the_standard_library_reads() {
     });
 }
 
-/// What is left of an entry without port, brackets and zone, as the standard library reads it.
+/// An entry without port, brackets and zone, as the standard library reads it.
 fn bare(entry: &[u8]) -> Option<IpAddr> {
     let inner = entry.strip_prefix(b"[").unwrap_or(entry);
     let inner = inner.split(|byte| matches!(byte, b']' | b'%')).next()?;

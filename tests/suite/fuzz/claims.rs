@@ -1,4 +1,4 @@
-//! JWT payloads, against serde_json.
+//! JWT payloads, checked against serde_json.
 
 use base64ct::{Base64Url, Base64UrlUnpadded, Encoding};
 use serde::de::IgnoredAny;
@@ -46,7 +46,7 @@ fn payload(dice: &mut Dice, depth: usize) -> Value {
     }
 }
 
-/// The claim, as serde_json's own tree has it.
+/// The claim in serde_json's own tree.
 fn naive<'v>(payload: &'v Value, name: &str) -> Option<&'v Value> {
     fn by_path<'v>(object: &'v Map<String, Value>, path: &str) -> Option<&'v Value> {
         match path.split_once('.') {
@@ -76,7 +76,7 @@ fn claims_are_those_that_serde_json_finds() {
         let value = Value::Object((0..4).map(|_| (dice.pick(&NAMES).to_owned(), payload(dice, 3))).collect());
         let mut text = value.to_string().into_bytes();
         let by_core = sent(engine, &text, dice.one_in(2));
-        // A number that is no short decimal tells nobody apart, and is the only scalar that is nobody.
+        // A number that is no short decimal does not identify a client. No other scalar may fail to.
         match naive(&value, name) {
             None => assert_eq!(by_core, nobody, "{name} of {value}"),
             Some(claim) if by_core == nobody => assert!(claim.is_f64(), "{name} of {value}"),
@@ -86,13 +86,13 @@ fn claims_are_those_that_serde_json_finds() {
                 assert_eq!(by_core, sent(engine, alone.as_bytes(), true), "{name} of {value}");
             }
         }
-        // What is found in a text that was tampered with is in the text, as serde_json reads it.
+        // A claim that is found in a mutated text is in that text, as serde_json reads it.
         dice.mutate(&mut text, &TOKENS);
         let by_core = sent(engine, &text, dice.one_in(2));
         if by_core != nobody {
             let shown = text.escape_ascii();
             let Ok(value) = serde_json::from_slice::<Value>(&text) else {
-                // In texts that nobody asks for the core reads over what is no Unicode, as a reader may that skips them.
+                // The core skips over invalid Unicode in texts that it does not use, as any skipping parser may.
                 assert!(serde_json::from_slice::<IgnoredAny>(&text).is_ok(), "{shown}");
                 return;
             };
@@ -108,7 +108,7 @@ fn claims_are_those_that_serde_json_finds() {
 }
 
 #[test]
-fn headers_that_are_no_payload_are_nobody() {
+fn headers_that_are_no_payload_identify_no_client() {
     let engine = keyed_by("claim:sub");
     let (nobody, somebody) = (key(&engine, &Raw::default()), sent(&engine, br#"{"sub":"u1"}"#, false));
     assert_ne!(nobody, somebody);
@@ -124,7 +124,7 @@ fn headers_that_are_no_payload_are_nobody() {
             assert_eq!(by_core, sent(&engine, &payload, true), "{}", header.escape_ascii());
         }
     });
-    // As deep and as long as a header can be: an answer, and no stack that overflows.
+    // Depth and length up to what a header can have: the core answers without a stack overflow.
     for deep in ["[", "{\"sub\":", "[{\"a\":"] {
         let text = deep.repeat(12_000 / deep.len());
         assert_eq!(sent(&engine, text.as_bytes(), false), nobody);

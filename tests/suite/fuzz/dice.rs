@@ -1,6 +1,6 @@
-//! Random choices from a seed, and the mutations that they make.
+//! Random choices from a seed, and random mutations.
 
-/// Splitmix64: each seed is a sequence of its own.
+/// SplitMix64: each seed gives its own sequence.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
@@ -29,22 +29,22 @@ impl Dice {
         from[self.below(from.len())]
     }
 
-    /// Any of them; there is one at least.
+    /// Any item of a list that is not empty.
     pub fn any<'t, T>(&mut self, of: &'t [T]) -> &'t T {
         &of[self.below(of.len())]
     }
 
-    /// Whether something happens that does so many times in a hundred.
+    /// True with this chance in percent.
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    /// Any bytes, at most so many.
+    /// Random bytes, at most this many.
     pub fn bytes(&mut self, most: usize) -> Vec<u8> {
         (0..self.below(most + 1)).map(|_| self.next() as u8).collect()
     }
 
-    /// Some of these texts, with a separator between them.
+    /// Some of these texts, with separators between them.
     pub fn list(&mut self, of: &[&str], separator: &[&str], most: usize) -> Vec<u8> {
         let mut list = Vec::new();
         for item in 0..self.below(most + 1) {
@@ -56,7 +56,7 @@ impl Dice {
         list
     }
 
-    /// Changes a text in a few places, mostly; `tokens` are what means something in it.
+    /// Changes a text in up to three places; `tokens` are the texts with a meaning in its format.
     pub fn mutate(&mut self, text: &mut Vec<u8>, tokens: &[&str]) {
         for _ in 0..self.below(4) {
             let at = self.below(text.len() + 1);

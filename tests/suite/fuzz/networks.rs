@@ -1,4 +1,4 @@
-//! Lists of networks, against the standard library's addresses and plain arithmetic.
+//! Lists of networks, checked against the standard library's addresses and plain arithmetic.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ const NETWORKS: [&str; 14] = [
 ];
 const TOKENS: [&str; 12] = ["/", "/0", "/32", "/128", "/129", "/+8", "::", ":", ".", "0", "ffff:", "-"];
 
-/// The bits of an address as one of IPv6, and of a network its prefix there; written by another road than the core's.
+/// The bits of an address as IPv6, computed in a different way than in the core.
 fn bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
@@ -47,7 +47,7 @@ fn naive(text: &str) -> Option<(u128, u32)> {
     (bits(address) & host == 0).then_some((bits(address), prefix))
 }
 
-/// Whether the network holds the address. IPv4 addresses are in no IPv6 network that is wider than all of them.
+/// Whether the network contains the address. IPv4 addresses are in no IPv6 network that is wider than the mapped range.
 fn holds((first, prefix): (u128, u32), address: IpAddr) -> bool {
     let v4 = |bits: u128| bits >> 32 == 0xffff;
     let of_v4 = prefix >= 96 && v4(first);
@@ -62,7 +62,7 @@ fn text(dice: &mut Dice) -> String {
 }
 
 #[test]
-fn networks_are_read_and_asked_as_by_plain_arithmetic() {
+fn networks_are_parsed_and_matched_as_by_plain_arithmetic() {
     cases("networks", |dice| {
         let texts: Vec<_> = (0..dice.below(12)).map(|_| text(dice)).collect();
         let mut networks = Vec::new();
@@ -76,7 +76,7 @@ fn networks_are_read_and_asked_as_by_plain_arithmetic() {
         }
         let table = Networks::new(networks.iter().map(|(network, _)| *network));
         for _ in 0..8 {
-            // Near one of them, or anywhere.
+            // Near the edge of one of the networks, or anywhere.
             let near = if networks.is_empty() { 0 } else { networks[dice.below(networks.len())].1.0 };
             let bits = match dice.below(4) {
                 0 => u128::from(dice.next()) << 64 | u128::from(dice.next()),

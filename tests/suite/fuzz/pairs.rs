@@ -1,4 +1,4 @@
-//! Cookies, queries and costs: pairs of a name and a value, and what a value may be.
+//! Cookies, queries and costs: lists of names and values, and the format of a value.
 
 use super::dice::Dice;
 use super::{Raw, cases, key, keyed_by};
@@ -25,35 +25,35 @@ const PIECES: [&str; 16] = [
 ];
 const TOKENS: [&str; 14] = ["sid=", "sid", ";", ",", "&", "=", "\"", " ", "\t", "%", "%3d", "+", "%00", "\u{e9}"];
 
-/// What was sent, its key, and the key of whoever is not told apart.
+/// The function from an input to its key, and the key of a client that cannot be identified.
 struct Sent<F>(F, KeyHash);
 
 impl<F: Fn(&[u8]) -> KeyHash> Sent<F> {
-    /// What holds of any list of pairs, `joint` between them.
-    fn assert_holds(&self, text: &[u8], joint: &str) -> bool {
+    /// Checks what is true of any list of pairs with `separator` between them. Returns whether the pair was found.
+    fn assert_holds(&self, text: &[u8], separator: &str) -> bool {
         let Self(key, nobody) = self;
         let found = key(text);
         let shown = text.escape_ascii();
-        let joint = joint.as_bytes();
-        assert_eq!(key(&[text, joint, b"zz=1"].concat()), found, "{shown} and another behind it");
-        assert_eq!(key(&[b"zz=1", joint, text].concat()), found, "{shown} and another before it");
+        let separator = separator.as_bytes();
+        assert_eq!(key(&[text, separator, b"zz=1"].concat()), found, "{shown} and another behind it");
+        assert_eq!(key(&[b"zz=1", separator, text].concat()), found, "{shown} and another before it");
         if found != *nobody {
-            // Twice is never one of the two.
-            assert_eq!(key(&[text, joint, b"sid=9"].concat()), *nobody, "{shown}");
-            assert_eq!(key(&[b"sid=9", joint, text].concat()), *nobody, "{shown}");
+            // A name that occurs twice identifies no client.
+            assert_eq!(key(&[text, separator, b"sid=9"].concat()), *nobody, "{shown}");
+            assert_eq!(key(&[b"sid=9", separator, text].concat()), *nobody, "{shown}");
         }
         found != *nobody
     }
 }
 
-fn text(dice: &mut Dice, joints: &[&str]) -> Vec<u8> {
-    let mut text = dice.list(&PIECES, joints, 5);
+fn text(dice: &mut Dice, separators: &[&str]) -> Vec<u8> {
+    let mut text = dice.list(&PIECES, separators, 5);
     dice.mutate(&mut text, &TOKENS);
     text
 }
 
 #[test]
-fn cookie_is_found_wherever_it_stands_once() {
+fn cookie_is_found_at_any_position_if_it_occurs_once() {
     let engine = keyed_by("cookie:sid");
     let of = |header: &[u8]| key(&engine, &Raw::default().with("cookie", header));
     let sent = Sent(of, key(&engine, &Raw::default()));
@@ -72,20 +72,20 @@ fn cookie_is_found_wherever_it_stands_once() {
 }
 
 #[test]
-fn query_parameter_is_found_wherever_and_however_it_is_written_once() {
+fn query_parameter_is_found_at_any_position_and_encoding_if_it_occurs_once() {
     let engine = keyed_by("query:sid");
     let of = |query: &[u8]| key(&engine, &Raw { path: [b"/?", query].concat(), ..Raw::default() });
     let sent = Sent(of, key(&engine, &Raw::default()));
     let mut found = 0;
     cases("queries", |dice| {
         let mut query = text(dice, &["&"]);
-        // A fragment is no part of a query, and ends it.
+        // A fragment is not part of a query, and ends it.
         query.retain(|byte| *byte != b'#');
         if !sent.assert_holds(&query, "&") {
             return;
         }
         found += 1;
-        // Written out in escapes it is the same parameter.
+        // The parameter with all bytes percent-encoded is the same.
         let written = |text: &[u8]| decoded(text).iter().map(|byte| format!("%{byte:02X}")).collect::<String>();
         let pair = |pair: &[u8]| {
             let equals = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
@@ -98,7 +98,7 @@ fn query_parameter_is_found_wherever_and_however_it_is_written_once() {
     assert!(found > 100, "{found}");
 }
 
-/// What a text of a form decodes to, by way of a lossless reading of its hexadecimal digits by the standard library.
+/// A decoded form value; the standard library reads the hexadecimal digits.
 fn decoded(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut at = 0;
@@ -134,7 +134,7 @@ fn cost_is_a_whole_number_within_its_bounds() {
         let text = String::from_utf8_lossy(&header);
         let digits = text.trim_matches([' ', '\t']);
         let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        // A number of more digits than any integer has is above all bounds.
+        // A number with more digits than any integer type is above all bounds.
         let cost = if is_number { digits.parse().unwrap_or(u128::MAX).clamp(2, 50) } else { 7 };
         assert_eq!(u128::from(plan.charges()[0].cost().get()), cost, "{}", header.escape_ascii());
     });

@@ -1,4 +1,4 @@
-//! Answers of a store that is broken or hostile, against serde_json; and what is sent, read back.
+//! Answers of a broken or hostile store, checked against serde_json; and requests, decoded again.
 
 use serde_json::{Value, json};
 use tidegate::authority::{Ask, Grant, Instance, Shared, Terms};
@@ -62,7 +62,7 @@ fn some_ask(dice: &mut Dice) -> Ask {
     }
 }
 
-/// What a script might answer to this ask.
+/// A possible reply of a script to this ask.
 fn some_reply(dice: &mut Dice, ask: &Ask) -> Value {
     let granted = [0, ask.least.get().min(ask.need.get()), ask.want.get()][dice.below(3)];
     let mut numbers: Vec<u64> = vec![granted.into(), 5, if granted > 0 { 7 } else { 0 }, 9, 1_800_000_000_000, 77];
@@ -70,7 +70,7 @@ fn some_reply(dice: &mut Dice, ask: &Ask) -> Value {
     json!(numbers)
 }
 
-/// A whole answer, and the verb under which Webdis tells it.
+/// A whole answer, and the verb that names the command in Webdis.
 fn some_answer(dice: &mut Dice, protocol: Protocol, asks: &[Ask], verb: &str) -> Value {
     let error =
         |dice: &mut Dice| dice.pick(&["NOSCRIPT No matching script.", "OOM command not allowed", "what"]).to_owned();
@@ -86,7 +86,7 @@ fn some_answer(dice: &mut Dice, protocol: Protocol, asks: &[Ask], verb: &str) ->
     }
 }
 
-/// The numbers that serde_json finds where the grant of one ask stands.
+/// The numbers that serde_json finds at the place of one ask's grant.
 fn naive(body: &[u8], protocol: Protocol, place: usize, verb: &str) -> Option<Vec<u64>> {
     let value: Value = serde_json::from_slice(body).ok()?;
     let numbers = match protocol {
@@ -106,7 +106,7 @@ fn numbers_of(grant: &Grant) -> Vec<u64> {
 }
 
 #[test]
-fn an_answer_gives_what_it_says_or_an_error() {
+fn an_answer_is_decoded_correctly_or_is_an_error() {
     let (mut granted, mut garbled, mut forgotten) = (0, 0, 0);
     cases("redis: answers", |dice| {
         let (protocol, redis) = redis(dice);
@@ -172,7 +172,7 @@ fn half_an_answer_is_garbled() {
             assert_eq!(outcome(&whole[..length]), Err(RedisError::Garbled), "{}", whole[..length].escape_ascii());
         }
         assert_eq!(outcome(&whole).unwrap().granted, ask.want);
-        // As much as anybody cares to send.
+        // However much follows.
         for more in [vec![b' '; 5_000_000], vec![b'['; 5_000_000], whole.repeat(100_000)] {
             assert_eq!(outcome(&[&whole[..], &more].concat()), Err(RedisError::Garbled), "{protocol:?}");
         }
@@ -180,7 +180,7 @@ fn half_an_answer_is_garbled() {
 }
 
 #[test]
-fn no_answer_grants_more_than_was_asked_for_or_for_longer() {
+fn an_answer_that_grants_more_or_longer_than_asked_is_refused() {
     let redis = Redis::new(Protocol::Webdis, "", None).unwrap();
     let terms =
         Terms { algorithm: Shared::FixedWindow, permits: Permits::new(50), window_ms: 1_000, burst: Permits::new(50) };
@@ -209,7 +209,7 @@ fn no_answer_grants_more_than_was_asked_for_or_for_longer() {
     }
 }
 
-/// The words of each command of a request, read as the front does.
+/// The words of each command of a request, as the front decodes them.
 fn words(protocol: Protocol, request: &HttpRequest<'_>) -> Vec<Vec<String>> {
     match protocol {
         Protocol::Upstash => serde_json::from_slice(&request.body).unwrap(),
@@ -232,7 +232,7 @@ fn percent_decoded(word: &str) -> String {
 }
 
 #[test]
-fn what_is_sent_is_the_ask() {
+fn the_request_carries_the_ask() {
     cases("redis: requests", |dice| {
         let (protocol, redis) = redis(dice);
         let ask = some_ask(dice);

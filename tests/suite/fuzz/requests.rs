@@ -1,4 +1,4 @@
-//! Whole requests through plan, decide and observe, with any bytes for every fact and any steps of the clock.
+//! Whole requests through plan, decide and observe, with random bytes for every fact and any steps of the clock.
 
 use super::dice::Dice;
 use super::{Raw, cases};
@@ -12,7 +12,7 @@ use tidegate::store::Store;
 use tidegate::store::memory::MemoryStore;
 use tidegate::units::Timestamp;
 
-/// The place of the limit that observes.
+/// The index of the limit that observes.
 const WATCHED: usize = 3;
 
 const POLICY: &str = r#"{
@@ -54,7 +54,7 @@ const POLICY: &str = r#"{
   "response": { "x_ratelimit": true }
 }"#;
 
-/// Values that mean something somewhere in the policy.
+/// Values with a meaning somewhere in the policy.
 const VALUES: [&str; 20] = [
     "192.0.2.7",
     "203.0.113.9",
@@ -102,7 +102,7 @@ fn request(dice: &mut Dice) -> Raw {
     Raw { method, path, authority, peer, headers }
 }
 
-/// What the next request's clock says: mostly a little later, sometimes before, now and then anything at all.
+/// The time of the next request: mostly a little later, sometimes earlier, occasionally anything.
 fn later(dice: &mut Dice, now: u64) -> u64 {
     match dice.below(40) {
         0 => dice.next(),
@@ -114,7 +114,7 @@ fn later(dice: &mut Dice, now: u64) -> u64 {
 }
 
 #[test]
-fn any_request_at_any_time_is_decided_and_told_within_bounds() {
+fn any_request_at_any_time_gets_a_decision_within_bounds() {
     let engine = engine(POLICY);
     let limits = engine.policy().limits().len();
     let (mut store, mut local) = (MemoryStore::new(1_000), MemoryStore::new(1_000));
@@ -130,7 +130,7 @@ fn any_request_at_any_time_is_decided_and_told_within_bounds() {
         assert_same_in_front(&engine, dice, &request, &plan, &mut again);
         let decision =
             engine.decide(&mut plan, &mut store, &mut local, &mut leases, &mut counters, Timestamp::from_nanos(now));
-        // Only the limit that observes would do more than it does.
+        // Only the limit in observe mode may report what it would do.
         let observed = decision.observed.as_ref().and_then(|refusal| refusal.limit);
         assert!(decision.observed.is_none() || observed == Some(WATCHED), "{:?}", decision.observed);
         fields.clear();
@@ -156,13 +156,13 @@ fn any_request_at_any_time_is_decided_and_told_within_bounds() {
         if let Some(mut ticket) = plan.ticket() {
             let answer = Answer::of(200 + dice.below(400) as u16).with("x-cost", dice.pick(&VALUES));
             engine.observe(&mut ticket, &answer, &mut store, &mut local, &mut counters, Timestamp::from_nanos(now));
-            // Now and then a VM dies before its streams end.
+            // Occasionally a VM dies before its streams end.
             if dice.below(4) > 0 {
                 let now = Timestamp::from_nanos(now);
                 engine.release(ticket, &mut store, &mut local, &mut leases, &mut counters, now);
             }
         }
-        // A terminal is shown nothing that it would obey.
+        // The explanation has no control characters, which a terminal would interpret.
         let words = explain(engine.policy(), &request);
         assert!(words.chars().all(|c| c == '\n' || !c.is_control()), "{words:?}");
     });
@@ -170,7 +170,7 @@ fn any_request_at_any_time_is_decided_and_told_within_bounds() {
     assert!(admitted > 100 && refused > 100, "admitted {admitted}, refused {refused}: one of them was not tried");
 }
 
-/// Asked again, a request is planned as before; and with anything in front of what the trusted proxy wrote.
+/// The same request gets the same plan again, also with other entries in front of what the trusted proxy wrote.
 fn assert_same_in_front(
     engine: &tidegate::engine::Engine,
     dice: &mut Dice,

@@ -1,4 +1,4 @@
-//! The authority alone, asked at random.
+//! The authority alone, under random asks.
 
 use super::timeline::Random;
 use super::world::shared;
@@ -21,7 +21,7 @@ const ALGORITHMS: [&str; 3] = ["fixed-window", "sliding-window", "token-bucket"]
 const NOW: u64 = 1_700_000_000_000;
 
 #[test]
-fn the_same_ask_again_is_given_the_same_and_charged_nothing_more() {
+fn a_repeated_ask_gets_the_same_grant_and_is_charged_once() {
     for algorithm in ALGORITHMS {
         let mut account = Account::default();
         let first = account.answer(&ask(terms(algorithm, 100, 100), 1, 5, 9), NOW);
@@ -37,7 +37,7 @@ fn the_same_ask_again_is_given_the_same_and_charged_nothing_more() {
 }
 
 #[test]
-fn accounts_asks_and_grants_are_the_bytes_of_their_version() {
+fn bytes_of_accounts_asks_and_grants_of_version_1_do_not_change() {
     let mut all = Vec::new();
     for algorithm in ALGORITHMS {
         let mut account = Account::default();
@@ -49,7 +49,7 @@ fn accounts_asks_and_grants_are_the_bytes_of_their_version() {
 }
 
 #[test]
-fn as_many_are_served_as_are_left_but_none_below_what_the_cheapest_costs() {
+fn a_partial_grant_is_never_below_the_least_that_was_asked_for() {
     for algorithm in ALGORITHMS {
         let mut account = Account::default();
         let terms = terms(algorithm, 10, 10);
@@ -64,7 +64,7 @@ fn as_many_are_served_as_are_left_but_none_below_what_the_cheapest_costs() {
 }
 
 #[test]
-fn waiting_as_long_as_it_says_suffices_and_a_millisecond_less_does_not() {
+fn the_announced_wait_suffices_and_a_millisecond_less_does_not() {
     let mut random = Random(5);
     for round in 0..2_000 {
         let algorithm = ALGORITHMS[round % 3];
@@ -90,7 +90,7 @@ fn waiting_as_long_as_it_says_suffices_and_a_millisecond_less_does_not() {
 }
 
 #[test]
-fn a_return_is_credited_once_in_its_window_and_to_whom_it_was_granted() {
+fn a_return_is_credited_once_in_its_window_and_to_its_instance() {
     for algorithm in ALGORITHMS {
         let terms = terms(algorithm, 1_000, 1_000);
         let mut account = Account::default();
@@ -102,7 +102,7 @@ fn a_return_is_credited_once_in_its_window_and_to_whom_it_was_granted() {
             back_of: of,
             ..ask(terms, seq, 0, 0)
         };
-        // So that there is something of others' that could be credited to it.
+        // Another instance's permits, which could be credited to this one by mistake.
         let others = Ask { instance: Instance::new(3), ..ask(terms, 1, 0, 100) };
         assert_eq!(account.answer(&others, NOW).granted, Permits::new(100), "{algorithm}");
         let left = |account: &mut Account, ask: &Ask| account.answer(ask, NOW + 1).left.get();
@@ -122,7 +122,7 @@ fn a_bucket_and_what_it_has_lent_are_never_more_than_the_burst() {
     for round in 0..500 {
         let terms = terms("token-bucket", 10 + random.below(1_000) as u32, 1 + random.below(1_000) as u32);
         let mut account = Account::default();
-        // What is out, by when it expires.
+        // Lent permits, each with its expiry.
         let mut out: Vec<(u64, u64)> = Vec::new();
         let mut now = NOW;
         for seq in 1..200 {
@@ -145,7 +145,7 @@ fn a_bucket_and_what_it_has_lent_are_never_more_than_the_burst() {
 }
 
 #[test]
-fn an_account_comes_back_from_its_bytes_and_nothing_else_does() {
+fn an_account_survives_its_encoding_and_other_bytes_are_refused() {
     for algorithm in ALGORITHMS.into_iter().chain(["concurrency"]) {
         let mut account = Account::default();
         for seq in 1..4 {
@@ -157,7 +157,7 @@ fn an_account_comes_back_from_its_bytes_and_nothing_else_does() {
         let bytes = account.to_bytes();
         assert_eq!(Account::from_bytes(&bytes), Some(account), "{algorithm}");
         for len in 0..bytes.len() {
-            // An account of fewer instances is one, too.
+            // A prefix can be a valid account with fewer instances.
             if let Some(shorter) = Account::from_bytes(&bytes[..len]) {
                 assert_eq!(shorter.to_bytes(), &bytes[..len]);
             }
@@ -188,21 +188,21 @@ fn keys_and_instances_are_bounded() {
 
 /// What an instance may use of its permits, and until when.
 #[derive(Clone, Copy, Default)]
-struct Uses {
+struct Holding {
     permits: u32,
     until: u64,
     seq: u64,
 }
 
 #[test]
-fn whatever_is_asked_and_whichever_answers_are_lost_all_together_hold_no_more_than_there_are() {
+fn under_any_asks_and_lost_answers_all_instances_hold_no_more_than_all_permits() {
     let mut random = Random(11);
     let (mut most, mut called) = (0, 0);
     for round in 0..1_000 {
         let terms = Terms { window_ms: 10_000, ..terms("concurrency", 1 + random.below(30) as u32, 1) };
         let mut account = Account::default();
         let mut now = NOW;
-        let mut all = [Uses::default(); 5];
+        let mut all = [Holding::default(); 5];
         let mut earlier = Vec::new();
         for _ in 0..100 {
             now += [0, 1, 30, 400, 3_000][random.below(5) as usize];
@@ -212,7 +212,7 @@ fn whatever_is_asked_and_whichever_answers_are_lost_all_together_hold_no_more_th
                 uses.permits = 0;
             }
             if random.below(5) == 0 && !earlier.is_empty() {
-                // One that was late, or is doubled, and whose answer nobody hears.
+                // A late or duplicate ask, whose answer is lost.
                 let late: Ask = earlier[random.below(earlier.len() as u64) as usize];
                 account.answer(&late, now);
             }
@@ -226,7 +226,7 @@ fn whatever_is_asked_and_whichever_answers_are_lost_all_together_hold_no_more_th
                 ..ask(terms, seq, need, need + ahead)
             };
             earlier.push(ask);
-            // From when it asks it uses no more than it keeps.
+            // From the time of its ask on, the instance uses no more than it keeps.
             (uses.permits, uses.seq) = (keeps, seq);
             let grant = account.answer(&ask, now);
             assert!(grant.granted.get() <= keeps + need + ahead, "round {round}: {ask:?} {grant:?}");

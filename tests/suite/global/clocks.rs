@@ -1,12 +1,12 @@
-//! An instance whose clock is set back, beside an authority whose clock goes on.
+//! An instance whose clock is set back, with an authority whose clock goes on.
 
 use tidegate::decision::Decision;
 use tidegate::engine::Answer;
 
 use super::engine::{Bench, NOW_MS};
 
-/// Decides on a request, and on it and others again as often as the authority, whose time is `ahead` of the instance's, has something to
-/// say. Answers how many were admitted.
+/// Decides on a request, then handles asks and woken requests until the authority has nothing more to say, at most ten
+/// times. The authority's clock is `ahead` of the instance's. Returns how many requests were admitted.
 fn served(bench: &mut Bench, id: u32, now: u64, ahead: u64) -> usize {
     let is_admitted = |decision: &Decision| decision.awaits.is_none() && decision.refusal.is_none();
     let mut admitted = usize::from(is_admitted(&bench.arrive(id, now)));
@@ -22,7 +22,7 @@ fn served(bench: &mut Bench, id: u32, now: u64, ahead: u64) -> usize {
 }
 
 #[test]
-fn a_clock_that_is_set_back_locks_nobody_out_who_was_refused_before() {
+fn a_clock_that_is_set_back_locks_no_refused_client_out() {
     for algorithm in ["fixed-window", "sliding-window", "token-bucket"] {
         for sharing in ["lease", "exact"] {
             let mut bench = Bench::new(&format!(
@@ -32,7 +32,8 @@ fn a_clock_that_is_set_back_locks_nobody_out_who_was_refused_before() {
             let before: usize = (0..20).map(|id| served(&mut bench, id, HOUR_MS + u64::from(id) * 3, 0)).sum();
             assert_eq!(before, 5, "{algorithm}, {sharing}");
             let after: usize = (0..30).map(|id| served(&mut bench, 20 + id, u64::from(id) * 1_000, HOUR_MS + 60)).sum();
-            // One quota at least, by a client that takes twice as much as comes; and no more than there are windows for.
+            // At least one quota, because the client sends twice as much as it is allowed; at most the quota of each
+            // window in that time.
             assert!((5..=20).contains(&after), "{algorithm}, {sharing}: {after} in half a minute");
         }
     }

@@ -1,4 +1,4 @@
-//! Instances with requests in flight, an authority, and what lies between them, on a virtual clock.
+//! Instances with requests in flight, an authority, and the messages between them, on a virtual clock.
 
 use super::timeline::{Faults, Outcome, Random, Site, Timeline};
 use std::collections::BTreeMap;
@@ -8,20 +8,20 @@ use tidegate::policy::Policy;
 use tidegate::units::Timestamp;
 
 pub const LEASE_MS: u64 = 10_000;
-/// No request lasts longer: less than half a lease, for which each has its permit in any case.
+/// The longest request: less than half a lease, for which every request is guaranteed its permit.
 const LONGEST_MS: u64 = 4_900;
 
 pub struct Setup {
     pub permits: u64,
     pub sharing: &'static str,
     pub on_store_failure: &'static str,
-    /// Requests of each instance in a thousand seconds.
+    /// Requests per instance in a thousand seconds.
     pub rates: Vec<u64>,
-    /// How long requests last, mostly.
+    /// The mean duration of most requests.
     pub lasts_ms: u64,
 }
 
-/// What one instance has seen.
+/// What one instance has counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
     pub requests: u64,
@@ -38,15 +38,15 @@ pub struct Crowd {
     authority: Authority,
     authority_skew_ms: u64,
     sites: Vec<Site>,
-    /// For each instance, what it has in flight, by numbers that none had before.
+    /// For each instance, its requests in flight, by numbers that are never reused.
     in_flight: Vec<BTreeMap<u64, Ticket>>,
     next_number: u64,
     /// For each instance.
     pub seen: Vec<Seen>,
     setup: Setup,
-    /// The most that were in flight at one time.
+    /// The maximum number in flight at once.
     pub most_in_flight: u64,
-    /// Permits times microseconds that were in flight.
+    /// Permits in use, times microseconds.
     in_use: u64,
     in_use_since: u64,
     last_change_us: u64,
@@ -60,7 +60,7 @@ enum Event {
     Tend(usize),
     Renew,
     Minute,
-    Joined(usize),
+    Reconnected(usize),
 }
 
 impl Crowd {
@@ -114,7 +114,7 @@ impl Crowd {
         self.sites.iter_mut().for_each(|site| _ = site.take_asks());
     }
 
-    /// Which part of the permits was in use on average.
+    /// The average share of the permits that was in use.
     pub fn used(&mut self) -> f64 {
         self.count();
         self.in_use as f64 / (self.time.now_us - self.in_use_since) as f64 / self.setup.permits as f64
@@ -128,7 +128,7 @@ impl Crowd {
         self.in_flight.iter().map(|tickets| tickets.len() as u64).sum()
     }
 
-    /// How many requests an instance has in flight.
+    /// The number of requests that an instance has in flight.
     pub fn in_flight_at(&self, at: usize) -> usize {
         self.in_flight[at].len()
     }
@@ -145,12 +145,12 @@ impl Crowd {
         self.in_flight[at].clear();
     }
 
-    pub fn part_all(&mut self) {
-        self.sites.iter_mut().for_each(|site| site.parted = true);
+    pub fn disconnect_all(&mut self) {
+        self.sites.iter_mut().for_each(|site| site.disconnected = true);
     }
 
-    pub fn join_all(&mut self) {
-        self.sites.iter_mut().for_each(|site| site.parted = false);
+    pub fn reconnect_all(&mut self) {
+        self.sites.iter_mut().for_each(|site| site.disconnected = false);
     }
 
     fn step(&mut self, event: Event) {
@@ -203,16 +203,16 @@ impl Crowd {
                     if self.time.random.below(10_000) < self.time.faults.crashes {
                         self.crash(at);
                     }
-                    if self.time.random.below(10_000) < self.time.faults.parts {
-                        self.sites[at].parted = true;
+                    if self.time.random.below(10_000) < self.time.faults.disconnections {
+                        self.sites[at].disconnected = true;
                         let most = 30_000 * self.time.random.below(1_000);
                         let lasts = self.time.random.below(1 + most);
-                        self.time.after(lasts, Event::Joined(at));
+                        self.time.after(lasts, Event::Reconnected(at));
                     }
                 }
                 self.time.after(50_000, Event::Minute);
             }
-            Event::Joined(at) => self.sites[at].parted = false,
+            Event::Reconnected(at) => self.sites[at].disconnected = false,
         }
     }
 
@@ -232,9 +232,9 @@ impl Crowd {
         }
     }
 
-    /// The request that was admitted last is in flight.
+    /// Puts the request that was admitted last in flight.
     fn begin(&mut self, at: usize) {
-        // Without a ticket it holds nothing, since it was let pass uncounted.
+        // A request that was admitted without being counted has no ticket and holds nothing.
         let Some(ticket) = self.sites[at].plan.ticket() else { return };
         self.next_number += 1;
         let number = self.next_number;
@@ -246,13 +246,13 @@ impl Crowd {
         self.most_in_flight = self.most_in_flight.max(self.in_flight());
     }
 
-    /// Adds up how much was in use, before that changes.
+    /// Adds up the permits in use, before their number changes.
     fn count(&mut self) {
         self.in_use += self.in_flight() * (self.time.now_us - self.last_change_us);
         self.last_change_us = self.time.now_us;
     }
 
-    /// Sends what is to be sent, and decides those again who are ready.
+    /// Sends the pending asks, and decides again on the requests that are ready.
     fn settle(&mut self, at: usize) {
         let now = self.site_now(at);
         while let Some(wake) = self.sites[at].leases.global().unwrap().ready() {
@@ -268,21 +268,21 @@ impl Crowd {
     }
 
     fn send(&mut self, of: usize, event: impl Fn() -> Event) {
-        self.time.send(self.sites[of].parted, mostly_soon, event);
+        self.time.send(self.sites[of].disconnected, mostly_soon, event);
     }
 
     fn arrive_later(&mut self, at: usize) {
         self.time.arrive_later(self.setup.rates[at], Event::Arrival(at));
     }
 
-    /// What an instance takes for the time; at times it has read its clock a while ago.
+    /// The instance's clock; sometimes it was read up to 3 ms ago.
     fn site_now(&mut self, at: usize) -> Timestamp {
         let ago_us = if self.time.random.below(4) == 0 { self.time.random.below(3_000) } else { 0 };
         self.sites[at].clock(self.time.now_us - ago_us)
     }
 }
 
-/// In microseconds, up to fifteen seconds.
+/// In microseconds, up to fifteen seconds, mostly much less.
 fn mostly_soon(random: &mut Random) -> u64 {
     let most = 15_000 * random.below(1_000);
     random.below(1 + most)

@@ -21,7 +21,7 @@ pub(super) struct Bench {
     pub(super) counters: Counters,
     pub(super) plan: Plan,
     pub(super) authority: Authority,
-    /// The ask that was answered last.
+    /// The ask that was last answered.
     pub(super) last: Option<Ask>,
 }
 
@@ -30,7 +30,7 @@ impl Bench {
         Self::within(Span::from_millis(20), limits)
     }
 
-    /// With an authority that is waited for so long.
+    /// With this deadline for the authority.
     fn within(deadline: Span, limits: &str) -> Self {
         let policy = Policy::parse(&format!(r#"{{ "version": 1, "limits": [ {limits} ] }}"#)).unwrap();
         let engine = Engine::new(policy, Seed::new([1, 2]));
@@ -61,7 +61,7 @@ impl Bench {
         self.decide_since(None, now)
     }
 
-    /// Decides on a request and lets it wait if it has to.
+    /// Decides on a request, and lets it wait if it has to.
     pub(super) fn arrive(&mut self, id: u32, now: u64) -> Decision {
         let decision = self.decide(now);
         if decision.awaits.is_some() {
@@ -86,7 +86,7 @@ impl Bench {
         self.engine.granted(answer, leases, store, counters, at(now));
     }
 
-    /// Answers all that is asked, as often as that lets somebody ask again, and tells who was admitted.
+    /// Answers all asks until there are no more, and returns the decisions on the requests that waited.
     pub(super) fn serve(&mut self, now: u64) -> Vec<(u32, Decision)> {
         let mut served = Vec::new();
         for _ in 0..100 {
@@ -132,7 +132,7 @@ const SHARED: &str =
     r#"{ "name": "s", "scope": "global", "algorithm": "fixed-window", "quota": { "permits": 100, "window": "10s" } }"#;
 
 #[test]
-fn only_the_first_request_of_a_client_in_use_waits() {
+fn only_the_first_request_of_an_active_client_waits() {
     let mut bench = Bench::new(SHARED);
     assert!(bench.arrive(1, 0).awaits.is_some());
     assert_eq!(bench.serve(1), [(1, Decision::admit())]);
@@ -146,7 +146,7 @@ fn only_the_first_request_of_a_client_in_use_waits() {
 }
 
 #[test]
-fn a_client_that_sends_one_request_after_the_other_has_all_of_its_quota_before_it_is_refused() {
+fn a_client_with_sequential_requests_gets_its_whole_quota() {
     for algorithm in ["fixed-window", "sliding-window", "token-bucket"] {
         let mut bench = Bench::new(&format!(
             r#"{{ "name": "s", "scope": "global", "algorithm": "{algorithm}", "quota": {{ "permits": 5, "window": "60s" }} }}"#
@@ -164,7 +164,7 @@ fn a_client_that_sends_one_request_after_the_other_has_all_of_its_quota_before_i
 }
 
 #[test]
-fn an_exact_limit_asks_for_every_request_and_draws_nothing_ahead() {
+fn an_exact_limit_asks_for_every_request_and_draws_no_permits_ahead() {
     let mut bench = Bench::new(&SHARED.replace(r#""scope""#, r#""sharing": "exact", "scope""#));
     for now in 0..100 {
         assert!(bench.arrive(1, now).awaits.is_some(), "at {now}");
@@ -177,7 +177,7 @@ fn an_exact_limit_asks_for_every_request_and_draws_nothing_ahead() {
 }
 
 #[test]
-fn no_answer_of_the_authority_locks_a_client_out_for_longer_than_its_quota_lasts() {
+fn no_answer_of_the_authority_locks_a_client_out_for_longer_than_its_quota_could() {
     for (algorithm, longest_s) in [("fixed-window", 20), ("sliding-window", 20), ("token-bucket", 40)] {
         for retry_after_ms in [None, Some(u64::MAX), Some(1 << 53)] {
             let mut limit =
@@ -188,7 +188,7 @@ fn no_answer_of_the_authority_locks_a_client_out_for_longer_than_its_quota_lasts
             let mut bench = Bench::new(&limit);
             bench.arrive(1, 0);
             let ask = bench.asks(0)[0];
-            // As another's answer would be, or one that was given by a clock of another year.
+            // As in the answer to a different ask, or from a clock that is years off.
             let none = Permits::ZERO;
             let lie = Grant {
                 granted: none,
@@ -246,13 +246,13 @@ fn a_request_is_charged_to_shared_limits_and_others_all_or_none() {
     bench.arrive(1, 2);
     let refused = bench.serve(3);
     assert_eq!(refused[0].1.refusal.and_then(|refusal| refusal.limit), Some(1));
-    // The own limit still has its second permit.
+    // The local limit still has its second permit.
     let charge = bench.plan.charges()[0];
     assert_eq!(bench.engine.standing(&bench.plan, &charge).map(|it| it.remaining.get()), Some(1));
 }
 
 #[test]
-fn a_request_that_another_limit_refuses_is_told_of_all_that_is_left_of_a_shared_one() {
+fn a_request_refused_by_a_local_limit_still_shows_what_is_left_of_a_shared_one() {
     let own = r#"{ "name": "own", "quota": { "permits": 9, "window": "10s" } }"#;
     let mut bench = Bench::new(&[own, SHARED].join(","));
     let left = |bench: &Bench| {
@@ -271,11 +271,11 @@ fn a_request_that_another_limit_refuses_is_told_of_all_that_is_left_of_a_shared_
 }
 
 #[test]
-fn without_an_answer_the_policy_says_what_happens() {
+fn without_an_answer_the_policy_decides() {
     for (word, cause) in [("deny", Some(Cause::StoreFailed)), ("allow", None), ("local", None)] {
         let limit = SHARED.replace(r#""scope""#, &format!(r#""on_store_failure": "{word}", "scope""#));
         let mut bench = Bench::new(&limit);
-        // One that fails, and one that is never answered.
+        // One answer that reports a failure, and one that never comes.
         bench.arrive(1, 0);
         let ask = bench.asks(0)[0];
         bench.hand_in(&Answer::to(&ask, None), 1);
@@ -295,7 +295,7 @@ fn without_an_answer_the_policy_says_what_happens() {
 }
 
 #[test]
-fn an_instance_that_knows_nothing_of_others_keeps_to_the_share_that_the_policy_says() {
+fn an_instance_without_answers_keeps_to_its_configured_share() {
     let mut bench = Bench::new(SHARED);
     let mut admitted = 0;
     for now in 0..200 {
@@ -323,7 +323,7 @@ fn an_answer_counts_once_however_often_it_comes() {
 }
 
 #[test]
-fn a_late_answer_is_of_use_to_those_who_come_later() {
+fn a_late_answer_serves_later_requests() {
     let mut bench = Bench::new(SHARED);
     bench.arrive(1, 0);
     let ask = bench.asks(0)[0];
@@ -370,7 +370,7 @@ fn the_status_page_tells_how_the_store_is_and_what_was_decided_without_it() {
 }
 
 #[test]
-fn only_so_many_wait() {
+fn the_number_of_waiting_requests_is_bounded() {
     let mut bench = Bench::new(&SHARED.replace(r#""scope""#, r#""on_store_failure": "deny", "scope""#));
     for id in 0..2_000 {
         bench.arrive(id, 0);
@@ -385,7 +385,7 @@ fn only_so_many_wait() {
 }
 
 #[test]
-fn idle_permits_are_given_back() {
+fn idle_permits_are_returned() {
     let mut bench = Bench::new(SHARED);
     for now in 0..40 {
         bench.arrive(now as u32, now);
@@ -409,7 +409,7 @@ fn idle_permits_are_given_back() {
 }
 
 #[test]
-fn what_a_slow_authority_grants_is_there_for_those_who_have_waited() {
+fn permits_of_a_slow_authority_serve_the_requests_that_waited_for_them() {
     let mut bench = Bench::within(Span::from_secs(5), SHARED);
     assert!(bench.arrive(1, 0).awaits.is_some());
     let ask = bench.asks(0).remove(0);
@@ -421,7 +421,7 @@ fn what_a_slow_authority_grants_is_there_for_those_who_have_waited() {
 }
 
 #[test]
-fn where_others_take_all_there_is_nobody_waits_to_be_told_so() {
+fn a_request_is_refused_without_a_wait_while_others_use_all_permits() {
     let limit = SHARED.replace("fixed-window", "token-bucket").replace("\"10s\"", "\"1s\"");
     let mut bench = Bench::new(&limit);
     let terms = {
@@ -434,7 +434,7 @@ fn where_others_take_all_there_is_nobody_waits_to_be_told_so() {
     };
     let (mut waited, mut admitted, mut refused) = (0, 0, 0);
     for now in 2..6_000_u64 {
-        // Another instance takes what there is, but for some.
+        // Another instance takes nearly all permits.
         let others = Ask { instance: Instance::new(8), seq: now, need: Permits::ONE, want: Permits::ONE, ..terms };
         if now % 100 < 90 {
             bench.authority.answer(&others, NOW_MS + now);
@@ -451,7 +451,7 @@ fn where_others_take_all_there_is_nobody_waits_to_be_told_so() {
     }
     assert!(waited <= 6, "{waited} of 600 waited");
     assert!(admitted >= 30 && refused > 600, "{admitted} admitted, {refused} refused at once");
-    // When the others have gone, whoever comes back after the wait that was told is admitted.
+    // Once the others have gone, a request that comes back after the announced wait is admitted.
     assert!(bench.arrive(1, 8_000).refusal.is_none());
 }
 
@@ -464,7 +464,7 @@ fn without_an_authority_each_instance_counts_alone() {
 }
 
 #[test]
-fn instances_know_a_client_by_the_same_key_if_they_have_the_same_secret() {
+fn instances_with_the_same_secret_have_the_same_keys() {
     let key = |seed: u64, secret: &[u8]| {
         let mut bench = Bench::new(SHARED);
         let policy = bench.engine.policy().clone();
@@ -478,7 +478,7 @@ fn instances_know_a_client_by_the_same_key_if_they_have_the_same_secret() {
 }
 
 #[test]
-fn the_token_of_a_store_is_shown_to_nobody() {
+fn the_token_of_a_store_is_never_shown() {
     let text = r#"{ "version": 1, "stores": { "redis": { "cluster": "r", "token": "hunter2-hunter2" } } }"#;
     let policy = Policy::parse(text).unwrap();
     assert_eq!(policy.stores().redis().and_then(|redis| redis.token()), Some("hunter2-hunter2"));

@@ -9,14 +9,14 @@ fn setup(sharing: &'static str) -> Setup {
         permits: 10,
         sharing,
         on_store_failure: "deny",
-        // About twice as much as there is room for.
+        // About twice the capacity.
         rates: vec![60_000, 25_000, 5_000],
         lasts_ms: 200,
     }
 }
 
 #[test]
-fn whatever_becomes_of_messages_instances_and_clocks_no_more_are_in_flight_than_permits() {
+fn under_any_faults_no_more_requests_are_in_flight_than_permits() {
     let (mut fullest, mut tried) = (0, 0);
     for seed in seeds(SEEDS) {
         tried += 1;
@@ -44,7 +44,7 @@ fn under_full_demand_nearly_all_permits_are_in_use() {
 }
 
 #[test]
-fn below_the_limit_everybody_is_served_and_few_wait() {
+fn below_the_limit_all_requests_are_admitted_and_few_wait() {
     for (sharing, most_waits) in [("lease", 0.1), ("exact", 1.0)] {
         let below = Setup { permits: 60, rates: vec![80_000, 40_000, 4_000], ..setup(sharing) };
         let mut crowd = Crowd::new(2, below, Faults::none());
@@ -54,14 +54,14 @@ fn below_the_limit_everybody_is_served_and_few_wait() {
         let asks = crowd.asks();
         let (requests, admitted, waited) = sums(&crowd);
         println!("{sharing}: {waited} of {requests} waited, {asks} asks, {:?}", seen(&crowd));
-        // Some are still being asked for when time is up.
+        // Some are still waiting for an answer at the end.
         assert!(admitted + 3 >= requests, "{sharing}: {admitted} of {requests}");
         assert!((waited as f64) < most_waits * requests as f64, "{sharing}: {waited} of {requests} waited");
     }
 }
 
 #[test]
-fn nobody_starves_beside_one_who_wants_everything() {
+fn a_greedy_instance_starves_no_other() {
     for sharing in ["lease", "exact"] {
         for permits in [1, 10] {
             let rates = vec![100_000, 3_000, 3_000];
@@ -81,7 +81,7 @@ fn nobody_starves_beside_one_who_wants_everything() {
 }
 
 #[test]
-fn what_a_crash_loses_is_back_when_its_lease_is_over_and_not_before() {
+fn permits_lost_in_a_crash_are_back_exactly_when_their_lease_ends() {
     for sharing in ["lease", "exact"] {
         let rates = vec![200_000, 0];
         let mut crowd = Crowd::new(4, Setup { rates, ..setup(sharing) }, Faults::none());
@@ -109,14 +109,14 @@ fn while_the_store_is_away_instances_keep_to_their_shares() {
         let here = Setup { on_store_failure: "local", permits: 20, rates: vec![300_000, 100_000], ..setup(sharing) };
         let mut crowd = Crowd::new(5, here, Faults::none());
         crowd.run(10_000);
-        crowd.part_all();
+        crowd.disconnect_all();
         crowd.run(2 * LEASE_MS);
         (crowd.most_in_flight, _) = (0, crowd.begin_measuring());
         crowd.run(10_000);
         let (used, most) = (crowd.used(), crowd.most_in_flight);
         println!("{sharing}: {used:.2} of the permits without the store, {most} at most");
         assert!(used > 0.5 && most <= 24, "{sharing}: {used}, {most}");
-        crowd.join_all();
+        crowd.reconnect_all();
         crowd.run(20_000);
         crowd.most_in_flight = 0;
         crowd.begin_measuring();
@@ -133,5 +133,5 @@ fn sums(crowd: &Crowd) -> (u64, u64, u64) {
     crowd.seen.iter().fold((0, 0, 0), |sum, it| (sum.0 + it.requests, sum.1 + it.admitted, sum.2 + it.waited))
 }
 
-/// As many as take three seconds.
+/// About three seconds of work.
 const SEEDS: u64 = 60;

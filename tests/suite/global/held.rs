@@ -12,7 +12,7 @@ fn slots(more: &str) -> String {
 }
 
 impl Bench {
-    /// Has a request of this number served, and answers with what it holds.
+    /// Has request `id` admitted, and returns the ticket of what it holds.
     fn served(&mut self, id: u32, now: u64) -> Ticket {
         let mut decision = self.arrive(id, now);
         if decision.awaits.is_some() {
@@ -35,7 +35,7 @@ impl Bench {
         self.serve(now).into_iter().find(|(served, _)| *served == id).expect("it is refused").1
     }
 
-    /// What the authority says that all instances hold.
+    /// The permits that all instances hold, according to the authority.
     fn held(&self, now: u64) -> u64 {
         let asked = self.last.expect("something was asked");
         self.authority.account(asked.key).map_or(0, |account| {
@@ -47,7 +47,7 @@ impl Bench {
 }
 
 #[test]
-fn a_permit_is_lent_to_one_request_after_the_other_and_given_back_when_nobody_needs_it() {
+fn a_held_permit_serves_one_request_after_the_other_and_is_returned_when_idle() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 2 }"#));
     let mut ticket = bench.served(1, 0);
     for now in 1..100 {
@@ -65,7 +65,7 @@ fn a_permit_is_lent_to_one_request_after_the_other_and_given_back_when_nobody_ne
 }
 
 #[test]
-fn exactly_asked_a_permit_is_held_as_long_as_its_request_lasts_and_no_longer() {
+fn in_exact_sharing_a_permit_is_held_exactly_as_long_as_its_request() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 2 }, "sharing": "exact""#));
     let (first, second) = (bench.served(1, 0), bench.served(2, 1));
     assert_eq!(bench.held(2), 2);
@@ -79,7 +79,7 @@ fn exactly_asked_a_permit_is_held_as_long_as_its_request_lasts_and_no_longer() {
 }
 
 #[test]
-fn what_a_client_is_told_is_what_all_instances_have_left() {
+fn the_fields_show_the_permits_left_over_all_instances() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 5 }"#));
     let _first = bench.served(1, 0);
     let mut fields = Fields::default();
@@ -89,13 +89,13 @@ fn what_a_client_is_told_is_what_all_instances_have_left() {
 }
 
 #[test]
-fn what_is_called_back_is_given_back_when_a_request_ends_and_not_used_for_the_next() {
+fn a_permit_called_back_is_returned_when_its_request_ends_and_not_used_again() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 1 }"#));
     let first = bench.served(1, 0);
     let other = Ask { instance: Instance::new(2), seq: 1, back: Permits::ZERO, ..bench.last.unwrap() };
     let needs = Ask { need: Permits::ONE, least: Permits::ONE, want: Permits::ONE, ..other };
     assert_eq!(bench.answer(&needs, 10).grant.unwrap().granted, Permits::ZERO);
-    // A lease of which little is left is renewed every second.
+    // A lease with little time left is renewed every second.
     for now in [400, 800, 1_200] {
         bench.tend(now);
         bench.serve(now);
@@ -110,7 +110,7 @@ fn what_is_called_back_is_given_back_when_a_request_ends_and_not_used_for_the_ne
 }
 
 #[test]
-fn an_answer_that_is_late_counts_until_something_else_was_said() {
+fn a_late_answer_counts_until_the_next_ask() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 3 }"#));
     assert!(bench.arrive(1, 0).awaits.is_some());
     let asked = bench.asks(0);
@@ -120,7 +120,7 @@ fn an_answer_that_is_late_counts_until_something_else_was_said() {
     assert_eq!(bench.decide(41), Decision::admit());
     let ticket = bench.plan.ticket().unwrap();
     bench.end(ticket, 50);
-    // It gives back what is idle, and what was granted before that is no more.
+    // It returns idle permits, and the earlier grant no longer counts.
     let given = (0..10).find_map(|round| {
         bench.tend(300 + round * 200);
         bench.asks(300 + round * 200).first().copied()
@@ -132,19 +132,19 @@ fn an_answer_that_is_late_counts_until_something_else_was_said() {
 }
 
 #[test]
-fn the_time_of_an_answer_counts_from_when_the_ask_was_sent() {
+fn a_lease_counts_from_the_time_of_the_ask() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 3 }"#));
     assert!(bench.arrive(1, 0).awaits.is_some());
     let asked = bench.asks(0);
     let late = bench.answer(&asked[0], 1);
     bench.tend(30);
-    // Of its ten seconds less than half are left, though it comes only now.
+    // Less than half of its ten seconds is left when it arrives.
     bench.hand_in(&late, 6_000);
     assert!(bench.decide(6_001).awaits.is_some());
 }
 
 #[test]
-fn by_a_clock_that_steps_back_nothing_is_held_that_may_have_expired() {
+fn after_a_step_back_of_the_clock_no_possibly_expired_permit_is_used() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 3 }"#));
     let first = bench.served(1, 5_000);
     bench.end(first, 5_001);
@@ -155,7 +155,7 @@ fn by_a_clock_that_steps_back_nothing_is_held_that_may_have_expired() {
 }
 
 #[test]
-fn in_the_last_half_of_a_lease_nothing_is_lent() {
+fn in_the_last_half_of_a_lease_no_permit_is_handed_out() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 3 }"#));
     let first = bench.served(1, 0);
     bench.end(first, 1);
@@ -164,7 +164,7 @@ fn in_the_last_half_of_a_lease_nothing_is_lent() {
 }
 
 #[test]
-fn a_request_that_leaves_while_it_waits_for_its_turn_gives_its_permit_back() {
+fn a_request_that_leaves_while_it_waits_for_its_turn_returns_its_permit() {
     let turns = r#", { "name": "t", "algorithm": "token-bucket", "on_exceed": "delay", "max_delay": "10s",
         "quota": { "permits": 1, "window": "1s" } }"#;
     let mut bench = Bench::new(&[&slots(r#", "quota": { "permits": 2 }, "sharing": "exact""#), turns].concat());
@@ -182,7 +182,7 @@ fn a_request_that_leaves_while_it_waits_for_its_turn_gives_its_permit_back() {
 }
 
 #[test]
-fn whoever_is_banned_asks_for_nothing() {
+fn a_banned_client_causes_no_asks() {
     let ban = r#", "quota": { "permits": 1 }, "sharing": "exact", "ban": { "after": 2, "within": "1m", "for": "1m" }"#;
     let mut bench = Bench::new(&slots(ban));
     let first = bench.served(1, 0);
@@ -196,7 +196,7 @@ fn whoever_is_banned_asks_for_nothing() {
 }
 
 #[test]
-fn an_answer_that_says_more_than_there_is_time_for_is_no_permit() {
+fn a_grant_whose_lease_is_too_short_to_use_is_no_permit() {
     let mut bench = Bench::new(&slots(r#", "quota": { "permits": 3 }"#));
     assert!(bench.arrive(1, 0).awaits.is_some());
     let asked = bench.asks(0);

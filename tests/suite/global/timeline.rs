@@ -1,4 +1,4 @@
-//! What the simulations of shared limits are made of: a virtual clock, messages that may go astray, and one instance.
+//! The parts of the simulations of shared limits: a virtual clock, messages that can be lost, and one instance.
 
 #![allow(dead_code, reason = "the benchmark and the tests do not need the same of it")]
 
@@ -15,27 +15,27 @@ use tidegate::units::{Span, Timestamp};
 
 /// How long an instance waits for the authority.
 pub const DEADLINE_MS: u64 = 20;
-/// When it begins, by the true clock, in microseconds: so that clocks may be behind it.
+/// The true time at the start, in microseconds. Not zero, so that clocks can be behind it.
 const BEGIN_US: u64 = 1_700_000_000_000_000;
 
-/// What goes wrong: messages in parts of a thousand; crashes and parted instances in parts of ten thousand, each time that
-/// a simulation asks.
+/// Rates of faults: for messages of a thousand, for crashes and disconnections of ten thousand, each time that a
+/// simulation asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
     pub lost: u64,
     pub doubled: u64,
     pub late: u64,
     pub crashes: u64,
-    pub parts: u64,
+    pub disconnections: u64,
     pub skew_ms: u64,
 }
 
 impl Faults {
     pub fn none() -> Self {
-        Self { lost: 0, doubled: 0, late: 0, crashes: 0, parts: 0, skew_ms: 0 }
+        Self { lost: 0, doubled: 0, late: 0, crashes: 0, disconnections: 0, skew_ms: 0 }
     }
 
-    /// Much or little of each, as the seed says.
+    /// A random rate for each fault; with a chance of one in three it is zero.
     pub fn of(seed: u64) -> Self {
         let mut random = Random(seed ^ 0xfa17);
         let mut upto = |most: u64| if random.below(3) == 0 { 0 } else { random.below(most) };
@@ -44,18 +44,18 @@ impl Faults {
             doubled: upto(300),
             late: upto(300),
             crashes: upto(20),
-            parts: upto(20),
+            disconnections: upto(20),
             skew_ms: upto(5_000),
         }
     }
 }
 
-/// The true time, and the events that are to come.
+/// The true time, and the events to come.
 pub struct Timeline<E> {
     pub random: Random,
     pub faults: Faults,
     pub now_us: u64,
-    /// By time; chance orders those of the same microsecond.
+    /// By time. A random number orders events of the same microsecond.
     events: BTreeMap<(u64, u64), E>,
 }
 
@@ -64,7 +64,7 @@ impl<E> Timeline<E> {
         Self { now_us: BEGIN_US + random.below(2_000_000), random, faults, events: BTreeMap::new() }
     }
 
-    /// Goes on to the next event, or to that time if there is none before.
+    /// Advances to the next event, or to `until_us` if there is none before.
     pub fn next(&mut self, until_us: u64) -> Option<E> {
         let next = self.events.first_entry().filter(|next| next.key().0 <= until_us);
         let Some(((at, _), event)) = next.map(|next| next.remove_entry()) else {
@@ -79,18 +79,18 @@ impl<E> Timeline<E> {
         self.events.insert((self.now_us + us, self.random.next()), event);
     }
 
-    /// The next of so many requests in a thousand seconds, evenly between nothing and twice the mean from now.
+    /// The next request at `rate` per thousand seconds, evenly distributed between now and twice the mean interval.
     pub fn arrive_later(&mut self, rate: u64, event: E) {
         let Some(mean) = 1_000_000_000_u64.checked_div(rate) else { return };
         let us = self.random.below(2 * mean + 1);
         self.after(us, event);
     }
 
-    /// One way between an instance and the authority; `late_us` chooses by how much a message is late that is late.
-    pub fn send(&mut self, is_parted: bool, late_us: impl Fn(&mut Random) -> u64, event: impl Fn() -> E) {
+    /// Sends a message between an instance and the authority; `late_us` draws the delay of a late message.
+    pub fn send(&mut self, is_disconnected: bool, late_us: impl Fn(&mut Random) -> u64, event: impl Fn() -> E) {
         let copies = 1 + u64::from(self.random.below(1_000) < self.faults.doubled);
         for _ in 0..copies {
-            if is_parted || self.random.below(1_000) < self.faults.lost {
+            if is_disconnected || self.random.below(1_000) < self.faults.lost {
                 continue;
             }
             let is_late = self.random.below(1_000) < self.faults.late;
@@ -99,7 +99,7 @@ impl<E> Timeline<E> {
         }
     }
 
-    /// How far ahead of the true time a clock is.
+    /// How far a clock is ahead of the true time.
     pub fn skew_ms(&mut self) -> u64 {
         self.random.below(self.faults.skew_ms + 1)
     }
@@ -113,16 +113,16 @@ pub struct Site {
     pub counters: Counters,
     pub plan: Plan,
     skew_ms: u64,
-    /// Requests that wait, each with the time when it came.
+    /// Waiting requests, each with its time of arrival.
     waiting: BTreeMap<u32, u64>,
     next_id: u32,
-    /// Messages and requests of an earlier life are gone.
+    /// Raised by a crash: messages and requests of an earlier life are dropped.
     pub life: u32,
-    pub parted: bool,
+    pub disconnected: bool,
     tends_at: u64,
 }
 
-/// What became of a request for now.
+/// The result of one decision on a request.
 pub enum Outcome {
     Waits { for_the_first_time: bool },
     Decided { is_admitted: bool, waited_us: u64 },
@@ -143,12 +143,12 @@ impl Site {
             waiting: BTreeMap::new(),
             next_id: 0,
             life,
-            parted: false,
+            disconnected: false,
             tends_at: u64::MAX,
         }
     }
 
-    /// What it takes this time for.
+    /// This instance's clock at the true time `us`.
     pub fn clock(&self, us: u64) -> Timestamp {
         Timestamp::from_nanos(us * 1_000).after(Span::from_millis(self.skew_ms))
     }
@@ -159,7 +159,8 @@ impl Site {
         self.next_id
     }
 
-    /// Decides on a request: again, if it waited `since` then; `now` by this instance's clock, `us` by the true one.
+    /// Decides on a request, again if it has waited since `since`. `now` is this instance's clock, `us`
+    /// the true time.
     pub fn decide(&mut self, engine: &Engine, id: u32, since: Option<Timestamp>, now: Timestamp, us: u64) -> Outcome {
         engine.plan(&Plain, &mut self.plan);
         if let Some(since) = since {
@@ -187,14 +188,14 @@ impl Site {
         engine.tend(&mut self.leases, &mut self.store, &mut self.counters, now);
     }
 
-    /// What it wants to ask now.
+    /// The asks to send now.
     pub fn asks(&mut self, now: Timestamp) -> Vec<Ask> {
         let mut asks = Vec::new();
         self.leases.global().unwrap().asks(now, &mut asks);
         asks
     }
 
-    /// In how many microseconds it is to be tended, if nobody knows that yet.
+    /// The microseconds until the leases next need attention, unless that is already scheduled.
     pub fn due_us(&mut self, now: Timestamp, us: u64) -> Option<u64> {
         let due_us = self.leases.global().unwrap().next_due(now)?.as_nanos().div_ceil(1_000);
         if us + due_us >= self.tends_at {
@@ -204,13 +205,13 @@ impl Site {
         Some(due_us)
     }
 
-    /// How often it has asked since the last time.
+    /// The number of asks since the last call.
     pub fn take_asks(&mut self) -> u64 {
         self.counters.take_total(Total::Asks)
     }
 }
 
-/// The request that everybody sends.
+/// The request that every client sends.
 pub struct Plain;
 
 impl RequestFacts for Plain {
@@ -235,7 +236,7 @@ impl RequestFacts for Plain {
     }
 }
 
-/// splitmix64.
+/// SplitMix64.
 pub struct Random(pub u64);
 
 impl Random {
@@ -250,7 +251,7 @@ impl Random {
         if most == 0 { 0 } else { self.next() % most }
     }
 
-    /// That of an engine.
+    /// A seed for an engine.
     pub fn seed(&mut self) -> Seed {
         Seed::new([self.next(), self.next()])
     }

@@ -1,4 +1,4 @@
-//! Instances, an authority, and what lies between them, on a virtual clock.
+//! Instances, an authority, and the messages between them, on a virtual clock.
 
 #![allow(dead_code, reason = "the benchmark and the tests do not need the same of it")]
 
@@ -14,7 +14,7 @@ pub struct Setup<'a> {
     pub quota: &'a str,
     pub sharing: &'a str,
     pub on_store_failure: &'a str,
-    /// Requests of each instance in a thousand seconds.
+    /// Requests per instance in a thousand seconds.
     pub rates: Vec<u64>,
 }
 
@@ -46,7 +46,7 @@ pub struct World {
     instances: Vec<Site>,
     rates: Vec<u64>,
     terms: Terms,
-    /// When, by the authority's clock, permits were used that it has granted.
+    /// The time of each admission, by the authority's clock.
     used: Vec<u64>,
     measured: Measured,
     longest_wait_us: u64,
@@ -58,7 +58,7 @@ enum Event {
     Answered { answer: Answer, to: usize, life: u32 },
     Tend(usize),
     Minute,
-    Joined(usize),
+    Reconnected(usize),
 }
 
 impl World {
@@ -116,7 +116,7 @@ impl World {
         self.longest_wait_us / 1_000
     }
 
-    /// Whether every instance takes the store for one that answers.
+    /// Whether every instance considers the store available.
     pub fn store_answers(&mut self) -> bool {
         let answers = |at: usize| {
             let now = self.site_now(at);
@@ -135,15 +135,15 @@ impl World {
         self.instances[at] = Site::new(life, &self.engine, &mut self.time);
     }
 
-    pub fn part_all(&mut self) {
-        self.instances.iter_mut().for_each(|site| site.parted = true);
+    pub fn disconnect_all(&mut self) {
+        self.instances.iter_mut().for_each(|site| site.disconnected = true);
     }
 
-    pub fn join_all(&mut self) {
-        self.instances.iter_mut().for_each(|site| site.parted = false);
+    pub fn reconnect_all(&mut self) {
+        self.instances.iter_mut().for_each(|site| site.disconnected = false);
     }
 
-    /// Whether what was used is what the algorithm allows, by the authority's clock.
+    /// Whether all admissions conform to the algorithm, by the authority's clock.
     pub fn verify(&self) -> Result<(), String> {
         let Terms { permits, window_ms, burst, algorithm } = self.terms;
         let permits = permits.get();
@@ -163,7 +163,7 @@ impl World {
                 }
             }
             Shared::TokenBucket => {
-                // Answers to those who wait are under way for so long at most.
+                // A grant for waiting requests is in transit for at most this long.
                 let under_way = tidegate::authority::bucket::SOON_MS as f64 * f64::from(permits) / window_ms as f64;
                 let (mut level, mut last) = (f64::from(burst.get()) + under_way, 0);
                 let full = level;
@@ -212,15 +212,15 @@ impl World {
                     if self.time.random.below(10_000) < self.time.faults.crashes {
                         self.crash(at);
                     }
-                    if self.time.random.below(10_000) < self.time.faults.parts {
-                        self.instances[at].parted = true;
+                    if self.time.random.below(10_000) < self.time.faults.disconnections {
+                        self.instances[at].disconnected = true;
                         let lasts = self.time.random.below(1_000_000);
-                        self.time.after(lasts, Event::Joined(at));
+                        self.time.after(lasts, Event::Reconnected(at));
                     }
                 }
                 self.time.after(5_000, Event::Minute);
             }
-            Event::Joined(at) => self.instances[at].parted = false,
+            Event::Reconnected(at) => self.instances[at].disconnected = false,
         }
     }
 
@@ -238,7 +238,7 @@ impl World {
         }
     }
 
-    /// Sends what is to be sent, and decides those again who are ready.
+    /// Sends the pending asks, and decides again on the requests that are ready.
     fn settle(&mut self, at: usize) {
         let now = self.site_now(at);
         while let Some(wake) = self.instances[at].leases.global().unwrap().ready() {
@@ -254,7 +254,7 @@ impl World {
     }
 
     fn send(&mut self, of: usize, event: impl Fn() -> Event) {
-        self.time.send(self.instances[of].parted, |random| random.below(400_000), event);
+        self.time.send(self.instances[of].disconnected, |random| random.below(400_000), event);
     }
 
     fn arrive_later(&mut self, at: usize) {
@@ -270,7 +270,7 @@ impl World {
     }
 }
 
-/// The algorithm of this word.
+/// The algorithm of this name.
 pub fn shared(word: &str) -> Shared {
     match word {
         "fixed-window" => Shared::FixedWindow,

@@ -145,7 +145,7 @@ fn tidegate(arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary");
-    // It need not read what it is not asked to read.
+    // It may exit before it has read its input.
     let _ = child.stdin.take().expect("its input").write_all(input.as_ref());
     child.wait_with_output().expect("its output")
 }

@@ -1,4 +1,4 @@
-//! Whatever the text, the parser answers, and what it accepts it accepts in any spelling.
+//! The parser handles any text, and a policy that it accepts is accepted in every spelling.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -10,16 +10,16 @@ use tidegate::policy::Policy;
 
 use super::policies;
 
-/// Good policies, changed here and there, are never too much for the parser. One that is accepted is the same policy
-/// after a reader of JSON has written it anew, which changes the order of fields and the spelling of numbers, and the
-/// JSON Schema accepts it too.
+/// Valid policies with random changes never crash the parser. If it accepts one, a JSON library may rewrite it, which
+/// changes the order of fields and the spelling of numbers: the policy stays the same, and the JSON Schema accepts it
+/// too.
 #[test]
 fn mutated_policies_are_refused_or_mean_the_same_when_written_anew() {
     let mut dice = Dice::new();
     let good: Vec<Value> = policies("good").iter().map(super::Sample::value).collect();
     let validator = jsonschema::draft202012::new(&super::schema()).expect("a schema");
     let (mut accepted, mut refused) = (0_u32, 0_u32);
-    // A second, and on a busy machine as long as it takes to try both often enough.
+    // One second, or on a busy machine as long as it takes to see enough of both results.
     let (begun, enough) = (Instant::now(), |accepted, refused| accepted > 20 && refused > 20);
     let spent = |secs| begun.elapsed() >= Duration::from_secs(secs);
     while !spent(1) || (!enough(accepted, refused) && !spent(30)) {
@@ -38,7 +38,7 @@ fn mutated_policies_are_refused_or_mean_the_same_when_written_anew() {
             None => refused += 1,
         }
     }
-    // Both must be tried: a mutation that always, or never, breaks a document tests nothing.
+    // Both must occur: a mutation that always, or never, breaks a document tests nothing.
     assert!(enough(accepted, refused), "accepted {accepted}, refused {refused}");
 }
 
@@ -85,7 +85,7 @@ proptest! {
     }
 }
 
-/// Parses, and sees to it that each error is one line of bearable length.
+/// Parses, and checks that each error is a single line of limited length.
 fn parse(text: &str) -> Option<Policy> {
     let errors = match Policy::parse(text) {
         Ok(policy) => return Some(policy),
@@ -99,7 +99,7 @@ fn parse(text: &str) -> Option<Policy> {
     None
 }
 
-/// Every number as a double, as Envoy's `Struct` makes them.
+/// Every number as a double, as Envoy's `Struct` has them.
 fn with_doubles(value: Value) -> Value {
     match value {
         Value::Number(number) => number.as_f64().map_or(Value::Null, Value::from),
@@ -109,7 +109,7 @@ fn with_doubles(value: Value) -> Value {
     }
 }
 
-/// Changes one place of the document: puts something else there, removes it, or doubles it.
+/// Changes one place of the document: replaces, removes or duplicates it.
 fn mutate(place: &mut Value, dice: &mut Dice) {
     let deeper = dice.below(5) > 0;
     match place {
@@ -156,7 +156,7 @@ fn value(dice: &mut Dice) -> Value {
     }
 }
 
-/// Bytes that mean something in JSON, and a few that mean nothing.
+/// Bytes with a meaning in JSON, and a few without.
 const BYTES: &[u8] = b"{}[]\",:\\0123456789.eE+- \n\ttrufalsn*/\x00\x7f\xc3\xff";
 
 const NAMES: [&str; 8] = ["name", "key", "match", "burst", "tier", "headers", "fallback", "new"];
@@ -184,8 +184,7 @@ const WORDS: [&str; 20] = [
     "\u{1f30a} tide \u{0}",
 ];
 
-/// Random numbers (SplitMix64) from a seed that is printed when the test fails, and taken from the environment to try
-/// it again.
+/// Random numbers (SplitMix64). The seed is printed when a test fails, and can be set in the environment to repeat it.
 struct Dice {
     seed: u64,
     state: u64,

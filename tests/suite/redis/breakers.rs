@@ -1,4 +1,4 @@
-//! Breakers in Redis: its script gives the answers of [`Record`], and both fronts carry rounds of reports.
+//! Breakers in Redis: the script gives the same answers as [`Record`], and both fronts carry rounds of reports.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use super::stage::Stage;
 use crate::fuzz::cases;
 use crate::fuzz::dice::Dice;
 
-/// The shipped script on another clock, which is the last argument and taken off the list.
+/// The shipped script with a clock that is passed as its last argument.
 fn on_clock() -> redis::Script {
     let source = Script::of_breakers().source();
     let rest = source.strip_prefix(CLOCK).expect("the script begins with its clock");
@@ -130,7 +130,7 @@ fn the_script_answers_as_the_core_does() {
 }
 
 #[test]
-fn of_too_many_breakers_the_script_forgets_some_and_never_holds_more() {
+fn the_script_evicts_breakers_beyond_its_bound() {
     let server = RedisServer::start(&[]);
     let mut connection = server.connect();
     let script = on_clock();
@@ -152,7 +152,7 @@ fn of_too_many_breakers_the_script_forgets_some_and_never_holds_more() {
     assert_eq!(kept, 8_192);
 }
 
-/// What an instance with these breakers asks first.
+/// The first round of an instance with these breakers.
 fn first_round() -> Round {
     let breakers = |number: usize| format!(r#""u{number}": {{ "cluster": "c", "breaker": "b" }}"#);
     let all: Vec<String> = (0..40).map(breakers).collect();
@@ -169,7 +169,7 @@ fn first_round() -> Round {
 }
 
 #[tokio::test]
-async fn both_fronts_carry_a_whole_round_and_bring_the_script_along_where_it_is_not_known() {
+async fn both_fronts_carry_a_whole_round_and_send_the_script_if_it_is_unknown() {
     for protocol in [Protocol::Upstash, Protocol::Webdis] {
         let stage = Stage::start(protocol, &[]).await;
         for requests in [2, 1] {
@@ -203,7 +203,7 @@ async fn both_fronts_carry_a_whole_round_and_bring_the_script_along_where_it_is_
 }
 
 #[test]
-fn what_is_no_answer_for_the_round_is_garbled() {
+fn an_answer_that_does_not_fit_the_round_is_garbled() {
     for protocol in [Protocol::Upstash, Protocol::Webdis] {
         let redis = tidegate::store::redis::Redis::new(protocol, "", None).unwrap();
         let whole = |count: usize| {

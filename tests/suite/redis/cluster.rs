@@ -1,4 +1,4 @@
-//! Redis Cluster: three real nodes, on each of which the scripts find all that they touch.
+//! Redis Cluster: three real nodes, each of which has all keys that the scripts it runs access.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ fn cluster() -> [RedisServer; 3] {
     nodes.map(|(node, _)| node)
 }
 
-/// What becomes of an ask that is sent to this node.
+/// The outcome of an ask that is sent to this node.
 async fn ask_at(node: &Front, ask: &Ask) -> Result<u64, RedisError> {
     let redis = Redis::new(Protocol::Upstash, "", Some(token(Protocol::Upstash))).unwrap();
     let (mut exchange, request) = redis.begin(&mut vec![*ask]).unwrap();
@@ -53,7 +53,7 @@ async fn ask_at(node: &Front, ask: &Ask) -> Result<u64, RedisError> {
 }
 
 #[tokio::test]
-async fn every_script_touches_one_slot_and_works_where_that_is() {
+async fn every_script_accesses_one_slot_and_runs_on_its_node() {
     let nodes = cluster();
     let mut fronts = Vec::new();
     for node in &nodes {
@@ -65,7 +65,7 @@ async fn every_script_touches_one_slot_and_works_where_that_is() {
             ask(number.wrapping_mul(0x9e37_79b9_7f4a_7c15), terms(ALGORITHMS[number as usize % 3], 10, 86_400_000), 1);
         let slot: u64 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key(&ask)).query(&mut nodes[0].connect()).unwrap();
         let home = (slot / 5_461) as usize;
-        // Twice, so that what is there already is read and written too.
+        // Twice, so that existing state is read and written too.
         for seq in 1..=2 {
             assert_eq!(ask_at(&fronts[home], &Ask { seq, ..ask }).await, Ok(seq), "slot {slot}");
         }

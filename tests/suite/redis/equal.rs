@@ -1,4 +1,4 @@
-//! The scripts give the answers of [`Authority`], on random sequences of asks at random times.
+//! The scripts give the same answers as [`Authority`], for random sequences of asks at random times.
 
 use tidegate::authority::{Ask, Authority, Grant, Instance, MAX_INSTANCES, Shared, Terms};
 use tidegate::key::KeyHash;
@@ -10,15 +10,16 @@ use super::{ALGORITHMS, ask};
 use crate::fuzz::cases;
 use crate::fuzz::dice::Dice;
 
-/// The shipped script on another clock, which is the last argument. Keys do not expire, since that goes by the machine's.
+/// The shipped script with a clock that is passed as its last argument. Keys do not expire, because Redis would use the
+/// machine's clock for that.
 struct OnClock {
     script: redis::Script,
 }
 
-/// A script's first lines, which say what time it is. That they are found shows that what is shipped has them.
+/// The first lines of a script, which read the time. The test fails if a shipped script does not begin with them.
 pub const CLOCK: &str = "local time = redis.call('TIME')\nlocal clock = time[1] * 1000 + math.floor(time[2] / 1000)\n";
 
-/// What stands in its place.
+/// What replaces them.
 pub const OTHER_CLOCK: &str = "
 local clock, real = tonumber(ARGV[11]), redis
 local redis = {
@@ -35,7 +36,7 @@ impl OnClock {
         Self { script: redis::Script::new(&[OTHER_CLOCK, rest].concat()) }
     }
 
-    /// What the script answers at this time.
+    /// The script's answer at this time.
     fn answer(&self, connection: &mut redis::Connection, ask: &Ask, now_ms: u64) -> Grant {
         let terms = ask.terms;
         let permits = |permits: Permits| u64::from(permits.get());
@@ -65,14 +66,14 @@ fn some_terms(algorithm: Shared, dice: &mut Dice) -> Terms {
     if terms.is_countable() { terms } else { some_terms(algorithm, dice) }
 }
 
-/// A number of permits that is mostly near what matters.
+/// A number of permits, mostly near a critical value.
 fn some_permits(dice: &mut Dice, terms: &Terms) -> Permits {
     let most = terms.most().get();
     let near = [0, 1, 1, 2, 5, most / 100, most / 4, most / 2, most, most.saturating_add(1)][dice.below(10)];
     Permits::new(near.saturating_add(dice.below(3) as u32))
 }
 
-/// An instance as a careless client of the authority: it forgets, repeats, and gives back what it never had.
+/// A careless client of the authority: it forgets, repeats, and returns what it never had.
 fn some_ask(dice: &mut Dice, terms: Terms, last: &mut [(u64, Grant)], key: u64) -> Ask {
     let who = dice.below(last.len());
     let (seq, grant) = last[who];
@@ -95,7 +96,7 @@ fn some_ask(dice: &mut Dice, terms: Terms, last: &mut [(u64, Grant)], key: u64) 
     Ask { key: KeyHash::from_bits(key), terms, instance, seq, need, least, want, back, back_of }
 }
 
-/// How far the clock goes on.
+/// How far the clock advances.
 fn some_step(dice: &mut Dice, terms: &Terms) -> u64 {
     match dice.below(8) {
         0 | 1 => 0,
@@ -179,7 +180,7 @@ fn an_account_forgets_one_of_too_many_instances_and_counts_all_of_them() {
 }
 
 #[test]
-fn of_too_many_instances_those_that_hold_permits_are_remembered_and_no_other_gets_any() {
+fn beyond_the_bound_instances_with_permits_are_kept_and_new_ones_get_none() {
     let server = RedisServer::start(&[]);
     let mut connection = server.connect();
     let (script, now_ms) = (OnClock::of(Shared::InFlight), 1_800_000_000_000);
@@ -192,7 +193,7 @@ fn of_too_many_instances_those_that_hold_permits_are_remembered_and_no_other_get
         assert_eq!(expected.granted.get(), u32::from(instance <= most));
         assert_eq!(script.answer(&mut connection, &ask, now_ms), expected, "{instance}");
     }
-    // One that gives back makes room for another, and one that holds nothing for the next.
+    // An instance that returns its permits makes room for another, and one that holds nothing for the next.
     let back = Ask { seq: 2, need: Permits::ZERO, want: Permits::ZERO, ..ask(1, terms, 7) };
     for ask in [back, ask(1, terms, most + 1), ask(1, terms, most + 2)] {
         assert_eq!(script.answer(&mut connection, &ask, now_ms + 1), authority.answer(&ask, now_ms + 1), "{ask:?}");

@@ -1,4 +1,4 @@
-//! What goes wrong with a real Redis, and what the codec makes of it.
+//! Faults of a real Redis, and how the codec reports them.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tidegate::units::Permits;
 use super::stage::{Stage, token};
 use super::{ALGORITHMS, PROTOCOLS, ask, terms};
 
-/// An ask of the first algorithm, in a window that outlasts every test.
+/// An ask for the first algorithm, in a window that outlasts every test.
 fn one(seq: u64) -> Ask {
     Ask { seq, ..ask(1, terms(ALGORITHMS[0], 100, 86_400_000), 1) }
 }
@@ -31,7 +31,7 @@ async fn granted_in_the_end(stage: &Stage, ask: &Ask) -> u64 {
 }
 
 #[tokio::test]
-async fn a_script_that_redis_has_forgotten_is_brought_along_once() {
+async fn a_script_that_redis_has_lost_is_sent_once() {
     for protocol in PROTOCOLS {
         let stage = Stage::start(protocol, &[]).await;
         for (seq, requests) in [(1, 2), (2, 1), (3, 2)] {
@@ -52,7 +52,7 @@ async fn a_script_that_redis_has_forgotten_is_brought_along_once() {
 }
 
 #[tokio::test]
-async fn a_redis_that_starts_again_empty_counts_from_nothing() {
+async fn a_redis_that_restarts_without_data_counts_from_zero() {
     for protocol in PROTOCOLS {
         let mut stage = Stage::start(protocol, &[]).await;
         for seq in 1..=5 {
@@ -66,7 +66,7 @@ async fn a_redis_that_starts_again_empty_counts_from_nothing() {
 }
 
 #[tokio::test]
-async fn a_redis_without_memory_says_so_and_charges_nothing() {
+async fn a_redis_out_of_memory_is_reported_and_charges_nothing() {
     for protocol in PROTOCOLS {
         let stage = Stage::start(protocol, &["--maxmemory-policy", "noeviction"]).await;
         let memory = |bytes: &str| {
@@ -77,7 +77,7 @@ async fn a_redis_without_memory_says_so_and_charges_nothing() {
             let first = ask(place as u64, terms(algorithm, 100, 86_400_000), 1);
             assert_eq!(stage.ask_one(&first).await.unwrap().drawn, 1);
             memory("1");
-            // Of a key that is there, and of one that would be new.
+            // For an existing key and for a new one.
             for ask in [Ask { seq: 2, ..first }, ask(place as u64 + 100, first.terms, 1)] {
                 assert_eq!(stage.ask_one(&ask).await, Err(RedisError::OutOfMemory), "{protocol:?} {algorithm:?}");
             }
@@ -88,7 +88,7 @@ async fn a_redis_without_memory_says_so_and_charges_nothing() {
 }
 
 #[tokio::test]
-async fn a_redis_that_stands_still_costs_the_deadline_and_charges_the_ask_once() {
+async fn a_suspended_redis_costs_the_deadline_and_charges_the_ask_once() {
     for protocol in PROTOCOLS {
         let stage = Stage::start(protocol, &[]).await;
         assert_eq!(stage.ask_one(&one(1)).await.unwrap().drawn, 1);
@@ -98,7 +98,7 @@ async fn a_redis_that_stands_still_costs_the_deadline_and_charges_the_ask_once()
         assert_eq!(outcome, [Err(RedisError::Unavailable)], "{protocol:?}");
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         drop(paused);
-        // Whether or not the ask that nobody waits for is still carried out.
+        // Redis may or may not still run the ask that timed out: the count is the same.
         assert_eq!(granted_in_the_end(&stage, &one(2)).await, 2, "{protocol:?}");
     }
 }
@@ -142,7 +142,7 @@ async fn a_wrong_token_is_refused_and_never_shown() {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_under_a_key_is_left_alone() {
+async fn a_foreign_value_under_a_key_is_left_alone() {
     for protocol in PROTOCOLS {
         let stage = Stage::start(protocol, &[]).await;
         let mut connection = stage.server.connect();

@@ -1,4 +1,4 @@
-//! A small front of the suite that speaks Upstash's REST protocol, as its documentation has it, and forwards to a real Redis.
+//! A small HTTP front that speaks Upstash's REST protocol, as documented, and forwards to a real Redis.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,14 +14,14 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-/// A running front. Dropping it ends it.
+/// A running front. Dropping it stops it.
 pub struct Front {
     pub addr: SocketAddr,
     serving: JoinHandle<()>,
 }
 
 impl Front {
-    /// Before this Redis, for those who know the token.
+    /// Starts a front of this Redis that requires the token.
     pub async fn start(redis: SocketAddr, token: &'static str) -> Self {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -50,28 +50,28 @@ async fn answer(redis: SocketAddr, token: &str, request: Request<Incoming>) -> R
     let (parts, body) = request.into_parts();
     let sent = parts.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
     if sent != format!("Bearer {token}") {
-        return told(401, &json!({ "error": "WRONGPASS invalid or missing auth token" }));
+        return json_response(401, &json!({ "error": "WRONGPASS invalid or missing auth token" }));
     }
     if parts.method != Method::POST {
-        return told(405, &json!({ "error": "ERR method not allowed" }));
+        return json_response(405, &json!({ "error": "ERR method not allowed" }));
     }
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let commands = match (parts.uri.path(), serde_json::from_slice::<Value>(&body)) {
         ("/pipeline", Ok(Value::Array(commands))) if commands.iter().all(Value::is_array) => commands,
         ("/", Ok(command @ Value::Array(_))) => vec![command],
-        _ => return told(400, &json!({ "error": "ERR failed to parse pipeline request" })),
+        _ => return json_response(400, &json!({ "error": "ERR failed to parse pipeline request" })),
     };
     let answers = tokio::task::spawn_blocking(move || run(redis, &commands)).await.unwrap();
     match answers {
         Ok(answers) if parts.uri.path() == "/" => {
-            told(if answers[0]["error"].is_null() { 200 } else { 400 }, &answers[0])
+            json_response(if answers[0]["error"].is_null() { 200 } else { 400 }, &answers[0])
         }
-        Ok(answers) => told(200, &Value::Array(answers)),
-        Err(error) => told(503, &json!({ "error": format!("ERR cannot reach Redis: {error}") })),
+        Ok(answers) => json_response(200, &Value::Array(answers)),
+        Err(error) => json_response(503, &json!({ "error": format!("ERR cannot reach Redis: {error}") })),
     }
 }
 
-/// What Redis says to each command.
+/// Redis' reply to each command.
 fn run(redis: SocketAddr, commands: &[Value]) -> redis::RedisResult<Vec<Value>> {
     let client = redis::Client::open(format!("redis://{redis}/"))?;
     let mut connection = client.get_connection_with_timeout(REDIS_WITHIN)?;
@@ -83,8 +83,8 @@ fn run(redis: SocketAddr, commands: &[Value]) -> redis::RedisResult<Vec<Value>> 
             command.arg(word.as_str().map_or_else(|| word.to_string(), str::to_owned));
         }
         answers.push(match command.query::<redis::Value>(&mut connection) {
-            Ok(value) => json!({ "result": shown(&value) }),
-            // Redis' own words begin with their code.
+            Ok(value) => json!({ "result": to_json(&value) }),
+            // Redis' error messages begin with their code.
             Err(error) => match error.code() {
                 Some(code) => json!({ "error": format!("{code} {}", error.detail().unwrap_or_default()) }),
                 None => return Err(error),
@@ -94,18 +94,18 @@ fn run(redis: SocketAddr, commands: &[Value]) -> redis::RedisResult<Vec<Value>> 
     Ok(answers)
 }
 
-fn shown(value: &redis::Value) -> Value {
+fn to_json(value: &redis::Value) -> Value {
     match value {
         redis::Value::Int(number) => json!(number),
         redis::Value::BulkString(bytes) => json!(String::from_utf8_lossy(bytes)),
         redis::Value::SimpleString(text) => json!(text),
         redis::Value::Okay => json!("OK"),
-        redis::Value::Array(items) => items.iter().map(shown).collect(),
+        redis::Value::Array(items) => items.iter().map(to_json).collect(),
         _ => Value::Null,
     }
 }
 
-fn told(status: u16, answer: &Value) -> Response<Full<Bytes>> {
+fn json_response(status: u16, answer: &Value) -> Response<Full<Bytes>> {
     let response = Response::builder().status(status).header("content-type", "application/json");
     response.body(Full::from(answer.to_string())).unwrap()
 }

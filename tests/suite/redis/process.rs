@@ -1,4 +1,4 @@
-//! The rig's redis-server and Webdis, as tests want them: what goes wrong fails the test.
+//! The demo's redis-server and Webdis, wrapped for tests: every error fails the test.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -8,7 +8,7 @@ pub use crate::store::Webdis;
 
 use crate::store;
 
-/// A port that is ours, also while nobody listens there.
+/// A port that stays reserved, even while nothing listens on it.
 pub struct Port {
     _held: store::Port,
     pub addr: SocketAddr,
@@ -21,7 +21,7 @@ impl Port {
     }
 }
 
-/// A running redis-server, which keeps nothing on disk.
+/// A running redis-server without persistence.
 pub struct RedisServer(store::RedisServer);
 
 impl RedisServer {
@@ -29,12 +29,12 @@ impl RedisServer {
         Self(store::RedisServer::start(options).unwrap_or_else(|error| panic!("{error}; see `make test`")))
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.0.addr()
     }
 
-    /// Kills it, if it runs, and starts it again at the same place: empty.
+    /// Kills it, if it runs, and starts it again on the same port, with no data.
     pub fn restart(&mut self) {
         self.0.restart().unwrap();
     }
@@ -43,21 +43,21 @@ impl RedisServer {
         self.0.kill();
     }
 
-    /// Stops it without ending it, as long as the answer lives.
+    /// Suspends it until the result is dropped.
     pub fn pause(&self) -> Paused {
         let id = self.0.id().unwrap().to_string();
         signal("-STOP", &id);
         Paused { id }
     }
 
-    /// A connection of its own.
+    /// A new connection.
     pub fn connect(&self) -> redis::Connection {
         let client = redis::Client::open(format!("redis://{}/", self.addr())).unwrap();
         client.get_connection_with_timeout(Duration::from_secs(10)).unwrap()
     }
 }
 
-/// A process that stands still until this is dropped.
+/// A suspended process, which resumes when this is dropped.
 pub struct Paused {
     id: String,
 }

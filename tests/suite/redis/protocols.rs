@@ -26,7 +26,7 @@ async fn a_grant_is_counted_by_the_clock_of_redis() {
                 "{protocol:?} {algorithm:?}"
             );
             assert_eq!(grant.retry_after_ms, Some(0), "{protocol:?} {algorithm:?}");
-            // What a bucket lends lasts a second, and may delay its filling by two.
+            // Permits that a bucket lends last a second, and may delay its filling by two.
             let (length, reset) = match algorithm {
                 Shared::TokenBucket => (1_000, DAY_MS / 10..=DAY_MS / 10 + 2_000),
                 _ => (DAY_MS, DAY_MS - after % DAY_MS..=DAY_MS - before % DAY_MS),
@@ -42,7 +42,7 @@ async fn a_grant_is_counted_by_the_clock_of_redis() {
 }
 
 #[tokio::test]
-async fn a_refusal_says_after_how_long_it_is_worth_asking_again_and_none_when_it_never_is() {
+async fn a_refusal_has_a_retry_after_unless_the_ask_can_never_be_granted() {
     for protocol in PROTOCOLS {
         let stage = Stage::start(protocol, &[]).await;
         for algorithm in ALGORITHMS {
@@ -80,7 +80,7 @@ async fn the_same_ask_is_charged_once_and_an_earlier_one_is_given_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_given_back_can_be_drawn_by_another_and_is_credited_once() {
+async fn a_returned_permit_can_be_drawn_by_another_instance_and_is_credited_once() {
     for protocol in PROTOCOLS {
         let stage = Stage::start(protocol, &[]).await;
         for algorithm in ALGORITHMS {
@@ -98,7 +98,7 @@ async fn what_is_given_back_can_be_drawn_by_another_and_is_credited_once() {
 }
 
 #[tokio::test]
-async fn many_instances_at_once_get_the_quota_and_not_one_permit_more() {
+async fn many_concurrent_instances_get_exactly_the_quota() {
     for protocol in PROTOCOLS {
         let stage = std::sync::Arc::new(Stage::start(protocol, &[]).await);
         for algorithm in ALGORITHMS {
@@ -124,7 +124,7 @@ async fn many_instances_at_once_get_the_quota_and_not_one_permit_more() {
 }
 
 #[tokio::test]
-async fn several_asks_go_in_one_request_where_the_protocol_can_and_each_has_its_own_outcome() {
+async fn several_asks_share_a_request_if_the_protocol_can_and_each_has_its_own_outcome() {
     for (protocol, most) in [(Protocol::Upstash, 16), (Protocol::Webdis, 1)] {
         let stage = Stage::start(protocol, &[]).await;
         let asks: Vec<Ask> = (0..20).map(|key| ask(key, terms(ALGORITHMS[key as usize % 3], 10, DAY_MS), 1)).collect();
@@ -132,7 +132,7 @@ async fn several_asks_go_in_one_request_where_the_protocol_can_and_each_has_its_
         let (exchange, request) = stage.redis.begin(&mut queue).unwrap();
         assert_eq!((exchange.outcomes().count(), queue.len()), (most, 20 - most), "{protocol:?}");
         assert_eq!(String::from_utf8_lossy(&request.body).matches("EVALSHA").count(), most, "{protocol:?}");
-        // Something else stands under one of the keys.
+        // One of the keys has a value of another type.
         let () = redis::cmd("SET").arg(key(&asks[5])).arg("mine").query(&mut stage.server.connect()).unwrap();
         for (place, outcome) in stage.ask(&asks).await.into_iter().enumerate() {
             match outcome {
@@ -144,7 +144,7 @@ async fn several_asks_go_in_one_request_where_the_protocol_can_and_each_has_its_
 }
 
 #[tokio::test]
-async fn no_key_stays() {
+async fn every_key_expires() {
     let stage = Stage::start(Protocol::Upstash, &[]).await;
     let mut connection = stage.server.connect();
     for algorithm in ALGORITHMS {

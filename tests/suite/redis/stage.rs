@@ -1,4 +1,5 @@
-//! A real Redis behind a real front, and an adapter as small as can be: what the codec says is sent, what comes is handed in.
+//! A real Redis behind a real front, and a minimal adapter: it sends what the codec produces, and passes responses to
+//! it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::process::{RedisServer, Webdis};
 
 pub type Outcome = Result<Grant, RedisError>;
 
-/// A Redis, what stands before it, and who asks.
+/// A Redis, its front, and the codec that asks it.
 pub struct Stage {
     pub server: RedisServer,
     pub redis: Redis,
@@ -26,7 +27,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// The protocol's own front, and a Redis started with further options.
+    /// Starts the protocol's own front, and a Redis with further options.
     pub async fn start(protocol: Protocol, options: &[&str]) -> Self {
         let server = RedisServer::start(options);
         let redis = Redis::new(protocol, "", Some(token(protocol))).unwrap();
@@ -38,12 +39,12 @@ impl Stage {
         Self { server, redis, addr, _front: front }
     }
 
-    /// What becomes of these asks, in as many exchanges as they need.
+    /// The outcomes of these asks, in as many exchanges as they need.
     pub async fn ask(&self, asks: &[Ask]) -> Vec<Outcome> {
         self.ask_within(asks, Duration::from_secs(10)).await
     }
 
-    /// The same, waiting so long for an answer.
+    /// The same with this timeout for an answer.
     pub async fn ask_within(&self, asks: &[Ask], within: Duration) -> Vec<Outcome> {
         let (mut queue, mut outcomes) = (asks.to_vec(), Vec::new());
         while let Some((mut exchange, request)) = self.redis.begin(&mut queue) {
@@ -57,18 +58,18 @@ impl Stage {
         outcomes
     }
 
-    /// The same for one.
+    /// The same for one ask.
     pub async fn ask_one(&self, ask: &Ask) -> Outcome {
         self.ask(&[*ask]).await[0]
     }
 
-    /// The answer to this request, as it comes.
+    /// The raw response to this request.
     pub async fn send(&self, request: &HttpRequest<'_>) -> Option<(u16, Bytes)> {
         send(self.addr, request, Duration::from_secs(10)).await
     }
 }
 
-/// What the front of this protocol wants to be told.
+/// The token that this protocol's front requires.
 pub const fn token(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Upstash => "token-of-the-suite",
@@ -76,7 +77,7 @@ pub const fn token(protocol: Protocol) -> &'static str {
     }
 }
 
-/// The status and the body of the answer, if there is one in time.
+/// The status and the body of the response, if it arrives in time.
 pub async fn send(to: SocketAddr, request: &HttpRequest<'_>, within: Duration) -> Option<(u16, Bytes)> {
     let exchange = async {
         let stream = TcpStream::connect(to).await.ok()?;

@@ -1,4 +1,4 @@
-//! What the service is asked, and what becomes of its answers.
+//! What the service is asked, and the effects of its answers.
 
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::{
@@ -17,7 +17,7 @@ fn user(path: &str, user: impl AsRef<[u8]>) -> Request {
 }
 
 #[tokio::test]
-async fn every_request_is_asked_for_by_the_limits_name_and_the_parts_of_its_key() {
+async fn a_call_names_the_limit_and_the_parts_of_its_key() {
     let service = Service::start(Does::Counts(3)).await;
     let mut many = counted("many", "/many");
     many["key"] = json!(["address", "header:x-user", "path", "method", "query:q", "cookie:c"]);
@@ -30,7 +30,7 @@ async fn every_request_is_asked_for_by_the_limits_name_and_the_parts_of_its_key(
     assert_eq!((asked[0].domain.as_str(), asked[0].hits_addend, asked[0].descriptors.len()), ("shop", 1, 1));
     assert_eq!(entries(&asked[0].descriptors[0]), [("generic_key", "api"), ("header:x-user", "ann")]);
     stage.ask(&user("/many?q=1%202", "ann").with("cookie", "c=d")).await;
-    // Of one that has not all parts the address counts.
+    // For a request without all parts of the key, the address is used.
     stage.ask(&user("/many", "ann")).await;
     let asked = service.asked();
     let all = [
@@ -51,7 +51,7 @@ async fn every_request_is_asked_for_by_the_limits_name_and_the_parts_of_its_key(
 }
 
 #[tokio::test]
-async fn costs_are_the_hits_and_what_is_free_is_not_asked_for() {
+async fn the_cost_is_sent_as_hits_and_free_requests_are_not_asked_for() {
     let service = Service::start(Does::Counts(10)).await;
     let mut dear = counted("dear", "/**");
     dear["cost"] = json!({ "request_header": "x-cost", "min": 0 });
@@ -62,7 +62,7 @@ async fn costs_are_the_hits_and_what_is_free_is_not_asked_for() {
     assert_eq!(service.asked(), []);
     assert_eq!(stage.ask(&costs("/", "4")).await.status, 200);
     assert_eq!(service.asked()[0].hits_addend, 4);
-    // Six, and one of the other.
+    // Six hits of one limit, and one of the other.
     assert_eq!(stage.ask(&costs("/both", "6")).await.status, 200);
     let both = &service.asked()[1];
     let hits: Vec<_> =
@@ -75,7 +75,7 @@ async fn costs_are_the_hits_and_what_is_free_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn what_the_service_says_to_client_and_upstream_is_passed_on() {
+async fn headers_of_the_service_reach_client_and_upstream() {
     let service = Service::start(Does::Counts(0)).await;
     let stage = stage(&with_service([counted("api", "/**")]), service.addr).await;
     let headers = RateLimitResponse {
@@ -145,7 +145,7 @@ async fn service_is_asked_last_and_what_it_refuses_is_charged_nowhere_else() {
 }
 
 #[tokio::test]
-async fn limit_that_only_observes_lets_pass_what_its_service_refuses() {
+async fn limit_that_only_observes_admits_what_its_service_refuses() {
     let service = Service::start(Does::Answers(answer(Code::OverLimit))).await;
     let mut observes = counted("api", "/**");
     observes["on_exceed"] = json!("observe");
@@ -157,7 +157,7 @@ async fn limit_that_only_observes_lets_pass_what_its_service_refuses() {
 }
 
 #[tokio::test]
-async fn values_that_no_service_could_read_tell_clients_apart_all_the_same() {
+async fn values_unsuitable_for_the_service_still_distinguish_clients() {
     let service = Service::start(Does::Counts(1)).await;
     let stage = stage(&with_service([counted("api", "/**")]), service.addr).await;
     for user_of in [&b"\xff"[..], b"\xfe", b"\xc3\xa9", &[b'a'; 5_000], &[b'a'; 5_001]] {

@@ -1,4 +1,4 @@
-//! A service that fails: nobody waits longer than the deadline, and the limit's `on_store_failure` decides.
+//! A service that fails: no request waits longer than the deadline, and the limit's `on_store_failure` decides.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::filter::metrics::assert_shows;
 use crate::filter::stage::{Stage, eventually};
 
 /// A service that answers every call with these bytes as its message.
-async fn saying(message: &'static [u8]) -> SocketAddr {
+async fn service_answering(message: &'static [u8]) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -39,7 +39,7 @@ async fn saying(message: &'static [u8]) -> SocketAddr {
     addr
 }
 
-/// Three limits that the service counts, one for each way to do without it.
+/// Three limits that the service counts, one for each value of `on_store_failure`.
 async fn three_ways(addr: SocketAddr, deadline: &str) -> Stage {
     let limits = ["local", "allow", "deny"].map(|word| {
         let mut limit = counted(word, &format!("/{word}"));
@@ -52,7 +52,7 @@ async fn three_ways(addr: SocketAddr, deadline: &str) -> Stage {
     stage(&policy, addr).await
 }
 
-/// The instance's own quota of two, all, or none.
+/// Checks all three values: the instance's own quota of two, everything, nothing.
 async fn assert_does_without(stage: &Stage) {
     let ask = |path| Request::get(path).with("x-user", "ann");
     let mut statuses = Vec::new();
@@ -72,8 +72,8 @@ async fn whichever_way_a_service_fails_the_policy_decides() {
     let cuts = Raw::start(Upstream::Cuts).await.address;
     let status = Service::start(Does::Fails(tonic::Code::Internal)).await.addr;
     let unknown = Service::start(Does::Answers(answer(Code::Unknown))).await.addr;
-    let garbage = saying(b"\xff\xff no message").await;
-    let empty = saying(b"").await;
+    let garbage = service_answering(b"\xff\xff no message").await;
+    let empty = service_answering(b"").await;
     for (name, addr, says) in [
         ("none", none, "cannot be reached"),
         ("no HTTP/2", no_http2, "gRPC status"),
@@ -98,7 +98,7 @@ async fn whichever_way_a_service_fails_the_policy_decides() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_dead_service_beyond_the_deadline_nor_at_all_while_the_breaker_is_open_and_it_comes_back() {
+async fn waits_for_a_dead_service_end_at_the_deadline_and_an_open_breaker_avoids_them() {
     let service = Service::start(Does::Holds).await;
     let stage = three_ways(service.addr, "100ms").await;
     let ask = Request::get("/deny").with("x-user", "ann");
@@ -106,11 +106,11 @@ async fn nobody_waits_for_a_dead_service_beyond_the_deadline_nor_at_all_while_th
         let began = Instant::now();
         assert_eq!(stage.ask(&ask).await.status, 503);
         let took = began.elapsed();
-        // By Envoy's timers, which are a little early.
+        // Measured by Envoy's timers, which may fire a little early.
         assert!(took >= Duration::from_millis(90), "{took:?}");
         assert!(took < Duration::from_secs(5), "{took:?}");
     }
-    // Ten seconds of waiting, but for the breaker.
+    // Without the breaker these would wait for ten seconds.
     let began = Instant::now();
     for _ in 0..100 {
         assert_eq!(stage.ask(&ask).await.status, 503);
@@ -147,7 +147,7 @@ async fn a_service_that_answers_with_a_hundred_megabytes_leaves_the_vm_its_memor
 }
 
 #[tokio::test]
-async fn cluster_that_envoy_does_not_know_is_a_service_that_fails() {
+async fn a_missing_cluster_counts_as_a_failed_service() {
     let service = Service::start(Does::Counts(9)).await;
     let mut limit = counted("api", "/**");
     limit["on_store_failure"] = json!("allow");

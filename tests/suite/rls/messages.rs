@@ -1,4 +1,4 @@
-//! The messages, against those made from the published definition of the API.
+//! The messages, compared with types generated from the published API definition.
 
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::{Code, DescriptorStatus, RateLimit};
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
@@ -35,7 +35,7 @@ fn response() -> impl Strategy<Value = RateLimitResponse> {
     })
 }
 
-/// What is to be read of it.
+/// What the codec must read from it.
 fn expected(of: &RateLimitResponse) -> Answer {
     let headers = |headers: &[envoy_types::pb::envoy::config::core::v3::HeaderValue]| {
         let header = |it: &envoy_types::pb::envoy::config::core::v3::HeaderValue| rls::Header {
@@ -70,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_that_a_service_can_send_break_the_reader(
+    fn any_bytes_of_a_service_are_handled(
         of in response(), at: prop::sample::Index, byte: u8, cut: prop::sample::Index, any in any::<Vec<u8>>()
     ) {
         let mut bytes = of.encode_to_vec();

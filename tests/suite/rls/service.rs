@@ -1,4 +1,5 @@
-//! A rate-limit service, of the types made from the published definition of the API: none of the code under test is in it.
+//! A rate-limit service built from types that are generated from the published API definition, without any of the code
+//! under test.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,13 +23,13 @@ use tonic::{Request, Response, Status};
 /// What the service does with a request.
 #[derive(Clone, Debug)]
 pub enum Does {
-    /// Counts every descriptor, and lets so many hits of each pass.
+    /// Counts every descriptor, and admits this many hits of each.
     Counts(u64),
     /// Answers this.
     Answers(RateLimitResponse),
     /// Ends the call with this status.
     Fails(tonic::Code),
-    /// Holds the call until [`Service::release`], then lets the request pass.
+    /// Holds the call until [`Service::release`], then admits the request.
     Holds,
 }
 
@@ -64,7 +65,7 @@ impl Service {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                // Envoy was seen to queue what one connection has no room for.
+                // Envoy was observed to queue calls beyond the limit of one connection.
                 server.max_concurrent_streams(1_000);
                 let calls = TowerToHyperService::new(calls.clone());
                 tokio::spawn(server.serve_connection(TokioIo::new(stream), calls));
@@ -77,28 +78,28 @@ impl Service {
         *self.shared.does.lock().unwrap() = does;
     }
 
-    /// Every request that it has been asked, in order.
+    /// Every request that it has received, in order.
     pub fn asked(&self) -> Vec<RateLimitRequest> {
         self.shared.asked.lock().unwrap().clone()
     }
 
-    /// Lets go of the calls that it holds, and of all that come.
+    /// Releases the calls that it holds, and holds no further ones.
     pub fn release(&self) {
         self.shared.released.send_replace(true);
     }
 
-    /// How many calls have neither been answered nor cancelled.
+    /// The number of calls that have neither been answered nor cancelled.
     pub fn under_way(&self) -> usize {
         self.shared.under_way.load(Relaxed)
     }
 }
 
-/// How many hits each descriptor has had.
+/// The hits of each descriptor.
 #[derive(Debug, Default)]
 pub struct Hits(HashMap<String, u64>);
 
 impl Hits {
-    /// Counts every descriptor of a request, and lets so many hits of each pass.
+    /// Counts every descriptor of a request, and admits `most` hits of each.
     pub fn count(&mut self, request: &RateLimitRequest, most: u64) -> RateLimitResponse {
         let hits = &mut self.0;
         let statuses: Vec<_> = request
@@ -141,7 +142,7 @@ impl RateLimitService for Service {
     }
 }
 
-/// Counts one call as long as it lives: one that is cancelled is dropped.
+/// Counts a call while it is alive: a cancelled one is dropped.
 struct UnderWay<'a>(&'a AtomicUsize);
 
 impl<'a> UnderWay<'a> {
@@ -157,12 +158,12 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// An answer of this code and nothing else.
+/// An answer with this code and nothing else.
 pub fn answer(code: Code) -> RateLimitResponse {
     RateLimitResponse { overall_code: code as i32, ..RateLimitResponse::default() }
 }
 
-/// How one descriptor stands, and in how many seconds its window ends.
+/// A descriptor's status, and the seconds until its window ends.
 pub fn status(code: Code, reset_secs: Option<i64>) -> DescriptorStatus {
     let duration_until_reset = reset_secs.map(|seconds| Duration { seconds, nanos: 0 });
     DescriptorStatus { code: code as i32, duration_until_reset, ..DescriptorStatus::default() }

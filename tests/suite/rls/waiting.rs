@@ -41,17 +41,17 @@ async fn client_that_leaves_takes_its_call_with_it() {
         let left = Instant::now();
         drop(connection);
         eventually("the call is cancelled", async || service.under_way() == 0).await;
-        // And has not come to its deadline.
+        // Before its deadline.
         assert!(left.elapsed() < Duration::from_secs(9), "{:?}", left.elapsed());
     }
-    // The service has not failed by that.
+    // A cancelled call is not a failure of the service.
     service.set(Does::Counts(1));
     assert_eq!(stage.ask(&Request::get("/").with("x-user", "ann")).await.status, 200);
     stage.end().await;
 }
 
 #[tokio::test]
-async fn request_that_waits_while_a_new_policy_comes_is_decided_by_its_own() {
+async fn request_that_waits_during_a_policy_change_is_decided_by_its_own_policy() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("filter.json");
     let service = Service::start(Does::Holds).await;

@@ -1,7 +1,8 @@
-//! A scenario as its file says it: a policy, requests at times, what upstreams answer, and what each request comes to.
+//! The format of a scenario: a policy, requests with their times, the responses of upstreams, and the expected result
+//! of each request.
 //!
-//! A field that is not known is an error, and so is a step that leaves open what is expected. What an expectation does not
-//! mention must not be in the answer; see [`Expected`] for what goes without saying.
+//! Unknown fields are errors, and so is a step whose expectation is incomplete. What an expectation does not mention
+//! must not be in the response; [`Expected`] lists the exceptions.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,59 +19,60 @@ pub struct Scenario {
     pub shows: String,
     /// The policy in force.
     pub policy: Value,
-    /// Header fields of every answer, unless a step says otherwise.
+    /// Header fields of every response, unless a step's expectation overrides them.
     #[serde(default)]
     pub always: BTreeMap<String, String>,
-    /// What upstreams do from the beginning, by the name of their cluster.
+    /// What upstreams do at first, by the name of their cluster.
     #[serde(default)]
     pub upstreams: BTreeMap<String, Does>,
-    /// What happens, in the order of time.
+    /// The steps, in order of time.
     pub steps: Vec<Step>,
-    /// Where a host answers otherwise, by the host's name.
+    /// Where a host responds differently, by the host's name.
     #[serde(default)]
     pub differs: BTreeMap<String, Difference>,
-    /// The file's name without its ending.
+    /// The file name without its extension.
     #[serde(skip)]
     pub name: String,
 }
 
-/// One step: a request, an upstream that answers what it has held back, or upstreams that change.
+/// One step: a request, an upstream that sends a response it has held back, or a change of upstreams.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// When, from the beginning: `"90s"`, `"250ms"`.
+    /// The time since the beginning: `"90s"`, `"250ms"`.
     #[serde(deserialize_with = "millis")]
     pub at: u64,
     /// Whether the clock steps back to this time.
     #[serde(default)]
     pub steps_back: bool,
-    /// From now on upstreams do this.
+    /// What upstreams do from now on.
     #[serde(default)]
     pub upstreams: BTreeMap<String, Does>,
     /// The request's method and target: `"GET /api/x?y=z"`.
     pub send: Option<String>,
     /// The address of the client.
-    #[serde(default = "usual_client")]
+    #[serde(default = "default_client")]
     pub from: String,
     /// The host that the request names.
-    #[serde(default = "usual_host")]
+    #[serde(default = "default_host")]
     pub host: String,
-    /// Header lines, a list where there are several of one name.
+    /// Header lines; several values for one name are a list.
     #[serde(default)]
     pub headers: BTreeMap<String, Lines>,
     /// The request's body.
     pub body: Option<String>,
-    /// What is left to chance, in percent of all that could be drawn.
+    /// The random draw, in percent of its range.
     #[serde(default)]
     pub draw_percent: u8,
-    /// So often, one after the other; what is expected is of the last one, and the others are decided as it is.
+    /// How often the request is sent, one after the other. The expectation describes the last one; the earlier ones
+    /// must get the same decision.
     #[serde(default = "once")]
     pub times: u32,
-    /// The upstream holds its answer back until a step `ends` what has this name.
+    /// A name for this request: its upstream holds the response back until a step's `ends` has the same name.
     pub holds: Option<String>,
-    /// The upstream answers what it has held back under this name.
+    /// The upstream sends the response that it holds back under this name.
     pub ends: Option<String>,
-    /// What the request comes to.
+    /// The expected result of the request.
     pub expect: Option<Expected>,
 }
 
@@ -78,83 +80,86 @@ pub struct Step {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Does {
-    /// The status of its answer.
+    /// The status of its response.
     #[serde(default = "ok")]
     pub status: u16,
-    /// Header fields of its answer.
+    /// Header fields of its response.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// Its body; the upstream's name when absent.
+    /// Its body; the upstream's name if absent.
     pub body: Option<String>,
-    /// Its body is the path and query that it was asked for.
+    /// Whether its body is the path and query that it received.
     #[serde(default)]
     pub echoes: bool,
-    /// Its body is what it was sent: method, path and query, and those of the header lines in [`TOLD`] that there were.
+    /// Whether its body lists the request that it received: method, path and query, and those header lines that are in
+    /// [`ECHOED_FIELDS`].
     #[serde(default)]
     pub tells: bool,
-    /// Instead of an answer.
+    /// A failure in place of a response.
     pub fails: Option<Fails>,
 }
 
-/// How an upstream fails to answer.
+/// How an upstream fails to respond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fails {
     /// It cuts the connection.
     Reset,
-    /// It never answers.
+    /// It never responds.
     Timeout,
 }
 
-/// What a request comes to. Fields that are not said must not be in the answer, but for these: an upstream's own fields and
-/// body, where one has answered; `content-type: application/json` and `cache-control: no-store`, where the request was
-/// refused.
+/// The expected result of a request. Fields that are not listed must not be in the response, except for an upstream's
+/// own fields and body, if an upstream has responded; and `content-type: application/json` and
+/// `cache-control: no-store`, if the request was refused.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expected {
     /// Whether the request goes on.
     pub decision: Decision,
-    /// The answer's status.
+    /// The response's status.
     pub status: u16,
-    /// Why it was refused or answered, as logs have it: `tidegate_limit_api`.
+    /// Why it was refused or answered, as in logs: `tidegate_limit_api`.
     pub reason: Option<String>,
-    /// How long it waited.
+    /// How long the request waited.
     #[serde(default, deserialize_with = "some_millis")]
     pub after: Option<u64>,
-    /// Which upstreams were asked, by their clusters; `origin` when absent and the request goes on, else none.
+    /// The upstreams that were asked, by their clusters. If absent: `origin` if the request goes on, else none.
     pub asked: Option<Vec<String>>,
-    /// The answer's body.
+    /// The response's body.
     pub body: Option<String>,
-    /// In place of it: members of the object that the body is, beside others.
+    /// In place of `body`: some members of the JSON object in the body.
     #[serde(default)]
     pub says: BTreeMap<String, Value>,
-    /// The answer's header fields, of those in [`FIELDS`]; `null` for one that is absent though it could be expected.
+    /// The response's header fields, of those in [`FIELDS`]; `null` for one that must be absent though it is usually
+    /// there.
     #[serde(default)]
     pub fields: BTreeMap<String, Option<String>>,
 }
 
-/// What was decided.
+/// The decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decision {
-    /// An upstream answers.
+    /// An upstream responds.
     Admitted,
-    /// An upstream answers, after a wait.
+    /// An upstream responds, after a wait.
     Delayed,
-    /// The client is told to go away.
+    /// The request is refused.
     Refused,
-    /// Tidegate answers in an upstream's place, since none can, or since it was asked itself.
+    /// Tidegate responds in place of an upstream, because no upstream can, or because the request is for one of
+    /// Tidegate's pages.
     Answered,
 }
 
-/// Where a host differs.
+/// How a host differs.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Difference {
-    /// Why it must, as README says it.
+    /// Why it has to differ, in the words of README.
     pub why: String,
-    /// What is expected there, by the number of the step; when absent the host is known to lack something, and
-    /// must not come through the scenario.
+    /// The expectations for this host, by the number of the step. If absent, the host is known to lack something, and
+    /// must fail the scenario.
     pub steps: Option<BTreeMap<usize, Expected>>,
 }
 
@@ -176,7 +181,7 @@ impl Lines {
 }
 
 impl Scenario {
-    /// What is expected of a step on this host.
+    /// The expectation of a step on this host.
     pub fn expected(&self, host: &str, step: usize) -> Option<&Expected> {
         let other = self.differs.get(host).and_then(|it| it.steps.as_ref()?.get(&step));
         other.or(self.steps[step - 1].expect.as_ref())
@@ -187,7 +192,7 @@ impl Scenario {
         self.differs.get(host).is_some_and(|it| it.steps.is_none())
     }
 
-    /// What is wrong with it, beyond what its types say.
+    /// What is wrong with it, beyond what its types check.
     fn problem(&self) -> Option<String> {
         let mut last = 0;
         let held = |name: &String| self.steps.iter().any(|step| step.holds.as_ref() == Some(name));
@@ -218,7 +223,7 @@ impl Scenario {
         if self.shows.split(' ').count() < 4 || !self.shows.ends_with('.') {
             return Some("`shows` is a sentence".to_owned());
         }
-        strange(self.always.keys())
+        unknown_field(self.always.keys())
     }
 
     pub fn numbered(&self) -> impl Iterator<Item = (usize, &Step)> {
@@ -227,7 +232,7 @@ impl Scenario {
 }
 
 impl Step {
-    /// What is left to chance, of 2^64.
+    /// The random draw, of 2^64.
     pub fn draw(&self) -> u64 {
         u64::MAX / 100 * u64::from(self.draw_percent.min(100))
     }
@@ -242,16 +247,16 @@ impl Expected {
         if self.decision == Decision::Delayed && self.after.is_none() {
             return Some("a request that is delayed goes on `after` a while".to_owned());
         }
-        strange(self.fields.keys())
+        unknown_field(self.fields.keys())
     }
 }
 
 /// What is wrong with these header fields.
-fn strange<'n>(mut names: impl Iterator<Item = &'n String>) -> Option<String> {
+fn unknown_field<'n>(mut names: impl Iterator<Item = &'n String>) -> Option<String> {
     names.find(|name| !FIELDS.contains(&name.as_str())).map(|name| format!("{name} is none of {:?}", *FIELDS))
 }
 
-/// Every scenario there is, in the order of names.
+/// All scenarios, ordered by name.
 pub fn all() -> Vec<Scenario> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -287,11 +292,11 @@ fn some_millis<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opti
     millis(deserializer).map(Some)
 }
 
-fn usual_client() -> String {
+fn default_client() -> String {
     "192.0.2.1".to_owned()
 }
 
-fn usual_host() -> String {
+fn default_host() -> String {
     "example.com".to_owned()
 }
 
@@ -306,8 +311,8 @@ fn ok() -> u16 {
 /// The header fields that are compared, byte for byte.
 pub static FIELDS: LazyLock<Vec<&str>> = LazyLock::new(|| fields("compared"));
 
-/// The header fields of requests that upstreams tell of.
-pub static TOLD: LazyLock<Vec<&str>> = LazyLock::new(|| fields("told"));
+/// The header fields of requests that upstreams list in their responses.
+pub static ECHOED_FIELDS: LazyLock<Vec<&str>> = LazyLock::new(|| fields("told"));
 
 /// One of the lists that the Worker's tests read too.
 fn fields(list: &str) -> Vec<&'static str> {
@@ -319,10 +324,10 @@ fn fields(list: &str) -> Vec<&'static str> {
 /// The hosts that run the scenarios.
 pub const HOSTS: [&str; 3] = ["native", "envoy", "workerd"];
 
-/// The upstreams that there are. What no route is for goes to `origin`, and nobody listens at `nowhere`.
+/// The upstreams. Requests without a route go to `origin`; no server listens at `nowhere`.
 pub const UPSTREAMS: [&str; 4] = ["origin", "cdn", "spare", "nowhere"];
 
-/// When every scenario begins: noon of a day, in milliseconds since 1970.
+/// The start time of every scenario: noon of a day, in milliseconds since 1970.
 pub const START_MS: u64 = 1_800_014_400_000;
 
 /// The seed of every scenario's keys.

@@ -1,4 +1,4 @@
-//! The real Envoy: every scenario has a listener and a VM of its own, and the filter has a clock that each request sets.
+//! The scenarios in the real Envoy: each has its own listener and VM, and the filter's clock is set by requests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,12 +24,12 @@ use crate::rls::service::Does::Counts;
 use crate::rls::service::Service;
 use crate::rls::stage::service_at;
 
-/// Runs all scenarios; answers what there is to complain of.
+/// Runs all scenarios; returns the complaints.
 pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
     failing(scenarios).await.into_iter().map(|(_, complaint)| complaint).collect()
 }
 
-/// Runs all scenarios; answers with the names of those of which there is something to complain, and what.
+/// Runs all scenarios; returns the names of those that fail, each with its complaint.
 pub async fn failing(scenarios: &[Arc<Scenario>]) -> Vec<(String, String)> {
     let wasm = tokio::task::spawn_blocking(build).await.unwrap();
     let mut complaints = Vec::new();
@@ -39,7 +39,7 @@ pub async fn failing(scenarios: &[Arc<Scenario>]) -> Vec<(String, String)> {
     complaints
 }
 
-/// Runs these scenarios in one Envoy. One that does not start with them is asked which of them it is that it refuses.
+/// Runs these scenarios in one Envoy. If it does not start, finds the scenarios that it refuses.
 async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<(String, String)> {
     match run_together(scenarios, wasm).await {
         Ok(complaints) => complaints,
@@ -59,7 +59,7 @@ async fn run_at_once(scenarios: &[Arc<Scenario>], wasm: &Path) -> Vec<(String, S
 /// Runs these scenarios in one Envoy.
 ///
 /// # Errors
-/// Why it does not start with them.
+/// Why Envoy does not start.
 async fn run_together(scenarios: &[Arc<Scenario>], wasm: &Path) -> Result<Vec<(String, String)>, Error> {
     let origin = Arc::new(Origin::start(scenarios).await);
     let redis = RedisServer::start(&[]);
@@ -80,7 +80,7 @@ async fn run_together(scenarios: &[Arc<Scenario>], wasm: &Path) -> Result<Vec<(S
     for (scenario, played) in scenarios.iter().zip(played) {
         complaints.extend(played.await.unwrap().map(|complaint| (scenario.name.clone(), complaint)));
     }
-    // Otherwise each instance could have counted for itself, with the same answers.
+    // Otherwise each instance could have counted by itself and given the same responses.
     let keys: usize = redis::cmd("DBSIZE").query(&mut redis.connect()).unwrap();
     let has_store = scenarios.iter().any(|scenario| scenario.policy.pointer("/stores/redis").is_some());
     let shares = scenarios.iter().any(|scenario| shares(&scenario.policy));
@@ -90,14 +90,14 @@ async fn run_together(scenarios: &[Arc<Scenario>], wasm: &Path) -> Result<Vec<(S
     Ok(complaints)
 }
 
-/// The filter with a clock that requests set, beside what is shipped.
+/// Builds the filter with a clock that requests set. The shipped build stays as it is.
 pub fn build() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = root.join("target/scenarios");
     let status = Command::new(env!("CARGO"))
         .current_dir(root)
         .args(["build", "--quiet", "--locked", "--package", "tidegate-envoy", "--features", "test-clock"])
-        // Some dozens of VMs compile it.
+        // Dozens of VMs compile it, so it should be small.
         .args(["--config", "profile.dev.opt-level=\"s\"", "--config", "profile.dev.strip=true"])
         .args(["--config", "profile.dev.debug-assertions=false", "--config", "profile.dev.overflow-checks=false"])
         .args(["--target", "wasm32-wasip1", "--target-dir"])
@@ -121,7 +121,7 @@ fn bootstrap(
     let shipped = shipped
         .set(&format!("{manager}/use_remote_address"), json!(false))
         .unwrap()
-        // Who the client is, is said apart from what it sends.
+        // The client's address has its own header, apart from those that the client sends.
         .insert(manager, "original_ip_detection_extensions", json!([{
             "name": "client",
             "typed_config": {
@@ -131,7 +131,7 @@ fn bootstrap(
             },
         }]))
         .unwrap()
-        // Why the filter has answered, as the access log has it.
+        // Why the filter has responded, as in the access log.
         .insert(manager, "local_reply_config", json!({ "mappers": [{
             "filter": { "status_code_filter": { "comparison": { "op": "GE", "value": { "default_value": 0, "runtime_key": "none" } } } },
             "headers_to_add": [{ "header": { "key": REASON, "value": "%RESPONSE_CODE_DETAILS%" } }],
@@ -153,7 +153,7 @@ fn bootstrap(
     bootstrap.set("/static_resources/listeners", Value::Array(listeners)).unwrap()
 }
 
-/// A scenario under way.
+/// A running scenario.
 struct Stage<'s> {
     scenario: &'s Scenario,
     origin: &'s Origin,
@@ -165,18 +165,18 @@ struct Stage<'s> {
     flights: Vec<Flight>,
 }
 
-/// A request whose answer is awaited while other things happen.
+/// A request that is waiting for its response while the scenario goes on.
 struct Flight {
     number: usize,
     id: String,
     is_last: bool,
     sent_ms: u64,
-    /// It is refused in the end, to make room for a request that comes just then.
+    /// Whether it is refused in the end, to make room for a request that arrives at that time.
     is_refused: bool,
-    /// When it should be answered; `None` when an upstream holds its answer back.
+    /// When its response is due; `None` if an upstream holds it back.
     due_ms: Option<u64>,
     held: Option<String>,
-    /// What its step says is left to chance.
+    /// The random draw of its step.
     draw: u64,
     answer: JoinHandle<Answer>,
 }
@@ -190,7 +190,7 @@ async fn play(scenario: &Scenario, origin: &Origin, to: SocketAddr) -> Option<St
         stage.does.extend(step.upstreams.clone());
         origin.set(&scenario.name, &stage.does);
         if let Some(name) = &step.ends {
-            // Whatever its answer leads to has the draw of the request.
+            // All effects of the response use the draw of its request.
             let held = |flight: &&Flight| flight.held.as_ref() == Some(name) && flight.draw > 0;
             if let Some(draw) = stage.flights.iter().find(held).map(|flight| flight.draw) {
                 stage.ask(step.at, draw).await;
@@ -212,12 +212,12 @@ async fn play(scenario: &Scenario, origin: &Origin, to: SocketAddr) -> Option<St
 }
 
 impl Stage<'_> {
-    /// Moves the clock, and takes the answers that become due on the way.
+    /// Moves the clock, and collects the responses that become due on the way.
     async fn advance(&mut self, to_ms: u64) {
         let due = |flight: &Flight| flight.due_ms.filter(|due| *due < to_ms || (*due == to_ms && !flight.is_refused));
         while let Some((due, draw)) = self.flights.iter().filter_map(|flight| Some((due(flight)?, flight.draw))).min() {
             self.ask(due - 1, draw).await;
-            // Time for an answer that comes too early: the root is called every 20 ms.
+            // Time for a response that comes too early: the root context ticks every 20 ms.
             tokio::time::sleep(Duration::from_millis(100)).await;
             self.take(due - 1, |flight| flight.answer.is_finished()).await;
             self.ask(due, draw).await;
@@ -229,7 +229,7 @@ impl Stage<'_> {
         }
     }
 
-    /// Sets the clock and what is left to chance, and waits until the filter has taken in all that was sent and done what is due.
+    /// Sets the clock and the random draw, and waits until the filter has seen all requests and has done what is due.
     async fn ask(&self, now_ms: u64, draw: u64) {
         let now = (START_MS + now_ms).to_string();
         let draw = draw.to_string();
@@ -286,7 +286,7 @@ impl Stage<'_> {
         }
     }
 
-    /// Takes the answers of those in flight to whom this applies, which are there or come at once.
+    /// Collects the responses of the requests in flight that `which` selects. These are there, or come at once.
     async fn take(&mut self, now_ms: u64, which: impl Fn(&Flight) -> bool) {
         while let Some(at) = self.flights.iter().position(&which) {
             let flight = self.flights.remove(at);
@@ -304,7 +304,7 @@ impl Stage<'_> {
         let mut seen = Seen {
             status: answer.status,
             reason,
-            // What an upstream holds back is no wait of the filter's.
+            // The time that an upstream holds a response back is not a wait of the filter.
             after_ms: if due_ms.is_some() { now_ms.saturating_sub(sent_ms) } else { 0 },
             asked: self.origin.asked(&id),
             body: answer.text(),
@@ -340,11 +340,11 @@ fn request(step: &Step, id: &str) -> Request {
     request
 }
 
-/// How many VMs one Envoy gets: until it has made them all it does not answer.
+/// The number of VMs in one Envoy: it does not respond until it has created them all.
 const AT_ONCE: usize = 48;
 
-/// The header by which Envoy is told the client's address.
+/// The header that tells Envoy the client's address.
 const CLIENT: &str = "x-scenario-client";
 
-/// The header by which Envoy tells why it, or the filter, has answered.
+/// The header in which Envoy reports why it, or the filter, has responded.
 const REASON: &str = "x-scenario-reason";

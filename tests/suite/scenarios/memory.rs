@@ -1,4 +1,4 @@
-//! What workers share, in this process's memory, for a host that is none.
+//! The kept responses in this process's memory, in place of a host's shared store.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use tidegate::stale::Shelf;
 use tidegate::stale::shelf::{Place, Read};
 use tidegate::store::StoreError;
 
-/// Kept answers.
+/// Kept responses.
 #[derive(Debug, Default)]
 pub struct KeptAnswers(HashMap<Place, Read>);
 

@@ -1,5 +1,4 @@
-//! The core alone, without a host: what an adapter does with it, one call after the other, under a clock that stands where
-//! the scenario puts it.
+//! The core alone, without a host: the calls that an adapter makes, one after the other, with the scenario's clock.
 
 mod answering;
 mod facts;
@@ -32,12 +31,12 @@ use super::seen::{Report, Seen};
 use facts::Request;
 use service::Service;
 
-/// Runs a scenario; answers what there is to complain of.
+/// Runs a scenario; returns the complaint if it fails.
 pub fn run(scenario: &Scenario) -> Option<String> {
     play(scenario, true).map_or_else(Some, |played| played.report.complaint())
 }
 
-/// What came of a scenario.
+/// The result of a scenario.
 pub struct Played<'s> {
     pub report: Report<'s>,
     /// The steps whose requests had to wait for their turn.
@@ -68,7 +67,7 @@ pub fn play(scenario: &Scenario, has_service: bool) -> Result<Played<'_>, String
             }
         }
     }
-    // Whoever still waits gets his turn.
+    // Requests that still wait get their turn.
     while let Some(due) = host.due() {
         host.advance(due);
     }
@@ -111,7 +110,7 @@ struct Host<'s> {
     has_asked: bool,
 }
 
-/// A request under way.
+/// A request in flight.
 struct Flight<'s> {
     id: u32,
     request: Request<'s>,
@@ -122,15 +121,15 @@ struct Flight<'s> {
     fields: Vec<(String, String)>,
     asset: Option<AssetRequest>,
     progress: Option<Progress>,
-    /// The upstream that holds its answer back.
+    /// The upstream that holds its response back.
     held_by: Option<String>,
-    /// What the rate-limit service has said of it.
+    /// The answer of the rate-limit service.
     service_outcome: ServiceOutcome,
-    /// The last answer to it that there was, though a failure.
+    /// The last HTTP response of an upstream, for the case that a later upstream gives none.
     failure: Option<Does>,
 }
 
-/// What is known so far of what comes of a request.
+/// The result of a request as far as it is known.
 struct Partial {
     number: usize,
     is_last: bool,
@@ -178,7 +177,7 @@ impl<'s> Host<'s> {
     /// Moves the clock, and does what becomes due on the way.
     fn advance(&mut self, to: Timestamp) {
         while let Some(due) = self.due().filter(|due| *due <= to) {
-            // Hosts are asked just before, too, whether somebody comes too early.
+            // As on the other hosts, also check just before that no request passes too early.
             self.now = Timestamp::from_nanos(due.as_nanos().saturating_sub(1_000_000)).max(self.now);
             self.end_leases();
             self.now = due;
@@ -187,7 +186,7 @@ impl<'s> Host<'s> {
         self.now = to;
         self.finish_waits();
         self.settle();
-        // A clock that has stepped back is not waited for.
+        // After a step back of the clock, tick at once.
         if (self.now < self.ticked_at || self.now >= self.ticked_at.after(TICK)) && self.upstreams.ticks(self.now) {
             self.ticked_at = self.now;
             let mut context = Context { ledgers: &mut self.breakers, draw: Draw(0), now: self.now };
@@ -210,7 +209,7 @@ impl<'s> Host<'s> {
         }
     }
 
-    /// When the next of those who wait is due. The clocks of the hosts move by whole milliseconds.
+    /// When the next waiting request is due, in whole milliseconds, as the hosts' clocks move.
     fn due(&self) -> Option<Timestamp> {
         let due = self.now.after(self.room.next_due(self.now)?);
         Some(Timestamp::from_millis(due.as_nanos().div_ceil(1_000_000)))
@@ -286,14 +285,14 @@ impl<'s> Host<'s> {
         self.engine.plan(request, &mut self.plan);
     }
 
-    /// Plans again for a request that has waited for an answer; it was let in when it came.
+    /// Plans again for a request that has waited for an answer. It has passed shedding when it arrived.
     fn plan_again(&mut self, flight: &Flight<'_>) {
         self.plan.set_pressure(Pressure::default(), Draw::default());
         self.engine.plan(&flight.request, &mut self.plan);
         self.plan.set_service_outcome(flight.service_outcome.clone());
     }
 
-    /// Decides on the request that is planned.
+    /// Decides on the planned request.
     fn decide(&mut self, mut flight: Flight<'s>) {
         if self.plan.may_wait() {
             self.engine.offer(&mut self.plan, &self.room, self.now);

@@ -1,6 +1,6 @@
-//! The upstreams of all scenarios: a server for each cluster, that does with a request what its scenario says just then.
+//! The upstreams of all scenarios: a server for each cluster, which treats a request as its scenario currently says.
 //!
-//! A request tells by `x-scenario: NAME/NUMBER` where it belongs, and by `x-scenario-holds` that its answer is held back.
+//! A request names its scenario in `x-scenario: NAME/NUMBER`; with `x-scenario-holds` its response is held back.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
-use super::document::{Does, Fails, Scenario, TOLD};
+use super::document::{Does, ECHOED_FIELDS, Fails, Scenario};
 use super::seen::answer_of;
 use crate::filter::failing::next_request;
 
@@ -18,7 +18,7 @@ use crate::filter::failing::next_request;
 #[derive(Debug)]
 pub struct Origin {
     addresses: BTreeMap<&'static str, SocketAddr>,
-    /// A port at which nobody listens, and nobody else can meanwhile.
+    /// A bound port without a listener, which no other process can take.
     _nowhere: TcpSocket,
     known: Arc<Known>,
 }
@@ -26,14 +26,14 @@ pub struct Origin {
 #[derive(Debug, Default)]
 struct Known {
     state: Mutex<State>,
-    /// Something may have been ended.
+    /// Notified when a held response may have been released.
     ended: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     does: HashMap<String, BTreeMap<String, Does>>,
-    /// Which clusters were asked for a request.
+    /// The clusters that were asked for each request.
     asked: HashMap<String, Vec<String>>,
     held: HashSet<String>,
     ended: HashSet<(String, String)>,
@@ -54,7 +54,7 @@ impl Origin {
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     let known = Arc::clone(&known);
-                    // A connection that ends badly is Envoy's affair.
+                    // Connection errors are for Envoy to handle.
                     tokio::spawn(async move { serve(stream, cluster, &known).await });
                 }
             });
@@ -65,28 +65,28 @@ impl Origin {
         Self { addresses, _nowhere: nowhere, known }
     }
 
-    /// Where the server of this cluster is.
+    /// The address of this cluster's server.
     pub fn address(&self, cluster: &str) -> SocketAddr {
         self.addresses[cluster]
     }
 
-    /// From now on the upstreams of a scenario do this.
+    /// Sets what the upstreams of a scenario do from now on.
     pub fn set(&self, scenario: &str, does: &BTreeMap<String, Does>) {
         self.known.state.lock().unwrap().does.insert(scenario.to_owned(), does.clone());
     }
 
-    /// Lets go what a scenario holds under this name.
+    /// Releases what a scenario holds under this name.
     pub fn end(&self, scenario: &str, name: &str) {
         self.known.state.lock().unwrap().ended.insert((scenario.to_owned(), name.to_owned()));
         self.known.ended.notify_waiters();
     }
 
-    /// Whether the answer to this request is held back.
+    /// Whether the response to this request is held back.
     pub fn holds(&self, id: &str) -> bool {
         self.known.state.lock().unwrap().held.contains(id)
     }
 
-    /// Which clusters were asked for this request.
+    /// The clusters that were asked for this request.
     pub fn asked(&self, id: &str) -> Vec<String> {
         self.known.state.lock().unwrap().asked.get(id).cloned().unwrap_or_default()
     }
@@ -104,7 +104,7 @@ async fn serve(stream: TcpStream, cluster: &str, known: &Known) -> std::io::Resu
         };
         let id = header("x-scenario").unwrap_or_default();
         let scenario = id.split('/').next().unwrap_or_default().to_owned();
-        // What names the upstream is for Envoy, and nobody behind it is to see it.
+        // This header is for Envoy only, and must not reach an upstream.
         let leaked = if header("x-tidegate-upstream").is_some() { " was told x-tidegate-upstream" } else { "" };
         known.state.lock().unwrap().asked.entry(id.clone()).or_default().push(format!("{cluster}{leaked}"));
         if let Some(name) = header("x-scenario-holds") {
@@ -117,7 +117,7 @@ async fn serve(stream: TcpStream, cluster: &str, known: &Known) -> std::io::Resu
         }
         if answer.tells {
             let line = head.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1");
-            let told = TOLD.iter().filter_map(|name| Some(format!("\n{name}: {}", header(name)?)));
+            let told = ECHOED_FIELDS.iter().filter_map(|name| Some(format!("\n{name}: {}", header(name)?)));
             answer.body = Some(std::iter::once(line.to_owned()).chain(told).collect());
         }
         match answer.fails {
@@ -134,7 +134,7 @@ async fn serve(stream: TcpStream, cluster: &str, known: &Known) -> std::io::Resu
 impl Known {
     async fn hold(&self, id: &str, name: &(String, String)) {
         loop {
-            // Before the look, so that nothing is missed between.
+            // Subscribe before the check, so that no notification is missed.
             let ended = self.ended.notified();
             {
                 let mut state = self.state.lock().unwrap();

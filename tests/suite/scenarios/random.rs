@@ -1,8 +1,9 @@
-//! Scenarios that nobody has thought of: a random policy over all that the document can say, and random requests. What the core alone
-//! makes of one holds whatever the policy, and every host is held to it.
+//! Random scenarios: a random policy from all that the document allows, and random requests. The results must satisfy
+//! invariants that are true of any policy, and every host must give the same results as the core.
 //!
-//! A scenario is made by one number. The first is fixed, so that a run proves what the one before did; `TIDEGATE_SCENARIO_SEED` chooses
-//! another, and `TIDEGATE_SCENARIO_CASES` how many follow it. What fails says its own number, and is left in `target/random-scenarios`.
+//! A scenario is generated from one number. The first number is fixed, so runs are reproducible;
+//! `TIDEGATE_SCENARIO_SEED` overrides it, and `TIDEGATE_SCENARIO_CASES` sets how many numbers from there on are tried.
+//! A failure prints its number and leaves the scenario in `target/random-scenarios`.
 
 mod fitting;
 mod growth;
@@ -29,7 +30,7 @@ pub use fitting::shares;
 use policy::SCHEMA;
 use recording::{Caller, Recorded, record};
 
-/// The scenario of this number, as it comes out on such a host.
+/// The scenario of this number, recorded for this host.
 fn scenario(seed: u64, on: Caller) -> Recorded {
     let told = Told(seed);
     let (name, mut dice, mut why) = (format!("random-{seed}"), Dice::new(seed), String::new());
@@ -46,10 +47,10 @@ fn scenario(seed: u64, on: Caller) -> Recorded {
     panic!("there is no scenario within {MOST_TRIES} tries: {why}");
 }
 
-/// A policy that scenarios can show; `None` when this one cannot be made one.
+/// A policy that scenarios can show; `None` if this one cannot be changed into one.
 fn policy(dice: &mut Dice) -> Option<Value> {
     let mut policy = policy::policy(dice);
-    // What is taken out may have been needed, and what is grown in its place must fit too.
+    // Fitting may remove what other parts need, and what replaces it has to fit again.
     for _ in 0..MOST_FITS {
         let before = policy.clone();
         fitting::fit(&mut policy, dice);
@@ -63,14 +64,14 @@ fn policy(dice: &mut Dice) -> Option<Value> {
     None
 }
 
-/// The numbers of the scenarios to be tried, so many unless the environment says otherwise.
+/// The numbers of the scenarios to try: `usual` many, unless the environment overrides it.
 fn seeds(usual: u64) -> impl Iterator<Item = u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let first = number("TIDEGATE_SCENARIO_SEED").unwrap_or(FIRST_SEED);
     (0..number("TIDEGATE_SCENARIO_CASES").unwrap_or(usual)).map(move |case| first.wrapping_add(case))
 }
 
-/// Says by which number a test has come to its end.
+/// Prints the number of the scenario if its test panics.
 struct Told(u64);
 
 impl Drop for Told {
@@ -132,8 +133,8 @@ async fn random_scenarios_come_out_in_the_real_envoy_as_in_the_core() {
     );
 }
 
-/// The Worker's tests play them in the real workerd. Of one that fails there, which `TIDEGATE_SCENARIO_SMALLER` names by its file, they
-/// ask what is left when a part of it is taken out.
+/// The Worker's tests run them in the real workerd. For one that fails there, named by its file in
+/// `TIDEGATE_SCENARIO_SMALLER`, this writes smaller scenarios with a part removed.
 #[test]
 fn random_scenarios_are_written_for_the_worker() {
     let failed = std::env::var_os("TIDEGATE_SCENARIO_SMALLER").map(PathBuf::from);
@@ -149,7 +150,7 @@ fn random_scenarios_are_written_for_the_worker() {
     assert!(failed.is_some() || !scenarios.is_empty());
 }
 
-/// The scenario of the Worker's that a file holds.
+/// The scenario in this file, as recorded for the Worker.
 fn kept(file: &Path) -> Recorded {
     let name = file.file_stem().unwrap().to_string_lossy();
     let document = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
@@ -160,7 +161,7 @@ fn directory(of: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/random-scenarios").join(of)
 }
 
-/// Writes the scenario among those of this kind.
+/// Writes the scenario to the directory of this kind.
 fn keep(of: &str, recorded: &Recorded) -> PathBuf {
     let directory = directory(of);
     fs::create_dir_all(&directory).unwrap();

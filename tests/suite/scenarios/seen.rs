@@ -1,4 +1,4 @@
-//! What came of a request on some host, and how that differs from what was expected.
+//! The result of a request on some host, and how it differs from what was expected.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,18 +7,18 @@ use serde_json::Value;
 
 use super::document::{Decision, Does, Expected, FIELDS, Fails, Scenario};
 
-/// What came of one request.
+/// The result of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     pub status: u16,
-    /// Why Tidegate answered, if it did.
+    /// Why Tidegate responded, if it did.
     pub reason: Option<String>,
     /// How long the request waited, in milliseconds.
     pub after_ms: u64,
     /// The clusters that were asked, in order.
     pub asked: Vec<String>,
     pub body: String,
-    /// The header fields among those that are compared.
+    /// The compared header fields.
     pub fields: BTreeMap<String, String>,
 }
 
@@ -30,7 +30,7 @@ impl Seen {
             if !FIELDS.contains(&name.as_str()) {
                 continue;
             }
-            // Whether a blank stands behind the comma is nobody's to say.
+            // Lists may or may not have a space after the comma.
             let is_list = name == "vary";
             let kept = self.fields.entry(name).or_default();
             if !kept.is_empty() {
@@ -56,7 +56,7 @@ impl Seen {
     }
 }
 
-/// What differs between what is expected of a step and what came of it, a line each.
+/// The differences between a step's expectation and its result, one per line.
 pub fn differences(
     scenario: &Scenario,
     expected: &Expected,
@@ -92,7 +92,7 @@ pub fn differences(
         for (member, value) in &expected.says {
             compare(member, value.to_string(), said[member].to_string());
         }
-        // The other members are each host's own.
+        // The other members of the body depend on the host.
         body.clone_from(&seen.body);
     }
     compare("decision", format!("{:?}", expected.decision), format!("{:?}", seen.decision()));
@@ -109,7 +109,7 @@ pub fn differences(
     lines
 }
 
-/// What the upstream of this cluster answers.
+/// What the upstream of this cluster responds.
 pub fn answer_of(cluster: &str, does: &BTreeMap<String, Does>) -> Does {
     let mut answer = does.get(cluster).cloned().unwrap_or(Does {
         status: 200,
@@ -130,7 +130,7 @@ pub struct Report<'s> {
     scenario: &'s Scenario,
     host: &'static str,
     lines: String,
-    /// What came of the last request of each step.
+    /// The result of each step's last request.
     pub seen: BTreeMap<usize, Seen>,
 }
 
@@ -139,7 +139,7 @@ impl<'s> Report<'s> {
         Self { scenario, host, lines: String::new(), seen: BTreeMap::new() }
     }
 
-    /// Compares what came of a step with what is expected of it.
+    /// Compares a step's result with its expectation.
     pub fn step(&mut self, number: usize, does: &BTreeMap<String, Does>, seen: &Seen) {
         self.seen.insert(number, seen.clone());
         let Some(expected) = self.scenario.expected(self.host, number) else { return };
@@ -149,7 +149,7 @@ impl<'s> Report<'s> {
         }
     }
 
-    /// Compares what came of one of the first times of a step with how the last one is expected to be decided.
+    /// Compares the result of an earlier repetition of a step with the decision that is expected of the last.
     pub fn early(&mut self, number: usize, seen: &Seen) {
         let Some(expected) = self.scenario.expected(self.host, number) else { return };
         if (expected.decision, expected.status) != (seen.decision(), seen.status) {
@@ -161,7 +161,7 @@ impl<'s> Report<'s> {
         }
     }
 
-    /// Notes that something is wrong with a step.
+    /// Records a problem with a step.
     pub fn wrong(&mut self, number: usize, problem: &str) {
         let step = &self.scenario.steps[number - 1];
         let what = step.send.as_deref().unwrap_or("no request");
@@ -173,7 +173,7 @@ impl<'s> Report<'s> {
         );
     }
 
-    /// What there is to complain of; `None` when all is as it should be.
+    /// The complaint; `None` if the scenario came out as it should.
     pub fn complaint(self) -> Option<String> {
         match (self.scenario.is_lacking(self.host), self.lines.is_empty()) {
             (false, true) | (true, false) => None,

@@ -1,4 +1,4 @@
-//! Breakers that real Envoys share by a real Redis: what one of them sees all know, and one of them probes.
+//! Breakers that real Envoys share through a real Redis: all learn what one of them sees, and one of them probes.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::filter::stage::{Stage, eventually, policy};
 pub const FAILURES: u64 = 10;
 pub const PROBES: u64 = 3;
 
-/// A route along the upstream `fickle`, and a breaker that opens after ten failures.
+/// A route along the upstream `fickle`, with a breaker that opens after ten failures.
 pub fn breaking(initial: &str, max_wait: &str) -> Value {
     json!({
         "breakers": { "pattern": {
@@ -32,7 +32,7 @@ pub fn breaking(initial: &str, max_wait: &str) -> Value {
 async fn started(protocol: Protocol, fickle: &Upstream, more: Value) -> Sharing {
     let clusters = vec![("fickle", fickle.address)];
     let stage = Sharing::start(&Setup { protocol, envoys: 3, workers: 2, more, clusters, ..Setup::of([]) }).await;
-    // Each has been asked for the upstream, and has heard of the store.
+    // Each has called the upstream, and received an answer of the store.
     for envoy in &stage.envoys {
         assert_eq!(ask(envoy).await, "closed");
         eventually("the store has been asked", async || counter(envoy, "tidegate_breaker_rounds_total").await > 0)
@@ -45,12 +45,12 @@ pub fn busy() -> Does {
     Does::Answers(answer(503, "", "busy"))
 }
 
-/// Sends a request, and answers how the breaker stood.
+/// Sends a request; returns the breaker's state.
 async fn ask(envoy: &Stage) -> String {
     stood(&envoy.ask(&Request::get("/only/")).await)
 }
 
-/// How the breaker stood, as an answer tells.
+/// The breaker's state, from a response.
 pub fn stood(answer: &Answer) -> String {
     assert!(matches!(answer.status, 200 | 503), "{answer:?}");
     let told = answer.header("x-tidegate");
@@ -61,13 +61,13 @@ async fn counter(envoy: &Stage, name: &str) -> u64 {
     envoy.envoy.stats().await.unwrap().get(&format!("wasmcustom.{name}")).copied().unwrap_or(0)
 }
 
-/// How the breaker stands, as its Envoy's metrics tell: 0 closed, 1 ramping, 2 half-open, 3 open.
+/// The breaker's state, from its Envoy's metrics: 0 closed, 1 ramping, 2 half-open, 3 open.
 async fn gauge(envoy: &Stage) -> Option<u64> {
     let text = envoy.envoy.admin_get("/stats/prometheus").await.unwrap();
     sample(&text, "tidegate_breaker_state", &[("breaker", "fickle")])
 }
 
-/// Fails so many requests of this Envoy that its breaker opens.
+/// Makes enough requests of this Envoy fail to open its breaker.
 async fn open(envoy: &Stage, fickle: &Upstream) {
     fickle.set(busy());
     let mut connection = Connection::open(envoy.http).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_breaker_that_opens_in_one_envoy_opens_in_all_and_one_set_of_probes_cl
         let stage = started(protocol, &fickle, breaking("3s", "10s")).await;
         open(&stage.envoys[0], &fickle).await;
         let began = Instant::now();
-        // They do not ask the upstream to find out.
+        // The others learn it without calling the upstream.
         eventually("all know that it is open", async || {
             let mut open = 0;
             for envoy in &stage.envoys {
@@ -100,7 +100,7 @@ async fn a_breaker_that_opens_in_one_envoy_opens_in_all_and_one_set_of_probes_cl
         for envoy in &stage.envoys {
             assert!(matches!(ask(envoy).await.as_str(), "open" | "half-open"));
         }
-        // Calls come to all of them at once, as soon as it may be probed.
+        // All Envoys get requests, so each may probe as soon as the time open is over.
         let mut closed = 0;
         let mut after = 0;
         while closed < 3 {
@@ -114,10 +114,10 @@ async fn a_breaker_that_opens_in_one_envoy_opens_in_all_and_one_set_of_probes_cl
             }
             after += if closed > 0 { passed } else { 0 };
         }
-        // What came after the first had closed it were calls, and not probes.
+        // Requests after the first Envoy had closed the breaker were calls, and not probes.
         let probes = fickle.requests() - failed - after;
         assert!(probes <= PROBES, "{probes} requests before it closed");
-        // They are exported once a second.
+        // Counts are exported once per second.
         let mut probed = 0;
         eventually("three probes are told of", async || {
             probed = 0;
@@ -136,7 +136,7 @@ async fn a_breaker_that_opens_in_one_envoy_opens_in_all_and_one_set_of_probes_cl
 }
 
 #[tokio::test]
-async fn while_the_store_is_away_breakers_go_on_by_themselves_and_agree_again_without_a_flap() {
+async fn without_the_store_breakers_decide_alone_and_later_agree_without_a_flap() {
     let fickle = Upstream::start(good("well")).await;
     let mut stage = started(Protocol::Webdis, &fickle, breaking("1s", "10s")).await;
     stage.redis.kill();
@@ -145,7 +145,7 @@ async fn while_the_store_is_away_breakers_go_on_by_themselves_and_agree_again_wi
     let (before, others) = (fickle.requests(), &stage.envoys[1]);
     assert_eq!(ask(others).await, "closed", "it cannot have heard of that");
     assert_eq!(fickle.requests(), before + 1);
-    // And it probes by itself, in vain.
+    // It also probes by itself, without success.
     eventually("it probes", async || {
         ask(&stage.envoys[0]).await;
         fickle.requests() > before + 1
@@ -153,7 +153,7 @@ async fn while_the_store_is_away_breakers_go_on_by_themselves_and_agree_again_wi
     .await;
     open(&stage.envoys[0], &fickle).await;
     stage.redis.restart();
-    // What one knows the store is told, and so all others: none of those closes it.
+    // An Envoy reports its open breaker to the store, and the others learn of it: none of those closes it.
     eventually("the others open", async || ask(&stage.envoys[1]).await == "open").await;
     fickle.set(good("well"));
     for place in 0..3 {
@@ -171,7 +171,7 @@ async fn an_envoy_that_is_elected_and_killed_leaves_the_election_to_another() {
         eventually("all know that it is open", async || gauge(envoy).await.is_some_and(|state| state > 0)).await;
     }
     fickle.set(Does::Hangs);
-    // The first has one of its probes under way, which hangs, when it is killed.
+    // The first Envoy is killed with a probe in flight that gets no response.
     let probed = fickle.requests();
     let address = stage.envoys[0].http;
     let asking = tokio::spawn(async move {
@@ -179,7 +179,7 @@ async fn an_envoy_that_is_elected_and_killed_leaves_the_election_to_another() {
             let mut connection = Connection::open(address).await.unwrap();
             if tokio::time::timeout(Duration::from_millis(300), connection.send(&Request::get("/only/"))).await.is_err()
             {
-                // It is being asked still, when nobody awaits it here any more: the connection is open.
+                // The call is still in flight after the timeout here, because the connection stays open.
                 return connection;
             }
         }

@@ -14,7 +14,7 @@ async fn envoys_that_share_a_store_admit_the_quota_together_and_no_more() {
             let mut limit = shared(120);
             limit["sharing"] = json!(sharing);
             let stage = Sharing::start(&Setup { protocol, envoys: 3, workers: 2, ..Setup::of([limit]) }).await;
-            // What one has drawn and does not use goes back, so that nothing is left in the end.
+            // Unused permits are returned, so that all of them are used in the end.
             stage.use_up(120).await;
             assert_eq!(stage.admitted(10).await, [0; 3], "{protocol:?} {sharing}");
             if sharing == "exact" {
@@ -37,7 +37,7 @@ async fn a_token_in_the_environment_makes_the_same_keys_as_one_in_the_policy() {
 }
 
 #[tokio::test]
-async fn what_is_asked_is_counted_and_told() {
+async fn asks_are_counted_and_shown() {
     let mut setup = Setup::of([shared(1_000)]);
     setup.envoys = 1;
     let stage = Sharing::start(&setup).await;
@@ -53,7 +53,7 @@ async fn what_is_asked_is_counted_and_told() {
 }
 
 #[tokio::test]
-async fn a_policy_whose_limits_nobody_could_count_is_refused() {
+async fn a_policy_with_an_unusable_store_for_shared_limits_is_refused() {
     let with = |stores: serde_json::Value| {
         let mut policy = policy([shared(10)]);
         if !stores.is_null() {

@@ -1,5 +1,5 @@
-//! What goes wrong between Envoys and their store, with real processes: nothing is admitted over the quota beyond what the
-//! policy allows then, nobody waits longer than the deadline, no VM is lost, and all is well afterwards.
+//! Faults between Envoys and their store, with real processes: the quota is not exceeded beyond what the policy allows
+//! in that case, no request waits longer than the deadline, no VM fails, and afterwards everything works again.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::redis::process::Webdis;
 use crate::redis::stage::token;
 
 const QUOTA: usize = 300;
-/// The deadline, and what a busy machine takes for a request. Less than a call to the store may last.
+/// The deadline plus the time of a request on a busy machine. Less than a call to the store may take.
 const WITHIN: Duration = Duration::from_millis(1_000);
 
-/// Two Envoys that wait 300 ms for their store, and of a quota of 300 have used one each.
+/// Two Envoys with a deadline of 300 ms for their store, which have each used one permit of a quota of 300.
 async fn started(protocol: Protocol, limit: Value) -> Sharing {
     let stores = json!({ "deadline": "300ms" });
     let stage = Sharing::start(&Setup { protocol, stores, ..Setup::of([limit]) }).await;
@@ -26,7 +26,8 @@ async fn started(protocol: Protocol, limit: Value) -> Sharing {
 }
 
 impl Sharing {
-    /// How many of so many requests each Envoy admitted, while its store may fail. None takes much longer than the deadline.
+    /// How many of `each` requests every Envoy admitted while its store may fail. None takes much longer than the
+    /// deadline.
     async fn admitted_or_failed(&self, each: usize) -> Vec<usize> {
         let mut admitted = vec![0; self.envoys.len()];
         for (envoy, admitted) in self.envoys.iter().zip(&mut admitted) {
@@ -43,9 +44,13 @@ impl Sharing {
         admitted
     }
 
-    /// What is admitted while the store fails, which it does until its breakers are open, and then until nothing is left once
-    /// it works again. Both are sums over all Envoys.
-    async fn through(&mut self, breaks: impl AsyncFnOnce(&mut Self), mends: impl AsyncFnOnce(&mut Self)) -> [usize; 2] {
+    /// The requests admitted while the store fails, until its breakers are open; and those admitted after it works
+    /// again, until no permits are left. Both are sums over all Envoys.
+    async fn admitted_through_failure(
+        &mut self,
+        breaks: impl AsyncFnOnce(&mut Self),
+        mends: impl AsyncFnOnce(&mut Self),
+    ) -> [usize; 2] {
         breaks(self).await;
         let mut during = 0;
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -55,14 +60,14 @@ impl Sharing {
         }
         mends(self).await;
         let mut after = 0;
-        let mut in_vain = 0;
+        let mut refused_rounds = 0;
         let deadline = Instant::now() + Duration::from_secs(40);
-        // In vain for longer than what idle Envoys give back takes.
-        while in_vain < 8 {
+        // Refusals must last longer than idle Envoys take to return permits.
+        while refused_rounds < 8 {
             assert!(Instant::now() < deadline, "{after} were admitted, and there is no end");
             let admitted = self.admitted_or_failed(20).await.iter().sum::<usize>();
             let fails = self.metric("tidegate_store_breakers_open").await > 0;
-            in_vain = if admitted > 0 || fails { 0 } else { in_vain + 1 };
+            refused_rounds = if admitted > 0 || fails { 0 } else { refused_rounds + 1 };
             after += admitted;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -71,7 +76,7 @@ impl Sharing {
 }
 
 #[tokio::test]
-async fn whatever_the_network_and_the_front_do_no_more_than_the_quota_is_admitted() {
+async fn under_any_fault_of_network_and_front_no_more_than_the_quota_is_admitted() {
     for does in [
         Does::AnswersGarbage,
         Does::AnswersNoHttp,
@@ -83,7 +88,7 @@ async fn whatever_the_network_and_the_front_do_no_more_than_the_quota_is_admitte
         let mut stage = started(Protocol::Upstash, shared(QUOTA as u32)).await;
         let breaks = async |stage: &mut Sharing| stage.proxy.set(does);
         let mends = async |stage: &mut Sharing| stage.proxy.set(Does::PassesOn);
-        let [during, after] = stage.through(breaks, mends).await;
+        let [during, after] = stage.admitted_through_failure(breaks, mends).await;
         println!("{does:?}: 2, then {during}, then {after}");
         assert!(2 + during + after <= QUOTA, "{does:?}: 2, then {during}, then {after}");
         assert!(after > QUOTA / 2, "{does:?}: only {after} were admitted when all was well again");
@@ -92,18 +97,18 @@ async fn whatever_the_network_and_the_front_do_no_more_than_the_quota_is_admitte
 }
 
 #[tokio::test]
-async fn a_redis_that_stands_still_admits_no_more_than_the_quota() {
+async fn a_suspended_redis_admits_no_more_than_the_quota() {
     let mut stage = started(Protocol::Upstash, shared(QUOTA as u32)).await;
     let breaks = async |stage: &mut Sharing| stage.paused = Some(stage.redis.pause());
     let mends = async |stage: &mut Sharing| stage.paused = None;
-    let [during, after] = stage.through(breaks, mends).await;
+    let [during, after] = stage.admitted_through_failure(breaks, mends).await;
     assert!(2 + during + after <= QUOTA, "2, then {during}, then {after}");
     assert!(after > QUOTA / 2, "only {after} were admitted when all was well again");
     stage.end().await;
 }
 
 #[tokio::test]
-async fn a_redis_without_memory_admits_no_more_than_the_quota() {
+async fn a_redis_out_of_memory_admits_no_more_than_the_quota() {
     let memory = |stage: &Sharing, bytes: &str| {
         let mut connection = stage.redis.connect();
         let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query(&mut connection).unwrap();
@@ -111,7 +116,7 @@ async fn a_redis_without_memory_admits_no_more_than_the_quota() {
     let mut stage = started(Protocol::Upstash, shared(QUOTA as u32)).await;
     let breaks = async |stage: &mut Sharing| memory(stage, "1");
     let mends = async |stage: &mut Sharing| memory(stage, "0");
-    let [during, after] = stage.through(breaks, mends).await;
+    let [during, after] = stage.admitted_through_failure(breaks, mends).await;
     assert!(2 + during + after <= QUOTA, "2, then {during}, then {after}");
     assert!(after > QUOTA / 2, "only {after} were admitted when all was well again");
     assert!(stage.envoys[0].envoy.logged("the store of shared limits, cluster redis: ").await);
@@ -123,7 +128,7 @@ async fn a_redis_that_was_killed_and_starts_empty_admits_one_more_quota_at_most(
     let mut stage = started(Protocol::Upstash, shared(QUOTA as u32)).await;
     let breaks = async |stage: &mut Sharing| stage.redis.kill();
     let mends = async |stage: &mut Sharing| stage.redis.restart();
-    let [during, after] = stage.through(breaks, mends).await;
+    let [during, after] = stage.admitted_through_failure(breaks, mends).await;
     assert!(2 + during <= QUOTA, "2, then {during}");
     assert!((QUOTA / 2..=QUOTA).contains(&after), "{after} when Redis had forgotten all");
     stage.end().await;
@@ -138,26 +143,28 @@ async fn a_webdis_that_is_gone_and_comes_back_admits_no_more_than_the_quota() {
         stage.proxy.lead_to(webdis.addr());
         stage.webdis = Some(webdis);
     };
-    let [during, after] = stage.through(breaks, mends).await;
+    let [during, after] = stage.admitted_through_failure(breaks, mends).await;
     assert!(2 + during + after <= QUOTA, "2, then {during}, then {after}");
     assert!(after > QUOTA / 2, "only {after} were admitted when all was well again");
     stage.end().await;
 }
 
 #[tokio::test]
-async fn while_the_store_fails_the_policy_says_what_passes() {
+async fn while_the_store_fails_the_policy_decides_what_passes() {
     for (word, passes) in [("local", 30), ("allow", 60), ("deny", 0)] {
         let mut limit = shared(QUOTA as u32);
         limit["on_store_failure"] = json!(word);
         let stores = json!({ "deadline": "300ms", "local_share_percent": 10 });
         let mut stage = Sharing::start(&Setup { stores, ..Setup::of([limit]) }).await;
-        // From the beginning: no Envoy knows which share of the quota it uses.
+        // The store fails from the beginning, so no Envoy knows its share of the quota.
         stage.redis.kill();
         assert_eq!(stage.admitted_or_failed(60).await, [passes; 2], "{word}");
         stage.redis.restart();
         if word == "local" {
-            let [_, after] = stage.through(async |stage| stage.redis.kill(), async |stage| stage.redis.restart()).await;
-            // What passed meanwhile is paid for with what is drawn ahead.
+            let [_, after] = stage
+                .admitted_through_failure(async |stage| stage.redis.kill(), async |stage| stage.redis.restart())
+                .await;
+            // What passed during the failure is charged to permits drawn ahead.
             println!("local: {after} after twice 30");
             assert!(after <= QUOTA - 30, "{after} when Redis was there again");
         }
@@ -172,24 +179,24 @@ async fn an_envoy_that_is_killed_takes_its_leases_with_it_and_no_more() {
     let mut stage = Sharing::start(&Setup::of([limit])).await;
     let first = stage.admitted(40).await;
     assert_eq!(first, [40, 40]);
-    // Killed, without a word.
+    // Killed, without a chance to return its permits.
     drop(stage.envoys.remove(0));
     let mut rest = 0;
-    let mut in_vain = 0;
-    while in_vain < 3 {
+    let mut refused_rounds = 0;
+    while refused_rounds < 3 {
         let admitted = stage.admitted(50).await[0];
-        in_vain = if admitted == 0 { in_vain + 1 } else { 0 };
+        refused_rounds = if admitted == 0 { refused_rounds + 1 } else { 0 };
         rest += admitted;
     }
     println!("80, then {rest} of {QUOTA}");
     assert!(80 + rest <= QUOTA, "80, then {rest}");
-    // A lease is a quarter of what is left at most.
+    // A lease is at most a quarter of the permits that are left.
     assert!(80 + rest >= QUOTA * 3 / 4 - 20, "80, then {rest}");
     stage.end().await;
 }
 
 #[tokio::test]
-async fn a_store_that_is_no_cluster_of_envoys_fails_at_once_and_is_told_of() {
+async fn a_store_whose_cluster_is_missing_fails_at_once_and_is_reported() {
     let mut policy = policy([shared(10)]);
     policy["stores"] = json!({ "deadline": "10s", "redis": { "cluster": "nowhere" } });
     let stage = Stage::start(&policy).await;
@@ -203,7 +210,7 @@ async fn a_store_that_is_no_cluster_of_envoys_fails_at_once_and_is_told_of() {
 }
 
 #[tokio::test]
-async fn many_clients_that_nobody_knows_do_not_make_the_store_fail() {
+async fn many_new_clients_do_not_make_the_store_fail() {
     let mut limit = shared(1);
     limit["key"] = json!(["address"]);
     for protocol in [Protocol::Upstash, Protocol::Webdis] {
@@ -215,7 +222,7 @@ async fn many_clients_that_nobody_knows_do_not_make_the_store_fail() {
                 let mut connection = Connection::open(to).await.unwrap();
                 for number in 0..100 {
                     let request = Request::get("/").from(format!("10.{client}.0.{number}"));
-                    // Each is asked for, and has one.
+                    // A request of a new client needs an ask. Its quota is one.
                     assert_eq!(connection.send(&request).await.unwrap().status, 200);
                     assert_eq!(connection.send(&request).await.unwrap().status, 429);
                 }

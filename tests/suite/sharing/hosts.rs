@@ -15,7 +15,7 @@ use crate::filter::stage::{eventually, policy};
 use crate::locations::Locations;
 use crate::redis::stage::token;
 
-/// Two locations of a Worker with this policy, which go to the Envoys' Redis.
+/// Two locations of a Worker with this policy, which use the Envoys' Redis.
 fn workers(stage: &Sharing, protocol: Protocol, mut policy: Value) -> Locations {
     let word = if protocol == Protocol::Upstash { "upstash" } else { "webdis" };
     policy["stores"] = json!({
@@ -29,12 +29,12 @@ fn url(addr: SocketAddr) -> Value {
     json!(format!("http://{addr}"))
 }
 
-/// Where the two Envoys are, and the two locations.
+/// The addresses of the two Envoys and the two locations.
 fn places(stage: &Sharing, workers: &Locations) -> [SocketAddr; 4] {
     [stage.envoys[0].http, stage.envoys[1].http, workers.addrs[0], workers.addrs[1]]
 }
 
-/// Sends a request along the route with the breaker, and answers how it stood.
+/// Sends a request along the route with the breaker; returns the breaker's state.
 async fn state(place: SocketAddr) -> String {
     stood(&Connection::open(place).await.unwrap().send(&Request::get("/only/")).await.unwrap())
 }
@@ -60,7 +60,7 @@ async fn envoys_and_workers_have_one_quota_together() {
             }
         };
         let deadline = Instant::now() + Duration::from_secs(30);
-        // What one has drawn and does not use goes back, so that nothing is left in the end.
+        // Unused permits are returned, so that all of them are used in the end.
         while admitted.iter().sum::<usize>() < 120 {
             assert!(Instant::now() < deadline, "{admitted:?} were admitted, and no more");
             ask(&mut admitted).await;
@@ -94,7 +94,7 @@ async fn a_breaker_that_opens_in_an_envoy_or_a_worker_opens_in_all_and_one_set_o
             state(places[first]).await;
         }
         eventually("it opens", async || state(places[first]).await == "open").await;
-        // The others see no failure of it: what they know, they have been told.
+        // The others see no failure themselves, so they can only have learned of the opening.
         fickle.set(good("well"));
         for place in places {
             eventually("all know that it is open", async || state(place).await == "open").await;
@@ -114,7 +114,7 @@ async fn a_breaker_that_opens_in_an_envoy_or_a_worker_opens_in_all_and_one_set_o
             closed == places.len()
         })
         .await;
-        // The last of them may be the one whose answer tells that it is closed.
+        // The last probe may be the one whose response reports the closed breaker.
         let probes = probes.unwrap();
         assert!(probes == PROBES || probes == PROBES - 1, "{probes} requests until the first had closed it");
         stage.end().await;

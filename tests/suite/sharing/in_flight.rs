@@ -1,4 +1,5 @@
-//! Requests in flight of several Envoys: never more at the origin than permits, whoever sends them and whatever fails.
+//! Requests in flight of several Envoys: the origin never has more than there are permits, whichever Envoy sends them
+//! and whatever fails.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::filter::client::{Connection, Request};
 use crate::filter::concurrency::{Gate, sent};
 use crate::filter::stage::eventually;
 
-/// An origin that takes its time, and counts how many requests it has at once.
+/// An origin that responds slowly and counts its concurrent requests.
 struct Slow {
     address: SocketAddr,
     now: Arc<AtomicUsize>,
@@ -38,7 +39,7 @@ impl Slow {
         Self { address, now, most }
     }
 
-    /// The most requests that it had at once since this was last asked.
+    /// The maximum number of concurrent requests since the last call.
     fn take_most(&self) -> usize {
         self.most.swap(self.now.load(Ordering::SeqCst), Ordering::SeqCst)
     }
@@ -53,7 +54,7 @@ async fn serve(stream: TcpStream, takes: Duration, now: &AtomicUsize, most: &Ato
         }
         most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         tokio::time::sleep(takes).await;
-        // Before the answer: whoever has it may send the next request at once.
+        // Before the response, because its client may send the next request at once.
         now.fetch_sub(1, Ordering::SeqCst);
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.ok()?;
     }
@@ -68,7 +69,7 @@ fn in_flight(sharing: &str) -> Value {
     })
 }
 
-/// How many of a client's requests were admitted, and the longest time in which none was.
+/// How many of a client's requests were admitted, and the longest time without an admission.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     admitted: usize,
@@ -76,7 +77,7 @@ struct Seen {
     longest_gap: Duration,
 }
 
-/// One client, which sends one request after the other for so long, with a little patience between refusals.
+/// A client that sends requests in sequence for this long, with a short pause after each refusal.
 async fn client(to: SocketAddr, lasts: Duration) -> Seen {
     let (began, mut last) = (Instant::now(), Instant::now());
     let mut connection = Connection::open(to).await.unwrap();
@@ -97,7 +98,7 @@ async fn client(to: SocketAddr, lasts: Duration) -> Seen {
     seen
 }
 
-/// So many clients of each Envoy; what those of each have seen together.
+/// Runs this many clients for each Envoy; returns the sums for each Envoy's clients.
 async fn crowd(stage: &Sharing, clients: &[usize], lasts: Duration) -> Vec<Seen> {
     let mut crowds = Vec::new();
     for (envoy, clients) in stage.envoys.iter().zip(clients) {
@@ -111,7 +112,7 @@ async fn crowd(stage: &Sharing, clients: &[usize], lasts: Duration) -> Vec<Seen>
             let seen = client.await.unwrap();
             sum.admitted += seen.admitted;
             sum.refused += seen.refused;
-            // Of an Envoy's clients one is enough that is served.
+            // An Envoy is served if any of its clients is.
             sum.longest_gap = sum.longest_gap.min(seen.longest_gap);
         }
         all.push(sum);
@@ -131,7 +132,7 @@ async fn envoys_that_share_a_store_have_no_more_in_flight_than_permits_and_none_
         let admitted: usize = seen.iter().map(|seen| seen.admitted).sum();
         println!("{protocol:?} {sharing}: {seen:?}, {most} at once, {} calls", stage.proxy.requests());
         assert_eq!(most, PERMITS, "{protocol:?} {sharing}: {seen:?}");
-        // As many as six at a time could be, and half of that on a busy machine.
+        // At most six at a time could be served; half of that is enough on a busy machine.
         assert!(admitted > 60 * PERMITS / 2, "{protocol:?} {sharing}: {seen:?}");
         for seen in &seen {
             assert!(seen.longest_gap < Duration::from_secs(4), "{protocol:?} {sharing}: {seen:?}");
@@ -156,7 +157,7 @@ async fn an_envoy_that_is_killed_takes_its_permits_with_it_until_their_lease_is_
     })
     .await;
     let killed = Instant::now();
-    // Without a word.
+    // Killed, without a chance to return its permits.
     drop(stage.envoys.remove(0));
     drop(held);
     let to = stage.envoys[0].http;
@@ -166,7 +167,7 @@ async fn an_envoy_that_is_killed_takes_its_permits_with_it_until_their_lease_is_
         let mut next = sent(to, "/slow").await;
         let answer = tokio::time::timeout(Duration::from_millis(300), next.answer("GET")).await;
         match answer {
-            // It is held back at the origin.
+            // The request is held back at the origin.
             Err(_) => mine.push(next),
             Ok(answer) => {
                 assert_eq!(answer.unwrap().status, 429);
@@ -174,7 +175,7 @@ async fn an_envoy_that_is_killed_takes_its_permits_with_it_until_their_lease_is_
             }
         }
         let (elapsed, count) = (killed.elapsed(), mine.len());
-        // The lease began up to a quarter of it before.
+        // Up to a quarter of the lease had passed by then.
         assert!(elapsed > Duration::from_secs(5) || count <= 1, "{count} after {elapsed:?}");
         assert!(elapsed < Duration::from_secs(20), "{count} after {elapsed:?}, {refused} refused");
     }
@@ -214,7 +215,7 @@ async fn a_request_that_outlasts_the_lease_keeps_its_permit() {
 }
 
 #[tokio::test]
-async fn while_the_store_fails_the_policy_says_how_many_are_in_flight_and_afterwards_no_more_than_permits() {
+async fn while_the_store_fails_the_policy_bounds_requests_in_flight() {
     for (word, passes) in [("local", 3), ("allow", 9), ("deny", 0)] {
         let gate = Gate::start().await;
         let mut limit = in_flight("lease");
@@ -222,7 +223,7 @@ async fn while_the_store_fails_the_policy_says_how_many_are_in_flight_and_afterw
         let stores = json!({ "deadline": "300ms", "local_share_percent": 50 });
         let setup = Setup { stores, envoys: 1, ..Setup::of([limit]) };
         let stage = Sharing::before(&setup, gate.address).await;
-        // From the beginning: no Envoy knows which share it has.
+        // The store fails from the beginning, so no Envoy knows its share.
         stage.proxy.set(Does::Answers500);
         let mut held = Vec::new();
         for _ in 0..9 {

@@ -1,4 +1,4 @@
-//! What stands between Envoy and the store's front: it passes everything on, or does what a bad network and bad servers do.
+//! A proxy between Envoy and the store's front: it forwards everything, or simulates a bad network and bad servers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,23 +9,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// What becomes of a request.
+/// What the proxy does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Does {
     PassesOn,
-    /// 200 with a body that is none of the protocol.
+    /// 200 with a body that is not valid in the protocol.
     AnswersGarbage,
-    /// No HTTP at all.
+    /// A response that is not HTTP.
     AnswersNoHttp,
     Answers500,
-    /// Half of what was announced; then the connection ends.
+    /// Half of the announced length, then the end of the connection.
     AnswersHalf,
-    /// What it should, so much later.
+    /// The correct response after this delay.
     IsLate(Duration),
     ClosesConnections,
 }
 
-/// A running proxy. Dropping it ends it.
+/// A running proxy. Dropping it stops it.
 pub struct Proxy {
     pub addr: SocketAddr,
     to: Arc<Mutex<SocketAddr>>,
@@ -44,14 +44,14 @@ impl Proxy {
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (to, does, requests) = (Arc::clone(&now_to), Arc::clone(&now_does), Arc::clone(&counted));
-                // Whatever breaks a connection ends it, and nothing else.
+                // A broken connection ends, and nothing else.
                 tokio::spawn(async move { serve(stream, &to, &does, &requests).await });
             }
         });
         Self { addr, to, does, requests, serving }
     }
 
-    /// What becomes of requests from here on.
+    /// What it does with requests from here on.
     pub fn set(&self, does: Does) {
         *self.does.lock().unwrap() = does;
     }
@@ -61,7 +61,7 @@ impl Proxy {
         *self.to.lock().unwrap() = to;
     }
 
-    /// How many requests have come.
+    /// The number of requests received.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
@@ -110,7 +110,7 @@ async fn serve(mut client: TcpStream, to: &Mutex<SocketAddr>, does: &Mutex<Does>
     }
 }
 
-/// A whole message of HTTP/1.1 that says its length.
+/// A whole HTTP/1.1 message with a `content-length`.
 async fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {

@@ -15,7 +15,7 @@ use crate::redis::front::Front;
 use crate::redis::process::{Paused, RedisServer, Webdis};
 use crate::redis::stage::token;
 
-/// Envoys, a Redis, its front, and a proxy between.
+/// Envoys, a Redis, its front, and a proxy between them.
 pub struct Sharing {
     pub envoys: Vec<Stage>,
     pub redis: RedisServer,
@@ -30,7 +30,7 @@ pub struct Setup {
     pub protocol: Protocol,
     pub envoys: usize,
     pub workers: u32,
-    /// Where the token stands: in the policy, or in the environment of every other Envoy's VM.
+    /// Whether every other Envoy gets the token from its VM's environment and not from the policy.
     pub token_in_environment: bool,
     /// Fields of the policy's `stores` beside `redis`.
     pub stores: Value,
@@ -42,7 +42,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Two Envoys with these limits, and a store that is waited for as long as a busy machine may need.
+    /// Two Envoys with these limits, and a deadline for the store that suits a busy machine.
     pub fn of(limits: impl IntoIterator<Item = Value>) -> Self {
         Self {
             protocol: Protocol::Upstash,
@@ -57,7 +57,7 @@ impl Setup {
     }
 }
 
-/// A shared limit that gives nothing back while a test runs.
+/// A shared limit that returns no permits while a test runs.
 pub fn shared(permits: u32) -> Value {
     json!({
         "name": "shared", "match": { "path": "/**" }, "key": [], "algorithm": "sliding-window", "scope": "global",
@@ -70,7 +70,7 @@ impl Sharing {
         Self::with(setup, None).await
     }
 
-    /// The same before this origin, whose answers may take as long as they like.
+    /// The same in front of this origin, whose responses may take any time.
     pub async fn before(setup: &Setup, origin: SocketAddr) -> Self {
         Self::with(setup, Some(origin)).await
     }
@@ -114,7 +114,7 @@ impl Sharing {
         Self { envoys, redis, paused: None, proxy, webdis, _front: front }
     }
 
-    /// How many of so many requests each Envoy admitted; the others were refused, with one of these.
+    /// How many of `each` requests every Envoy admitted. The others must be refused with 429.
     pub async fn admitted(&self, each: usize) -> Vec<usize> {
         let mut admitted = vec![0; self.envoys.len()];
         let mut connections = Vec::new();
@@ -131,7 +131,7 @@ impl Sharing {
         admitted
     }
 
-    /// Sends requests until so many were admitted by all together; fails after a while.
+    /// Sends requests until all Envoys together have admitted this many; fails after some time.
     pub async fn use_up(&self, permits: usize) {
         let mut used = 0;
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
@@ -142,7 +142,7 @@ impl Sharing {
         assert_eq!(used, permits);
     }
 
-    /// A counter or gauge of the filter, over all Envoys.
+    /// A counter or gauge of the filter, summed over all Envoys.
     pub async fn metric(&self, name: &str) -> u64 {
         let mut sum = 0;
         for envoy in &self.envoys {

@@ -10,7 +10,7 @@ use crate::filter::client::{Connection, Request};
 use crate::filter::stage::eventually;
 
 #[tokio::test]
-async fn many_who_wait_are_all_answered_by_few_calls() {
+async fn many_waiting_requests_are_decided_with_few_calls() {
     let mut setup = Setup::of([shared(200)]);
     setup.envoys = 1;
     setup.stores = json!({ "deadline": "10s" });
@@ -51,7 +51,7 @@ async fn a_client_that_goes_away_while_it_waits_costs_nothing_and_harms_nobody()
     let name = "http.http.downstream_cx_active";
     eventually("all have gone", async || stage.envoys[0].envoy.stats().await.unwrap()[name] == 0).await;
     stage.proxy.set(Does::PassesOn);
-    // What was drawn for them is there for others.
+    // Permits drawn for them are available to other requests.
     stage.use_up(10).await;
     stage.end().await;
 }
@@ -83,7 +83,7 @@ async fn a_body_that_comes_while_its_request_waits_arrives_whole() {
 }
 
 #[tokio::test]
-async fn under_overload_an_empty_bucket_refuses_and_lets_nobody_wait_for_long() {
+async fn under_overload_an_empty_bucket_refuses_without_long_waits() {
     let mut limit = shared(1);
     limit["algorithm"] = json!("token-bucket");
     limit["quota"] = json!({ "permits": 200, "window": "1s", "burst": 20 });
@@ -101,7 +101,7 @@ async fn under_overload_an_empty_bucket_refuses_and_lets_nobody_wait_for_long() 
                 assert!(matches!(status, 200 | 429), "{status}");
                 longest = longest.max(asked.elapsed());
                 (sent, admitted) = (sent + 1, admitted + u64::from(status == 200));
-                // As much as a crowd, and not as fast as Envoy can refuse.
+                // As many requests as a crowd sends, but slower than Envoy can refuse them.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             (sent, admitted, longest)

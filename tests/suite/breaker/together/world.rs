@@ -1,4 +1,4 @@
-//! Instances with their workers, the messages between them and one authority, and the upstream that they call.
+//! Instances with their workers, their messages to and from one authority, and the upstream that they call.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -18,7 +18,7 @@ pub const MAX_WAIT_MS: u64 = 1_000;
 pub const MAX_OPEN_MS: u64 = 4_000;
 pub const RAMP_MS: u64 = 1_000;
 pub const TICK_MS: u64 = 100;
-/// What is not answered by then an adapter gives up.
+/// The adapter's deadline for an answer.
 pub const PATIENCE_MS: u64 = 1_000;
 
 pub fn policy() -> Policy {
@@ -34,14 +34,14 @@ pub fn policy() -> Policy {
     Policy::parse(&document).unwrap()
 }
 
-/// What the workers of one instance publish, each value with how often it was.
+/// The values that the workers of one instance publish, each with its version.
 #[derive(Clone, Default)]
 pub struct Places(Rc<RefCell<HashMap<(String, Part), Value>>>);
 
 type Value = (u64, Vec<u8>);
 
-/// A worker's way there, which now and then finds that it was overtaken.
-pub struct Hand {
+/// A worker's access to [`Places`]. Some publications fail with a conflict.
+pub struct WorkerLedger {
     pub places: Places,
     pub identity: String,
     pub seen: HashMap<Part, u64>,
@@ -50,7 +50,7 @@ pub struct Hand {
     pub draws: u64,
 }
 
-impl Ledgers for Hand {
+impl Ledgers for WorkerLedger {
     fn of(&mut self, identity: &str) -> &mut impl Ledger {
         self.identity = identity.to_owned();
         self.seen.clear();
@@ -58,7 +58,7 @@ impl Ledgers for Hand {
     }
 }
 
-impl Ledger for Hand {
+impl Ledger for WorkerLedger {
     fn read(&mut self, part: Part) -> Result<Option<&[u8]>, StoreError> {
         let places = self.places.0.borrow();
         let value = places.get(&(self.identity.clone(), part));
@@ -85,11 +85,11 @@ pub struct Faults {
     /// Of a thousand messages, in either direction.
     pub lost: u64,
     pub doubled: u64,
-    /// The longest that one takes.
+    /// The maximum delay of a message.
     pub late_ms: u64,
     /// Of a thousand publications.
     pub overtaken: u64,
-    /// In a millisecond, of a thousand.
+    /// Of a thousand, per millisecond.
     pub death: u64,
     pub forgets: u64,
     /// Of a thousand calls.
@@ -106,9 +106,9 @@ pub struct Worker {
 pub struct Host {
     pub number: u64,
     pub places: Places,
-    /// How far its clock is from the time.
+    /// How far its clock is ahead of real time.
     pub ahead_ms: u64,
-    /// None of its messages gets through.
+    /// Whether all of its messages are lost.
     pub cut_off: bool,
 }
 
@@ -137,12 +137,12 @@ pub struct World {
     pub faults: Faults,
     pub random: Cell<u64>,
     pub now_ms: u64,
-    /// For each generation of the authority, how many probes are under way or have told something.
+    /// For each generation of the authority, the probes in flight or with an outcome.
     pub probes: HashMap<u64, u32>,
     pub newest: u64,
-    /// When the authority forgot last, by its own clock, by which it numbers generations.
+    /// When the authority last lost its state, by its own clock, from which it numbers generations.
     pub forgot_ms: u64,
-    /// Probes of nobody's election, and calls that the upstream had.
+    /// Probes without an election, and calls that reached the upstream.
     pub own: u64,
     pub asked: u64,
 }
@@ -207,19 +207,19 @@ impl World {
     pub fn with<T>(
         &mut self,
         worker: usize,
-        act: impl FnOnce(&mut Upstreams, &mut Context<'_, Hand>, &Policy) -> T,
+        act: impl FnOnce(&mut Upstreams, &mut Context<'_, WorkerLedger>, &Policy) -> T,
     ) -> T {
         let (draw, draws) = (Draw(self.draw()), self.draw());
         let Worker { instance, upstreams } = &mut self.workers[worker];
         let host = &self.hosts[*instance];
         let (places, overtaken) = (host.places.clone(), self.faults.overtaken);
-        let mut hand =
-            Hand { places, identity: String::new(), seen: HashMap::new(), bytes: Vec::new(), overtaken, draws };
+        let mut ledger =
+            WorkerLedger { places, identity: String::new(), seen: HashMap::new(), bytes: Vec::new(), overtaken, draws };
         let now = Timestamp::from_millis(self.now_ms + host.ahead_ms);
-        act(upstreams, &mut Context { ledgers: &mut hand, draw, now }, &self.policy)
+        act(upstreams, &mut Context { ledgers: &mut ledger, draw, now }, &self.policy)
     }
 
-    /// A call comes to this worker. Answers whether the upstream had it.
+    /// A call arrives at this worker. Returns whether it reached the upstream.
     pub fn ask(&mut self, worker: usize) -> bool {
         let (progress, is_sent) = self.with(worker, |upstreams, context, policy| {
             let (progress, step) = upstreams.begin(policy, 0, None, true, context);
@@ -236,7 +236,7 @@ impl World {
             let given = self.probes.entry(generation).or_default();
             *given += 1;
             assert!(*given <= PROBES, "{given} probes in one generation");
-            // An authority that has forgotten an election may hold another before that is over.
+            // An authority that has lost an election may hold another before the first is over.
             let is_forgotten = generation <= self.forgot_ms;
             assert!(generation >= self.newest || is_forgotten, "a probe of an election that is over");
             self.newest = generation.max(self.newest);
@@ -286,7 +286,7 @@ impl World {
             let (round, asked) = (Rc::clone(&round), asked.clone());
             self.post(worker, Message::ToAuthority { worker, host, round, asked, sent_ms });
         }
-        // Whatever comes of it, the adapter hears of it.
+        // Without an answer in time, the adapter reports a failure.
         let message = Message::ToWorker { worker, host, round, standings: None, sent_ms };
         self.messages.push((self.now_ms + PATIENCE_MS, message));
     }
@@ -324,7 +324,7 @@ impl World {
         }
     }
 
-    /// A millisecond passes, in which a call comes in one of `every` cases, to any worker.
+    /// Advances by a millisecond, in which with a chance of one in `every` a call arrives at a random worker.
     pub fn step(&mut self, every: u64) {
         self.now_ms += 1;
         if self.happens(self.faults.death) && self.below(20) == 0 {
@@ -385,7 +385,7 @@ impl World {
         (0..ms).for_each(|_| self.step(every));
     }
 
-    /// One instance has enough failures to open.
+    /// One instance gets enough failures to open.
     pub fn fail_at(&mut self, worker: usize) {
         let before = self.faults;
         self.faults.failing = 1_000;

@@ -1,4 +1,4 @@
-//! An admitted request's way to its upstreams, and what its client gets.
+//! An admitted request: its upstreams, and its client's response.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use tidegate::stale::record::Record;
 use tidegate::stale::serve::{Why, serve};
 use tidegate::stale::shelf;
 
-use super::super::document::{Fails, TOLD};
+use super::super::document::{ECHOED_FIELDS, Fails};
 use super::super::seen::answer_of;
 use super::facts::Answer;
 use super::{Flight, Host, Partial, draw};
@@ -48,7 +48,7 @@ impl<'s> Host<'s> {
         }
     }
 
-    /// What comes when nothing was kept that could be served.
+    /// What happens after the last upstream. A stale response that was not kept is skipped.
     fn last(&mut self, next: Next<'_>, flight: &mut Flight<'s>) -> Last {
         let is_stale = matches!(next, Next::Stale(_));
         if is_stale && self.kept_for(flight).is_some() {
@@ -75,7 +75,7 @@ impl<'s> Host<'s> {
         if cluster != "nowhere" {
             flight.seen.seen.asked.push(cluster.to_owned());
         }
-        // Where nobody listens, nobody holds an answer back.
+        // At `nowhere` no server listens, so no response can be held back.
         if flight.request.step.holds.is_some() && cluster != "nowhere" {
             flight.held_by = Some(cluster.to_owned());
             self.flights.push(flight);
@@ -84,7 +84,7 @@ impl<'s> Host<'s> {
         }
     }
 
-    /// The upstream answers what it has held back.
+    /// The upstream sends the responses that it has held back.
     pub(super) fn end(&mut self, name: &str) {
         let of_name = |flight: &Flight<'_>| flight.request.step.holds.as_deref() == Some(name);
         while let Some(at) = self.flights.iter().position(|flight| flight.held_by.is_some() && of_name(flight)) {
@@ -105,7 +105,7 @@ impl<'s> Host<'s> {
             let target = String::from_utf8_lossy(asset.unwrap_or(flight.request.target.as_bytes())).into_owned();
             let line = format!("{} {target}", String::from_utf8_lossy(&flight.request.method()));
             let request = &flight.request;
-            let told = TOLD
+            let told = ECHOED_FIELDS
                 .iter()
                 .filter_map(|name| Some(format!("\n{name}: {}", String::from_utf8_lossy(&request.header(name)?))));
             does.body = Some(std::iter::once(line).chain(told).collect());
@@ -134,13 +134,13 @@ impl<'s> Host<'s> {
             return self.ask(flight, &cluster);
         }
         let last = self.last(next, &mut flight);
-        // Where the last upstream gave no answer, an earlier one's failure says more than nothing.
+        // If the last upstream gave no response, an earlier one's failure is more informative.
         let failure = flight.failure.take().unwrap_or(does);
         let answer = Answer { status: failure.fails.is_none().then_some(failure.status), does: &failure };
         self.conclude(flight, &last, Some(&answer));
     }
 
-    /// The client gets its answer.
+    /// Settles the client's response.
     fn conclude(&mut self, mut flight: Flight<'s>, last: &Last, answer: Option<&Answer<'_>>) {
         if matches!(last, Last::Stale) {
             self.upstreams.kept(flight.progress.as_mut().expect("what was kept is for requests on a way"));
@@ -242,7 +242,7 @@ impl<'s> Host<'s> {
         self.send(flight, status, lines, body);
     }
 
-    /// The answer goes to the client, and the request ends.
+    /// Sends the response to the client and ends the request.
     fn send(&mut self, mut flight: Flight<'s>, status: u16, mut lines: Vec<(String, String)>, body: &str) {
         for (name, value) in flight.fields.drain(..) {
             lines.retain(|(other, _)| !name.starts_with("x-") || *other != name);
@@ -264,7 +264,7 @@ impl<'s> Host<'s> {
     }
 }
 
-/// What a way ends in.
+/// What a route ends in.
 enum Last {
     Deliver,
     Stale,

@@ -1,4 +1,4 @@
-//! Requests and answers of a scenario, as the core asks of them.
+//! A scenario's requests and responses, as facts for the core.
 
 use std::borrow::Cow;
 
@@ -43,7 +43,7 @@ impl RequestFacts for Request<'_> {
     }
 }
 
-/// What an upstream has answered.
+/// An upstream's response.
 pub struct Answer<'a> {
     pub status: Option<u16>,
     pub does: &'a Does,

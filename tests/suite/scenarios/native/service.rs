@@ -1,4 +1,4 @@
-//! The rate-limit service of scenarios, in memory. Envoy asks one that counts the same.
+//! The rate-limit service of scenarios, in memory. It counts in the same way as the one that Envoy asks.
 
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
 use prost::Message;
@@ -17,7 +17,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// `None` where the policy has no limits by it.
+    /// `None` if the policy has no limits that it counts.
     pub fn of(engine: &Engine) -> Option<Self> {
         let knowledge = engine.service(1, Span::from_secs(1))?;
         Some(Self { knowledge, hits: Hits::default() })
@@ -25,7 +25,7 @@ impl Service {
 }
 
 impl Host<'_> {
-    /// What the service says of the request of the plan; a host that cannot call it hears of no answer.
+    /// The answer of the service for the planned request; a failure if the host cannot call it.
     pub(super) fn consult(&mut self, request: &Request<'_>) -> ServiceOutcome {
         let Some(Service { knowledge, hits }) = &mut self.service else { return ServiceOutcome::Failed };
         let asked = knowledge.ask(&mut self.counters, self.now).expect("a service that answers is asked");
@@ -37,5 +37,5 @@ impl Host<'_> {
     }
 }
 
-/// So many hits of each descriptor the service lets pass.
+/// The hits of each descriptor that the service admits.
 pub const PERMITS: u64 = 3;

@@ -1,4 +1,4 @@
-//! The authority over limits that instances share: the one that a Durable Object runs, in memory, under the scenario's clock.
+//! The authority over shared limits: the one that a Durable Object runs, in memory, with the scenario's clock.
 
 use tidegate::authority::{Authority, Instance};
 use tidegate::engine::{Answer, Engine};
@@ -8,7 +8,7 @@ use tidegate::units::Span;
 
 use super::Host;
 
-/// What is drawn and shared: nothing is shared where the policy has no such limit.
+/// The leases of an engine. Without a shared limit in the policy, nothing is shared.
 pub fn leases(engine: &Engine) -> Leases {
     let mut leases = Leases::new();
     if let Some(global) = engine.sharing(Instance::new(1), Span::from_millis(20)) {
@@ -17,17 +17,17 @@ pub fn leases(engine: &Engine) -> Leases {
     leases
 }
 
-/// For as many accounts as any scenario has.
+/// With room for the accounts of any scenario.
 pub fn authority() -> Authority {
     Authority::new(100)
 }
 
 impl Host<'_> {
-    /// Sends what is to be asked, and decides those again whose answer has come.
+    /// Sends the pending asks, and decides again on the requests whose answer has come.
     pub(super) fn settle(&mut self) {
         let Self { engine, leases, store, counters, now, .. } = self;
         engine.tend(leases, store, counters, *now);
-        // Once to give back, once to ask, once to do as was answered; and what nobody has thought of.
+        // Three rounds suffice: return permits, ask, act on the answer. The rest is margin.
         for _ in 0..10 {
             while let Some(wake) = self.leases.global().and_then(|global| global.ready()) {
                 self.wake(wake);

@@ -1,5 +1,5 @@
-//! What the hosts of scenarios can show of a policy: their upstreams are four, waits are by the clock of the scenario, and what counts
-//! shared limits has a clock of its own.
+//! Changes a policy to what scenarios can show on every host: there are four upstreams, waits follow the scenario's
+//! clock, and the store of shared limits has its own clock.
 
 use serde_json::{Map, Value, json};
 
@@ -12,15 +12,15 @@ pub fn fit(policy: &mut Value, dice: &mut Dice) {
     shared(policy);
     agreed(policy);
     stores(policy);
-    // Room for all that is kept: which goes first when there is none, a cache decides by itself.
+    // Room for all kept responses: which of them a full cache evicts is its own decision.
     remove(policy, "/state/kept/max_bytes");
     let waits = may_wait(policy);
     for limit in items(policy, "limits") {
         if limit["algorithm"] == "concurrency" && waits {
-            // Which of two comes first, who ends or who waits for that, is each host's own affair.
+            // If a request ends when another's turn is due, the order of the two depends on the host.
             limit["algorithm"] = json!("fixed-window");
         }
-        // As many as nobody can have in flight are none.
+        // A cost above what can be in flight would refuse every request.
         if limit["algorithm"] == "concurrency" && limit["cost"]["max"].as_u64().is_some_and(|max| max > 2) {
             limit["cost"]["max"] = json!(2);
         }
@@ -32,17 +32,17 @@ pub fn may_wait(policy: &Value) -> bool {
     list(policy, "limits").iter().any(|limit| limit["on_exceed"] == "delay" || limit.get("slow_down").is_some())
 }
 
-/// Whether there are limits that a store counts for many instances.
+/// Whether a store counts limits for several instances.
 pub fn shares(policy: &Value) -> bool {
     list(policy, "limits").iter().any(is_shared)
 }
 
-/// Whether there are limits that a rate-limit service counts.
+/// Whether a rate-limit service counts limits.
 pub fn consults(policy: &Value) -> bool {
     list(policy, "limits").iter().any(|limit| limit["store"] == "rls")
 }
 
-/// Whether there are breakers that many instances share.
+/// Whether several instances share breakers.
 pub fn agrees(policy: &Value) -> bool {
     entries(policy, "breakers").any(|(_, breaker)| breaker["scope"] == "global")
 }
@@ -51,7 +51,7 @@ fn is_shared(limit: &Value) -> bool {
     limit["scope"] == "global" && limit["store"] != "rls"
 }
 
-/// Whether every request goes along a route, so that the filter has the last word on each answer.
+/// Whether every request follows a route, so that the filter decides about each response.
 pub fn is_routed(policy: &Value) -> bool {
     let all = list(policy, "routes").iter().any(|route| route.get("match").is_none_or(|it| it == &json!({})));
     all && policy["mode"] != "observe"
@@ -71,29 +71,29 @@ fn items<'p>(policy: &'p mut Value, name: &str) -> impl Iterator<Item = &'p mut 
     policy.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten()
 }
 
-/// A policy knows the upstreams of scenarios by their names.
+/// Gives upstreams the clusters and URLs of the scenarios' upstreams.
 fn upstreams(policy: &mut Value, dice: &mut Dice) {
-    // A policy that only observes leaves it to the host to say that nobody listens.
+    // In observe mode the host itself reports that no server listens.
     if policy["mode"] == "observe" && policy.pointer("/upstreams/nowhere").is_some() {
         policy["mode"] = json!("strict");
     }
     for (name, upstream) in policy.get_mut("upstreams").and_then(Value::as_object_mut).into_iter().flatten() {
         upstream["cluster"] = json!(name);
-        // Without one it is the zone's own origin.
+        // Without a URL it is the zone's own origin.
         if name != "origin" || upstream.get("url").is_some() {
             upstream["url"] = json!(format!("http://{name}.example.net"));
         }
     }
     for route in items(policy, "routes") {
         if let Some(fallback) = route.get_mut("fallback") {
-            // By the host's own clock, which no scenario moves.
+            // Backoff uses the host's own clock, which scenarios do not control.
             let wait = *dice.any(&["0ms", "1ms"]);
             let has_one = [json!("0ms"), json!("1ms")].contains(&fallback["backoff"]["max"]);
             if !has_one || fallback["backoff"]["initial"] != fallback["backoff"]["max"] {
                 fallback["backoff"] = json!({ "initial": wait, "max": wait });
             }
         }
-        // Of a zone with Cloudflare's own service of images.
+        // Only for zones with Cloudflare's image service.
         remove(route, "/variants/cf_image");
         cut_is_refused(route.pointer_mut("/fallback/on"));
     }
@@ -102,7 +102,7 @@ fn upstreams(policy: &mut Value, dice: &mut Dice) {
     }
 }
 
-/// workerd does not tell a connection that is refused from one that is cut: who counts the one counts the other.
+/// workerd cannot distinguish a refused connection from a reset one: count both or neither.
 fn cut_is_refused(failures: Option<&mut Value>) {
     let Some(failures) = failures.and_then(Value::as_array_mut) else { return };
     let both = ["connect", "reset"].map(|failure| json!(failure));
@@ -112,7 +112,7 @@ fn cut_is_refused(failures: Option<&mut Value>) {
     }
 }
 
-/// The stores of scenarios. They answer whatever a busy machine is at.
+/// The stores of scenarios, with deadlines that suit a busy machine.
 fn stores(policy: &mut Value) {
     let mut stores = Map::new();
     if shares(policy) || agrees(policy) {
@@ -129,7 +129,8 @@ fn stores(policy: &mut Value) {
     }
 }
 
-/// Breakers that instances share are probed by whom the store elects, within a second of its own clock: not while a scenario lasts.
+/// The store elects, by its own clock, the instance that probes a shared breaker. Shared breakers therefore stay open
+/// for longer than a scenario lasts.
 fn agreed(policy: &mut Value) {
     for (_, breaker) in policy.get_mut("breakers").and_then(Value::as_object_mut).into_iter().flatten() {
         if breaker["scope"] == "global" {
@@ -138,8 +139,8 @@ fn agreed(policy: &mut Value) {
     }
 }
 
-/// Limits that instances share have windows that do not end while a scenario lasts. How long it is until then the store says by its own
-/// clock: so a ban says it, and no `RateLimit` field.
+/// The windows of shared limits outlast a scenario. The store computes the remaining time by its own clock. A ban
+/// therefore gives the wait, and `RateLimit` fields are off.
 fn shared(policy: &mut Value) {
     if !shares(policy) {
         return;

@@ -1,13 +1,14 @@
-//! Grows a value from its JSON Schema, so that what a policy can say from now on is said here without anybody's remembering.
+//! Generates a value from its JSON Schema, so that new parts of the policy format are tested without changes here.
 
 use serde_json::{Map, Value, json};
 
 use super::words;
 use crate::fuzz::dice::Dice;
 
-/// Any value of this schema, at this place of the document: fields by their names, `*` for items and for what its author names.
+/// Any value of this schema, at this place of the document: fields by their names, `*` for items and for names that the
+/// author chooses.
 ///
-/// It is right in itself; whether its parts fit each other is for the parser to say.
+/// It is valid by the schema. Only the parser checks whether its parts fit each other.
 pub fn grow(schema: &Value, place: &str, dice: &mut Dice) -> Value {
     if let (Some(one), Some(other)) = (schema.get("then"), schema.get("else")) {
         return grow(if dice.one_in(2) { one } else { other }, place, dice);
@@ -46,7 +47,7 @@ fn object(schema: &Value, place: &str, dice: &mut Dice) -> Value {
     Value::Object(object)
 }
 
-/// The field that one of several choices is.
+/// The field that this alternative requires.
 fn needed(choice: &Value) -> Option<&str> {
     choice["required"][0].as_str()
 }
@@ -69,7 +70,7 @@ fn list(schema: &Value, place: &str, dice: &mut Dice) -> Value {
     (0..count).map(|_| grow(&schema["items"], &inner, dice)).collect()
 }
 
-/// A number or a text: one that means something to the scenarios, or else the ends of what is allowed.
+/// A number or text: one that is meaningful in the scenarios, or else the extremes of what is allowed.
 fn plain(schema: &Value, kind: &str, place: &str, dice: &mut Dice) -> Value {
     if let Some(known) = words::of(place) {
         return dice.any(known).clone();
@@ -83,5 +84,5 @@ fn plain(schema: &Value, kind: &str, place: &str, dice: &mut Dice) -> Value {
     json!(*dice.any(&["10ms", "100ms", "1s", "10s", "1m", "1h", "1d"]))
 }
 
-/// By what the schema tells a span from other texts.
+/// The pattern by which the schema marks a span.
 const SPAN: &str = "^[0-9]{1,12}(ms|s|m|h|d)$";

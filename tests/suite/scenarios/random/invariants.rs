@@ -1,4 +1,4 @@
-//! What is true of every scenario, whatever the policy.
+//! What must be true of every scenario, whatever the policy.
 
 use serde_json::{Value, json};
 use sfv::{List, ListEntry, Parameters, Parser};
@@ -8,7 +8,7 @@ use super::super::seen::Seen;
 use super::fitting::{consults, list, may_wait, shares};
 use super::recording::Recorded;
 
-/// What is wrong with what the core has made of a scenario, if anything.
+/// What is wrong with the core's results for a scenario, if anything.
 pub fn violated(recorded: &Recorded) -> Option<String> {
     let Recorded { scenario: it, .. } = recorded;
     let again = recorded.again();
@@ -26,7 +26,7 @@ pub fn violated(recorded: &Recorded) -> Option<String> {
     None
 }
 
-/// What is wrong with an answer by itself.
+/// What is wrong with a response by itself.
 fn answer(policy: &Value, step: &Step, seen: &Seen) -> Option<String> {
     let field = |name: &str| seen.fields.get(name).map(String::as_str);
     if !(200..600).contains(&seen.status) {
@@ -44,7 +44,7 @@ fn answer(policy: &Value, step: &Step, seen: &Seen) -> Option<String> {
     if seen.reason.is_some() && reason != "tidegate_static" && reason != "tidegate_stale" && wait == Some(None) {
         return Some("Retry-After is no number of seconds that could be".to_owned());
     }
-    // A request that costs more than its quota never passes, and who is denied neither.
+    // A request that costs more than its quota never passes, nor does a denied client.
     if is_refused && wait.is_none() && reason != "tidegate_denied" && !costs(policy) && field("grpc-status").is_none() {
         return Some("who is refused is not told when to come back".to_owned());
     }
@@ -56,19 +56,19 @@ fn answer(policy: &Value, step: &Step, seen: &Seen) -> Option<String> {
     {
         return Some("the body is no JSON".to_owned());
     }
-    // An upstream may say anything.
+    // An upstream may send anything.
     let is_own = seen.reason.is_some() && !matches!(reason, "tidegate_static" | "tidegate_stale");
     is_own.then(|| rate_limits(policy, field("ratelimit"), field("ratelimit-policy")).err()).flatten()
 }
 
-/// What is wrong with the fields about limits, RFC 9651 and draft-ietf-httpapi-ratelimit-headers.
+/// What is wrong with the limit fields, by RFC 9651 and draft-ietf-httpapi-ratelimit-headers.
 fn rate_limits(policy: &Value, left: Option<&str>, quotas: Option<&str>) -> Result<(), String> {
     let quotas = items(quotas.unwrap_or_default())?;
     for (name, told) in items(left.unwrap_or_default())? {
         let (_, quota) = quotas.iter().find(|(other, _)| *other == name).ok_or(format!("{name} has no policy"))?;
         let (r, q) = (number(&told, "r")?, number(quota, "q")?);
         let limit = list(policy, "limits").iter().find(|limit| name.split('/').next() == limit["name"].as_str());
-        // A bucket may hold more than what a window brings.
+        // A bucket may hold more than one window brings.
         if r > limit.map_or(0, burst).max(q) || r < 0 {
             return Err(format!("{r} are left of {q}"));
         }
@@ -76,7 +76,7 @@ fn rate_limits(policy: &Value, left: Option<&str>, quotas: Option<&str>) -> Resu
     Ok(())
 }
 
-/// The items of a list, each a text with parameters.
+/// The items of a list, each a string with parameters.
 fn items(text: &str) -> Result<Vec<(String, Parameters)>, String> {
     let list: List = Parser::new(text).parse().map_err(|error| format!("{text} is no list: {error}"))?;
     let item = |entry| match entry {
@@ -94,33 +94,33 @@ fn number(of: &Parameters, name: &str) -> Result<i64, String> {
     value.map(i64::from).ok_or(format!("there is no {name}"))
 }
 
-/// The largest burst within a part of the policy.
+/// The largest burst in a part of the policy.
 fn burst(of: &Value) -> i64 {
     let own = of.get("burst").and_then(Value::as_i64).unwrap_or(0);
     let inner = of.as_object().into_iter().flat_map(|fields| fields.values());
     inner.chain(of.as_array().into_iter().flatten()).map(burst).max().unwrap_or(0).max(own)
 }
 
-/// Whether a request can cost so much that it never passes.
+/// Whether requests can have a cost, and therefore exceed their whole quota.
 fn costs(policy: &Value) -> bool {
     list(policy, "limits").iter().any(|limit| limit.get("cost").is_some())
 }
 
-/// What is wrong when who was refused comes back at the time that he was told, and nothing has happened in between.
+/// What is wrong if a refused client comes back after the announced wait, with nothing in between.
 fn returning(recorded: &Recorded, number: usize, seen: &Seen) -> Option<String> {
     let reason = seen.reason.as_deref()?;
     let name = reason.strip_prefix("tidegate_limit_").or_else(|| reason.strip_prefix("tidegate_ban_"))?;
     let secs: u64 = seen.fields.get("retry-after")?.parse().ok()?;
     let policy = &recorded.scenario.policy;
     if has_in_flight(policy) || policy.get("shedding").is_some() || shares(policy) || consults(policy) {
-        // Nobody knows when a request ends, nor when the service is well again; and what a limit of this instance refuses, the
-        // store of shared ones is not asked about, nor a rate-limit service, which has a clock of its own.
+        // The end of a request in flight and the recovery of the service are unknown. For a request that a local limit
+        // refuses, neither the store nor the rate-limit service is asked, and the service has its own clock.
         return None;
     }
     let is_charged_late =
         |limit: &Value| limit.get("only_on").is_some() || limit["cost"].get("response_header").is_some();
     if may_wait(policy) && list(policy, "limits").iter().any(is_charged_late) {
-        // Who waits is charged when he is answered, and that is in between.
+        // A waiting request is charged when its response arrives, which is in between.
         return None;
     }
     let mut document = recorded.document.clone();

@@ -1,5 +1,5 @@
-//! What one part of a policy names another must have: so that a policy that has just grown mostly keeps what it has, and is not mended
-//! until nothing of it is left.
+//! Adds the parts that other parts of a policy refer to, so that a newly generated policy keeps most of its content and
+//! is not mended until nothing is left.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::growth::grow;
 use super::policy::{SCHEMA, remove};
 use crate::fuzz::dice::Dice;
 
-/// Gives the policy what its parts name, and takes out of limits what does not go with how they count.
+/// Adds the parts that the policy refers to, and removes from limits what does not fit their algorithm.
 pub fn link(policy: &mut Value, dice: &mut Dice) {
     distinct(policy);
     upstreams(policy, dice);
@@ -21,7 +21,7 @@ pub fn link(policy: &mut Value, dice: &mut Dice) {
     }
 }
 
-/// A list says nothing twice, and no two of its items have one name.
+/// Removes duplicates from lists, and items with the same name.
 fn distinct(value: &mut Value) {
     if let Value::Array(items) = value {
         let mut kept: Vec<Value> = Vec::new();
@@ -40,7 +40,7 @@ fn distinct(value: &mut Value) {
     }
 }
 
-/// Routes lead to upstreams, and those are guarded by breakers.
+/// Routes need upstreams, and upstreams need their breakers.
 fn upstreams(policy: &mut Value, dice: &mut Dice) {
     let named = |value: &Value| value.as_str().map(str::to_owned);
     let routes = policy.get("routes").and_then(Value::as_array).into_iter().flatten();
@@ -56,14 +56,14 @@ fn upstreams(policy: &mut Value, dice: &mut Dice) {
     }
 }
 
-/// An entry of this name in one of the document's maps.
+/// Adds an entry of this name to one of the document's maps, unless it is there.
 fn give(policy: &mut Value, map: &str, name: &str, dice: &mut Dice) {
     if policy.get(map).is_none_or(|it| it.get(name).is_none()) {
         policy[map][name] = grow(&SCHEMA["properties"][map]["additionalProperties"], &format!("/{map}/*"), dice);
     }
 }
 
-/// Whoever speaks of a tier means one of the policy's.
+/// Every tier that is referred to must be one of the policy's.
 fn tiers(policy: &mut Value) {
     let mut named: Vec<String> = Vec::new();
     let keys = |value: Option<&Value>| {
@@ -93,7 +93,7 @@ fn tiers(policy: &mut Value) {
     }
 }
 
-/// What a policy reads of a client stands somewhere, and is trusted where a client could write it.
+/// Sources of client facts must be configured, and trusted if a client could forge them.
 fn client(policy: &mut Value) {
     let said = policy.to_string();
     if said.contains("claim") {
@@ -120,7 +120,7 @@ fn client(policy: &mut Value) {
     }
 }
 
-/// How a limit counts says what else it can do.
+/// Makes the fields of a limit fit its algorithm.
 fn count(limit: &mut Value, dice: &mut Dice) {
     let is_found_out = limit["quota"].get("adaptive").is_some();
     if is_found_out {

@@ -1,4 +1,4 @@
-//! The places of the policy document, to tell what random policies say of all that can be said.
+//! The places of the policy document, to compare what random policies contain with all that is possible.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::policy::of_kind;
 
-/// All places of a schema and their words, as documents are said to have them: `/limits/*/algorithm=concurrency`.
+/// All places of a schema and their enumerated words, written as for documents: `/limits/*/algorithm=concurrency`.
 pub fn sayable(schema: &Value, place: &str, found: &mut BTreeSet<String>) {
     found.insert(place.to_owned());
     let mut words =
@@ -24,7 +24,8 @@ pub fn sayable(schema: &Value, place: &str, found: &mut BTreeSet<String>) {
     ["then", "else"].iter().filter_map(|name| schema.get(name)).for_each(|of| sayable(of, place, found));
 }
 
-/// The names of the document's places, `*` for items and for what its author names, and its words: `/limits/*/algorithm=concurrency`.
+/// The places of a document, with `*` for items and for names that the author chooses, and its enumerated words:
+/// `/limits/*/algorithm=concurrency`.
 pub fn said(schema: &Value, value: &Value, place: &str, found: &mut BTreeSet<String>) {
     let schema = of_kind(schema, Some(value));
     found.insert(place.to_owned());
@@ -43,7 +44,7 @@ pub fn said(schema: &Value, value: &Value, place: &str, found: &mut BTreeSet<Str
     }
 }
 
-/// What random policies do not say, and why.
+/// What random policies never contain, and why.
 pub const ELSEWHERE: [(&str, &str); 16] = [
     ("/limits/*/by_tier/*/*/adaptive", ALONE),
     ("/limits/*/by_tier/*/*/adaptive/max", ALONE),

@@ -9,8 +9,8 @@ use super::growth::grow;
 use super::linking::link;
 use crate::fuzz::dice::Dice;
 
-/// A policy. What its schema cannot say, how its parts must fit each other, the parser says, and it is changed until there is nothing
-/// left to complain of.
+/// A random policy. The schema cannot express how parts must fit each other, so the policy is changed at the parser's
+/// errors until there are none.
 pub fn policy(dice: &mut Dice) -> Value {
     for _ in 0..MOST_TRIES {
         let mut policy = grow(&SCHEMA, "", dice);
@@ -26,12 +26,12 @@ pub fn policy(dice: &mut Dice) -> Value {
 pub static SCHEMA: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(&Policy::json_schema()).expect("the schema is JSON"));
 
-/// What is wrong with it.
+/// The parser's errors.
 pub fn problems(policy: &Value) -> Option<PolicyErrors> {
     Policy::parse(&policy.to_string()).err()
 }
 
-/// Changes the policy where the parser says that it is wrong. `false` when that leads nowhere.
+/// Changes the policy where the parser reports errors. `false` if that does not succeed.
 pub fn mended(policy: &mut Value, dice: &mut Dice) -> bool {
     for _ in 0..MOST_MENDS {
         let Some(problems) = problems(policy) else { return true };
@@ -41,11 +41,11 @@ pub fn mended(policy: &mut Value, dice: &mut Dice) -> bool {
     false
 }
 
-/// Grows anew what is at this place, or takes it out, or what holds it.
+/// Regenerates the value at this place, or removes it, or the value that contains it.
 fn change(policy: &mut Value, path: &str, dice: &mut Dice) {
     let (holder, name) = path.rsplit_once('/').unwrap_or(("", ""));
     let is_there = policy.pointer(path).is_some();
-    // What lacks a field mostly gets it, and seldom goes.
+    // A missing field is mostly added; seldom is its object removed.
     match (is_there, dice.below(32)) {
         (true, 0..16) | (false, 0..30) => {
             let Some((of, place)) = schema_of(policy, path) else { return remove(policy, path) };
@@ -66,7 +66,7 @@ fn change(policy: &mut Value, path: &str, dice: &mut Dice) {
     }
 }
 
-/// Takes out what is at this place.
+/// Removes the value at this place.
 pub fn remove(policy: &mut Value, path: &str) {
     let Some((holder, name)) = path.rsplit_once('/') else { return };
     match policy.pointer_mut(holder) {
@@ -80,7 +80,7 @@ pub fn remove(policy: &mut Value, path: &str) {
     }
 }
 
-/// The schema of what is, or would be, at this path of the document, and its place; `None` where there can be nothing.
+/// The schema of the actual or possible value at this path of the document, and its place; `None` if there can be none.
 fn schema_of(policy: &Value, path: &str) -> Option<(&'static Value, String)> {
     let (mut schema, mut place, mut value) = (&*SCHEMA, String::new(), Some(policy));
     for name in path.split('/').skip(1).map(unescaped) {
@@ -96,7 +96,7 @@ fn schema_of(policy: &Value, path: &str) -> Option<(&'static Value, String)> {
     schema.is_object().then_some((schema, place))
 }
 
-/// That of two kinds of which the value is.
+/// Of a schema with two alternatives, the one that the value matches.
 pub fn of_kind<'s>(schema: &'s Value, value: Option<&Value>) -> &'s Value {
     let (Some(one), Some(other)) = (schema.get("then"), schema.get("else")) else { return schema };
     let is_one = match value {
@@ -107,11 +107,11 @@ pub fn of_kind<'s>(schema: &'s Value, value: Option<&Value>) -> &'s Value {
     if is_one { one } else { other }
 }
 
-/// One name of a JSON pointer, RFC 6901 section 3.
+/// One token of a JSON pointer, RFC 6901 section 3.
 fn unescaped(name: &str) -> String {
     name.replace("~1", "/").replace("~0", "~")
 }
 
-/// So many places are changed before a policy is given up.
+/// The number of changes before a policy is given up.
 const MOST_MENDS: usize = 200;
 const MOST_TRIES: usize = 50;

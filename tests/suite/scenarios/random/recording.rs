@@ -1,4 +1,4 @@
-//! What the core alone makes of a scenario, written into it as what every host is held to.
+//! Records the core's results in a scenario, as the expectations for every host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::policy::remove;
 /// A scenario whose document is complete.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// As a file has it.
+    /// The document, as in a file.
     pub document: Value,
     pub scenario: Arc<Scenario>,
     pub on: Caller,
@@ -25,17 +25,17 @@ pub struct Recorded {
 pub enum Caller {
     /// It calls a rate-limit service.
     Envoy,
-    /// It cannot: to a Worker such a service is as if it was down.
+    /// It cannot call one: for a Worker the service has failed.
     Worker,
 }
 
 impl Recorded {
-    /// What is wrong with it when it is played once more.
+    /// Plays it again; returns the differences.
     pub fn again(&self) -> Option<String> {
         native::play(&self.scenario, self.on.has_service()).map_or_else(Some, |played| played.report.complaint())
     }
 
-    /// What comes of each step of another document, as it is played on the same host.
+    /// The result of each step of another document on the same host.
     pub fn play(&self, document: &Value) -> Option<BTreeMap<usize, Seen>> {
         let open = scenario(&self.scenario.name, &left_open(document)).ok()?;
         Some(native::play(&open, self.on.has_service()).ok()?.report.seen)
@@ -48,14 +48,14 @@ impl Caller {
     }
 }
 
-/// Lets the core play the scenario, and writes down what each request comes to.
+/// Plays the scenario in the core, and records the result of each request.
 ///
 /// # Errors
-/// Why it is no scenario: its policy is refused, or nothing comes of a request.
+/// Why it is not a valid scenario: its policy is refused, or a request has no result.
 pub fn record(name: &str, document: &Value, on: Caller) -> Result<Recorded, String> {
     let mut document = document.clone();
     own(&mut document, name)?;
-    // What hosts differ in, as README says, is left out; what is left may come to something else.
+    // What hosts are known to differ in (see README) is removed, which may change the remaining results.
     for _ in 0..MOST_ROUNDS {
         let open = scenario(name, &left_open(&document))?;
         if !is_routed(&open.policy) && document.to_string().contains("\"fails\"") {
@@ -83,12 +83,12 @@ pub fn record(name: &str, document: &Value, on: Caller) -> Result<Recorded, Stri
     Err("hosts differ in it, whatever is left out".to_owned())
 }
 
-/// Its scenario.
+/// The scenario of this document.
 pub fn scenario(name: &str, document: &Value) -> Result<Scenario, String> {
     document::parse(&document.to_string(), name.to_owned())
 }
 
-/// Scenarios share a store and a service, so that what is shared is known there by the scenario's name as well.
+/// Scenarios share a store and a service, so keys of shared limits and breakers also contain the scenario's name.
 fn own(document: &mut Value, name: &str) -> Result<(), String> {
     let own = |it: &str| format!("{}-{name}", it.split('-').next().unwrap_or_default());
     let policy = &mut document["policy"];
@@ -101,7 +101,7 @@ fn own(document: &mut Value, name: &str) -> Result<(), String> {
         }
     }
     if agrees(policy) {
-        // By their upstreams' names breakers are known.
+        // The store identifies shared breakers by their upstreams' names.
         let upstreams = policy.get_mut("upstreams").and_then(Value::as_object_mut).into_iter();
         upstreams.for_each(|all| *all = std::mem::take(all).into_iter().map(|(name, it)| (own(&name), it)).collect());
         for route in policy.get_mut("routes").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -112,7 +112,7 @@ fn own(document: &mut Value, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// With anything expected where something must be.
+/// With a placeholder wherever an expectation is required.
 pub fn left_open(document: &Value) -> Value {
     let mut open = document.clone();
     for step in steps(&mut open).filter(|step| step.get("send").is_some()) {
@@ -125,7 +125,7 @@ fn steps(document: &mut Value) -> impl Iterator<Item = &mut Value> {
     document["steps"].as_array_mut().into_iter().flatten()
 }
 
-/// Takes out of requests what lets hosts differ. `false` when there is nothing of that.
+/// Removes from requests what hosts treat differently. `false` if there is nothing of that kind.
 fn leave_out_differences(document: &mut Value, played: &Played<'_>) -> bool {
     let mut has_any = false;
     for (number, step) in (1..).zip(steps(document)) {
@@ -134,13 +134,14 @@ fn leave_out_differences(document: &mut Value, played: &Played<'_>) -> bool {
         let path = step["send"].as_str().and_then(|send| send.split(['?', ' ']).nth(1)).unwrap_or_default();
         let is = |name: &str, value: &str| step["headers"][name].as_str().is_some_and(|it| it.starts_with(value));
         let place = match reason {
-            // Envoy gives a client of gRPC whatever a filter answers in gRPC's own form.
+            // Envoy converts any response of a filter to a gRPC client into gRPC's own form.
             "tidegate_static" if is("content-type", "application/grpc") => "/headers/content-type",
-            // And shows a request's header to the filter in its own phase alone.
+            // Envoy shows request headers to the filter only in the request's own phase.
             "tidegate_unavailable" if is("accept", "application/") => "/headers/accept",
-            // A Worker does not see when a client has sent all of a body, and so of an upstream not that it gave no answer.
+            // A Worker does not see when a client has sent the whole body, so it cannot tell that the upstream gave no
+            // response.
             "tidegate_static" | "tidegate_stale" | "tidegate_unavailable" if step.get("body").is_some() => "/body",
-            // What was kept is dropped by the word of an operator in a Worker alone.
+            // Only in a Worker an operator's request purges kept responses.
             _ if path.ends_with("/purge") && is("authorization", "") => "/headers/authorization",
             _ => continue,
         };
@@ -150,13 +151,13 @@ fn leave_out_differences(document: &mut Value, played: &Played<'_>) -> bool {
     has_any
 }
 
-/// Whether an upstream has given an answer without a body that could have had one.
+/// Whether an upstream has sent an empty body in a response that could have had one.
 fn is_empty(step: &Step, seen: Option<&Seen>) -> bool {
     let is_head = step.send.as_ref().is_some_and(|send| send.starts_with("HEAD "));
     !is_head && seen.is_some_and(|seen| seen.reason.is_none() && seen.body.is_empty())
 }
 
-/// Whether two requests have waited until the same moment.
+/// Whether two waiting requests became due at the same time.
 fn are_two_due_at_once(scenario: &Scenario, played: &Played<'_>) -> bool {
     let due = |number: &usize| Some(scenario.steps[number - 1].at + played.report.seen.get(number)?.after_ms);
     let moments: BTreeSet<u64> = played.waited.iter().filter_map(due).collect();
@@ -194,7 +195,7 @@ fn expected(seen: &Seen, has_waited: bool) -> Value {
     expected
 }
 
-/// What a page of status says that is not each host's own.
+/// The part of a status page that is the same on every host.
 fn page(seen: &Seen) -> Option<Value> {
     let body: Value =
         serde_json::from_str(&seen.body).ok().filter(|_| seen.reason.as_deref() == Some("tidegate_status"))?;
@@ -205,5 +206,5 @@ fn page(seen: &Seen) -> Option<Value> {
 
 const SAID_EVERYWHERE: [&str; 5] = ["ready", "mode", "health", "shedding", "limits"];
 
-/// What is left out is in a step; there are some dozens.
+/// One part is removed from a step at a time; there are a few dozen.
 const MOST_ROUNDS: usize = 30;

@@ -1,12 +1,12 @@
-//! What is left of a scenario that fails when all is taken out of it that need not be there.
+//! Reduces a failing scenario to the parts that are needed for the failure.
 
 use serde_json::Value;
 
 use super::policy::{problems, remove};
 use super::recording::{Recorded, record};
 
-/// The smallest scenario that is found and still fails. `failing` plays scenarios on a host, and answers with the names of those that
-/// fail: many at once, since to start a host takes longer than to play one.
+/// The smallest failing scenario that is found. `failing` plays scenarios on a host and returns the names of those that
+/// fail: many at once, because starting a host takes longer than playing a scenario.
 pub async fn shrink(failed: &Recorded, failing: impl AsyncFn(&[Recorded]) -> Vec<String>) -> Recorded {
     let mut small = failed.clone();
     for _ in 0..MOST_ROUNDS {
@@ -19,7 +19,7 @@ pub async fn shrink(failed: &Recorded, failing: impl AsyncFn(&[Recorded]) -> Vec
     small
 }
 
-/// Scenarios that lack something of this one, those first that lack the most.
+/// Scenarios that lack a part of this one, the largest parts first.
 pub fn smaller(of: &Recorded) -> Vec<Recorded> {
     let mut documents = Vec::new();
     let steps = of.document["steps"].as_array().map_or(0, Vec::len);
@@ -45,9 +45,9 @@ pub fn smaller(of: &Recorded) -> Vec<Recorded> {
             }
         }
     }
-    // Without it nobody knows where that is.
+    // Without a cluster the upstream's address is unknown.
     places.retain(|place| !place.ends_with("/cluster"));
-    // What holds much goes before what it holds.
+    // Large values are tried before the values inside them.
     places.sort_by_key(|place| place.split('/').count());
     documents.extend(places.iter().map(|place| {
         let mut without = of.document.clone();
@@ -56,7 +56,7 @@ pub fn smaller(of: &Recorded) -> Vec<Recorded> {
     }));
     let recorded = documents.iter().filter(|document| problems(&document["policy"]).is_none()).enumerate();
     let name = &of.scenario.name;
-    // Each under a name of its own, by which its upstreams know it.
+    // Each has its own name, by which its upstreams know it.
     let name = name.split_once("--").map_or(name.as_str(), |(name, _)| name);
     recorded
         .filter_map(|(at, document)| record(&format!("{name}--{at}"), document, of.on).ok())
@@ -64,7 +64,7 @@ pub fn smaller(of: &Recorded) -> Vec<Recorded> {
         .collect()
 }
 
-/// All places within a value, as JSON pointers.
+/// All places in a value, as JSON pointers.
 fn pointers(value: &Value, place: &str, found: &mut Vec<String>) {
     let mut inner = |name: &str, value: &Value| {
         let place = format!("{place}/{}", name.replace('~', "~0").replace('/', "~1"));
@@ -78,8 +78,8 @@ fn pointers(value: &Value, place: &str, found: &mut Vec<String>) {
     }
 }
 
-/// So often something is taken out at most.
+/// The maximum number of removals.
 const MOST_ROUNDS: usize = 40;
 
-/// So many candidates are played at once: by one process of a host.
+/// The number of candidates that one process of a host plays at once.
 const MOST_AT_ONCE: usize = 48;

@@ -1,4 +1,4 @@
-//! Random requests, at random times, and what happens beside them.
+//! Random requests at random times, and other events of a scenario.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use serde_json::{Map, Value, json};
@@ -7,10 +7,10 @@ use super::fitting::{agrees, entries, may_wait, shares};
 use super::upstreams::{Manners, answers};
 use crate::fuzz::dice::Dice;
 
-/// A header that is there so often in percent, its name, and what it may say.
+/// A header line: its chance in percent, its name, and its possible values.
 pub type Line = (usize, &'static str, &'static [&'static str]);
 
-/// The scenario of this name: what happens under a policy. What requests come to is left open.
+/// A scenario of this name: traffic under a policy. Expectations are left open.
 pub fn scenario(name: &str, policy: Value, dice: &mut Dice) -> Value {
     let mut traffic = Traffic::under(name, &policy, dice);
     let upstreams = answers(&traffic.manners, dice);
@@ -41,7 +41,7 @@ struct Traffic {
 
 impl Traffic {
     fn under(name: &str, policy: &Value, dice: &mut Dice) -> Self {
-        // By the host's own clock an upstream that holds its answer back would be timed out.
+        // A held response would time out by the host's own clock.
         let is_timed = entries(policy, "upstreams").any(|(_, upstream)| upstream.get("timeout").is_some());
         let holds = dice.chance(25) && !may_wait(policy) && !is_timed;
         let is_plain = dice.chance(70);
@@ -53,7 +53,7 @@ impl Traffic {
             has_claims: client.get("claims").is_some(),
             pages: policy.get("status").map(|it| it["path"].as_str().unwrap_or("/tidegate").to_owned()),
             deltas: if holds || shares(policy) || agrees(policy) { &AT_ONCE } else { *dice.any(&DELTAS) },
-            // By a clock that steps back nobody knows when a wait was to end.
+            // After a step back of the clock, the end of a wait is undefined.
             steps_back: dice.chance(20) && !holds && !may_wait(policy),
             holds,
             now_ms: 0,
@@ -103,7 +103,7 @@ impl Traffic {
         if dice.chance(70) {
             say("from", json!(dice.any(&self.clients)));
         }
-        // What is kept is told by the host apart, where hosts of the Worker's tests share what keeps it.
+        // Kept responses are separate for each host name, and hosts of the Worker's tests share a cache.
         say("host", json!(if dice.chance(12) { *dice.any(&HOSTS) } else { &self.host }));
         let mut headers = dice.any(&self.pool).clone();
         if self.pages.as_ref().is_some_and(|pages| target.starts_with(pages)) && dice.chance(60) {
@@ -182,7 +182,7 @@ pub fn lines(of: &[Line], dice: &mut Dice) -> Map<String, Value> {
     some.collect()
 }
 
-/// Milliseconds from one step to the next: within a moment, around the edge of windows, and over days.
+/// Milliseconds from one step to the next: within a moment, around the edges of windows, and over days.
 const DELTAS: [&[u64]; 6] = [
     &AT_ONCE,
     &[0, 0, 0, 1, 10, 99, 100, 101],

@@ -1,4 +1,4 @@
-//! What the upstreams of random scenarios answer.
+//! The responses of upstreams in random scenarios.
 
 use serde_json::{Map, Value, json};
 
@@ -6,13 +6,13 @@ use super::fitting::{entries, is_routed};
 use super::traffic::{Line, lines};
 use crate::fuzz::dice::Dice;
 
-/// What upstreams can do in a scenario so that all hosts see the same.
+/// What upstreams can do in a scenario with the same result on every host.
 pub struct Manners {
-    /// Whether they may tell what they were asked: a host may spell a path in its own way.
+    /// Whether they may report the request that they received: hosts may spell a path differently.
     tells: bool,
-    /// Whether they can cut the connection.
+    /// Whether they can reset the connection.
     resets: bool,
-    /// Those that can leave a request without an answer: how long it is awaited is by the host's own clock.
+    /// Those that may leave a request without a response: the timeout follows the host's own clock.
     times_out: Vec<String>,
 }
 

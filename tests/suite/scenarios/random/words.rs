@@ -1,14 +1,14 @@
-//! What random policies say: texts and numbers that meet each other and the requests, how often each field is there, and how many of
-//! a kind there are.
+//! The values of random policies: texts and numbers that match each other and the requests, how often each field
+//! occurs, and how many items a list has.
 //!
-//! A place is known by its end: `quota/permits` is that of every quota. The first that fits counts.
+//! A place is matched by its end: `quota/permits` matches that of every quota. The first match counts.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
-/// The values for this place; `None` when there are none of its own.
+/// The values for this place; `None` if there are no special ones.
 pub fn of(place: &str) -> Option<&'static [Value]> {
     static READ: LazyLock<BTreeMap<&str, Vec<Value>>> = LazyLock::new(|| {
         let read = |text: &str| serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -18,12 +18,12 @@ pub fn of(place: &str) -> Option<&'static [Value]> {
     Some(&READ[end])
 }
 
-/// How often a field is there that need not be, in percent.
+/// How often an optional field occurs, in percent.
 pub fn percent(place: &str) -> usize {
     PERCENT.iter().find(|(end, _)| ends_with(place, end)).map_or(30, |(_, percent)| *percent)
 }
 
-/// How many items or entries there are at most.
+/// The maximum number of items or entries.
 pub fn most(place: &str) -> usize {
     MOST.iter().find(|(end, _)| ends_with(place, end)).map_or(2, |(_, most)| *most)
 }
@@ -108,7 +108,7 @@ const VALUES: [(&str, &str); 127] = [
     ("ban/after", "[1, 2, 3]"),
     ("ban/within", r#"["1s", "10s", "1m"]"#),
     ("ban/for", r#"["1s", "5s", "1m", "10m", "31d"]"#),
-    // Upstreams. Scenarios have these and no others; at `nowhere` nobody listens.
+    // Upstreams. Scenarios have only these; at `nowhere` no server listens.
     ("upstreams{}", r#"["cdn", "cdn", "origin", "origin", "spare", "spare", "nowhere"]"#),
     ("routes/*/upstreams/*", r#"["cdn", "cdn", "origin", "origin", "spare", "spare", "nowhere"]"#),
     ("upstreams/*/cluster", r#"["cdn", "origin", "spare"]"#),
@@ -191,7 +191,7 @@ const VALUES: [(&str, &str); 127] = [
     ("status/path", r#"["/tidegate", "/a"]"#),
 ];
 
-/// How often a field is there, where it is not three times in ten.
+/// How often a field occurs, if not three times in ten.
 const PERCENT: [(&str, usize); 48] = [
     ("$schema", 2),
     ("client", 70),
@@ -243,7 +243,7 @@ const PERCENT: [(&str, usize); 48] = [
     ("on_failure", 5),
 ];
 
-/// How many items or entries there are, where it is not two at most.
+/// The maximum number of items or entries, if it is not two.
 const MOST: [(&str, usize); 8] = [
     ("limits", 4),
     ("tiers", 3),
