@@ -100,9 +100,7 @@ impl Key for u64 {
 /// The engine's work for one limit: hash the key, find its page and slot, check, and write the charge.
 struct Ours<K> {
     secret: Secret,
-    meter: Meter,
-    store: MemoryStore,
-    now_ns: u64,
+    accounts: Accounts,
     keys: PhantomData<K>,
 }
 
@@ -114,14 +112,32 @@ impl<K: Key> Ours<K> {
         let policy = Policy::parse(&document).expect("a good policy");
         let limit = &policy.limits()[0];
         let meter = Meter::new(limit.algorithm(), &limit.quotas(TierIndex::default())[0]);
-        let (secret, store) = (Secret::new(), MemoryStore::new(KEYS as u32));
-        Box::new(Self { secret, meter, store, now_ns: START_NS, keys: PhantomData })
+        let accounts = Accounts { meter, store: MemoryStore::new(KEYS as u32), now_ns: START_NS };
+        Box::new(Self { secret: Secret::new(), accounts, keys: PhantomData })
     }
 }
 
 impl<K: Key> Limiter for Ours<K> {
     fn decide(&mut self, key: u64) -> bool {
-        let key = K::of(key).hash_by(&self.secret);
+        self.accounts.decide(K::of(key).hash_by(&self.secret))
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.accounts.now_ns += by.as_nanos() as u64;
+    }
+}
+
+/// What one limit knows of its clients, by the hashes of their keys.
+struct Accounts {
+    meter: Meter,
+    store: MemoryStore,
+    now_ns: u64,
+}
+
+impl Accounts {
+    /// Once in the program, as in the engine, for all kinds of keys.
+    #[inline(never)]
+    fn decide(&mut self, key: KeyHash) -> bool {
         let now = Timestamp::from_nanos(self.now_ns);
         let pages = self.store.pages();
         let page = self.store.write(page_of(key, pages)).expect("memory does not fail");
@@ -132,10 +148,6 @@ impl<K: Key> Limiter for Ours<K> {
             page.write(&probe, key, outcome.state);
         }
         admit
-    }
-
-    fn advance(&mut self, by: Duration) {
-        self.now_ns += by.as_nanos() as u64;
     }
 }
 
