@@ -114,7 +114,7 @@ fn explain_shows_the_response_settings_of_a_route() {
   cache  max-age=86400, stale-while-revalidate=3600, immutable, if the answer may be cached
   page   names </app.css>; rel=preload; as=style
   page   names <https://cdn.example.com/a.woff2>; rel=preload; as=font; crossorigin
-  kept   a good answer may be served for 1h, one for each accept-encoding, x-market
+  kept   a good answer may be served for 1h, one for each accept-encoding, x-market, x-plan
 "
     );
     let secret = told(&[&image[..], &["--header", "authorization: Basic x"]].concat()).unwrap();
