@@ -2,11 +2,9 @@
 //!
 //! The wrappers of the proxy-wasm SDK unwrap the host's statuses and convert header values to strings: one value that
 //! is not UTF-8, or one missing buffer, crashes the whole VM. Here each call returns the host's status.
-
 #![allow(unsafe_code, reason = "the ABI is raw pointers; this is the one file that handles them")]
 
-use core::fmt;
-use core::ptr;
+use core::{fmt, ptr};
 use tidegate::units::Span;
 
 /// A status other than OK, as the host gave it.
