@@ -42,7 +42,8 @@ impl AnswerKey {
 
     /// The key of a request on a route. It covers the route's name and the version of its cache, whose change
     /// invalidates all kept responses; the scheme, host and target as the upstream gets them, because their port or
-    /// spelling may appear in the response; the headers that services read in their place; and the values of the headers by which responses vary.
+    /// spelling may appear in the response; the headers that services read in their place; and the values of the
+    /// headers by which responses vary.
     #[must_use]
     pub(crate) fn new<'a>(
         keyed: KeyHasher,
