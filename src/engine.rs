@@ -86,6 +86,8 @@ struct ReadyLimit {
     /// What clients are told of each quota, in the same order.
     items: Vec<Vec<QuotaItem>>,
     refusals: Refusals,
+    /// Whether leases and remembered refusals may decide, see [`leasing`].
+    is_leasable: bool,
     /// For a limit that instances share.
     sharing: Option<Sharing>,
 }
@@ -139,8 +141,10 @@ impl Engine {
             return;
         }
         // In observe mode, a request that the lists deny goes on, so it needs its route too.
-        self.routes.find(&lookup, &mut plan.found);
-        plan.route = plan.found.first().map(|route| *route as usize);
+        if !self.routes.is_empty() {
+            self.routes.find(&lookup, &mut plan.found);
+            plan.route = plan.found.first().map(|route| *route as usize);
+        }
         if plan.precheck != Precheck::Limited {
             return;
         }
@@ -354,6 +358,7 @@ impl ReadyLimit {
             meters: limit.quotas.iter().map(meters).collect(),
             items: limit.quotas.iter().map(|quotas| items(quotas)).collect(),
             refusals: Refusals::new(limit, mode),
+            is_leasable: leasing::is_leasable(limit),
         }
     }
 }
