@@ -94,14 +94,12 @@ export async function runInBackground(task, guarded) {
   }
 }
 
-/** Adds header fields to a response or to a promise of one. `lines` alternates names and values, one per line. */
-export function withFields(answer, lines) {
-  if (lines === "") return answer;
-  return answer instanceof Response ? addFields(answer, lines) : Promise.resolve(answer).then((answer) => addFields(answer, lines));
+/** Adds header fields to a response or to a promise of one. `fields` alternates names and values. */
+export function withFields(answer, fields) {
+  return answer instanceof Response ? addFields(answer, fields) : Promise.resolve(answer).then((answer) => addFields(answer, fields));
 }
 
-function addFields(answer, lines) {
-  const fields = lines.split("\n");
+function addFields(answer, fields) {
   try {
     // A handler may return the same response without a body again; fields would pile up on it.
     if (answer.body !== null) {
