@@ -25,11 +25,13 @@ WASM_OPT := .tools/node_modules/.bin/wasm-opt --low-memory-unused --mvp-features
 # otherwise stand in the middle of code that all requests run through, and spread it over three times as many pages of
 # machine code.
 WASM_OPT_FILTER := $(WASM_OPT) -O3 --one-caller-inline-max-function-size=20
-# What is uploaded compressed. Inlining, local-cse and memory-packing make a module smaller, but 9 KB larger compressed,
-# because similar code becomes less similar. Ordering functions by name puts similar code together: 1.7 KB. Repeating the
-# passes until nothing shrinks, without simplify-locals: 0.8 KB.
-WASM_OPT_WORKER := $(WASM_OPT) -Oz --converge --skip-pass=inlining-optimizing --skip-pass=local-cse --skip-pass=simplify-locals \
-	--skip-pass=memory-packing --reorder-functions-by-name --strip-debug --strip-producers
+# What is uploaded compressed. Local-cse, memory-packing and the inlining of larger functions make a module smaller, but
+# 9 KB larger compressed, because similar code becomes less similar. Inlining only the smallest ones saves 1.9 KB, and
+# calls: V8 takes long to optimise a function that is so short. Ordering functions by name puts similar code together:
+# 1.7 KB. Repeating the passes until nothing shrinks, without simplify-locals: 0.8 KB.
+WASM_OPT_WORKER := $(WASM_OPT) -Oz --converge --always-inline-max-function-size=5 --one-caller-inline-max-function-size=20 \
+	--flexible-inline-max-function-size=0 --skip-pass=local-cse --skip-pass=simplify-locals --skip-pass=memory-packing \
+	--reorder-functions-by-name --strip-debug --strip-producers
 
 ENVOY_STAMP := .tools/envoy-$(ENVOY_VERSION).done
 BINARYEN_STAMP := .tools/binaryen-$(BINARYEN_VERSION).done
@@ -39,7 +41,7 @@ NODE_STAMP := cloudflare/node_modules/.package-lock.json
 CARGO_HOME ?= $(HOME)/.cargo
 WASM_BUILT := target/wasm32-wasip1/wasm/tidegate_envoy.wasm
 # Cloudflare limits a Worker's compressed size.
-WORKER_LIMIT := $(shell echo $$((219 * 1024)))
+WORKER_LIMIT := $(shell echo $$((217 * 1024)))
 # Three files at a time: tests mostly wait, and Node's default is one fewer than there are processors.
 NODE_TEST := node --test --test-concurrency=3 --test-reporter=spec
 # The tests of what a policy does and how responses pass through: a Worker in Rust must behave the same.
