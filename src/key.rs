@@ -17,7 +17,7 @@ mod query;
 
 pub use address::{Address, AddressFrom};
 
-use core::cell::OnceCell;
+use core::cell::{Cell, OnceCell};
 use core::fmt;
 use core::hash::Hasher;
 use core::net::{IpAddr, Ipv4Addr};
@@ -236,8 +236,8 @@ pub struct Client<'r, 'a> {
     request: &'r Lookup<'a>,
     rules: &'a policy::Client,
     tiers: &'a [Name],
-    address: OnceCell<(Option<IpAddr>, AddressFrom)>,
-    tier: OnceCell<TierIndex>,
+    address: Cell<Option<(Option<IpAddr>, AddressFrom)>>,
+    tier: Cell<Option<TierIndex>>,
     claims: OnceCell<Option<Vec<u8>>>,
     api_key: OnceCell<Option<Digest>>,
 }
@@ -259,8 +259,8 @@ impl<'r, 'a> Client<'r, 'a> {
     }
 
     pub(crate) fn with_rules(request: &'r Lookup<'a>, rules: &'a policy::Client, tiers: &'a [Name]) -> Self {
-        let (address, tier, claims) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { request, rules, tiers, address, tier, claims, api_key: OnceCell::new() }
+        let (address, tier) = (Cell::new(None), Cell::new(None));
+        Self { request, rules, tiers, address, tier, claims: OnceCell::new(), api_key: OnceCell::new() }
     }
 
     /// The request.
@@ -283,7 +283,11 @@ impl<'r, 'a> Client<'r, 'a> {
     }
 
     fn located(&self) -> (Option<IpAddr>, AddressFrom) {
-        *self.address.get_or_init(|| address::find(self.request, &self.rules.address))
+        self.address.get().unwrap_or_else(|| {
+            let located = address::find(self.request, &self.rules.address);
+            self.address.set(Some(located));
+            located
+        })
     }
 
     /// The unparsed value of the header that carries the API key.
@@ -302,7 +306,11 @@ impl<'r, 'a> Client<'r, 'a> {
     /// such tier.
     #[must_use]
     pub fn tier(&self) -> TierIndex {
-        *self.tier.get_or_init(|| self.named_tier().unwrap_or(self.rules.default_tier))
+        self.tier.get().unwrap_or_else(|| {
+            let tier = self.named_tier().unwrap_or(self.rules.default_tier);
+            self.tier.set(Some(tier));
+            tier
+        })
     }
 
     /// The client's key among those of a quota. It consists of these parts.
