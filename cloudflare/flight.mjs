@@ -94,22 +94,27 @@ export async function runInBackground(task, guarded) {
   }
 }
 
-/** Adds header fields to a response or to a promise of one. `lines` alternates names and values, one per line. */
-export function withFields(answer, lines) {
-  if (lines === "") return answer;
-  return answer instanceof Response ? addFields(answer, lines) : Promise.resolve(answer).then((answer) => addFields(answer, lines));
+/** Adds header fields to a response or to a promise of one. `fields` alternates names and values. */
+export function withFields(answer, fields) {
+  return answer instanceof Response ? addFields(answer, fields) : Promise.resolve(answer).then((answer) => addFields(answer, fields));
 }
 
-function addFields(answer, lines) {
-  const fields = lines.split("\n");
+/**
+ * Whether a response has had immutable headers. Most then have; finding it out by an exception takes several times as
+ * long as copying the response.
+ */
+let isCopying = false;
+
+function addFields(answer, fields) {
   try {
     // A handler may return the same response without a body again; fields would pile up on it.
-    if (answer.body !== null) {
+    if (!isCopying && answer.body !== null) {
       append(answer.headers, fields);
       return answer;
     }
   } catch {
     // The headers of a fetched response are immutable: the first change throws, before any has been made.
+    isCopying = answer instanceof Response;
   }
   try {
     const response = new Response(answer.body, answer);

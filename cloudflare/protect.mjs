@@ -64,8 +64,8 @@ async function resolve(verdict, request, env, ctx, guarded) {
 /** The response for a final verdict. */
 function responseTo(verdict, pass, env) {
   if (verdict === undefined) return pass();
+  if (Array.isArray(verdict)) return withFields(pass(), verdict);
   if (verdict instanceof tidegate.Change) return settings.storeChange(verdict, env);
-  if (typeof verdict === "string") return withFields(pass(), verdict);
   return verdict;
 }
 
@@ -114,7 +114,8 @@ export function protect(handler) {
     } catch (error) {
       return answerFailure(error, request, pass);
     }
-    if (typeof verdict !== "object" && !settings.hasSharedLimits()) return responseTo(verdict, pass, env);
+    const passes = verdict === undefined || Array.isArray(verdict);
+    if (passes && !settings.hasSharedLimits()) return responseTo(verdict, pass, env);
     invocations.set(request, [env, ctx]);
     const resolved = resolve(verdict, request, env, ctx, guarded);
     return resolved.then((verdict) => responseTo(verdict, pass, env), (error) => answerFailure(error, request, pass));

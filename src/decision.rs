@@ -1,5 +1,6 @@
 //! What to do with a request, why, and what its client gets.
 
+mod backwards;
 mod fields;
 pub(crate) mod grpc;
 

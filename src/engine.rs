@@ -45,7 +45,7 @@ use refusing::{BanStatus, Refusals};
 use sharing::Sharing;
 
 use crate::decision::{Cause, Decision, QuotaItem, Refusal};
-use crate::key::{self, Seed};
+use crate::key::{self, Keys, Seed};
 use crate::lease::Leases;
 use crate::limiter::Meter;
 use crate::lookup::Lookup;
@@ -80,12 +80,14 @@ pub struct Engine {
 #[derive(Debug)]
 struct ReadyLimit {
     /// One for each quota of the tier that has the most.
-    identities: Vec<u64>,
+    keys: Vec<Keys>,
     /// By tier, then by quota.
     meters: Vec<Vec<Meter>>,
     /// What clients are told of each quota, in the same order.
     items: Vec<Vec<QuotaItem>>,
     refusals: Refusals,
+    /// Whether leases and remembered refusals may decide, see [`leasing`].
+    is_leasable: bool,
     /// For a limit that instances share.
     sharing: Option<Sharing>,
 }
@@ -104,7 +106,7 @@ impl Engine {
         let exemptions = policy.mode.maintenance().map(MaintenanceExemptions::new);
         let matcher = Matcher::new(policy.limits.iter().map(|limit| &limit.matches));
         let routes = Matcher::new(policy.routes().iter().map(|route| &route.matches));
-        let limits = policy.limits.iter().map(|limit| ReadyLimit::new(limit, &policy.mode)).collect();
+        let limits = policy.limits.iter().map(|limit| ReadyLimit::new(limit, &policy.mode, seed)).collect();
         let shared_seed = Seed::shared(policy.stores().secret());
         let lists = !policy.deny.is_empty() || !policy.allow.is_empty();
         let has_prechecks = lists || exemptions.is_some() || policy.status.is_some();
@@ -139,8 +141,10 @@ impl Engine {
             return;
         }
         // In observe mode, a request that the lists deny goes on, so it needs its route too.
-        self.routes.find(&lookup, &mut plan.found);
-        plan.route = plan.found.first().map(|route| *route as usize);
+        if !self.routes.is_empty() {
+            self.routes.find(&lookup, &mut plan.found);
+            plan.route = plan.found.first().map(|route| *route as usize);
+        }
         if plan.precheck != Precheck::Limited {
             return;
         }
@@ -163,10 +167,10 @@ impl Engine {
             priority = [priority, limit.priority].into_iter().flatten().min();
             // Almost always one quota.
             let quotas = limit.quotas(plan.tier).len();
-            for (quota, identity) in (0..).zip(&ready.identities).take(quotas) {
+            for (quota, keys) in (0..).zip(&ready.keys).take(quotas) {
                 let sharing = ready.sharing.as_ref();
-                let shared_key = sharing
-                    .map(|it| client.key(self.shared_seed, it.identity(*identity, plan.tier, quota), &limit.key));
+                let shared = sharing.map(|it| it.keys(self.shared_seed, keys.identity(), plan.tier, quota));
+                let shared_key = shared.map(|shared| client.key(&shared, &limit.key));
                 plan.charges.push(Charge {
                     limit: index,
                     quota,
@@ -174,7 +178,7 @@ impl Engine {
                         // Hashed again with this instance's secret seed, so that outsiders cannot predict the key's
                         // place in the table.
                         Some(key) => self.seed.rekey(key),
-                        None => client.key(self.seed, *identity, &limit.key),
+                        None => client.key(keys, &limit.key),
                     },
                     page: 0,
                     cost,
@@ -341,7 +345,7 @@ impl Engine {
 }
 
 impl ReadyLimit {
-    fn new(limit: &Limit, mode: &Mode) -> Self {
+    fn new(limit: &Limit, mode: &Mode, seed: Seed) -> Self {
         let ahead = limit.delays.map_or(Span::ZERO, |delays| delays.ahead());
         let observes = *mode == Mode::Observe || limit.on_exceed == OnExceed::Observe;
         let meter = |quota: &Quota| Meter::new(limit.algorithm, quota).running_ahead(ahead).observing(observes);
@@ -349,11 +353,12 @@ impl ReadyLimit {
         let items = |quotas: &[Quota]| quotas.iter().map(|quota| QuotaItem::new(limit, quotas, quota)).collect();
         let most = limit.quotas.iter().map(Vec::len).max().unwrap_or(0);
         Self {
-            identities: (0..).take(most).map(|place| key::identity(limit, place)).collect(),
+            keys: (0..).take(most).map(|place| Keys::new(seed, key::identity(limit, place))).collect(),
             sharing: Sharing::new(limit),
             meters: limit.quotas.iter().map(meters).collect(),
             items: limit.quotas.iter().map(|quotas| items(quotas)).collect(),
             refusals: Refusals::new(limit, mode),
+            is_leasable: leasing::is_leasable(limit),
         }
     }
 }

@@ -118,28 +118,14 @@ impl Seed {
 
     pub(crate) fn hasher(self, domain: u8) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
-        hasher.write(&[domain]);
+        hasher.write_u8(domain);
         hasher
     }
 
-    /// The hash of a key that is only an address, the most common kind. It hashes the same bytes as [`Client::hash`]
-    /// does piece by piece, but faster: as words, which never lie in memory. Bytes written there one by one and read
-    /// back as words would wait until all writes before them are done, and those to a large table take long.
-    fn hash_v4(self, domain: u8, identity: u64, address: Ipv4Addr) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
-        hasher.write_u64((identity << 8) | u64::from(domain));
-        // The last byte of the identity, the tag, and the first six bytes of the length.
-        hasher.write_u64((identity >> 56) | (u64::from(TAG_ADDRESS) << 8) | (4 << 16));
-        hasher.write_u16(0);
-        hasher.write_u32(u32::from_le_bytes(address.octets()));
-        hasher.finish()
-    }
-
-    /// A hasher that has been given the domain and a number. One piece is faster than two.
+    /// A hasher that has been given the domain and a number.
     fn hasher_of(self, domain: u8, number: u64) -> SipHasher13 {
-        let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
-        let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
-        hasher.write(&[domain, a, b, c, d, e, f, g, h]);
+        let mut hasher = self.hasher(domain);
+        hasher.write_u64(number);
         hasher
     }
 }
@@ -148,6 +134,52 @@ impl Seed {
 impl fmt::Debug for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Seed(..)")
+    }
+}
+
+/// The keys of one quota: all that its clients' keys have in common is hashed in advance.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    seed: Seed,
+    identity: u64,
+    /// Has been given everything but the address that an IPv4 client's key ends with.
+    of_ipv4: SipHasher13,
+}
+
+impl Keys {
+    /// The keys of a quota with this `identity` (see [`identity`]).
+    #[must_use]
+    pub fn new(seed: Seed, identity: u64) -> Self {
+        let mut of_ipv4 = seed.hasher_of(DOMAIN_KEY, identity);
+        write_kind(&mut of_ipv4, TAG_ADDRESS, 4);
+        Self { seed, identity, of_ipv4 }
+    }
+
+    /// The quota's identity.
+    #[must_use]
+    pub const fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    /// The key of the client at this IPv4 address, if the limit's key is the address alone. It is the most common kind,
+    /// and the same that [`Client::key`] makes. The address is hashed as a word, which never lies in memory: bytes that
+    /// are written there one by one, and read back as a word, wait until all writes before them are done.
+    #[must_use]
+    pub fn of_ipv4(&self, address: Ipv4Addr) -> KeyHash {
+        let mut hasher = self.of_ipv4;
+        hasher.write_u32(u32::from_le_bytes(address.octets()));
+        KeyHash(hasher.finish())
+    }
+
+    /// The key under which the quota counts all requests together, or all of the tier with this name. It equals any
+    /// client's key for the empty key, or for the key `tier`.
+    #[must_use]
+    pub(crate) fn of_all(&self, tier: Option<&str>) -> KeyHash {
+        let mut hasher = self.seed.hasher_of(DOMAIN_KEY, self.identity);
+        if let Some(tier) = tier {
+            write(&mut hasher, TAG_TIER, tier.as_bytes());
+        }
+        KeyHash(hasher.finish())
     }
 }
 
@@ -190,24 +222,6 @@ pub fn identity(limit: &Limit, place: u8) -> u64 {
         write(&mut hasher, tag, name.as_bytes());
     }
     hasher.finish()
-}
-
-/// The key under which a limit of this `identity` counts all requests together, or all of the tier with this name. It
-/// equals any client's key for the empty key, or for the key `tier`.
-#[must_use]
-pub(crate) fn of_all(seed: Seed, identity: u64, tier: Option<&str>) -> KeyHash {
-    let mut hasher = seed.hasher(DOMAIN_KEY);
-    hasher.write(&identity.to_le_bytes());
-    if let Some(tier) = tier {
-        write(&mut hasher, TAG_TIER, tier.as_bytes());
-    }
-    KeyHash(hasher.finish())
-}
-
-/// The key of the client at this IPv4 address, under a limit whose key is the address alone: as [`Client::key`] makes it.
-#[must_use]
-pub fn of_ipv4(seed: Seed, identity: u64, address: Ipv4Addr) -> KeyHash {
-    KeyHash(seed.hash_v4(DOMAIN_KEY, identity, address))
 }
 
 /// The partition key that a client sees (`pk` of the `RateLimit` field). It is the same for the same key, and reveals
@@ -291,13 +305,16 @@ impl<'r, 'a> Client<'r, 'a> {
         *self.tier.get_or_init(|| self.named_tier().unwrap_or(self.rules.default_tier))
     }
 
-    /// The client's key at a limit with this `identity` (see [`identity`]) and these key parts.
+    /// The client's key among those of a quota. It consists of these parts.
     #[must_use]
-    pub fn key(&self, seed: Seed, identity: u64, parts: &'a [KeyPart]) -> KeyHash {
-        let whole = self.hash(seed, DOMAIN_KEY, identity, parts);
-        let hash = whole.or_else(|| self.hash(seed, DOMAIN_FALLBACK, identity, &[KeyPart::Address]));
+    pub fn key(&self, keys: &Keys, parts: &'a [KeyPart]) -> KeyHash {
+        if let ([KeyPart::Address], Address::V4(address)) = (parts, self.address().0) {
+            return keys.of_ipv4(address);
+        }
+        let whole = self.hash(keys, DOMAIN_KEY, parts);
+        let hash = whole.or_else(|| self.hash(keys, DOMAIN_FALLBACK, &[KeyPart::Address]));
         // There is always a hash, because an address is never absent: an unknown address has a hash too.
-        KeyHash(hash.unwrap_or(identity))
+        KeyHash(hash.unwrap_or(keys.identity))
     }
 
     /// The first of `parts` that the request lacks, which makes the key fall back to the address.
@@ -328,11 +345,8 @@ impl<'r, 'a> Client<'r, 'a> {
         (!text.is_empty()).then_some(Value::Text(tag, text))
     }
 
-    fn hash(&self, seed: Seed, domain: u8, identity: u64, parts: &'a [KeyPart]) -> Option<u64> {
-        if let ([KeyPart::Address], Address::V4(address)) = (parts, self.address().0) {
-            return Some(seed.hash_v4(domain, identity, address));
-        }
-        let mut hasher = seed.hasher_of(domain, identity);
+    fn hash(&self, keys: &Keys, domain: u8, parts: &'a [KeyPart]) -> Option<u64> {
+        let mut hasher = keys.seed.hasher_of(domain, keys.identity);
         for part in parts {
             match self.value(part)? {
                 Value::Address => self.write_address(&mut hasher),
@@ -388,9 +402,14 @@ pub(crate) fn query_value<'q>(query: &'q [u8], name: &str) -> Option<Cow<'q, [u8
 
 /// Hashes one part: its tag, its length and its bytes.
 pub(crate) fn write(hasher: &mut SipHasher13, tag: u8, bytes: &[u8]) {
-    let [b0, b1, b2, b3, b4, b5, b6, b7] = (bytes.len() as u64).to_le_bytes();
-    hasher.write(&[tag, b0, b1, b2, b3, b4, b5, b6, b7]);
+    write_kind(hasher, tag, bytes.len());
     hasher.write(bytes);
+}
+
+/// What comes before the bytes of a part: its tag and its length.
+fn write_kind(hasher: &mut SipHasher13, tag: u8, length: usize) {
+    hasher.write_u8(tag);
+    hasher.write_u64(length as u64);
 }
 
 const fn tag_of(locality: Locality) -> u8 {

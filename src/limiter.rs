@@ -123,7 +123,8 @@ impl UsedShare {
     }
 }
 
-/// Computes the [`UsedShare`] for one quota, without dividing.
+/// Computes the [`UsedShare`] for one quota, without dividing. For a quota of 2^n it may be a 2^(64 - n)th too small,
+/// which matters only for the largest quotas over the longest windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShareScale {
     quota: u64,
@@ -136,7 +137,7 @@ impl ShareScale {
     #[must_use]
     pub const fn new(quota: u64) -> Self {
         let quota = if quota == 0 { 1 } else { quota };
-        // Fits, and so does the product in `of`: it is at most `255 << 55`.
+        // Fits, and so does the product in `of`: it is at most `255 << 56`.
         let factor = match (255_u64 << Self::POINT).checked_div(quota) {
             Some(factor) => factor,
             None => 0,
@@ -156,7 +157,7 @@ impl ShareScale {
         UsedShare((share as u8).wrapping_add((used != 0) as u8))
     }
 
-    const POINT: u32 = 55;
+    const POINT: u32 = 56;
 }
 
 /// Whether a request may pass one limit.

@@ -58,6 +58,11 @@ impl Matcher {
         matcher
     }
 
+    /// Whether there are no rules.
+    pub fn is_empty(&self) -> bool {
+        self.conditions.is_empty()
+    }
+
     /// Replaces the content of `found` with the numbers of the rules that match the request, in ascending order.
     pub fn find<'a>(&'a self, request: &Lookup<'a>, found: &mut Vec<u32>) {
         found.clear();

@@ -81,9 +81,8 @@ pub fn set_handler(handler: Function) {
     })));
 }
 
-/// Decides on a request. Returns `undefined` if it passes unchanged; a string with the header fields to add to its
-/// response, names and values alternating, one per line; a response to send instead; or a `Task`, a `Wait`, a
-/// `GrantWait` or a `Change`.
+/// Decides on a request. Returns `undefined` if it passes unchanged; a list of the header fields to add to its response,
+/// names and values alternating; a response to send instead; or a `Task`, a `Wait`, a `GrantWait` or a `Change`.
 #[wasm_bindgen]
 pub fn decide(request: &Request, now_ms: f64) -> JsValue {
     isolate::decide(request, timestamp(now_ms)).into()
@@ -93,7 +92,7 @@ impl From<Verdict> for JsValue {
     fn from(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Passes => JsValue::UNDEFINED,
-            Verdict::PassesWithFields(fields) => JsValue::from_str(&fields),
+            Verdict::PassesWithFields(fields) => fields.into(),
             Verdict::Responds(answer) => answer.into(),
             Verdict::Runs(task) => Task(task).into(),
             Verdict::Waits(wait) => Wait(wait).into(),

@@ -5,6 +5,7 @@ use crate::facts::{Facts, without_empty_body};
 use crate::flight::Flight;
 use crate::host::{self, Request};
 use crate::memory::{Memory, Working};
+use crate::names;
 use crate::now;
 use crate::order;
 use crate::redis;
@@ -115,6 +116,7 @@ impl Gate {
         memory.broadcast.borrow_mut().leave_out(upstreams.agreed().map(str::to_owned));
         let known = Known::new(upstreams, &memory.ledgers);
         log_counting_places(engine.policy(), redis.is_some(), has_objects);
+        names::clear();
         let room = engine.waiting_room();
         Ok(Self {
             engine,
@@ -167,7 +169,7 @@ impl Gate {
         }
         self.engine.plan(&facts, &mut work.plan);
         if work.plan.is_clear() {
-            return self.admit(work, request, None, None, String::new());
+            return self.admit(work, request, None, None, Some(String::new()));
         }
         if let Some(page) = work.plan.page() {
             return self.page(work, page, now);
@@ -191,12 +193,14 @@ impl Gate {
         if let Some(wait) = decision.delay.and_then(|delay| Wait::enter(self, work, request, delay)) {
             return Verdict::Waits(wait);
         }
-        let fields = work.fields(&self.engine);
         match decision.refusal {
-            Some(refusal) => Verdict::Responds(reply::response(&refusal.reply(&self.engine, &facts), &fields)),
+            Some(refusal) => {
+                let fields = work.fields(&self.engine);
+                Verdict::Responds(reply::response(&refusal.reply(&self.engine, &facts), &fields))
+            }
             None => {
                 let (route, ticket) = (work.plan.route(), work.plan.ticket());
-                self.admit(work, request, route, ticket, fields)
+                self.admit(work, request, route, ticket, None)
             }
         }
     }
@@ -227,18 +231,23 @@ impl Gate {
         }
     }
 
-    /// Forwards an admitted request: unchanged if nothing depends on its response, else as a task.
+    /// Forwards an admitted request: unchanged if nothing depends on its response, else as a task. `fields` are its
+    /// response's, as [`Work::fields`] returns them, if they are no longer those of the plan.
     pub fn admit(
         self: &Rc<Self>,
-        work: &Work,
+        work: &mut Work,
         request: &Request,
         route: Option<usize>,
         mut ticket: Option<Ticket>,
-        fields: String,
+        fields: Option<String>,
     ) -> Verdict {
         if ticket.is_none() && route.is_none() && work.health.is_none() {
-            return if fields.is_empty() { Verdict::Passes } else { Verdict::PassesWithFields(fields) };
+            return match fields {
+                Some(lines) => Verdict::passes(reply::pairs(&lines)),
+                None => Verdict::passes(work.planned_fields(&self.engine)),
+            };
         }
+        let fields = fields.unwrap_or_else(|| work.fields(&self.engine));
         let request = without_empty_body(request);
         let has_body = !request.body().is_null();
         if let Some(ticket) = &mut ticket
@@ -255,10 +264,8 @@ impl Gate {
 impl Work {
     /// The response fields for the plan's limits: names and values alternating, one per line.
     pub fn fields(&mut self, engine: &Engine) -> String {
-        self.fields.clear();
-        self.fields.push_limits(engine, &self.plan);
         let mut lines = String::new();
-        for (name, value) in self.fields.iter() {
+        for (name, value) in self.planned_fields(engine) {
             if lines.is_empty() {
                 lines.reserve(ROOM_FOR_FIELDS);
             }
@@ -267,6 +274,12 @@ impl Work {
             }
         }
         lines
+    }
+
+    fn planned_fields(&mut self, engine: &Engine) -> impl Iterator<Item = (&'static str, &str)> {
+        self.fields.clear();
+        self.fields.push_limits(engine, &self.plan);
+        self.fields.iter()
     }
 
     /// A number that no other waiting request has: fewer than 2^32 wait at one time.

@@ -73,7 +73,7 @@ where
     let (handle, fields) = match resolve(&asked, &bindings, &ctx, handles).await {
         Ok(Verdict::Responds(answer)) => return Ok(converted(answer)),
         Ok(Verdict::Changes(change)) => return Ok(converted(settings::store_change(&change, &bindings).await)),
-        Ok(Verdict::PassesWithFields(fields)) => (handle.take(), fields),
+        Ok(Verdict::PassesWithFields(fields)) => (handle.take(), fields.join("\n").into()),
         Ok(_) => (handle.take(), String::new()),
         Err(problem) => {
             // A body that was already sent to an upstream cannot be sent again.

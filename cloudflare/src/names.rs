@@ -1,4 +1,4 @@
-//! Header names as cached JavaScript strings: converting a name costs more than looking up the header.
+//! Texts that repeat, as cached JavaScript strings: converting a header's name costs more than looking up the header.
 
 use js_sys::JsString;
 use std::cell::RefCell;
@@ -7,20 +7,25 @@ thread_local! {
     static KNOWN: RefCell<Vec<(Box<str>, JsString)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `call` with this name as a JavaScript string. `call` must not use this function.
-pub fn with<T>(name: &str, call: impl FnOnce(&JsString) -> T) -> T {
+/// Calls `call` with this text as a JavaScript string. `call` must not use this function.
+pub fn with<T>(text: &str, call: impl FnOnce(&JsString) -> T) -> T {
     KNOWN.with_borrow_mut(|known| {
-        if let Some((_, text)) = known.iter().find(|(known, _)| **known == *name) {
-            return call(text);
+        if let Some((_, converted)) = known.iter().find(|(known, _)| **known == *text) {
+            return call(converted);
         }
-        let text = JsString::from(name);
-        let came = call(&text);
+        let converted = JsString::from(text);
+        let came = call(&converted);
         if known.len() < MOST {
-            known.push((name.into(), text));
+            known.push((text.into(), converted));
         }
         came
     })
 }
 
-/// Names come from policies. This is more than a policy has, and still quick to search.
+/// Forgets all texts. To be called with a new policy: they are the policy's.
+pub fn clear() {
+    KNOWN.with_borrow_mut(Vec::clear);
+}
+
+/// This is more than most policies have, and still quick to search.
 const MOST: usize = 64;

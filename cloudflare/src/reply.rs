@@ -78,7 +78,8 @@ pub fn with_fields(answer: Response, edits: &[Edit], fields: &str) -> Response {
     changed
 }
 
-fn pairs(fields: &str) -> impl Iterator<Item = (&str, &str)> {
+/// The names and values of `fields`, which alternate, one per line.
+pub fn pairs(fields: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut lines = fields.lines();
     core::iter::from_fn(move || Some((lines.next()?, lines.next()?)))
 }

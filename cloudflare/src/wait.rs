@@ -83,7 +83,7 @@ impl Wait {
             let Work { store, local, leases, counters, .. } = work;
             gate.engine.renew(ticket, store, local, leases, counters, now);
         }
-        gate.admit(work, request, self.route, ticket, fields)
+        gate.admit(work, request, self.route, ticket, Some(fields))
     }
 }
 

@@ -36,19 +36,22 @@ test("the handler also answers requests whose answer matters to a limit, and rou
   assert.equal(server.seen, 1);
 });
 
-test("an answer without a body that the handler gives again and again tells of each limit once", async (t) => {
+test("each answer of the handler's tells of each limit once, be it fetched, its own, or one without a body again and again", async (t) => {
   const path = "examples/javascript/worker.mjs";
   const contents = `
     import { protect } from "../../entry.mjs";
     const same = new Response(null, { status: 204 });
-    export default protect(({ url }) => (url.endsWith("/fetched") ? fetch(url) : same));
+    const answers = { fetched: (url) => fetch(url), own: (url) => new Response(url), same: () => same };
+    export default protect(({ url }) => answers[url.split("/").at(-1)](url));
   `;
   const { get } = await worker(t, { version: 1, limits: [limit, { ...limit, name: "all", match: {}, quota: { permits: 9, window: "31d" } }] }, undefined, {
     main: { type: "ESModule", path, contents },
   });
-  for (const path of ["/same", "/same", "/fetched"]) {
+  // An answer's headers can be changed in place, or not at all. Which it is, is found out once.
+  for (const path of ["/same", "/own", "/same", "/fetched", "/own", "/same", "/fetched"]) {
     const answer = await get(path);
     assert.equal(answer.headers.get("ratelimit-policy"), '"all";q=9;w=2678400', path);
+    assert.match(await answer.text(), path === "/same" ? /^$/ : new RegExp(`${path}$`));
   }
 });
 

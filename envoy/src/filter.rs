@@ -34,15 +34,10 @@ pub enum Next {
 pub struct Filter {
     instance: Rc<Instance>,
     id: u32,
-    /// The limit whose room the request waits in.
-    waits_at: Option<u32>,
-    /// Whether the request waits for the store of shared limits.
-    awaits_grant: bool,
+    waits_for: WaitsFor,
     /// The rate-limit service's answer, and the headers and texts that came with it; `None` if the service was not
     /// asked.
     service_answer: Option<Box<(ServiceOutcome, Additions)>>,
-    /// Whether the request waits for that service.
-    awaits_service: bool,
     /// Whether the request has no body, or none still to come.
     is_whole: bool,
     /// Whether the whole request has been sent on.
@@ -64,16 +59,26 @@ pub struct Filter {
     is_answer_whole: bool,
 }
 
+/// What a request waits for before it is sent on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WaitsFor {
+    Nothing,
+    /// Its turn in the room of this limit.
+    Turn(u32),
+    /// The store of shared limits.
+    Grant,
+    /// The rate-limit service.
+    Service,
+}
+
 impl Filter {
     /// A new stream under this policy.
     pub fn new(instance: Rc<Instance>, id: u32) -> Self {
         Self {
             instance,
             id,
-            waits_at: None,
-            awaits_grant: false,
+            waits_for: WaitsFor::Nothing,
             service_answer: None,
-            awaits_service: false,
             is_whole: true,
             is_sent: true,
             fields: None,
@@ -158,9 +163,18 @@ impl Filter {
         self.instance.engine.renew(ticket, store, local, leases, counters, now());
     }
 
-    /// Ends the stream, for whatever reason, and returns what it holds. If there was no response because the client
-    /// went away, the limits and the breaker that await it are told.
+    /// Ends the stream, for whatever reason, and returns what it holds.
     pub fn end(&mut self) {
+        let is_unanswered = self.began.is_some() || self.ticket.is_some() || self.chain.awaits_answer();
+        if is_unanswered || self.waits_for != WaitsFor::Nothing || self.serving.is_collecting() {
+            self.end_early();
+        }
+    }
+
+    /// Ends a stream that was not answered in full. If there was no response because the client went away, the limits
+    /// and the breaker that await it are told.
+    #[inline(never)]
+    fn end_early(&mut self) {
         let instance = Rc::clone(&self.instance);
         {
             let work = &mut *instance.work.borrow_mut();
@@ -171,14 +185,11 @@ impl Filter {
                 self.end_ticket(&instance, work);
             }
         }
-        if self.awaits_grant {
-            authority::leave(&mut instance.work.borrow_mut(), self.id);
-        }
-        if self.awaits_service {
-            rls::leave(&mut instance.work.borrow_mut(), self.id);
-        }
-        if let Some(limit) = self.waits_at {
-            waiting::leave(&instance, limit, self.id);
+        match self.waits_for {
+            WaitsFor::Nothing => {}
+            WaitsFor::Turn(limit) => waiting::leave(&instance, limit, self.id),
+            WaitsFor::Grant => authority::leave(&mut instance.work.borrow_mut(), self.id),
+            WaitsFor::Service => rls::leave(&mut instance.work.borrow_mut(), self.id),
         }
         if self.chain.awaits_answer() {
             self.chain.end(&mut instance.work.borrow_mut(), self.id, now());

@@ -106,9 +106,14 @@ impl Serving {
         edits
     }
 
+    /// Whether a response is being collected.
+    pub fn is_collecting(&self) -> bool {
+        self.collecting.is_some()
+    }
+
     /// Collects the next chunk of the response's body. The client gets the chunk in any case.
     pub fn body(&mut self, instance: &Instance, size: usize, is_last: bool) {
-        if self.collecting.is_some() {
+        if self.is_collecting() {
             self.collect_piece(instance, size, is_last);
         }
     }
@@ -123,7 +128,7 @@ impl Serving {
 
     /// Ends the stream. An incomplete response is not kept.
     pub fn end(&mut self, instance: &Instance) {
-        if self.collecting.is_some() && self.stop(instance).is_some() {
+        if self.is_collecting() && self.stop(instance).is_some() {
             not_kept(instance);
         }
     }

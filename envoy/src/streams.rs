@@ -43,7 +43,8 @@ impl Streams {
         // A free place, or a new one.
         if let Some((at, free)) = self.free.pop().and_then(|at| Some((at, self.places.get_mut(at as usize)?))) {
             (free.id, free.next) = (id, first.replace(at));
-            free.filter = Some(Filter::new(instance, id));
+            // Not assigned: nothing has to be dropped first.
+            free.filter.get_or_insert_with(|| Filter::new(instance, id));
         } else if let Ok(at) = u32::try_from(self.places.len()) {
             self.places.push(Place { id, next: first.replace(at), filter: Some(Filter::new(instance, id)) });
         }

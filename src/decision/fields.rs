@@ -2,20 +2,21 @@
 //! parts are formatted once.
 
 use super::PolicyName;
+use super::backwards::Backwards;
 use crate::engine::{Charge, Engine, Plan};
 use crate::key;
 use crate::limiter::Verdict;
-use crate::mode::Mode;
 use crate::policy::{Limit, OnExceed, Quota};
 use core::fmt::Write;
 
-/// Header fields for a response: their names, and their values in one string. These two buffers are reused from request
+/// Header fields for a response: their names, and their values in one text. These two buffers are reused from request
 /// to request.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
     /// Each name, and the end of its value in the text.
     names: Vec<(&'static str, usize)>,
-    text: String,
+    /// As bytes, because digits that are written one by one would have to be checked as UTF-8 again.
+    text: Vec<u8>,
 }
 
 impl Fields {
@@ -33,15 +34,12 @@ impl Fields {
     /// seconds from now.
     pub fn push_limits(&mut self, engine: &Engine, plan: &Plan) {
         let policy = engine.policy();
-        if policy.mode == Mode::Observe {
+        if !engine.tells_limits() {
             return;
         }
         if policy.response.ratelimit {
-            self.list("ratelimit-policy", engine, plan, |charge, text| {
-                text.push_str(&engine.quota_item(charge, plan.tier())?.text);
-                Some(())
-            });
-            self.list("ratelimit", engine, plan, |charge, text| write_limit(engine, plan, charge, text));
+            self.push_policies(engine, plan);
+            self.push_left(engine, plan);
         }
         if policy.response.x_ratelimit {
             self.push_x_ratelimit(engine, plan);
@@ -50,12 +48,17 @@ impl Fields {
 
     /// Adds a field.
     pub fn push(&mut self, name: &'static str, value: &str) {
-        self.text.push_str(value);
+        self.text.extend_from_slice(value.as_bytes());
         self.end(name);
     }
 
     /// The fields, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.lines().map(|(name, value)| (name, str::from_utf8(value).unwrap_or_default()))
+    }
+
+    /// The same, as the bytes that hosts take.
+    pub fn lines(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         let mut begin = 0;
         self.names.iter().map(move |&(name, end)| {
             let value = self.text.get(begin..end).unwrap_or_default();
@@ -76,40 +79,64 @@ impl Fields {
         self.text.clear();
     }
 
-    /// Adds a list field with what `write` appends for each reported quota; no field if the list is empty.
-    fn list(
-        &mut self,
-        name: &'static str,
-        engine: &Engine,
-        plan: &Plan,
-        write: impl Fn(&Charge, &mut String) -> Option<()>,
-    ) {
+    fn push_policies(&mut self, engine: &Engine, plan: &Plan) {
         let begin = self.text.len();
-        for charge in plan.charges().iter().filter(|charge| is_reported(engine, charge)) {
-            let before = self.text.len();
-            if before > begin {
-                self.text.push_str(", ");
-            }
-            if write(charge, &mut self.text).is_none() {
-                self.text.truncate(before);
-            }
+        for (_, item) in reported(engine, plan) {
+            self.separate(begin);
+            self.text.extend_from_slice(item.policy.as_bytes());
         }
-        if self.text.len() > begin {
-            self.end(name);
+        self.end_list("ratelimit-policy", begin);
+    }
+
+    fn push_left(&mut self, engine: &Engine, plan: &Plan) {
+        let begin = self.text.len();
+        for (charge, item) in reported(engine, plan) {
+            let Some(left) = Left::of(engine, plan, charge) else { continue };
+            self.separate(begin);
+            self.text.extend_from_slice(item.left.as_bytes());
+            let mut rest = Backwards::new();
+            rest.put(b":");
+            rest.put_base64(key::partition(engine.seed(), charge.key()));
+            rest.put(b";pk=:");
+            if item.resets {
+                rest.put_number(left.reset_secs);
+                rest.put(b";t=");
+            }
+            rest.put_number(left.remaining);
+            self.text.extend_from_slice(rest.as_bytes());
         }
+        self.end_list("ratelimit", begin);
     }
 
     #[inline(never)]
     fn push_x_ratelimit(&mut self, engine: &Engine, plan: &Plan) {
-        let states = plan.charges().iter().filter(|charge| is_reported(engine, charge));
-        let states = states.filter_map(|charge| QuotaState::of(engine, plan, charge));
-        let Some(least) = states.min_by_key(|state| state.remaining) else { return };
+        let states = reported(engine, plan).filter_map(|(charge, _)| {
+            let quotas = engine.policy().limits.get(charge.limit())?.quotas(plan.tier());
+            Some((quotas.get(charge.quota())?.permits.get(), Left::of(engine, plan, charge)?))
+        });
+        let Some((permits, left)) = states.min_by_key(|(_, left)| left.remaining) else { return };
         for (name, value) in [
-            ("x-ratelimit-limit", least.permits),
-            ("x-ratelimit-remaining", least.remaining),
-            ("x-ratelimit-reset", least.reset_secs),
+            ("x-ratelimit-limit", permits),
+            ("x-ratelimit-remaining", left.remaining),
+            ("x-ratelimit-reset", left.reset_secs),
         ] {
-            push_number(&mut self.text, value);
+            let mut digits = Backwards::new();
+            digits.put_number(value);
+            self.text.extend_from_slice(digits.as_bytes());
+            self.end(name);
+        }
+    }
+
+    /// Separates the next item of the list that begins here from those before it.
+    fn separate(&mut self, begin: usize) {
+        if self.text.len() > begin {
+            self.text.extend_from_slice(b", ");
+        }
+    }
+
+    /// Ends a list field: no field if the list is empty.
+    fn end_list(&mut self, name: &'static str, begin: usize) {
+        if self.text.len() > begin {
             self.end(name);
         }
     }
@@ -120,123 +147,61 @@ impl Fields {
     }
 }
 
-/// A quota as `RateLimit-Policy` names it: `"api";q=100;w=60`.
+/// What clients are told of a quota, as far as it never changes.
 #[derive(Debug)]
 pub(crate) struct QuotaItem {
-    text: String,
-    /// The length of the name in it, with its quotes.
-    name: usize,
+    /// The quota as `RateLimit-Policy` names it: `"api";q=100;w=60`.
+    policy: Box<str>,
+    /// The beginning of its item in `RateLimit`: `"api";r=`.
+    left: Box<str>,
+    /// Whether there is a time of reset.
+    resets: bool,
+    /// Whether clients are told of the quota at all.
+    is_reported: bool,
 }
 
 impl QuotaItem {
     /// The item for `quota`, one of the `quotas` of this limit.
     pub(crate) fn new(limit: &Limit, quotas: &[Quota], quota: &Quota) -> Self {
-        let window = (quotas.len() > 1).then_some(quota.window);
-        let mut text = format!("\"{}\";q={}", PolicyName(limit.name.as_str(), window), quota.permits.get());
-        let name = text.find(';').unwrap_or(text.len());
+        let name = PolicyName(limit.name.as_str(), (quotas.len() > 1).then_some(quota.window));
+        let mut policy = format!("\"{name}\";q={}", quota.permits.get());
         if limit.holds() {
-            text.push_str(";qu=\"concurrent-requests\"");
+            policy.push_str(";qu=\"concurrent-requests\"");
         } else {
             // Writing to a string cannot fail.
-            let _ = write!(text, ";w={}", quota.window.as_secs_ceil());
+            let _ = write!(policy, ";w={}", quota.window.as_secs_ceil());
         }
-        Self { text, name }
-    }
-
-    fn name(&self) -> &str {
-        self.text.get(..self.name).unwrap_or_default()
+        Self {
+            policy: policy.into(),
+            left: format!("\"{name}\";r=").into(),
+            resets: !limit.holds(),
+            is_reported: limit.on_exceed != OnExceed::Observe,
+        }
     }
 }
 
 /// What a client has left of one quota.
-struct QuotaState {
-    permits: u32,
+struct Left {
     remaining: u32,
     reset_secs: u32,
 }
 
-impl QuotaState {
+impl Left {
     fn of(engine: &Engine, plan: &Plan, charge: &Charge) -> Option<Self> {
-        let quotas = engine.policy().limits.get(charge.limit())?.quotas(plan.tier());
         let standing = engine.standing(plan, charge)?;
         let reset = match charge.outcome()?.verdict {
             Verdict::Refuse { retry_after: Some(wait) } => wait.max(charge.ban().unwrap_or_default()),
             _ => standing.reset_after,
         };
-        Some(Self {
-            permits: quotas.get(charge.quota())?.permits.get(),
-            remaining: standing.remaining.get(),
-            // Windows are at most a month long.
-            reset_secs: u32::try_from(reset.as_secs_ceil()).unwrap_or(u32::MAX),
-        })
+        // Windows are at most a month long.
+        let reset_secs = u32::try_from(reset.as_secs_ceil()).unwrap_or(u32::MAX);
+        Some(Self { remaining: standing.remaining.get(), reset_secs })
     }
 }
 
-/// Only limits that are enforced, and whose state was available, are reported.
-fn is_reported(engine: &Engine, charge: &Charge) -> bool {
-    let limit = engine.policy().limits.get(charge.limit());
-    charge.outcome().is_some() && limit.is_some_and(|limit| limit.on_exceed != OnExceed::Observe)
-}
-
-fn write_limit(engine: &Engine, plan: &Plan, charge: &Charge, text: &mut String) -> Option<()> {
-    let (item, state) = (engine.quota_item(charge, plan.tier())?, QuotaState::of(engine, plan, charge)?);
-    text.push_str(item.name());
-    text.push_str(";r=");
-    push_number(text, state.remaining);
-    if !engine.policy().limits.get(charge.limit())?.holds() {
-        text.push_str(";t=");
-        push_number(text, state.reset_secs);
-    }
-    text.push_str(";pk=:");
-    push_base64(text, key::partition(engine.seed(), charge.key()));
-    text.push(':');
-    Some(())
-}
-
-/// Appends a number. The standard library's formatting is more general and slower.
-fn push_number(text: &mut String, number: u32) {
-    text.push_str(itoa::Buffer::new().format(number));
-}
-
-/// Appends eight bytes in base64 (RFC 4648 section 4).
-fn push_base64(text: &mut String, bytes: [u8; 8]) {
-    const ALPHABET: [u8; 64] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bits = u64::from_be_bytes(bytes);
-    let mut ascii = Ascii([b'='; 16]);
-    // Sixty-four bits are ten digits and two thirds of one, whose rest is the zeros that are shifted in.
-    for digit in ascii.0.iter_mut().take(11) {
-        *digit = ALPHABET.get((bits >> 58) as usize).copied().unwrap_or(b'=');
-        bits <<= 6;
-    }
-    text.push_str(ascii.text().get(..12).unwrap_or_default());
-}
-
-/// A short text. With this size and alignment it is checked as UTF-8 in one or two steps. Checking byte by byte would
-/// take longer than writing it.
-#[repr(align(16))]
-struct Ascii([u8; 16]);
-
-impl Ascii {
-    fn text(&self) -> &str {
-        str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use base64ct::{Base64, Encoding};
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn numbers_and_base64_are_written_as_by_anybody(number in prop_oneof![0_u32..2_000, any::<u32>()], bytes: [u8; 8]) {
-            let mut text = String::new();
-            push_number(&mut text, number);
-            prop_assert_eq!(&text, &number.to_string());
-            text.clear();
-            push_base64(&mut text, bytes);
-            prop_assert_eq!(text, Base64::encode_string(&bytes));
-        }
-    }
+/// The charges that clients are told of: only limits that are enforced, and whose state was available.
+fn reported<'a>(engine: &'a Engine, plan: &'a Plan) -> impl Iterator<Item = (&'a Charge, &'a QuotaItem)> {
+    let known = plan.charges().iter().filter(|charge| charge.outcome().is_some());
+    let items = known.filter_map(|charge| Some((charge, engine.quota_item(charge, plan.tier())?)));
+    items.filter(|(_, item)| item.is_reported)
 }

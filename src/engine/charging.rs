@@ -71,11 +71,7 @@ impl<S: Store> Charging<'_, S> {
             let again = if alone { charge.probe } else { None };
             let (Some(outcome), Ok(page)) = (charge.outcome, self.store.write(charge.page)) else { continue };
             let probe = again.unwrap_or_else(|| page.probe(charge.key, self.now));
-            page.write(
-                &probe,
-                charge.key,
-                with_lease(self.engine.meter(charge, self.tier).as_ref(), &outcome, charge.ahead, self.now),
-            );
+            page.write(&probe, charge.key, self.engine.with_lease(charge, &outcome, self.tier, self.now));
             self.counters.displaced(probe.displaces());
         }
         let mut settled = true;
@@ -105,6 +101,17 @@ impl<S: Store> Charging<'_, S> {
     /// Ends the decision: makes the charges that are counted in local memory, or takes back those already made. Returns
     /// whether the limits refuse the request, or whether it has to wait for an authority or a service.
     pub(super) fn settle(&mut self, charges: &mut [Charge]) -> bool {
+        if charges.iter().all(Charge::is_charged_here) {
+            // Nearly every request: there is nothing to take back, and nobody else to tell.
+            charges.iter().for_each(|charge| self.learn(charge, false));
+            return false;
+        }
+        self.settle_mixed(charges)
+    }
+
+    /// The same when the charges are not all made, or not all by this instance alone.
+    #[inline(never)]
+    fn settle_mixed(&mut self, charges: &mut [Charge]) -> bool {
         let awaits = self.awaits(charges);
         if !awaits && !self.engine.refuses(charges) {
             for charge in charges.iter_mut().filter(|charge| charge.stage == Stage::Open) {
@@ -237,6 +244,13 @@ impl Engine {
         let refusals = self.limits.get(charge.limit()).map(|limit| &limit.refusals);
         charge.ban_status = refusals.map_or(BanStatus::NotBanned, |refusals| refusals.ban_status(charge, page, now));
     }
+
+    /// The state to publish: with the charge, and with the permits drawn for a lease.
+    fn with_lease(&self, charge: &Charge, outcome: &Outcome, tier: TierIndex, now: Timestamp) -> State {
+        let drawn = charge.ahead > Permits::ZERO;
+        let meter = if drawn { self.meter(charge, tier) } else { None };
+        meter.map_or(outcome.state, |meter| meter.charge(Some(outcome.state), charge.ahead, now))
+    }
 }
 
 /// Marks the charges to skip because another quota of their limit is exceeded. If that refuses the request, nothing is
@@ -259,13 +273,5 @@ fn one_takes_over(charges: &mut [Charge]) {
     let taking = |charge: &&mut Charge| charge.wait_offer.taken_over;
     for charge in charges.iter_mut().filter(taking).skip(1) {
         charge.decline_turn();
-    }
-}
-
-/// The state to publish: with the charge, and with the permits drawn for a lease.
-fn with_lease(meter: Option<&Meter>, outcome: &Outcome, ahead: Permits, now: Timestamp) -> State {
-    match meter {
-        Some(meter) if ahead > Permits::ZERO => meter.charge(Some(outcome.state), ahead, now),
-        _ => outcome.state,
     }
 }

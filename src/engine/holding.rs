@@ -9,7 +9,7 @@ use super::observing::{Reply, Ticket};
 use super::plan::Counted;
 use super::{Charge, Engine, Stage};
 use crate::global::Global;
-use crate::key::{self, Companion, KeyHash};
+use crate::key::{Companion, KeyHash};
 use crate::lease::Leases;
 use crate::limiter::Meter;
 use crate::limiter::adaptive::{Adaptive, Learned, Sample};
@@ -241,7 +241,7 @@ impl Engine {
                 [KeyPart::Tier] => true,
                 _ => continue,
             };
-            let Some(identity) = ready.identities.first().filter(|_| limit.holds()) else { continue };
+            let Some(keys) = ready.keys.first().filter(|_| limit.holds()) else { continue };
             for (place, meters) in ready.meters.iter().enumerate().take(if by_tier { usize::MAX } else { 1 }) {
                 let tier = TierIndex::new(place).filter(|_| by_tier);
                 if let Some(load) = self.shared_load(index, tier, leases, now) {
@@ -249,7 +249,7 @@ impl Engine {
                     continue;
                 }
                 let name = tier.map(|tier| self.policy.tiers.get(tier.get()).map_or("", |name| name.as_str()));
-                let key = key::of_all(self.seed, *identity, name);
+                let key = keys.of_all(name);
                 let (Some(slots), Ok(page)) =
                     (meters.first().and_then(|meter| meter.slots()), store.read(page_of(key, store.pages())))
                 else {

@@ -44,15 +44,18 @@ impl Engine {
     }
 
     /// Whether the charge may be decided without the store. A charge that awaits the response charges nothing now, and
-    /// a request without cost is never charged. Limits with a ban, a penalty or delays, and concurrency limits, have to
-    /// see every request.
+    /// a request without cost is never charged.
     fn is_leasable(&self, charge: &Charge) -> bool {
-        let limit = self.policy.limits.get(charge.limit());
-        let asks =
-            |limit: &Limit| limit.ban.is_some() || limit.penalty.is_some() || limit.delays.is_some() || limit.holds();
         let here = charge.counted == Counted::Here && !charge.awaits_answer && charge.cost > Permits::ZERO;
-        here && !limit.is_some_and(asks)
+        here && self.limits.get(charge.limit()).is_none_or(|limit| limit.is_leasable)
     }
+}
+
+/// Whether requests to this limit may be decided without the store. Limits with a ban, a penalty or delays, and
+/// concurrency limits, have to see every request.
+pub(super) fn is_leasable(limit: &Limit) -> bool {
+    let asks = limit.ban.is_some() || limit.penalty.is_some() || limit.delays.is_some() || limit.holds();
+    !asks
 }
 
 impl<S: Store> Charging<'_, S> {
@@ -104,12 +107,15 @@ impl<S: Store> Charging<'_, S> {
 
     /// How many permits to charge ahead, in addition to those of a request that the store has admitted.
     pub(super) fn worth_drawing(&self, charge: &Charge) -> Permits {
-        let (true, Some(outcome), Some(meter)) = (charge.pays(), charge.outcome, self.engine.meter(charge, self.tier))
-        else {
+        let account = account(charge, self.tier);
+        // Asked first, because almost no client is that busy.
+        if !self.leases.is_busy(account.key) || !charge.pays() {
+            return Permits::ZERO;
+        }
+        let (Some(outcome), Some(meter)) = (charge.outcome, self.engine.meter(charge, self.tier)) else {
             return Permits::ZERO;
         };
-        let account = account(charge, self.tier);
-        if !self.leases.is_busy(account.key) || meter.charge_lasts_until(self.now).is_none() {
+        if meter.charge_lasts_until(self.now).is_none() {
             return Permits::ZERO;
         }
         let remaining = meter.standing(Some(outcome.state), self.now).remaining;

@@ -8,7 +8,6 @@ use super::holding::Load;
 use super::plan::{Counted, Stage};
 use super::{Charge, Engine};
 use crate::global::Missing;
-use crate::key;
 use crate::lease::Leases;
 use crate::limiter::concurrency::RETRY_AFTER;
 use crate::limiter::{Outcome, State, Verdict};
@@ -82,8 +81,8 @@ impl Engine {
             Some(tier) => (tier, Some(self.policy.tiers.get(tier.get())?.as_str())),
             None => (TierIndex::default(), None),
         };
-        let identity = ready.sharing.as_ref()?.identity(*ready.identities.first()?, place, 0);
-        let in_flight = global.in_flight(key::of_all(self.shared_seed, identity, name), now);
+        let keys = ready.sharing.as_ref()?.keys(self.shared_seed, ready.keys.first()?.identity(), place, 0);
+        let in_flight = global.in_flight(keys.of_all(name), now);
         let permits = self.policy.limits.get(limit)?.quotas(place).first()?.permits;
         Some(Load { limit, tier, in_flight, permits, of_worker: true })
     }

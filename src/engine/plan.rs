@@ -186,6 +186,11 @@ impl Charge {
         matches!(self.stage, Stage::Over { .. }) || (self.outcome.is_some() && !self.admits())
     }
 
+    /// Whether the charge was admitted and published, and concerns this instance alone.
+    pub(super) fn is_charged_here(&self) -> bool {
+        self.stage == Stage::Charged && self.counted == Counted::Here && self.admits() && !self.sibling_exceeded
+    }
+
     /// Whether the client was banned before this request.
     pub(super) fn is_banned(&self) -> bool {
         matches!(self.ban_status, BanStatus::Banned(_))

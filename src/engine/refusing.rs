@@ -110,7 +110,7 @@ impl<S: Store> Charging<'_, S> {
         let refusals = self.refusals(charge)?;
         let penalty = refusals.penalties.get(self.tier.get()).and_then(|quotas| *quotas.get(charge.quota())?);
         let (ban, penalty) = (refusals.ban.filter(|_| counts && charge.quota == 0), penalty.filter(|_| penalises));
-        let meter = self.engine.meter(charge, self.tier)?;
+        let meter = self.engine.meter(charge, self.tier)?.into_owned();
         (ban.is_some() || penalty.is_some()).then_some(Note { meter, ban, penalty, cost: refusals.cost, now: self.now })
     }
 

@@ -5,7 +5,7 @@ use super::plan::{Counted, Plan, Stage};
 use super::{Charge, Engine};
 use crate::authority::{Ask, Grant, Instance, Terms};
 use crate::global::{Global, Missing, Rules, Shared};
-use crate::key::{KeyHash, Seed};
+use crate::key::{KeyHash, Keys, Seed};
 use crate::lease::{Account, Leases};
 use crate::limiter::drawn::Drawn;
 use crate::limiter::{Meter, Outcome, Standing, Verdict};
@@ -31,11 +31,11 @@ impl Sharing {
         Some(Self { terms: terms.collect::<Option<_>>()?, exact })
     }
 
-    /// The identity of a quota among all instances. It depends on the window, because counts of one window cannot be
+    /// The keys of a quota that all instances use. They depend on the window, because counts of one window cannot be
     /// continued with another.
-    pub(super) fn identity(&self, identity: u64, tier: TierIndex, quota: u8) -> u64 {
+    pub(super) fn keys(&self, seed: Seed, identity: u64, tier: TierIndex, quota: u8) -> Keys {
         let terms = self.terms.get(tier.get()).and_then(|terms| terms.get(usize::from(quota)));
-        identity ^ terms.map_or(0, |terms| terms.window_ms)
+        Keys::new(seed, identity ^ terms.map_or(0, |terms| terms.window_ms))
     }
 }
 

@@ -4,8 +4,10 @@ use super::plan::Counted;
 use super::{Charge, Engine, Plan};
 use crate::decision::QuotaItem;
 use crate::limiter::{Meter, Standing};
+use crate::mode::Mode;
 use crate::policy::TierIndex;
 use crate::units::{Permits, Span};
+use std::borrow::Cow;
 
 impl Engine {
     /// How the client of a decided plan stands with one of its quotas; `None` if the state was not available.
@@ -19,7 +21,7 @@ impl Engine {
         let uncharged = charge.admits() && (plan.refused || charge.sibling_exceeded || charge.awaits_answer);
         let state = if uncharged { charge.before } else { Some(outcome.state) };
         let standing = match (charge.counted, charge.adaptive) {
-            // The usual case, without making a meter for this charge.
+            // The usual case, without asking which meter it is.
             (Counted::Here, None) => {
                 self.policy_meter(charge.limit, plan.tier, charge.quota)?.standing(state, plan.now)
             }
@@ -31,18 +33,28 @@ impl Engine {
         })
     }
 
+    /// Whether responses tell clients of any limits.
+    #[must_use]
+    pub fn tells_limits(&self) -> bool {
+        let response = &self.policy.response;
+        self.policy.mode != Mode::Observe && (response.ratelimit || response.x_ratelimit)
+    }
+
     /// The quota as it is described to clients.
     pub(crate) fn quota_item(&self, charge: &Charge, tier: TierIndex) -> Option<&QuotaItem> {
         self.limits.get(charge.limit())?.items.get(tier.get())?.get(charge.quota())
     }
 
-    /// The meter of a charge, as it was when the charge was checked.
-    pub(super) fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<Meter> {
+    /// The meter of a charge, as it was when the charge was checked: almost always the policy's own.
+    pub(super) fn meter(&self, charge: &Charge, tier: TierIndex) -> Option<Cow<'_, Meter>> {
         if charge.counted != Counted::Here {
-            return self.shared_meter(charge, tier);
+            return self.shared_meter(charge, tier).map(Cow::Owned);
         }
-        let meter = *self.policy_meter(charge.limit, tier, charge.quota)?;
-        Some(charge.adaptive.map_or(meter, |adaptive| meter.with_permits(adaptive.permits)))
+        let meter = self.policy_meter(charge.limit, tier, charge.quota)?;
+        Some(match charge.adaptive {
+            None => Cow::Borrowed(meter),
+            Some(adaptive) => Cow::Owned(meter.with_permits(adaptive.permits)),
+        })
     }
 
     /// The meter of a quota as the policy defines it.

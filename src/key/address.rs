@@ -96,27 +96,26 @@ fn is_port(text: &[u8]) -> bool {
 /// The IPv4 address that `text` begins with, and the rest. Almost every request has one; the standard library's parser
 /// would first need a check for UTF-8.
 fn leading_v4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
-    let mut octets = [0; 4];
-    let (first, mut rest) = leading_octet(text)?;
-    let [octet, others @ ..] = &mut octets;
-    *octet = first;
-    for octet in others {
-        (*octet, rest) = leading_octet(rest.strip_prefix(b".")?)?;
+    let (mut address, mut rest) = (0, text);
+    for to_come in [3, 2, 1, 0] {
+        let (octet, after) = leading_octet(rest)?;
+        address = (address << 8) | octet;
+        rest = if to_come > 0 { after.strip_prefix(b".")? } else { after };
     }
-    Some((Ipv4Addr::from(octets), rest))
+    Some((Ipv4Addr::from_bits(address), rest))
 }
 
 /// The number up to 255 that `text` begins with, and the rest. A number with a leading zero is invalid, because some
 /// parsers read it as octal.
-fn leading_octet(text: &[u8]) -> Option<(u8, &[u8])> {
+fn leading_octet(text: &[u8]) -> Option<(u32, &[u8])> {
     let [first @ b'0'..=b'9', rest @ ..] = text else { return None };
-    let (mut octet, mut rest) = (first & 15, rest);
+    let (mut octet, mut rest) = (u32::from(first & 15), rest);
     while let [digit @ b'0'..=b'9', after @ ..] = rest {
-        if octet == 0 {
+        let longer = octet.wrapping_mul(10).wrapping_add(u32::from(digit & 15));
+        if octet == 0 || longer > 255 {
             return None;
         }
-        octet = octet.checked_mul(10)?.checked_add(digit & 15)?;
-        rest = after;
+        (octet, rest) = (longer, after);
     }
     Some((octet, rest))
 }

@@ -47,10 +47,12 @@ fn each_part_tells_clients_apart_by_what_it_names_and_nothing_else() {
 
 proptest! {
     #[test]
-    fn an_address_alone_hashes_to_the_same_as_piece_by_piece(domain: u8, identity: u64, address: [u8; 4]) {
-        let mut hasher = SEED.hasher_of(domain, identity);
-        write(&mut hasher, TAG_ADDRESS, &address);
-        prop_assert_eq!(SEED.hash_v4(domain, identity, address.into()), hasher.finish());
+    fn an_address_alone_hashes_to_the_same_as_byte_by_byte(identity: u64, address: [u8; 4]) {
+        let mut hasher = SEED.hasher(DOMAIN_KEY);
+        for bytes in [&identity.to_le_bytes()[..], &[TAG_ADDRESS], &4_u64.to_le_bytes(), &address] {
+            bytes.iter().for_each(|byte| hasher.write(&[*byte]));
+        }
+        prop_assert_eq!(Keys::new(SEED, identity).of_ipv4(address.into()), KeyHash(hasher.finish()));
     }
 }
 
@@ -84,12 +86,11 @@ fn an_address_that_a_key_falls_back_to_is_no_value_that_spells_it() {
         assert_eq!(key(&absent, &["address"]) == key(&socket, &["address"]), spelling.len() > 4);
     }
     // The fallback key differs from the key of a limit by address.
-    let identity = 7;
-    let rules = rules();
+    let (keys, rules) = (Keys::new(SEED, 7), rules());
     let lookup = Lookup::new(&absent);
     let client = client(&lookup, &rules);
     let (header, address) = ([part_of("header:x")], [KeyPart::Address]);
-    assert_ne!(client.key(SEED, identity, &header), client.key(SEED, identity, &address));
+    assert_ne!(client.key(&keys, &header), client.key(&keys, &address));
 }
 
 #[test]
@@ -98,7 +99,7 @@ fn a_key_that_is_an_address_alone_has_the_bytes_of_its_pieces() {
     let mut pieces = SEED.hasher(DOMAIN_KEY);
     pieces.write(&7_u64.to_le_bytes());
     write(&mut pieces, TAG_ADDRESS, &[192, 0, 2, 7]);
-    let key = client(&Lookup::new(&facts), &rules).key(SEED, 7, &[KeyPart::Address]);
+    let key = client(&Lookup::new(&facts), &rules).key(&Keys::new(SEED, 7), &[KeyPart::Address]);
     assert_eq!(key, KeyHash(pieces.finish()));
 }
 
@@ -223,7 +224,7 @@ proptest! {
         let rules = rules();
         let hash = |values| {
             let facts = facts(values);
-            client(&Lookup::new(&facts), &rules).key(Seed::new(seed), 1, &parts)
+            client(&Lookup::new(&facts), &rules).key(&Keys::new(Seed::new(seed), 1), &parts)
         };
         prop_assert_eq!(hash(&one) == hash(&other), one == other);
     }
@@ -262,7 +263,7 @@ proptest! {
         let lookup = Lookup::new(&facts);
         let client = client(&lookup, &rules);
         for part in &parts {
-            let _ = client.key(SEED, 1, core::slice::from_ref(part));
+            let _ = client.key(&Keys::new(SEED, 1), core::slice::from_ref(part));
         }
     }
 }
@@ -275,7 +276,7 @@ fn key(facts: &Recorded, parts: &[&str]) -> KeyHash {
     let parts: Vec<KeyPart> = parts.iter().map(|part| part_of(part)).collect();
     let rules = rules();
     let lookup = Lookup::new(facts);
-    client(&lookup, &rules).key(SEED, 7, &parts)
+    client(&lookup, &rules).key(&Keys::new(SEED, 7), &parts)
 }
 
 fn client<'r, 'a>(lookup: &'r Lookup<'a>, rules: &'a (policy::Client, Vec<Name>)) -> Client<'r, 'a> {

@@ -62,27 +62,25 @@ impl Bucket {
         let cost_ns = self.debt_of(cost);
         let wanted_ns = debt_ns.saturating_add(cost_ns);
         // A request without cost always passes.
-        if wanted_ns <= self.capacity_ns || cost_ns == 0 {
-            let state = self.state(wanted_ns, now);
-            return Outcome { verdict: Verdict::Admit, state, moved };
-        }
-        self.held_back(debt_ns, cost_ns, moved, now)
+        let verdict = if wanted_ns <= self.capacity_ns || cost_ns == 0 {
+            Verdict::Admit
+        } else {
+            self.held_back(wanted_ns, cost_ns)
+        };
+        let charged = !matches!(verdict, Verdict::Refuse { .. });
+        Outcome { verdict, state: self.state(if charged { wanted_ns } else { debt_ns }, now), moved }
     }
 
-    /// The result for a request for which the bucket has too few permits.
+    /// The verdict on a request for which the bucket has too few permits.
     #[cold]
     #[inline(never)]
-    fn held_back(&self, debt_ns: u64, cost_ns: u64, moved: bool, now: Timestamp) -> Outcome {
-        let wanted_ns = debt_ns.saturating_add(cost_ns);
-        let wait_ns = wanted_ns.saturating_sub(self.capacity_ns);
-        let affordable = cost_ns <= self.capacity_ns;
-        let (verdict, debt_ns) = if affordable && wait_ns <= self.ahead_ns {
-            (Verdict::Delay { wait: Span::from_nanos(wait_ns) }, wanted_ns)
-        } else {
-            let wait = Span::from_nanos(wait_ns.saturating_sub(self.ahead_ns));
-            (Verdict::Refuse { retry_after: affordable.then_some(wait) }, debt_ns)
-        };
-        Outcome { verdict, state: self.state(debt_ns, now), moved }
+    fn held_back(&self, wanted_ns: u64, cost_ns: u64) -> Verdict {
+        if cost_ns > self.capacity_ns {
+            return Verdict::Refuse { retry_after: None };
+        }
+        let wait = Span::from_nanos(wanted_ns.saturating_sub(self.capacity_ns));
+        let ahead = Span::from_nanos(self.ahead_ns);
+        if wait <= ahead { Verdict::Delay { wait } } else { Verdict::Refuse { retry_after: Some(wait.minus(ahead)) } }
     }
 
     /// The state with `cost` charged, whether or not there is room.

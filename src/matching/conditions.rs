@@ -46,6 +46,11 @@ enum Wanted<'m> {
 }
 
 impl Conditions {
+    /// Whether there are no rules.
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     /// Adds a root without rules.
     pub(super) fn add(&mut self) -> u32 {
         let new = id(self.nodes.len());

@@ -26,7 +26,7 @@ use std::num::NonZeroU32;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tidegate::key::{self, KeyHash, Seed};
+use tidegate::key::{KeyHash, Keys, Seed};
 use tidegate::limiter::{Meter, Verdict};
 use tidegate::policy::{Policy, TierIndex};
 use tidegate::store::Store;
@@ -55,15 +55,14 @@ trait Key: Hash + Eq + Clone + Send + Sync + 'static {
 /// What a key's hash depends on beside the key.
 struct Secret {
     bits: [u64; 2],
-    seed: Seed,
-    limit: u64,
+    keys: Keys,
 }
 
 impl Secret {
     /// Unknown to the compiler, which would compute half of the hash in advance.
     fn new() -> Self {
         let bits = black_box([1, 2]);
-        Self { bits, seed: Seed::new(bits), limit: black_box(3) }
+        Self { bits, keys: Keys::new(Seed::new(bits), black_box(3)) }
     }
 }
 
@@ -77,7 +76,7 @@ impl Key for IpAddr {
 
     fn hash_by(&self, secret: &Secret) -> KeyHash {
         match self {
-            Self::V4(address) => key::of_ipv4(secret.seed, secret.limit, *address),
+            Self::V4(address) => secret.keys.of_ipv4(*address),
             Self::V6(_) => unreachable!("all are IPv4"),
         }
     }
@@ -229,19 +228,21 @@ fn places() -> Vec<[u64; 2]> {
 /// The contender that ratios refer to: what a program gets when it asks governor for a keyed limiter.
 const PEER: usize = 3;
 
-/// Decides for keys in a random order that is the same for all contenders. Returns the number of admitted requests.
+/// Decides for keys in a random order that is the same for all contenders, a thousand for each millisecond. Returns the
+/// number of admitted requests.
 fn run(limiter: &mut dyn Limiter, decisions: u64, keys: u64, random: &mut u64) -> u64 {
     let mut admitted = 0;
-    for step in 0..decisions {
-        // SplitMix64.
-        *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = *random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        admitted += u64::from(limiter.decide((mixed ^ (mixed >> 31)) % keys));
-        if step % 1_000 == 999 {
-            limiter.advance(Duration::from_millis(1));
+    for _ in 0..decisions / 1_000 {
+        for _ in 0..1_000 {
+            // SplitMix64.
+            *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = *random;
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^= mixed >> 31;
+            admitted += u64::from(limiter.decide(((u128::from(mixed) * u128::from(keys)) >> 64) as u64));
         }
+        limiter.advance(Duration::from_millis(1));
     }
     admitted
 }

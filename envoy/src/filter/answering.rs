@@ -249,9 +249,9 @@ impl Filter {
         self.learn(instance, work, learnt);
         self.serving.forget();
         let own = self.fields.take().unwrap_or_default();
-        let replaces = |name: &[u8]| own.iter().any(|(other, _)| other.starts_with("x-") && other.as_bytes() == name);
+        let replaces = |name: &[u8]| own.lines().any(|(other, _)| other.starts_with("x-") && other.as_bytes() == name);
         let mut all: Vec<(&[u8], &[u8])> = lines.into_iter().filter(|(name, _)| !replaces(name)).collect();
-        all.extend(own.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        all.extend(own.lines().map(|(name, value)| (name.as_bytes(), value)));
         let facts: &dyn RequestFacts = self.chain.saved().map_or(&Facts, |saved| saved);
         let body = forwarding::keep_from_caches(&mut all, body, facts);
         if let Err(error) = host::respond(status, UNAVAILABLE, details, &all, body) {

@@ -1,7 +1,7 @@
 //! The decision on a request: it waits if the decision says so, and is forwarded or refused.
 
 use super::responding::pass_on;
-use super::{Filter, Next, now};
+use super::{Filter, Next, WaitsFor, now};
 use crate::chain::UPSTREAM_HEADER;
 use crate::facts::Facts;
 use crate::host::{self, Map};
@@ -18,7 +18,7 @@ impl Filter {
     /// Decides again, now that more is known of the shared limits that the request waits for, and acts on the decision.
     /// The asks that it makes are not sent yet: other requests that wait may need the same.
     pub fn decide_again(&mut self, since: Timestamp) {
-        self.awaits_grant = false;
+        self.waits_for = WaitsFor::Nothing;
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         self.plan_again(&instance, work);
@@ -28,7 +28,7 @@ impl Filter {
 
     /// Handles the rate-limit service's answer for this request, and acts on it.
     pub fn service_answered(&mut self, outcome: ServiceOutcome, additions: Additions) {
-        (self.service_answer, self.awaits_service) = (Some(Box::new((outcome, additions))), false);
+        (self.service_answer, self.waits_for) = (Some(Box::new((outcome, additions))), WaitsFor::Nothing);
         let instance = Rc::clone(&self.instance);
         let work = &mut *instance.work.borrow_mut();
         self.plan_again(&instance, work);
@@ -89,7 +89,7 @@ impl Filter {
         if decision.awaits.is_some() {
             // Waiting here is not part of the service's response time.
             self.began = None;
-            self.awaits_grant = true;
+            self.waits_for = WaitsFor::Grant;
             instance.engine.await_grant(&work.plan, self.id, &mut work.leases);
             work.alarm.set(work.next_due(now), false, now);
             return Next::Pause;
@@ -100,9 +100,11 @@ impl Filter {
         if decision.delay.is_some() {
             // Waiting here is not part of the service's response time.
             self.began = None;
-            self.waits_at = waiting::enter(instance, work, self.id, now);
-            let goes_on = self.waits_at.is_none() && self.forward(instance, work, now);
-            return if goes_on { Next::Continue } else { Next::Pause };
+            if let Some(limit) = waiting::enter(instance, work, self.id, now) {
+                self.waits_for = WaitsFor::Turn(limit);
+                return Next::Pause;
+            }
+            return if self.forward(instance, work, now) { Next::Continue } else { Next::Pause };
         }
         self.prepare_fields(instance, work);
         match decision.refusal {
@@ -127,8 +129,8 @@ impl Filter {
 
     /// Asks the rate-limit service about the planned request. If that is impossible, decides without it.
     fn ask_service(&mut self, instance: &Rc<Instance>, work: &mut Work, now: Timestamp) -> Next {
-        self.awaits_service = rls::ask(&instance.engine, work, &Facts, self.id, now);
-        if self.awaits_service {
+        if rls::ask(&instance.engine, work, &Facts, self.id, now) {
+            self.waits_for = WaitsFor::Service;
             // Waiting here is not part of the service's response time.
             self.began = None;
             return Next::Pause;
@@ -150,7 +152,7 @@ impl Filter {
 
     /// Continues after a wait, or refuses the request.
     pub fn finish_wait(&mut self, instance: &Instance, work: &mut Work, refusal: Option<&Refusal>) {
-        self.waits_at = None;
+        self.waits_for = WaitsFor::Nothing;
         self.prepare_fields(instance, work);
         if let Some(refusal) = refusal {
             self.reply(&refusal.reply(&instance.engine, &Facts));
@@ -204,6 +206,9 @@ impl Filter {
 
     /// Prepares the response fields for the plan's limits.
     fn prepare_fields(&mut self, instance: &Instance, work: &mut Work) {
+        if !instance.engine.tells_limits() {
+            return;
+        }
         let mut fields = work.spare.pop().unwrap_or_default();
         fields.push_limits(&instance.engine, &work.plan);
         self.fields = Some(fields);

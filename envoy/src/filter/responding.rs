@@ -35,23 +35,12 @@ impl Filter {
 
     pub(super) fn add_headers(&mut self) {
         // The filter's own refusals pass here too; their fields have been taken already.
-        let fields = self.fields.take();
-        for (name, value) in fields.iter().flat_map(|fields| fields.iter()) {
-            // Structured fields are lists: an upstream with limits of its own may have added members.
-            let sent = if name.starts_with("x-") {
-                host::replace_header(Map::Response, name, value)
-            } else {
-                host::add_header(Map::Response, name, value)
-            };
-            if let Err(error) = sent {
-                host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
-            }
+        if let Some(fields) = self.fields.take() {
+            fields.lines().for_each(|(name, value)| add_field(name, value));
+            self.instance.work.borrow_mut().spare(fields);
         }
         if let Some(answer) = &mut self.service_answer {
             pass_on(Map::Response, &mut answer.1.response_headers);
-        }
-        if let Some(fields) = fields {
-            self.instance.work.borrow_mut().spare(fields);
         }
     }
 
@@ -67,6 +56,13 @@ impl Filter {
     /// Returns the permits once the whole response has come. Its upstream is done with it, and a client that does not
     /// read would keep the stream open for as long as Envoy lets it.
     pub fn response_ended(&mut self) {
+        if self.ticket.is_some() || self.serving.is_collecting() {
+            self.end_answer();
+        }
+    }
+
+    #[inline(never)]
+    fn end_answer(&mut self) {
         let instance = Rc::clone(&self.instance);
         self.serving.end(&instance);
         if self.ticket.is_some() {
@@ -104,12 +100,24 @@ impl Filter {
         // Headers of the rate-limit service override the filter's own.
         headers.retain(|(name, _)| !service_headers().any(|(other, _)| other == *name));
         headers.extend(service_headers());
-        headers.extend(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        headers.extend(fields.lines().map(|(name, value)| (name.as_bytes(), value)));
         if let Err(error) =
             host::respond(reply.status, reply.grpc_status, &reply.details, &headers, reply.body.as_bytes())
         {
             host::log(host::Level::Error, format_args!("cannot answer a request: {error}"));
         }
+    }
+}
+
+fn add_field(name: &str, value: &[u8]) {
+    // Structured fields are lists: an upstream with limits of its own may have added members.
+    let sent = if name.starts_with("x-") {
+        host::replace_header(Map::Response, name, value)
+    } else {
+        host::add_header(Map::Response, name, value)
+    };
+    if let Err(error) = sent {
+        host::log(host::Level::Warn, format_args!("cannot send {name}: {error}"));
     }
 }
 
