@@ -119,6 +119,7 @@ test("an answer that begins in time streams through and is not cut, and one that
   const reader = answer.body.getReader();
   const read = async () => Buffer.from((await reader.read()).value).toString();
   assert.equal(await read(), "first");
+  // This does not wait for a state: the answer takes longer than the upstream's timeout.
   await new Promise((resolve) => setTimeout(resolve, 600));
   end();
   assert.equal(await read(), " last");

@@ -13,6 +13,8 @@ fn the_core_compiled_to_wasm32_imports_nothing() {
     let status = Command::new(env!("CARGO"))
         .current_dir(root)
         .args(["rustc", "--quiet", "--locked", "--package", "tidegate", "--lib", "--crate-type", "cdylib"])
+        // It is looked at and not run.
+        .args(["--config", "profile.dev.package.tidegate.opt-level=0", "--config", "profile.dev.debug=false"])
         .args(["--target", "wasm32-unknown-unknown", "--target-dir"])
         .arg(&target)
         .args(["--", "-C", "link-arg=--no-gc-sections", "-C", "link-arg=--export-all"])

@@ -40,5 +40,6 @@ mod sliding;
 mod status;
 mod strange;
 mod suffering;
+pub mod test_build;
 mod tiers;
 mod upstream;

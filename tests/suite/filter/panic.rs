@@ -1,7 +1,6 @@
 //! A VM that dies loses its streams and nothing else: counts survive, and its permits expire with their lease.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -9,24 +8,10 @@ use serde_json::json;
 use super::client::{Connection, Request};
 use super::concurrency::{Gate, in_flight, sent};
 use super::stage::{eventually, limit, policy, shipped};
+use super::test_build::WITH_PANIC;
 use crate::envoy::{Envoy, Options};
 
 const TRIGGER: &str = "x-tidegate-panic";
-
-/// The filter with a way to crash its VM.
-fn panicking() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let target = root.join("target/panicking");
-    let status = Command::new(env!("CARGO"))
-        .current_dir(root)
-        .args(["build", "--quiet", "--locked", "--package", "tidegate-envoy", "--features", "panic-on-header"])
-        .args(["--target", "wasm32-wasip1", "--target-dir"])
-        .arg(&target)
-        .status()
-        .expect("cargo runs");
-    assert!(status.success(), "the filter that panics does not compile");
-    target.join("wasm32-wasip1/debug/tidegate_envoy.wasm")
-}
 
 fn holds(wasm: &Path, text: &str) -> bool {
     let bytes = std::fs::read(wasm).unwrap_or_else(|error| panic!("{}: {error}", wasm.display()));
@@ -35,16 +20,16 @@ fn holds(wasm: &Path, text: &str) -> bool {
 
 #[tokio::test]
 async fn counts_survive_a_vm_that_panics_and_permits_come_back_by_their_lease() {
-    let wasm = tokio::task::spawn_blocking(panicking).await.unwrap();
+    let wasm = tokio::task::spawn_blocking(|| WITH_PANIC.as_path()).await.unwrap();
     let shipped_wasm = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/envoy/tidegate.wasm");
-    assert!(holds(&wasm, TRIGGER) && holds(&shipped_wasm, "x-tidegate-upstream"));
+    assert!(holds(wasm, TRIGGER) && holds(&shipped_wasm, "x-tidegate-upstream"));
     assert!(!holds(&shipped_wasm, TRIGGER), "what is shipped can be taken down");
 
     let mut slots = in_flight("/slow", 2);
     slots["lease"] = json!("10s");
     let gate = Gate::start().await;
     let bootstrap = shipped(&policy([slots, limit("api", "/quick", &[], 1_000)]));
-    let bootstrap = bootstrap.upstream(gate.address).unwrap().wasm(&wasm).unwrap();
+    let bootstrap = bootstrap.upstream(gate.address).unwrap().wasm(wasm).unwrap();
     // A single worker, so that the VM that crashes is the one that has the streams.
     let options = Options { concurrency: 1, ..Options::new(bootstrap.text()) };
     let envoy = Envoy::start(options).await.unwrap_or_else(|error| panic!("{error}"));

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::bootstrap::Bootstrap;
 use crate::envoy::{Envoy, Error, Options};
 use crate::filter::client::{Answer, Connection, Request};
 use crate::filter::stage::eventually;
+use crate::filter::test_build::WITH_TEST_CLOCK;
 use crate::redis::process::{RedisServer, Webdis};
 use crate::rls::service::Does::Counts;
 use crate::rls::service::Service;
@@ -31,10 +31,10 @@ pub async fn run(scenarios: &[Arc<Scenario>]) -> Vec<String> {
 
 /// Runs all scenarios; returns the names of those that fail, each with its complaint.
 pub async fn failing(scenarios: &[Arc<Scenario>]) -> Vec<(String, String)> {
-    let wasm = tokio::task::spawn_blocking(build).await.unwrap();
+    let wasm = tokio::task::spawn_blocking(|| WITH_TEST_CLOCK.as_path()).await.unwrap();
     let mut complaints = Vec::new();
     for scenarios in scenarios.chunks(AT_ONCE) {
-        complaints.extend(run_at_once(scenarios, &wasm).await);
+        complaints.extend(run_at_once(scenarios, wasm).await);
     }
     complaints
 }
@@ -88,24 +88,6 @@ async fn run_together(scenarios: &[Arc<Scenario>], wasm: &Path) -> Result<Vec<(S
     let log = envoy.log();
     assert!(!log.contains("panicked") && !log.contains("Uncaught RuntimeError"), "{log}");
     Ok(complaints)
-}
-
-/// Builds the filter with a clock that requests set. The shipped build stays as it is.
-pub fn build() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let target = root.join("target/scenarios");
-    let status = Command::new(env!("CARGO"))
-        .current_dir(root)
-        .args(["build", "--quiet", "--locked", "--package", "tidegate-envoy", "--features", "test-clock"])
-        // Dozens of VMs compile it, so it should be small.
-        .args(["--config", "profile.dev.opt-level=\"s\"", "--config", "profile.dev.strip=true"])
-        .args(["--config", "profile.dev.debug-assertions=false", "--config", "profile.dev.overflow-checks=false"])
-        .args(["--target", "wasm32-wasip1", "--target-dir"])
-        .arg(&target)
-        .status()
-        .expect("cargo runs");
-    assert!(status.success(), "the filter with a clock for tests does not compile");
-    target.join("wasm32-wasip1/debug/tidegate_envoy.wasm")
 }
 
 /// The shipped bootstrap with a listener for each scenario, and Redis and the rate-limit service at these addresses.
