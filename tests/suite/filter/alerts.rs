@@ -55,7 +55,7 @@ async fn the_expressions_of_the_readme_select_metrics_that_envoy_exports() {
     policy["breakers"] = json!({ "of-all": { "window": { "count": 10 }, "consecutive_failures": 2 } });
     policy["upstreams"] = json!({ "gone": { "cluster": "gone", "breaker": "of-all" } });
     policy["routes"] = json!([{ "name": "gone", "match": { "path": "/gone" }, "upstreams": ["gone"] }]);
-    let gone = refusing().await;
+    let gone = refusing();
     let stage = Stage::with(&policy, |bootstrap| bootstrap.with_cluster("gone", gone).unwrap()).await;
     for path in ["/api", "/gone"].repeat(6) {
         stage.ask(&Request::get(path).from("192.0.2.1")).await;

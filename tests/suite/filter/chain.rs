@@ -54,7 +54,7 @@ async fn each_way_of_failing_leads_to_the_next_upstream() {
         ("half", Does::AnswersAndCuts(b"HTTP/1.1 200 O".to_vec())),
     ];
     let served = Upstream::start(good("served")).await;
-    let mut clusters = vec![("refused", refusing().await), ("good", served.address)];
+    let mut clusters = vec![("refused", refusing()), ("good", served.address)];
     for (name, does) in failing {
         clusters.push((name, Upstream::start(does).await.address));
     }
@@ -211,7 +211,7 @@ async fn when_all_have_failed_comes_the_static_answer_or_the_last_failure_or_503
         "status": 502, "content_type": "text/html", "body": "<p>Back soon.</p>", "headers": { "X-Reason": "down" },
     });
     policy["routes"] = json!([fixed, route("words", &["gone", "busy"]), route("none", &["gone"])]);
-    let stage = stage(&policy, &[("busy", busy.address), ("gone", refusing().await)]).await;
+    let stage = stage(&policy, &[("busy", busy.address), ("gone", refusing())]).await;
 
     // On one connection, so that one worker gets both requests.
     let mut connection = Connection::open(stage.http).await.unwrap();
@@ -248,7 +248,7 @@ async fn answer_that_has_begun_is_never_cut_by_the_timeout_and_clients_cannot_se
     .await;
     let mut policy = chains(&["slow"]);
     policy["upstreams"]["slow"]["timeout"] = json!("300ms");
-    let stage = stage(&policy, &[("slow", slow.address), ("good", refusing().await)]).await;
+    let stage = stage(&policy, &[("slow", slow.address), ("good", refusing())]).await;
     let answer = stage.ask(&Request::get("/slow/").with("x-envoy-upstream-rq-timeout-ms", "1")).await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "slowbody"));
     assert_eq!(answer.header("x-tidegate"), "upstream=slow; step=first");

@@ -1,6 +1,6 @@
 //! Upstreams that fail in every possible way, over raw sockets.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -106,9 +106,10 @@ impl Upstream {
     }
 }
 
-/// An address without a listener.
-pub async fn refusing() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+/// An address that refuses connections. A port that was free a moment ago could be another test's by now; this one no
+/// system gives out.
+pub fn refusing() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 1).into()
 }
 
 /// A response with these header lines, each with its line end, and a body.

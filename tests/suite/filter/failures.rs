@@ -62,7 +62,7 @@ async fn after_each_way_of_failing_parts_large_and_slow_answers_and_304_are_as_t
         ),
     ];
     let second = Upstream::start(good("")).await;
-    let mut clusters = vec![("refused", refusing().await), ("good", second.address)];
+    let mut clusters = vec![("refused", refusing()), ("good", second.address)];
     for (name, does) in [
         ("cut", Does::Cuts),
         ("hangs", Does::Hangs),
@@ -106,7 +106,7 @@ async fn after_each_way_of_failing_parts_large_and_slow_answers_and_304_are_as_t
 async fn upstreams_that_speak_http2_fail_in_their_own_ways_and_the_next_is_asked() {
     let failing = Origin::start(Settings { failure_basis_points: 10_000, ..Settings::default() }).unwrap();
     let good = Origin::start(Settings { echo: true, ..Settings::default() }).unwrap();
-    let mut clusters = vec![("failing", failing.addr), ("refused", refusing().await), ("good", good.addr)];
+    let mut clusters = vec![("failing", failing.addr), ("refused", refusing()), ("good", good.addr)];
     for (name, does) in
         [("cut", Does::Cuts), ("hangs", Does::Hangs), ("other", Does::Answers(answer(200, "", "HTTP/1.1")))]
     {
@@ -258,7 +258,7 @@ async fn upstream_that_says_until_when_by_a_date_gets_no_further_tries() {
     policy["upstreams"]["busy"] = json!({ "cluster": "busy" });
     policy["upstreams"]["gone"] = json!({ "cluster": "gone" });
     policy["routes"] = json!([route("only", &["gone", "busy"])]);
-    let stage = stage(&policy, &[("busy", busy.address), ("gone", refusing().await), ("good", refusing().await)]).await;
+    let stage = stage(&policy, &[("busy", busy.address), ("gone", refusing()), ("good", refusing())]).await;
     // On one connection, so that one worker gets all of it.
     let mut connection = Connection::open(stage.http).await.unwrap();
     assert_eq!(connection.send(&Request::get("/only/")).await.unwrap().text(), "busy");

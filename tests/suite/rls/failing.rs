@@ -66,7 +66,7 @@ async fn assert_does_without(stage: &Stage) {
 
 #[tokio::test]
 async fn whichever_way_a_service_fails_the_policy_decides() {
-    let none = refusing().await;
+    let none = refusing();
     let no_http2 =
         Raw::start(Upstream::Answers(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())).await.address;
     let cuts = Raw::start(Upstream::Cuts).await.address;
